@@ -1,0 +1,234 @@
+"""Files that survive a kill: atomic writes, and a manifest that is written last.
+
+A stage directory is complete when its `manifest.json` exists. The manifest holds the stage's config, the
+fingerprints of the artifacts it was made from, its counts, and size and SHA-256 of every file that belongs to it;
+it holds no times, so a stopped and resumed stage leaves the same bytes as an unbroken one. Rates and seconds go to
+`report.json` beside it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retro.common.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
+
+    A kill leaves at most a `*.tmp` file, never a half-written `path`. A full disk is an ArtifactError, and what was
+    complete before stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with no_space_is_an_artifact_error(path):
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def no_space_is_an_artifact_error(path: Path) -> Iterator[None]:
+    """Turn "no space left on device" into an ArtifactError that names `path`.
+
+    h5py and faiss wrap the system's error in exceptions of their own, so the text is looked at as well.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if not full:
+            raise
+        raise ArtifactError(
+            path,
+            "the disk is full; this file was not written, everything complete before it is kept",
+            "Free some space and run the same command again",
+        ) from None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write `data` as sorted, indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Read a JSON file that one of our stages wrote.
+
+    Raises:
+        ArtifactError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(path, "is missing", remedy) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(path, f"is not valid JSON ({error})", remedy) from None
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(data: object) -> str:
+    """A 16-digit name for any JSON-able value: equal values, equal names."""
+    canonical = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a finished stage says about itself."""
+
+    stage: str
+    """The stage's name, as the user types it."""
+    config: dict[str, Any]
+    """The settings that shaped the artifact, defaults filled in."""
+    parents: dict[str, str]
+    """Fingerprint of each artifact this one was made from, by stage name."""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """What is inside: documents, chunks, tokens …"""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Size in bytes and SHA-256 of each file, by path relative to the stage directory."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The artifact's name, from its config, its parents and its bytes."""
+        return fingerprint(asdict(self))
+
+
+def describe_files(directory: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of `names` below `directory`."""
+    return {
+        name: {"bytes": (directory / name).stat().st_size, "sha256": sha256_file(directory / name)}
+        for name in sorted(names)
+    }
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest. Call this last: its presence is what makes the stage complete."""
+    write_json(directory / MANIFEST, asdict(manifest) | {"fingerprint": manifest.fingerprint})
+    return manifest
+
+
+def read_manifest(directory: Path, stage: str) -> Manifest:
+    """Read the manifest of a finished stage, and check that its files are there in full length.
+
+    Lengths are checked on every open (one stat per file); checksums are re-read by `verify_files`.
+
+    Raises:
+        ArtifactError: The stage did not finish, is another stage, or one of its files is missing or cut short.
+    """
+    path = directory / MANIFEST
+    remedy = f"Run `retro {stage}` first"
+    data = read_json(path, remedy)
+    try:
+        recorded = data.pop("fingerprint")
+        manifest = Manifest(**data)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ArtifactError(path, f"is not a manifest ({error})", f"Delete {directory} and run `retro {stage}` again") from None
+    if manifest.stage != stage:
+        raise ArtifactError(path, f"belongs to stage {manifest.stage!r}, not {stage!r}", "Give the right directory")
+    if manifest.fingerprint != recorded:
+        raise ArtifactError(path, "was edited after it was written", f"Delete {directory} and run `retro {stage}` again")
+    for name, known in manifest.files.items():
+        file = directory / name
+        found = file.stat().st_size if file.exists() else None
+        if found is None:
+            raise ArtifactError(file, "is missing", f"Delete {path} and run `retro {stage}` again")
+        if found != known["bytes"]:
+            raise ArtifactError(
+                file, f"has {found} bytes, its manifest says {known['bytes']}", f"Delete {path} and run `retro {stage}` again"
+            )
+    return manifest
+
+
+def verify_files(directory: Path, stage: str) -> Manifest:
+    """Read every file of a finished stage and compare checksums.
+
+    Raises:
+        ArtifactError: A file's bytes are not those that were written.
+    """
+    manifest = read_manifest(directory, stage)
+    for name, known in manifest.files.items():
+        found = sha256_file(directory / name)
+        if found != known["sha256"]:
+            raise ArtifactError(
+                directory / name,
+                f"has SHA-256 {found[:12]}…, its manifest says {known['sha256'][:12]}…: bytes changed on disk",
+                f"Delete {directory / MANIFEST} and run `retro {stage}` again",
+            )
+    return manifest
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a stage directory holds a manifest."""
+    return (directory / MANIFEST).exists()
+
+
+def require_parent(directory: Path, child: Manifest, stage: str, parent: Manifest) -> None:
+    """Check that the artifact in `directory` was made from `parent`.
+
+    Raises:
+        ArtifactError: It was made from another one; both are named, and the stage to rerun.
+    """
+    recorded = child.parents.get(stage)
+    if recorded != parent.fingerprint:
+        raise ArtifactError(
+            directory / MANIFEST,
+            f"was made from {stage} {recorded}, but the {stage} here is {parent.fingerprint}",
+            f"Run `retro {child.stage}` again (add --redo), or point to the {stage} it was made from",
+        )
+
+
+def require_same_config(directory: Path, made: Manifest, wanted: Mapping[str, Any]) -> None:
+    """Check that a finished stage was made under the settings asked for now.
+
+    Raises:
+        ArtifactError: They differ; the first differing settings are named with both values.
+    """
+    differences = _differences(made.config, wanted)
+    if differences:
+        raise ArtifactError(
+            directory / MANIFEST,
+            f"was made under other settings: {'; '.join(differences[:3])}",
+            f"Use another run_dir, or add --redo to run `retro {made.stage}` and what follows it again",
+        )
+
+
+def _differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(set(made) | set(wanted)):
+        name = f"{prefix}{key}"
+        before, now = made.get(key), wanted.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += _differences(before, now, f"{name}.")
+        elif before != now:
+            found.append(f"{name} was {before!r}, now {now!r}")
+    return found
