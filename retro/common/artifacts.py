@@ -36,9 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with no_space_is_an_artifact_error(path):
             yield temporary
-            _fsync(temporary)
+            fsync(temporary)
             temporary.replace(path)
-            _fsync(path.parent)
+            fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,7 +62,8 @@ def no_space_is_an_artifact_error(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Force a file's bytes, or a directory's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,248 @@
+"""Text to token ids and back, from a SentencePiece or a HuggingFace `tokenizers` file.
+
+The two libraries are called directly. megatron.core's tokenizer facade has no batch encoding (one Python call
+per document, on one core) and needs `transformers` merely to open a `tokenizer.json`. Nothing here runs code
+from a tokenizer file.
+
+Every directory that holds a tokenizer has its file, `tokenizer.model` or `tokenizer.json`, and a
+`tokenizer_meta.json` that fixes the end-of-document token and the file's SHA-256.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import sentencepiece
+import tokenizers
+from numpy.typing import NDArray
+
+from retro.common.artifacts import atomic_path, fingerprint, read_json, sha256_file, write_json
+from retro.common.errors import ArtifactError, ConfigError, DataError
+
+Kind: TypeAlias = Literal["sentencepiece", "huggingface"]
+TokenIds: TypeAlias = Sequence[int] | NDArray[Any]
+
+META = "tokenizer_meta.json"
+FILE_NAMES: dict[str, str] = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
+EOD_NAMES = ("<|endoftext|>", "</s>", "[EOD]", "[SEP]")
+"""Looked for in this order when no end-of-document token is given."""
+
+
+class Tokenizer(Protocol):
+    """What every stage may ask of a tokenizer. No method adds a token that is not in the text."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids run from 0 to this, exclusive."""
+
+    @property
+    def eod(self) -> int:
+        """Id that ends a document, and an answer."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal files with the same end-of-document token, and for no others."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text, without BOS or EOD."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, on all cores of this process; the ids do not depend on how many."""
+
+    def decode(self, ids: TokenIds) -> str:
+        """Text of token ids. EOD and other control tokens give nothing; a cut character gives U+FFFD."""
+
+    def decode_batch(self, ids: Sequence[TokenIds]) -> list[str]:
+        """Texts of many rows of token ids."""
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model."""
+
+    def __init__(self, path: Path, *, eod: int | None = None, eod_token: str | None = None) -> None:
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                path, f"is not a SentencePiece model ({_one_line(error)})", "Give a .model file"
+            ) from None
+        self.vocab_size: int = self._model.vocab_size()
+        self.eod: int = self._find_eod(path, eod_token) if eod is None else eod
+        self.fingerprint: str = _fingerprint("sentencepiece", path, self.vocab_size, self.eod)
+        self._threads = _cores()
+
+    def _find_eod(self, path: Path, eod_token: str | None) -> int:
+        if eod_token is None and self._model.eos_id() >= 0:
+            return int(self._model.eos_id())
+        unknown = self._model.unk_id()
+        ids = {name: self._model.piece_to_id(name) for name in _wanted(eod_token)}
+        return _first_known(
+            {name: None if id_ == unknown else id_ for name, id_ in ids.items()}, path, eod_token
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text."""
+        ids: list[int] = self._model.encode(text)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts."""
+        ids: list[list[int]] = self._model.encode(list(texts), num_threads=self._threads)
+        return ids
+
+    def decode(self, ids: TokenIds) -> str:
+        """Text of token ids."""
+        text: str = self._model.decode(_plain(ids))
+        return text
+
+    def decode_batch(self, ids: Sequence[TokenIds]) -> list[str]:
+        """Texts of many rows of token ids."""
+        texts: list[str] = self._model.decode([_plain(row) for row in ids], num_threads=self._threads)
+        return texts
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json` of the HuggingFace `tokenizers` library."""
+
+    def __init__(self, path: Path, *, eod: int | None = None, eod_token: str | None = None) -> None:
+        try:
+            self._model = tokenizers.Tokenizer.from_file(str(path))
+        # The library raises a bare Exception for every kind of bad file.
+        except Exception as error:  # noqa: BLE001
+            raise DataError(
+                path, f"is not a tokenizer.json ({_one_line(error)})", "Give a HuggingFace tokenizers file"
+            ) from None
+        # Sentence embedders ship files with truncation to 128 tokens, which would cut documents silently.
+        self._model.no_truncation()
+        self._model.no_padding()
+        self.vocab_size: int = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
+        self.eod: int = self._find_eod(path, eod_token) if eod is None else eod
+        self.fingerprint: str = _fingerprint("huggingface", path, self.vocab_size, self.eod)
+
+    def _find_eod(self, path: Path, eod_token: str | None) -> int:
+        return _first_known(
+            {name: self._model.token_to_id(name) for name in _wanted(eod_token)}, path, eod_token
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text."""
+        return list(self._model.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts."""
+        return [list(row.ids) for row in self._model.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: TokenIds) -> str:
+        """Text of token ids."""
+        return str(self._model.decode(_plain(ids)))
+
+    def decode_batch(self, ids: Sequence[TokenIds]) -> list[str]:
+        """Texts of many rows of token ids."""
+        return list(self._model.decode_batch([_plain(row) for row in ids]))
+
+
+_CLASSES: dict[str, type[SentencePieceTokenizer] | type[HuggingFaceTokenizer]] = {
+    "sentencepiece": SentencePieceTokenizer,
+    "huggingface": HuggingFaceTokenizer,
+}
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """Open the tokenizer that `save_tokenizer` put into `directory`.
+
+    Raises:
+        ArtifactError: It is missing, or its bytes are not those that were saved.
+    """
+    remedy = "Run `retro corpus` again"
+    meta = read_json(directory / META, remedy)
+    if (
+        not isinstance(meta, dict)
+        or meta.get("kind") not in FILE_NAMES
+        or not isinstance(meta.get("eod"), int)
+    ):
+        raise ArtifactError(directory / META, "does not describe a tokenizer", remedy)
+    path = directory / FILE_NAMES[meta["kind"]]
+    if not path.exists():
+        raise ArtifactError(path, "is missing", remedy)
+    if sha256_file(path) != meta.get("sha256"):
+        raise ArtifactError(path, f"is not the file that {META} describes: its SHA-256 differs", remedy)
+    return _CLASSES[meta["kind"]](path, eod=meta["eod"])
+
+
+def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | None = None) -> Tokenizer:
+    """Copy a tokenizer file into `directory`, with its description written last.
+
+    Args:
+        file: A SentencePiece model or a `tokenizer.json`; it may already stand in `directory`.
+        kind: Which of the two it is.
+        directory: Where it goes.
+        eod_token: The token that ends a document; None takes the model's EOS, else the first of EOD_NAMES.
+
+    Raises:
+        DataError: It is not such a file.
+        ConfigError: It has no such token.
+    """
+    tokenizer = _CLASSES[kind](file, eod_token=eod_token)
+    path = directory / FILE_NAMES[kind]
+    if file.resolve() != path.resolve():
+        with atomic_path(path) as temporary:
+            shutil.copyfile(file, temporary)
+    meta = {
+        "kind": kind,
+        "vocab_size": tokenizer.vocab_size,
+        "eod": tokenizer.eod,
+        "sha256": sha256_file(path),
+    }
+    write_json(directory / META, meta)
+    return load_tokenizer(directory)
+
+
+def find_tokenizer_file(path: Path, kind: Kind) -> Path:
+    """The tokenizer file that the user meant: `path` itself, or the one of that kind in the folder `path`.
+
+    Raises:
+        DataError: There is none, or a folder holds several models.
+    """
+    pattern = {"sentencepiece": "*.model", "huggingface": "tokenizer.json"}[kind]
+    if path.is_file():
+        return path
+    found = sorted(path.glob(pattern)) if path.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    problem = f"holds {len(found)} {pattern} files" if path.is_dir() else "no such file"
+    raise DataError(path, problem, f"Give the path of one {kind} tokenizer file")
+
+
+def _wanted(eod_token: str | None) -> tuple[str, ...]:
+    return EOD_NAMES if eod_token is None else (eod_token,)
+
+
+def _first_known(ids: dict[str, int | None], path: Path, eod_token: str | None) -> int:
+    for id_ in ids.values():
+        if id_ is not None:
+            return id_
+    names = ", ".join(ids)
+    raise ConfigError("tokenizer.eod_token", eod_token, f"needs a token that {path} has; looked for {names}")
+
+
+def _fingerprint(kind: Kind, path: Path, vocab_size: int, eod: int) -> str:
+    return fingerprint({"kind": kind, "vocab_size": vocab_size, "eod": eod, "sha256": sha256_file(path)})
+
+
+def _plain(ids: TokenIds) -> list[int]:
+    plain: list[int] = np.asarray(ids, dtype=np.int64).tolist()
+    return plain
+
+
+def _cores() -> int:
+    # A container's share, not the machine's: more threads than cores only queue.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

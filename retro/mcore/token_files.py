@@ -1,0 +1,164 @@
+"""Token files in Megatron's own format: all tokens of a corpus in `.bin`, where documents start in `.idx`.
+
+Written by megatron-core's builder and indexed by its reader, so existing Megatron corpora work here and ours
+work there. The checks are ours: megatron's are assertions, and it does not notice a `.bin` cut short.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
+from numpy.typing import ArrayLike, NDArray
+
+from retro.common.artifacts import fsync, no_space_is_an_artifact_error
+from retro.common.errors import ArtifactError
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQQ")
+_INTEGER_CODES = {code.value for code in DType if np.issubdtype(np.dtype(code.name), np.integer)}
+_REMEDY = "Make the corpus again (`retro corpus`), or copy both the .bin and the .idx again"
+_DISORDER = "its sequences do not lie end to end in document order"
+
+
+def bin_path(prefix: Path) -> Path:
+    """`<prefix>.bin`; a dot in the prefix's last part is kept."""
+    return prefix.with_name(prefix.name + ".bin")
+
+
+def idx_path(prefix: Path) -> Path:
+    """`<prefix>.idx`."""
+    return prefix.with_name(prefix.name + ".idx")
+
+
+class TokenFileWriter:
+    """Writes documents under temporary names; `finish` gives them their names at once.
+
+    Used as a context manager it removes the temporary files when the body fails.
+    """
+
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        self.prefix = prefix
+        self.documents = 0
+        self.tokens = 0
+        # Fixed names: what a killed run left is overwritten, so nothing gathers.
+        self._bin, self._idx = (p.with_name(f".{p.name}.tmp") for p in (bin_path(prefix), idx_path(prefix)))
+        self.dtype: np.dtype[Any] = np.dtype(DType.optimal_dtype(vocab_size))
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        with no_space_is_an_artifact_error(bin_path(prefix)):
+            self._builder = IndexedDatasetBuilder(str(self._bin), dtype=self.dtype.type)
+
+    def __enter__(self) -> TokenFileWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._builder.data_file.close()
+            self._bin.unlink(missing_ok=True)
+            self._idx.unlink(missing_ok=True)
+
+    def add_document(self, ids: ArrayLike) -> None:
+        """Append one document, its end-of-document token included."""
+        tokens = np.asarray(ids, dtype=self.dtype)
+        with no_space_is_an_artifact_error(bin_path(self.prefix)):
+            self._builder.add_document(tokens, [tokens.size])
+        self.documents += 1
+        self.tokens += tokens.size
+
+    def finish(self) -> None:
+        """Write the index, then rename `.bin` and `.idx`, in this order: the `.idx` completes the pair."""
+        with no_space_is_an_artifact_error(bin_path(self.prefix)):
+            self._builder.finalize(str(self._idx))
+            for temporary, final in ((self._bin, bin_path(self.prefix)), (self._idx, idx_path(self.prefix))):
+                fsync(temporary)
+                temporary.replace(final)
+            fsync(self.prefix.parent)
+
+
+class TokenFile:
+    """A finished token file, memory-mapped.
+
+    Attributes:
+        dtype: Type of a stored token, uint16 for vocabularies below 65,500, else int32 as a rule.
+        tokens: [tokens] memory map of the whole `.bin`.
+        document_starts: [documents + 1] int64; document d is tokens[starts[d]:starts[d + 1]].
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        _check_index(prefix)
+        # The file reader, because megatron's memory map refuses an empty .bin; only the index is used.
+        try:
+            dataset = IndexedDataset(str(prefix), mmap=False)
+        except AssertionError:
+            raise ArtifactError(idx_path(prefix), _DISORDER, _REMEDY) from None
+        self.dtype: np.dtype[Any] = np.dtype(dataset.index.dtype)
+        self.document_starts = _document_starts(prefix, dataset.index)
+        self.tokens = _map_tokens(prefix, self.dtype, int(self.document_starts[-1]))
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return len(self.document_starts) - 1
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens all documents have together."""
+        return len(self.tokens)
+
+
+def _check_index(prefix: Path) -> None:
+    """Raise ArtifactError unless both files exist and the header of `.idx` fits its length."""
+    path = idx_path(prefix)
+    for needed in (path, bin_path(prefix)):
+        if not needed.is_file():
+            raise ArtifactError(needed, "is missing; a token file is a .bin and an .idx of one name", _REMEDY)
+    size = path.stat().st_size
+    if size < _HEADER.size:
+        raise ArtifactError(path, f"has {size} bytes; its header alone needs {_HEADER.size}", _REMEDY)
+    with path.open("rb") as stream:
+        magic, version, code, sequences, boundaries = _HEADER.unpack(stream.read(_HEADER.size))
+    if magic != _MAGIC:
+        raise ArtifactError(path, f"starts with {magic!r}; a Megatron index starts with {_MAGIC!r}", _REMEDY)
+    if version != 1:
+        raise ArtifactError(path, f"is of index version {version}; version 1 is needed", _REMEDY)
+    if code not in _INTEGER_CODES:
+        raise ArtifactError(
+            path, f"says that its tokens have type code {code}; an integer is needed", _REMEDY
+        )
+    needed_size = _HEADER.size + 12 * sequences + 8 * boundaries
+    # One more byte per sequence where it was written as multimodal.
+    if size not in (needed_size, needed_size + sequences) or boundaries < 1:
+        raise ArtifactError(
+            path,
+            f"has {size} bytes; its {sequences} sequences and {boundaries} boundaries need {needed_size}",
+            _REMEDY,
+        )
+
+
+def _document_starts(prefix: Path, index: Any) -> NDArray[np.int64]:
+    """[documents + 1] token offsets, from sequences (one or more to a document) that must lie end to end."""
+    sequence_starts = np.zeros(len(index.sequence_lengths) + 1, dtype=np.int64)
+    np.cumsum(index.sequence_lengths, out=sequence_starts[1:])
+    boundaries = np.asarray(index.document_indices, dtype=np.int64)
+    itemsize = np.dtype(index.dtype).itemsize
+    whole = boundaries[0] == 0 and boundaries[-1] == len(index.sequence_lengths)
+    ordered = bool(np.all(np.diff(boundaries) >= 0)) and bool(np.all(index.sequence_lengths >= 0))
+    if not (whole and ordered and np.array_equal(index.sequence_pointers, sequence_starts[:-1] * itemsize)):
+        raise ArtifactError(idx_path(prefix), _DISORDER, _REMEDY)
+    return sequence_starts[boundaries]
+
+
+def _map_tokens(prefix: Path, dtype: np.dtype[Any], tokens: int) -> NDArray[Any]:
+    path = bin_path(prefix)
+    found, needed = path.stat().st_size, tokens * dtype.itemsize
+    if found != needed:
+        raise ArtifactError(
+            path, f"has {found} bytes; its .idx says {tokens} tokens of {dtype.name}, {needed} bytes", _REMEDY
+        )
+    if tokens == 0:
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
