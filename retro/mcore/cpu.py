@@ -1,5 +1,91 @@
-"""placeholder while being written."""
+"""The adapter that lets megatron-core's own code run where there is no CUDA.
+
+megatron-core names CUDA directly: it asks for the current CUDA device, allocates on "cuda", keeps CUDA random
+states and compares tensor types with "torch.cuda.FloatTensor". On a machine without CUDA, and only there, each
+of these is mapped to the CPU, so the layers, schedules, optimizer and checkpoints that CI runs are the ones that
+run on a GPU. Applied once, before megatron is imported. `tests/mcore/test_cpu_adapter.py` holds the contract with
+megatron-core and fails when a release moves what this leans on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_FACTORIES = ("tensor", "zeros", "empty", "ones", "full", "arange", "rand", "randn")
+_applied = False
+
+
+def on_cpu() -> bool:
+    """Whether this process computes on the CPU because CUDA is absent."""
+    return not torch.cuda.is_available()
+
+
+def device() -> torch.device:
+    """The device that this process computes on."""
+    return torch.device("cpu") if on_cpu() else torch.device("cuda", torch.cuda.current_device())
 
 
 def apply_cpu_adapter() -> None:
-    """Do nothing yet."""
+    """Map CUDA to the CPU for megatron-core. Does nothing where CUDA is present, or the second time."""
+    global _applied
+    # megatron-core warns of each optional package it does not find; `retro doctor` says it once, in one place.
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    warnings.filterwarnings("ignore", message=r".*(Apex|apex|Transformer Engine|transformer_engine|te_|TE ).*")
+    if _applied or not on_cpu():
+        return
+    _applied = True
+    # Without this, importing megatron-core on a machine without CUDA starts Triton's driver look-up.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    _map_devices()
+    _map_random_states()
+    _map_type_names()
+
+
+def _map_devices() -> None:
+    cpu = torch.device("cpu")
+    torch.cuda.current_device = lambda: cpu  # type: ignore[assignment,return-value]
+    torch.cuda.synchronize = lambda device=None: None
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    for name in _FACTORIES:
+        setattr(torch, name, _on_cpu_instead(getattr(torch, name)))
+
+
+def _on_cpu_instead(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> torch.Tensor:
+        wanted = kwargs.get("device")
+        if wanted is not None and torch.device(wanted).type == "cuda":
+            kwargs["device"] = "cpu"
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _map_random_states() -> None:
+    torch.cuda.manual_seed = torch.manual_seed  # type: ignore[assignment]
+    torch.cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()
+    torch.cuda.set_rng_state = lambda new_state, device="cuda": torch.set_rng_state(new_state)
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    megatron_random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    megatron_random._set_cuda_rng_state = lambda new_state, *args, **kwargs: torch.set_rng_state(new_state)
+
+
+def _map_type_names() -> None:
+    # The optimizers and gradient clipping sort tensors by names such as "torch.cuda.FloatTensor".
+    original = torch.Tensor.type
+
+    @functools.wraps(original)
+    def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        if isinstance(result, str) and not result.startswith("torch.cuda."):
+            return result.replace("torch.", "torch.cuda.", 1)
+        return result
+
+    torch.Tensor.type = type_name  # type: ignore[method-assign,assignment]

@@ -1,0 +1,172 @@
+"""The megatron-core layers this project builds on, and the two it needs in a form that runs everywhere.
+
+megatron-core's local spec has a norm that refuses sequence parallelism and an attention core that is unfused and
+allocates on CUDA. The norm and the attention core here take their places; everything else is megatron-core's.
+"""
+
+# Dims in this file.
+#   S query tokens   T key tokens   B sequences   N heads on this rank   G query groups on this rank   D head width
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_emb
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityFuncOp, IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec, build_module
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = [
+    "MLP",
+    "AttnMaskType",
+    "ColumnParallelLinear",
+    "FusedAttentionCore",
+    "GPTModel",
+    "IdentityFuncOp",
+    "IdentityOp",
+    "MLPSubmodules",
+    "MegatronModule",
+    "ModuleSpec",
+    "Norm",
+    "ProcessGroupCollection",
+    "RotaryEmbedding",
+    "RowParallelLinear",
+    "SelfAttention",
+    "SelfAttentionSubmodules",
+    "TransformerBlockSubmodules",
+    "TransformerConfig",
+    "TransformerLayer",
+    "TransformerLayerSubmodules",
+    "apply_rotary_pos_emb",
+    "build_module",
+    "fused_attention",
+    "get_bias_dropout_add",
+    "self_attention_spec",
+]
+
+
+class Norm(MegatronModule):
+    """LayerNorm or RMSNorm over the last dim, as `config.normalization` says.
+
+    With `layernorm_zero_centered_gamma` the stored weight is the distance from one (NVIDIA's LayerNorm-1p), so
+    weight decay pulls the scale towards one. The parameters carry `sequence_parallel`, which is what makes
+    megatron-core sum their gradients over the tensor parallel ranks.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__(config=config)
+        self.eps = eps
+        self.width = hidden_size
+        self.rms = config.normalization == "RMSNorm"
+        self.offset = 1.0 if config.layernorm_zero_centered_gamma else 0.0
+        dtype = config.params_dtype
+        self.weight = nn.Parameter(torch.full((hidden_size,), 1.0 - self.offset, dtype=dtype))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.bias: nn.Parameter | None = None
+        if not self.rms:
+            self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=dtype))
+            self.bias.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        if not config.use_cpu_initialization:
+            self.cuda(torch.cuda.current_device())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] to [..., hidden]."""
+        weight = self.weight + self.offset if self.offset else self.weight
+        if self.rms:
+            return functional.rms_norm(x, (self.width,), weight, self.eps)
+        return functional.layer_norm(x, (self.width,), weight, self.bias, self.eps)
+
+
+def fused_attention(
+    query_SBND: Tensor,
+    key_TBGD: Tensor,
+    value_TBGD: Tensor,
+    mask: Tensor | None,
+    *,
+    causal: bool,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Softmax attention in one fused call of torch.
+
+    Args:
+        query_SBND: [S, B, N, D] queries.
+        key_TBGD: [T, B, G, D] keys; N must be a multiple of G.
+        value_TBGD: [T, B, G, D] values.
+        mask: True where a query may attend, broadcastable to [B, N, S, T]; or None. A query that may attend
+            to nothing gives a finite value that the caller must drop.
+        causal: Whether query s may only see keys up to s. Not together with `mask`.
+        dropout: Probability of dropping an attention weight.
+
+    Returns:
+        [S, B, N * D] attended values.
+    """
+    query, key, value = (x.permute(1, 2, 0, 3) for x in (query_SBND, key_TBGD, value_TBGD))
+    groups = query.size(1) != key.size(1)
+    if mask is not None:
+        # A row without any allowed key would be 0/0: let it see everything, the caller zeroes or ignores it.
+        mask = mask | ~mask.any(dim=-1, keepdim=True)
+    out = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=groups
+    )
+    return out.permute(2, 0, 1, 3).flatten(2)
+
+
+class FusedAttentionCore(MegatronModule):
+    """The attention core for megatron-core's SelfAttention on torch's scaled_dot_product_attention.
+
+    The mask handed to it is True where attention is *allowed* (megatron-core's own unfused core uses the
+    opposite sign; nothing of it is used here).
+    """
+
+    def __init__(self, config: TransformerConfig, layer_number: int, attn_mask_type: AttnMaskType, **_: Any) -> None:
+        super().__init__(config=config)
+        self.causal = attn_mask_type == AttnMaskType.causal
+        self.dropout = config.attention_dropout
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any) -> Tensor:
+        """Attend: causally when there is no mask and the layer is causal, else under the mask.
+
+        Args:
+            query: [S, B, N, D].
+            key: [T, B, G, D].
+            value: [T, B, G, D].
+            attention_mask: True where attention is allowed, broadcastable to [B, N, S, T], or None.
+        """
+        dropout = self.dropout if self.training else 0.0
+        causal = self.causal and attention_mask is None
+        return fused_attention(query, key, value, attention_mask, causal=causal, dropout=dropout)
+
+
+def self_attention_spec(mask_type: AttnMaskType) -> ModuleSpec:
+    """megatron-core's SelfAttention over the fused core."""
+    return ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": mask_type},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear,
+            core_attention=FusedAttentionCore,
+            linear_proj=RowParallelLinear,
+            q_layernorm=IdentityOp,
+            k_layernorm=IdentityOp,
+        ),
+    )
+
+
+def scaled_init_std(std: float, layers: int) -> float:
+    """Standard deviation for projections that write to the residual stream: std / sqrt(2 layers)."""
+    return std / math.sqrt(2.0 * layers)

@@ -1,0 +1,222 @@
+"""The two cross-attentions of Retro (Borgeaud et al. 2022, section 2.4 and appendix B).
+
+Both project first, on the sequence layout that megatron-core's parallel linear layers know, and cut into chunks
+afterwards. That one choice gives tensor parallelism, rotary positions, grouped queries and fused attention without
+special cases.
+
+Positions are counted in the frame of the query chunk: token i of chunk u has position i, token j of a neighbor
+position j, so a neighbor's continuation lies where the next chunk lies. The last token of chunk u is the first to
+see the neighbors of chunk u; its position is M - 1.
+"""
+
+# Dims in this file.
+#   S tokens in the sequence   B sequences   H hidden size   M tokens in a chunk
+#   L whole chunks in a sequence, S // M   K neighbors of a chunk   R tokens of a neighbor
+#   N heads and G query groups on this rank   D head width
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from retro.mcore.layers import (
+    ColumnParallelLinear,
+    MegatronModule,
+    ProcessGroupCollection,
+    RotaryEmbedding,
+    RowParallelLinear,
+    TransformerConfig,
+    apply_rotary_pos_emb,
+    fused_attention,
+)
+from retro.model.config import ModelShape
+from retro.model.masks import unpack_masks
+
+
+class CrossProjections(MegatronModule):
+    """The query, key/value and output projections that both cross-attentions have.
+
+    Keys and values of a head lie side by side in `linear_kv`, as in megatron-core's own CrossAttention, so tensor
+    parallel ranks cut between heads.
+    """
+
+    def __init__(self, config: TransformerConfig, shape: ModelShape, pg_collection: ProcessGroupCollection) -> None:
+        super().__init__(config=config)
+        model = shape.model
+        self.head_width = model.head_width
+        self.tp_group = pg_collection.tp
+        common = {"config": config, "bias": model.bias, "is_expert": False, "tp_group": self.tp_group}
+        column = common | {"init_method": config.init_method, "gather_output": False, "skip_bias_add": False}
+        self.linear_q = ColumnParallelLinear(model.hidden_size, model.heads * self.head_width, **column)
+        self.linear_kv = ColumnParallelLinear(model.hidden_size, 2 * model.query_groups * self.head_width, **column)
+        self.linear_proj = RowParallelLinear(
+            model.heads * self.head_width,
+            model.hidden_size,
+            init_method=config.output_layer_init_method,
+            input_is_parallel=True,
+            skip_bias_add=True,
+            **common,
+        )
+        self.rotary: RotaryEmbedding | None = None
+        if model.cross_rope:
+            self.rotary = RotaryEmbedding(
+                kv_channels=self.head_width,
+                rotary_percent=model.rope_percent,
+                rotary_base=model.rope_base,
+                use_cpu_initialization=config.use_cpu_initialization,
+                cp_group=pg_collection.cp,
+            )
+
+    def query(self, x: Tensor) -> Tensor:
+        """[rows, batch, H] to [rows, batch, N, D]."""
+        query, _ = self.linear_q(x)
+        return query.unflatten(-1, (-1, self.head_width))
+
+    def key_value(self, x: Tensor) -> Tensor:
+        """[rows, batch, H] to [rows, batch, G, 2 D]: keys, then values, of each group."""
+        mixed, _ = self.linear_kv(x)
+        return mixed.unflatten(-1, (-1, 2 * self.head_width))
+
+    def rotate(self, x: Tensor, first_position: int, repeats: int = 1) -> Tensor:
+        """Rotate [rows, batch, heads, D] by positions `first_position` onwards, `repeats` times from the start."""
+        if self.rotary is None:
+            return x
+        angles = self.rotary(x.size(0) // repeats, offset=first_position)
+        return apply_rotary_pos_emb(x, angles.repeat(repeats, 1, 1, 1), config=self.config)
+
+
+class ChunkedCrossAttention(CrossProjections):
+    """Decoder tokens read the encoded neighbors of the chunk before them.
+
+    The layer that holds the encoder receives embedded neighbors as context, encodes them once, and hands them on as
+    the context of the later layers.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        shape: ModelShape,
+        pg_collection: ProcessGroupCollection,
+        encoder: nn.Module | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(config, shape, pg_collection)
+        self.layer_number = layer_number
+        self.chunk_length = shape.chunk_length
+        self.encoder = encoder
+        gate = shape.model.gate
+        self.constant_gate = 1.0 if isinstance(gate, str) else gate
+        self.learned_gate: nn.Parameter | None = None
+        if gate == "learned":
+            self.learned_gate = nn.Parameter(torch.zeros(1, dtype=config.params_dtype))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        key_value_states: Tensor | None = None,
+        **_: Any,
+    ) -> dict[str, Tensor | None]:
+        """Attend from tokens to neighbors.
+
+        Args:
+            hidden_states: [S, B, H] normed decoder states.
+            attention_mask: [B, L, K, R + M] masks of neighbors and chunks, from `pack_masks`.
+            key_value_states: [R, B L K, H] neighbors, embedded (in the layer with the encoder) or encoded.
+
+        Returns:
+            "output" [S, B, H], exactly zero for tokens without a neighbor, or None when there is nothing to read;
+            "context" [R, B L K, H] encoded neighbors.
+        """
+        if key_value_states is None or attention_mask is None or self.constant_gate == 0.0:
+            return {"output": None, "context": key_value_states}
+        real_BLKR, chunk_BLM = unpack_masks(attention_mask, self.chunk_length)
+        if self.encoder is not None:
+            key_value_states = self.encoder(key_value_states, hidden_states, real_BLKR, chunk_BLM)
+        attended_SBX = self._attend(hidden_states, key_value_states, real_BLKR)
+        output, bias = self.linear_proj(attended_SBX)
+        if bias is not None:
+            output = output + bias
+        gate = self.constant_gate if self.learned_gate is None else self.learned_gate
+        output = output * (gate * self._sees_neighbor(real_BLKR, hidden_states.size(0)).to(output.dtype))
+        return {"output": output, "context": key_value_states}
+
+    def _attend(self, hidden_SBH: Tensor, context: Tensor, real_BLKR: Tensor) -> Tensor:
+        batch, chunks, neighbors, width = real_BLKR.shape
+        query = self._to_chunks(self.query(hidden_SBH), chunks)
+        key_value = self.key_value(context).unflatten(1, (batch * chunks, neighbors))
+        key_value = key_value.permute(2, 0, 1, 3, 4).flatten(0, 1)  # [K R, B L, G, 2 D]
+        key, value = key_value.chunk(2, dim=-1)
+        query = self.rotate(query, first_position=self.chunk_length - 1)
+        key = self.rotate(key, first_position=0, repeats=neighbors)
+        mask = real_BLKR.reshape(batch * chunks, 1, 1, neighbors * width)
+        attended = fused_attention(query, key, value, mask, causal=False)
+        return self._to_sequence(attended, batch, chunks, hidden_SBH.size(0))
+
+    def _to_chunks(self, x_SB: Tensor, chunks: int) -> Tensor:
+        """[S, B, ...] to [M, B L, ...]: chunk u holds the M tokens from the last of chunk u on; the end is padded."""
+        length = self.chunk_length
+        x = x_SB[length - 1 :][: chunks * length]
+        missing = chunks * length - x.size(0)
+        x = functional.pad(x, (0, 0) * (x.dim() - 1) + (0, missing))
+        return x.unflatten(0, (chunks, length)).transpose(0, 1).transpose(1, 2).flatten(1, 2)
+
+    def _to_sequence(self, x: Tensor, batch: int, chunks: int, tokens: int) -> Tensor:
+        """The way back from `_to_chunks`: [M, B L, X] to [S, B, X], zeros before the first token that attends."""
+        length = self.chunk_length
+        x = x.unflatten(1, (batch, chunks)).transpose(1, 2).transpose(0, 1).flatten(0, 1)  # [L M, B, X]
+        x = x[: tokens - (length - 1)]
+        return functional.pad(x, (0, 0, 0, 0, length - 1, tokens - (length - 1) - x.size(0)))
+
+    def _sees_neighbor(self, real_BLKR: Tensor, tokens: int) -> Tensor:
+        """[S, B, 1] True for tokens whose chunk has at least one neighbor."""
+        length = self.chunk_length
+        any_LB = real_BLKR.flatten(2).any(dim=-1).transpose(0, 1)
+        sees = any_LB.repeat_interleave(length, dim=0)[: tokens - (length - 1)]
+        return functional.pad(sees, (0, 0, length - 1, tokens - (length - 1) - sees.size(0)))[..., None]
+
+
+class EncoderCrossAttention(CrossProjections):
+    """Neighbor tokens read the decoder's states of the chunk that retrieved them.
+
+    All K neighbors of a chunk ask the same keys and values, so these are computed once for the chunk.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        shape: ModelShape,
+        pg_collection: ProcessGroupCollection,
+        **_: Any,
+    ) -> None:
+        super().__init__(config, shape, pg_collection)
+        self.layer_number = layer_number
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, key_value_states: Tensor, **_: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from neighbor tokens to their chunk.
+
+        Args:
+            hidden_states: [R, B L K, H] normed neighbor states.
+            attention_mask: [B L, 1, 1, M] True where a chunk token is real; None when all are.
+            key_value_states: [M, B L, H] decoder states of the chunks.
+
+        Returns:
+            [R, B L K, H] output and its bias (or None), as megatron-core's bias-dropout-add expects them.
+        """
+        chunks = key_value_states.size(1)
+        query = self.rotate(self.query(hidden_states), first_position=0)
+        width, neighbors = query.size(0), query.size(1) // chunks
+        query = query.unflatten(1, (chunks, neighbors)).transpose(1, 2).flatten(0, 1)  # [R K, B L, N, D]
+        key, value = self.key_value(key_value_states).chunk(2, dim=-1)
+        key = self.rotate(key, first_position=0)
+        attended = fused_attention(query, key, value, attention_mask, causal=False)
+        attended = attended.unflatten(0, (width, neighbors)).transpose(1, 2).flatten(1, 2)
+        output, bias = self.linear_proj(attended)
+        return output, bias

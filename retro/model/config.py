@@ -1,0 +1,140 @@
+"""The shape of a model. `size` names a row of `sizes.py`; every other setting given overrides that row.
+
+Two sizes are not here because other artifacts fix them: the chunk length M (database) and the vocabulary
+(tokenizer). They join the config in `ModelShape`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from retro.common.config import StageConfig, unknown_name
+from retro.common.errors import ConfigError, require
+from retro.model.sizes import SIZES
+
+
+class ModelConfig(StageConfig):
+    """A GPT decoder, and how it reads retrieved neighbors (Borgeaud et al. 2022, section 2.4)."""
+
+    size: str = "tiny"
+    """A row of the size table; the settings below default to it."""
+    layers: PositiveInt = 4
+    """Decoder layers."""
+    hidden_size: PositiveInt = 128
+    """Width of the residual stream, d."""
+    heads: PositiveInt = 4
+    """Attention heads; the width of a head is hidden_size / heads."""
+    query_groups: PositiveInt = 4
+    """Key/value heads (grouped-query attention); equal to `heads` for plain multi-head attention."""
+    ffn_hidden_size: PositiveInt = 512
+    """Inner width of the feed-forward layers."""
+    sequence_length: PositiveInt = 256
+    """Tokens in a training sequence, S. A multiple of the chunk length for pretraining."""
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    """Feed-forward activation."""
+    normalization: Literal["LayerNorm", "RMSNorm"] = "LayerNorm"
+    """Kind of norm."""
+    zero_centered_norm: bool = False
+    """Store norm weights as the distance from one (LayerNorm-1p)."""
+    positions: Literal["rope", "learned"] = "rope"
+    """Rotary or learned absolute positions in the decoder."""
+    rope_percent: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of a head's width that is rotated."""
+    rope_base: PositiveInt = 10_000
+    """Base period of the rotary frequencies."""
+    bias: bool = False
+    """Whether linear layers have a bias."""
+    tied_embeddings: bool = False
+    """Whether the output layer shares the input embedding's weights."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout on hidden states and attention weights of the decoder."""
+    init_std: PositiveFloat = 0.02
+    """Standard deviation of the initial weights."""
+    vocabulary_multiple: PositiveInt = 128
+    """The embedding is padded to a multiple of this, so that any tensor parallel size divides it."""
+
+    retrieval: bool = True
+    """Read neighbors. False gives a plain GPT: the same decoder without cross-attention and encoder."""
+    neighbors: PositiveInt = 2
+    """Neighbors of each chunk that the model reads, K."""
+    first_cross_attention: PositiveInt = 2
+    """First decoder layer (counted from 1) with chunked cross-attention."""
+    cross_attention_every: PositiveInt = 3
+    """Distance between layers with chunked cross-attention."""
+    encoder_layers: PositiveInt = 2
+    """Layers of the neighbor encoder."""
+    encoder_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout in the neighbor encoder."""
+    gate: float | Literal["learned"] = 1.0
+    """Factor on what cross-attention adds: a constant (0 switches retrieval off exactly), or one learned number a
+    layer that starts at zero, so that a GPT turned into Retro computes the same function at step 0."""
+    encoder_rope: bool = True
+    """Rotary positions in the encoder's self-attention. Without, a neighbor is a bag of words."""
+    cross_rope: bool = True
+    """Rotary (so relative) positions in both cross-attentions."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_the_named_size(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        size = data.get("size", "tiny")
+        if size not in SIZES:
+            raise ConfigError("ModelConfig.size", size, unknown_name(str(size), list(SIZES)).replace("setting", "size"))
+        return {**SIZES[size].settings, **data}
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> ModelConfig:
+        require(
+            self,
+            "heads",
+            self.hidden_size % self.heads == 0,
+            f"a divisor of hidden_size = {self.hidden_size}",
+        )
+        require(self, "query_groups", self.heads % self.query_groups == 0, f"a divisor of heads = {self.heads}")
+        if self.retrieval:
+            need = f"a layer of the decoder, at most layers = {self.layers}"
+            require(self, "first_cross_attention", self.first_cross_attention <= self.layers, need)
+        return self
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.heads
+
+    @property
+    def cross_attention_layers(self) -> tuple[int, ...]:
+        """Decoder layers, counted from 1, that read neighbors."""
+        if not self.retrieval:
+            return ()
+        return tuple(range(self.first_cross_attention, self.layers + 1, self.cross_attention_every))
+
+
+class ModelShape(StageConfig):
+    """A model config together with the two sizes that other artifacts fix. Saved with every checkpoint."""
+
+    model: ModelConfig
+    """The network."""
+    vocabulary: PositiveInt
+    """Tokens in the tokenizer."""
+    chunk_length: PositiveInt
+    """Tokens in a chunk, M, as the database was cut."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer; empty in tests that have none."""
+    database: str = ""
+    """Fingerprint of the chunk database the model was trained with; recorded, not required to stay."""
+    retrieved_chunks: NonNegativeInt = 2
+    """Chunks of a retrieved neighbor: itself and its continuation."""
+
+    @property
+    def padded_vocabulary(self) -> int:
+        """Rows of the embedding."""
+        multiple = self.model.vocabulary_multiple
+        return -(-self.vocabulary // multiple) * multiple
+
+    @property
+    def retrieved_length(self) -> int:
+        """Tokens of one retrieved neighbor, R."""
+        return self.retrieved_chunks * self.chunk_length

@@ -1,0 +1,119 @@
+"""The neighbor encoder: bidirectional layers over each neighbor, the first of which reads the query chunk.
+
+Its layers are megatron-core transformer layers; residuals run on the un-normalised stream throughout.
+"""
+
+# Dims: S, B, H, M, L, K, R as in attention.py.
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from retro.mcore.layers import (
+    AttnMaskType,
+    IdentityFuncOp,
+    IdentityOp,
+    MegatronModule,
+    ModuleSpec,
+    Norm,
+    ProcessGroupCollection,
+    RotaryEmbedding,
+    TransformerConfig,
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    build_module,
+    get_bias_dropout_add,
+    self_attention_spec,
+)
+from retro.model.attention import EncoderCrossAttention
+from retro.model.config import ModelShape
+from retro.model.specs import mlp_spec
+
+
+def encoder_layer_spec(shape: ModelShape, *, reads_chunk: bool) -> ModuleSpec:
+    """One encoder layer; the first one (`reads_chunk`) has a cross-attention to the query chunk."""
+    cross = ModuleSpec(module=EncoderCrossAttention, params={"shape": shape}) if reads_chunk else IdentityOp
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=Norm,
+            self_attention=self_attention_spec(AttnMaskType.padding),
+            self_attn_bda=get_bias_dropout_add,
+            pre_cross_attn_layernorm=Norm if reads_chunk else IdentityOp,
+            cross_attention=cross,
+            cross_attn_bda=get_bias_dropout_add if reads_chunk else IdentityFuncOp,
+            pre_mlp_layernorm=Norm,
+            mlp=mlp_spec(),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+class NeighborEncoder(MegatronModule):
+    """Encodes every neighbor of every chunk, conditioned on the chunk (Borgeaud et al. 2022, section 2.4)."""
+
+    def __init__(self, config: TransformerConfig, shape: ModelShape, pg_collection: ProcessGroupCollection) -> None:
+        super().__init__(config=config)
+        self.chunk_length = shape.chunk_length
+        self.layers: nn.ModuleList = nn.ModuleList(
+            build_module(
+                encoder_layer_spec(shape, reads_chunk=number == 1),
+                config=config,
+                layer_number=number,
+                pg_collection=pg_collection,
+            )
+            for number in range(1, shape.model.encoder_layers + 1)
+        )
+        self.rotary: RotaryEmbedding | None = None
+        if shape.model.encoder_rope:
+            self.rotary = RotaryEmbedding(
+                kv_channels=shape.model.head_width,
+                rotary_percent=shape.model.rope_percent,
+                rotary_base=shape.model.rope_base,
+                use_cpu_initialization=config.use_cpu_initialization,
+                cp_group=pg_collection.cp,
+            )
+
+    def forward(self, neighbors: Tensor, decoder_SBH: Tensor, real_BLKR: Tensor, chunk_BLM: Tensor) -> Tensor:
+        """Encode neighbors.
+
+        Args:
+            neighbors: [R, B L K, H] embedded neighbors.
+            decoder_SBH: [S, B, H] normed decoder states at the first cross-attention layer.
+            real_BLKR: True where a neighbor token is real.
+            chunk_BLM: True where a token of the query chunk is real.
+
+        Returns:
+            [R, B L K, H] encoded neighbors.
+        """
+        chunk_states = self._chunks(decoder_SBH, real_BLKR.size(1))
+        chunk_mask = chunk_BLM.flatten(0, 1)[:, None, None, :]
+        self_mask = real_BLKR.flatten(0, 2)[:, None, None, :]
+        rotary = None if self.rotary is None else self.rotary(neighbors.size(0))
+        hidden = neighbors
+        for layer in self.layers:
+            hidden, _ = layer(
+                hidden_states=hidden,
+                attention_mask=self_mask,
+                context=chunk_states,
+                context_mask=chunk_mask,
+                rotary_pos_emb=rotary,
+            )
+        return hidden
+
+    def _chunks(self, x_SBH: Tensor, chunks: int) -> Tensor:
+        """[S, B, H] to [M, B L, H]: the whole chunks of each sequence."""
+        x = x_SBH[: chunks * self.chunk_length].unflatten(0, (chunks, self.chunk_length))
+        return x.permute(1, 2, 0, 3).flatten(1, 2)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Each layer describes its own shards; a plain ModuleList would be taken as replicated."""
+        state: dict[str, Any] = {}
+        for number, layer in enumerate(self.layers):
+            describe: Any = layer.sharded_state_dict
+            state.update(describe(f"{prefix}layers.{number}.", sharded_offsets, metadata))
+        return state

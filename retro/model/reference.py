@@ -1,0 +1,204 @@
+"""Retro in plain torch, without megatron, parallelism or fused kernels: the truth that every parity test compares with.
+
+Written to be read beside the papers (Borgeaud et al. 2022, section 2.4; Wang et al. 2023, section 3). It loops over
+sequences, chunks and neighbors where the real model reshapes, and it takes the real model's weights by their names.
+"""
+
+# Dims in this file.
+#   S tokens   T keys   H hidden   M tokens in a chunk   R tokens of a neighbor   K neighbors of a chunk
+#   N heads   D head width   V padded vocabulary
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from retro.model.config import ModelShape
+
+
+class ReferenceRetro:
+    """One forward pass at a time, one sequence at a time."""
+
+    def __init__(self, shape: ModelShape, weights: Mapping[str, Tensor]) -> None:
+        self.shape, self.model, self.weights = shape, shape.model, weights
+
+    def __call__(
+        self,
+        tokens_BS: Tensor,
+        neighbors_BLKR: Tensor | None = None,
+        neighbor_mask_BLKR: Tensor | None = None,
+        token_mask_BS: Tensor | None = None,
+    ) -> Tensor:
+        """[B, S, V] logits; arguments as in RetroModel."""
+        rows = []
+        for b, tokens_S in enumerate(tokens_BS):
+            neighbors = None if neighbors_BLKR is None else neighbors_BLKR[b]
+            mask = None if neighbor_mask_BLKR is None else neighbor_mask_BLKR[b]
+            real_S = torch.ones_like(tokens_S, dtype=torch.bool) if token_mask_BS is None else token_mask_BS[b]
+            rows.append(self._sequence(tokens_S, neighbors, mask, real_S))
+        return torch.stack(rows)
+
+    def _sequence(
+        self, tokens_S: Tensor, neighbors_LKR: Tensor | None, mask_LKR: Tensor | None, real_S: Tensor
+    ) -> Tensor:
+        x_SH = self._embed(tokens_S, (real_S.long().cumsum(0) - 1).clamp(min=0))
+        length = len(tokens_S)
+        causal_SS = torch.ones(length, length, dtype=torch.bool).tril() & real_S
+        encoded: list[list[Tensor]] | None = None
+        reading = self.model.cross_attention_layers if neighbors_LKR is not None else ()
+        for number in range(1, self.model.layers + 1):
+            name = f"decoder.layers.{number - 1}."
+            rotary = range(length) if self.model.positions == "rope" else None
+            x_SH = x_SH + self._self_attention(name, self._norm(name + "input_layernorm", x_SH), causal_SS, rotary)
+            if number in reading:
+                assert neighbors_LKR is not None and mask_LKR is not None
+                normed_SH = self._norm(name + "pre_cross_attn_layernorm", x_SH)
+                if encoded is None:
+                    encoded = self._encode(
+                        name + "cross_attention.encoder.", normed_SH, neighbors_LKR, mask_LKR, real_S
+                    )
+                x_SH = x_SH + self._chunked_cross_attention(name + "cross_attention.", normed_SH, encoded, mask_LKR)
+            x_SH = x_SH + self._mlp(name + "mlp.", self._norm(name + "pre_mlp_layernorm", x_SH))
+        output = "embedding.word_embeddings.weight" if self.model.tied_embeddings else "output_layer.weight"
+        return self._norm("decoder.final_layernorm", x_SH) @ self.weights[output].T
+
+    def _encode(
+        self, name: str, normed_SH: Tensor, neighbors_LKR: Tensor, mask_LKR: Tensor, real_S: Tensor
+    ) -> list[list[Tensor]]:
+        """Encode neighbor k of chunk u on its own, conditioned on the decoder's states of chunk u."""
+        m = self.shape.chunk_length
+        return [
+            [
+                self._encode_one(
+                    name,
+                    neighbors_LKR[u, k],
+                    mask_LKR[u, k],
+                    normed_SH[u * m : u * m + m],
+                    real_S[u * m : u * m + m],
+                )
+                for k in range(neighbors_LKR.size(1))
+            ]
+            for u in range(len(normed_SH) // m)
+        ]
+
+    def _encode_one(self, name: str, tokens_R: Tensor, real_R: Tensor, chunk_MH: Tensor, real_M: Tensor) -> Tensor:
+        width, m = len(tokens_R), len(chunk_MH)
+        x_RH = self._embed(tokens_R, torch.arange(width))
+        for number in range(self.model.encoder_layers):
+            layer = f"{name}layers.{number}."
+            rotary = range(width) if self.model.encoder_rope else None
+            mask_RR = real_R.expand(width, width)
+            x_RH = x_RH + self._self_attention(layer, self._norm(layer + "input_layernorm", x_RH), mask_RR, rotary)
+            if number == 0:
+                normed_RH = self._norm(layer + "pre_cross_attn_layernorm", x_RH)
+                positions = (range(width), range(m)) if self.model.cross_rope else None
+                x_RH = x_RH + self._cross(
+                    layer + "cross_attention.", normed_RH, chunk_MH, real_M.expand(width, m), positions
+                )
+            x_RH = x_RH + self._mlp(layer + "mlp.", self._norm(layer + "pre_mlp_layernorm", x_RH))
+        return x_RH
+
+    def _chunked_cross_attention(
+        self, name: str, normed_SH: Tensor, encoded: list[list[Tensor]], mask_LKR: Tensor
+    ) -> Tensor:
+        """Tokens (u+1)M - 1 to (u+2)M - 2 read the neighbors of chunk u; all others get zero."""
+        m, length = self.shape.chunk_length, len(normed_SH)
+        gate = self.weights[name + "learned_gate"] if self.model.gate == "learned" else self.model.gate
+        pieces = [torch.zeros(min(m - 1, length), normed_SH.size(1))]
+        for u, of_chunk in enumerate(encoded):
+            first, last = (u + 1) * m - 1, min((u + 2) * m - 1, length)
+            real = mask_LKR[u].flatten()
+            if not real.any():
+                pieces.append(torch.zeros(last - first, normed_SH.size(1)))
+                continue
+            keys = torch.cat(of_chunk)
+            key_positions = list(range(self.shape.retrieved_length)) * len(of_chunk)
+            positions = (range(m - 1, m - 1 + last - first), key_positions) if self.model.cross_rope else None
+            read = self._cross(name, normed_SH[first:last], keys, real.expand(last - first, len(keys)), positions)
+            pieces.append(gate * read)
+        return torch.cat(pieces)
+
+    def _embed(self, tokens_S: Tensor, positions_S: Tensor) -> Tensor:
+        x_SH = self.weights["embedding.word_embeddings.weight"][tokens_S]
+        if self.model.positions == "learned":
+            x_SH = x_SH + self.weights["embedding.position_embeddings.weight"][positions_S]
+        return x_SH
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        weight = self.weights[name + ".weight"] + (1.0 if self.model.zero_centered_norm else 0.0)
+        if self.model.normalization == "RMSNorm":
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
+        centered = x - x.mean(-1, keepdim=True)
+        return (
+            centered * torch.rsqrt(centered.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
+            + self.weights[name + ".bias"]
+        )
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        bias = self.weights[name + ".bias"] if self.model.bias else 0.0
+        return x @ self.weights[name + ".weight"].T + bias
+
+    def _mlp(self, name: str, x: Tensor) -> Tensor:
+        inner = self._linear(name + "linear_fc1", x)
+        if self.model.activation == "swiglu":
+            gate, up = inner.chunk(2, dim=-1)
+            return self._linear(name + "linear_fc2", functional.silu(gate) * up)
+        return self._linear(name + "linear_fc2", functional.gelu(inner))
+
+    def _self_attention(self, layer: str, x_SH: Tensor, mask_SS: Tensor, positions: range | None) -> Tensor:
+        """Query heads of a group lie before the group's key and value in the fused projection."""
+        groups, width = self.model.query_groups, self.model.head_width
+        per_group = self.model.heads // groups
+        mixed = self._linear(layer + "self_attention.linear_qkv", x_SH).view(len(x_SH), groups, per_group + 2, width)
+        query, key, value = (
+            mixed[:, :, :per_group].flatten(1, 2),
+            mixed[:, :, per_group],
+            mixed[:, :, per_group + 1],
+        )
+        rotated = (positions, positions) if positions is not None else None
+        return self._linear(layer + "self_attention.linear_proj", self._attend(query, key, value, mask_SS, rotated))
+
+    def _cross(
+        self,
+        name: str,
+        x_SH: Tensor,
+        keys_TH: Tensor,
+        mask_ST: Tensor,
+        positions: tuple[range, range | list[int]] | None,
+    ) -> Tensor:
+        query = self._linear(name + "linear_q", x_SH).view(len(x_SH), self.model.heads, -1)
+        key, value = (
+            self._linear(name + "linear_kv", keys_TH).view(len(keys_TH), self.model.query_groups, -1).chunk(2, -1)
+        )
+        return self._linear(name + "linear_proj", self._attend(query, key, value, mask_ST, positions))
+
+    def _attend(
+        self,
+        query_SND: Tensor,
+        key_TGD: Tensor,
+        value_TGD: Tensor,
+        mask_ST: Tensor,
+        positions: tuple[range, range | list[int]] | None,
+    ) -> Tensor:
+        if positions is not None:
+            query_SND, key_TGD = self._rotate(query_SND, positions[0]), self._rotate(key_TGD, positions[1])
+        repeat = query_SND.size(1) // key_TGD.size(1)
+        key, value = key_TGD.repeat_interleave(repeat, 1), value_TGD.repeat_interleave(repeat, 1)
+        scores_NST = torch.einsum("snd,tnd->nst", query_SND, key) / math.sqrt(self.model.head_width)
+        # A row that may see nothing belongs to padding; let it see everything so that it stays finite.
+        allowed_ST = mask_ST | ~mask_ST.any(-1, keepdim=True)
+        weights_NST = scores_NST.masked_fill(~allowed_ST, float("-inf")).softmax(-1)
+        return torch.einsum("nst,tnd->snd", weights_NST, value).flatten(1)
+
+    def _rotate(self, x_SND: Tensor, positions: range | list[int]) -> Tensor:
+        """Rotary embedding (Su et al. 2021): pair (i, i + half) turns by position * base^(-2i/dim)."""
+        width = int(self.model.head_width * self.model.rope_percent)
+        frequency = self.model.rope_base ** -(torch.arange(0, width, 2).float() / width)
+        angle_SF = torch.tensor(list(positions)).float()[:, None] * frequency
+        cos, sin = angle_SF.cos()[:, None], angle_SF.sin()[:, None]
+        first, second, rest = x_SND.split([width // 2, width // 2, x_SND.size(-1) - width], dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)

@@ -1,0 +1,75 @@
+"""Named model sizes, each with where its numbers come from.
+
+The InstructRetro sizes (Wang et al. 2023, arXiv:2310.07713, tables 4 and 5) are published as parameter counts
+only. With the paper's 256,000-token SentencePiece vocabulary and untied embeddings, 12 d^2 weights a layer leave one
+fitting round shape for each count; the counts those shapes give are held in `tests/model/test_sizes.py`.
+Cross-attention starts at layer 6 up to 15 layers and at 9 above, then in every third layer (RETRO, section 2.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """One row of the size table."""
+
+    settings: dict[str, Any]
+    """Settings of ModelConfig."""
+    source: str
+    """Where the numbers come from."""
+    vocabulary: int = 256_000
+    """Tokens assumed where no tokenizer is given (`--dry-run`)."""
+
+
+def _shape(layers: int, hidden: int, heads: int, length: int) -> dict[str, Any]:
+    return {
+        "layers": layers,
+        "hidden_size": hidden,
+        "heads": heads,
+        "query_groups": heads,
+        "ffn_hidden_size": 4 * hidden,
+        "sequence_length": length,
+        "first_cross_attention": 6 if layers <= 15 else 9,
+        "cross_attention_every": 3,
+    }
+
+
+def _instruct_retro(layers: int, hidden: int, heads: int) -> dict[str, Any]:
+    return _shape(layers, hidden, heads, 4096) | {
+        "zero_centered_norm": True,
+        "rope_percent": 0.5,
+        "init_std": 0.007,
+        "encoder_dropout": 0.1,
+    }
+
+
+_PUBLISHED = "count published in arXiv:2310.07713; shape follows from it and the 256,000-token vocabulary"
+
+SIZES: dict[str, Size] = {
+    "tiny": Size(
+        settings=_shape(4, 128, 4, 256) | {"first_cross_attention": 2, "cross_attention_every": 2},
+        source="ours: trains in a minute on two CPU cores",
+        vocabulary=4_096,
+    ),
+    "small": Size(
+        settings=_shape(12, 768, 12, 2048),
+        source="Wang et al. 2023, arXiv:2304.06762, table 9: 12 layers, 768, 126M / 148M with GPT-2 BPE",
+        vocabulary=50_257,
+    ),
+    "medium": Size(
+        settings=_shape(24, 1024, 16, 2048),
+        source="arXiv:2304.06762, table 9: 24 layers, 1024, 357M / 410M with GPT-2 BPE",
+        vocabulary=50_257,
+    ),
+    "843m": Size(
+        settings=_instruct_retro(24, 1024, 16),
+        source=f"{_PUBLISHED} (823M -> 878M); heads from the released script",
+    ),
+    "2b": Size(settings=_instruct_retro(24, 2048, 16), source=f"{_PUBLISHED} (2.25B -> 2.5B); heads of 128"),
+    "8b": Size(settings=_instruct_retro(32, 4096, 32), source=f"{_PUBLISHED} (8.5B -> 9.5B); heads of 128"),
+    "22b": Size(settings=_instruct_retro(40, 6144, 48), source=f"{_PUBLISHED} (22B -> 24B); heads of 128"),
+    "43b": Size(settings=_instruct_retro(48, 8192, 64), source=f"{_PUBLISHED} (43B -> 48B); heads of 128"),
+}

@@ -1,0 +1,111 @@
+"""From a model config to megatron-core's transformer config and layer specs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from retro.mcore.cpu import on_cpu
+from retro.mcore.layers import (
+    MLP,
+    AttnMaskType,
+    ColumnParallelLinear,
+    IdentityFuncOp,
+    IdentityOp,
+    MLPSubmodules,
+    ModuleSpec,
+    Norm,
+    RowParallelLinear,
+    TransformerConfig,
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_bias_dropout_add,
+    self_attention_spec,
+)
+from retro.model.config import ModelConfig
+
+
+def transformer_config(
+    model: ModelConfig,
+    *,
+    layers: int,
+    dropout: float,
+    bfloat16: bool,
+    tensor_parallel: int,
+    recompute: str = "none",
+) -> TransformerConfig:
+    """megatron-core's config for a stack of `layers` layers of this model's width."""
+    return TransformerConfig(
+        num_layers=layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.heads,
+        num_query_groups=model.query_groups,
+        ffn_hidden_size=model.ffn_hidden_size,
+        kv_channels=model.head_width,
+        hidden_dropout=dropout,
+        attention_dropout=dropout,
+        normalization=model.normalization,
+        layernorm_zero_centered_gamma=model.zero_centered_norm,
+        layernorm_epsilon=1e-5,
+        add_bias_linear=model.bias,
+        gated_linear_unit=model.activation == "swiglu",
+        activation_func=functional.silu if model.activation == "swiglu" else functional.gelu,
+        init_method_std=model.init_std,
+        tensor_model_parallel_size=tensor_parallel,
+        bf16=bfloat16,
+        params_dtype=torch.bfloat16 if bfloat16 else torch.float32,
+        pipeline_dtype=torch.bfloat16 if bfloat16 else torch.float32,
+        use_cpu_initialization=on_cpu(),
+        gradient_accumulation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        bias_activation_fusion=False,
+        apply_rope_fusion=False,
+        recompute_granularity="full" if recompute == "full" else None,
+        recompute_method="uniform" if recompute == "full" else None,
+        recompute_num_layers=1 if recompute == "full" else None,
+    )
+
+
+def mlp_spec() -> ModuleSpec:
+    """megatron-core's feed-forward layer."""
+    return ModuleSpec(
+        module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    )
+
+
+def decoder_layer_spec(cross_attention: ModuleSpec | None) -> ModuleSpec:
+    """One decoder layer; with `cross_attention` it reads neighbors between self-attention and feed-forward."""
+    reads = cross_attention is not None
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=Norm,
+            self_attention=self_attention_spec(AttnMaskType.causal),
+            self_attn_bda=get_bias_dropout_add,
+            pre_cross_attn_layernorm=Norm if reads else IdentityOp,
+            cross_attention=cross_attention if reads else IdentityOp,
+            cross_attn_bda=add_cross_attention if reads else IdentityFuncOp,
+            pre_mlp_layernorm=Norm,
+            mlp=mlp_spec(),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def add_cross_attention(training: bool, fused: bool) -> Callable[[dict[str, Tensor | None], Tensor, float], Tensor]:
+    """The residual add after chunked cross-attention, in the form megatron-core's layer calls it.
+
+    Nothing to read leaves the stream untouched, bit for bit. There is no fused variant.
+    """
+
+    def add(result: dict[str, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
+        output = result["output"]
+        if output is None:
+            return residual
+        return residual + functional.dropout(output, p=dropout, training=training)
+
+    return add
