@@ -1,0 +1,223 @@
+"""A finished corpus as the later stages read it: tokens, documents, the split, and the packed streams."""
+
+# Dims in this file. N rows asked for   W width   B windows   Q chunks asked for   M tokens in a chunk
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from retro.common.artifacts import Manifest, read_manifest
+from retro.common.errors import ArtifactError
+from retro.common.hdf5 import map_column
+from retro.common.tokenizers import Tokenizer, load_tokenizer
+from retro.corpus.documents import DocumentNames
+from retro.corpus.packing import documents_at, stream_bounds, window_offsets
+from retro.mcore.token_files import TokenFile, bin_path
+
+STAGE = "corpus"
+SPLITS = ("train", "valid", "test")
+"""Names of the splits; a split's number is its place here."""
+DOCUMENTS_FILE = "documents.h5"
+_REMEDY = "Run `retro corpus` again"
+
+
+class Corpus:
+    """The artifact of the corpus stage. Open it with `Corpus.open`; nothing is read before it is asked for.
+
+    Attributes:
+        directory: Where it lies.
+        manifest: What the stage said of it.
+        sources: Names of the sources; a source's number is its place here.
+        weights: Each source's share of training samples; they sum to 1.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        configured: list[dict[str, Any]] = manifest.config["sources"]
+        self.sources: tuple[str, ...] = tuple(str(source["name"]) for source in configured)
+        total = sum(float(source["weight"]) for source in configured)
+        self.weights: tuple[float, ...] = tuple(float(source["weight"]) / total for source in configured)
+        self._token_files: dict[int, TokenFile] = {}
+        self._names: dict[int, DocumentNames] = {}
+        self._columns: dict[str, NDArray[Any]] = {}
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Open a finished corpus and check it against its manifest.
+
+        Raises:
+            ArtifactError: The stage did not finish, or a file is missing, cut short or of another corpus.
+        """
+        corpus = cls(directory, read_manifest(directory, STAGE))
+        for number, name in enumerate(corpus.sources):
+            file, known = corpus.token_file(number), corpus.manifest.counts["sources"][name]
+            for what, found in (("documents", file.documents), ("tokens", file.token_count)):
+                if found != known[what]:
+                    problem = f"has {found} {what}; the manifest says {known[what]}"
+                    raise ArtifactError(bin_path(file.prefix), problem, _REMEDY)
+        return corpus
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the tokens.
+
+        Raises:
+            ArtifactError: The file beside the tokens is not that tokenizer.
+        """
+        tokenizer = load_tokenizer(self.directory / "tokenizer")
+        known = self.manifest.counts["tokenizer"]["fingerprint"]
+        if tokenizer.fingerprint != known:
+            problem = f"is tokenizer {tokenizer.fingerprint}; the tokens were made with {known}"
+            raise ArtifactError(self.directory / "tokenizer", problem, _REMEDY)
+        return tokenizer
+
+    def token_file(self, source: int) -> TokenFile:
+        """The token file of source number `source`."""
+        if source not in self._token_files:
+            self._token_files[source] = TokenFile(self.directory / self.sources[source])
+        return self._token_files[source]
+
+    def split_of(self, source: int) -> NDArray[np.uint8]:
+        """[documents] number of the split each document belongs to."""
+        split: NDArray[np.uint8] = self._column(source, "split")
+        return split
+
+    def stream_order(self, source: int, split: int) -> NDArray[np.int64]:
+        """[documents of the split] document numbers, in the order in which the stream has them."""
+        order: NDArray[np.int64] = self._column(source, f"stream_order/{SPLITS[split]}")
+        return order
+
+    def _column(self, source: int, name: str) -> NDArray[Any]:
+        path = f"{self.sources[source]}/{name}"
+        if path not in self._columns:
+            self._columns[path] = map_column(self.directory / DOCUMENTS_FILE, path, _REMEDY)
+        return self._columns[path]
+
+    def document_id(self, source: int, document: int) -> str:
+        """The id that the document had in its source, or was given."""
+        return self._names_of(source).line(document)["id"]
+
+    def document_title(self, source: int, document: int) -> str:
+        """The document's title; empty when it has none."""
+        return self._names_of(source).line(document)["title"]
+
+    def _names_of(self, source: int) -> DocumentNames:
+        if source not in self._names:
+            path = self.directory / f"{self.sources[source]}.documents.jsonl"
+            self._names[source] = DocumentNames(path, self.token_file(source).documents)
+        return self._names[source]
+
+    def gather(
+        self, source_N: ArrayLike, start_N: ArrayLike, count_N: ArrayLike, width: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Read many runs of tokens, each from any source.
+
+        Args:
+            source_N: [N] source numbers.
+            start_N: [N] token offsets in that source's token file.
+            count_N: [N] tokens to read, 0 to `width`.
+            width: Columns of the result.
+
+        Returns:
+            Tokens [N, width] int32, padded on the right with EOD, and [N, width] True where a token is real.
+
+        Raises:
+            ValueError: A run is wider than `width` or leaves its token file.
+        """
+        source, start, count = (np.asarray(a, dtype=np.int64) for a in (source_N, start_N, count_N))
+        tokens_NW = np.full((len(start), width), self.tokenizer.eod, dtype=np.int32)
+        mask_NW: NDArray[np.bool_] = np.arange(width) < count[:, None]
+        for number in np.unique(source):
+            rows = np.flatnonzero(source == number)
+            found = _read_runs(self.token_file(int(number)).tokens, start[rows], count[rows], width)
+            tokens_NW[rows] = np.where(mask_NW[rows], found, self.tokenizer.eod)
+        return tokens_NW, mask_NW
+
+
+def _read_runs(
+    tokens: NDArray[Any], start_N: NDArray[np.int64], count_N: NDArray[np.int64], width: int
+) -> NDArray[np.int32]:
+    """[N, width] tokens from `start_N` on; what stands behind a run's count is not defined."""
+    if np.any(count_N < 0) or np.any(count_N > width):
+        raise ValueError(f"counts from {count_N.min()} to {count_N.max()} do not fit a width of {width}")
+    if np.any(start_N < 0) or np.any(start_N + count_N > len(tokens)):
+        raise ValueError(f"a run leaves the token file of {len(tokens)} tokens")
+    found = np.zeros((len(start_N), width), dtype=np.int32)
+    # Copying whole windows is 5 times as fast as indexing every token; the last `width` tokens have no window.
+    whole = start_N + width <= len(tokens)
+    if width and whole.any():
+        found[whole] = np.lib.stride_tricks.sliding_window_view(tokens, width)[start_N[whole]]
+    if len(tokens) and not whole.all():
+        found[~whole] = np.take(tokens, start_N[~whole, None] + np.arange(width), mode="clip")
+    return found
+
+
+class TokenStream:
+    """The documents of one source and split, end to end in stream order, as one run of tokens.
+
+    Each document brings the EOD that its token file holds; a Megatron file made without EOD simply abuts.
+
+    Attributes:
+        length: Tokens in the stream.
+        chunks: Whole chunks in the stream.
+        documents: [documents] document numbers in stream order.
+    """
+
+    def __init__(self, corpus: Corpus, source: int, split: int, chunk_length: int) -> None:
+        file = corpus.token_file(source)
+        self.chunk_length = chunk_length
+        self.documents = corpus.stream_order(source, split)
+        self._tokens = file.tokens
+        self._file_starts = file.document_starts[self.documents]
+        self._bounds = stream_bounds(file.document_starts[self.documents + 1] - self._file_starts)
+        self.length = int(self._bounds[-1])
+        self.chunks = self.length // chunk_length
+
+    def tokens(self, start_B: ArrayLike, width: int) -> NDArray[np.int32]:
+        """[B, width] tokens of the windows that start at stream positions `start_B`.
+
+        Raises:
+            ValueError: A window leaves the stream.
+        """
+        start = np.asarray(start_B, dtype=np.int64)
+        if start.size == 0 or width == 0:
+            return np.zeros((len(start), width), dtype=np.int32)
+        if start.min() < 0 or start.max() + width > self.length:
+            raise ValueError(
+                f"windows of {width} tokens from {start.min()} to {start.max()} leave a stream of {self.length}"
+            )
+        offsets_BW = window_offsets(self._bounds, self._file_starts, start, width)
+        tokens_BW: NDArray[np.int32] = self._tokens[offsets_BW].astype(np.int32)
+        return np.asarray(tokens_BW)
+
+    def chunk_documents(self, chunk_numbers: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First and last document, as positions in `documents`, that see the neighbors of each chunk u.
+
+        The neighbors of chunk u are seen up to the last token but one of chunk u + 1, which predicts that chunk's
+        last token; so these are the documents that overlap stream positions [u M, (u + 2) M).
+
+        Args:
+            chunk_numbers: [Q] chunk numbers.
+
+        Returns:
+            [Q] and [Q] positions, both inclusive.
+
+        Raises:
+            ValueError: There is no such chunk.
+        """
+        chunk_Q = np.asarray(chunk_numbers, dtype=np.int64)
+        if chunk_Q.size and (chunk_Q.min() < 0 or chunk_Q.max() >= self.chunks):
+            raise ValueError(f"chunks {chunk_Q.min()} to {chunk_Q.max()} of a stream of {self.chunks} chunks")
+        end_Q = np.minimum((chunk_Q + 2) * self.chunk_length, self.length)
+        return documents_at(self._bounds, chunk_Q * self.chunk_length), documents_at(self._bounds, end_Q - 1)
+
+    def own_documents(self, chunk: int) -> NDArray[np.int64]:
+        """Document numbers that the neighbors of `chunk` must not come from."""
+        first, last = self.chunk_documents([chunk])
+        return np.asarray(self.documents[int(first[0]) : int(last[0]) + 1])
