@@ -1,0 +1,139 @@
+"""Settings of instruction tuning on the data side: which questions, in what mixture, in what prompt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+
+from retro.common.config import StageConfig, read_yaml
+from retro.common.errors import ConfigError, DataError, require
+
+KindSetting = Literal["auto", "short_span", "true_false", "options", "full_answer", "conversation", "chat"]
+
+
+class SetConfig(StageConfig):
+    """One question set of a blend."""
+
+    name: str = Field(min_length=1)
+    """The set's name. Without `path` its files are `<data>/<name>/<name>_QA_train.json` and
+    `_QA_dev.json`."""
+
+    weight: PositiveFloat = 1.0
+    """Share of the training samples, relative to the other sets' weights."""
+
+    path: Path | None = None
+    """A training file (.json or .jsonl) anywhere, instead of the named folder; relative to `data` if that is
+    given."""
+
+    dev: Path | None = None
+    """The validation file that goes with `path`."""
+
+    from_corpus: bool = False
+    """Take the questions that the corpus stage derived from its own documents."""
+
+    kind: KindSetting = "auto"
+    """How the questions want to be answered; `auto` looks the name up in sft/prompts.yaml."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SetConfig:
+        require(self, "path", not (self.from_corpus and self.path), "no path beside from_corpus=true")
+        require(self, "dev", self.dev is None or self.path is not None, "a path beside it")
+        return self
+
+
+class BlendConfig(StageConfig):
+    """A blend file: several question sets with weights."""
+
+    name: str = Field(min_length=1)
+    """The blend's name; tuned checkpoints are named after it."""
+
+    data: str = ""
+    """Folder of the question sets; `$VARIABLES` are filled in."""
+
+    sets: tuple[SetConfig, ...] = Field(min_length=1)
+    """What is blended."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> BlendConfig:
+        names = [one.name for one in self.sets]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(self, "sets", not twice, f"each name once; found twice: {', '.join(twice)}")
+        return self
+
+
+class SftDataConfig(StageConfig):
+    """What the model is tuned on."""
+
+    blend: Path | None = None
+    """A blend file, such as tools/retro/sft/blends/open_inst.yaml. With neither `blend` nor `sets`, the
+    questions that the corpus stage derived are used."""
+
+    sets: tuple[SetConfig, ...] = ()
+    """The sets themselves, instead of a blend file."""
+
+    data: Path | None = None
+    """Folder of the question sets; goes before the blend file's own `data`."""
+
+    style: Literal["plain", "instructretro"] = "instructretro"
+    """Prompt style. `plain` is a dozen tokens around the question, for models with a few hundred tokens of
+    context."""
+
+    contexts_in_prompt: NonNegativeInt = 1
+    """Passages shown in the prompt itself; they are cut, then dropped, when the prompt does not fit."""
+
+    passages_from: Literal["contexts", "retriever"] = "contexts"
+    """Where passages come from: the question's own contexts, or a search of the database with the
+    question."""
+
+    neighbor_text: Literal["text", "title_and_text"] = "title_and_text"
+    """What of a passage the encoder reads."""
+
+    encoder: bool = True
+    """Whether the encoder reads passages while tuning. Off is how NVIDIA's InstructRetro models were tuned:
+    only the decoder learns, from passages in its prompt."""
+
+    seed: NonNegativeInt = 1234
+    """Seed of the order of samples."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SftDataConfig:
+        require(self, "sets", not (self.sets and self.blend), "no sets beside a blend file")
+        return self
+
+    def resolved_blend(self) -> BlendConfig:
+        """The blend that was asked for, read from its file if there is one, with `data` filled in."""
+        if self.blend is not None:
+            blend = read_blend(self.blend)
+        elif self.sets:
+            blend = BlendConfig(name="-".join(one.name for one in self.sets), sets=self.sets)
+        else:
+            blend = BlendConfig(name="corpus", sets=(SetConfig(name="corpus", from_corpus=True),))
+        data = str(self.data) if self.data is not None else blend.data
+        return blend.model_copy(update={"data": data})
+
+
+def read_blend(path: Path) -> BlendConfig:
+    """Read a blend file.
+
+    Raises:
+        DataError: It cannot be read, or a setting in it is wrong; the file is named.
+    """
+    try:
+        return BlendConfig(**({"name": path.stem} | read_yaml(path)))
+    except ConfigError as error:
+        raise DataError(path, str(error), "Mend that setting; examples are in tools/retro/sft/blends") from None
+
+
+def expand_variables(setting: str, text: str) -> Path:
+    """Fill `$VARIABLES` in a path.
+
+    Raises:
+        ConfigError: A variable is not set.
+    """
+    filled = os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111 - both must see the text before it is a Path
+    if "$" in filled:
+        raise ConfigError(setting, text, "needs its variables set, as in DATA=/path/to/questions retro sft …")
+    return Path(filled)

@@ -1,0 +1,147 @@
+"""Token layout of a question with its answer: [left pad][prompt][answer][end][right pad].
+
+The left pad is what makes retrieval work for answers. Chunked cross-attention shows the passages of a chunk
+from that chunk's last token on; the pad puts the prompt's end on a chunk border, so the prompt's last token
+is the last of its chunk, and every answer token sees passages. Pure functions on ids: no tokenizer, no files.
+"""
+
+# Dims in this file. Every array name ends in its dims.
+#   S tokens of a sequence   B sequences   M tokens of a chunk
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Skip = Literal["question_too_long", "answer_too_long"]
+
+
+@dataclass(frozen=True)
+class PromptIds:
+    """A prompt in token ids, in the parts of `prompts.Prompt`."""
+
+    head: Sequence[int]
+    contexts: Sequence[Sequence[int]]
+    tail: Sequence[int]
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """A training sample without its padding."""
+
+    prompt: NDArray[np.int32]
+    """Prompt ids, contexts cut to what fits."""
+    answer: NDArray[np.int32]
+    """Answer ids, ended by the end-of-document id."""
+    lost_context: int
+    """Context tokens that did not fit."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Samples as arrays; a training batch without its neighbors."""
+
+    tokens_BS: NDArray[np.int64]
+    labels_BS: NDArray[np.int64]
+    loss_mask_BS: NDArray[np.float32]
+    token_mask_BS: NDArray[np.bool_]
+
+
+def fit_prompt(prompt: PromptIds, room: int) -> tuple[list[int], int] | None:
+    """Cut the contexts from their end until the prompt has at most `room` tokens.
+
+    Returns:
+        The prompt's ids and the number of context tokens cut, or None when head and tail alone do not fit:
+        the question is never cut.
+    """
+    left = room - len(prompt.head) - len(prompt.tail)
+    if left < 0:
+        return None
+    contexts = list(chain.from_iterable(prompt.contexts))
+    return [*prompt.head, *contexts[:left], *prompt.tail], max(0, len(contexts) - left)
+
+
+def prompt_room(sequence_length: int, chunk_length: int, answer_length: int) -> int:
+    """Prompt tokens that fit before an answer.
+
+    A sequence of S inputs has S + 1 tokens. The padded prompt fills whole chunks; the answer and its end
+    token follow, so padded + answer + 1 <= S + 1.
+
+    Args:
+        sequence_length: S.
+        chunk_length: M; 1 turns the left pad off.
+        answer_length: Answer tokens, the end token not counted.
+    """
+    return max(0, (sequence_length - answer_length) // chunk_length * chunk_length)
+
+
+def encode_sample(
+    prompt: PromptIds, answer: Sequence[int], *, end: int, sequence_length: int, chunk_length: int
+) -> EncodedSample | Skip:
+    """Fit a prompt and its answer into one sequence.
+
+    Returns:
+        The sample; or why it cannot be one: the question does not fit even without contexts and before an
+        answer of one token, or it would but for this answer's length.
+    """
+    fitted = fit_prompt(prompt, prompt_room(sequence_length, chunk_length, len(answer)))
+    if fitted is None:
+        alone = fit_prompt(prompt, prompt_room(sequence_length, chunk_length, 1))
+        return "question_too_long" if alone is None else "answer_too_long"
+    ids, lost = fitted
+    return EncodedSample(np.array(ids, dtype=np.int32), np.array([*answer, end], dtype=np.int32), lost)
+
+
+def left_pad(prompt_length: int, chunk_length: int) -> int:
+    """Pad tokens before a prompt so that it ends where a chunk ends: 0 to M - 1."""
+    return -prompt_length % chunk_length
+
+
+def lay_out(samples: Sequence[EncodedSample], *, end: int, sequence_length: int, chunk_length: int) -> Layout:
+    """Samples as one batch, with loss on answer and end token alone.
+
+    Pads hold the end token's id, since no tokenizer of ours has a pad token; the token mask says which are
+    pads.
+
+    Returns:
+        Arrays [B, S]. Token t is asked for label t, which is token t + 1; the first label with loss is the
+        answer's first token, asked of the prompt's last.
+    """
+    tokens_BT = np.full((len(samples), sequence_length + 1), end, dtype=np.int64)
+    real_BT = np.zeros(tokens_BT.shape, dtype=np.bool_)
+    loss_BT = np.zeros(tokens_BT.shape, dtype=np.float32)
+    for row, sample in enumerate(samples):
+        start = left_pad(len(sample.prompt), chunk_length)
+        middle = start + len(sample.prompt)
+        stop = middle + len(sample.answer)
+        if stop > sequence_length + 1:
+            raise ValueError(f"sample {row} has {stop} tokens with its left pad, room is {sequence_length + 1}")
+        tokens_BT[row, start:middle] = sample.prompt
+        tokens_BT[row, middle:stop] = sample.answer
+        real_BT[row, start:stop] = True
+        loss_BT[row, middle:stop] = 1.0
+    return Layout(tokens_BT[:, :-1], tokens_BT[:, 1:], loss_BT[:, 1:], real_BT[:, :-1])
+
+
+def lay_out_prompts(
+    prompts: Sequence[Sequence[int]], *, end: int, chunk_length: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Prompts for generation, left-padded to one length that is a multiple of the chunk length.
+
+    Returns:
+        Tokens [B, S] and mask [B, S], True where a token is real; the last token of every row ends its
+        prompt. A row much shorter than the longest begins with whole chunks of padding.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    length = longest + left_pad(longest, chunk_length)
+    tokens_BS = np.full((len(prompts), length), end, dtype=np.int64)
+    mask_BS = np.zeros(tokens_BS.shape, dtype=np.bool_)
+    for row, prompt in enumerate(prompts):
+        tokens_BS[row, length - len(prompt) :] = prompt
+        mask_BS[row, length - len(prompt) :] = True
+    return tokens_BS, mask_BS

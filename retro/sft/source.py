@@ -1,0 +1,100 @@
+"""Batches of question and answer for the training loop."""
+
+# Dims in this file.
+#   B samples   S tokens of a sequence   L chunks of a sequence   K passages   R tokens of a passage
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.sft.blend import Blend
+from retro.sft.encode import EncodedSample, lay_out
+from retro.sft.passages import NeighborTokens
+from retro.training.batch import Batch
+
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """One question set, ready to be fetched from."""
+
+    name: str
+    samples: Sequence[EncodedSample]
+    neighbors: NeighborTokens | None
+    """Row n belongs to sample n. None: the encoder is off."""
+
+
+class SftSource:
+    """A BatchSource over a blend of question sets; sample numbers go on for ever."""
+
+    def __init__(
+        self, sets: Sequence[EncodedSet], blend: Blend, *, end: int, sequence_length: int, chunk_length: int
+    ) -> None:
+        """Join sets and blend.
+
+        Args:
+            sets: All with neighbors, or all without.
+            blend: Its sizes are the sets' sample counts, in the same order.
+            end: The end-of-document id.
+            sequence_length: S.
+            chunk_length: M.
+        """
+        if [len(one.samples) for one in sets] != list(blend.sizes):
+            raise ValueError(f"the blend has sizes {blend.sizes}, the sets {[len(one.samples) for one in sets]}")
+        if len({one.neighbors is None for one in sets}) != 1:
+            raise ValueError("some sets have neighbors and some have none")
+        self.sets, self.blend = tuple(sets), blend
+        self.end, self.sequence_length, self.chunk_length = end, sequence_length, chunk_length
+
+    def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
+        """The samples of these numbers as one batch; the same numbers always give the same bytes."""
+        sets_B, items_B = self.blend.draw(np.asarray(sample_numbers, dtype=np.int64))
+        places = list(zip(sets_B.tolist(), items_B.tolist(), strict=True))
+        layout = lay_out(
+            [self.sets[which].samples[item] for which, item in places],
+            end=self.end,
+            sequence_length=self.sequence_length,
+            # Without an encoder there are no chunks to line up with, and pads only take room.
+            chunk_length=self.chunk_length if self.encoder else 1,
+        )
+        neighbors_BLKR, mask_BLKR = self._neighbors(places)
+        return Batch(
+            tokens_BS=layout.tokens_BS,
+            labels_BS=layout.labels_BS,
+            loss_mask_BS=layout.loss_mask_BS,
+            neighbors_BLKR=neighbors_BLKR,
+            neighbor_mask_BLKR=mask_BLKR,
+            token_mask_BS=layout.token_mask_BS,
+        )
+
+    @property
+    def encoder(self) -> bool:
+        """Whether batches carry neighbors."""
+        return self.sets[0].neighbors is not None
+
+    def _neighbors(
+        self, places: Sequence[tuple[int, int]]
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None]:
+        tokens, masks = [], []
+        for which, item in places:
+            known = self.sets[which].neighbors
+            if known is None:
+                return None, None
+            tokens.append(known.tokens_NKR[item])
+            masks.append(known.mask(np.array([item]))[0])
+        chunks = self.sequence_length // self.chunk_length
+        return (
+            for_every_chunk(np.stack(tokens).astype(np.int64), chunks),
+            for_every_chunk(np.stack(masks), chunks),
+        )
+
+
+def for_every_chunk(values_BKR: NDArray[T], chunks: int) -> NDArray[T]:
+    """Give all chunks of a sequence the same passages: [B, K, R] to [B, L, K, R]."""
+    return np.repeat(values_BKR[:, None], chunks, axis=1)

@@ -1,0 +1,42 @@
+"""What every source of training data hands to the training loop."""
+
+# Dims in this file.
+#   B sequences of a micro batch   S tokens of a sequence   L chunks of a sequence, S // M
+#   K neighbors of a chunk         R tokens of a neighbor
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro batch as arrays."""
+
+    tokens_BS: NDArray[np.int64]
+    labels_BS: NDArray[np.int64]
+    """Token t is asked for label t."""
+    loss_mask_BS: NDArray[np.float32]
+    """1 where a label counts, else 0."""
+    neighbors_BLKR: NDArray[np.int64] | None
+    """Neighbors of chunk u are seen by the last token of chunk u and the first M - 1 tokens of chunk u +
+    1."""
+    neighbor_mask_BLKR: NDArray[np.bool_] | None
+    """True where a neighbor token is real."""
+    token_mask_BS: NDArray[np.bool_] | None
+    """True where a token is real; None: all are."""
+
+
+class BatchSource(Protocol):
+    """Anything that gives training samples by number."""
+
+    def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
+        """The samples of these numbers.
+
+        Numbers count up for ever; the source turns them into epochs with its own seed, and the same numbers
+        always give the same batch.
+        """

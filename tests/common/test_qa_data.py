@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retro.common.errors import DataError
+from retro.common.qa_data import Context, find_question_file, read_questions
+
+GOOD = {"question": "Who?", "answers": ["Ada"]}
+
+
+def write(tmp_path: Path, items: object, name: str = "set.json") -> Path:
+    path = tmp_path / name
+    path.write_text(json.dumps(items), encoding="utf-8")
+    return path
+
+
+def one(tmp_path: Path, **fields: Any) -> Any:
+    return read_questions(write(tmp_path, [{"question": "Who?"} | fields]))[0]
+
+
+def test_a_list_and_lines_read_alike(tmp_path: Path) -> None:
+    items = [GOOD, {"question": "Where?", "answer": "Here\u2028there"}]
+    lines = tmp_path / "set.jsonl"
+    lines.write_text("\n".join(json.dumps(item, ensure_ascii=False) for item in items) + "\n\n", encoding="utf-8")
+    assert read_questions(lines) == read_questions(write(tmp_path, items))
+    assert [question.id for question in read_questions(lines)] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "answers"),
+    [
+        ({"answers": ["Ada", "Lovelace"]}, ("Ada", "Lovelace")),
+        ({"answers": [{"text": "Ada"}, {"text": " Countess "}]}, ("Ada", "Countess")),
+        ({"answer": "Ada"}, ("Ada",)),
+        ({"answers": "Ada"}, ("Ada",)),
+        ({"answer": ["Ada", ""]}, ("Ada",)),
+        ({"answer": 42}, ("42",)),
+        ({"answer": True}, ("True",)),
+        ({"longform_answer": "Ada did."}, ("Ada did.",)),
+        ({"answers": None, "answer": "Ada"}, ("Ada",)),
+    ],
+)
+def test_all_gold_answers_are_kept_and_a_text_is_one_answer(
+    tmp_path: Path, fields: dict[str, Any], answers: tuple[str, ...]
+) -> None:
+    assert one(tmp_path, **fields).answers == answers
+
+
+@pytest.mark.parametrize(
+    ("fields", "contexts"),
+    [
+        ({"ctxs": [{"title": "T", "text": "body", "id": 7}]}, (Context("T", "body", "7"),)),
+        ({"neighbours": ["first", "second"]}, (Context("", "first"), Context("", "second"))),
+        ({"bert_pretrain_corpus_neighbours": ["first"]}, (Context("", "first"),)),
+        ({"sub-paragraphs": "body"}, (Context("", "body"),)),
+        ({"sub-paragraphs": ["T", "body"]}, (Context("T", "body"),)),
+        ({"sub_paragraph": "news"}, (Context("", "news"),)),
+        ({"context": [["T", ["One.", " Two."]]]}, (Context("T", "One. Two."),)),
+        ({"ctxs": []}, ()),
+        ({}, ()),
+    ],
+)
+def test_contexts_are_read_from_every_known_field(
+    tmp_path: Path, fields: dict[str, Any], contexts: tuple[Context, ...]
+) -> None:
+    assert one(tmp_path, answer="Ada", **fields).contexts == contexts
+
+
+def test_options_ids_and_documents_are_read(tmp_path: Path) -> None:
+    question = one(
+        tmp_path,
+        answer="b",
+        _id="q7",
+        qa_type="multi_choice_qa",
+        multichoice_options=["a", "b"],
+        document_ids=["d", "d"],
+    )
+    assert (question.id, question.options, question.document_ids) == ("q7", ("a", "b"), ("d",))
+
+
+def test_hotpotqa_names_its_documents_by_title(tmp_path: Path) -> None:
+    question = one(tmp_path, answer="b", supporting_facts=[["Ada", 0], ["Ada", 1], ["Babbage", 0]])
+    assert question.document_ids == ("Ada", "Babbage")
+
+
+@pytest.mark.parametrize(
+    ("item", "problem"),
+    [
+        ({"answers": ["x"]}, "item 1 has no 'question'"),
+        ({"question": "  ", "answers": ["x"]}, "item 1 has the question '  '"),
+        ({"question": "Who?"}, "item 1 has no 'answers'"),
+        ({"question": "Who?", "answers": []}, "item 1 has 'answers' = []"),
+        ({"question": "Who?", "answers": ["", " "]}, "item 1 has 'answers' = ['', ' ']"),
+        ({"question": "Who?", "answers": [["x"]]}, "item 1 has ['x'] in 'answers'"),
+        ({"question": "Who?", "answer": "x", "ctxs": 7}, "item 1 has a int in 'ctxs'"),
+        ({"question": "Who?", "answer": "x", "ctxs": [{"title": "T"}]}, "item 1 has \"{'title': 'T'}\" in 'ctxs'"),
+        ({"question": "Who?", "answer": "x", "qa_type": "multi_choice_qa"}, "multichoice_options = None"),
+        ({"question": "Who?", "answer": "x", "document_ids": "d"}, "item 1 has document_ids = 'd'"),
+        ("Who?", "item 1 is a str"),
+    ],
+)
+def test_a_bad_item_is_named_by_file_and_number(tmp_path: Path, item: object, problem: str) -> None:
+    path = write(tmp_path, [GOOD, item])
+    with pytest.raises(DataError) as caught:
+        read_questions(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert problem in str(caught.value)
+
+
+def test_broken_json_is_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps(GOOD) + '\n{"question": "Who?",\n')
+    with pytest.raises(DataError, match=r"set.jsonl: line 2 \(item 1\) is broken JSON at column \d+"):
+        read_questions(path)
+    path.write_text('[{"question": "Who?", "answers": ["x"]},\n {"question" "x"}]')
+    with pytest.raises(DataError, match="broken JSON at line 2, column 14"):
+        read_questions(path)
+
+
+def test_two_questions_cannot_share_an_id(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="item 1 has the id 'a' of item 0"):
+        read_questions(write(tmp_path, [GOOD | {"id": "a"}, GOOD | {"id": "a"}]))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "\n\n"])
+def test_a_file_without_questions_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="holds no question"):
+        read_questions(path)
+
+
+def test_a_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such question file"):
+        read_questions(tmp_path / "none.json")
+    (tmp_path / "latin.json").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_questions(tmp_path / "latin.json")
+
+
+def test_a_named_set_is_found_in_its_folder_and_a_typo_is_answered(tmp_path: Path) -> None:
+    folder = tmp_path / "squad"
+    folder.mkdir()
+    path = write(folder, [GOOD], "squad_QA_train.json")
+    assert find_question_file(tmp_path, "squad", "train") == path
+    with pytest.raises(DataError, match="Did you mean 'squad'"):
+        find_question_file(tmp_path, "sqaud", "train")
+    with pytest.raises(DataError, match=r"Did you mean 'squad_QA_train\.json'"):
+        find_question_file(tmp_path, "squad", "dev")
+    with pytest.raises(DataError, match="holds no question set"):
+        find_question_file(tmp_path / "nowhere", "squad", "dev")

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retro.common.errors import ConfigError, DataError
+from retro.common.qa_data import Context, PassageLike
+from retro.sft.config import SetConfig, SftDataConfig
+from retro.sft.prepare import Prepared, Shape, prepare
+from tests.sft.words import WordTokenizer
+
+SHAPE = Shape(sequence_length=16, chunk_length=4, passages=2, retrieved_length=6)
+
+
+def write(path: Path, items: Sequence[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(items))
+    return path
+
+
+def items(count: int, words: int = 2) -> list[dict[str, Any]]:
+    return [
+        {
+            "question": " ".join([f"q{n}"] * words),
+            "answers": [f"a{n}", "other"],
+            "ctxs": [{"title": "T", "text": f"c{n} " * 5}],
+        }
+        for n in range(count)
+    ]
+
+
+def built(config: SftDataConfig, tokenizer: WordTokenizer, **more: Any) -> Prepared:
+    prepared = prepare(config, "train", tokenizer, SHAPE, **more)
+    assert prepared is not None
+    return prepared
+
+
+def plain(path: Path, **more: Any) -> SftDataConfig:
+    return SftDataConfig(sets=(SetConfig(name="mine", path=path),), style="plain", **more)
+
+
+def test_a_sample_is_prompt_first_answer_and_end_with_its_passages(tmp_path: Path) -> None:
+    words = WordTokenizer()
+    prepared = built(plain(write(tmp_path / "a.json", items(1)), contexts_in_prompt=0), words)
+    batch = prepared.source.fetch(np.array([0]))
+    asked = batch.labels_BS[batch.loss_mask_BS == 1]
+    assert words.decode(asked.tolist()) == "a0"
+    assert asked[-1] == words.eod
+    assert words.decode(batch.tokens_BS[0, 3:8].tolist()) == "question: q0 q0\nanswer:"
+    assert batch.token_mask_BS is not None
+    assert batch.token_mask_BS[0, :3].tolist() == [False] * 3
+    assert batch.neighbors_BLKR is not None
+    assert words.decode(batch.neighbors_BLKR[0, 0, 0].tolist()) == "T\nc0 c0 c0 c0"
+
+
+def test_a_prompt_loses_context_but_never_its_question(tmp_path: Path) -> None:
+    words = WordTokenizer()
+    # 16 tokens leave 12 before an answer of one token; the question takes 5, so a passage of 7 fits.
+    prepared = built(plain(write(tmp_path / "a.json", items(1)), contexts_in_prompt=1), words)
+    batch = prepared.source.fetch(np.array([0]))
+    assert "question: q0 q0\nanswer: a0" in words.decode(batch.tokens_BS[0].tolist())
+    assert prepared.reports[0].lost_context_tokens == 0
+    long = items(1)
+    long[0]["ctxs"][0]["text"] = "w " * 50
+    prepared = built(plain(write(tmp_path / "b.json", long), contexts_in_prompt=1), words)
+    assert prepared.reports[0].lost_context_tokens == 52 - (12 - 5)
+    batch = prepared.source.fetch(np.array([0]))
+    assert "question: q0 q0\nanswer: a0" in words.decode(batch.tokens_BS[0].tolist())
+
+
+def test_questions_that_do_not_fit_are_counted_by_reason(tmp_path: Path) -> None:
+    mixed = [*items(3), items(1, words=40)[0], items(1)[0] | {"answers": ["w " * 14]}]
+    report = built(plain(write(tmp_path / "a.json", mixed)), WordTokenizer()).reports[0]
+    assert (report.questions, report.samples) == (5, 3)
+    assert report.skipped == {"question_too_long": 1, "answer_too_long": 1}
+
+
+def test_a_file_of_which_nothing_fits_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", items(2, words=40))
+    with pytest.raises(DataError, match=r"none of its 2 questions fits 16 tokens .*question_too_long"):
+        built(plain(path), WordTokenizer())
+
+
+def test_passages_can_come_from_a_retriever(tmp_path: Path) -> None:
+    def retrieve(texts: list[str]) -> list[list[PassageLike]]:
+        return [[Context("", f"found {text}")] for text in texts]
+
+    words = WordTokenizer()
+    config = plain(write(tmp_path / "a.json", items(1)), passages_from="retriever")
+    batch = built(config, words, retrieve=retrieve).source.fetch(np.array([0]))
+    assert batch.neighbors_BLKR is not None
+    assert words.decode(batch.neighbors_BLKR[0, 1, 0].tolist()) == "found q0 q0"
+
+
+def test_with_the_encoder_off_passages_stand_only_in_the_prompt(tmp_path: Path) -> None:
+    words = WordTokenizer()
+    prepared = built(plain(write(tmp_path / "a.json", items(1)), encoder=False), words)
+    batch = prepared.source.fetch(np.array([0]))
+    assert batch.neighbors_BLKR is None
+    assert words.decode(batch.tokens_BS[0].tolist()).startswith("T: c0")
+
+
+def test_with_nothing_to_read_passages_no_search_is_made(tmp_path: Path) -> None:
+    config = plain(write(tmp_path / "a.json", items(1)), encoder=False, contexts_in_prompt=0, passages_from="retriever")
+    assert built(config, WordTokenizer()).reports[0].without_passages == 1
+
+
+def test_named_sets_are_blended_and_the_mixture_is_told(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / name / f"{name}_QA_train.json", items(4))
+    write(tmp_path / "two" / "two_QA_dev.json", items(2))
+    sets = (SetConfig(name="one", weight=3.0), SetConfig(name="two", weight=1.0))
+    config = SftDataConfig(sets=sets, data=tmp_path, style="plain")
+    report = built(config, WordTokenizer()).report(1000)
+    assert report["blend"] == "one-two"
+    assert report["mixture"]["one"] == {"wanted": 0.75, "achieved": 0.75, "samples": 750}
+    dev = prepare(config, "dev", WordTokenizer(), SHAPE)
+    assert dev is not None
+    assert [one.name for one in dev.reports] == ["two"]
+
+
+def test_no_validation_file_anywhere_is_no_validation(tmp_path: Path) -> None:
+    assert prepare(plain(write(tmp_path / "a.json", items(1))), "dev", WordTokenizer(), SHAPE) is None
+
+
+def test_the_corpus_own_questions_are_the_default(tmp_path: Path) -> None:
+    write(tmp_path / "qa" / "train.json", items(2))
+    write(tmp_path / "qa" / "valid.json", items(1))
+    config = SftDataConfig(style="plain")
+    assert built(config, WordTokenizer(), corpus_dir=tmp_path).reports[0].questions == 2
+    dev = prepare(config, "dev", WordTokenizer(), SHAPE, corpus_dir=tmp_path)
+    assert dev is not None
+    assert dev.reports[0].file == "valid.json"
+    with pytest.raises(ConfigError, match="from_corpus = True: needs a run directory"):
+        built(config, WordTokenizer())
+
+
+def test_a_missing_path_is_answered_with_its_neighbour(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", items(1))
+    with pytest.raises(DataError, match=r"trian.json: no such question file. Did you mean 'train.json'"):
+        built(plain(tmp_path / "trian.json"), WordTokenizer())
+
+
+def test_an_unknown_set_and_a_missing_data_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "dolly").mkdir()
+    config = SftDataConfig(sets=(SetConfig(name="doly"),), data=tmp_path)
+    for part in ("train", "dev"):
+        with pytest.raises(DataError, match="Did you mean 'dolly'"):
+            prepare(config, part, WordTokenizer(), SHAPE)
+    with pytest.raises(ConfigError, match=r"data = '': needs the folder that holds doly"):
+        built(SftDataConfig(sets=(SetConfig(name="doly"),)), WordTokenizer())

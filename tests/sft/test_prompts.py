@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from retro.common.errors import ConfigError
+from retro.common.qa_data import Context, Question
+from retro.sft.prompts import answer_text, build_prompt, kind_of_set, lettered_options, require_kind
+
+ASKED = Question(id="0", question="Who wrote it?", answers=("Ada",))
+PASSAGES = (Context("Notes", "Ada wrote {text}."), Context("", "Babbage built it."))
+
+
+def test_the_plain_prompt_is_only_the_question() -> None:
+    prompt = build_prompt(ASKED, PASSAGES, style="plain", kind="short_span", contexts_in_prompt=0)
+    assert prompt.text == "question: Who wrote it?\nanswer:"
+
+
+def test_the_plain_prompt_shows_as_many_passages_as_asked() -> None:
+    prompt = build_prompt(ASKED, PASSAGES, style="plain", kind="short_span", contexts_in_prompt=2)
+    assert prompt.contexts == ("Notes: Ada wrote {text}.\n", "Babbage built it.\n")
+
+
+def test_the_instruction_prompt_has_preamble_passages_user_and_assistant() -> None:
+    prompt = build_prompt(ASKED, PASSAGES, style="instructretro", kind="short_span", contexts_in_prompt=1)
+    preamble, passage, user, assistant = prompt.text.split("\n\n")
+    assert preamble.startswith("System: ")
+    assert passage == "title: Notes, source: Ada wrote {text}."
+    assert user.startswith("User: ")
+    assert user.endswith(" Who wrote it?")
+    assert assistant == "Assistant: The answer is"
+
+
+def test_a_full_answer_is_not_begun_for_the_model() -> None:
+    prompt = build_prompt(ASKED, (), style="instructretro", kind="full_answer", contexts_in_prompt=1)
+    assert prompt.text.endswith("\n\nAssistant:")
+
+
+def test_a_conversation_is_used_as_it_is() -> None:
+    prompt = build_prompt(ASKED, (), style="instructretro", kind="conversation", contexts_in_prompt=1)
+    assert prompt.tail == "User: Who wrote it?\n\nAssistant:"
+
+
+def test_chat_shows_no_passages() -> None:
+    prompt = build_prompt(ASKED, PASSAGES, style="instructretro", kind="chat", contexts_in_prompt=2)
+    assert prompt.contexts == ()
+
+
+def test_options_are_lettered_on_a_line_of_their_own() -> None:
+    asked = Question(id="0", question="Which?", answers=("red",), options=("red", "blue"))
+    prompt = build_prompt(asked, (), style="plain", kind="options", contexts_in_prompt=0)
+    assert prompt.text == "question: Which?\n(A) red (B) blue\nanswer:"
+
+
+def test_letters_go_on_after_z() -> None:
+    assert lettered_options(["x"] * 28).endswith("(Z) x (AA) x (AB) x")
+
+
+def test_kinds_are_looked_up_in_any_case() -> None:
+    assert kind_of_set("BoolQ") == kind_of_set("boolq") == "true_false"
+    assert kind_of_set("never heard of") == "short_span"
+
+
+def test_a_wrong_kind_is_answered_with_the_nearest() -> None:
+    assert require_kind("kind", "chat") == "chat"
+    with pytest.raises(ConfigError, match="kind = 'short_spam': is not a kind of answer; did you mean 'short_span'"):
+        require_kind("kind", "short_spam")
+
+
+def test_an_answer_follows_after_one_space() -> None:
+    assert answer_text("Ada") == " Ada"
