@@ -1,0 +1,130 @@
+"""Answer files: one JSON object per line, question by question, with the passages that were read.
+
+`generate` writes them, `evaluate` and the report read them. Reading is strict: a line that is broken,
+incomplete or given twice is an error, never skipped, because a score over fewer questions looks like a better
+score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from retro.common.errors import ArtifactError
+from retro.common.qa_data import Context, PassageLike, Question
+
+QUESTIONS = "questions.jsonl"
+"""Beside the answer files: every question that was to be answered, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One answered question."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    """All gold answers."""
+    prediction: str
+    passages: tuple[Context, ...]
+    """What was read, best first; empty closed-book."""
+    setting: str
+    skipped: str = ""
+    """Why the model was not asked, if it was not: the prediction is then empty, and counts as wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One line of questions.jsonl."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    document_ids: tuple[str, ...]
+    """Documents that hold the answer, where known."""
+
+
+def answer_line(answer: Answer) -> str:
+    """The answer as a line of JSON, with its line end."""
+    return json.dumps(asdict(answer), ensure_ascii=False) + "\n"
+
+
+def passage_record(passage: PassageLike) -> Context:
+    """A passage, whoever found it, as it is recorded."""
+    return Context(
+        title=passage.title,
+        text=passage.text,
+        document_id=passage.document_id,
+        score=round(float(passage.score), 6),
+        row=int(passage.row),
+    )
+
+
+def question_lines(questions: Sequence[Question]) -> str:
+    """The text of questions.jsonl."""
+    kept = [Asked(id=q.id, question=q.question, answers=q.answers, document_ids=q.document_ids) for q in questions]
+    return "".join(json.dumps(asdict(asked), ensure_ascii=False) + "\n" for asked in kept)
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Read an answer file.
+
+    Raises:
+        ArtifactError: It is missing; a line is broken or incomplete; a question stands in it twice.
+    """
+    answers: list[Answer] = []
+    seen: dict[str, int] = {}
+    for number, data in _lines(path):
+        try:
+            passages = tuple(Context(**passage) for passage in data.pop("passages"))
+            answer = Answer(**(data | {"passages": passages, "answers": tuple(data["answers"])}))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ArtifactError(path, f"line {number} is no answer ({error})", _REDO) from None
+        if answer.id in seen:
+            raise ArtifactError(
+                path, f"line {number} answers question {answer.id!r}, as line {seen[answer.id]} does", _REDO
+            )
+        seen[answer.id] = number
+        answers.append(answer)
+    return answers
+
+
+def read_asked(path: Path) -> list[Asked]:
+    """Read questions.jsonl.
+
+    Raises:
+        ArtifactError: It is missing, or a line is broken or incomplete.
+    """
+    asked = []
+    for number, data in _lines(path):
+        try:
+            lists = {"answers": tuple(data["answers"]), "document_ids": tuple(data["document_ids"])}
+            asked.append(Asked(**(data | lists)))
+        except (TypeError, KeyError) as error:
+            raise ArtifactError(path, f"line {number} is no question ({error})", _REDO) from None
+    return asked
+
+
+_REDO = "Delete the file and run `retro generate` again"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ArtifactError(path, "is missing", "Run `retro generate` first") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(path, f"is not UTF-8 ({error})", _REDO) from None
+    if text and not text.endswith("\n"):
+        raise ArtifactError(path, "ends in the middle of a line", "Run `retro generate` again; it goes on from there")
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            data = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ArtifactError(path, f"line {number} is broken JSON: {error.msg}", _REDO) from None
+        if not isinstance(data, dict):
+            raise ArtifactError(path, f"line {number} is a {type(data).__name__}, not an object", _REDO)
+        yield number, data

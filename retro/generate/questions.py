@@ -1,0 +1,90 @@
+"""Which questions are asked, and which passages go with each: before any model is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from retro.common.errors import ConfigError, DataError
+from retro.common.qa_data import PassageLike, Question, find_question_file, read_questions
+from retro.generate.config import GenerateConfig, Setting
+from retro.sft.passages import Retrieve, passages_of
+from retro.sft.prepare import existing
+
+
+def load_questions(config: GenerateConfig, corpus_dir: Path | None) -> list[Question]:
+    """All questions that the config names, before slicing. With several files, ids get the file's name before
+    them.
+
+    Raises:
+        ConfigError: No file is named, and there is no corpus.
+        DataError: A file is missing or broken.
+    """
+    if config.questions:
+        paths: Sequence[Path] = config.questions
+    elif config.data is not None:
+        paths = [find_question_file(config.data, config.task, config.split)]
+    elif corpus_dir is not None:
+        part = "valid" if config.split == "dev" else config.split
+        paths = [existing(corpus_dir / "qa" / f"{part}.json")]
+    else:
+        raise ConfigError("GenerateConfig.questions", [], "needs a question file, or a run directory with a corpus")
+    if len(paths) == 1:
+        return read_questions(paths[0])
+    named = [(path.stem, question) for path in paths for question in read_questions(path)]
+    questions = [_renamed(question, f"{stem}/{question.id}") for stem, question in named]
+    if len({question.id for question in questions}) < len(questions):
+        raise DataError(paths[-1], "has the name of another question file", "Give the files distinct names")
+    return questions
+
+
+def _renamed(question: Question, name: str) -> Question:
+    return Question(**(vars(question) | {"id": name}))
+
+
+def slice_bounds(config: GenerateConfig, total: int) -> tuple[int, int]:
+    """First question and number of questions of the slice that the config asks for.
+
+    Raises:
+        ConfigError: It starts behind the last question.
+    """
+    if config.start >= total:
+        raise ConfigError("GenerateConfig.start", config.start, f"needs less than {total}, the number of questions")
+    left = total - config.start
+    return config.start, left if config.count is None else min(config.count, left)
+
+
+def find_passages(
+    config: GenerateConfig, questions: Sequence[Question], retrieve: Retrieve | None
+) -> list[tuple[PassageLike, ...]]:
+    """The passages of all questions, best first, at most as many as are used; none are looked for if all
+    settings are closed-book."""
+    if set(config.settings) == {"closed_book"}:
+        return [() for _ in questions]
+    used = max(config.passages, config.contexts_in_prompt)
+    found = passages_of(questions, config.passages_from, retrieve, what="generate")
+    return [passages[:used] for passages in found]
+
+
+def passages_in_setting(
+    setting: Setting, passages: Sequence[Sequence[PassageLike]], seed: int
+) -> list[Sequence[PassageLike]]:
+    """The passages each question is given in a setting.
+
+    Shuffling gives question n those of question n + d, the same d for all and never 0, so every passage is
+    used as often as before and no question keeps its own.
+
+    Raises:
+        ConfigError: Passages of one single question cannot be shuffled.
+    """
+    if setting == "closed_book":
+        return [() for _ in passages]
+    if setting == "with_passages":
+        return list(passages)
+    total = len(passages)
+    if total < 2:
+        raise ConfigError("GenerateConfig.settings", setting, f"needs at least 2 questions, found {total}")
+    shift = int(np.random.default_rng(seed).integers(1, total))
+    return [passages[(number + shift) % total] for number in range(total)]
