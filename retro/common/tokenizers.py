@@ -120,6 +120,8 @@ class HuggingFaceTokenizer:
         # Sentence embedders ship files with truncation to 128 tokens, which would cut documents silently.
         self._model.no_truncation()
         self._model.no_padding()
+        # A text that spells the name of a special token is text: it must not end its own document.
+        self._model.encode_special_tokens = True
         self.vocab_size: int = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
         self.eod: int = self._find_eod(path, eod_token) if eod is None else eod
         self.fingerprint: str = _fingerprint("huggingface", path, self.vocab_size, self.eod)

@@ -1,0 +1,185 @@
+"""Finding the files of a source, saying how they are laid out, and opening them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from retro.common.errors import ConfigError, DataError
+from retro.corpus.config import SourceConfig
+from retro.mcore.token_files import bin_path, idx_path
+
+log = logging.getLogger(__name__)
+
+JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+TEXT_ENDINGS = (".txt", ".md", ".markdown", ".rst", ".tokens")
+_BUFFER_BYTES = 1 << 20
+_SNIFFED_LINES = 100
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of a source."""
+
+    name: str
+    """Path below the source's folder, with `/`; the file's own name when the source is one file."""
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source whose files have been found and whose layout is known."""
+
+    config: SourceConfig
+    kind: str
+    """jsonl, text, folder, wikitext or megatron."""
+    files: tuple[InputFile, ...]
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self.config.name
+
+
+def resolve(config: SourceConfig, path: Path) -> Source:
+    """Find the files of a source at `path`, in sorted order, and their layout.
+
+    Raises:
+        DataError: There is no such file, nothing in the folder can be read, or the layout cannot be told.
+    """
+    kind = _kind(path) if config.kind in ("auto", "pystdlib") else config.kind
+    if config.documents != "auto" and kind not in ("text", "folder"):
+        raise ConfigError("SourceConfig.documents", config.documents, f"needs to be auto for a {kind} source")
+    if kind == "megatron":
+        prefix = megatron_prefix(path)
+        files = tuple(InputFile(part.name, part) for part in (bin_path(prefix), idx_path(prefix)))
+    else:
+        files = _files(path, kind)
+    if config.kind == "auto":
+        log.info("corpus: %s is read as %s (%d files)", config.name, kind, len(files))
+    return Source(config=config, kind=kind, files=files)
+
+
+def megatron_prefix(path: Path) -> Path:
+    """The prefix of a .bin/.idx pair, from the prefix or either file."""
+    return path.with_suffix("") if path.suffix in (".bin", ".idx") else path
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return _kind_of_folder(path)
+    prefix = megatron_prefix(path)
+    if bin_path(prefix).exists() and idx_path(prefix).exists():
+        return "megatron"
+    _require_file(path)
+    ending = _ending(path.name)
+    if ending in JSON_ENDINGS:
+        return "jsonl"
+    if ending in TEXT_ENDINGS:
+        return "wikitext" if _starts_with_heading(path) else "text"
+    known = ", ".join((*JSON_ENDINGS, *TEXT_ENDINGS))
+    raise DataError(
+        path, f"its ending {ending!r} does not tell how it is laid out (known: {known})", "Set the source's kind"
+    )
+
+
+def _kind_of_folder(path: Path) -> str:
+    endings = {_ending(file.name) for file in _walk(path)}
+    json_found, text_found = endings & set(JSON_ENDINGS), endings & set(TEXT_ENDINGS)
+    if json_found and text_found:
+        problem = f"holds JSON lines ({', '.join(sorted(json_found))}) and text ({', '.join(sorted(text_found))})"
+        raise DataError(path, problem, "Set the source's kind to jsonl or folder, or make two sources of it")
+    return "jsonl" if json_found else "folder"
+
+
+def _files(path: Path, kind: str) -> tuple[InputFile, ...]:
+    if not path.is_dir():
+        _require_file(path)
+        return (InputFile(path.name, path),)
+    endings = JSON_ENDINGS if kind == "jsonl" else TEXT_ENDINGS
+    everything = _walk(path)
+    found = tuple(file for file in everything if _ending(file.name) in endings)
+    if not found:
+        problem = f"holds no file with one of the endings {', '.join(endings)} (also .gz)"
+        raise DataError(path, problem, "Give another folder, or set the source's kind")
+    if len(found) < len(everything):
+        log.warning("corpus: %s: %d files with other endings are not read", path, len(everything) - len(found))
+    return found
+
+
+def _walk(path: Path) -> list[InputFile]:
+    """Every file below `path` but hidden ones, sorted by name; the file system's own order is arbitrary."""
+    files = [InputFile(file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file()]
+    shown = [file for file in files if not any(part.startswith(".") for part in file.name.split("/"))]
+    return sorted(shown, key=lambda file: file.name)
+
+
+def _ending(name: str) -> str:
+    return Path(name.lower().removesuffix(".gz")).suffix
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(path, "no such file or folder", "Check the source's path")
+
+
+def is_heading(line: bytes) -> bool:
+    """Whether a line is a level-1 heading, `= Title =`; `= = Part = =` and `== Part ==` are not."""
+    text = line.strip()
+    inner = text[2:-2]
+    marked = text.startswith(b"= ") and text.endswith(b" =") and len(text) > 4
+    return marked and not inner.startswith(b"=") and not inner.endswith(b"=")
+
+
+def _starts_with_heading(path: Path) -> bool:
+    with open_bytes(path) as stream:
+        for _ in range(_SNIFFED_LINES):
+            line = stream.readline(_BUFFER_BYTES)
+            if line.strip():
+                return is_heading(line)
+    return False
+
+
+class _CountedFile(io.FileIO):
+    """A file that reports how many bytes were read from it, before decompression."""
+
+    def __init__(self, path: Path, advance: Advance) -> None:
+        super().__init__(path)
+        self._advance = advance
+
+    def readinto(self, buffer: object, /) -> int:
+        count = super().readinto(buffer)  # type: ignore[arg-type]  # the Buffer type has no name in 3.11's typing
+        self._advance(count)
+        return count
+
+
+@contextmanager
+def open_bytes(path: Path, advance: Advance = lambda count: None) -> Iterator[BinaryIO]:
+    """Open a file for reading, through gzip when it ends in `.gz`.
+
+    Raises:
+        DataError: It cannot be read, or the compressed data is cut short or damaged.
+    """
+    try:
+        with io.BufferedReader(_CountedFile(path, advance), _BUFFER_BYTES) as raw:
+            if path.suffix == ".gz":
+                with gzip.GzipFile(fileobj=raw) as stream:
+                    yield cast(BinaryIO, stream)
+            else:
+                yield raw
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        problem = f"is cut short or damaged ({error})"
+        raise DataError(path, problem, "Fetch it again; `gzip -t` checks it") from None
+    except OSError as error:
+        raise DataError(
+            path, f"cannot be read ({error.strerror or error})", "Check the file and its permissions"
+        ) from None

@@ -1,0 +1,219 @@
+"""From files to documents: one reader per layout. What is no document comes out as a reject, with its reason."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from retro.corpus.config import SourceConfig
+from retro.corpus.files import Advance, InputFile, Source, is_heading, open_bytes
+
+_EXCERPT_CHARACTERS = 200
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with a name."""
+
+    id: str
+    title: str
+    text: str
+    file: str
+    line: int
+    words: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Something in a source that is no document."""
+
+    file: str
+    line: int
+    """Line number in the file, counted from 1."""
+    reason: str
+    """One of a few fixed wordings, so that they can be counted."""
+    detail: str
+    excerpt: str
+    """How it starts."""
+
+
+class _BadLineError(Exception):
+    """A line that is no document; becomes a Reject."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+Item = Document | Reject
+Lines = Iterable[tuple[int, bytes]]
+
+
+def read_source(source: Source, min_words: int, advance: Advance) -> Iterator[Item]:
+    """Read all documents of a text source, in the order of its files and lines, one file open at a time.
+
+    Args:
+        source: Files and layout; not `megatron`, which has no text.
+        min_words: Documents with fewer words are rejected.
+        advance: Told how many bytes of input were read.
+
+    Raises:
+        DataError: A file cannot be read at all.
+    """
+    for file in source.files:
+        with open_bytes(file.path, advance) as stream:
+            lines = enumerate(_without_bom(stream), start=1)
+            if source.kind == "jsonl":
+                items = _json_lines(lines, file, source.config)
+            elif source.kind == "wikitext":
+                items = _groups(_articles(lines), file, heading=True)
+            else:
+                items = _groups(_plain(lines, source), file, whole=_unit(source) == "file")
+            for item in items:
+                yield _long_enough(item, min_words)
+
+
+def _without_bom(stream: Iterable[bytes]) -> Iterator[bytes]:
+    lines = iter(stream)
+    for line in itertools.islice(lines, 1):
+        yield line.removeprefix(_BOM)
+    yield from lines
+
+
+def _long_enough(item: Item, min_words: int) -> Item:
+    if isinstance(item, Reject) or item.words >= min_words:
+        return item
+    reason = "too short" if item.words else "empty text"
+    detail = f"{item.words} words, {min_words} needed" if item.words else ""
+    return Reject(item.file, item.line, reason, detail, item.text[:_EXCERPT_CHARACTERS])
+
+
+def _reject(file: InputFile, line: int, error: _BadLineError, content: bytes) -> Reject:
+    excerpt = content[: 4 * _EXCERPT_CHARACTERS].decode("utf-8", "replace").strip()[:_EXCERPT_CHARACTERS]
+    return Reject(file.name, line, error.reason, error.detail, excerpt)
+
+
+def _decode(content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        detail = f"byte 0x{content[error.start]:02x} at offset {error.start}"
+        raise _BadLineError("invalid UTF-8", detail) from None
+
+
+def _json_lines(lines: Lines, file: InputFile, config: SourceConfig) -> Iterator[Item]:
+    """One JSON object per line; lines of white space only are no documents and no rejects."""
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            yield _json_document(line, number, file, config)
+        except _BadLineError as error:
+            yield _reject(file, number, error, line)
+
+
+def _json_document(line: bytes, number: int, file: InputFile, config: SourceConfig) -> Document:
+    text_line = _decode(line)
+    try:
+        data = json.loads(text_line)
+    except json.JSONDecodeError as error:
+        raise _BadLineError("invalid JSON", f"{error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        raise _BadLineError("invalid JSON", str(error)) from None
+    if not isinstance(data, dict):
+        raise _BadLineError("not a JSON object", f"found {type(data).__name__}")
+    if config.text_key not in data:
+        keys = ", ".join(sorted(data)[:10])
+        raise _BadLineError("missing text", f"no key {config.text_key!r}; the line has: {keys}")
+    text = data[config.text_key]
+    if not isinstance(text, str):
+        raise _BadLineError("text is not a string", f"{config.text_key!r} is {type(text).__name__}")
+    identifier = _name(data, config.id_key) or f"{file.name}:{number}"
+    title = _name(data, config.title_key)
+    if "\\ud" in text_line.lower():
+        _require_whole_characters(identifier, title, text)
+    return Document(identifier, title, text, file.name, number, len(text.split()))
+
+
+def _name(data: dict[str, Any], key: str) -> str:
+    value = data.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _BadLineError("id or title is not a string", f"{key!r} is {type(value).__name__}")
+    return str(value)
+
+
+def _require_whole_characters(*texts: str) -> None:
+    """JSON can spell half of a surrogate pair, which no UTF-8 file and no tokenizer can hold."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _BadLineError("lone surrogate", f"\\u{ord(text[error.start]):04x}") from None
+
+
+def _unit(source: Source) -> str:
+    if source.config.documents != "auto":
+        return source.config.documents
+    return "file" if source.kind == "folder" else "blank_line"
+
+
+def _plain(lines: Lines, source: Source) -> Iterator[list[tuple[int, bytes]]]:
+    """Groups of lines that make one document each."""
+    unit = _unit(source)
+    group: list[tuple[int, bytes]] = []
+    for number, line in lines:
+        blank = not line.strip()
+        if unit != "file" and group and (blank or unit == "line"):
+            yield group
+            group = []
+        if unit == "file" or not blank:
+            group.append((number, line))
+    # An empty file is told as an empty document, not passed over.
+    if group or unit == "file":
+        yield group
+
+
+def _articles(lines: Lines) -> Iterator[list[tuple[int, bytes]]]:
+    """Groups of lines from one level-1 heading to the next; what stands before the first is a group of its own.
+
+    A heading of the file's first kind is looked for: when a blank line follows the first one, a blank line must
+    follow each, because tables hold lines such as `= 1 =` too.
+    """
+    group: list[tuple[int, bytes]] = []
+    spaced: bool | None = None
+    pairs = itertools.pairwise(itertools.chain(lines, [(0, b"")]))
+    for (number, line), (_, following) in pairs:
+        blank_after = not following.strip()
+        if is_heading(line):
+            spaced = blank_after if spaced is None else spaced
+            if group and (blank_after or not spaced):
+                yield group
+                group = []
+        group.append((number, line))
+    if group:
+        yield group
+
+
+def _groups(
+    groups: Iterator[list[tuple[int, bytes]]], file: InputFile, *, heading: bool = False, whole: bool = False
+) -> Iterator[Item]:
+    """A document for each group of lines that holds more than white space."""
+    for group in groups:
+        content = b"".join(line for _, line in group)
+        if not content.strip() and not whole:
+            continue
+        number, first = next(((n, line) for n, line in group if line.strip()), (1, b""))
+        try:
+            text = _decode(content).replace("\r\n", "\n").strip("\n")
+        except _BadLineError as error:
+            yield _reject(file, number, error, content)
+            continue
+        title = first.decode().strip()[2:-2].strip() if heading and is_heading(first) else ""
+        identifier = file.name if whole else f"{file.name}:{number}"
+        yield Document(identifier, title or (file.name if whole else ""), text, file.name, number, len(text.split()))

@@ -1,0 +1,64 @@
+"""Which documents are held out, and in which order a stream has them. Decided here, once, for every stage."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.common.errors import ConfigError
+
+Keys = NDArray[np.uint64]
+SPLIT, ORDER, SAMPLE = 0, 1, 2
+"""What random keys are for; each purpose draws its own."""
+
+
+def random_keys(seed: int, source: str, purpose: int) -> np.random.PCG64:
+    """A generator of one 64-bit key per document, in document order.
+
+    Raw generator output, because NumPy promises it from release to release, which it does not for shuffles; the
+    source's name is in the seed, so another source beside it changes nothing.
+    """
+    name = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "little")
+    return np.random.PCG64(np.random.SeedSequence([seed, name, purpose]))
+
+
+def split_documents(documents: int, fractions: tuple[float, float, float], seed: int, source: str) -> NDArray[np.uint8]:
+    """[documents] 0 (train), 1 (valid) or 2 (test).
+
+    Validation and test get their fraction of the documents, rounded half up; training gets the rest.
+    """
+    keys: Keys = random_keys(seed, source, SPLIT).random_raw(documents)
+    shuffled = np.argsort(keys, kind="stable")
+    # Rounding first: 0.07 * 50 is 3.5000000000000004.
+    valid, test = (math.floor(round(fraction * documents, 9) + 0.5) for fraction in fractions[1:])
+    test = min(test, documents - min(valid, documents))
+    split = np.zeros(documents, dtype=np.uint8)
+    split[shuffled[:valid]] = 1
+    split[shuffled[valid : valid + test]] = 2
+    return split
+
+
+def stream_order(split: NDArray[np.uint8], wanted: int, seed: int, source: str) -> NDArray[np.int64]:
+    """Numbers of the documents of split `wanted`, shuffled by the seed."""
+    keys: Keys = random_keys(seed, source, ORDER).random_raw(len(split))
+    shuffled = np.argsort(keys, kind="stable").astype(np.int64)
+    order: NDArray[np.int64] = shuffled[split[shuffled] == wanted]
+    return order
+
+
+def require_documents_in_splits(splits: Mapping[str, NDArray[np.uint8]], fractions: tuple[float, float, float]) -> None:
+    """Raise ConfigError when a split was asked for and no source has a document in it."""
+    largest = max(len(split) for split in splits.values())
+    for number, name in enumerate(("train", "valid", "test")):
+        if fractions[number] > 0 and not any(np.any(split == number) for split in splits.values()):
+            needed = math.ceil(round(0.5 / fractions[number], 9))
+            raise ConfigError(
+                "CorpusConfig.split",
+                fractions,
+                f"leaves no document for {name}: {fractions[number]:g} of the largest source's {largest} documents; "
+                f"needs at least {needed} documents in a source, or a larger fraction",
+            )

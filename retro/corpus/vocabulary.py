@@ -1,0 +1,169 @@
+"""The corpus's tokenizer: the user's file, or a SentencePiece model trained on the training split."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from retro.common.artifacts import atomic_path, fingerprint, read_json, sha256_file, write_json
+from retro.common.config import config_json
+from retro.common.errors import ConfigError, DataError
+from retro.common.progress import Progress
+from retro.common.tokenizers import FILE_NAMES, Tokenizer, find_tokenizer_file, load_tokenizer, save_tokenizer
+from retro.corpus.config import CorpusConfig
+from retro.corpus.files import Source
+from retro.corpus.inputs import Identity
+from retro.corpus.layouts import Document, read_source
+from retro.corpus.split import SAMPLE, random_keys, split_documents
+
+log = logging.getLogger(__name__)
+
+_MADE_FROM = "made_from.json"
+_LINE_CHARACTERS = 100_000
+_KEYS_AT_ONCE = 1 << 16
+
+
+def prepare_tokenizer(
+    config: CorpusConfig, sources: Sequence[Source], inputs: Mapping[str, Identity], directory: Path
+) -> Tokenizer:
+    """Put the tokenizer into `directory`, or open it when a run with the same settings and input already has.
+
+    Raises:
+        ConfigError: Nothing to train on, or a size that the given file does not have.
+        DataError: The given file is missing or is not a tokenizer.
+    """
+    made_from = {"of": fingerprint(_origin(config, inputs))}
+    record = directory / _MADE_FROM
+    if record.exists() and read_json(record, "Delete it") == made_from:
+        return load_tokenizer(directory)
+    record.unlink(missing_ok=True)
+    settings = config.tokenizer
+    if settings.path is not None:
+        file = find_tokenizer_file(settings.path.expanduser(), settings.kind)
+    else:
+        file = directory / FILE_NAMES["sentencepiece"]
+        model = train_sentencepiece(training_sample(config, sources), settings.vocab_size)
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(model)
+    tokenizer = save_tokenizer(file, settings.kind, directory, settings.eod_token)
+    _require_asked_size(config, tokenizer)
+    write_json(record, made_from)
+    return tokenizer
+
+
+def _origin(config: CorpusConfig, inputs: Mapping[str, Identity]) -> dict[str, Any]:
+    """All that shapes the tokenizer: for a file its bytes, for a trained one the texts and the split too."""
+    settings = config_json(config.tokenizer)
+    if config.tokenizer.path is not None:
+        file = find_tokenizer_file(config.tokenizer.path.expanduser(), config.tokenizer.kind)
+        return settings | {"sha256": sha256_file(file)}
+    everything = config_json(config)
+    shared = {name: everything[name] for name in ("sources", "split", "seed", "min_words")}
+    return settings | shared | {"inputs": dict(inputs), "sentencepiece": sentencepiece.__version__}
+
+
+def _require_asked_size(config: CorpusConfig, tokenizer: Tokenizer) -> None:
+    asked = config.tokenizer.vocab_size
+    if config.tokenizer.path is None:
+        if tokenizer.vocab_size < asked:
+            log.warning("corpus: the text holds only %d of the %d pieces asked for", tokenizer.vocab_size, asked)
+    elif "vocab_size" in config.tokenizer.model_fields_set and tokenizer.vocab_size != asked:
+        need = f"needs to be left out or to be {tokenizer.vocab_size}, the size of {config.tokenizer.path}"
+        raise ConfigError("TokenizerConfig.vocab_size", asked, need)
+
+
+def training_sample(config: CorpusConfig, sources: Sequence[Source]) -> list[str]:
+    """Texts of training documents, spread evenly over all sources, up to the cap on characters.
+
+    A document is kept while its random key is below a threshold that halves whenever the kept ones outgrow the
+    cap: one pass over text of any size, and every part of it is as likely as every other.
+
+    Raises:
+        ConfigError: A source is already tokenised, or no text is left to train on.
+    """
+    kept: list[tuple[int, int, int, str]] = []
+    threshold, characters = 1 << 64, 0
+    splits = {}
+    for place, source in enumerate(sources):
+        if source.kind == "megatron":
+            need = f"needs the tokenizer that made {source.name}: a Megatron corpus has no text to train on"
+            raise ConfigError("TokenizerConfig.path", None, need)
+        count = 0
+        for number, (key, document) in enumerate(_keyed_documents(config, source)):
+            count = number + 1
+            if key >= threshold:
+                continue
+            kept.append((key, place, number, document.text))
+            characters += len(document.text)
+            while characters > config.tokenizer.sample_characters and len(kept) > 1:
+                threshold //= 2
+                kept = [entry for entry in kept if entry[0] < threshold]
+                characters = sum(len(entry[3]) for entry in kept)
+        splits[place] = split_documents(count, config.split, config.seed, source.name)
+    texts = [text for _, place, number, text in kept if splits[place][number] == 0]
+    if not texts:
+        raise ConfigError("TokenizerConfig.path", None, "needs a tokenizer file: there is no text to train one on")
+    return texts
+
+
+def _keyed_documents(config: CorpusConfig, source: Source) -> Iterator[tuple[int, Document]]:
+    generator = random_keys(config.seed, source.name, SAMPLE)
+    keys: list[int] = []
+    size = sum(file.path.stat().st_size for file in source.files)
+    with Progress(size, what=f"corpus: sampling {source.name} for the tokenizer", unit="bytes") as bar:
+        for item in read_source(source, config.min_words, bar.advance):
+            if isinstance(item, Document):
+                keys = keys or generator.random_raw(_KEYS_AT_ONCE).tolist()[::-1]
+                yield keys.pop(), item
+
+
+def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
+    """Train a BPE model in which every text round-trips, but for U+2581, which is SentencePiece's own space.
+
+    Bytes stand in for what has no piece (line breaks among them), white space is kept as it is, and no space is
+    put before a text, so that tokens of two texts laid end to end are the tokens of their joined text or spell it.
+    One thread and a fixed order make equal texts give equal bytes.
+
+    Raises:
+        DataError: The texts hold nothing to learn from.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            # A small text does not have so many pieces; then the model is as large as it can be.
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=4 * _LINE_CHARACTERS,
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=1,
+            shuffle_input_sentence=False,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise DataError("tokenizer training", f"failed: {reason}", "Give more text, or a tokenizer file") from None
+    return model.getvalue()
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Lines without their breaks: SentencePiece passes over a longer line without a word, so long ones are cut."""
+    for text in texts:
+        for line in text.split("\n"):
+            for start in range(0, len(line), _LINE_CHARACTERS):
+                yield line[start : start + _LINE_CHARACTERS]
