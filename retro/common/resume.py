@@ -1,0 +1,58 @@
+"""The frame of a stage that works in blocks: what to do when it finds itself finished, or finds what a kill left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from retro.common.artifacts import (
+    MANIFEST,
+    REPORT,
+    Manifest,
+    is_complete,
+    read_manifest,
+    require_parent,
+    require_same_config,
+)
+
+log = logging.getLogger(__name__)
+
+
+def completed(out: Path, stage: str, settings: Mapping[str, Any], parents: Mapping[str, Manifest]) -> Manifest | None:
+    """The manifest in `out` if the stage has finished there with these settings and parents, else None.
+
+    Raises:
+        ArtifactError: It finished with other settings or from other parents.
+    """
+    if not is_complete(out):
+        return None
+    manifest = read_manifest(out, stage)
+    for name, parent in parents.items():
+        require_parent(out, manifest, name, parent)
+    require_same_config(out, manifest, settings)
+    log.info("%s: already complete in %s", stage, out)
+    return manifest
+
+
+def fingerprints(parents: Mapping[str, Manifest]) -> dict[str, str]:
+    """The parents as a manifest records them."""
+    return {name: parent.fingerprint for name, parent in parents.items()}
+
+
+def remove_temporary_files(out: Path) -> None:
+    """Delete what a kill left half-written at the top of `out`.
+
+    Only for the one process that writes there: rank 0, once all blocks are done.
+    """
+    for path in sorted(out.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+
+
+def remove_unlisted_files(out: Path, manifest: Manifest) -> None:
+    """Delete files at the top of `out` that the artifact does not own: a kill came before they were removed."""
+    owned = set(manifest.files) | {MANIFEST, REPORT}
+    for path in sorted(out.iterdir()):
+        if path.is_file() and path.suffix in {".h5", ".tmp"} and path.name not in owned:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""Read the chunk database: tokens of chunks, of neighbors with their continuations, and where they come from."""
+
+# Dims in this file. N chunks asked for   M tokens in a chunk   R tokens of a neighbor, 2 M
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.common.artifacts import Manifest, read_manifest, require_parent
+from retro.common.errors import ArtifactError
+from retro.common.hdf5 import map_column
+from retro.corpus.reader import SPLITS, Corpus
+from retro.db.schema import COLUMNS, DOCUMENT_BITS, FILE, STAGE
+
+Int64 = NDArray[np.int64]
+TokensAndMask = tuple[NDArray[np.int32], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class ChunkDatabase:
+    """Chunks by row number; rows are train first, then valid, then test."""
+
+    manifest: Manifest
+    """The db stage's manifest."""
+    corpus: Corpus
+    """The corpus that holds the tokens."""
+    columns: dict[str, NDArray[Any]]
+    """The columns of `schema.COLUMNS`, each [rows], memory-mapped."""
+
+    @classmethod
+    def open(cls, directory: Path, corpus: Corpus) -> ChunkDatabase:
+        """Open the database in `directory`, made from `corpus`.
+
+        Raises:
+            ArtifactError: The stage did not finish, its file is damaged, or it was made from another corpus.
+        """
+        manifest = read_manifest(directory, STAGE)
+        require_parent(directory, manifest, "corpus", corpus.manifest)
+        path = directory / FILE
+        remedy = f"Delete {directory} and run `retro {STAGE}` again"
+        columns = {name: map_column(path, name, remedy) for name in COLUMNS}
+        for name, dtype in COLUMNS.items():
+            if columns[name].shape != (manifest.counts["rows"],) or columns[name].dtype != dtype:
+                found = f"{columns[name].dtype} {columns[name].shape}"
+                raise ArtifactError(
+                    path, f"column {name!r} is {found}, needed {dtype} ({manifest.counts['rows']},)", remedy
+                )
+        return cls(manifest, corpus, columns)
+
+    @property
+    def rows(self) -> int:
+        """Chunks of all splits."""
+        return int(self.manifest.counts["rows"])
+
+    @property
+    def chunk_length(self) -> int:
+        """M, tokens per chunk."""
+        return int(self.manifest.config["chunk_length"])
+
+    @property
+    def retrieved_length(self) -> int:
+        """R, tokens of a neighbor: the chunk and its continuation."""
+        return 2 * self.chunk_length
+
+    def rows_of(self, split: int) -> range:
+        """Rows of a split: 0 train, 1 valid, 2 test."""
+        counts = [int(self.manifest.counts[f"rows_{name}"]) for name in SPLITS]
+        start = sum(counts[:split])
+        return range(start, start + counts[split])
+
+    def document_key(self, rows: Int64) -> Int64:
+        """A number for the document of each row, unique over all sources; same shape as `rows`."""
+        source = self.columns["source"][rows].astype(np.int64)
+        key: Int64 = (source << DOCUMENT_BITS) | self.columns["document"][rows]
+        return key
+
+    def chunk_tokens(self, rows: Int64) -> TokensAndMask:
+        """Tokens of chunks.
+
+        Args:
+            rows: [N] row numbers.
+
+        Returns:
+            tokens int32 [N, M], padded on the right with the end-of-document token; mask bool [N, M], True on tokens.
+        """
+        rows = self._checked(rows, lowest=0)
+        count_N = self.columns["token_count"][rows]
+        return self._gather(rows, count_N, self.chunk_length)
+
+    def neighbor_tokens(self, neighbor_ids: Int64) -> TokensAndMask:
+        """Tokens of chunks, each followed by its continuation in the same document.
+
+        Args:
+            neighbor_ids: [...] row numbers; -1 is no neighbor and gives no token.
+
+        Returns:
+            tokens int32 [..., R], padded on the right with the end-of-document token; mask bool [..., R], True on
+            tokens, all False for -1 and beyond the end of the document.
+        """
+        ids_N = self._checked(neighbor_ids, lowest=-1).ravel()
+        rows_N = np.maximum(ids_N, 0)
+        continues_N = self.columns["continues"][rows_N].astype(bool)
+        # A chunk that continues is full, so its continuation lies right behind it in the token file: one read.
+        next_N = rows_N + continues_N
+        count_N = self.columns["token_count"][rows_N] + continues_N * self.columns["token_count"][next_N]
+        tokens_NR, mask_NR = self._gather(rows_N, np.where(ids_N < 0, 0, count_N), self.retrieved_length)
+        shape = (*neighbor_ids.shape, self.retrieved_length)
+        return tokens_NR.reshape(shape), mask_NR.reshape(shape)
+
+    def text(self, row: int) -> str:
+        """The chunk as text."""
+        tokens_1M, mask_1M = self.chunk_tokens(np.array([row]))
+        return self.corpus.tokenizer.decode(tokens_1M[mask_1M].tolist())
+
+    def document_id(self, row: int) -> str:
+        """The id of the chunk's document, as the corpus records it."""
+        return self.corpus.document_id(*self._document(row))
+
+    def document_title(self, row: int) -> str:
+        """The title of the chunk's document."""
+        return self.corpus.document_title(*self._document(row))
+
+    def _document(self, row: int) -> tuple[int, int]:
+        rows = self._checked(np.array([row]), lowest=0)
+        return int(self.columns["source"][rows][0]), int(self.columns["document"][rows][0])
+
+    def _gather(self, rows_N: Int64, count_N: NDArray[np.integer], width: int) -> TokensAndMask:
+        source_N = self.columns["source"][rows_N].astype(np.int64)
+        return self.corpus.gather(source_N, self.columns["token_start"][rows_N], count_N.astype(np.int64), width)
+
+    def _checked(self, rows: Int64, lowest: int) -> Int64:
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.size and (rows.min() < lowest or rows.max() >= self.rows):
+            raise ValueError(f"rows {rows.min()} to {rows.max()} are outside the {self.rows} rows of the database")
+        return rows

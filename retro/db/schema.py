@@ -1,0 +1,24 @@
+"""The columns of the chunk database.
+
+Rows of all splits are stored, train first, then valid, then test, so that one split is one range of rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+FILE = "db.h5"
+STAGE = "db"
+
+COLUMNS: dict[str, np.dtype[np.generic]] = {
+    "source": np.dtype(np.uint16),
+    "document": np.dtype(np.int64),
+    "token_start": np.dtype(np.int64),
+    "token_count": np.dtype(np.int32),
+    "continues": np.dtype(np.uint8),
+}
+"""One entry per chunk: the number of its source, of its document in that source, its first token counted from the
+start of that source's token file, its tokens (1 to chunk_length), and 1 where the next row continues the document."""
+
+DOCUMENT_BITS = 40
+"""A document key is source << 40 | document: room for 65,535 sources of 10^12 documents."""
