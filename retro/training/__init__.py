@@ -1,1 +1,1 @@
-"""Stage package."""
+"""The one training loop, its checkpoints and its log: shared by every stage that trains."""

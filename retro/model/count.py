@@ -1,0 +1,85 @@
+"""How many weights a model has, by formula; and a GPT with as many weights as a Retro.
+
+    decoder layer   d^2 (2 + 2 g/n) attention, d f (2 or 3) feed-forward, 2 norms
+    cross-attention d^2 (2 + 2 g/n) and a norm, in each layer that reads neighbors
+    encoder         decoder layers, and one cross-attention in the first
+
+with d the hidden size, f the feed-forward width, n heads and g query groups. Held against real models in
+`tests/model/test_count.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retro.model.config import ModelConfig, ModelShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterCount:
+    """Weights by part."""
+
+    embeddings: int
+    """Input embedding, output layer and learned positions."""
+    decoder: int
+    """Decoder layers and final norm, without anything retrieval needs."""
+    cross_attention: int
+    """Chunked cross-attention, its norms and gates."""
+    encoder: int
+    """The neighbor encoder."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.embeddings + self.decoder + self.cross_attention + self.encoder
+
+    @property
+    def gpt(self) -> int:
+        """The same model with retrieval off."""
+        return self.embeddings + self.decoder
+
+
+def count_parameters(shape: ModelShape) -> ParameterCount:
+    """Weights of the model of `shape`, over all ranks."""
+    model = shape.model
+    hidden = model.hidden_size
+    embeddings = shape.padded_vocabulary * hidden * (1 if model.tied_embeddings else 2)
+    if model.positions == "learned":
+        embeddings += max(model.sequence_length, shape.retrieved_length) * hidden
+    norm = hidden * (1 if model.normalization == "RMSNorm" else 2)
+    layer = _attention(model) + _feed_forward(model) + 2 * norm
+    reading = len(model.cross_attention_layers)
+    gate = 1 if model.gate == "learned" else 0
+    return ParameterCount(
+        embeddings=embeddings,
+        decoder=model.layers * layer + norm,
+        cross_attention=reading * (_attention(model) + norm + gate),
+        encoder=(model.encoder_layers * layer + _attention(model) + norm) if reading else 0,
+    )
+
+
+def _attention(model: ModelConfig) -> int:
+    key_value = 2 * model.query_groups * model.head_width
+    weights = model.hidden_size * (2 * model.hidden_size + key_value)
+    return weights + (2 * model.hidden_size + key_value if model.bias else 0)
+
+
+def _feed_forward(model: ModelConfig) -> int:
+    inner = model.ffn_hidden_size * (2 if model.activation == "swiglu" else 1)
+    weights = model.hidden_size * (inner + model.ffn_hidden_size)
+    return weights + (inner + model.hidden_size if model.bias else 0)
+
+
+def equal_gpt(shape: ModelShape) -> ModelShape:
+    """A GPT with as many weights as the Retro of `shape`, to the nearest width: its feed-forward layers are wider."""
+    model = shape.model
+    extra = count_parameters(shape).total - count_parameters(shape).gpt
+    matrices = 3 if model.activation == "swiglu" else 2
+    wider = round(extra / (matrices * model.hidden_size * model.layers))
+    changes = {"retrieval": False, "ffn_hidden_size": model.ffn_hidden_size + wider}
+    return shape.model_copy(update={"model": model.model_copy(update=changes)})
+
+
+def plain_gpt(shape: ModelShape) -> ModelShape:
+    """The decoder of `shape` with retrieval off."""
+    return shape.model_copy(update={"model": shape.model.model_copy(update={"retrieval": False})})

@@ -1,0 +1,36 @@
+"""Settings of pretraining and of perplexity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from retro.common.config import StageConfig
+
+
+class PretrainConfig(StageConfig):
+    """Which models to pretrain beside the one described under `model`, and what to start from."""
+
+    baselines: tuple[Literal["gpt", "gpt_equal"], ...] = ()
+    """Also train, on the same tokens in the same order: `gpt`, the same model without retrieval; `gpt_equal`, a GPT
+    with as many parameters as the Retro, in wider feed-forward layers."""
+    start_from: Path | None = None
+    """A GPT or Retro checkpoint whose weights to start from, the optimizer clean (retro-fitting)."""
+
+
+class PerplexityConfig(StageConfig):
+    """exp of the mean loss over every token of a split (Borgeaud et al. 2022, section 3)."""
+
+    split: Literal["valid", "test"] = "valid"
+    """Which documents to read. Neighbors always come from the training split."""
+    neighbors: tuple[Literal["real", "shuffled", "none"], ...] = ("real", "shuffled", "none")
+    """What Retro reads: each chunk's own neighbors, those of another chunk, or nothing. Real must beat shuffled, or
+    retrieval is not used."""
+    samples: PositiveInt | None = None
+    """Sequences to read; absent: all."""
+    micro_batch: PositiveInt = 8
+    """Sequences in one forward pass."""
+    seed: int = 1234
+    """Seeds the shuffling of neighbors."""

@@ -1,0 +1,170 @@
+"""Perplexity of pretrained models with real, shuffled and no neighbors: the proof, or not, that retrieval is used."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from retro.common.artifacts import (
+    REPORT,
+    Manifest,
+    describe_files,
+    is_complete,
+    read_manifest,
+    require_parent,
+    require_same_config,
+    write_json,
+    write_manifest,
+)
+from retro.common.config import config_json
+from retro.common.errors import DataError, TrainingError
+from retro.corpus.reader import SPLITS, Corpus
+from retro.db.reader import ChunkDatabase
+from retro.mcore import parallel
+from retro.model.count import count_parameters
+from retro.neighbors.reader import Neighbors
+from retro.pretrain.config import PerplexityConfig
+from retro.pretrain.data import EvaluationSource, NeighborMode, SequenceReader
+from retro.training import checkpoint
+from retro.training.loop import Validation, mean_loss
+
+log = logging.getLogger(__name__)
+
+STAGE = "perplexity"
+FILE = "perplexity.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    model: str
+    """The variant: retro, gpt, gpt_equal, or the checkpoint's directory."""
+    neighbors: str
+    """real, shuffled or none; "-" for a GPT."""
+    perplexity: float
+    """exp of the mean loss."""
+    loss: float
+    """Mean cross-entropy of a token, in nats."""
+    tokens: int
+    """Tokens asked for."""
+    parameters: int
+    """Weights of the model."""
+
+
+def run(
+    config: PerplexityConfig,
+    checkpoints: dict[str, Path],
+    corpus_dir: Path,
+    db_dir: Path,
+    neighbors_dir: Path,
+    out: Path,
+) -> Manifest:
+    """Measure every checkpoint and write the table.
+
+    Args:
+        config: Split, neighbors, how much.
+        checkpoints: Name and directory of each model.
+        corpus_dir: The corpus.
+        db_dir: The chunk database.
+        neighbors_dir: The neighbors; not opened when no checkpoint reads any.
+        out: Where `perplexity.json` goes.
+
+    Raises:
+        ArtifactError: Something is missing, damaged or does not belong together.
+        DataError: The split holds no text.
+        TrainingError: A checkpoint was trained with another tokenizer or chunk length.
+    """
+    corpus = Corpus.open(corpus_dir)
+    database = ChunkDatabase.open(db_dir, corpus)
+    infos = {name: checkpoint.read_info(checkpoint.find(path)) for name, path in checkpoints.items()}
+    reading = any(info.shape.model.retrieval for info in infos.values())
+    neighbors = Neighbors.open(neighbors_dir, database, corpus) if reading else None
+    parents = {"corpus": corpus.manifest, "db": database.manifest}
+    settings = {
+        "perplexity": config_json(config),
+        "checkpoints": {name: [info.path.name, config_json(info.shape)] for name, info in infos.items()},
+    }
+    if is_complete(out):
+        made = read_manifest(out, STAGE)
+        require_same_config(out, made, settings)
+        for name, parent in parents.items():
+            require_parent(out, made, name, parent)
+        log.info("%s: already complete", out)
+        return made
+    started = time.monotonic()
+    rows = [
+        row for name, path in checkpoints.items() for row in _measure(name, path, config, corpus, database, neighbors)
+    ]
+    manifest = Manifest(
+        stage=STAGE,
+        config=settings,
+        parents={name: parent.fingerprint for name, parent in parents.items()},
+        counts={"rows": len(rows)},
+    )
+    if parallel.is_main():
+        write_json(out / FILE, {"split": config.split, "rows": [asdict(row) for row in rows]})
+        seconds = time.monotonic() - started
+        write_json(out / REPORT, {"seconds": seconds, "tokens": sum(row.tokens for row in rows)})
+        manifest = Manifest(**(asdict(manifest) | {"files": describe_files(out, [FILE])}))
+        write_manifest(out, manifest)
+    parallel.barrier()
+    return manifest
+
+
+def _measure(
+    name: str,
+    path: Path,
+    config: PerplexityConfig,
+    corpus: Corpus,
+    database: ChunkDatabase,
+    neighbors: Neighbors | None,
+) -> list[Row]:
+    model, info = checkpoint.load_model(path)
+    shape = info.shape
+    _require_same_text(info, corpus, database)
+    rows = []
+    modes: tuple[NeighborMode, ...] = config.neighbors if shape.model.retrieval else ("none",)
+    for mode in modes:
+        reader = SequenceReader(
+            corpus,
+            database,
+            neighbors,
+            split=SPLITS.index(config.split),
+            sequence_length=shape.model.sequence_length,
+            neighbors_read=shape.model.neighbors,
+            mode=mode,
+            seed=config.seed,
+        )
+        source = EvaluationSource(reader)
+        if source.samples == 0:
+            problem = f"its {config.split} split holds no text to measure perplexity on"
+            raise DataError(corpus.directory, problem, "Give corpus.split a larger share for it")
+        samples = config.samples or source.samples
+        loss, tokens = mean_loss(model, Validation(source=source, samples=source.samples), samples, config.micro_batch)
+        row = Row(
+            model=name,
+            neighbors=mode if shape.model.retrieval else "-",
+            perplexity=math.exp(loss),
+            loss=loss,
+            tokens=tokens,
+            parameters=count_parameters(shape).total,
+        )
+        log.info("perplexity %s, neighbors %s: %.2f over %d tokens", row.model, row.neighbors, row.perplexity, tokens)
+        rows.append(row)
+    return rows
+
+
+def _require_same_text(info: checkpoint.CheckpointInfo, corpus: Corpus, database: ChunkDatabase) -> None:
+    pairs = [("tokenizer", info.shape.tokenizer, corpus.tokenizer.fingerprint)]
+    if info.shape.model.retrieval:
+        pairs.append(("chunk length", str(info.shape.chunk_length), str(database.chunk_length)))
+    for what, theirs, ours in pairs:
+        if theirs and theirs != ours:
+            raise TrainingError(
+                f"{info.path}: was trained with {what} {theirs}, the data here has {ours}. "
+                "Use the data it was trained on, or another checkpoint"
+            )

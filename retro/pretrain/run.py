@@ -1,0 +1,195 @@
+"""The pretraining stage: Retro, and the baselines asked for, on the same tokens in the same order.
+
+    5_pretrain/<variant>/config.json, log.jsonl, checkpoints/, result.json
+    5_pretrain/manifest.json
+
+Variants are `retro` (or `gpt` when retrieval is off), and the baselines `gpt` and `gpt_equal`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from retro.common.artifacts import (
+    REPORT,
+    Manifest,
+    is_complete,
+    read_json,
+    read_manifest,
+    require_parent,
+    require_same_config,
+    write_json,
+    write_manifest,
+)
+from retro.common.config import config_json
+from retro.common.errors import ArtifactError
+from retro.corpus.reader import Corpus
+from retro.db.reader import ChunkDatabase
+from retro.mcore import parallel
+from retro.model.config import ModelConfig, ModelShape
+from retro.model.count import equal_gpt, plain_gpt
+from retro.neighbors.reader import Neighbors
+from retro.pretrain.config import PretrainConfig
+from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
+from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.loop import Result, Validation, train
+
+log = logging.getLogger(__name__)
+
+STAGE = "pretrain"
+TRAIN, VALID = 0, 1
+# What a Result has that differs between two equal runs; it goes to the report, not into the manifest.
+_RATES = ("seconds", "tokens_per_second")
+
+
+def run(
+    config: PretrainConfig,
+    model: ModelConfig,
+    training: TrainConfig,
+    layout: ParallelConfig,
+    corpus_dir: Path,
+    db_dir: Path,
+    neighbors_dir: Path,
+    out: Path,
+) -> Manifest:
+    """Pretrain every variant, or go on where a stopped run left off.
+
+    Raises:
+        ArtifactError: An earlier artifact is missing or belongs to another run, or `out` was trained differently.
+        DataError: The corpus is shorter than one sequence.
+        ConfigError: Sequence length, batch and processes do not fit together.
+        TrainingError: The loss is not finite, or `start_from` is another architecture.
+    """
+    corpus = Corpus.open(corpus_dir)
+    database = ChunkDatabase.open(db_dir, corpus)
+    neighbors = Neighbors.open(neighbors_dir, database, corpus) if model.retrieval else None
+    parents = {"corpus": corpus.manifest, "db": database.manifest}
+    if neighbors is not None:
+        parents["neighbors"] = neighbors.manifest
+    settings = {"pretrain": config_json(config), "model": config_json(model), "train": config_json(training)}
+    if is_complete(out):
+        made = read_manifest(out, STAGE)
+        require_same_config(out, made, settings)
+        for name, parent in parents.items():
+            require_parent(out, made, name, parent)
+        log.info("%s: already complete", out)
+        return made
+    shape = model_shape(model, corpus, database)
+    data = _Data(corpus=corpus, database=database, neighbors=neighbors)
+    results, rates = {}, {}
+    for variant, variant_shape in variants(config, shape):
+        reads = neighbors if variant_shape.model.retrieval else None
+        result = _train_variant(
+            out / variant, variant, variant_shape, config, training, layout, corpus, database, reads
+        )
+        values = asdict(result)
+        rates[variant] = {name: values.pop(name) for name in _RATES}
+        results[variant] = values
+    manifest = Manifest(
+        stage=STAGE,
+        config=settings,
+        parents={name: parent.fingerprint for name, parent in parents.items()},
+        counts={"variants": results},
+    )
+    if parallel.is_main():
+        write_json(out / REPORT, {"variants": rates, "seconds": sum(rate["seconds"] for rate in rates.values())})
+        write_manifest(out, manifest)
+    parallel.barrier()
+    return manifest
+
+
+def model_shape(model: ModelConfig, corpus: Corpus, database: ChunkDatabase) -> ModelShape:
+    """The model with the sizes that corpus and database fix."""
+    return ModelShape(
+        model=model,
+        vocabulary=corpus.tokenizer.vocab_size,
+        chunk_length=database.chunk_length,
+        tokenizer=corpus.tokenizer.fingerprint,
+        database=database.manifest.fingerprint,
+    )
+
+
+def variants(config: PretrainConfig, shape: ModelShape) -> Iterator[tuple[str, ModelShape]]:
+    """Names and shapes of what is trained; baselines first, so that Retro is compared with finished ones."""
+    if not shape.model.retrieval:
+        yield "gpt", shape
+        return
+    if "gpt" in config.baselines:
+        yield "gpt", plain_gpt(shape)
+    if "gpt_equal" in config.baselines:
+        yield "gpt_equal", equal_gpt(shape)
+    yield "retro", shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """The open artifacts that training reads."""
+
+    corpus: Corpus
+    database: ChunkDatabase
+    neighbors: Neighbors | None
+
+
+def _reader(data: _Data, shape: ModelShape, split: int) -> SequenceReader:
+    return SequenceReader(
+        data.corpus,
+        data.database,
+        data.neighbors if shape.model.retrieval else None,
+        split=split,
+        sequence_length=shape.model.sequence_length,
+        neighbors_read=shape.model.neighbors,
+    )
+
+
+def _train_variant(
+    out: Path,
+    variant: str,
+    shape: ModelShape,
+    config: PretrainConfig,
+    training: TrainConfig,
+    layout: ParallelConfig,
+    data: _Data,
+) -> Result:
+    require_same_run(out, {"shape": config_json(shape), "train": config_json(training)})
+    finished = out / "result.json"
+    if finished.exists():
+        log.info("%s: already trained", out)
+        return Result(**read_json(finished, f"Delete {finished} and run `retro {STAGE}` again"))
+    samples = training.steps * training.global_batch
+    source = TrainingSource(_reader(data, shape, TRAIN), data.corpus, samples, training.seed)
+    held_out = EvaluationSource(_reader(data, shape, VALID))
+    result = train(
+        out=out,
+        shape=shape,
+        config=training,
+        layout=layout,
+        source=source,
+        validation=Validation(source=held_out, samples=held_out.samples) if held_out.samples else None,
+        start_from=config.start_from,
+        what=f"{STAGE} {variant}",
+    )
+    if parallel.is_main():
+        write_json(finished, asdict(result))
+    return result
+
+
+def require_same_run(out: Path, settings: dict[str, Any]) -> None:
+    """Record the settings of a training directory, or check that a stopped run goes on under its own.
+
+    Raises:
+        ArtifactError: The directory was started under other settings.
+    """
+    path = out / "config.json"
+    if path.exists():
+        started = Manifest(stage=STAGE, config=read_json(path, f"Delete {out}"), parents={})
+        if started.config != settings:
+            try:
+                require_same_config(out, started, settings)
+            except ArtifactError as error:
+                raise ArtifactError(path, str(error).partition(": ")[2], "Checkpoints there are kept") from None
+    elif parallel.is_main():
+        write_json(path, settings)

@@ -1,0 +1,203 @@
+"""Checkpoints of a training run: written beside, checked, renamed when whole; found, compared and loaded.
+
+    checkpoints/step_00000200/checkpoint.json    what it is: model shape, step, size and SHA-256 of each file
+    checkpoints/step_00000200/*                  megatron-core's sharded checkpoint
+
+A directory under its final name is complete; one that was cut short still bears its temporary name.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retro.common.artifacts import describe_files, no_space_is_an_artifact_error, read_json, sha256_file, write_json
+from retro.common.config import config_json
+from retro.common.errors import ArtifactError, TrainingError
+from retro.mcore import checkpoint as sharded
+from retro.mcore import parallel
+from retro.mcore.engine import Engine
+from retro.model.config import ModelConfig, ModelShape
+from retro.model.model import BuildOptions, RetroModel
+
+log = logging.getLogger(__name__)
+
+INFO = "checkpoint.json"
+# These may differ between a checkpoint and the model it starts: they change no weight of the decoder.
+_FREE = {
+    "size",
+    "dropout",
+    "encoder_dropout",
+    "init_std",
+    "gate",
+    "neighbors",
+    "sequence_length",
+    "vocabulary_multiple",
+}
+_RETRIEVAL = {
+    "retrieval",
+    "first_cross_attention",
+    "cross_attention_every",
+    "encoder_layers",
+    "encoder_rope",
+    "cross_rope",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself."""
+
+    path: Path
+    shape: ModelShape
+    step: int
+    config: dict[str, Any]
+    """Settings under which it was trained."""
+
+
+def step_directory(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"step_{step:08d}"
+
+
+def save(engine: Engine, shape: ModelShape, config: dict[str, Any], step: int, directory: Path, keep_last: int) -> Path:
+    """Write a checkpoint and drop the oldest ones. Every rank calls this."""
+    final = step_directory(directory, step)
+    temporary = directory / f".{final.name}.tmp"
+    if parallel.is_main():
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    parallel.barrier()
+    with no_space_is_an_artifact_error(final):
+        sharded.save(engine.sharded_state(loading=False), temporary)
+    parallel.barrier()
+    if parallel.is_main():
+        files = describe_files(temporary, [path.name for path in temporary.iterdir()])
+        info = {"shape": config_json(shape), "step": step, "config": config, "files": files}
+        write_json(temporary / INFO, info)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        for old in complete(directory)[:-keep_last]:
+            shutil.rmtree(old)
+    parallel.barrier()
+    return final
+
+
+def complete(directory: Path) -> list[Path]:
+    """The complete checkpoints below `directory`, oldest first."""
+    return sorted(path.parent for path in directory.glob(f"step_*/{INFO}"))
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that `path` means: one itself, or the newest in a stage directory.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    if (path / INFO).exists():
+        return path
+    for directory in (path, path / "checkpoints"):
+        found = complete(directory)
+        if found:
+            return found[-1]
+    raise ArtifactError(path, "holds no complete checkpoint", "Give a checkpoint, or run `retro pretrain` first")
+
+
+def read_info(path: Path) -> CheckpointInfo:
+    """Read and check what a checkpoint says about itself; every file is compared with its checksum.
+
+    Raises:
+        ArtifactError: A file is missing, cut short or damaged.
+    """
+    remedy = "Use an older checkpoint, or train again"
+    data = read_json(path / INFO, remedy)
+    try:
+        info = CheckpointInfo(path=path, shape=ModelShape(**data["shape"]), step=data["step"], config=data["config"])
+        files = data["files"]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(path / INFO, f"lacks {error}", remedy) from None
+    for name, known in files.items():
+        file = path / name
+        if not file.exists():
+            raise ArtifactError(file, "is missing", remedy)
+        if file.stat().st_size != known["bytes"]:
+            raise ArtifactError(file, f"has {file.stat().st_size} bytes, needed {known['bytes']}", remedy)
+        if sha256_file(file) != known["sha256"]:
+            raise ArtifactError(file, "has other bytes than were written (checksum differs)", remedy)
+    return info
+
+
+def resume(engine: Engine, path: Path) -> None:
+    """Take back weights, optimizer and schedule."""
+    engine.load(sharded.load(engine.sharded_state(loading=True), path))
+
+
+def start_from(engine: Engine, shape: ModelShape, path: Path) -> None:
+    """Start clean from another checkpoint's weights: a GPT for a Retro, or the same architecture.
+
+    Weights that the checkpoint does not have (a GPT has no cross-attention) keep their fresh values.
+
+    Raises:
+        TrainingError: The architectures differ; the first differing settings are named with both values.
+    """
+    info = read_info(path)
+    require_same_architecture(info, shape)
+    engine.load_weights(_read_weights(engine.weights(), path))
+
+
+def _read_weights(wanted: dict[str, Any], path: Path) -> dict[str, Any]:
+    names = {name.removeprefix("model.") for name in sharded.tensor_names(path)}
+    known = {name: value for name, value in wanted.items() if getattr(value, "key", name) in names}
+    fresh = sorted(set(wanted) - set(known))
+    if fresh:
+        log.info("%d tensors are not in %s and start fresh, %s the first", len(fresh), path, fresh[0])
+    return sharded.load({"model": known}, path)["model"] | {name: wanted[name].data for name in fresh}
+
+
+def require_same_architecture(info: CheckpointInfo, shape: ModelShape) -> None:
+    """Check that a checkpoint's decoder is the decoder of `shape`.
+
+    Raises:
+        TrainingError: It is not; the differing settings are named with both values.
+    """
+    theirs, ours = config_json(info.shape.model), config_json(shape.model)
+    retrofit = shape.model.retrieval and not info.shape.model.retrieval
+    free = _FREE | (_RETRIEVAL if retrofit else set())
+    changed = [name for name in ModelConfig.model_fields if name not in free and theirs[name] != ours[name]]
+    differing = [f"model.{name} is {theirs[name]!r} there, {ours[name]!r} here" for name in changed]
+    pairs = {"vocabulary": "tokens in the tokenizer", "tokenizer": "tokenizer fingerprint"}
+    if info.shape.model.retrieval:
+        pairs["chunk_length"] = "chunk length"
+    for name, words in pairs.items():
+        there, here = getattr(info.shape, name), getattr(shape, name)
+        if there and here and there != here:
+            differing.append(f"{words} is {there!r} there, {here!r} here")
+    if differing:
+        raise TrainingError(
+            f"{info.path}: is another architecture: {'; '.join(differing[:4])}. "
+            "Give the model section the checkpoint's settings, or another checkpoint"
+        )
+
+
+def load_model(path: Path, *, tensor_parallel: int = 1, bfloat16: bool = False) -> tuple[RetroModel, CheckpointInfo]:
+    """Build the model of a checkpoint and fill it, ready for inference.
+
+    Args:
+        path: A checkpoint, or a stage directory whose newest checkpoint is taken.
+        tensor_parallel: Ranks to spread it over.
+        bfloat16: Compute in bfloat16.
+
+    Returns:
+        The model in evaluation mode, and what the checkpoint says.
+    """
+    info = read_info(find(path))
+    parallel.start(tensor_parallel_size=tensor_parallel)
+    parallel.seed(0)
+    model = RetroModel(info.shape, BuildOptions(bfloat16=bfloat16, tensor_parallel=tensor_parallel))
+    state = model.sharded_state_dict(metadata={"non_homogeneous_layers": True})
+    model.load_state_dict(sharded.load({"model": state}, info.path)["model"])
+    return model.eval(), info

@@ -1,0 +1,76 @@
+"""The training log: one JSON object a line, and TensorBoard when asked for. A resumed run cuts off what it repeats."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from retro.common.artifacts import atomic_path
+from retro.common.errors import DependencyError
+
+
+class TrainingLog:
+    """Appends to `log.jsonl`; each line is on disk before the next step starts. `path` None keeps nothing."""
+
+    def __init__(self, path: Path | None, *, resumed_step: int, tensorboard: Path | None = None) -> None:
+        self._stream: TextIO | None = None
+        if path is not None:
+            keep_lines_up_to(path, resumed_step)
+            self._stream = path.open("a", encoding="utf-8")
+        self._board: Any = None if tensorboard is None else _summary_writer(tensorboard, resumed_step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, **values: float | int | str) -> None:
+        """Append one line; `step` must be among the values."""
+        if self._stream is None:
+            return
+        self._stream.write(json.dumps(values) + "\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        if self._board is not None:
+            for name, value in values.items():
+                if name != "step" and not isinstance(value, str):
+                    self._board.add_scalar(name, value, values["step"])
+
+
+def keep_lines_up_to(path: Path, step: int) -> None:
+    """Drop lines after `step`, and a last line that a kill cut short."""
+    kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a log; an absent file is an empty log."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break  # the line that was being written when the run was killed
+    return lines
+
+
+def _summary_writer(directory: Path, resumed_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise DependencyError(
+            "tensorboard", "is not installed", "pip install 'instruct-retro[track]', or set train.tensorboard=false"
+        ) from None
+    return SummaryWriter(str(directory), purge_step=resumed_step + 1)

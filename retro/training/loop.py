@@ -1,0 +1,273 @@
+"""The training loop. Pretraining and tuning hand it a source of samples; it owns steps, evaluation, log, checkpoints.
+
+A run is a function of its settings: sample numbers follow from the step, dropout from (seed, step). So a run that was
+killed goes on from its last checkpoint with the losses that an unbroken run has.
+"""
+
+# Dims: B sequences of a micro batch, S tokens, L chunks, K neighbors, R tokens of a neighbor.
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retro.common.config import config_json
+from retro.common.errors import ConfigError, TrainingError
+from retro.common.progress import Progress
+from retro.mcore import parallel
+from retro.mcore.cpu import device
+from retro.mcore.engine import Engine, EngineSettings, StepResult, evaluate
+from retro.model.config import ModelShape
+from retro.model.model import BuildOptions, RetroModel
+from retro.training import checkpoint
+from retro.training.batch import Batch, BatchSource
+from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.log import TrainingLog, read_log
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What to evaluate during training."""
+
+    source: BatchSource
+    samples: int
+    """Sequences it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a finished run says about itself."""
+
+    steps: int
+    parameters: int
+    final_loss: float
+    valid_loss: float | None
+    weights_sha256: str
+    """Over all weights, by name: equal runs, equal digest."""
+    seconds: float
+    tokens_per_second: float
+
+
+def train(
+    *,
+    out: Path,
+    shape: ModelShape,
+    config: TrainConfig,
+    layout: ParallelConfig,
+    source: BatchSource,
+    validation: Validation | None,
+    start_from: Path | None = None,
+    what: str = "pretrain",
+) -> Result:
+    """Train a model, or go on with a run that was stopped.
+
+    Args:
+        out: Directory of the run: `log.jsonl` and `checkpoints/` come here.
+        shape: The model.
+        config: Steps, batch, optimizer.
+        layout: Processes.
+        source: Gives training samples by number.
+        validation: Evaluated every `evaluate_every` steps; None does not evaluate.
+        start_from: A checkpoint whose weights to start from, optimizer clean.
+        what: The stage, for progress lines.
+
+    Raises:
+        TrainingError: The loss is not finite; nothing is saved after it.
+        ConfigError: The batch does not fit the processes.
+    """
+    engine = build_engine(shape, config, layout)
+    checkpoints = out / "checkpoints"
+    step = _resume_or_start(engine, shape, checkpoints, start_from)
+    started, first_step = time.monotonic(), step
+    result = StepResult(loss=math.nan, tokens=0, grad_norm=math.nan, lr=0.0)
+    valid_loss = _last_valid_loss(out, step)
+    board = out / "tensorboard" if config.tensorboard and parallel.is_main() else None
+    describe = {"train": config_json(config)}
+    speed = _Speed()
+    with (
+        TrainingLog(_log_path(out), resumed_step=step, tensorboard=board) as lines,
+        Progress(config.steps, what=what, unit="steps", done=step) as bar,
+    ):
+        while step < config.steps:
+            step += 1
+            result = _one_step(engine, source, config, step)
+            tokens_per_second = speed.tick(config.global_batch * shape.model.sequence_length)
+            if step % config.log_every == 0 or step in (1, config.steps):
+                lines.write(
+                    step=step, loss=result.loss, lr=result.lr, grad_norm=result.grad_norm,
+                    tokens_per_second=round(tokens_per_second), samples=step * config.global_batch,
+                )  # fmt: skip
+            if validation is not None and (step % config.evaluate_every == 0 or step == config.steps):
+                valid_loss, _ = mean_loss(engine.ddp, validation, config.evaluate_samples, config.micro_batch)
+                lines.write(step=step, valid_loss=valid_loss)
+            if step % config.save_every == 0 or step == config.steps:
+                checkpoint.save(engine, shape, describe, step, checkpoints, config.keep_last)
+            bar.advance(note=f"loss {result.loss:.3f}, lr {result.lr:.1e}, {tokens_per_second:.0f} tokens/s")
+    seconds = time.monotonic() - started
+    tokens = (step - first_step) * config.global_batch * shape.model.sequence_length
+    return Result(
+        steps=step,
+        parameters=count_parameters(engine.module, layout.tensor),
+        final_loss=_final_loss(out, result),
+        valid_loss=valid_loss,
+        weights_sha256=weights_digest(engine.module),
+        seconds=seconds,
+        tokens_per_second=tokens / max(seconds, 1e-9),
+    )
+
+
+def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig) -> Engine:
+    """Form the groups, build the model and its optimizer."""
+    parallel.start(tensor_parallel_size=layout.tensor)
+    _, ranks = parallel.data_parallel()
+    if config.global_batch % (config.micro_batch * ranks):
+        need = f"needs a multiple of micro_batch x data parallel ranks = {config.micro_batch} x {ranks}"
+        raise ConfigError("train.global_batch", config.global_batch, need)
+    parallel.seed(config.seed)
+    bfloat16 = config.precision == "bfloat16"
+    options = BuildOptions(bfloat16=bfloat16, tensor_parallel=layout.tensor, recompute=config.recompute)
+    settings = EngineSettings(
+        lr=config.lr,
+        min_lr=config.min_lr,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        decay_steps=config.steps,
+        weight_decay=config.weight_decay,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        clip=config.clip,
+        bfloat16=bfloat16,
+    )
+    return Engine(RetroModel(shape, options), settings)
+
+
+def mean_loss(model: nn.Module, validation: Validation, samples: int, micro_batch: int) -> tuple[float, int]:
+    """Mean loss over the labels of the first `samples` sequences, and how many labels that were.
+
+    The sequences are spread over the data parallel ranks.
+    """
+    rank, ranks = parallel.data_parallel()
+    loss, tokens = 0.0, 0
+    for first in range(0, min(samples, validation.samples), micro_batch * ranks):
+        numbers = np.arange(first, min(first + micro_batch * ranks, samples, validation.samples), dtype=np.int64)
+        own = numbers[rank::ranks]
+        # Every rank must take part in each sum, so a rank without samples asks for one and masks it out.
+        batch = validation.source.fetch(own if len(own) else numbers[:1])
+        if not len(own):
+            batch = replace(batch, loss_mask_BS=np.zeros_like(batch.loss_mask_BS))
+        more_loss, more_tokens = evaluate(model, [batch], token_losses)
+        loss, tokens = loss + more_loss, tokens + more_tokens
+    return loss / max(tokens, 1), tokens
+
+
+def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """[B, S] cross-entropy of each label and [B, S] float mask."""
+    where = device()
+
+    def tensor(array: np.ndarray | None) -> Tensor | None:
+        return None if array is None else torch.from_numpy(np.ascontiguousarray(array)).to(where)
+
+    losses = model(
+        tensor(batch.tokens_BS),
+        tensor(batch.neighbors_BLKR),
+        tensor(batch.neighbor_mask_BLKR),
+        tensor(batch.token_mask_BS),
+        tensor(batch.labels_BS),
+    )
+    mask = tensor(batch.loss_mask_BS)
+    assert mask is not None
+    return losses, mask
+
+
+def count_parameters(model: nn.Module, tensor_parallel: int) -> int:
+    """Weights of the whole model, over all tensor parallel ranks."""
+    total = 0
+    for parameter in model.parameters():
+        split = getattr(parameter, "tensor_model_parallel", False)
+        total += parameter.numel() * (tensor_parallel if split else 1)
+    return total
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over this rank's weights in the order of their names."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _one_step(engine: Engine, source: BatchSource, config: TrainConfig, step: int) -> StepResult:
+    rank, ranks = parallel.data_parallel()
+    # Dropout is drawn anew from (seed, step): no random state needs saving, and every layout resumes alike.
+    parallel.seed(config.seed + step)
+    first = (step - 1) * config.global_batch
+    numbers = np.arange(first, first + config.global_batch, dtype=np.int64)[rank::ranks]
+    batches = [source.fetch(part) for part in np.split(numbers, len(numbers) // config.micro_batch)]
+    result = engine.step(batches, token_losses)
+    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+        raise TrainingError(
+            f"step {step}: the loss is {result.loss} and the gradient norm {result.grad_norm} at learning rate "
+            f"{result.lr:.2e}; needed finite numbers. The last checkpoint is kept: lower train.lr, lengthen "
+            "train.warmup_steps or set train.clip, and run again"
+        )
+    return result
+
+
+def _resume_or_start(engine: Engine, shape: ModelShape, checkpoints: Path, start_from: Path | None) -> int:
+    found = checkpoint.complete(checkpoints)
+    if not found:
+        if start_from is not None:
+            path = checkpoint.find(start_from)
+            log.info("starting from the weights of %s", path)
+            checkpoint.start_from(engine, shape, path)
+        return 0
+    info = checkpoint.read_info(found[-1])
+    checkpoint.require_same_architecture(info, shape)
+    checkpoint.resume(engine, found[-1])
+    log.info("going on from step %d of %s", info.step, found[-1])
+    return info.step
+
+
+def _log_path(out: Path) -> Path | None:
+    # Other ranks' lines would be the same.
+    return out / "log.jsonl" if parallel.is_main() else None
+
+
+def _last_valid_loss(out: Path, step: int) -> float | None:
+    found = [
+        line["valid_loss"] for line in read_log(out / "log.jsonl") if "valid_loss" in line and line["step"] <= step
+    ]
+    return found[-1] if found else None
+
+
+def _final_loss(out: Path, result: StepResult) -> float:
+    if math.isfinite(result.loss):
+        return result.loss
+    losses = [line["loss"] for line in read_log(out / "log.jsonl") if "loss" in line]
+    return float(losses[-1]) if losses else math.nan
+
+
+class _Speed:
+    """Tokens per second over the last step, smoothed."""
+
+    def __init__(self) -> None:
+        self.last, self.rate = time.monotonic(), 0.0
+
+    def tick(self, tokens: int) -> float:
+        now = time.monotonic()
+        current = tokens / max(now - self.last, 1e-9)
+        self.last = now
+        self.rate = current if self.rate == 0.0 else 0.9 * self.rate + 0.1 * current
+        return self.rate

@@ -1,0 +1,47 @@
+"""Checkpoints are loaded without executing code from them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from retro.common.errors import ArtifactError
+from retro.mcore import checkpoint
+
+
+class Evil:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+def test_an_index_that_names_a_function_is_refused_before_it_runs(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    with pytest.raises(ArtifactError, match=r"cannot be read safely: it names posix\.system"):
+        checkpoint.check_index(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_common_file_with_code_in_it_does_not_run(tmp_path: Path) -> None:
+    torch.save({"schedule": Evil(tmp_path / "ran")}, tmp_path / "common.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "common.pt")  # how megatron-core 0.16 reads it: torch's default is weights_only
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"a": 1})[:-3]])
+def test_a_damaged_index_is_an_artifact_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".metadata").write_bytes(content)
+    with pytest.raises(ArtifactError, match="cannot be read safely"):
+        checkpoint.check_index(tmp_path)
+
+
+def test_a_missing_index_is_an_artifact_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is missing: the checkpoint was cut short"):
+        checkpoint.check_index(tmp_path)

@@ -1,0 +1,35 @@
+"""A source of samples that needs no corpus: short cycles of tokens, with neighbors that repeat the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.training.batch import Batch
+from tests.model.tiny import CHUNK, VOCABULARY
+
+
+class CycleSource:
+    """Sample n counts up from a number of its own, modulo the vocabulary."""
+
+    def __init__(self, length: int = 16, *, neighbors: int = 2, broken_after: int | None = None) -> None:
+        self.length, self.neighbors, self.broken_after = length, neighbors, broken_after
+        self.asked: list[int] = []
+
+    def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
+        """Samples by number."""
+        self.asked += sample_numbers.tolist()
+        if self.broken_after is not None and sample_numbers.max() >= self.broken_after:
+            raise KeyboardInterrupt
+        starts = np.array([np.random.default_rng(int(n)).integers(VOCABULARY) for n in sample_numbers])
+        tokens = (starts[:, None] + np.arange(self.length + 1)) % VOCABULARY
+        shape = (len(sample_numbers), self.length // CHUNK, self.neighbors, 2 * CHUNK)
+        neighbors = np.random.default_rng(int(sample_numbers[0])).integers(0, VOCABULARY, shape)
+        return Batch(
+            tokens_BS=tokens[:, :-1],
+            labels_BS=tokens[:, 1:],
+            loss_mask_BS=np.ones((len(tokens), self.length), dtype=np.float32),
+            neighbors_BLKR=neighbors,
+            neighbor_mask_BLKR=np.ones(shape, dtype=bool),
+            token_mask_BS=None,
+        )
