@@ -92,9 +92,8 @@ class SequenceReader:
 class TrainingSource:
     """Endless training samples: corpora blended by weight, each read in a new order every epoch."""
 
-    def __init__(
-        self, reader: SequenceReader, weights: tuple[float, ...], samples: int, seed: int, corpus: Path
-    ) -> None:
+    def __init__(self, reader: SequenceReader, corpus: Corpus, samples: int, seed: int) -> None:
+        weights = corpus.weights
         self.reader, self.seed = reader, seed
         self.counts = [reader.whole_sequences(source) for source in range(len(weights))]
         for source, count in enumerate(self.counts):

@@ -82,10 +82,7 @@ def run(
     data = _Data(corpus=corpus, database=database, neighbors=neighbors)
     results, rates = {}, {}
     for variant, variant_shape in variants(config, shape):
-        reads = neighbors if variant_shape.model.retrieval else None
-        result = _train_variant(
-            out / variant, variant, variant_shape, config, training, layout, corpus, database, reads
-        )
+        result = _train_variant(out / variant, variant, variant_shape, config, training, layout, data)
         values = asdict(result)
         rates[variant] = {name: values.pop(name) for name in _RATES}
         results[variant] = values
