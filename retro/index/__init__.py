@@ -1,1 +1,1 @@
-"""Stage package."""
+"""Stage 3: embed every chunk, and index the vectors with Faiss."""

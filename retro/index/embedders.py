@@ -1,0 +1,117 @@
+"""The embedder of an index: made once by the index stage, and opened again by whoever asks the index.
+
+`embedder.json` beside the index holds the embedder's settings and its identity. Vectors of two embedders must never
+meet, so an embedder that is opened again has to have the very identity recorded there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.common.artifacts import atomic_path, read_json, write_json
+from retro.common.config import config_json
+from retro.common.errors import ArtifactError
+from retro.common.hdf5 import map_column, new_file, write_columns
+from retro.index.batching import ignore
+from retro.index.config import EmbedderConfig
+from retro.index.hashing import HashingEmbedder, count_documents
+
+DESCRIPTION = "embedder.json"
+HASHING_FILE = "hashing.h5"
+_REMEDY = "Run `retro index` again"
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose inner product says how alike they are."""
+
+    @property
+    def dimension(self) -> int:
+        """D, length of the vectors."""
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What decides the vectors; equal identities give equal vectors."""
+
+    def embed(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> NDArray[np.float32]:
+        """[N, D] float32 of length 1; all zeros for a text that says nothing.
+
+        `advance` is called with the number of texts done since the last call.
+        """
+
+
+def make_embedder(config: EmbedderConfig, out: Path, training_texts: Callable[[], Iterable[Sequence[str]]]) -> Embedder:
+    """The embedder of a new index; what it learns from the training texts is stored in `out`.
+
+    Args:
+        config: Its settings.
+        out: Directory of the index.
+        training_texts: Gives texts of the train split, some at a time; asked only by an embedder that learns.
+
+    Raises:
+        DataError, DependencyError: The model is missing, is not the one meant, or cannot be loaded.
+    """
+    if config.kind == "hashing":
+        embedder = HashingEmbedder(config.dimension, count_documents(training_texts()))
+        with atomic_path(out / HASHING_FILE) as temporary, new_file(temporary) as file:
+            write_columns(file, {"idf": embedder.idf_V})
+        return embedder
+    return _neural(config)
+
+
+def describe_embedder(config: EmbedderConfig, embedder: Embedder, out: Path) -> list[str]:
+    """Write embedder.json into `out`; gives the names of the embedder's files there."""
+    settings = config_json(config)
+    # What `auto` meant here, so that another machine asks the index in the same number format.
+    settings["dtype"] = embedder.identity.get("dtype", config.dtype)
+    write_json(out / DESCRIPTION, {"config": settings, "identity": embedder.identity})
+    return [DESCRIPTION, *([HASHING_FILE] if config.kind == "hashing" else [])]
+
+
+def open_embedder(directory: Path) -> Embedder:
+    """The embedder that made the index in `directory`.
+
+    Raises:
+        ArtifactError: Its description is missing or damaged, or the model found now is another one.
+        DataError, DependencyError: The model is missing or cannot be loaded.
+    """
+    path = directory / DESCRIPTION
+    described = read_json(path, _REMEDY)
+    if not isinstance(described, dict) or not {"config", "identity"} <= set(described):
+        raise ArtifactError(path, "does not describe an embedder", _REMEDY)
+    config = EmbedderConfig(**described["config"])
+    if config.kind == "hashing":
+        idf_V = np.asarray(map_column(directory / HASHING_FILE, "idf", _REMEDY), dtype=np.float32)
+        embedder: Embedder = HashingEmbedder(config.dimension, idf_V)
+    else:
+        embedder = _neural(config)
+    require_identity(path, described["identity"], embedder)
+    return embedder
+
+
+def require_identity(path: Path, recorded: dict[str, str | int], embedder: Embedder) -> None:
+    """Check that `embedder` is the one recorded in `path`.
+
+    Raises:
+        ArtifactError: It is another one; the first difference is named.
+    """
+    found = embedder.identity
+    for name in sorted(set(recorded) | set(found)):
+        if recorded.get(name) != found.get(name):
+            raise ArtifactError(
+                path,
+                f"records an embedder with {name} {recorded.get(name)!r}; the one here has {found.get(name)!r}",
+                "Use the embedder the index was made with, or run `retro index` again",
+            )
+
+
+def _neural(config: EmbedderConfig) -> Embedder:
+    from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder
+
+    if config.kind == "sentence_transformers":
+        return SentenceTransformersEmbedder(config)
+    return HuggingFaceEmbedder(config)

@@ -1,0 +1,68 @@
+"""Chunk embeddings: made in blocks, joined to one file that is memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.common.artifacts import atomic_path
+from retro.common.blocks import Block, BlockStore
+from retro.common.hdf5 import create_column, map_column, new_file
+from retro.db.reader import ChunkDatabase
+from retro.index.embedders import Embedder
+from retro.index.texts import texts_of
+
+FILE = "embeddings.h5"
+DATASET = "embeddings"
+_TEXTS_AT_ONCE = 10_000
+
+
+def chunk_texts(db: ChunkDatabase, rows: NDArray[np.int64]) -> list[str]:
+    """The texts of chunks, as embedders get them."""
+    return texts_of(db.corpus.tokenizer, *db.chunk_tokens(rows))
+
+
+def texts_to_learn_from(db: ChunkDatabase, sample: int, seed: int) -> Iterator[list[str]]:
+    """Texts of a uniform sample of train chunks, some at a time."""
+    rows = sample_rows(db.rows_of(0), sample, seed)
+    for start in range(0, len(rows), _TEXTS_AT_ONCE):
+        yield chunk_texts(db, rows[start : start + _TEXTS_AT_ONCE])
+
+
+def sample_rows(rows: range, size: int, seed: int) -> NDArray[np.int64]:
+    """At most `size` of `rows`, drawn uniformly without replacement, in ascending order."""
+    if len(rows) <= size:
+        return np.arange(rows.start, rows.stop, dtype=np.int64)
+    drawn = np.random.default_rng(seed).choice(len(rows), size=size, replace=False, shuffle=False)
+    return np.sort(drawn.astype(np.int64)) + rows.start
+
+
+def embed_rows(db: ChunkDatabase, embedder: Embedder, rows: range, advance: Callable[[int], None]) -> Block:
+    """The block of embeddings of consecutive chunks: float16, 2 bytes per value instead of 4, same neighbors."""
+    vectors_ND = embedder.embed(chunk_texts(db, np.arange(rows.start, rows.stop)), advance)
+    without_text = int((~vectors_ND.any(axis=1)).sum())
+    return Block({DATASET: vectors_ND.astype(np.float16)}, {"without_text": without_text})
+
+
+def merge_embeddings(store: BlockStore, out: Path, rows: int, dimension: int) -> NDArray[Any]:
+    """Join the blocks to embeddings.h5 in `out`.
+
+    Returns:
+        float16 [rows, D], memory-mapped.
+
+    Raises:
+        ArtifactError: A block is damaged, or the disk is full.
+    """
+    path = out / FILE
+    with atomic_path(path) as temporary, new_file(temporary) as file:
+        column = create_column(file, DATASET, (rows, dimension), np.float16)
+        start = 0
+        for number in range(len(store)):
+            vectors = store.read(number).arrays[DATASET]
+            column[start : start + len(vectors)] = vectors
+            start += len(vectors)
+    return map_column(path, DATASET, "Run `retro index` again")

