@@ -117,11 +117,11 @@ def _json_lines(lines: Lines, file: InputFile, config: SourceConfig) -> Iterator
 
 
 def _json_document(line: bytes, number: int, file: InputFile, config: SourceConfig) -> Document:
-    text_line = _decode(line)
+    text_line = _decode(line).rstrip("\r\n")
     try:
         data = json.loads(text_line)
     except json.JSONDecodeError as error:
-        raise _BadLineError("invalid JSON", f"{error.msg} at column {error.colno}") from None
+        raise _BadLineError("invalid JSON", f"column {error.colno}: {error.msg}") from None
     except (RecursionError, ValueError) as error:
         raise _BadLineError("invalid JSON", str(error)) from None
     if not isinstance(data, dict):
@@ -210,7 +210,7 @@ def _groups(
             continue
         number, first = next(((n, line) for n, line in group if line.strip()), (1, b""))
         try:
-            text = _decode(content).replace("\r\n", "\n").strip("\n")
+            text = _decode(content).replace("\r\n", "\n").lstrip("\n").rstrip()
         except _BadLineError as error:
             yield _reject(file, number, error, content)
             continue

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retro.common.errors import DataError
+from retro.corpus.config import SourceConfig
+from retro.corpus.files import resolve
+from retro.corpus.layouts import Document, Item, Reject, read_source
+
+
+def read(path: Path, content: bytes | None = None, min_words: int = 1, **settings: Any) -> list[Item]:
+    if content is not None:
+        path.write_bytes(content)
+    source = resolve(SourceConfig(name="s", path=path, **settings), path)
+    return list(read_source(source, min_words, lambda count: None))
+
+
+def texts(items: list[Item]) -> list[tuple[str, str, str]]:
+    assert all(isinstance(item, Document) for item in items), items
+    return [(item.id, item.title, item.text) for item in items if isinstance(item, Document)]
+
+
+def rejects(items: list[Item]) -> list[tuple[int, str, str]]:
+    return [(item.line, item.reason, item.detail) for item in items if isinstance(item, Reject)]
+
+
+def test_json_lines_give_id_title_and_text(tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "title": "A", "text": " one\ntwo "},
+        {"id": 7, "text": "three", "title": None},
+        {"text": "four"},
+    ]
+    content = "\n\n".join(json.dumps(line) for line in lines).encode()
+    expected = [("a", "A", " one\ntwo "), ("7", "", "three"), ("f.jsonl:5", "", "four")]
+    assert texts(read(tmp_path / "f.jsonl", content)) == expected
+    assert texts(read(tmp_path / "f.jsonl.gz", gzip.compress(content)))[:2] == expected[:2]
+
+
+def test_the_key_names_can_be_chosen(tmp_path: Path) -> None:
+    content = b'{"body": "one", "key": "k", "head": "H", "text": 5}'
+    assert texts(read(tmp_path / "f.jsonl", content, text_key="body", id_key="key", title_key="head")) == [
+        ("k", "H", "one")
+    ]
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+    assert texts(read(tmp_path / "f.jsonl", b'\xef\xbb\xbf{"id": "a", "text": "one"}')) == [("a", "", "one")]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        (b'{"text": "cut', "invalid JSON", "column 10: Unterminated string"),
+        (b"[" * 100_000, "invalid JSON", ""),
+        (b"\xff\xfe", "invalid UTF-8", "byte 0xff at offset 0"),
+        (b'{"text": "caf\xe9"}', "invalid UTF-8", "byte 0xe9 at offset 13"),
+        (b'["text"]', "not a JSON object", "found list"),
+        (b'{"body": 1, "a": 2}', "missing text", "no key 'text'; the line has: a, body"),
+        (b'{"text": ["a"]}', "text is not a string", "'text' is list"),
+        (b'{"text": null}', "text is not a string", "'text' is NoneType"),
+        (b'{"text": " \\n"}', "empty text", ""),
+        (b'{"text": "a b"}', "too short", "2 words, 3 needed"),
+        (b'{"text": "half \\ud83e here now"}', "lone surrogate", "\\ud83e"),
+        (b'{"text": "a b c", "id": "\\uD83E"}', "lone surrogate", "\\ud83e"),
+        (b'{"text": "a b c", "id": ["x"]}', "id or title is not a string", "'id' is list"),
+        (b'{"text": "a b c", "title": true}', "id or title is not a string", "'title' is bool"),
+    ],
+)
+def test_a_bad_line_is_set_aside_with_its_reason(tmp_path: Path, line: bytes, reason: str, detail: str) -> None:
+    good = b'{"id": "g", "text": "a good line"}\n'
+    items = read(tmp_path / "f.jsonl", good + line + b"\n" + good, min_words=3)
+    assert [type(item) for item in items] == [Document, Reject, Document]
+    [(number, found, told)] = rejects(items)
+    assert (number, found) == (2, reason)
+    assert told.startswith(detail)
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    assert texts(read(tmp_path / "f.jsonl", b'{"id": "a", "text": "\\ud83e\\udd8a"}')) == [("a", "", "🦊")]
+
+
+def test_a_reject_tells_how_the_line_starts(tmp_path: Path) -> None:
+    [reject] = read(tmp_path / "f.jsonl", b"x" * 1000)
+    assert isinstance(reject, Reject)
+    assert (reject.file, reject.excerpt) == ("f.jsonl", "x" * 200)
+
+
+def test_blank_lines_part_the_documents_of_a_text_file(tmp_path: Path) -> None:
+    content = b"\r\none\r\ntwo\r\n\r\n \t\nthree\n"
+    assert texts(read(tmp_path / "f.txt", content)) == [("f.txt:2", "", "one\ntwo"), ("f.txt:6", "", "three")]
+
+
+def test_lines_or_the_whole_file_can_be_documents_instead(tmp_path: Path) -> None:
+    content = b"\none\ntwo\n\nthree\n"
+    lines = texts(read(tmp_path / "f.txt", content, documents="line"))
+    assert lines == [("f.txt:2", "", "one"), ("f.txt:3", "", "two"), ("f.txt:5", "", "three")]
+    assert texts(read(tmp_path / "f.txt", content, documents="file")) == [("f.txt", "f.txt", "one\ntwo\n\nthree")]
+
+
+def test_each_file_of_a_folder_is_a_document(tmp_path: Path) -> None:
+    for name, content in (
+        ("b.md", b"# B\n\nbody\n"),
+        ("a/c.txt", b"sea"),
+        ("z.txt", b""),
+        ("y.txt", b" \n"),
+        ("x.txt", b"\xff"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    items = read(tmp_path)
+    assert texts(items[:2]) == [("a/c.txt", "a/c.txt", "sea"), ("b.md", "b.md", "# B\n\nbody")]
+    assert rejects(items) == [
+        (1, "invalid UTF-8", "byte 0xff at offset 0"),
+        (1, "empty text", ""),
+        (1, "empty text", ""),
+    ]
+
+
+def test_wikitext_is_cut_at_level_one_headings(tmp_path: Path) -> None:
+    content = b" \n = Lobster = \n \n It lives . \n \n = = Food = = \n \n = 1 = \n eats \n \n = Crab = \n \n Walks .\n"
+    assert texts(read(tmp_path / "f.txt", content)) == [
+        ("f.txt:2", "Lobster", " = Lobster = \n \n It lives . \n \n = = Food = = \n \n = 1 = \n eats"),
+        ("f.txt:11", "Crab", " = Crab = \n \n Walks ."),
+    ]
+
+
+def test_wikitext_without_blank_lines_is_cut_too(tmp_path: Path) -> None:
+    content = b"before\n= A =\none\n= B =\ntwo"
+    found = texts(read(tmp_path / "f.tokens", content, kind="wikitext"))
+    assert found == [("f.tokens:1", "", "before"), ("f.tokens:2", "A", "= A =\none"), ("f.tokens:4", "B", "= B =\ntwo")]
+
+
+def test_a_bad_byte_costs_one_document_of_a_text_file(tmp_path: Path) -> None:
+    items = read(tmp_path / "f.txt", b"one\n\ntwo \xff\n\nthree")
+    assert texts([items[0], items[2]]) == [("f.txt:1", "", "one"), ("f.txt:5", "", "three")]
+    assert rejects(items) == [(3, "invalid UTF-8", "byte 0xff at offset 4")]
+
+
+def test_a_cut_gz_stops_the_source_because_what_is_missing_cannot_be_counted(tmp_path: Path) -> None:
+    content = gzip.compress(b'{"text": "one"}\n' * 1000)
+    with pytest.raises(DataError, match=r"f\.jsonl\.gz: is cut short or damaged"):
+        read(tmp_path / "f.jsonl.gz", content[:-20])
