@@ -43,7 +43,7 @@ class Searcher:
         """Open the index in `directory`, made from `db`.
 
         Raises:
-            ArtifactError: The stage did not finish, a file is missing or cut short, or it was made from another database.
+            ArtifactError: The stage did not finish, a file is cut short, or it was made from another database.
         """
         manifest = read_manifest(directory, STAGE)
         require_parent(directory, manifest, "db", db.manifest)

@@ -1,0 +1,187 @@
+"""The neighbors stage: blocks of stream chunks, then one file per split."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from retro.common.artifacts import (
+    REPORT,
+    Manifest,
+    describe_files,
+    fingerprint,
+    require_parent,
+    write_json,
+    write_manifest,
+)
+from retro.common.blocks import BlockStore, ranges
+from retro.common.errors import DataError
+from retro.common.progress import Progress
+from retro.common.resume import completed, fingerprints, remove_temporary_files, remove_unlisted_files
+from retro.corpus.reader import SPLITS, Corpus, TokenStream
+from retro.db.reader import ChunkDatabase
+from retro.index.search import Searcher
+from retro.neighbors.config import STAGE, NeighborsConfig
+from retro.neighbors.merge import ChunkRange, Totals, file_name, merge_blocks
+from retro.neighbors.query import StreamQueries
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborsReport:
+    """What the stage did."""
+
+    queries: dict[str, int]
+    """By split."""
+    fewer_than_saved: dict[str, int]
+    """Queries with fewer than `saved` neighbors, by reason."""
+    without_neighbors: int
+    searched_deeper: int
+    """Queries whose first candidates were too few once their own documents were out."""
+    own_document_share: float
+    """Share of the first candidates that came from the query's own documents and were dropped."""
+    mean_score: float
+    """Mean score of all neighbors."""
+    mean_best_score: float
+    """Mean score of each query's first neighbor."""
+    queries_done: int
+    """In this run; after a resume, fewer than there are."""
+    seconds: float
+    queries_per_second: float
+
+
+def run(
+    config: NeighborsConfig,
+    corpus_dir: Path,
+    db_dir: Path,
+    index_dir: Path,
+    out: Path,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    wait_s: float = 0.0,
+) -> Manifest:
+    """Find the neighbors of every chunk of every stream.
+
+    Args:
+        config: The stage's settings.
+        corpus_dir: A finished corpus.
+        db_dir: A finished chunk database.
+        index_dir: A finished index; its embedder embeds the queries.
+        out: Where train.h5, valid.h5 and test.h5 go.
+        rank: This process's share of the blocks: rank, rank + world, …
+        world: Processes that share the work. Rank 0 merges.
+        wait_s: How long rank 0 waits for the blocks of others, since the last one appeared.
+
+    Returns:
+        The manifest; for other ranks than 0 one that is not written and has no files.
+
+    Raises:
+        ArtifactError: A parent is damaged or does not fit, `out` was made from other parents or under other settings,
+            blocks of other ranks are missing, or the disk is full.
+        DataError, DependencyError: The embedding model cannot be used.
+    """
+    corpus = Corpus.open(corpus_dir)
+    db = ChunkDatabase.open(db_dir, corpus)
+    searcher = Searcher.open(index_dir, db)
+    require_parent(index_dir, searcher.manifest, "corpus", corpus.manifest)
+    parents = {"corpus": corpus.manifest, "db": db.manifest, "index": searcher.manifest}
+    queries: dict[tuple[str, int], StreamQueries] = {
+        (split, source): StreamQueries(
+            searcher, TokenStream(corpus, source, SPLITS.index(split), db.chunk_length), source
+        )
+        for split in config.splits
+        for source in range(len(corpus.sources))
+    }
+    plan = _plan(queries, config.queries_per_block)
+    store = _store(plan, config, parents, out)
+    done = completed(out, STAGE, config.shaping, parents)
+    if done is not None:
+        store.remove()
+        remove_unlisted_files(out, done)
+        return done
+    if not plan:
+        problem = f"has no stream of {db.chunk_length} tokens, the length of one chunk"
+        raise DataError(corpus_dir, problem, "Give more text, or a smaller db.chunk_length")
+    started = time.monotonic()
+    asked = _search(store, plan, queries, config, rank, world)
+    manifest = Manifest(stage=STAGE, config=config.shaping, parents=fingerprints(parents))
+    if rank != 0:
+        return manifest
+    store.require_all(world, wait_s)
+    remove_temporary_files(out)
+    totals = merge_blocks(store, plan, out, corpus.sources, config)
+    return _finish(manifest, _report(totals, asked, time.monotonic() - started), store, out)
+
+
+def _plan(queries: Mapping[tuple[str, int], StreamQueries], queries_per_block: int) -> list[ChunkRange]:
+    return [
+        ChunkRange(split, source, chunks)
+        for (split, source), asked in queries.items()
+        for chunks in ranges(asked.stream.chunks, queries_per_block)
+    ]
+
+
+def _store(plan: list[ChunkRange], config: NeighborsConfig, parents: Mapping[str, Manifest], out: Path) -> BlockStore:
+    base: dict[str, Any] = fingerprints(parents) | {"saved": config.saved, "searched": config.searched}
+    inputs = [base | part._asdict() | {"chunks": [part.chunks.start, part.chunks.stop]} for part in plan]
+    return BlockStore(
+        directory=out / "blocks",
+        inputs=tuple(map(fingerprint, inputs)),
+        expected_rows=tuple(len(part.chunks) for part in plan),
+        stage=STAGE,
+    )
+
+
+def _search(
+    store: BlockStore,
+    plan: list[ChunkRange],
+    queries: Mapping[tuple[str, int], StreamQueries],
+    config: NeighborsConfig,
+    rank: int,
+    world: int,
+) -> int:
+    """Build this rank's missing blocks; gives the number of queries asked."""
+    pending = store.pending(rank, world)
+    asked = sum(len(plan[number].chunks) for number in pending)
+    mine = sum(len(part.chunks) for part in plan[rank::world])
+    with Progress(mine, what=STAGE, unit="queries", done=mine - asked) as bar:
+        for number in pending:
+            split, source, chunks = plan[number]
+            block = queries[split, source].block(chunks, config.saved, config.searched, bar.advance)
+            store.write(number, block)
+    return asked
+
+
+def _report(totals: Totals, asked: int, seconds: float) -> NeighborsReport:
+    counts = totals.counts
+    return NeighborsReport(
+        queries=totals.queries,
+        fewer_than_saved={name: counts[name] for name in ("few_chunks", "few_found", "no_text")},
+        without_neighbors=totals.without_neighbors,
+        searched_deeper=counts["searched_deeper"],
+        own_document_share=round(counts["own_document"] / max(counts["candidates"], 1), 4),
+        mean_score=round(totals.score_sum / max(totals.neighbors, 1), 4),
+        mean_best_score=round(totals.best_score_sum / max(counts["queries"] - totals.without_neighbors, 1), 4),
+        queries_done=asked,
+        seconds=round(seconds, 3),
+        queries_per_second=round(asked / max(seconds, 1e-9), 1),
+    )
+
+
+def _finish(unfinished: Manifest, report: NeighborsReport, store: BlockStore, out: Path) -> Manifest:
+    """Report, then the manifest, then remove the blocks: a kill between any two steps loses nothing."""
+    log.info("neighbors: %s", report)
+    write_json(out / REPORT, asdict(report))
+    counts = {f"queries_{split}": queries for split, queries in report.queries.items()}
+    files = describe_files(out, [file_name(split) for split in report.queries])
+    manifest = replace(unfinished, counts=counts | {"fewer_than_saved": report.fewer_than_saved}, files=files)
+    write_manifest(out, manifest)
+    store.remove()
+    remove_unlisted_files(out, manifest)
+    return manifest

@@ -1,0 +1,99 @@
+"""Read the neighbors of stream chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.common.artifacts import Manifest, read_manifest, require_parent
+from retro.common.errors import ArtifactError, ConfigError
+from retro.common.hdf5 import map_column
+from retro.corpus.reader import SPLITS, Corpus
+from retro.db.reader import ChunkDatabase
+from retro.neighbors.config import STAGE
+from retro.neighbors.merge import file_name
+from retro.neighbors.query import NEIGHBORS, SCORES
+
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The artifact of the neighbors stage. Files are mapped when first asked for."""
+
+    directory: Path
+    manifest: Manifest
+    sources: tuple[str, ...]
+    _maps: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, directory: Path, db: ChunkDatabase, corpus: Corpus) -> Neighbors:
+        """Open the neighbors in `directory`, found in `db` for the streams of `corpus`.
+
+        Raises:
+            ArtifactError: The stage did not finish, a file is cut short, or it was made from another database.
+        """
+        manifest = read_manifest(directory, STAGE)
+        require_parent(directory, manifest, "corpus", corpus.manifest)
+        require_parent(directory, manifest, "db", db.manifest)
+        return cls(directory, manifest, corpus.sources)
+
+    @property
+    def saved(self) -> int:
+        """Neighbors stored per chunk, the greatest k that can be asked for."""
+        return int(self.manifest.config["saved"])
+
+    def chunks(self, split: int, source: int) -> int:
+        """Chunks of a stream."""
+        return len(self._column(split, source, NEIGHBORS))
+
+    def of(self, split: int, source: int, chunk_numbers: Int64, k: int) -> Int64:
+        """Neighbors of stream chunks.
+
+        Args:
+            split: 0 train, 1 valid, 2 test.
+            source: Number of the source.
+            chunk_numbers: [N] chunks of that stream.
+            k: Neighbors wanted, 1 to `saved`.
+
+        Returns:
+            int64 [N, k] rows of the database, best first; -1 where there is none.
+
+        Raises:
+            ConfigError: More neighbors are wanted than were saved.
+            ArtifactError: This split was not searched, or its file is damaged.
+            ValueError: There is no such chunk.
+        """
+        ids_NK: Int64 = self._rows(split, source, chunk_numbers, k, NEIGHBORS).astype(np.int64)
+        return ids_NK
+
+    def scores(self, split: int, source: int, chunk_numbers: Int64, k: int) -> NDArray[np.float32]:
+        """Scores of the same neighbors, float32 [N, k]; -inf where there is none."""
+        scores_NK: NDArray[np.float32] = self._rows(split, source, chunk_numbers, k, SCORES).astype(np.float32)
+        return scores_NK
+
+    def _rows(self, split: int, source: int, chunk_numbers: Int64, k: int, name: str) -> NDArray[np.generic]:
+        if not 1 <= k <= self.saved:
+            need = f"needs to be at least {k}, as many neighbors as are asked for; {self.directory} has fewer"
+            raise ConfigError("NeighborsConfig.saved", self.saved, need)
+        column = self._column(split, source, name)
+        chunks = np.asarray(chunk_numbers, dtype=np.int64)
+        if chunks.size and (chunks.min() < 0 or chunks.max() >= len(column)):
+            raise ValueError(f"chunks {chunks.min()} to {chunks.max()} are outside a stream of {len(column)} chunks")
+        return np.asarray(column[chunks, :k])
+
+    def _column(self, split: int, source: int, name: str) -> NDArray[np.generic]:
+        key = f"{SPLITS[split]}/{self.sources[source]}/{name}"
+        if key not in self._maps:
+            if SPLITS[split] not in self.manifest.config["splits"]:
+                problem = f"has no neighbors of split {SPLITS[split]!r}"
+                raise ArtifactError(
+                    self.directory, problem, "Add it to neighbors.splits and run `retro neighbors` again"
+                )
+            path = self.directory / file_name(SPLITS[split])
+            remedy = f"Delete {self.directory} and run `retro neighbors` again"
+            self._maps[key] = map_column(path, f"{self.sources[source]}/{name}", remedy)
+        return self._maps[key]
