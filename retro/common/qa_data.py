@@ -166,18 +166,14 @@ def _identifier(item: Mapping[str, Any], number: int) -> str:
 def _answers(path: Path, place: str, item: Mapping[str, Any]) -> tuple[str, ...]:
     key = next((key for key in ("answers", "answer", "longform_answer") if item.get(key) is not None), None)
     if key is None:
-        raise DataError(
-            path, f"{place} has no 'answers'", "Give it 'answers' (a list of texts) or 'answer' (a text)"
-        )
+        raise DataError(path, f"{place} has no 'answers'", "Give it 'answers' (a list of texts) or 'answer' (a text)")
     # A text is one gold answer. Going over its letters would make each letter a gold answer.
     value = item[key]
     many = value if isinstance(value, list) else [value]
     answers = [_answer_text(path, place, key, one) for one in many]
     kept = tuple(answer for answer in answers if answer)
     if not kept:
-        raise DataError(
-            path, f"{place} has {key!r} = {value!r}", "Give at least one answer that is not blank"
-        )
+        raise DataError(path, f"{place} has {key!r} = {value!r}", "Give at least one answer that is not blank")
     return kept
 
 
@@ -186,9 +182,7 @@ def _answer_text(path: Path, place: str, key: str, value: Any) -> str:
         value = value.get("text")
     if isinstance(value, str | int | float):
         return str(value).strip()
-    raise DataError(
-        path, f"{place} has {value!r} in {key!r}", "An answer is a text, or an object with a 'text'"
-    )
+    raise DataError(path, f"{place} has {value!r} in {key!r}", "An answer is a text, or an object with a 'text'")
 
 
 # Where passages may stand, best first. All but the last are InstructRetro's; `context` is HotpotQA's own

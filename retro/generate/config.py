@@ -32,6 +32,9 @@ class SamplingConfig(StageConfig):
 class GenerateConfig(StageConfig):
     """Answer the questions of a file in one or more settings."""
 
+    checkpoint: Path | None = None
+    """The model that answers; absent: the one this run tuned."""
+
     questions: tuple[Path, ...] = ()
     """Question files. With none: `<data>/<task>/<task>_QA_<split>.json` if `data` is given, else the
     questions that the corpus stage derived from its own documents."""

@@ -168,3 +168,8 @@ def write_plain(answers: Path, out: Path) -> Path:
     with atomic_path(out) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
     return out
+
+
+def covered(directory: Path, setting: str) -> int:
+    """Questions whose answers stand in finished slices of a setting."""
+    return sum(len(read_answers(path)) for _, _, path in _slices(directory, setting))

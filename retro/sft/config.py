@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from retro.common.config import StageConfig, read_yaml
 from retro.common.errors import ConfigError, DataError, require
+from retro.training.config import TrainConfig
 
 KindSetting = Literal["auto", "short_span", "true_false", "options", "full_answer", "conversation", "chat"]
 
@@ -137,3 +138,35 @@ def expand_variables(setting: str, text: str) -> Path:
     if "$" in filled:
         raise ConfigError(setting, text, "needs its variables set, as in DATA=/path/to/questions retro sft …")
     return Path(filled)
+
+
+class SftTrainConfig(TrainConfig):
+    """The training loop's settings with the paper's values for tuning (Wang et al. 2023, appendix)."""
+
+    micro_batch: PositiveInt = 1
+    """Sequences in one forward pass on one rank."""
+    global_batch: PositiveInt = 128
+    """Sequences in one optimizer step."""
+    lr: PositiveFloat = 5e-6
+    """Peak learning rate."""
+    min_lr: NonNegativeFloat = 5e-6
+    """Learning rate at the end of the decay."""
+    schedule: Literal["cosine", "linear", "constant"] = "constant"
+    """Decay after the warm-up."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up from zero."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay, on matrices only."""
+    beta2: float = Field(default=0.98, ge=0.0, lt=1.0)
+    """Adam's second moment."""
+
+
+class SftConfig(StageConfig):
+    """Tune a pretrained model on instructions (Wang et al. 2023, section 4)."""
+
+    data: SftDataConfig = SftDataConfig()
+    """Questions, prompts and passages."""
+    train: SftTrainConfig = SftTrainConfig()
+    """Steps, batch and optimizer."""
+    start_from: Path | None = None
+    """The checkpoint to tune; absent: the one this run pretrained."""

@@ -1,0 +1,200 @@
+"""What a run directory holds, read for the report. Whatever is missing or damaged is said, never guessed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from retro.common.answers import Answer, read_answers
+from retro.common.artifacts import REPORT, Manifest, read_manifest
+from retro.common.errors import RetroError
+from retro.evaluate.wording import in_order
+
+STAGES: tuple[tuple[str, str], ...] = (
+    ("corpus", "text to tokens"),
+    ("db", "tokens to chunks"),
+    ("index", "chunks to a search index"),
+    ("neighbors", "chunks to their neighbors"),
+    ("pretrain", "Retro and GPT from scratch"),
+    ("sft", "tuned on questions"),
+    ("generate", "questions to answers"),
+    ("evaluate", "answers to scores"),
+)
+"""Name and work of each stage, in order; stage n stands in the folder `<n>_<name>`."""
+
+_PACKAGES = ("instruct-retro", "torch", "megatron-core", "faiss-cpu", "faiss-gpu", "sentence-transformers", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageView:
+    """One stage as far as it got."""
+
+    name: str
+    work: str
+    manifest: Manifest | None
+    report: Mapping[str, Any]
+    problem: str
+    """Why there is no manifest; empty when there is one."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files that belong to the stage."""
+        return sum(int(file["bytes"]) for file in self.manifest.files.values()) if self.manifest else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Losses of one training run, in nats per token."""
+
+    name: str
+    train: tuple[tuple[float, float], ...]
+    """(step, loss)."""
+    valid: tuple[tuple[float, float], ...]
+    tokens_per_second: float | None
+    """Median over the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """All that the report shows."""
+
+    run_dir: Path
+    stages: tuple[StageView, ...]
+    pretraining: tuple[Curve, ...]
+    tuning: tuple[Curve, ...]
+    perplexity: Mapping[str, Any] | None
+    scores: Mapping[str, Any] | None
+    answers: Mapping[str, tuple[Answer, ...]]
+    """By setting, in the scores' order."""
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def stage(self, name: str) -> StageView:
+        """A stage by its name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def stage_dir(run_dir: Path, name: str) -> Path:
+    """The folder of a stage."""
+    number = [stage for stage, _ in STAGES].index(name) + 1
+    return run_dir / f"{number}_{name}"
+
+
+def summarize(run_dir: Path) -> RunSummary:
+    """Read a run directory, finished or not."""
+    scores = _scores(stage_dir(run_dir, "evaluate") / "scores.json")
+    return RunSummary(
+        run_dir=run_dir,
+        stages=tuple(_stage(run_dir, name, work) for name, work in STAGES),
+        pretraining=tuple(_curves(stage_dir(run_dir, "pretrain"))),
+        tuning=tuple(_curves(stage_dir(run_dir, "sft"))),
+        perplexity=_json(stage_dir(run_dir, "pretrain") / "perplexity.json"),
+        scores=scores,
+        answers=_answers(stage_dir(run_dir, "generate"), scores),
+        machine=machine(),
+        versions=versions(),
+    )
+
+
+def _stage(run_dir: Path, name: str, work: str) -> StageView:
+    directory = stage_dir(run_dir, name)
+    manifest, problem = None, ""
+    try:
+        manifest = read_manifest(directory, name)
+    except RetroError as error:
+        begun = directory.exists() and any(directory.iterdir())
+        problem = str(error) if (directory / "manifest.json").exists() else ("not finished" if begun else "not run")
+    return StageView(name=name, work=work, manifest=manifest, report=_json(directory / REPORT) or {}, problem=problem)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _scores(path: Path) -> dict[str, Any] | None:
+    """The scores, settings in the order in which they are shown: JSON on disk is sorted by name."""
+    scores = _json(path)
+    if scores is None:
+        return None
+    return scores | {"settings": {name: scores["settings"][name] for name in in_order(scores["settings"])}}
+
+
+def _curves(directory: Path) -> Iterator[Curve]:
+    paths = [path for path in (directory / "log.jsonl", *sorted(directory.glob("*/log.jsonl"))) if path.exists()]
+    for path in paths:
+        lines = list(_log_lines(path))
+        speeds = sorted(float(line["tokens_per_second"]) for line in lines if line.get("tokens_per_second"))
+        curve = Curve(
+            name=path.parent.name if path.parent != directory else "tuning",
+            train=tuple((line["step"], line["loss"]) for line in lines if "loss" in line),
+            valid=tuple((line["step"], line["valid_loss"]) for line in lines if "valid_loss" in line),
+            tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
+        )
+        if curve.train or curve.valid:
+            yield curve
+
+
+def _log_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            data = json.loads(line)
+        except ValueError:
+            # A run that is training, or was killed, leaves half a line at the end.
+            continue
+        if isinstance(data, dict) and isinstance(data.get("step"), int):
+            yield data
+
+
+def _answers(directory: Path, scores: Mapping[str, Any] | None) -> dict[str, tuple[Answer, ...]]:
+    found = {}
+    for name in (scores or {}).get("settings", {}):
+        try:
+            found[name] = tuple(read_answers(directory / f"{name}.jsonl"))
+        except RetroError:
+            continue
+    return found
+
+
+def machine() -> dict[str, str]:
+    """The machine that this process runs on."""
+    memory = psutil.virtual_memory().total / 2**30
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": _processor(),
+        "cores": f"{cores}",
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that shape the numbers; without importing them."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,117 @@
+"""The two tables of a run, perplexity and answers, as rows of text: for the page and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from retro.evaluate.reading import perplexity_of
+from retro.evaluate.run_summary import summarize
+from retro.evaluate.wording import count, loss, metric_name, model_name, percent, setting_name, signed_percent
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexityRow:
+    """One model with one choice of neighbors."""
+
+    model: str
+    neighbors: str
+    parameters: str
+    perplexity: float
+    shown: str
+    difference: str
+    """Against Retro with real neighbors; empty for that row itself and where there is none."""
+
+
+def perplexity_rows(perplexity: Mapping[str, Any]) -> list[PerplexityRow]:
+    """The rows of perplexity.json, GPTs first, then Retro with real, shuffled and no neighbors."""
+    real = perplexity_of(perplexity, "retro", "real")
+    order = ["gpt", "gpt_equal", "retro"]
+    given = ["-", "real", "shuffled", "none"]
+    rows = sorted(
+        perplexity.get("rows", []),
+        key=lambda row: (_place(order, str(row["model"]).lower()), _place(given, str(row.get("neighbors", "-")))),
+    )
+    return [_perplexity_row(row, real) for row in rows]
+
+
+def _place(order: list[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def _perplexity_row(row: Mapping[str, Any], real: float | None) -> PerplexityRow:
+    value, neighbors = float(row["perplexity"]), str(row.get("neighbors", "-"))
+    itself = str(row["model"]).lower() == "retro" and neighbors == "real"
+    return PerplexityRow(
+        model=model_name(str(row["model"])),
+        neighbors="" if neighbors == "-" else neighbors,
+        parameters=count(row["parameters"]) if row.get("parameters") else "",
+        perplexity=value,
+        shown=loss(value),
+        difference="" if itself or real is None else signed_percent(value / real - 1),
+    )
+
+
+def perplexity_table(perplexity: Mapping[str, Any]) -> Table:
+    """Perplexity for the terminal."""
+    table = Table(title=f"Perplexity, {perplexity.get('split', '?')} split", title_justify="left")
+    for name in ("model", "neighbors"):
+        table.add_column(name)
+    for name in ("parameters", "perplexity", "against Retro, real"):
+        table.add_column(name, justify="right")
+    for row in perplexity_rows(perplexity):
+        style = "bold" if not row.difference else ""
+        table.add_row(row.model, row.neighbors, row.parameters, row.shown, row.difference, style=style)
+    return table
+
+
+def answers_table(scores: Mapping[str, Any]) -> Table:
+    """Scores of answers for the terminal."""
+    sure = percent(scores["intervals"]["confidence"], 0)
+    table = Table(title=f"Answers to {scores['questions']} questions ({sure} intervals)", title_justify="left")
+    table.add_column("setting")
+    for metric in scores["metrics"]:
+        table.add_column(metric_name(metric), justify="right")
+    table.add_column("gold document found", justify="right")
+    table.add_column("answer in passages", justify="right")
+    for name, mine in scores["settings"].items():
+        table.add_row(
+            setting_name(name),
+            *[interval_text(mine[metric]) for metric in scores["metrics"]],
+            recall_text(mine),
+            "" if mine["answer_in_passages"] is None else percent(mine["answer_in_passages"]),
+        )
+    return table
+
+
+def interval_text(found: Mapping[str, float]) -> str:
+    """`12.0 % (8.1 to 16.2)`."""
+    low, high = (percent(found[key]).removesuffix(" %") for key in ("low", "high"))
+    return f"{percent(found['mean'])} ({low} to {high})"
+
+
+def recall_text(mine: Mapping[str, Any]) -> str:
+    """`@1 40.0 %, @2 55.0 %`; empty where no gold document is known."""
+    if not mine.get("recall"):
+        return ""
+    return ", ".join(f"@{k} {percent(share)}" for k, share in sorted(mine["recall"]["at"].items(), key=_by_k))
+
+
+def _by_k(item: tuple[str, float]) -> int:
+    return int(item[0])
+
+
+def print_tables(run_dir: Path, console: Console) -> None:
+    """Print both tables of a run, as far as it got."""
+    run = summarize(run_dir)
+    if run.perplexity:
+        console.print(perplexity_table(run.perplexity))
+    if run.scores:
+        console.print(answers_table(run.scores))
+    if not run.perplexity and not run.scores:
+        console.print("Neither perplexity nor answers have been measured in this run yet.")

@@ -1,0 +1,31 @@
+"""From a finished index to the callback that finds passages for questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from retro.common.qa_data import PassageLike
+from retro.corpus.reader import Corpus
+from retro.db.reader import ChunkDatabase
+from retro.sft.passages import Retrieve
+
+
+def open_retriever(corpus: Corpus, db_dir: Path, index_dir: Path, passages: int) -> Retrieve:
+    """A callback from questions to their best passages, over the documents of all splits.
+
+    Args:
+        corpus: The corpus.
+        db_dir: The chunk database made from it.
+        index_dir: The index made from that.
+        passages: Passages for each question.
+    """
+    from retro.index.search import Retriever, Searcher
+
+    database = ChunkDatabase.open(db_dir, corpus)
+    retriever = Retriever(Searcher.open(index_dir, database), database, corpus)
+
+    def retrieve(texts: list[str]) -> Sequence[Sequence[PassageLike]]:
+        return retriever.retrieve(texts, passages)
+
+    return retrieve

@@ -1,0 +1,183 @@
+"""The tuning stage: a pretrained model learns to answer, its encoder reading retrieved passages.
+
+6_sft/<name>/config.json, log.jsonl, checkpoints/, result.json     <name> is the name the original gives
+6_sft/manifest.json
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from retro.common.artifacts import (
+    REPORT,
+    Manifest,
+    is_complete,
+    read_json,
+    read_manifest,
+    require_parent,
+    require_same_config,
+    write_json,
+    write_manifest,
+)
+from retro.common.config import config_json
+from retro.common.errors import ArtifactError, TrainingError
+from retro.corpus.reader import Corpus
+from retro.mcore import parallel
+from retro.sft.config import SftConfig
+from retro.sft.passages import Retrieve
+from retro.sft.prepare import Prepared, Shape, prepare
+from retro.sft.retriever import open_retriever
+from retro.training import checkpoint
+from retro.training.config import ParallelConfig
+from retro.training.loop import RATES, Result, Validation, require_same_run, train
+
+log = logging.getLogger(__name__)
+
+STAGE = "sft"
+
+
+def run(
+    config: SftConfig,
+    layout: ParallelConfig,
+    start_from: Path,
+    corpus_dir: Path,
+    db_dir: Path,
+    index_dir: Path,
+    out: Path,
+) -> Manifest:
+    """Tune the checkpoint, or go on where a stopped run left off.
+
+    Args:
+        config: Questions, steps, optimizer.
+        layout: Processes.
+        start_from: A checkpoint, or a directory whose newest one is taken.
+        corpus_dir: The corpus, for its tokenizer and its own questions.
+        db_dir: The chunk database; opened when passages come from the retriever.
+        index_dir: The index; likewise.
+        out: The stage's directory.
+
+    Raises:
+        DataError: A question file is missing or broken.
+        TrainingError: The checkpoint belongs to another tokenizer, or the loss is not finite.
+        ArtifactError: An artifact is missing or damaged, or `out` was tuned under other settings.
+    """
+    corpus = Corpus.open(corpus_dir)
+    parent = checkpoint.read_info(checkpoint.find(start_from))
+    require_tokenizer(parent, corpus)
+    settings = {"sft": config_json(config), "checkpoint": [parent.path.name, config_json(parent.shape)]}
+    if is_complete(out):
+        made = read_manifest(out, STAGE)
+        require_same_config(out, made, settings)
+        require_parent(out, made, "corpus", corpus.manifest)
+        log.info("%s: already complete", out)
+        return made
+    model = parent.shape.model
+    name = tuned_name(config, model.size)
+    run_dir = out / name
+    require_same_run(run_dir, settings)
+    retrieve = None
+    if config.data.passages_from == "retriever" and (config.data.encoder or config.data.contexts_in_prompt):
+        retrieve = open_retriever(corpus, db_dir, index_dir, max(model.neighbors, config.data.contexts_in_prompt))
+    training, validation = _prepare(config, corpus, parent, retrieve)
+    finished = run_dir / "result.json"
+    if finished.exists():
+        result = Result(**read_json(finished, f"Delete {finished} and run `retro {STAGE}` again"))
+    else:
+        held_out = None
+        if validation is not None:
+            samples = sum(report.samples for report in validation.reports)
+            held_out = Validation(source=validation.source, samples=samples)
+        result = train(
+            out=run_dir,
+            shape=parent.shape,
+            config=config.train,
+            layout=layout,
+            source=training.source,
+            validation=held_out,
+            start_from=parent.path,
+            what=STAGE,
+        )
+        if parallel.is_main():
+            write_json(finished, asdict(result))
+    return _finish(config, settings, corpus, name, result, training, out)
+
+
+def tuned_name(config: SftConfig, size: str) -> str:
+    """The directory name that users of the original know: blend, size, global batch and learning rate."""
+    blend = config.data.resolved_blend().name
+    return f"retro-{blend}_pp1_same_format_ctx1_{size}_{config.train.global_batch}_{config.train.lr:g}"
+
+
+def require_tokenizer(info: checkpoint.CheckpointInfo, corpus: Corpus) -> None:
+    """Check that a checkpoint speaks the tokens of a corpus.
+
+    Raises:
+        TrainingError: It was trained with another tokenizer.
+    """
+    theirs, ours = info.shape.tokenizer, corpus.tokenizer.fingerprint
+    if theirs and theirs != ours:
+        raise TrainingError(
+            f"{info.path}: was trained with tokenizer {theirs} of {info.shape.vocabulary} tokens, {corpus.directory} "
+            f"has tokenizer {ours} of {corpus.tokenizer.vocab_size}. Use the run it was trained in"
+        )
+
+
+def tuned_checkpoint(out: Path) -> Path:
+    """The directory whose newest checkpoint a finished tuning stage left.
+
+    Raises:
+        ArtifactError: The stage did not finish.
+    """
+    name = read_manifest(out, STAGE).counts.get("name")
+    if not isinstance(name, str):
+        raise ArtifactError(out, "its manifest names no tuned model", f"Run `retro {STAGE}` again with --redo")
+    return out / name
+
+
+def _prepare(
+    config: SftConfig, corpus: Corpus, parent: checkpoint.CheckpointInfo, retrieve: Retrieve | None
+) -> tuple[Prepared, Prepared | None]:
+    model = parent.shape.model
+    shape = Shape(
+        sequence_length=model.sequence_length,
+        chunk_length=parent.shape.chunk_length,
+        passages=model.neighbors,
+        retrieved_length=parent.shape.retrieved_length,
+    )
+    data = config.data
+    if not model.retrieval:
+        data = data.model_copy(update={"encoder": False})
+    tokenizer: Any = corpus.tokenizer
+    arguments: dict[str, Any] = {"corpus_dir": corpus.directory, "retrieve": retrieve}
+    training = prepare(data, "train", tokenizer, shape, **arguments)
+    if training is None:
+        raise ValueError("a blend without training files passed its own checks")
+    return training, prepare(data, "dev", tokenizer, shape, **arguments)
+
+
+def _finish(
+    config: SftConfig,
+    settings: dict[str, Any],
+    corpus: Corpus,
+    name: str,
+    result: Result,
+    training: Prepared,
+    out: Path,
+) -> Manifest:
+    values = asdict(result)
+    rates = {rate: values.pop(rate) for rate in RATES}
+    manifest = Manifest(
+        stage=STAGE,
+        config=settings,
+        parents={"corpus": corpus.manifest.fingerprint},
+        counts={"name": name, "result": values},
+    )
+    if parallel.is_main():
+        samples = config.train.steps * config.train.global_batch
+        write_json(out / REPORT, rates | training.report(samples))
+        write_manifest(out, manifest)
+    parallel.barrier()
+    return manifest

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retro.common.answers import Answer, Asked, answer_line, question_lines, read_answers
+from retro.common.artifacts import MANIFEST, Manifest, describe_files, read_json, write_json, write_manifest
+from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.common.qa_data import Context, Question
+from retro.evaluate.config import EvaluateConfig
+from retro.evaluate.score import run, run_plain, score_answers
+
+CONFIG = EvaluateConfig(bootstrap_samples=50)
+GOLD = ["ada", "babbage", "turing", "hopper"]
+
+
+def question(number: int) -> Question:
+    return Question(id=f"q{number}", question=f"Who {number}?", answers=(GOLD[number],), document_ids=(f"d{number}",))
+
+
+def answers(setting: str, said: list[str], documents: list[str]) -> list[Answer]:
+    return [
+        Answer(
+            id=f"q{n}",
+            question=f"Who {n}?",
+            answers=(GOLD[n],),
+            prediction=word,
+            passages=tuple(Context("", f"about {GOLD[n]}", name) for name in ([documents[n]] if documents else [])),
+            setting=setting,
+        )
+        for n, word in enumerate(said)
+    ]
+
+
+GIVEN = answers("with_passages", ["ada", "Babbage!", "x", "grace hopper"], ["d0", "d1", "d9", "d3"])
+CLOSED = answers("closed_book", ["ada", "", "", ""], [])
+
+
+def write_generate(directory: Path, sets: dict[str, list[Answer]], metrics: Any = ("exact_match", "f1")) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "questions.jsonl").write_text(question_lines([question(n) for n in range(4)]))
+    files = ["questions.jsonl"]
+    for name, mine in sets.items():
+        (directory / f"{name}.jsonl").write_text("".join(map(answer_line, mine)))
+        write_json(directory / f"{name}.header.json", {"metrics": list(metrics)})
+        files += [f"{name}.jsonl", f"{name}.header.json"]
+    write_manifest(directory, Manifest(stage="generate", config={}, parents={}, files=describe_files(directory, files)))
+    return directory
+
+
+def evaluate(tmp_path: Path, config: EvaluateConfig = CONFIG) -> dict[str, Any]:
+    run(config, tmp_path / "7_generate", tmp_path / "8_evaluate", report=None, run_dir=tmp_path)
+    scores: dict[str, Any] = read_json(tmp_path / "8_evaluate" / "scores.json", "")
+    return scores
+
+
+def test_scores_worked_by_hand(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"closed_book": CLOSED, "with_passages": GIVEN})
+    scores = evaluate(tmp_path)
+    given, closed = scores["settings"]["with_passages"], scores["settings"]["closed_book"]
+    assert (scores["questions"], given["exact_match"]["mean"], closed["exact_match"]["mean"]) == (4, 0.5, 0.25)
+    # "grace hopper" against "hopper": precision 1/2, recall 1, F1 2/3; so (1 + 1 + 0 + 2/3) / 4.
+    assert given["f1"]["mean"] == pytest.approx(2.6666667 / 4, abs=1e-5)
+    assert given["recall"] == {"at": {"1": 0.75}, "questions": 4}
+    assert given["answer_in_passages"] == 1.0
+    assert (closed["recall"], closed["answer_in_passages"], closed["unanswered"]) == (None, None, 3)
+    (difference,) = scores["differences"]
+    assert (difference["setting"], difference["minus"]) == ("with_passages", "closed_book")
+    assert difference["exact_match"]["mean"] == 0.25
+
+
+def test_each_questions_own_scores_are_kept(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN})
+    evaluate(tmp_path)
+    lines = (tmp_path / "8_evaluate" / "questions.jsonl").read_text().splitlines()
+    last = json.loads(lines[3])["settings"]["with_passages"]
+    assert (last["prediction"], last["exact_match"], round(last["f1"], 3)) == ("grace hopper", 0.0, 0.667)
+
+
+def test_running_again_changes_no_byte_and_rewrites_the_page(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN})
+    evaluate(tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "8_evaluate").iterdir()}
+    (tmp_path / "report.html").unlink()
+    evaluate(tmp_path, CONFIG.model_copy(update={"report_questions": 1}))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "8_evaluate").iterdir()} == before
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_killed_stage_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN})
+    evaluate(tmp_path)
+    directory = tmp_path / "8_evaluate"
+    names = (MANIFEST, "scores.json", "questions.jsonl")
+    before = [(directory / name).read_bytes() for name in names]
+    (directory / MANIFEST).unlink()
+    (directory / "scores.json").write_text("{")
+    evaluate(tmp_path)
+    assert [(directory / name).read_bytes() for name in names] == before
+
+
+def test_other_settings_and_other_answers_are_refused(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN})
+    evaluate(tmp_path)
+    with pytest.raises(ArtifactError, match="seed was 1234, now 7"):
+        evaluate(tmp_path, CONFIG.model_copy(update={"seed": 7}))
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN, "closed_book": CLOSED})
+    with pytest.raises(ArtifactError, match="was made from generate"):
+        evaluate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mine", "problem"),
+    [
+        (GIVEN[:3], "holds 3 answers to 4 questions"),
+        ([GIVEN[0], GIVEN[2]], r"line 2 answers 'q2' 'Who 2\?', question 2 is 'q1' 'Who 1\?'"),
+        ([*GIVEN, Answer(**(vars(GIVEN[0]) | {"id": "q9"}))], "holds 5 answers to 4 questions"),
+        ([*GIVEN, GIVEN[0]], "line 5 answers question 'q0', as line 1 does"),
+        ([Answer(**(vars(GIVEN[0]) | {"question": "Whom?"}))], "line 1 answers 'q0' 'Whom"),
+        ([Answer(**(vars(GIVEN[0]) | {"answers": ("bob",)}))], r"line 1 has the gold answers \('bob',\)"),
+    ],
+)
+def test_short_misaligned_and_doubled_files_are_errors(tmp_path: Path, mine: list[Answer], problem: str) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": mine})
+    with pytest.raises(ArtifactError, match=rf"with_passages\.jsonl: {problem}"):
+        evaluate(tmp_path)
+
+
+def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN})
+    path = tmp_path / "7_generate" / "with_passages.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'{"id": "q1"', b'{"id"; "q1"'))
+    with pytest.raises(ArtifactError, match=r"with_passages.jsonl: line 2 is broken JSON"):
+        evaluate(tmp_path)
+
+
+def test_slices_alone_are_not_scored(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages_0_4": GIVEN})
+    with pytest.raises(ArtifactError, match="has no whole answer file, found with_passages_0_4"):
+        evaluate(tmp_path)
+
+
+def test_unknown_metrics_are_an_error(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN}, metrics=("rouge",))
+    with pytest.raises(ArtifactError, match=r"asks for the metrics \['rouge'\]. Use one list of exact_match, f1"):
+        evaluate(tmp_path)
+
+
+def test_answers_can_be_held_against_a_question_file(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN})
+    items = [
+        {"id": f"q{n}", "question": f"Who {n}?", "answers": [GOLD[n]], "document_ids": [f"d{n}"]} for n in range(4)
+    ]
+    path = tmp_path / "asked.json"
+    path.write_text(json.dumps(items))
+    config = CONFIG.model_copy(update={"questions": path})
+    assert evaluate(tmp_path, config)["questions"] == 4
+    items[2]["answers"] = ["other"]
+    path.write_text(json.dumps(items))
+    (tmp_path / "8_evaluate" / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match="they part at question 2"):
+        evaluate(tmp_path, config)
+    path.write_text(json.dumps(items[:1]))
+    with pytest.raises(ArtifactError, match=r"holds 4 questions, .*asked.json holds 1; they part at question 1"):
+        evaluate(tmp_path, config)
+
+
+def test_recall_is_never_asked_beyond_the_passages_there_are() -> None:
+    asked = [Asked(id="q0", question="Who 0?", answers=("ada",), document_ids=("d0",))]
+    scores = score_answers(CONFIG, asked, {"with_passages": GIVEN[:1]}, metrics=("f1",))
+    assert scores["settings"]["with_passages"]["recall"]["at"] == {"1": 1.0}
+    assert "exact_match" not in scores["settings"]["with_passages"]
+
+
+def plain(tmp_path: Path, text: str) -> dict[str, Any]:
+    asked = tmp_path / "asked.json"
+    asked.write_text(json.dumps([{"question": f"Who {n}?", "answers": [GOLD[n]]} for n in range(3)]))
+    predictions = tmp_path / "said.txt"
+    predictions.write_text(text)
+    return run_plain(CONFIG, predictions, asked, tmp_path / "scores")
+
+
+def test_the_original_tools_files_are_scored_line_by_line(tmp_path: Path) -> None:
+    scores = plain(tmp_path, "Answer: Ada\nx\nA: Turing\n")
+    assert scores["settings"]["said"]["exact_match"]["mean"] == pytest.approx(2 / 3, abs=1e-5)
+    assert read_json(tmp_path / "scores" / "scores.json", "") == scores
+
+
+def test_an_empty_line_is_an_empty_answer(tmp_path: Path) -> None:
+    assert plain(tmp_path, "Ada\n\n\n")["settings"]["said"]["unanswered"] == 2
+
+
+@pytest.mark.parametrize(("text", "lines"), [("Ada\nx\n", 2), ("Ada\nx\ny\nz\n", 4), ("", 0)])
+def test_a_plain_file_of_another_length_is_an_error(tmp_path: Path, text: str, lines: int) -> None:
+    with pytest.raises(DataError, match=rf"said.txt: has {lines} lines for 3 questions"):
+        plain(tmp_path, text)
+
+
+def test_a_missing_or_binary_plain_file_is_an_error(tmp_path: Path) -> None:
+    plain(tmp_path, "a\nb\nc\n")
+    with pytest.raises(DataError, match="no such prediction file"):
+        run_plain(CONFIG, tmp_path / "none.txt", tmp_path / "asked.json", tmp_path / "scores")
+    (tmp_path / "latin.txt").write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match="is not UTF-8"):
+        run_plain(CONFIG, tmp_path / "latin.txt", tmp_path / "asked.json", tmp_path / "scores")
+
+
+def test_nothing_is_lost_between_writing_and_reading(tmp_path: Path) -> None:
+    write_generate(tmp_path / "7_generate", {"with_passages": GIVEN})
+    assert read_answers(tmp_path / "7_generate" / "with_passages.jsonl") == GIVEN
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("bootstrap_samples", 0), ("confidence", 1.0), ("recall_at", (0,)), ("report_questions", -1), ("seed", -1)],
+)
+def test_a_bad_setting_is_named_with_its_value(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"EvaluateConfig\.{field}"):
+        EvaluateConfig(**{field: value})
