@@ -35,7 +35,7 @@ class SourceConfig(StageConfig):
     """Key of a document's text (jsonl)."""
 
     id_key: Annotated[str, Field(min_length=1)] = "id"
-    """Key of a document's id (jsonl). A line without it is named by its source and number."""
+    """Key of a document's id (jsonl). A line without it is named by its file and line number."""
 
     title_key: Annotated[str, Field(min_length=1)] = "title"
     """Key of a document's title (jsonl). A line without it has an empty title."""
@@ -73,8 +73,7 @@ class TokenizerConfig(StageConfig):
     """Token that ends a document. Without one: the model's EOS, else <|endoftext|>, </s>, [EOD] or [SEP]."""
 
     sample_characters: PositiveInt = 50_000_000
-    """At most this many characters, spread evenly over the corpus, are looked at in training.
-    All of them stand in memory at once; 50 million take about a minute and 1.5 GB."""
+    """At most this many characters, spread evenly over the corpus, are learned from; they stand in memory at once."""
 
     @model_validator(mode="after")
     def _only_sentencepiece_is_trained(self) -> Self:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from retro.common.artifacts import read_manifest, verify_files
 from retro.common.errors import ArtifactError, ConfigError, DataError
@@ -17,7 +18,7 @@ from retro.corpus import build, pystdlib, source_block, vocabulary
 from retro.corpus.build import run
 from retro.corpus.reader import Corpus, TokenStream
 from retro.mcore.token_files import TokenFileWriter
-from tests.corpus.texts import artifact_bytes, settings, story, tiny_tokenizer, write_stories
+from tests.corpus.texts import WORDS, artifact_bytes, settings, story, tiny_tokenizer, write_stories
 
 
 def jsonl(path: Path, count: int = 40, **others: Any) -> dict[str, Any]:
@@ -301,3 +302,18 @@ def test_training_the_tokenizer_is_skipped_when_one_is_given(tmp_path: Path, mon
     tiny_tokenizer(tmp_path / "given")
     monkeypatch.setattr(vocabulary, "training_sample", lambda *_: pytest.fail("sampled"))
     run(settings(jsonl(tmp_path / "a.jsonl"), tokenizer={"path": tmp_path / "given"}), tmp_path / "out")
+
+
+def test_a_huggingface_tokenizer_file_makes_the_tokens(tmp_path: Path) -> None:
+    vocabulary_of = {word: n for n, word in enumerate(["[UNK]", "<|endoftext|>", *sorted(set(WORDS))])}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary_of, unk_token="[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    model.save(str(tmp_path / "tokenizer.json"))
+    config = settings(
+        jsonl(tmp_path / "a.jsonl"), tokenizer={"kind": "huggingface", "path": tmp_path / "tokenizer.json"}
+    )
+    manifest = run(config, tmp_path / "out")
+    assert manifest.counts["tokenizer"]["eod"] == 1
+    corpus = Corpus.open(tmp_path / "out")
+    end = int(corpus.token_file(0).document_starts[1])
+    assert corpus.token_file(0).tokens[:end].tolist() == [*(vocabulary_of.get(w, 0) for w in story(0).split()), 1]
