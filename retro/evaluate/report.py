@@ -81,15 +81,11 @@ def _card(what: str, big: str, so: str) -> str:
 
 def _cards(run: RunSummary) -> str:
     cards = [*_perplexity_card(run), *_answer_cards(run)]
-    times = [float(stage.report["seconds"]) for stage in run.stages if _number(stage.report.get("seconds"))]
+    times = [stage.seconds for stage in run.stages if stage.seconds is not None]
     if times:
         finished = sum(stage.manifest is not None for stage in run.stages)
         cards.append(_card("Time of all stages", seconds(sum(times)), f"{finished} of {len(run.stages)} finished"))
     return f'<div class="cards">{"".join(cards)}</div>'
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _perplexity_card(run: RunSummary) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from html import escape
-from typing import Any
+from typing import cast
 
-from retro.evaluate.run_summary import RunSummary, StageView, stage_dir
+from retro.common.artifacts import Manifest
+from retro.evaluate.run_summary import RunSummary, StageView, is_number, stage_dir
 from retro.evaluate.wording import count, seconds, size
 
-_MOST_CHIPS = 6
-_RATE_ENDINGS = ("_per_second", "_per_s", "/s")
+_MOST_CHIPS, _MOST_RATES = 6, 4
+_RATE = " per second"
+_DROPPED = ("dropped", "rejects", "skipped", "fewer_than_saved")
 
 
 def stages_section(run: RunSummary) -> str:
@@ -32,53 +34,64 @@ def _stage_line(number: int, stage: StageView) -> str:
         return (
             f'<tr><td>{name}</td><td colspan="4"><span class="lack">Missing: {escape(stage.problem)}</span></td></tr>'
         )
-    took = stage.report.get("seconds")
-    time = seconds(float(took)) if isinstance(took, int | float) else "–"
+    time = "–" if stage.seconds is None else seconds(stage.seconds)
     return (
-        f'<tr><td>{name}</td><td><div class="chips">{_chips(stage)}</div></td><td class="n">{time}</td>'
-        f'<td class="n">{_rate(stage)}</td><td class="n">{size(stage.size) if stage.size else "–"}</td></tr>'
+        f'<tr><td>{name}</td><td><div class="chips">{_chips(stage, stage.manifest)}</div></td><td class="n">{time}</td>'
+        f'<td class="n">{_rates(stage)}</td><td class="n">{size(stage.size) if stage.size else "–"}</td></tr>'
     )
 
 
-def numbers(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers in nested mappings, named by their path; the outer ones first."""
-    for key, value in data.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}", value
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from numbers(value, f"{prefix}{key} ")
+def numbers(data: object, path: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers in nested mappings and lists, each with its path in words."""
+    if is_number(data):
+        yield path.replace("_", " "), cast(float, data)
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from numbers(value, f"{path} {key}".strip())
+    elif isinstance(data, list):
+        for value in data:
+            yield from numbers(value, path)
 
 
-def _chips(stage: StageView) -> str:
-    if stage.manifest is None:
-        return ""
-    known = list(numbers(stage.manifest.counts))[:_MOST_CHIPS]
-    held = [f"<span>{escape(_words(key))} <b>{count(value)}</b></span>" for key, value in known]
-    dropped = stage.report.get("dropped")
-    if isinstance(dropped, Mapping):
-        held += [
-            f'<span class="dropped">dropped, {escape(_words(key))} <b>{count(value)}</b></span>'
-            for key, value in numbers(dropped)
-            if value
-        ]
-    return "".join(held) or '<span class="sub">no counts</span>'
+def _chips(stage: StageView, manifest: Manifest) -> str:
+    """Counts that the stage gives at the outermost level, in its manifest or report; else the inner ones."""
+    given = {**manifest.counts, **stage.report}
+    plain = {key: value for key, value in given.items() if is_number(value) and "second" not in key}
+    held = list(numbers(plain))[:_MOST_CHIPS] or list(numbers(manifest.counts))[: 2 * _MOST_CHIPS]
+    chips = [f"<span>{escape(key)} <b>{count(value)}</b></span>" for key, value in held]
+    chips += [
+        f'<span class="dropped">{escape(key)} <b>{count(value)}</b></span>'
+        for key, value in _dropped(stage.report)
+        if value
+    ]
+    return "".join(chips) or '<span class="sub">no counts</span>'
 
 
-def _words(key: str) -> str:
-    return key.replace("_", " ")
+def _dropped(report: object, path: str = "") -> Iterator[tuple[str, float]]:
+    """What was left out, by reason, wherever a report tells it."""
+    if isinstance(report, Mapping):
+        for key, value in report.items():
+            named = key in _DROPPED and not is_number(value)
+            yield from numbers(value, key) if named else _dropped(value, key)
+    elif isinstance(report, list):
+        for value in report:
+            yield from _dropped(value, path)
 
 
-def _rate(stage: StageView) -> str:
-    """The stage's own rate; else its first count over its seconds; else nothing."""
-    for key, value in numbers(stage.report):
-        ending = next((ending for ending in _RATE_ENDINGS if key.endswith(ending)), None)
-        if ending:
-            return f"{count(_rounded(value))} {escape(_words(key.removesuffix(ending).split(' ')[-1]))}/s"
-    took = stage.report.get("seconds")
+def _rates(stage: StageView) -> str:
+    """The stage's own rates; else its first count over its seconds; else nothing."""
+    told = [
+        (key.removesuffix(_RATE), value) for key, value in numbers(stage.report) if key.endswith(_RATE) and value > 0
+    ]
+    if told:
+        # "variants retro tokens" is the tokens of one run among several: named by the run.
+        return "<br>".join(
+            f"{escape(' '.join(key.split()[-2:-1]))} {count(_rounded(value))} {escape(key.split()[-1])}/s"
+            for key, value in told[:_MOST_RATES]
+        )
     first = next(numbers(stage.manifest.counts), None) if stage.manifest else None
-    if first and isinstance(took, int | float) and took > 0:
-        return f"{count(_rounded(first[1] / took))} {escape(_words(first[0]))}/s"
+    if first and stage.seconds:
+        return f"{count(_rounded(first[1] / stage.seconds))} {escape(first[0])}/s"
     return "–"
 
 

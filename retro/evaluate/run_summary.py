@@ -19,17 +19,18 @@ from retro.common.artifacts import REPORT, Manifest, read_manifest
 from retro.common.errors import RetroError
 from retro.evaluate.wording import in_order
 
-STAGES: tuple[tuple[str, str], ...] = (
-    ("corpus", "text to tokens"),
-    ("db", "tokens to chunks"),
-    ("index", "chunks to a search index"),
-    ("neighbors", "chunks to their neighbors"),
-    ("pretrain", "Retro and GPT from scratch"),
-    ("sft", "tuned on questions"),
-    ("generate", "questions to answers"),
-    ("evaluate", "answers to scores"),
+STAGES: tuple[tuple[str, str, str], ...] = (
+    ("corpus", "1_corpus", "text to tokens"),
+    ("db", "2_db", "tokens to chunks"),
+    ("index", "3_index", "chunks to a search index"),
+    ("neighbors", "4_neighbors", "chunks to their neighbors"),
+    ("pretrain", "5_pretrain", "Retro and GPT from scratch"),
+    ("perplexity", "5_pretrain/perplexity", "models against held-out text"),
+    ("sft", "6_sft", "tuned on questions"),
+    ("generate", "7_generate", "questions to answers"),
+    ("evaluate", "8_evaluate", "answers to scores"),
 )
-"""Name and work of each stage, in order; stage n stands in the folder `<n>_<name>`."""
+"""Name, folder and work of each stage, in order. `retro.pipeline` states the order; a test holds the two together."""
 
 _PACKAGES = ("instruct-retro", "torch", "megatron-core", "faiss-cpu", "faiss-gpu", "sentence-transformers", "numpy")
 
@@ -44,6 +45,14 @@ class StageView:
     report: Mapping[str, Any]
     problem: str
     """Why there is no manifest; empty when there is one."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Time the stage took, as it says itself; the sum of its parts where it tells only those."""
+        parts = {key: float(value) for key, value in self.report.items() if is_number(value)}
+        if "seconds" in parts:
+            return parts["seconds"]
+        return sum(value for key, value in parts.items() if key.endswith("_seconds")) or None
 
     @property
     def size(self) -> int:
@@ -83,10 +92,14 @@ class RunSummary:
         return next(stage for stage in self.stages if stage.name == name)
 
 
+def is_number(value: object) -> bool:
+    """Whether a value out of JSON is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def stage_dir(run_dir: Path, name: str) -> Path:
     """The folder of a stage."""
-    number = [stage for stage, _ in STAGES].index(name) + 1
-    return run_dir / f"{number}_{name}"
+    return run_dir / next(directory for stage, directory, _ in STAGES if stage == name)
 
 
 def summarize(run_dir: Path) -> RunSummary:
@@ -94,10 +107,10 @@ def summarize(run_dir: Path) -> RunSummary:
     scores = _scores(stage_dir(run_dir, "evaluate") / "scores.json")
     return RunSummary(
         run_dir=run_dir,
-        stages=tuple(_stage(run_dir, name, work) for name, work in STAGES),
+        stages=tuple(_stage(run_dir, name, work) for name, _, work in STAGES),
         pretraining=tuple(_curves(stage_dir(run_dir, "pretrain"))),
-        tuning=tuple(_curves(stage_dir(run_dir, "sft"))),
-        perplexity=_json(stage_dir(run_dir, "pretrain") / "perplexity.json"),
+        tuning=tuple(_curves(stage_dir(run_dir, "sft"), "tuning")),
+        perplexity=_json(stage_dir(run_dir, "perplexity") / "perplexity.json"),
         scores=scores,
         answers=_answers(stage_dir(run_dir, "generate"), scores),
         machine=machine(),
@@ -132,13 +145,14 @@ def _scores(path: Path) -> dict[str, Any] | None:
     return scores | {"settings": {name: scores["settings"][name] for name in in_order(scores["settings"])}}
 
 
-def _curves(directory: Path) -> Iterator[Curve]:
-    paths = [path for path in (directory / "log.jsonl", *sorted(directory.glob("*/log.jsonl"))) if path.exists()]
+def _curves(directory: Path, alone: str = "") -> Iterator[Curve]:
+    """One curve for each run in a stage's folder, named after its own folder; `alone` names a single one."""
+    paths = sorted(directory.glob("*/log.jsonl"))
     for path in paths:
         lines = list(_log_lines(path))
         speeds = sorted(float(line["tokens_per_second"]) for line in lines if line.get("tokens_per_second"))
         curve = Curve(
-            name=path.parent.name if path.parent != directory else "tuning",
+            name=alone if alone and len(paths) == 1 else path.parent.name,
             train=tuple((line["step"], line["loss"]) for line in lines if "loss" in line),
             valid=tuple((line["step"], line["valid_loss"]) for line in lines if "valid_loss" in line),
             tokens_per_second=speeds[len(speeds) // 2] if speeds else None,

@@ -35,23 +35,22 @@ EVIL = "What does <script>alert('x')</script> & \"this\" do?"
 
 def stage(
     run_dir: Path,
-    number: int,
+    folder: str,
     name: str,
     counts: Mapping[str, Any],
     report: Mapping[str, Any],
     files: Sequence[str] = (),
-    config: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write manifest and report of a stage."""
-    directory = run_dir / f"{number}_{name}"
+    directory = run_dir / folder
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "report.json", report)
     return write_manifest(
         directory,
         Manifest(
             stage=name,
-            config=dict(config or {"seed": 1234}),
-            parents={} if number == 1 else {"corpus": "0123456789abcdef"},
+            config={"seed": 1234},
+            parents={} if name == "corpus" else {"corpus": "0123456789abcdef"},
             counts=dict(counts),
             files=describe_files(directory, files),
         ),
@@ -60,26 +59,25 @@ def stage(
 
 def write_data_stages(run_dir: Path) -> None:
     """Stages 1 to 4."""
-    for number, name, size in (
-        (1, "corpus", 900_000),
-        (2, "db", 150_000),
-        (3, "index", 510_000),
-        (4, "neighbors", 880_000),
-    ):
-        path = run_dir / f"{number}_{name}" / "data.bin"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(size))
-    tokens = {"documents": 2867, "tokens": 354_123}
-    dropped = {"empty": 3, "too_short": 41}
-    stage(
-        run_dir, 1, "corpus", tokens, {"seconds": 7.9, "tokens_per_second": 44_800.0, "dropped": dropped}, ["data.bin"]
+    data_stage(
+        run_dir,
+        "1_corpus",
+        900_000,
+        {"documents": 2867, "tokens": 354_123},
+        {"seconds": 7.9, "tokens_per_second": 44_800.0, "rejects": {"empty": 3, "too_short": 41}},
     )
     rows = {"rows": 6595, "rows_train": 6240, "rows_valid": 170, "rows_test": 185}
-    stage(run_dir, 2, "db", rows, {"seconds": 0.8}, ["data.bin"])
-    stage(
-        run_dir, 3, "index", {"rows": 6595, "dimension": 384}, {"seconds": 64.2, "rows_per_second": 102.7}, ["data.bin"]
-    )
-    stage(run_dir, 4, "neighbors", {"chunks": 5870, "saved": 10}, {"seconds": 58.0}, ["data.bin"])
+    data_stage(run_dir, "2_db", 150_000, rows, {"seconds": 0.8})
+    parts = {"embed_seconds": 64.0, "index_seconds": 0.2, "rows_per_second": 102.7}
+    data_stage(run_dir, "3_index", 510_000, {"rows": 6595, "dimension": 384}, parts)
+    data_stage(run_dir, "4_neighbors", 880_000, {"chunks": 5870, "saved": 10}, {"seconds": 58.0})
+
+
+def data_stage(run_dir: Path, folder: str, size: int, counts: Mapping[str, Any], report: Mapping[str, Any]) -> Manifest:
+    """A stage with one file of `size` bytes."""
+    (run_dir / folder).mkdir(parents=True, exist_ok=True)
+    (run_dir / folder / "data.bin").write_bytes(bytes(size))
+    return stage(run_dir, folder, folder[2:], counts, report, ["data.bin"])
 
 
 def write_training(run_dir: Path, *, steps: int = 600) -> None:
@@ -87,7 +85,8 @@ def write_training(run_dir: Path, *, steps: int = 600) -> None:
     noise = random.Random(5)
     for name, floor in (("retro", 5.24), ("gpt", 5.38), ("gpt_equal", 5.29)):
         write_log(run_dir / "5_pretrain" / name / "log.jsonl", floor, steps, noise)
-    write_log(run_dir / "6_sft" / "log.jsonl", 2.9, steps // 2, noise)
+    tuned = "retro-quickstart_pp1_same_format_ctx1_tiny_16_0.001"
+    write_log(run_dir / "6_sft" / tuned / "log.jsonl", 2.9, steps // 2, noise)
     rows = [
         ("retro", "real", 191.5, 1_704_320),
         ("retro", "shuffled", 192.8, 1_704_320),
@@ -99,11 +98,13 @@ def write_training(run_dir: Path, *, steps: int = 600) -> None:
         {"model": m, "neighbors": n, "perplexity": p, "loss": math.log(p), "tokens": 17_000, "parameters": size}
         for m, n, p, size in rows
     ]
-    write_json(run_dir / "5_pretrain" / "perplexity.json", {"split": "valid", "rows": table})
-    stage(
-        run_dir, 5, "pretrain", {"steps": steps, "samples": steps * 8}, {"seconds": 214.0, "tokens_per_second": 9300.0}
-    )
-    stage(run_dir, 6, "sft", {"steps": steps // 2}, {"seconds": 61.0, "dropped": {"question_too_long": 4}})
+    write_json(run_dir / "5_pretrain" / "perplexity" / "perplexity.json", {"split": "valid", "rows": table})
+    variants = {name: {"steps": steps, "parameters": 1_704_320} for name in ("retro", "gpt", "gpt_equal")}
+    rates = {name: {"seconds": 71.3, "tokens_per_second": 9300.0} for name in variants}
+    stage(run_dir, "5_pretrain", "pretrain", {"variants": variants}, {"seconds": 214.0, "variants": rates})
+    stage(run_dir, "5_pretrain/perplexity", "perplexity", {"rows": 5}, {"seconds": 21.0, "tokens": 85_000})
+    left_out = [{"name": "corpus", "skipped": {"question_too_long": 4}}]
+    stage(run_dir, "6_sft", "sft", {"name": tuned}, {"seconds": 61.0, "sets": left_out})
 
 
 def write_log(path: Path, floor: float, steps: int, noise: random.Random) -> None:
@@ -133,7 +134,7 @@ def write_answers(run_dir: Path, count: int = 120) -> Manifest:
         (directory / f"{setting}.jsonl").write_text("".join(lines), encoding="utf-8")
         write_json(directory / f"{setting}.header.json", {"setting": setting, "metrics": ["exact_match", "f1"]})
         files += [f"{setting}.jsonl", f"{setting}.header.json"]
-    return stage(run_dir, 7, "generate", {"questions": count, "settings": 3}, {"seconds": 41.0}, files)
+    return stage(run_dir, "7_generate", "generate", {"questions": count, "settings": 3}, {"seconds": 41.0}, files)
 
 
 def _question(number: int) -> Question:

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from retro.evaluate.report import write_report
-from retro.evaluate.run_summary import summarize
+from retro.evaluate.run_summary import STAGES, summarize
 from retro.evaluate.side_by_side import highlight
 from retro.evaluate.tables import print_tables
 from tests.evaluate.fake_run import write_data_stages, write_fake_run, write_training
 
-VOID = {"meta", "link", "input"}
+VOID = {"meta", "link", "input", "br"}
 
 
 class Balance(html.parser.HTMLParser):
@@ -67,10 +67,23 @@ def test_text_from_files_is_escaped_everywhere(page: str) -> None:
 
 
 def test_the_numbers_of_the_files_are_on_the_page(page: str) -> None:
-    for text in ("191.5", "192.8", "217.1", "+13.4 %", "1.70 M", "1.31 M", "2,867", "44,800 tokens/s", "878.9 KiB"):
+    for text in (
+        "191.5",
+        "192.8",
+        "217.1",
+        "+13.4 %",
+        "1.70 M",
+        "1.31 M",
+        "2,867",
+        "44,800 tokens/s",
+        "retro 9,300 tokens/s",
+        "878.9 KiB",
+    ):
         assert text in page, text
     assert page.count("<polyline") == 2 * 3 + 3 + 2 + 1
-    assert "dropped, too short <b>41</b>" in page
+    assert "skipped question too long <b>4</b>" in page
+    assert "1 min 4 s" in page
+    assert "rejects too short <b>41</b>" in page
 
 
 def test_questions_show_gold_answers_and_passages_with_the_answer_marked(page: str) -> None:
@@ -99,12 +112,12 @@ def test_a_run_that_has_only_begun_says_what_is_missing(tmp_path: Path) -> None:
     assert "Missing: not run" in page
     assert "Missing: not finished" in page
     assert re.search(r"Missing: \S+data.bin: is missing", page)
-    assert "Stages without a result: db, pretrain, sft, generate, evaluate" in page
+    assert "Stages without a result: db, pretrain, perplexity, sft, generate, evaluate" in page
 
 
 def test_an_empty_directory_still_gives_a_page(tmp_path: Path) -> None:
     page = write_report(tmp_path, tmp_path / "report.html", questions_shown=5).read_text()
-    assert page.count("Missing: not run") == 8
+    assert page.count("Missing: not run") == 9
 
 
 def test_half_a_line_at_the_end_of_a_log_is_left_out(tmp_path: Path) -> None:
@@ -140,3 +153,8 @@ def test_the_tables_are_printed_on_a_terminal(finished: Path, tmp_path: Path) ->
 )
 def test_gold_answers_are_marked_as_whole_words(text: str, golds: list[str], html_text: str, marks: int) -> None:
     assert highlight(text, golds) == (html_text, marks)
+
+
+def test_the_stages_are_those_of_the_pipeline() -> None:
+    pipeline = pytest.importorskip("retro.pipeline")
+    assert [(one.name, one.directory) for one in pipeline.STAGES] == [stage[:2] for stage in STAGES]
