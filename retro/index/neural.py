@@ -40,11 +40,14 @@ class SentenceTransformersEmbedder:
         self.identity = _identity(config, digest, dtype, self.dimension)
 
     def embed(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> Float32:
-        """[N, D] float32 of length 1."""
+        """[N, D] float32 of length 1; all zeros for an empty text."""
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         batches = token_batches(self._lengths(texts), self._batch_tokens)
-        return _embed_in_batches(texts, batches, self.dimension, self._embed_batch, advance)
+        vectors_ND = _embed_in_batches(texts, batches, self.dimension, self._embed_batch, advance)
+        # The model has a vector for nothing, too; it would make all empty chunks neighbors of each other.
+        vectors_ND[[not text.strip() for text in texts]] = 0
+        return vectors_ND
 
     def _lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         rows = self._model.tokenizer(list(texts), truncation=True, max_length=self._model.max_seq_length)["input_ids"]
