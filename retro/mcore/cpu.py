@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils import _device
 
 _FACTORIES = ("tensor", "zeros", "empty", "ones", "full", "arange", "rand", "randn")
 _applied = False
@@ -49,6 +50,9 @@ def apply_cpu_adapter() -> None:
 
 def _map_devices() -> None:
     cpu = torch.device("cpu")
+    # Fills torch's own list of its factories while it still finds the originals there: `with torch.device(...)`,
+    # in which transformers builds its models, goes by that list.
+    _device._device_constructors()
     torch.cuda.current_device = lambda: cpu  # type: ignore[assignment,return-value]
     torch.cuda.synchronize = lambda device=None: None
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]

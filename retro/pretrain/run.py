@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from retro.common.artifacts import (
     REPORT,
@@ -26,7 +25,6 @@ from retro.common.artifacts import (
     write_manifest,
 )
 from retro.common.config import config_json
-from retro.common.errors import ArtifactError
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.mcore import parallel
@@ -36,14 +34,12 @@ from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import PretrainConfig
 from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.loop import Result, Validation, train
+from retro.training.loop import RATES, Result, Validation, require_same_run, train
 
 log = logging.getLogger(__name__)
 
 STAGE = "pretrain"
 TRAIN, VALID = 0, 1
-# What a Result has that differs between two equal runs; it goes to the report, not into the manifest.
-_RATES = ("seconds", "tokens_per_second")
 
 
 def run(
@@ -84,7 +80,7 @@ def run(
     for variant, variant_shape in variants(config, shape):
         result = _train_variant(out / variant, variant, variant_shape, config, training, layout, data)
         values = asdict(result)
-        rates[variant] = {name: values.pop(name) for name in _RATES}
+        rates[variant] = {name: values.pop(name) for name in RATES}
         results[variant] = values
     manifest = Manifest(
         stage=STAGE,
@@ -172,21 +168,3 @@ def _train_variant(
     if parallel.is_main():
         write_json(finished, asdict(result))
     return result
-
-
-def require_same_run(out: Path, settings: dict[str, Any]) -> None:
-    """Record the settings of a training directory, or check that a stopped run goes on under its own.
-
-    Raises:
-        ArtifactError: The directory was started under other settings.
-    """
-    path = out / "config.json"
-    if path.exists():
-        started = Manifest(stage=STAGE, config=read_json(path, f"Delete {out}"), parents={})
-        if started.config != settings:
-            try:
-                require_same_config(out, started, settings)
-            except ArtifactError as error:
-                raise ArtifactError(path, str(error).partition(": ")[2], "Checkpoints there are kept") from None
-    elif parallel.is_main():
-        write_json(path, settings)

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retro.common.artifacts import describe_files, no_space_is_an_artifact_error, read_json, sha256_file, write_json
+from retro.common.artifacts import (
+    describe_files,
+    fingerprint,
+    no_space_is_an_artifact_error,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.mcore import checkpoint as sharded
@@ -129,6 +136,18 @@ def read_info(path: Path) -> CheckpointInfo:
         if sha256_file(file) != known["sha256"]:
             raise ArtifactError(file, "has other bytes than were written (checksum differs)", remedy)
     return info
+
+
+def identity(path: Path) -> str:
+    """A name for the weights of a checkpoint, equal for equal runs: where and when it was written has no part in it.
+
+    Taken from the run's result if it finished there, else from the checkpoint's own description.
+    """
+    result = path.parent.parent / "result.json"
+    if result.exists() and complete(path.parent)[-1:] == [path]:
+        return str(read_json(result, "Train again")["weights_sha256"][:16])
+    data = read_json(path / INFO, "Use an older checkpoint")
+    return fingerprint([data["shape"], data["step"], data["config"]])
 
 
 def resume(engine: Engine, path: Path) -> None:

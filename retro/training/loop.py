@@ -14,13 +14,15 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retro.common.artifacts import Manifest, read_json, require_same_config, write_json
 from retro.common.config import config_json
-from retro.common.errors import ConfigError, TrainingError
+from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.common.progress import Progress
 from retro.mcore import parallel
 from retro.mcore.cpu import device
@@ -42,6 +44,10 @@ class Validation:
     source: BatchSource
     samples: int
     """Sequences it holds."""
+
+
+# What a Result has that differs between two equal runs; it goes to a stage's report, not into its manifest.
+RATES = ("seconds", "tokens_per_second")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,24 @@ def train(
         seconds=seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
     )
+
+
+def require_same_run(out: Path, settings: dict[str, Any]) -> None:
+    """Record the settings of a training directory, or check that a stopped run goes on under its own.
+
+    Raises:
+        ArtifactError: The directory was started under other settings.
+    """
+    path = out / "config.json"
+    if path.exists():
+        started = Manifest(stage="training", config=read_json(path, f"Delete {out}"), parents={})
+        if started.config != settings:
+            try:
+                require_same_config(out, started, settings)
+            except ArtifactError as error:
+                raise ArtifactError(path, str(error).partition(": ")[2], "Checkpoints there are kept") from None
+    elif parallel.is_main():
+        write_json(path, settings)
 
 
 def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig) -> Engine:

@@ -1,0 +1,236 @@
+"""The `retro` command: the one place that turns a RetroError into one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retro import __version__
+from retro.common.errors import ConfigError, RetroError
+from retro.common.progress import console, set_up_logging
+from retro.pipeline import STAGES, redo, run_all, stage
+from retro.run_config import RunConfig, as_yaml, load_run_config
+
+app = typer.Typer(
+    name="retro",
+    help="Retrieval-augmented language models on megatron-core: corpus → evaluation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Show a run's settings.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+log = logging.getLogger(__name__)
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.yaml] [section.setting=value]...", help="A run's YAML file, and settings to change."
+    ),
+]
+Redo = Annotated[bool, typer.Option("--redo", help="Remove what this stage and the following ones wrote, first.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+
+
+def main() -> None:
+    """Run the command line; user mistakes become one line on stderr and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except RetroError as error:
+        # Not through rich: a path must not be wrapped or coloured, so that it can be copied.
+        print(f"retro: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("retro: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    except typer.Abort:
+        sys.exit(1)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")):
+            _usage_error(error)
+        raise
+
+
+def _usage_error(error: Exception) -> None:
+    message = getattr(error, "format_message", lambda: str(error))()
+    print(f"retro: {message} Try 'retro --help'", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+def read_arguments(arguments: list[str] | None, extra: list[str] | None = None) -> RunConfig:
+    """The run config from a command's arguments: at most one file, then overrides."""
+    files = [text for text in arguments or [] if "=" not in text]
+    overrides = [text for text in arguments or [] if "=" in text]
+    if len(files) > 1:
+        raise ConfigError("arguments", files, "needs one config file; settings have the form section.setting=value")
+    return load_run_config(Path(files[0]) if files else None, overrides + (extra or []))
+
+
+def _start(verbose: bool) -> None:
+    set_up_logging(verbose=verbose, rank=int(os.environ.get("RANK", "0")))
+
+
+def _run_stage(name: str, config: RunConfig, again: bool) -> None:
+    from retro.common.lock import run_lock
+
+    with run_lock(config.run_dir):
+        if again:
+            for path in redo(config, name):
+                log.info("removed %s", path)
+        manifest = stage(name).run(config)
+    log.info("%s: complete, fingerprint %s", name, manifest.fingerprint)
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(arguments: Arguments = None, again: Redo = False, verbose: Verbose = False) -> None:
+        _start(verbose)
+        _run_stage(name, read_arguments(arguments), again)
+
+    command.__doc__ = stage(name).summary
+    return command
+
+
+for _one in STAGES:
+    if _one.name not in ("pretrain", "evaluate"):
+        app.command(_one.name)(_stage_command(_one.name))
+
+
+@app.command()
+def pretrain(
+    arguments: Arguments = None,
+    again: Redo = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print layers, parameters and memory; train nothing.")
+    ] = False,
+    skip_train: Annotated[bool, typer.Option("--skip-train", help="Only measure perplexity.")] = False,
+    load: Annotated[Path | None, typer.Option(help="A checkpoint to start from; needs --finetune.")] = None,
+    finetune: Annotated[bool, typer.Option("--finetune", help="Start at step 0 from --load's weights.")] = False,
+    no_load_optim: Annotated[
+        bool, typer.Option("--no-load-optim", help="Start with a clean optimizer (--finetune always does).")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Pretrain Retro (or a GPT) and its baselines."""
+    _start(verbose)
+    extra = []
+    if load is not None:
+        if not finetune:
+            need = "needs --finetune: a stopped run goes on by itself, from its own directory"
+            raise ConfigError("--load", str(load), need)
+        extra = [f"pretrain.start_from={load}"]
+    elif finetune or no_load_optim:
+        raise ConfigError("--finetune", True, "needs --load CHECKPOINT")
+    config = read_arguments(arguments, extra)
+    if dry_run:
+        from retro.show_plan import show_plan
+
+        show_plan(config)
+        return
+    if not skip_train:
+        _run_stage("pretrain", config, again)
+    _run_stage("perplexity", config, again=False)
+    _show_tables(config)
+
+
+@app.command()
+def evaluate(
+    arguments: Arguments = None,
+    again: Redo = False,
+    plain: Annotated[
+        Path | None, typer.Option(help="Score a file with one answer a line instead; needs --questions.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="The question file that --plain answers.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Score the answers and write the report."""
+    _start(verbose)
+    config = read_arguments(arguments)
+    if plain is not None:
+        from retro.evaluate.score import run_plain
+
+        if questions is None:
+            raise ConfigError("--plain", str(plain), "needs --questions FILE beside it")
+        scores = run_plain(config.evaluate, plain, questions, stage("evaluate").path(config))
+        print(json.dumps(scores, indent=2))  # noqa: T201
+        return
+    _run_stage("evaluate", config, again)
+    _show_tables(config)
+
+
+@app.command()
+def run(arguments: Arguments = None, again: Redo = False, verbose: Verbose = False) -> None:
+    """Run all stages in order, skipping what is complete."""
+    _start(verbose)
+    config = read_arguments(arguments)
+    from retro.common.lock import run_lock
+
+    with run_lock(config.run_dir):
+        if again:
+            for path in redo(config, "corpus"):
+                log.info("removed %s", path)
+        run_all(config)
+    _show_tables(config)
+
+
+@app.command()
+def inspect(
+    what: Annotated[str, typer.Argument(help="chunk, neighbors or sample.")],
+    number: Annotated[int, typer.Argument(help="Row of the database; chunk of the stream; or training sample.")],
+    arguments: Arguments = None,
+    split: Annotated[str, typer.Option(help="Of neighbors and samples: train, valid or test.")] = "train",
+    source: Annotated[int, typer.Option(help="Of neighbors and samples: which corpus, counted from 0.")] = 0,
+) -> None:
+    """Look at a chunk, a chunk's neighbors, or a training sample."""
+    _start(verbose=False)
+    from retro.inspect import show
+
+    show(read_arguments(arguments), what, number, split=split, source=source)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing or wrong, and what to do."""
+    from retro import doctor as examination
+
+    raise typer.Exit(examination.run())
+
+
+@config_app.command("show")
+def config_show(arguments: Arguments = None) -> None:
+    """Print a run's settings, every default filled in."""
+    print(as_yaml(read_arguments(arguments)), end="")  # noqa: T201
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of a run's settings."""
+    print(json.dumps(RunConfig.model_json_schema(), indent=2))  # noqa: T201
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)  # noqa: T201
+        raise typer.Exit
+
+
+def _show_tables(config: RunConfig) -> None:
+    if int(os.environ.get("RANK", "0")):
+        return
+    from retro.evaluate.tables import print_tables
+
+    print_tables(config.run_dir, console)
+    report = config.run_dir / "report.html"
+    if report.exists():
+        console.print(f"report: {report}", soft_wrap=True, highlight=False)

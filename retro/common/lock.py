@@ -1,0 +1,33 @@
+"""One process at a time works in a run directory: two would write the same files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from retro.common.errors import ArtifactError
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory. The processes of one launcher hold it together, through their first one.
+
+    Raises:
+        ArtifactError: Another process works here. The system frees the lock when that process ends, however it ends.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / ".lock"
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(
+                path, "another process works in this run", "Wait for it, or use another run_dir"
+            ) from None
+        yield

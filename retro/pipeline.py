@@ -1,0 +1,160 @@
+"""The stages: where each writes, and the one call that runs it. The only statement of the order."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from retro.common.artifacts import Manifest, is_complete
+from retro.run_config import RunConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One process between files."""
+
+    name: str
+    """As the user types it."""
+    directory: str
+    """Below the run directory."""
+    summary: str
+    """One line of help."""
+    run: Callable[[RunConfig], Manifest]
+    """Does the work, or finds it done."""
+    trains: bool = False
+    """Whether it runs under a launcher with several processes."""
+
+    def path(self, config: RunConfig) -> Path:
+        """Where the stage writes in this run."""
+        return config.run_dir / self.directory
+
+
+def _corpus(config: RunConfig) -> Manifest:
+    from retro.corpus import build
+
+    return build.run(config.corpus, _dir(config, "corpus"))
+
+
+def _db(config: RunConfig) -> Manifest:
+    from retro.db import build
+
+    return build.run(config.db, _dir(config, "corpus"), _dir(config, "db"))
+
+
+def _index(config: RunConfig) -> Manifest:
+    from retro.index import build
+
+    return build.run(config.index, _dir(config, "corpus"), _dir(config, "db"), _dir(config, "index"))
+
+
+def _neighbors(config: RunConfig) -> Manifest:
+    from retro.neighbors import build
+
+    dirs = (_dir(config, name) for name in ("corpus", "db", "index", "neighbors"))
+    return build.run(config.neighbors, *dirs)
+
+
+def _pretrain(config: RunConfig) -> Manifest:
+    from retro.pretrain import run
+
+    dirs = (_dir(config, name) for name in ("corpus", "db", "neighbors", "pretrain"))
+    return run.run(config.pretrain, config.model, config.train, config.parallel, *dirs)
+
+
+def _perplexity(config: RunConfig) -> Manifest:
+    from retro.pretrain import perplexity
+
+    checkpoints = {path.parent.name: path.parent for path in sorted(_dir(config, "pretrain").glob("*/result.json"))}
+    dirs = (_dir(config, name) for name in ("corpus", "db", "neighbors", "perplexity"))
+    return perplexity.run(config.perplexity, checkpoints, *dirs)
+
+
+def _sft(config: RunConfig) -> Manifest:
+    from retro.sft import tune
+
+    start = config.sft.start_from or pretrained(config)
+    dirs = (_dir(config, name) for name in ("corpus", "db", "index", "sft"))
+    return tune.run(config.sft, config.parallel, start, *dirs)
+
+
+def _generate(config: RunConfig) -> Manifest:
+    from retro.generate import answer
+
+    checkpoint = config.generate.checkpoint or _dir(config, "sft")
+    dirs = (_dir(config, name) for name in ("corpus", "db", "index", "generate"))
+    return answer.run(config.generate, checkpoint, *dirs)
+
+
+def _evaluate(config: RunConfig) -> Manifest:
+    from retro.evaluate import score
+
+    report = config.run_dir / "report.html"
+    return score.run(
+        config.evaluate, _dir(config, "generate"), _dir(config, "evaluate"), report=report, run_dir=config.run_dir
+    )
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("corpus", "1_corpus", "Text to token files; decides the split.", _corpus),
+    Stage("db", "2_db", "Token files to the chunk database.", _db),
+    Stage("index", "3_index", "Chunks to embeddings and a Faiss index.", _index),
+    Stage("neighbors", "4_neighbors", "Neighbors of every training chunk.", _neighbors),
+    Stage("pretrain", "5_pretrain", "Pretrain Retro (or a GPT) and its baselines.", _pretrain, trains=True),
+    Stage(
+        "perplexity",
+        "5_pretrain/perplexity",
+        "Perplexity with real, shuffled and no neighbors.",
+        _perplexity,
+        trains=True,
+    ),
+    Stage("sft", "6_sft", "Tune on instructions, the encoder reading passages.", _sft, trains=True),
+    Stage("generate", "7_generate", "Answer questions, with and without passages.", _generate),
+    Stage("evaluate", "8_evaluate", "Score the answers and write the report.", _evaluate),
+)
+
+
+def stage(name: str) -> Stage:
+    """The stage of that name."""
+    return next(one for one in STAGES if one.name == name)
+
+
+def _dir(config: RunConfig, name: str) -> Path:
+    return stage(name).path(config)
+
+
+def pretrained(config: RunConfig) -> Path:
+    """The checkpoint directory of the model under `model`, as stage 5 leaves it."""
+    return _dir(config, "pretrain") / ("retro" if config.model.retrieval else "gpt")
+
+
+def run_all(config: RunConfig) -> None:
+    """Run every stage in order; what is complete is checked and skipped."""
+    for number, one in enumerate(STAGES, start=1):
+        log.info("[%d/%d] %s", number, len(STAGES), one.name)
+        one.run(config)
+
+
+def redo(config: RunConfig, name: str) -> list[Path]:
+    """Remove what a stage and the stages after it wrote, so that they run again.
+
+    Returns:
+        The directories that were removed.
+    """
+    first = next(number for number, one in enumerate(STAGES) if one.name == name)
+    removed = []
+    for one in STAGES[first:]:
+        path = one.path(config)
+        if path.exists():
+            shutil.rmtree(path)
+            removed.append(path)
+    return removed
+
+
+def progress_of(config: RunConfig) -> dict[str, bool]:
+    """Which stages are complete."""
+    return {one.name: is_complete(one.path(config)) for one in STAGES}

@@ -1,0 +1,76 @@
+"""One YAML file is one run: the settings of every stage, and where the run lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retro.common.config import StageConfig, apply_overrides, config_json, read_yaml
+from retro.common.errors import ConfigError, DataError
+from retro.corpus.config import CorpusConfig, SourceConfig
+from retro.db.config import DbConfig
+from retro.evaluate.config import EvaluateConfig
+from retro.generate.config import GenerateConfig
+from retro.index.config import IndexConfig
+from retro.model.config import ModelConfig
+from retro.neighbors.config import NeighborsConfig
+from retro.pretrain.config import PerplexityConfig, PretrainConfig
+from retro.sft.config import SftConfig
+from retro.training.config import ParallelConfig, TrainConfig
+
+
+class RunConfig(StageConfig):
+    """Everything that decides what a run does. Without a file, a run over Python's own documentation."""
+
+    run_dir: Path = Path("runs/default")
+    """Where the run's artifacts go, one folder a stage."""
+    corpus: CorpusConfig = CorpusConfig(sources=(SourceConfig(name="pystdlib", built_in="pystdlib"),))
+    """Stage 1: texts, tokenizer, split."""
+    db: DbConfig = DbConfig()
+    """Stage 2: chunks."""
+    index: IndexConfig = IndexConfig()
+    """Stage 3: embedder and Faiss index."""
+    neighbors: NeighborsConfig = NeighborsConfig()
+    """Stage 4: neighbors of every training chunk."""
+    model: ModelConfig = ModelConfig()
+    """The network that stage 5 trains."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How it is spread over processes."""
+    train: TrainConfig = TrainConfig()
+    """Steps, batch and optimizer of stage 5."""
+    pretrain: PretrainConfig = PretrainConfig()
+    """Stage 5: baselines, and what to start from."""
+    perplexity: PerplexityConfig = PerplexityConfig()
+    """Perplexity of what stage 5 trained."""
+    sft: SftConfig = SftConfig()
+    """Stage 6: instruction tuning."""
+    generate: GenerateConfig = GenerateConfig()
+    """Stage 7: answers."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Stage 8: scores and report."""
+
+
+def load_run_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
+    """Read a run's YAML file, lay dotted overrides over it, and check every setting.
+
+    Raises:
+        DataError: The file is missing or is not YAML.
+        ConfigError: A setting is unknown, or has a value that cannot work.
+    """
+    data: dict[str, Any] = {} if path is None else read_yaml(path)
+    try:
+        return RunConfig(**apply_overrides(data, overrides))
+    except ConfigError as error:
+        if path is None or overrides:
+            raise
+        raise DataError(path, str(error), "Mend that setting; `retro config schema` lists all") from None
+    except TypeError as error:  # a YAML key that is not a string
+        raise DataError(path or "the command line", str(error), "Names of settings are words") from None
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The whole config with every default filled in."""
+    return yaml.safe_dump(config_json(config), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,52 @@
+"""Print what a run would train: layers, parameters and memory of one rank."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from retro.common.progress import console
+from retro.model.config import ModelShape
+from retro.model.sizes import SIZES
+from retro.run_config import RunConfig
+from retro.training.plan import GIB, Plan, make_plan
+
+
+def show_plan(config: RunConfig) -> None:
+    """Print the plan of a run that may not have a corpus yet; the vocabulary is then the size's own."""
+    size = SIZES[config.model.size]
+    shape = ModelShape(model=config.model, vocabulary=size.vocabulary, chunk_length=config.db.chunk_length)
+    plan = make_plan(shape, config.train, config.parallel)
+    console.print(f"model {config.model.size}: {size.source}", highlight=False)
+    console.print(f"vocabulary {shape.vocabulary:,}, padded to {shape.padded_vocabulary:,}", highlight=False)
+    for line in plan.layers:
+        console.print(line, highlight=False)
+    console.print(_parameters(plan), _memory(plan, config))
+
+
+def _parameters(plan: Plan) -> Table:
+    table = Table("part", "parameters", title="Parameters")
+    count = plan.parameters
+    rows = {
+        "embeddings and output": count.embeddings,
+        "decoder": count.decoder,
+        "GPT (the same with retrieval off)": count.gpt,
+        "chunked cross-attention": count.cross_attention,
+        "neighbor encoder": count.encoder,
+        "Retro" if plan.shape.model.retrieval else "total": count.total,
+    }
+    table.columns[1].justify = "right"
+    for name, value in rows.items():
+        table.add_row(name, f"{value:,}")
+    return table
+
+
+def _memory(plan: Plan, config: RunConfig) -> Table:
+    train, layout = config.train, config.parallel
+    title = f"Memory of one rank: tensor {layout.tensor}, {train.precision}, micro batch {train.micro_batch}, "
+    table = Table("part", "GiB", title=f"{title}recompute {train.recompute}")
+    table.columns[1].justify = "right"
+    memory = plan.memory
+    for name in ("weights", "gradients", "optimizer", "activations", "total"):
+        label = f"{name} (estimate)" if name == "activations" else name
+        table.add_row(label, f"{getattr(memory, name) / GIB:,.2f}")
+    return table
