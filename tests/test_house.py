@@ -1,0 +1,151 @@
+"""The rules that hold for the whole house: who may import whom, what stays light, and what is not written at all."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "retro"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SHELL_SCRIPTS = sorted(path for folder in (".ci", "tools", "docker") for path in (ROOT / folder).rglob("*.sh"))
+HEAVY = ("torch", "megatron", "faiss", "h5py", "sentence_transformers", "transformers")
+
+# What the modules of a room may import from other rooms: a whole room, or one module of it. Between stages that is
+# the reader, because files are the interface.
+READERS = {"common", "corpus.reader", "db.reader"}
+TRAINED = {"common", "mcore", "model", "training"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "common": set(),
+    "corpus": {"common", "mcore.token_files"},
+    "db": {"common", "corpus.reader"},
+    "index": READERS,
+    "neighbors": READERS | {"index"},
+    "mcore": {"common"},
+    "model": {"common", "mcore"},
+    "training": {"common", "mcore", "model"},
+    "pretrain": READERS | TRAINED | {"neighbors.reader"},
+    "sft": READERS | TRAINED | {"neighbors.reader", "index", "pretrain"},
+    "generate": READERS | TRAINED | {"neighbors.reader", "index", "sft"},
+    "evaluate": {"common"},
+    "doctor": {"common", "index"},
+}
+# These see every room: the command line, the order of the stages, the config of a run, and what prints either.
+ABOVE_ALL = {"__main__", "cli", "inspect", "pipeline", "run_config", "show_plan"}
+MAY_IMPORT_RECIPES = {"recipes", "cli", "pipeline"}
+
+# Where every kind of error of a library, and only of that library, becomes one of ours; each says so in a comment.
+BROAD_EXCEPT = {
+    "retro/cli.py": "tells errors of the argument parser from the rest, which it raises again",
+    "retro/common/tokenizers.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
+    "retro/corpus/pystdlib_collect.py": "a module of the standard library may fail in any way when it is imported",
+    "retro/index/neural.py": "transformers raises nearly everything for a bad model folder",
+    "retro/index/weights.py": "the hub client raises its own, httpx's and the system's errors",
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at its top or within a function; `from a import b` gives `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively, which hides the room"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def neighbors_of(path: Path) -> set[str]:
+    """The modules of other rooms that a file imports, as `room.module`."""
+    parts = (name.split(".") for name in imports_of(path))
+    return {".".join(part[1:3]) for part in parts if part[0] == "retro" and part[1:2] != [room_of(path)]}
+
+
+def wrong_imports(path: Path) -> set[str]:
+    """What a file imports from rooms that its own room may not see."""
+    room, others = room_of(path), neighbors_of(path) - {"__version__"}
+    if room not in MAY_IMPORT_RECIPES and any(name.split(".")[0] == "recipes" for name in others):
+        return {"recipes"}
+    if room in ABOVE_ALL | {"__init__", "recipes"}:
+        return set()
+    assert room in MAY_IMPORT, f"{room} is a new room: say in MAY_IMPORT what it may import"
+    allowed = MAY_IMPORT[room]
+    return {name for name in others if name not in allowed and name.split(".")[0] not in allowed}
+
+
+def test_imports_point_down_the_road() -> None:
+    wrong = {str(path.relative_to(ROOT)): names for path in MODULES if (names := wrong_imports(path))}
+    assert wrong == {}
+
+
+def test_only_mcore_imports_megatron() -> None:
+    users = {room_of(path) for path in MODULES for name in imports_of(path) if name.split(".")[0] == "megatron"}
+    assert users == {"mcore"}
+
+
+def loaded_after(statement: str) -> set[str]:
+    """The heavy packages that are loaded in a new interpreter after `statement`."""
+    code = f"{statement}\nimport sys\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded_after("import retro") == set()
+
+
+def test_no_config_loads_anything_heavy() -> None:
+    configs = [path.relative_to(ROOT).with_suffix("") for path in MODULES if path.name == "config.py"]
+    assert len(configs) > 8
+    names = [".".join(path.parts) for path in configs]
+    assert loaded_after(f"import {', '.join(names)}") == set()
+
+
+def test_the_command_line_answers_without_loading_anything_heavy() -> None:
+    assert loaded_after("import retro.cli") == set()
+
+
+def test_no_package_lies_below_tools() -> None:
+    # A tools/retro/__init__.py would be a second package named retro.
+    assert list((ROOT / "tools").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize("path", [*SHELL_SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_shell_scripts_are_whole_and_stop_at_the_first_error(path: Path) -> None:
+    checked = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert lines[1].startswith("# "), "the header says what the script makes"
+    assert "set -euo pipefail" in lines
+
+
+def catches_everything(path: Path) -> bool:
+    """Whether a file has a bare except, or one of Exception or BaseException."""
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return any(_is_broad(node.type) for node in tree if isinstance(node, ast.ExceptHandler))
+
+
+def _is_broad(caught: ast.expr | None) -> bool:
+    kinds = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    names = {kind.id if isinstance(kind, ast.Name) else None if kind is None else "" for kind in kinds}
+    return bool(names & {None, "Exception", "BaseException"})
+
+
+def test_errors_are_caught_by_name() -> None:
+    broad = {path.relative_to(ROOT).as_posix() for path in MODULES if catches_everything(path)}
+    assert broad == set(BROAD_EXCEPT)
+
+
+def test_every_stage_room_has_tests() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("_")}
+    tested = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert rooms - tested - {"doctor"} == set()
