@@ -1,4 +1,4 @@
-"""A source of samples that needs no corpus: short cycles of tokens, with neighbors that repeat the answer."""
+"""A source of samples that needs no corpus: tokens that count up, with random neighbors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.model.tiny import CHUNK, VOCABULARY
 class CycleSource:
     """Sample n counts up from a number of its own, modulo the vocabulary."""
 
-    def __init__(self, length: int = 16, *, neighbors: int = 2, broken_after: int | None = None) -> None:
-        self.length, self.neighbors, self.broken_after = length, neighbors, broken_after
+    def __init__(self, length: int = 16, *, broken_after: int | None = None) -> None:
+        self.length, self.broken_after = length, broken_after
         self.asked: list[int] = []
 
     def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
@@ -23,13 +23,13 @@ class CycleSource:
             raise KeyboardInterrupt
         starts = np.array([np.random.default_rng(int(n)).integers(VOCABULARY) for n in sample_numbers])
         tokens = (starts[:, None] + np.arange(self.length + 1)) % VOCABULARY
-        shape = (len(sample_numbers), self.length // CHUNK, self.neighbors, 2 * CHUNK)
-        neighbors = np.random.default_rng(int(sample_numbers[0])).integers(0, VOCABULARY, shape)
+        shape = (self.length // CHUNK, 2, 2 * CHUNK)
+        neighbors = np.stack([np.random.default_rng(int(n)).integers(0, VOCABULARY, shape) for n in sample_numbers])
         return Batch(
             tokens_BS=tokens[:, :-1],
             labels_BS=tokens[:, 1:],
             loss_mask_BS=np.ones((len(tokens), self.length), dtype=np.float32),
             neighbors_BLKR=neighbors,
-            neighbor_mask_BLKR=np.ones(shape, dtype=bool),
+            neighbor_mask_BLKR=np.ones(neighbors.shape, dtype=bool),
             token_mask_BS=None,
         )
