@@ -155,6 +155,8 @@ def _coverage_notes(given: Mapping[str, Any], metric: str) -> Sequence[str]:
         notes.append(f"A gold answer stands word for word in the passages for {percent(held)}.")
         if given[metric]["mean"] > held:
             notes.append("The model is right more often than that, so some answers come from its weights.")
+    if given.get("unanswered"):
+        notes.append(f"{given['unanswered']} answers are empty.")
     if given.get("skipped"):
         notes.append(f"{given['skipped']} questions did not fit and count as wrong.")
     return notes

@@ -12,13 +12,13 @@ from retro.evaluate.run_summary import RunSummary, StageView, is_number, stage_d
 from retro.evaluate.wording import count, seconds, size
 
 _MOST_CHIPS, _MOST_RATES = 6, 4
-_RATE = " per second"
+_RATE = "_per_second"
 _DROPPED = ("dropped", "rejects", "skipped", "fewer_than_saved")
 
 
 def stages_section(run: RunSummary) -> str:
     """Every stage with what it holds, how long it took, how fast it was, and what it dropped."""
-    lines = "".join(_stage_line(number, stage) for number, stage in enumerate(run.stages, start=1))
+    lines = "".join(_stage_line(stage) for stage in run.stages)
     return (
         f'<section id="stages"><h2>Stages, sizes and rates</h2>'
         f'<p class="note">Each stage reads the files of earlier ones '
@@ -28,8 +28,8 @@ def stages_section(run: RunSummary) -> str:
     )
 
 
-def _stage_line(number: int, stage: StageView) -> str:
-    name = f'<b>{number} {stage.name}</b><div class="sub">{escape(stage.work)}</div>'
+def _stage_line(stage: StageView) -> str:
+    name = f'<b>{stage.name}</b><div class="sub">{escape(stage.work)}</div>'
     if stage.manifest is None:
         return (
             f'<tr><td>{name}</td><td colspan="4"><span class="lack">Missing: {escape(stage.problem)}</span></td></tr>'
@@ -41,57 +41,62 @@ def _stage_line(number: int, stage: StageView) -> str:
     )
 
 
-def numbers(data: object, path: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers in nested mappings and lists, each with its path in words."""
+Path = tuple[str, ...]
+
+
+def numbers(data: object, path: Path = ()) -> Iterator[tuple[Path, float]]:
+    """All numbers in nested mappings and lists, each with the keys that lead to it."""
     if is_number(data):
-        yield path.replace("_", " "), cast(float, data)
+        yield path, cast(float, data)
     elif isinstance(data, Mapping):
         for key, value in data.items():
-            yield from numbers(value, f"{path} {key}".strip())
+            yield from numbers(value, (*path, str(key)))
     elif isinstance(data, list):
         for value in data:
             yield from numbers(value, path)
+
+
+def _words(path: Path) -> str:
+    return escape(" ".join(path).replace("_", " "))
 
 
 def _chips(stage: StageView, manifest: Manifest) -> str:
     """Counts that the stage gives at the outermost level, in its manifest or report; else the inner ones."""
     given = {**manifest.counts, **stage.report}
     plain = {key: value for key, value in given.items() if is_number(value) and "second" not in key}
-    held = list(numbers(plain))[:_MOST_CHIPS] or list(numbers(manifest.counts))[: 2 * _MOST_CHIPS]
-    chips = [f"<span>{escape(key)} <b>{count(value)}</b></span>" for key, value in held]
-    chips += [
-        f'<span class="dropped">{escape(key)} <b>{count(value)}</b></span>'
-        for key, value in _dropped(stage.report)
-        if value
-    ]
+    held = list(numbers(plain))[:_MOST_CHIPS]
+    if not held:
+        # Without the name of the mapping around them: it is the same for all.
+        held = [(path[1:], value) for path, value in numbers(manifest.counts)][: 2 * _MOST_CHIPS]
+    chips = [f"<span>{_words(path)} <b>{count(value)}</b></span>" for path, value in held]
+    left_out = [(path, value) for path, value in _dropped(stage.report) if value]
+    chips += [f'<span class="dropped">{_words(path)} <b>{count(value)}</b></span>' for path, value in left_out]
     return "".join(chips) or '<span class="sub">no counts</span>'
 
 
-def _dropped(report: object, path: str = "") -> Iterator[tuple[str, float]]:
+def _dropped(report: object) -> Iterator[tuple[Path, float]]:
     """What was left out, by reason, wherever a report tells it."""
     if isinstance(report, Mapping):
         for key, value in report.items():
             named = key in _DROPPED and not is_number(value)
-            yield from numbers(value, key) if named else _dropped(value, key)
+            yield from numbers(value, (key,)) if named else _dropped(value)
     elif isinstance(report, list):
         for value in report:
-            yield from _dropped(value, path)
+            yield from _dropped(value)
 
 
 def _rates(stage: StageView) -> str:
     """The stage's own rates; else its first count over its seconds; else nothing."""
-    told = [
-        (key.removesuffix(_RATE), value) for key, value in numbers(stage.report) if key.endswith(_RATE) and value > 0
-    ]
+    told = [(path, value) for path, value in numbers(stage.report) if path[-1].endswith(_RATE) and value > 0]
     if told:
-        # "variants retro tokens" is the tokens of one run among several: named by the run.
+        # One run among several is named by the key before: ("variants", "retro", "tokens_per_second").
         return "<br>".join(
-            f"{escape(' '.join(key.split()[-2:-1]))} {count(_rounded(value))} {escape(key.split()[-1])}/s"
-            for key, value in told[:_MOST_RATES]
+            f"{_words(path[-2:-1])} {count(_rounded(value))} {_words((path[-1].removesuffix(_RATE),))}/s"
+            for path, value in told[:_MOST_RATES]
         )
     first = next(numbers(stage.manifest.counts), None) if stage.manifest else None
     if first and stage.seconds:
-        return f"{count(_rounded(first[1] / stage.seconds))} {escape(first[0])}/s"
+        return f"{count(_rounded(first[1] / stage.seconds))} {_words(first[0][-1:])}/s"
     return "–"
 
 

@@ -45,6 +45,8 @@ class StageView:
     report: Mapping[str, Any]
     problem: str
     """Why there is no manifest; empty when there is one."""
+    size: int
+    """Bytes of the files that belong to the stage."""
 
     @property
     def seconds(self) -> float | None:
@@ -53,11 +55,6 @@ class StageView:
         if "seconds" in parts:
             return parts["seconds"]
         return sum(value for key, value in parts.items() if key.endswith("_seconds")) or None
-
-    @property
-    def size(self) -> int:
-        """Bytes of the files that belong to the stage."""
-        return sum(int(file["bytes"]) for file in self.manifest.files.values()) if self.manifest else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,23 @@ def _stage(run_dir: Path, name: str, work: str) -> StageView:
     except RetroError as error:
         begun = directory.exists() and any(directory.iterdir())
         problem = str(error) if (directory / "manifest.json").exists() else ("not finished" if begun else "not run")
-    return StageView(name=name, work=work, manifest=manifest, report=_json(directory / REPORT) or {}, problem=problem)
+    return StageView(
+        name=name,
+        work=work,
+        manifest=manifest,
+        report=_json(directory / REPORT) or {},
+        problem=problem,
+        size=_size(directory, manifest),
+    )
+
+
+def _size(directory: Path, manifest: Manifest | None) -> int:
+    if manifest is None:
+        return 0
+    if manifest.files:
+        return sum(int(file["bytes"]) for file in manifest.files.values())
+    # Checkpoints come and go while training, so the stages that train list no files.
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -57,12 +58,17 @@ def _perplexity_row(row: Mapping[str, Any], real: float | None) -> PerplexityRow
     )
 
 
+def _table(title: str) -> Table:
+    # Few lines and little padding: all columns must fit a terminal of 80.
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def perplexity_table(perplexity: Mapping[str, Any]) -> Table:
     """Perplexity for the terminal."""
-    table = Table(title=f"Perplexity, {perplexity.get('split', '?')} split", title_justify="left")
+    table = _table(f"Perplexity, {perplexity.get('split', '?')} split")
     for name in ("model", "neighbors"):
         table.add_column(name)
-    for name in ("parameters", "perplexity", "against Retro, real"):
+    for name in ("parameters", "perplexity", "vs Retro, real"):
         table.add_column(name, justify="right")
     for row in perplexity_rows(perplexity):
         style = "bold" if not row.difference else ""
@@ -71,28 +77,34 @@ def perplexity_table(perplexity: Mapping[str, Any]) -> Table:
 
 
 def answers_table(scores: Mapping[str, Any]) -> Table:
-    """Scores of answers for the terminal."""
+    """Scores of answers for the terminal, in percent."""
     sure = percent(scores["intervals"]["confidence"], 0)
-    table = Table(title=f"Answers to {scores['questions']} questions ({sure} intervals)", title_justify="left")
-    table.add_column("setting")
+    table = _table(f"Answers to {scores['questions']} questions, in % ({sure} intervals)")
+    table.add_column("setting", no_wrap=True)
     for metric in scores["metrics"]:
         table.add_column(metric_name(metric), justify="right")
-    table.add_column("gold document found", justify="right")
-    table.add_column("answer in passages", justify="right")
+    table.add_column("found", justify="right", no_wrap=True)
+    table.add_column("held", justify="right")
+    table.caption = "found: the right document is among the first passages; held: a gold answer stands in them"
+    table.caption_justify = "left"
     for name, mine in scores["settings"].items():
+        held = mine["answer_in_passages"]
         table.add_row(
             setting_name(name),
             *[interval_text(mine[metric]) for metric in scores["metrics"]],
-            recall_text(mine),
-            "" if mine["answer_in_passages"] is None else percent(mine["answer_in_passages"]),
+            recall_text(mine).split(", ")[-1].removesuffix(" %"),
+            "" if held is None else _bare(held),
         )
     return table
 
 
 def interval_text(found: Mapping[str, float]) -> str:
-    """`12.0 % (8.1 to 16.2)`."""
-    low, high = (percent(found[key]).removesuffix(" %") for key in ("low", "high"))
-    return f"{percent(found['mean'])} ({low} to {high})"
+    """`12.0 (8.1–16.2)`, in percent."""
+    return f"{_bare(found['mean'])} ({_bare(found['low'])}–{_bare(found['high'])})"
+
+
+def _bare(share: float) -> str:
+    return percent(share).removesuffix(" %")
 
 
 def recall_text(mine: Mapping[str, Any]) -> str:

@@ -56,9 +56,9 @@ def size(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    """`0.03 s`, `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
     if value < 10:
-        return f"{value:.1f} s"
+        return f"{value:.1g} s" if value < 1 else f"{value:.1f} s"
     whole = round(value)
     if whole < 60:
         return f"{whole} s"

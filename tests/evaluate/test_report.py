@@ -133,7 +133,7 @@ def test_the_tables_are_printed_on_a_terminal(finished: Path, tmp_path: Path) ->
     console = Console(width=160, record=True, file=(tmp_path / "out").open("w"))
     print_tables(finished, console)
     text = console.export_text()
-    for piece in ("GPT of equal parameters", "191.5", "+0.7 %", "with passages", "closed-book", "@1 "):
+    for piece in ("GPT of equal parameters", "191.5", "+0.7 %", "with passages", "closed-book", "@2 68.3"):
         assert piece in text, piece
     print_tables(tmp_path, console)
     assert "Neither perplexity nor answers" in console.export_text()
