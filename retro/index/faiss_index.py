@@ -142,18 +142,19 @@ def search_exactly(
 
 
 def _parameters(faiss: Any, index: Any, selector: Any, settings: SearchSettings) -> Any:
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        inner = _parameters(faiss, index.index, selector, settings)
+    # A name of its own: the downcast does not keep the index alive.
+    part = faiss.downcast_index(index)
+    if isinstance(part, faiss.IndexPreTransform):
+        inner = _parameters(faiss, part.index, selector, settings)
         return faiss.SearchParametersPreTransform(index_params=inner)
-    if isinstance(index, faiss.IndexRefine):
-        inner = _parameters(faiss, index.base_index, selector, settings)
+    if isinstance(part, faiss.IndexRefine):
+        inner = _parameters(faiss, part.base_index, selector, settings)
         return faiss.IndexRefineSearchParameters(k_factor=float(settings.refine_factor), base_index_params=inner)
-    if isinstance(index, faiss.IndexIVF):
-        graph = isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW)
+    if isinstance(part, faiss.IndexIVF):
+        graph = isinstance(faiss.downcast_index(part.quantizer), faiss.IndexHNSW)
         coarse = {"quantizer_params": faiss.SearchParametersHNSW(efSearch=settings.ef_search)} if graph else {}
-        return faiss.SearchParametersIVF(nprobe=min(settings.nprobe, index.nlist), sel=selector, **coarse)
-    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersIVF(nprobe=min(settings.nprobe, part.nlist), sel=selector, **coarse)
+    if isinstance(part, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=settings.ef_search, sel=selector)
     return faiss.SearchParameters(sel=selector)
 

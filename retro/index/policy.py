@@ -76,19 +76,20 @@ def _check_vectors(faiss: Any, index: Any, factory: str, train_vectors: int) -> 
 
 def vectors_needed(faiss: Any, index: Any) -> int:
     """Fewest training vectors with which `index.train` runs: the size of its largest codebook."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        chain = [faiss.downcast_VectorTransform(index.chain.at(place)) for place in range(index.chain.size())]
-        return max([vectors_needed(faiss, index.index), *(_needed_by_transform(faiss, step) for step in chain)])
-    if isinstance(index, faiss.IndexRefine):
-        return vectors_needed(faiss, index.base_index)
-    if isinstance(index, faiss.IndexHNSW):
-        return vectors_needed(faiss, index.storage)
-    needed = [1]
-    if isinstance(index, faiss.IndexIVF):
-        needed.append(int(index.nlist))
-    if hasattr(index, "pq"):
-        needed.append(int(index.pq.ksub))
+    # A name of its own, here and below: the downcast does not keep the index alive.
+    part = faiss.downcast_index(index)
+    if isinstance(part, faiss.IndexPreTransform):
+        chain = [faiss.downcast_VectorTransform(part.chain.at(place)) for place in range(part.chain.size())]
+        return max([vectors_needed(faiss, part.index), *(_needed_by_transform(faiss, step) for step in chain)])
+    if isinstance(part, faiss.IndexRefine):
+        return vectors_needed(faiss, part.base_index)
+    if isinstance(part, faiss.IndexHNSW):
+        return vectors_needed(faiss, part.storage)
+    needed = [0 if part.is_trained else 1]
+    if isinstance(part, faiss.IndexIVF):
+        needed.append(int(part.nlist))
+    if hasattr(part, "pq"):
+        needed.append(int(part.pq.ksub))
     return max(needed)
 
 
@@ -100,13 +101,13 @@ def _needed_by_transform(faiss: Any, transform: Any) -> int:
 
 
 def _searches_ranges(faiss: Any, index: Any) -> bool:
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return _searches_ranges(faiss, index.index)
-    if isinstance(index, faiss.IndexRefine):
-        return _searches_ranges(faiss, index.base_index)
+    part = faiss.downcast_index(index)
+    if isinstance(part, faiss.IndexPreTransform):
+        return _searches_ranges(faiss, part.index)
+    if isinstance(part, faiss.IndexRefine):
+        return _searches_ranges(faiss, part.base_index)
     kinds = ("IndexFlat", "IndexIVF", "IndexHNSW", "IndexScalarQuantizer", "IndexRaBitQ")
-    return isinstance(index, tuple(getattr(faiss, kind) for kind in kinds if hasattr(faiss, kind)))
+    return isinstance(part, tuple(getattr(faiss, kind) for kind in kinds if hasattr(faiss, kind)))
 
 
 def is_exact(faiss: Any, index: Any) -> bool:
@@ -116,9 +117,9 @@ def is_exact(faiss: Any, index: Any) -> bool:
 
 def is_graph(faiss: Any, index: Any) -> bool:
     """Whether some part of the index is an HNSW graph."""
-    index = faiss.downcast_index(index)
-    for part in ("index", "base_index", "quantizer"):
-        inner = getattr(index, part, None)
+    part = faiss.downcast_index(index)
+    for name in ("index", "base_index", "quantizer"):
+        inner = getattr(part, name, None)
         if isinstance(inner, faiss.Index) and is_graph(faiss, inner):
             return True
-    return isinstance(index, faiss.IndexHNSW)
+    return isinstance(part, faiss.IndexHNSW)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retro.common.artifacts import read_json, write_json
+from retro.common.errors import ArtifactError
+from retro.common.hdf5 import new_file, write_columns
+from retro.index.config import EmbedderConfig
+from retro.index.embedders import describe_embedder, make_embedder, open_embedder
+from retro.index.hashing import IDF_BUCKETS
+from tests.index.models import bert_folder
+
+TEXTS = ["the quick fox", "the lazy dog"]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    config = EmbedderConfig(dimension=32)
+    embedder = make_embedder(config, tmp_path, lambda: [TEXTS])
+    assert describe_embedder(config, embedder, tmp_path) == ["embedder.json", "hashing.h5"]
+    return tmp_path
+
+
+def test_a_hashing_embedder_is_opened_as_it_was_made(made: Path) -> None:
+    again = make_embedder(EmbedderConfig(dimension=32), made / "again", lambda: [TEXTS])
+    assert np.array_equal(open_embedder(made).embed(TEXTS), again.embed(TEXTS))
+
+
+def test_other_frequencies_are_another_embedder(made: Path) -> None:
+    with new_file(made / "hashing.h5") as file:
+        write_columns(file, {"idf": np.ones(IDF_BUCKETS, dtype=np.float32)})
+    with pytest.raises(ArtifactError, match=r"embedder\.json: records an embedder with idf_sha256"):
+        open_embedder(made)
+
+
+def test_a_description_that_is_none_is_named(made: Path) -> None:
+    write_json(made / "embedder.json", ["x"])
+    with pytest.raises(ArtifactError, match="does not describe an embedder"):
+        open_embedder(made)
+
+
+def test_a_model_that_changed_since_is_refused(tmp_path: Path) -> None:
+    folder = bert_folder(tmp_path / "bert")
+    config = EmbedderConfig(kind="huggingface", model=str(folder), dtype="auto")
+    embedder = make_embedder(config, tmp_path, list)
+    describe_embedder(config, embedder, tmp_path)
+    # What auto was here is what every later reader uses.
+    assert read_json(tmp_path / "embedder.json", "")["config"]["dtype"] == embedder.identity["dtype"]
+    assert np.array_equal(open_embedder(tmp_path).embed(TEXTS), embedder.embed(TEXTS))
+    shutil.rmtree(folder)
+    import torch
+
+    torch.manual_seed(1)
+    other = bert_folder(tmp_path / "bert")
+    weights = other / "model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match="records an embedder with weights_sha256"):
+        open_embedder(tmp_path)

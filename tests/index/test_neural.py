@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import builtins
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retro.common.errors import DataError, DependencyError
+from retro.index.config import EmbedderConfig
+from retro.index.devices import resolve_dtype, restore_device_contexts
+from retro.index.embedders import Embedder
+from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder, text_positions
+from tests.index.models import WORDS, bert_folder
+
+TEXTS = ["the fox", "a b c the dog yard", "", "dog", "the " * 60, "fox fox"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert_folder(tmp_path_factory.mktemp("models") / "bert")
+
+
+def settings(kind: str, folder: Path, **others: Any) -> EmbedderConfig:
+    return EmbedderConfig(**({"kind": kind, "model": str(folder), "dtype": "float32", "batch_tokens": 24} | others))
+
+
+def hidden_states(folder: Path, words: str) -> Any:
+    """[T, D] last layer of one text, by transformers alone."""
+    import torch
+    from transformers import AutoModel
+
+    pieces = [WORDS.index(word) for word in ["[CLS]", *words.split(), "[SEP]"]]
+    with torch.no_grad():
+        return AutoModel.from_pretrained(str(folder)).eval()(torch.tensor([pieces])).last_hidden_state[0].numpy()
+
+
+def test_text_positions_leave_out_the_frame_and_the_padding() -> None:
+    ids = np.array([[2, 7, 8, 3, 0], [2, 3, 0, 0, 0], [7, 3, 8, 9, 9]])
+    mask = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=bool)
+    framed = text_positions(ids, mask, 2, 3)
+    # The last row has no frame: a [SEP] inside a text is text.
+    assert framed.astype(int).tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]
+    assert text_positions(ids, mask, None, None).tolist() == mask.tolist()
+
+
+def test_huggingface_averages_strictly_between_cls_and_sep(folder: Path) -> None:
+    embedder = HuggingFaceEmbedder(settings("huggingface", folder))
+    mean = hidden_states(folder, "the fox dog")[1:-1].mean(axis=0)
+    found = embedder.embed(["the fox dog", "a"])[0]
+    assert np.allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_sentence_transformers_uses_the_models_own_pooling(folder: Path) -> None:
+    embedder = SentenceTransformersEmbedder(settings("sentence_transformers", folder))
+    mean = hidden_states(folder, "the fox dog").mean(axis=0)
+    found = embedder.embed(["the fox dog", "a"])[0]
+    assert np.allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "sentence_transformers"])
+def test_results_are_in_the_order_of_the_texts_and_empty_ones_are_zero(kind: str, folder: Path) -> None:
+    made: type[Any] = HuggingFaceEmbedder if kind == "huggingface" else SentenceTransformersEmbedder
+    embedder: Embedder = made(settings(kind, folder))
+    done: list[int] = []
+    together = embedder.embed(TEXTS, done.append)
+    alone = np.concatenate([embedder.embed([text]) for text in TEXTS])
+    assert together.dtype == np.float32
+    assert np.allclose(together, alone, atol=1e-5)
+    assert np.linalg.norm(together, axis=1).tolist() == pytest.approx([1, 1, 0, 1, 1, 1], abs=1e-5)
+    assert sum(done) == len(TEXTS)
+    assert len(done) > 1
+    assert np.array_equal(together, embedder.embed(TEXTS))
+    assert embedder.embed([]).shape == (0, 16)
+
+
+def test_long_texts_are_cut_to_what_the_model_can_read(folder: Path) -> None:
+    embedder = HuggingFaceEmbedder(settings("huggingface", folder))
+    # 32 positions: [CLS], 30 words, [SEP].
+    assert np.allclose(embedder.embed(["the " * 30]), embedder.embed(["the " * 90]), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "sentence_transformers"])
+def test_bfloat16_is_close_to_float32_and_another_identity(kind: str, folder: Path) -> None:
+    made: type[Any] = HuggingFaceEmbedder if kind == "huggingface" else SentenceTransformersEmbedder
+    full, half = (made(settings(kind, folder, dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    vectors = half.embed(["the fox dog", "yard"])
+    assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 1])
+    assert (vectors * full.embed(["the fox dog", "yard"])).sum(axis=1).min() > 0.99
+    assert full.identity["dtype"] != half.identity["dtype"]
+    assert full.identity["weights_sha256"] == half.identity["weights_sha256"]
+
+
+def test_a_folder_that_lacks_a_file_is_named(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "config.json").unlink()
+    with pytest.raises(DataError, match="copy: cannot be loaded as an embedding model"):
+        HuggingFaceEmbedder(settings("huggingface", copy))
+
+
+def test_code_in_a_model_folder_is_not_run(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        HuggingFaceEmbedder(settings("huggingface", copy))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("package", ["sentence_transformers", "transformers"])
+def test_a_missing_package_says_what_to_install(package: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **named: Any) -> Any:
+        if name.partition(".")[0] == package:
+            raise ImportError(f"No module named {package!r}")
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    made = HuggingFaceEmbedder if package == "transformers" else SentenceTransformersEmbedder
+    kind = "huggingface" if package == "transformers" else "sentence_transformers"
+    with pytest.raises(DependencyError, match=r"instruct-retro\[embed\]"):
+        made(settings(kind, folder))
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("flags\t\t: fpu avx512_bf16 sse", "bfloat16"),
+        ("Features : fp asimd bf16", "bfloat16"),
+        ("flags : fpu avx512f", "float32"),
+        ("model name : bf16", "float32"),
+    ],
+)
+def test_auto_follows_the_processor(line: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retro.index.devices.device", lambda: "cpu")
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n", encoding="utf-8")
+    assert resolve_dtype("auto", tmp_path / "cpuinfo") == wanted
+    assert resolve_dtype("float32", tmp_path / "cpuinfo") == "float32"
+
+
+def test_a_system_without_cpuinfo_computes_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retro.index.devices.device", lambda: "cpu")
+    assert resolve_dtype("auto", tmp_path / "none") == "float32"
+
+
+def test_device_contexts_work_beside_the_cpu_adapter() -> None:
+    import torch
+
+    import retro.mcore  # noqa: F401
+
+    restore_device_contexts()
+    with torch.device("meta"):
+        assert torch.arange(3).device.type == "meta"
