@@ -30,7 +30,7 @@ from retro.generate.tasks import Task
 from retro.sft.encode import fit_prompt, lay_out_prompts, prompt_room
 from retro.sft.passages import Encoder, NeighborTokens, neighbor_tokens
 from retro.sft.prepare import encode_prompts
-from retro.sft.prompts import build_prompt
+from retro.sft.prompts import build_prompt, prompts_version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -259,6 +259,7 @@ def answer_header(
     return data | {
         "setting": setting,
         "task_version": task.version,
+        "prompts_version": prompts_version(),
         "metrics": list(task.metrics),
         "identity": dict(identity),
         "start": start,

@@ -96,7 +96,8 @@ def build_prompt(
 
 
 def _render(texts: dict[str, Any], passage: PassageLike) -> str:
-    template = texts["context"] if passage.title else texts["untitled_context"]
+    titled = passage.title and (texts["repeats_title"] or not passage.text.startswith(passage.title))
+    template = texts["context"] if titled else texts["untitled_context"]
     # One pass over the template: a passage that happens to hold "{text}" must stay as it is.
     before, _, after = str(template).partition("{text}")
     return before.replace("{title}", passage.title) + passage.text + after

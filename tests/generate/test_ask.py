@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from retro.common.answers import read_answers, read_asked
-from retro.common.errors import ConfigError, DataError
+from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.qa_data import Context, PassageLike, Question
 from retro.generate.ask import ModelShape, answer_all
 from retro.generate.config import GenerateConfig
@@ -187,3 +187,12 @@ def test_a_wrong_task_is_answered_with_the_nearest() -> None:
 def test_a_setting_stands_once() -> None:
     with pytest.raises(ConfigError, match="needs each setting once"):
         config(settings=("closed_book", "closed_book"))
+
+
+def test_the_header_names_what_shapes_the_answers(tmp_path: Path) -> None:
+    ask(tmp_path, EchoModel(), questions(), config())
+    header = json.loads((tmp_path / "closed_book.header.json").read_text())
+    assert (header["setting"], header["task_version"], header["prompts_version"]) == ("closed_book", 1, 1)
+    assert (header["metrics"], header["identity"]) == (["exact_match", "f1"], {"checkpoint": "x"})
+    with pytest.raises(ArtifactError, match="max_new_tokens was 4, now 5"):
+        ask(tmp_path, EchoModel(), questions(), config(max_new_tokens=5))

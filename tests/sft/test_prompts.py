@@ -20,6 +20,14 @@ def test_the_plain_prompt_shows_as_many_passages_as_asked() -> None:
     assert prompt.contexts == ("Notes: Ada wrote {text}.\n", "Babbage built it.\n")
 
 
+def test_a_tiny_prompt_does_not_repeat_a_title_that_the_text_begins_with() -> None:
+    passages = (Context("os.path", "os.path joins names."),)
+    plain = build_prompt(ASKED, passages, style="plain", kind="short_span", contexts_in_prompt=1)
+    assert plain.contexts == ("os.path joins names.\n",)
+    full = build_prompt(ASKED, passages, style="instructretro", kind="short_span", contexts_in_prompt=1)
+    assert full.contexts == ("title: os.path, source: os.path joins names.\n\n",)
+
+
 def test_the_instruction_prompt_has_preamble_passages_user_and_assistant() -> None:
     prompt = build_prompt(ASKED, PASSAGES, style="instructretro", kind="short_span", contexts_in_prompt=1)
     preamble, passage, user, assistant = prompt.text.split("\n\n")
