@@ -65,6 +65,10 @@ def find_passages(
         return [() for _ in questions]
     used = max(config.passages, config.contexts_in_prompt)
     found = passages_of(questions, config.passages_from, retrieve, what="generate")
+    if not any(found):
+        # Settings with and without passages would be the same run under two names.
+        need = f"needs passages, and none of {len(questions)} questions has one; use passages_from=retriever"
+        raise ConfigError("GenerateConfig.passages_from", config.passages_from, need)
     return [passages[:used] for passages in found]
 
 

@@ -182,6 +182,10 @@ def _encode_set(
         lost_context_tokens=sum(sample.lost_context for sample in samples),
         weight=one.weight,
     )
+    if config.encoder and not any(read):
+        log.warning(
+            "sft: %s: no question has a passage, so the encoder learns nothing; passages_from=retriever", one.name
+        )
     for reason, count in skipped.items():
         log.warning("sft: %s: %d of %d questions left out: %s", one.name, count, len(questions), reason)
     return EncodedSet(one.name, samples, _neighbors(config, read, tokenizer, shape)), report

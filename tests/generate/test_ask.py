@@ -196,3 +196,11 @@ def test_the_header_names_what_shapes_the_answers(tmp_path: Path) -> None:
     assert (header["metrics"], header["identity"]) == (["exact_match", "f1"], {"checkpoint": "x"})
     with pytest.raises(ArtifactError, match="max_new_tokens was 4, now 5"):
         ask(tmp_path, EchoModel(), questions(), config(max_new_tokens=5))
+
+
+def test_questions_without_any_passage_are_not_asked_with_passages() -> None:
+    bare = [Question(id="0", question="ask", answers=("a",))]
+    with pytest.raises(
+        ConfigError, match="passages_from = 'contexts': needs passages, and none of 1 questions has one"
+    ):
+        find_passages(config(), bare, None)

@@ -154,3 +154,9 @@ def test_an_unknown_set_and_a_missing_data_folder_are_named(tmp_path: Path) -> N
             prepare(config, part, WordTokenizer(), SHAPE)
     with pytest.raises(ConfigError, match=r"data = '': needs the folder that holds doly"):
         built(SftDataConfig(sets=(SetConfig(name="doly"),)), WordTokenizer())
+
+
+def test_an_encoder_with_nothing_to_read_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare = [{"question": "q", "answer": "a"}]
+    assert built(plain(write(tmp_path / "a.json", bare)), WordTokenizer()).reports[0].without_passages == 1
+    assert "no question has a passage" in caplog.text
