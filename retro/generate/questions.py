@@ -59,8 +59,11 @@ def slice_bounds(config: GenerateConfig, total: int) -> tuple[int, int]:
 def find_passages(
     config: GenerateConfig, questions: Sequence[Question], retrieve: Retrieve | None
 ) -> list[tuple[PassageLike, ...]]:
-    """The passages of all questions, best first, at most as many as are used; none are looked for if all
-    settings are closed-book."""
+    """The passages of all questions, best first, at most as many as are used; none if all settings are closed-book.
+
+    Raises:
+        ConfigError: Passages are wanted, and no question has one; or the retriever is, and there is none.
+    """
     if set(config.settings) == {"closed_book"}:
         return [() for _ in questions]
     used = max(config.passages, config.contexts_in_prompt)
