@@ -86,4 +86,5 @@ def map_column(path: Path, name: str, remedy: str) -> NDArray[Any]:
     found = path.stat().st_size
     if found < offset + bytes_needed:
         raise ArtifactError(path, f"ends at byte {found}, but {name!r} reaches to {offset + bytes_needed}", remedy)
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    # As a plain array: numpy's memmap class costs some microseconds at every indexing.
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape).view(np.ndarray)

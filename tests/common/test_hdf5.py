@@ -20,7 +20,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_columns_are_mapped_where_they_lie(path: Path) -> None:
     column = map_column(path, "b", "")
-    assert isinstance(column, np.memmap)
+    assert isinstance(column.base, np.memmap)
+    assert not column.flags.writeable
     assert column.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert map_column(path, "a/c", "").tolist() == [1.5, 2.5]
 

@@ -41,7 +41,7 @@ def test_rows_are_those_of_a_plain_loop_train_then_valid_then_test(db: ChunkData
     assert [len(rows) for rows in wanted] == [len(db.rows_of(split)) for split in range(3)]
     names = ("source", "document", "token_start", "token_count", "continues")
     found = list(zip(*(db.columns[name].tolist() for name in names), strict=True))
-    assert found == sum(wanted, [])
+    assert found == [row for rows in wanted for row in rows]
     assert db.manifest.counts["rows"] == len(found) == db.rows_of(2).stop
 
 
