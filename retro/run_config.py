@@ -10,7 +10,7 @@ import yaml
 
 from retro.common.config import StageConfig, apply_overrides, config_json, read_yaml
 from retro.common.errors import ConfigError, DataError
-from retro.corpus.config import CorpusConfig, SourceConfig
+from retro.corpus.config import CorpusConfig
 from retro.db.config import DbConfig
 from retro.evaluate.config import EvaluateConfig
 from retro.generate.config import GenerateConfig
@@ -27,7 +27,7 @@ class RunConfig(StageConfig):
 
     run_dir: Path = Path("runs/default")
     """Where the run's artifacts go, one folder a stage."""
-    corpus: CorpusConfig = CorpusConfig(sources=(SourceConfig(name="pystdlib", built_in="pystdlib"),))
+    corpus: CorpusConfig = CorpusConfig()
     """Stage 1: texts, tokenizer, split."""
     db: DbConfig = DbConfig()
     """Stage 2: chunks."""

@@ -86,7 +86,9 @@ class TokenizerConfig(StageConfig):
 class CorpusConfig(StageConfig):
     """Turn texts into token files, and decide once which documents are held out."""
 
-    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)] = (
+        SourceConfig(name="pystdlib", built_in="pystdlib"),
+    )
     """The texts, in the order in which every later stage numbers them."""
 
     tokenizer: TokenizerConfig = TokenizerConfig()

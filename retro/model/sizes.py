@@ -46,6 +46,15 @@ def _instruct_retro(layers: int, hidden: int, heads: int) -> dict[str, Any]:
     }
 
 
+def _from_scratch(layers: int, hidden: int, heads: int) -> dict[str, Any]:
+    # The counts of the GPT baselines leave room for one embedding matrix, not two.
+    return _shape(layers, hidden, heads, 2048) | {
+        "tied_embeddings": True,
+        "positions": "learned",
+        "encoder_rope": False,
+    }
+
+
 _PUBLISHED = "count published in arXiv:2310.07713; shape follows from it and the 256,000-token vocabulary"
 
 SIZES: dict[str, Size] = {
@@ -55,12 +64,12 @@ SIZES: dict[str, Size] = {
         vocabulary=4_096,
     ),
     "small": Size(
-        settings=_shape(12, 768, 12, 2048),
+        settings=_from_scratch(12, 768, 12),
         source="Wang et al. 2023, arXiv:2304.06762, table 9: 12 layers, 768, 126M / 148M with GPT-2 BPE",
         vocabulary=50_257,
     ),
     "medium": Size(
-        settings=_shape(24, 1024, 16, 2048),
+        settings=_from_scratch(24, 1024, 16),
         source="arXiv:2304.06762, table 9: 24 layers, 1024, 357M / 410M with GPT-2 BPE",
         vocabulary=50_257,
     ),

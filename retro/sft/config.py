@@ -149,8 +149,6 @@ class SftTrainConfig(TrainConfig):
     """Sequences in one optimizer step."""
     lr: PositiveFloat = 5e-6
     """Peak learning rate."""
-    min_lr: NonNegativeFloat = 5e-6
-    """Learning rate at the end of the decay."""
     schedule: Literal["cosine", "linear", "constant"] = "constant"
     """Decay after the warm-up."""
     warmup_steps: NonNegativeInt = 0

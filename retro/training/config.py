@@ -21,8 +21,8 @@ class TrainConfig(StageConfig):
     """Sequences in one optimizer step over all ranks; what does not fit one pass is accumulated."""
     lr: PositiveFloat = 6e-4
     """Peak learning rate."""
-    min_lr: NonNegativeFloat = 6e-5
-    """Learning rate at the end of the decay."""
+    min_lr_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of `lr` that is left at the end of the decay; the published schedules end at a tenth."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Decay after the warm-up."""
     warmup_steps: NonNegativeInt = 100
@@ -61,7 +61,6 @@ class TrainConfig(StageConfig):
         multiple = self.global_batch % self.micro_batch == 0
         require(self, "global_batch", multiple, f"a multiple of micro_batch = {self.micro_batch}")
         require(self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps = {self.steps}")
-        require(self, "min_lr", self.min_lr <= self.lr, f"at most lr = {self.lr}")
         return self
 
 

@@ -162,7 +162,7 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
     options = BuildOptions(bfloat16=bfloat16, tensor_parallel=layout.tensor, recompute=config.recompute)
     settings = EngineSettings(
         lr=config.lr,
-        min_lr=config.min_lr,
+        min_lr=config.lr * config.min_lr_fraction,
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         decay_steps=config.steps,

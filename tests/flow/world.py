@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-ENTITIES, RELATIONS, VALUES = 600, 4, 16
+ENTITIES, RELATIONS, VALUES = 100, 4, 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,23 @@ class World:
             for e, r, v in self.facts[facts]
         ]
         path.write_text(json.dumps(items), encoding="utf-8")
+
+
+def write_lessons(path: Path, count: int, seed: int) -> None:
+    """Questions with two passages at hand, the right fact and the same entity with another relation, in any order.
+
+    Values are drawn anew for every question, so no weight can hold them: all there is to learn is to read.
+    """
+    random = np.random.default_rng(seed)
+    items = []
+    for number in range(count):
+        entity = f"e{random.integers(ENTITIES)}"
+        asked, other = (f"r{r}" for r in random.permutation(RELATIONS)[:2])
+        value, wrong = (f"v{v}" for v in random.integers(VALUES, size=2))
+        facts = [f"{entity} {asked} {value}", f"{entity} {other} {wrong}"]
+        contexts = [{"title": "", "text": facts[i]} for i in random.permutation(2)]
+        items.append({"id": str(number), "question": f"{entity} {asked}", "answers": [value], "ctxs": contexts})
+    path.write_text(json.dumps(items), encoding="utf-8")
 
 
 def write_tokenizer(path: Path) -> None:

@@ -11,7 +11,7 @@ import inspect
 import pytest
 import torch
 
-import retro.mcore
+import retro.mcore  # noqa: F401 - applies the adapter
 from retro.mcore.cpu import on_cpu
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the adapter does nothing where CUDA is present")
@@ -26,9 +26,8 @@ def test_the_release_is_the_one_the_adapter_was_written_for() -> None:
 
 
 def test_the_current_device_is_the_cpu() -> None:
-    assert retro.mcore.apply_cpu_adapter is not None
     assert on_cpu()
-    assert torch.cuda.current_device() == torch.device("cpu")
+    assert str(torch.cuda.current_device()) == "cpu"
 
 
 @pytest.mark.parametrize("factory", ["zeros", "empty", "ones", "rand", "randn"])

@@ -28,7 +28,7 @@ from tests.training.fake import CycleSource
 def main():
     out, start, tensor, retrieval, steps = sys.argv[1:]
     config = TrainConfig(
-        steps=int(steps), micro_batch=2, global_batch=8, lr=1e-3, min_lr=1e-3, warmup_steps=0, schedule="constant",
+        steps=int(steps), micro_batch=2, global_batch=8, lr=1e-3, warmup_steps=0, schedule="constant",
         log_every=1, evaluate_every=3, evaluate_samples=7, save_every=3,
     )
     train(

@@ -17,7 +17,7 @@ from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource
 
 SETTINGS: dict[str, Any] = {
-    "steps": 12, "micro_batch": 4, "global_batch": 8, "lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 2,
+    "steps": 12, "micro_batch": 4, "global_batch": 8, "lr": 3e-3, "warmup_steps": 2,
     "log_every": 1, "evaluate_every": 6, "evaluate_samples": 8, "save_every": 4, "keep_last": 2,
 }  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_a_batch_that_does_not_fit_is_named(tmp_path: Path) -> None:
 def test_retro_starts_from_a_gpt_and_computes_the_same_at_step_zero(tmp_path: Path) -> None:
     run(tmp_path / "gpt", retrieval=False)
     gpt, _ = checkpoint.load_model(tmp_path / "gpt")
-    run(tmp_path / "retro", start_from=tmp_path / "gpt", gate="learned", steps=3, lr=1e-30, min_lr=0.0)
+    run(tmp_path / "retro", start_from=tmp_path / "gpt", gate="learned", steps=3, lr=1e-30)
     retro, _ = checkpoint.load_model(tmp_path / "retro")
     theirs = dict(gpt.named_parameters())
     ours = dict(retro.named_parameters())

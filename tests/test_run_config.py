@@ -1,0 +1,82 @@
+"""One YAML file is one run: overrides, typos, and what the command line prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retro.common.errors import ConfigError, DataError
+from retro.run_config import RunConfig, as_yaml, load_run_config
+
+CONFIGS = sorted((Path(__file__).parents[1] / "tools/retro/examples/configs").glob("*.yaml"))
+
+
+def test_overrides_go_before_the_file_and_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {lr: 1.0e-3, steps: 7, warmup_steps: 0}\nrun_dir: runs/x\n")
+    config = load_run_config(path, ["train.lr=3e-4", "db.chunk_length=32", "sft.train.lr=1e-5"])
+    assert (config.train.lr, config.train.steps, config.db.chunk_length) == (3e-4, 7, 32)
+    assert (config.sft.train.lr, config.sft.train.global_batch) == (1e-5, 128)
+    assert config.run_dir == Path("runs/x")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.lrr=1", "TrainConfig.lrr = 1: is not a setting; did you mean 'lr'"),
+        ("trian.lr=1", "RunConfig.trian = .*: is not a setting; did you mean 'train'"),
+        ("train.steps=many", "TrainConfig.steps = 'many': needs a valid integer"),
+        ("train.lr=-1", "TrainConfig.lr = -1: needs greater than 0"),
+        ("train.lr.x=1", "is not a setting|needs a valid number|to be a section"),
+        ("parallel.pipeline=2", "ParallelConfig.pipeline = 2: needs 1"),
+        ("corpus.split=[0.5,0.1,0.1]", "CorpusConfig.split = .* sum to 1"),
+        ("nonsense", "override = 'nonsense': needs the form section.setting=value"),
+    ],
+)
+def test_a_wrong_override_is_answered_with_what_was_needed(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_run_config(None, [override])
+
+
+def test_a_typo_in_a_file_names_the_file_and_the_nearest_setting(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {hidden_sise: 64}\n")
+    with pytest.raises(DataError, match=r"run.yaml: ModelConfig.hidden_sise = 64: .*did you mean 'hidden_size'"):
+        load_run_config(path, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("a: [1", "is not YAML"), ("- 1\n- 2\n", "holds a list"), ("1: 2\n", "run.yaml")]
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises((DataError, ConfigError), match=words):
+        load_run_config(path, [])
+    with pytest.raises(DataError, match="no such config file"):
+        load_run_config(tmp_path / "absent.yaml", [])
+
+
+def test_the_resolved_config_reads_back_as_itself() -> None:
+    config = load_run_config(None, ["model.size=843m", "train.lr=1e-5"])
+    assert RunConfig(**yaml.safe_load(as_yaml(config))) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_is_valid(path: Path) -> None:
+    load_run_config(path, [])
+
+
+def test_every_setting_has_a_docstring_in_the_schema() -> None:
+    schema = RunConfig.model_json_schema()
+    silent = [
+        f"{name}.{setting}"
+        for name, section in schema["$defs"].items()
+        for setting, entry in section.get("properties", {}).items()
+        if not entry.get("description") and "$ref" not in entry
+    ]
+    assert silent == []
+    json.dumps(schema)
