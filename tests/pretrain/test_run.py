@@ -1,0 +1,120 @@
+"""The pretraining stage and perplexity on a small corpus: variants, resume, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from retro.common.errors import ArtifactError, RetroError, TrainingError
+from retro.pipeline import stage
+from retro.pretrain import perplexity
+from retro.run_config import RunConfig
+from retro.training.log import read_log
+from tests.tiny_road import run_stages, small_config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose run has all three models and their perplexities."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = small_config(folder, "pretrain.baselines=[gpt, gpt_equal]")
+    run_stages(config, "corpus", "db", "index", "neighbors", "pretrain", "perplexity")
+    return folder
+
+
+def config_of(folder: Path, *overrides: str) -> RunConfig:
+    return small_config(folder, "pretrain.baselines=[gpt, gpt_equal]", *overrides)
+
+
+def copy(trained: Path, to: Path) -> Path:
+    shutil.copytree(trained, to / "copy")
+    return to / "copy"
+
+
+def test_every_variant_is_trained_and_the_gpt_of_equal_parameters_has_as_many(trained: Path) -> None:
+    counts = json.loads((trained / "run/5_pretrain/manifest.json").read_text())["counts"]["variants"]
+    assert sorted(counts) == ["gpt", "gpt_equal", "retro"]
+    assert counts["gpt"]["parameters"] < counts["retro"]["parameters"]
+    assert counts["gpt_equal"]["parameters"] == pytest.approx(counts["retro"]["parameters"], rel=0.005)
+
+
+def test_perplexity_has_a_row_for_each_model_and_kind_of_neighbors(trained: Path) -> None:
+    table = json.loads((trained / "run/5_pretrain/perplexity/perplexity.json").read_text())
+    found = [(row["model"], row["neighbors"]) for row in table["rows"]]
+    assert found == [("gpt", "-"), ("gpt_equal", "-"), ("retro", "real"), ("retro", "shuffled"), ("retro", "none")]
+    assert len({row["tokens"] for row in table["rows"]}) == 1
+    for row in table["rows"]:
+        assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
+
+
+def test_a_complete_stage_is_skipped_and_another_setting_is_refused(trained: Path, tmp_path: Path) -> None:
+    folder = copy(trained, tmp_path)
+    # The copy's corpus names its text file by its old path, which is gone: only what reads the run matters here.
+    config = config_of(folder)
+    before = (folder / "run/5_pretrain/manifest.json").read_bytes()
+    run_stages(config, "pretrain")
+    assert (folder / "run/5_pretrain/manifest.json").read_bytes() == before
+    with pytest.raises(ArtifactError, match=r"train\.lr was 0\.0006, now 0\.1"):
+        stage("pretrain").run(config_of(folder, "train.lr=0.1"))
+
+
+def test_a_variant_that_was_stopped_goes_on_and_finished_ones_are_kept(trained: Path, tmp_path: Path) -> None:
+    folder = copy(trained, tmp_path)
+    truth = json.loads((folder / "run/5_pretrain/manifest.json").read_text())
+    for name in ("manifest.json", "retro/result.json"):
+        (folder / "run/5_pretrain" / name).unlink()
+    shutil.rmtree(folder / "run/5_pretrain/retro/checkpoints/step_00000006")
+    gpt_log = (folder / "run/5_pretrain/gpt/log.jsonl").stat().st_mtime_ns
+    run_stages(config_of(folder), "pretrain")
+    assert json.loads((folder / "run/5_pretrain/manifest.json").read_text()) == truth
+    assert (folder / "run/5_pretrain/gpt/log.jsonl").stat().st_mtime_ns == gpt_log
+    steps = [line["step"] for line in read_log(folder / "run/5_pretrain/retro/log.jsonl") if "loss" in line]
+    assert steps == sorted(set(steps))
+
+
+def test_a_stopped_run_refuses_to_go_on_under_other_settings(trained: Path, tmp_path: Path) -> None:
+    folder = copy(trained, tmp_path)
+    (folder / "run/5_pretrain/manifest.json").unlink()
+    with pytest.raises(ArtifactError, match=r"config.json: was made under other settings: .*train.steps was 6, now 8"):
+        stage("pretrain").run(config_of(folder, "train.steps=8"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("db.chunk_length=8", "2_db.*chunk_length was 16, now 8"),
+        ("corpus.tokenizer.vocab_size=320", "1_corpus.*tokenizer.vocab_size was 400, now 320"),
+        ("corpus.split=[0.7, 0.2, 0.1]", r"1_corpus.*split was \[0.8, 0.1, 0.1\], now \[0.7, 0.2, 0.1\]"),
+    ],
+)
+def test_an_artifact_made_under_other_settings_is_named(trained: Path, override: str, words: str) -> None:
+    config = config_of(trained, override)
+    with pytest.raises(RetroError, match=words):
+        run_stages(config, "corpus", "db")
+
+
+@pytest.mark.parametrize("override", ["corpus.tokenizer.vocab_size=320", "corpus.split=[0.7, 0.2, 0.1]"])
+def test_pretraining_refuses_data_that_the_database_was_not_made_from(
+    trained: Path, tmp_path: Path, override: str
+) -> None:
+    folder = copy(trained, tmp_path)
+    (folder / "run/5_pretrain/manifest.json").unlink()
+    shutil.rmtree(folder / "run/1_corpus")
+    config = config_of(folder, override)
+    run_stages(config, "corpus")
+    with pytest.raises(
+        ArtifactError, match=r"2_db/manifest.json: was made from corpus \w+, but the corpus here is \w+"
+    ):
+        stage("pretrain").run(config)
+
+
+def test_a_model_of_another_tokenizer_is_not_measured(trained: Path, tmp_path: Path) -> None:
+    other = config_of(tmp_path, "corpus.tokenizer.vocab_size=320")
+    run_stages(other, "corpus", "db", "index", "neighbors")
+    dirs = [stage(name).path(other) for name in ("corpus", "db", "neighbors")]
+    with pytest.raises(TrainingError, match=r"was trained with tokenizer \w+, the data here has \w+"):
+        perplexity.run(other.perplexity, {"gpt": trained / "run/5_pretrain/gpt"}, *dirs, tmp_path / "out")
