@@ -9,14 +9,18 @@ it holds no times, so a stopped and resumed stage leaves the same bytes as an un
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from retro.common.errors import ArtifactError
 
@@ -32,7 +36,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     complete before stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with no_space_is_an_artifact_error(path):
             yield temporary
@@ -41,6 +46,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
             fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files that killed processes of this machine left for the same target."""
+    beginning = f".{path.name}.{socket.gethostname()}."
+    for leftover in path.parent.glob(f"{glob.escape(beginning)}*.tmp"):
+        pid = leftover.name.removeprefix(beginning).removesuffix(".tmp")
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            leftover.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -153,11 +167,15 @@ def read_manifest(directory: Path, stage: str) -> Manifest:
         recorded = data.pop("fingerprint")
         manifest = Manifest(**data)
     except (TypeError, AttributeError, KeyError) as error:
-        raise ArtifactError(path, f"is not a manifest ({error})", f"Delete {directory} and run `retro {stage}` again") from None
+        raise ArtifactError(
+            path, f"is not a manifest ({error})", f"Delete {directory} and run `retro {stage}` again"
+        ) from None
     if manifest.stage != stage:
         raise ArtifactError(path, f"belongs to stage {manifest.stage!r}, not {stage!r}", "Give the right directory")
     if manifest.fingerprint != recorded:
-        raise ArtifactError(path, "was edited after it was written", f"Delete {directory} and run `retro {stage}` again")
+        raise ArtifactError(
+            path, "was edited after it was written", f"Delete {directory} and run `retro {stage}` again"
+        )
     for name, known in manifest.files.items():
         file = directory / name
         found = file.stat().st_size if file.exists() else None
@@ -165,7 +183,9 @@ def read_manifest(directory: Path, stage: str) -> Manifest:
             raise ArtifactError(file, "is missing", f"Delete {path} and run `retro {stage}` again")
         if found != known["bytes"]:
             raise ArtifactError(
-                file, f"has {found} bytes, its manifest says {known['bytes']}", f"Delete {path} and run `retro {stage}` again"
+                file,
+                f"has {found} bytes, its manifest says {known['bytes']}",
+                f"Delete {path} and run `retro {stage}` again",
             )
     return manifest
 

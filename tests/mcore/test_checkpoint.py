@@ -6,11 +6,13 @@ import os
 import pickle
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint
+from tests.model.tiny import tiny_model, tiny_shape
 
 
 class Evil:
@@ -45,3 +47,13 @@ def test_a_damaged_index_is_an_artifact_error(tmp_path: Path, content: bytes) ->
 def test_a_missing_index_is_an_artifact_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is missing: the checkpoint was cut short"):
         checkpoint.check_index(tmp_path)
+
+
+def test_saving_starts_no_other_process(tmp_path: Path) -> None:
+    # megatron-core's own choice is a manager process that a killed run leaves behind.
+    shape = tiny_shape()
+    model = tiny_model(shape)
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    checkpoint.save({"model": model.sharded_state_dict(metadata={"non_homogeneous_layers": True})}, tmp_path)
+    assert {child.pid for child in psutil.Process().children(recursive=True)} == before
+    assert checkpoint.tensor_names(tmp_path)["output_layer.weight"] == (50, 16)

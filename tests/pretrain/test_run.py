@@ -115,6 +115,8 @@ def test_pretraining_refuses_data_that_the_database_was_not_made_from(
 def test_a_model_of_another_tokenizer_is_not_measured(trained: Path, tmp_path: Path) -> None:
     other = config_of(tmp_path, "corpus.tokenizer.vocab_size=320")
     run_stages(other, "corpus", "db", "index", "neighbors")
-    dirs = [stage(name).path(other) for name in ("corpus", "db", "neighbors")]
+    corpus, db, neighbors = (stage(name).path(other) for name in ("corpus", "db", "neighbors"))
     with pytest.raises(TrainingError, match=r"was trained with tokenizer \w+, the data here has \w+"):
-        perplexity.run(other.perplexity, {"gpt": trained / "run/5_pretrain/gpt"}, *dirs, tmp_path / "out")
+        perplexity.run(
+            other.perplexity, {"gpt": trained / "run/5_pretrain/gpt"}, corpus, db, neighbors, tmp_path / "out"
+        )

@@ -1,0 +1,135 @@
+"""Atomic writes, manifests, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retro.common.artifacts import (
+    Manifest,
+    atomic_path,
+    describe_files,
+    fingerprint,
+    read_json,
+    read_manifest,
+    require_parent,
+    require_same_config,
+    verify_files,
+    write_json,
+    write_manifest,
+)
+from retro.common.errors import ArtifactError
+
+
+def finished(directory: Path, **changes: Any) -> Manifest:
+    directory.mkdir(exist_ok=True)
+    (directory / "data.bin").write_bytes(b"0123456789")
+    values: dict[str, Any] = {
+        "stage": "db",
+        "config": {"chunk_length": 64, "deep": {"a": 1}},
+        "parents": {"corpus": "aaaa"},
+        "files": describe_files(directory, ["data.bin"]),
+    }
+    return write_manifest(directory, Manifest(**(values | changes)))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="midway"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("midway")
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = tmp_path / f".file.{socket.gethostname()}.{int(dead.stdout)}.tmp"
+    living = tmp_path / f".file.{socket.gethostname()}.1.tmp"
+    elsewhere = tmp_path / f".file.another-host.{int(dead.stdout)}.tmp"
+    for path in (left, living, elsewhere):
+        path.write_text("half")
+    with atomic_path(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["file", living.name, elsewhere.name])
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("write failed: No space left on device")]
+)
+def test_a_full_disk_is_one_line_that_says_what_is_kept(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(ArtifactError, match=r"file: the disk is full; .* run the same command again"):  # noqa: SIM117
+        with atomic_path(tmp_path / "file"):
+            raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_system_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "file"):
+        raise PermissionError("no")
+
+
+def test_a_manifest_reads_back_with_the_same_fingerprint(tmp_path: Path) -> None:
+    made = finished(tmp_path / "db")
+    assert read_manifest(tmp_path / "db", "db") == made
+    assert verify_files(tmp_path / "db", "db").fingerprint == made.fingerprint
+    assert finished(tmp_path / "other", parents={"corpus": "bbbb"}).fingerprint != made.fingerprint
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
+
+
+def test_a_missing_manifest_says_which_stage_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"manifest.json: is missing. Run `retro db` first"):
+        read_manifest(tmp_path, "db")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: (d / "data.bin").unlink(), "data.bin: is missing"),
+        (lambda d: (d / "data.bin").write_bytes(b"012"), "has 3 bytes, its manifest says 10"),
+        (lambda d: (d / "manifest.json").write_text("{"), "is not valid JSON"),
+        (lambda d: (d / "manifest.json").write_text("[]"), "is not a manifest"),
+        (lambda d: write_json(d / "manifest.json", read_json(d / "manifest.json", "") | {"stage": "index"}), "stage"),
+        (lambda d: write_json(d / "manifest.json", read_json(d / "manifest.json", "") | {"parents": {}}), "was edited"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage: Any, words: str) -> None:
+    finished(tmp_path / "db")
+    damage(tmp_path / "db")
+    with pytest.raises(ArtifactError, match=words):
+        read_manifest(tmp_path / "db", "db")
+
+
+def test_a_flipped_byte_is_found_by_its_checksum(tmp_path: Path) -> None:
+    finished(tmp_path / "db")
+    (tmp_path / "db/data.bin").write_bytes(b"0123456780")
+    read_manifest(tmp_path / "db", "db")
+    with pytest.raises(ArtifactError, match=r"has SHA-256 .*bytes changed on disk"):
+        verify_files(tmp_path / "db", "db")
+
+
+def test_another_parent_is_named_with_both_fingerprints_and_the_stage_to_rerun(tmp_path: Path) -> None:
+    made = finished(tmp_path / "db")
+    parent = Manifest(stage="corpus", config={}, parents={})
+    words = rf"was made from corpus aaaa, but the corpus here is {parent.fingerprint}. Run `retro db` again"
+    with pytest.raises(ArtifactError, match=words):
+        require_parent(tmp_path / "db", made, "corpus", parent)
+
+
+def test_other_settings_are_named_with_both_values(tmp_path: Path) -> None:
+    made = finished(tmp_path / "db")
+    wanted = json.loads(json.dumps(made.config)) | {"chunk_length": 32}
+    wanted["deep"]["a"] = 2
+    with pytest.raises(ArtifactError, match=r"chunk_length was 64, now 32; deep\.a was 1, now 2\. Use another run_dir"):
+        require_same_config(tmp_path / "db", made, wanted)
