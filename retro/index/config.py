@@ -30,8 +30,8 @@ class EmbedderConfig(StageConfig):
     2 to 3 times as fast, and 99 % of the nearest neighbors stay."""
 
     batch_tokens: PositiveInt = 4096
-    """Tokens of one batch, padding included. On two CPU cores MiniLM in bfloat16 was 1.5 times as fast per second of
-    processor time with 4,096 as with 16,384, whose values leave the cache; a GPU wants 65,536 or more."""
+    """Tokens of one batch, padding included. On two CPU cores MiniLM in bfloat16 was 1.1 to 1.5 times as fast per
+    second of processor time with 4,096 as with 16,384; a GPU wants 65,536 or more."""
 
     max_tokens: PositiveInt = 256
     """Longer texts are cut to this many tokens of the embedder's own tokenizer."""
