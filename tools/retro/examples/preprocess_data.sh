@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Text to neighbors: the preprocessing tasks under the names that the original tools give them.
+#   preprocess_data.sh <task> [section.setting=value …]
+#     db-build                             corpus and chunk database     1_corpus/  2_db/
+#     index-train  index-add  index-build  embeddings and Faiss index    3_index/   (one stage here, whichever is named)
+#     query-neighbors                      neighbors of every chunk      4_neighbors/
+#     build                                all of these
+# A task begins with what is still missing before it; what is complete is skipped, what was stopped goes on.
+# Variables:
+#   CONFIG    the run's YAML file (default: configs/quickstart.yaml beside this script)
+#   RUN_DIR   where the run lies (default: what the YAML file says)
+set -euo pipefail
+here=$(dirname -- "${BASH_SOURCE[0]}")
+# shellcheck source=tools/retro/launch.sh
+source "$here/../launch.sh"
+
+tasks="db-build|index-train|index-add|index-build|query-neighbors|build"
+need 1 "<$tasks> [section.setting=value …]" "$@"
+case $1 in
+  db-build) last=db ;;
+  index-train | index-add | index-build) last=index ;;
+  query-neighbors | build) last=neighbors ;;
+  *) stop "no task '$1'; needs one of $tasks" ;;
+esac
+shift
+
+add run_dir "${RUN_DIR:-}"
+launch 1 run --until "$last" "${CONFIG:-$here/configs/quickstart.yaml}" "${settings[@]}" "$@"
