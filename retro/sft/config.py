@@ -168,3 +168,5 @@ class SftConfig(StageConfig):
     """Steps, batch and optimizer."""
     start_from: Path | None = None
     """The checkpoint to tune; absent: the one this run pretrained."""
+    size: str | None = None
+    """Size that the checkpoint must have, such as 843m; absent: whatever it has. A check; it shapes nothing."""

@@ -1,7 +1,7 @@
 """The tuning stage: a pretrained model learns to answer, its encoder reading retrieved passages.
 
 6_sft/<name>/config.json, log.jsonl, checkpoints/, result.json     <name> is the name the original gives
-6_sft/manifest.json
+6_sft/manifest.json                                                names the one that was tuned last
 """
 
 from __future__ import annotations
@@ -61,21 +61,26 @@ def run(
 
     Raises:
         DataError: A question file is missing or broken.
-        TrainingError: The checkpoint belongs to another tokenizer, or the loss is not finite.
+        TrainingError: The checkpoint has another size or tokenizer, or the loss is not finite.
         ArtifactError: An artifact is missing or damaged, or `out` was tuned under other settings.
     """
     corpus = Corpus.open(corpus_dir)
     parent = checkpoint.read_info(checkpoint.find(start_from))
+    checkpoint.require_size(parent.path, config.size)
     require_tokenizer(parent, corpus)
-    settings = {"sft": config_json(config), "checkpoint": [parent.path.name, config_json(parent.shape)]}
-    if is_complete(out):
-        made = read_manifest(out, STAGE)
+    model = parent.shape.model
+    name = tuned_name(config, model.size)
+    # The expected size is a check; it must not make two runs of one.
+    shaping = config_json(config.model_copy(update={"size": None}))
+    settings = {"sft": shaping, "checkpoint": [parent.path.name, config_json(parent.shape)]}
+    made = read_manifest(out, STAGE) if is_complete(out) else None
+    if made is not None and made.counts.get("name") == name:
         require_same_config(out, made, settings)
         require_parent(out, made, "corpus", corpus.manifest)
         log.info("%s: already complete", out)
         return made
-    model = parent.shape.model
-    name = tuned_name(config, model.size)
+    if made is not None:
+        log.info("%s: %s is complete; %s comes beside it", out, made.counts.get("name"), name)
     run_dir = out / name
     require_same_run(run_dir, settings)
     retrieve = None
@@ -108,7 +113,9 @@ def run(
 def tuned_name(config: SftConfig, size: str) -> str:
     """The directory name that users of the original know: blend, size, global batch and learning rate."""
     blend = config.data.resolved_blend().name
-    return f"retro-{blend}_pp1_same_format_ctx1_{size}_{config.train.global_batch}_{config.train.lr:g}"
+    # 5e-6, as people type it; Python writes 5e-06.
+    lr = f"{config.train.lr:g}".replace("e-0", "e-")
+    return f"retro-{blend}_pp1_same_format_ctx1_{size}_{config.train.global_batch}_{lr}"
 
 
 def require_tokenizer(info: checkpoint.CheckpointInfo, corpus: Corpus) -> None:

@@ -33,6 +33,7 @@ from retro.model.model import BuildOptions, RetroModel
 log = logging.getLogger(__name__)
 
 INFO = "checkpoint.json"
+_REMEDY = "Use an older checkpoint, or train again"
 # These may differ between a checkpoint and the model it starts: they change no weight of the decoder.
 _FREE = {
     "size",
@@ -99,19 +100,41 @@ def complete(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob(f"step_*/{INFO}"))
 
 
-def find(path: Path) -> Path:
-    """The checkpoint that `path` means: one itself, or the newest in a stage directory.
+def find(path: Path, step: int | None = None) -> Path:
+    """The checkpoint that `path` means: one itself, or one in a stage directory.
+
+    Args:
+        path: A checkpoint, or a directory that holds some.
+        step: Which of them; None takes the newest.
 
     Raises:
-        ArtifactError: There is none.
+        ArtifactError: There is none, or none of that step; the steps that are there are named.
     """
-    if (path / INFO).exists():
-        return path
-    for directory in (path, path / "checkpoints"):
-        found = complete(directory)
-        if found:
-            return found[-1]
-    raise ArtifactError(path, "holds no complete checkpoint", "Give a checkpoint, or run `retro pretrain` first")
+    found = [path] if (path / INFO).exists() else complete(path) or complete(path / "checkpoints")
+    if not found:
+        raise ArtifactError(path, "holds no complete checkpoint", "Give a checkpoint, or run `retro pretrain` first")
+    if step is None:
+        return found[-1]
+    steps = {_describe(one)[0].step: one for one in found}
+    if step not in steps:
+        problem = f"holds no checkpoint of step {step}, only of {', '.join(map(str, steps))}"
+        raise ArtifactError(path, problem, "Give one of these steps; `train.keep_last` decides how many are kept")
+    return steps[step]
+
+
+def require_size(path: Path, wanted: str | None) -> None:
+    """Check that a checkpoint has the size its user expects; None expects none. No weights are read.
+
+    Raises:
+        TrainingError: It has another.
+    """
+    if wanted is None:
+        return
+    found = _describe(path)[0].shape.model.size
+    if wanted != found:
+        raise TrainingError(
+            f"{path}: is of size {found!r}, not {wanted!r}. Name its own size, or give a checkpoint of the other"
+        )
 
 
 def read_info(path: Path) -> CheckpointInfo:
@@ -120,22 +143,26 @@ def read_info(path: Path) -> CheckpointInfo:
     Raises:
         ArtifactError: A file is missing, cut short or damaged.
     """
-    remedy = "Use an older checkpoint, or train again"
-    data = read_json(path / INFO, remedy)
-    try:
-        info = CheckpointInfo(path=path, shape=ModelShape(**data["shape"]), step=data["step"], config=data["config"])
-        files = data["files"]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(path / INFO, f"lacks {error}", remedy) from None
+    info, files = _describe(path)
     for name, known in files.items():
         file = path / name
         if not file.exists():
-            raise ArtifactError(file, "is missing", remedy)
+            raise ArtifactError(file, "is missing", _REMEDY)
         if file.stat().st_size != known["bytes"]:
-            raise ArtifactError(file, f"has {file.stat().st_size} bytes, needed {known['bytes']}", remedy)
+            raise ArtifactError(file, f"has {file.stat().st_size} bytes, needed {known['bytes']}", _REMEDY)
         if sha256_file(file) != known["sha256"]:
-            raise ArtifactError(file, "has other bytes than were written (checksum differs)", remedy)
+            raise ArtifactError(file, "has other bytes than were written (checksum differs)", _REMEDY)
     return info
+
+
+def _describe(path: Path) -> tuple[CheckpointInfo, dict[str, Any]]:
+    """What a checkpoint says about itself, and about its files."""
+    data = read_json(path / INFO, _REMEDY)
+    try:
+        info = CheckpointInfo(path=path, shape=ModelShape(**data["shape"]), step=data["step"], config=data["config"])
+        return info, dict(data["files"])
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(path / INFO, f"lacks {error}", _REMEDY) from None
 
 
 def identity(path: Path) -> str:
