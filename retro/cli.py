@@ -15,7 +15,7 @@ import typer
 from retro import __version__
 from retro.common.errors import ConfigError, RetroError
 from retro.common.progress import console, set_up_logging
-from retro.pipeline import STAGES, redo, run_all, stage
+from retro.pipeline import STAGES, redo, report_path, run_all, stage, stages_until
 from retro.run_config import RunConfig, as_yaml, load_run_config
 
 app = typer.Typer(
@@ -84,7 +84,9 @@ def _start(verbose: bool) -> None:
 def _run_stage(name: str, config: RunConfig, again: bool) -> None:
     from retro.common.lock import run_lock
 
-    with run_lock(config.run_dir):
+    # Slices of the questions are answered side by side, each holding its own lock too.
+    slices = name == "generate" and config.generate.is_slice and not again
+    with run_lock(config.run_dir, shared=slices):
         if again:
             for path in redo(config, name):
                 log.info("removed %s", path)
@@ -161,7 +163,9 @@ def evaluate(
 
         if questions is None:
             raise ConfigError("--plain", str(plain), "needs --questions FILE beside it")
-        scores = run_plain(config.evaluate, plain, questions, stage("evaluate").path(config))
+        # Beside the run's own scores, which belong to its own answers.
+        out = config.run_dir / f"{stage('evaluate').directory}_plain_{plain.stem}"
+        scores = run_plain(config.evaluate, plain, questions, out)
         print(json.dumps(scores, indent=2))  # noqa: T201
         return
     _run_stage("evaluate", config, again)
@@ -169,18 +173,25 @@ def evaluate(
 
 
 @app.command()
-def run(arguments: Arguments = None, again: Redo = False, verbose: Verbose = False) -> None:
+def run(
+    arguments: Arguments = None,
+    again: Redo = False,
+    until: Annotated[str, typer.Option(help="The last stage to run.")] = STAGES[-1].name,
+    verbose: Verbose = False,
+) -> None:
     """Run all stages in order, skipping what is complete."""
     _start(verbose)
     config = read_arguments(arguments)
+    stages = stages_until(until)
     from retro.common.lock import run_lock
 
     with run_lock(config.run_dir):
         if again:
             for path in redo(config, "corpus"):
                 log.info("removed %s", path)
-        run_all(config)
-    _show_tables(config)
+        run_all(config, stages)
+    if any(one.trains for one in stages):
+        _show_tables(config)
 
 
 @app.command()
@@ -230,7 +241,7 @@ def _show_tables(config: RunConfig) -> None:
         return
     from retro.evaluate.tables import print_tables
 
-    print_tables(config.run_dir, console)
-    report = config.run_dir / "report.html"
+    print_tables(config.run_dir, console, config.generate.name)
+    report = report_path(config)
     if report.exists():
         console.print(f"report: {report}", soft_wrap=True, highlight=False)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retro.common.artifacts import Manifest, is_complete
+from retro.common.config import unknown_name
+from retro.common.errors import ConfigError
 from retro.run_config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -28,10 +30,16 @@ class Stage:
     """Does the work, or finds it done."""
     trains: bool = False
     """Whether it runs under a launcher with several processes."""
+    named: bool = False
+    """Whether `generate.name` gives it a folder of its own."""
 
     def path(self, config: RunConfig) -> Path:
         """Where the stage writes in this run."""
-        return config.run_dir / self.directory
+        return config.run_dir / (self.directory + (_answers_name(config) if self.named else ""))
+
+
+def _answers_name(config: RunConfig) -> str:
+    return f"_{config.generate.name}" if config.generate.name else ""
 
 
 def _corpus(config: RunConfig) -> Manifest:
@@ -93,10 +101,15 @@ def _generate(config: RunConfig) -> Manifest:
 def _evaluate(config: RunConfig) -> Manifest:
     from retro.evaluate import score
 
-    report = config.run_dir / "report.html"
+    dirs = (_dir(config, name) for name in ("generate", "evaluate"))
     return score.run(
-        config.evaluate, _dir(config, "generate"), _dir(config, "evaluate"), report=report, run_dir=config.run_dir
+        config.evaluate, *dirs, report=report_path(config), run_dir=config.run_dir, asked=config.generate.name
     )
+
+
+def report_path(config: RunConfig) -> Path:
+    """Where the page of this run goes."""
+    return config.run_dir / f"report{_answers_name(config)}.html"
 
 
 STAGES: tuple[Stage, ...] = (
@@ -113,8 +126,8 @@ STAGES: tuple[Stage, ...] = (
         trains=True,
     ),
     Stage("sft", "6_sft", "Tune on instructions, the encoder reading passages.", _sft, trains=True),
-    Stage("generate", "7_generate", "Answer questions, with and without passages.", _generate),
-    Stage("evaluate", "8_evaluate", "Score the answers and write the report.", _evaluate),
+    Stage("generate", "7_generate", "Answer questions, with and without passages.", _generate, named=True),
+    Stage("evaluate", "8_evaluate", "Score the answers and write the report.", _evaluate, named=True),
 )
 
 
@@ -132,10 +145,22 @@ def pretrained(config: RunConfig) -> Path:
     return _dir(config, "pretrain") / ("retro" if config.model.retrieval else "gpt")
 
 
-def run_all(config: RunConfig) -> None:
-    """Run every stage in order; what is complete is checked and skipped."""
-    for number, one in enumerate(STAGES, start=1):
-        log.info("[%d/%d] %s", number, len(STAGES), one.name)
+def stages_until(name: str) -> tuple[Stage, ...]:
+    """The stages up to and with that one.
+
+    Raises:
+        ConfigError: There is none of that name; the nearest is named.
+    """
+    names = [one.name for one in STAGES]
+    if name not in names:
+        raise ConfigError("--until", name, unknown_name(name, names).replace("a setting", "a stage"))
+    return STAGES[: names.index(name) + 1]
+
+
+def run_all(config: RunConfig, stages: tuple[Stage, ...] = STAGES) -> None:
+    """Run stages in order; what is complete is checked and skipped."""
+    for number, one in enumerate(stages, start=1):
+        log.info("[%d/%d] %s", number, len(stages), one.name)
         one.run(config)
 
 

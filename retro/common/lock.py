@@ -12,8 +12,13 @@ from retro.common.errors import ArtifactError
 
 
 @contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
+def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock") -> Iterator[None]:
     """Hold the run directory. The processes of one launcher hold it together, through their first one.
+
+    Args:
+        run_dir: What to hold.
+        shared: Let others in who hold it shared too, such as slices of one stage.
+        name: File in `run_dir` that stands for what is held.
 
     Raises:
         ArtifactError: Another process works here. The system frees the lock when that process ends, however it ends.
@@ -22,10 +27,10 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / ".lock"
+    path = run_dir / name
     with path.open("a") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ArtifactError(
                 path, "another process works in this run", "Wait for it, or use another run_dir"

@@ -23,18 +23,19 @@ _SECTIONS = (
 )
 
 
-def write_report(run_dir: Path, path: Path, *, questions_shown: int) -> Path:
+def write_report(run_dir: Path, path: Path, *, questions_shown: int, asked: str = "") -> Path:
     """Write the page of a run, finished or not; what is missing is said to be missing.
 
     Args:
         run_dir: The run's directory, with its numbered stage folders.
         path: Where the page goes.
         questions_shown: Questions shown with their passages.
+        asked: `generate.name` of the answers to show.
 
     Returns:
         `path`.
     """
-    page = render(summarize(run_dir), questions_shown)
+    page = render(summarize(run_dir, asked), questions_shown)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
@@ -43,7 +44,7 @@ def write_report(run_dir: Path, path: Path, *, questions_shown: int) -> Path:
 def render(run: RunSummary, questions_shown: int) -> str:
     """The page as HTML. Every text that comes from files is escaped."""
     style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
-    name = escape(run.run_dir.resolve().name)
+    name = escape(" · ".join(filter(None, [run.run_dir.resolve().name, run.asked])))
     links = "".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in _SECTIONS)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name} · Retro run</title>'

@@ -136,6 +136,6 @@ def _settings(run: RunSummary, stage: StageView) -> str:
     below = f"made from {made_from}" if made_from else "made from no other stage"
     return (
         f'<details><summary>{head}</summary><p class="small">{escape(below)}, in '
-        f"<code>{escape(stage_dir(run.run_dir, stage.name).name)}</code></p><pre>{escape(text)}</pre>"
+        f"<code>{escape(stage_dir(run.run_dir, stage.name, run.asked).name)}</code></p><pre>{escape(text)}</pre>"
         f'<p class="small">report.json</p><pre>{escape(report)}</pre></details>'
     )

@@ -74,6 +74,8 @@ class RunSummary:
     """All that the report shows."""
 
     run_dir: Path
+    asked: str
+    """Name of the answers, where the run was asked several times."""
     stages: tuple[StageView, ...]
     pretraining: tuple[Curve, ...]
     tuning: tuple[Curve, ...]
@@ -94,29 +96,35 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def stage_dir(run_dir: Path, name: str) -> Path:
-    """The folder of a stage."""
-    return run_dir / next(directory for stage, directory, _ in STAGES if stage == name)
+def stage_dir(run_dir: Path, name: str, asked: str = "") -> Path:
+    """The folder of a stage; `asked` names the answers, where a run was asked several times."""
+    directory = next(directory for stage, directory, _ in STAGES if stage == name)
+    return run_dir / (f"{directory}_{asked}" if asked and name in ("generate", "evaluate") else directory)
 
 
-def summarize(run_dir: Path) -> RunSummary:
-    """Read a run directory, finished or not."""
-    scores = _scores(stage_dir(run_dir, "evaluate") / "scores.json")
+def summarize(run_dir: Path, asked: str = "") -> RunSummary:
+    """Read a run directory, finished or not.
+
+    Args:
+        run_dir: The run's directory.
+        asked: `generate.name` of the answers to show.
+    """
+    scores = _scores(stage_dir(run_dir, "evaluate", asked) / "scores.json")
     return RunSummary(
         run_dir=run_dir,
-        stages=tuple(_stage(run_dir, name, work) for name, _, work in STAGES),
+        asked=asked,
+        stages=tuple(_stage(stage_dir(run_dir, name, asked), name, work) for name, _, work in STAGES),
         pretraining=tuple(_curves(stage_dir(run_dir, "pretrain"))),
         tuning=tuple(_curves(stage_dir(run_dir, "sft"), "tuning")),
         perplexity=_json(stage_dir(run_dir, "perplexity") / "perplexity.json"),
         scores=scores,
-        answers=_answers(stage_dir(run_dir, "generate"), scores),
+        answers=_answers(stage_dir(run_dir, "generate", asked), scores),
         machine=machine(),
         versions=versions(),
     )
 
 
-def _stage(run_dir: Path, name: str, work: str) -> StageView:
-    directory = stage_dir(run_dir, name)
+def _stage(directory: Path, name: str, work: str) -> StageView:
     manifest, problem = None, ""
     try:
         manifest = read_manifest(directory, name)

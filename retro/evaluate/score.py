@@ -44,7 +44,9 @@ SCORES = "scores.json"
 PER_QUESTION = "questions.jsonl"
 
 
-def run(config: EvaluateConfig, generate_dir: Path, out: Path, *, report: Path | None, run_dir: Path) -> Manifest:
+def run(
+    config: EvaluateConfig, generate_dir: Path, out: Path, *, report: Path | None, run_dir: Path, asked: str = ""
+) -> Manifest:
     """Score all settings of a generate stage, and write the report.
 
     Args:
@@ -53,6 +55,7 @@ def run(config: EvaluateConfig, generate_dir: Path, out: Path, *, report: Path |
         out: This stage's directory.
         report: Where the page goes; None: `run_dir/report.html`.
         run_dir: The run that the page is about.
+        asked: `generate.name` of the answers.
 
     Raises:
         ArtifactError: An answer file is short, misaligned, duplicated or broken, or `out` belongs to other
@@ -68,7 +71,8 @@ def run(config: EvaluateConfig, generate_dir: Path, out: Path, *, report: Path |
         log.info("evaluate: already complete")
     else:
         manifest = _score(config, settings, generate_dir, parent, out)
-    page = write_report(run_dir, report or run_dir / "report.html", questions_shown=config.report_questions)
+    path = report or run_dir / "report.html"
+    page = write_report(run_dir, path, questions_shown=config.report_questions, asked=asked)
     log.info("evaluate: the report is %s", page)
     return manifest
 

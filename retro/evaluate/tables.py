@@ -118,9 +118,9 @@ def _by_k(item: tuple[str, float]) -> int:
     return int(item[0])
 
 
-def print_tables(run_dir: Path, console: Console) -> None:
-    """Print both tables of a run, as far as it got."""
-    run = summarize(run_dir)
+def print_tables(run_dir: Path, console: Console, asked: str = "") -> None:
+    """Print both tables of a run, as far as it got; `asked` is the `generate.name` of the answers."""
+    run = summarize(run_dir, asked)
     if run.perplexity:
         console.print(perplexity_table(run.perplexity))
     if run.scores:

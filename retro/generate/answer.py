@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from retro.common.artifacts import (
     write_manifest,
 )
 from retro.common.config import config_json
+from retro.common.lock import run_lock
 from retro.common.qa_data import Question
 from retro.corpus.reader import Corpus
 from retro.generate.ask import ModelShape, answer_all
 from retro.generate.config import GenerateConfig
 from retro.generate.model import RetroAnswerer
-from retro.generate.questions import find_passages, load_questions
+from retro.generate.questions import find_passages, load_questions, slice_bounds
 from retro.generate.records import covered, header_path, join_slices
 from retro.generate.tasks import load_task
 from retro.sft.retriever import open_retriever
@@ -56,15 +58,19 @@ def run(
 
     Raises:
         DataError: A question file is missing or broken.
-        TrainingError: The checkpoint was trained with another tokenizer.
+        TrainingError: The checkpoint has another size, or was trained with another tokenizer.
         ArtifactError: An artifact is missing or damaged, or `out` holds answers of other settings.
     """
     task = load_task(config.task)
     corpus = Corpus.open(corpus_dir)
     path = checkpoint_dir if not (checkpoint_dir / "manifest.json").exists() else tuned_checkpoint(checkpoint_dir)
-    found = checkpoint.find(path)
+    found = checkpoint.find(path, config.step)
+    checkpoint.require_size(found, config.size)
     questions = load_questions(config, corpus_dir)
-    settings = {"generate": config_json(config.model_copy(update={"start": 0, "count": None}))}
+    config = _whole_is_no_slice(config, len(questions))
+    # Neither the slice nor the expected size shapes an answer.
+    shaping = config.model_copy(update={"start": 0, "count": None, "size": None})
+    settings = {"generate": config_json(shaping)}
     identity = {
         "checkpoint": checkpoint.identity(found),
         "questions": fingerprint([[one.id, one.question, list(one.answers)] for one in questions]),
@@ -90,7 +96,8 @@ def run(
     tokenizer: Any = corpus.tokenizer
     answerer = RetroAnswerer(model, corpus.tokenizer.eod)
     passages = find_passages(config, questions, retrieve)
-    report = answer_all(answerer, config, task, tokenizer, shape, questions, passages, identity, out)
+    with run_lock(out, name=f".lock_{config.start}") if config.is_slice else nullcontext():
+        report = answer_all(answerer, config, task, tokenizer, shape, questions, passages, identity, out)
     manifest = Manifest(
         stage=STAGE,
         config=settings | {"identity": identity},
@@ -106,6 +113,11 @@ def run(
     manifest = Manifest(**(asdict(manifest) | {"files": describe_files(out, files)}))
     write_json(out / REPORT, report | {"seconds": time.monotonic() - started})
     return write_manifest(out, manifest)
+
+
+def _whole_is_no_slice(config: GenerateConfig, questions: int) -> GenerateConfig:
+    """A count that reaches past the last question asks for all of them: 0 and 20000 of 3610 questions is no slice."""
+    return config.model_copy(update={"count": None}) if slice_bounds(config, questions) == (0, questions) else config
 
 
 def _for_model(config: GenerateConfig, retrieval: bool) -> GenerateConfig:

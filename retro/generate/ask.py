@@ -243,6 +243,10 @@ def _record(setting: Setting, question: Question, inputs: Inputs, number: int, p
     )
 
 
+# What a header leaves out: which answers are wanted, where questions lie (their fingerprint is in), and a mere check.
+_SHAPES_NOTHING = {"name", "size", "settings", "start", "count", "questions", "data"}
+
+
 def answer_header(
     config: GenerateConfig, task: Task, setting: Setting, identity: Mapping[str, Any], start: int, count: int
 ) -> dict[str, Any]:
@@ -255,7 +259,7 @@ def answer_header(
         identity: Names of what else shapes the answers, such as fingerprints of checkpoint, index and
         questions. start: First question of the file. count: Questions of the file.
     """
-    data: dict[str, Any] = config.model_dump(mode="json", exclude={"settings", "start", "count", "questions", "data"})
+    data: dict[str, Any] = config.model_dump(mode="json", exclude=_SHAPES_NOTHING)
     return data | {
         "setting": setting,
         "task_version": task.version,

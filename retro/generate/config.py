@@ -32,8 +32,18 @@ class SamplingConfig(StageConfig):
 class GenerateConfig(StageConfig):
     """Answer the questions of a file in one or more settings."""
 
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$")
+    """Names the answers where one run is asked several times: they go to `7_generate_<name>`, their scores to
+    `8_evaluate_<name>`. Empty: the folders without a name."""
+
     checkpoint: Path | None = None
     """The model that answers; absent: the one this run tuned."""
+
+    step: PositiveInt | None = None
+    """The checkpoint of this training step, where `checkpoint` holds several; absent: the newest."""
+
+    size: str | None = None
+    """Size that the checkpoint must have, such as 843m; absent: whatever it has. A check; it shapes nothing."""
 
     questions: tuple[Path, ...] = ()
     """Question files. With none: `<data>/<task>/<task>_QA_<split>.json` if `data` is given, else the

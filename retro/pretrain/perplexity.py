@@ -20,7 +20,7 @@ from retro.common.artifacts import (
     write_manifest,
 )
 from retro.common.config import config_json
-from retro.common.errors import DataError, TrainingError
+from retro.common.errors import ArtifactError, DataError, TrainingError
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db.reader import ChunkDatabase
 from retro.mcore import parallel
@@ -74,10 +74,12 @@ def run(
         out: Where `perplexity.json` goes.
 
     Raises:
-        ArtifactError: Something is missing, damaged or does not belong together.
+        ArtifactError: No checkpoint is given; something is missing, damaged or does not belong together.
         DataError: The split holds no text.
         TrainingError: A checkpoint was trained with another tokenizer or chunk length.
     """
+    if not checkpoints:
+        raise ArtifactError(out.parent, "holds no pretrained model to measure", "Run `retro pretrain` first")
     corpus = Corpus.open(corpus_dir)
     database = ChunkDatabase.open(db_dir, corpus)
     infos = {name: checkpoint.read_info(checkpoint.find(path)) for name, path in checkpoints.items()}
