@@ -27,18 +27,6 @@ def resolve_dtype(wanted: DType, cpuinfo: Path = Path("/proc/cpuinfo")) -> Liter
     return "bfloat16" if _BF16_FLAGS & _cpu_flags(cpuinfo) else "float32"
 
 
-def restore_device_contexts() -> None:
-    """Make `with torch.device(...)` work again after torch's tensor factories have been wrapped.
-
-    The CPU adapter for megatron-core wraps them, and torch then no longer knows its own factories inside such a
-    block. transformers builds models in one, and without this their position tables would stay uninitialised.
-    """
-    from torch.utils import _device
-
-    constructors = _device._device_constructors()
-    constructors.update([getattr(factory, "__wrapped__", factory) for factory in constructors])
-
-
 def _cpu_flags(cpuinfo: Path) -> set[str]:
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()

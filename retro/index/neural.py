@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from retro.common.errors import DataError, DependencyError
 from retro.index.batching import ignore, token_batches
 from retro.index.config import EmbedderConfig
-from retro.index.devices import device, resolve_dtype, restore_device_contexts
+from retro.index.devices import device, resolve_dtype
 from retro.index.hashing import normalized
 from retro.index.weights import check_model, find_model
 
@@ -182,7 +182,6 @@ def _load_encoder(folder: Path, dtype: str) -> tuple[Any, Any]:
 
 
 def _load(folder: Path, load: Callable[[], Any]) -> Any:
-    restore_device_contexts()
     try:
         return load()
     # These libraries raise nearly everything for a folder that lacks a file or names an unknown model.

@@ -1,4 +1,4 @@
-"""`retro run` killed with SIGKILL in every stage and started again ends with the bytes and losses of an unbroken run."""
+"""`retro run` killed with SIGKILL in every stage and started again ends like an unbroken run, byte for byte."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class World:
 
 
 def write_lessons(path: Path, count: int, seed: int) -> None:
-    """Questions with two passages at hand, the right fact and the same entity with another relation, in any order.
+    """Questions with two passages at hand: the right fact, and the same entity with another relation.
 
     Values are drawn anew for every question, so no weight can hold them: all there is to learn is to read.
     """

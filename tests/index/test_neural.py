@@ -11,7 +11,7 @@ import pytest
 
 from retro.common.errors import DataError, DependencyError
 from retro.index.config import EmbedderConfig
-from retro.index.devices import resolve_dtype, restore_device_contexts
+from retro.index.devices import resolve_dtype
 from retro.index.embedders import Embedder
 from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder, text_positions
 from tests.index.models import WORDS, bert_folder
@@ -156,6 +156,5 @@ def test_device_contexts_work_beside_the_cpu_adapter() -> None:
 
     import retro.mcore  # noqa: F401
 
-    restore_device_contexts()
     with torch.device("meta"):
         assert torch.arange(3).device.type == "meta"
