@@ -70,7 +70,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(path, "no such config file", "Check the path, or start from tools/retro/examples/configs") from None
+        remedy = "Check the path, or start from tools/retro/examples/configs"
+        raise DataError(path, "no such config file", remedy) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(path, f"cannot be read ({error})", "Give a UTF-8 YAML file") from None
     try:

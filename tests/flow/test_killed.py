@@ -70,7 +70,9 @@ def contents(run: Path) -> dict[str, bytes]:
 
 def losses(run: Path) -> dict[str, list[float]]:
     return {
-        str(path.relative_to(run)): [line.get("loss", line.get("valid_loss")) for line in read_log(path)]
+        str(path.relative_to(run)): [
+            float(line[key]) for line in read_log(path) for key in ("loss", "valid_loss") if key in line
+        ]
         for path in sorted(run.rglob("log.jsonl"))
     }
 

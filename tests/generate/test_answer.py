@@ -1,0 +1,90 @@
+"""The tuning and generation stages on a small run: slices join to the whole, and foreign checkpoints are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from retro.common.errors import ArtifactError, TrainingError
+from retro.generate import answer
+from retro.pipeline import stage
+from retro.run_config import RunConfig
+from tests.tiny_road import run_stages, small_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is tuned."""
+    folder = tmp_path_factory.mktemp("tuned")
+    run_stages(small_config(folder), "corpus", "db", "index", "neighbors", "pretrain", "sft")
+    return folder
+
+
+def ask(config: RunConfig, out: Path) -> None:
+    corpus, db, index, sft = (stage(name).path(config) for name in ("corpus", "db", "index", "sft"))
+    answer.run(config.generate, config.generate.checkpoint or sft, corpus, db, index, out)
+
+
+def test_the_tuned_model_is_named_after_its_settings(folder: Path) -> None:
+    assert (folder / "run/6_sft/retro-topics_pp1_same_format_ctx1_tiny_4_0.001/checkpoints").is_dir()
+
+
+def test_slices_answered_apart_join_to_the_whole(folder: Path, tmp_path: Path) -> None:
+    ask(small_config(folder), tmp_path / "whole")
+    sampled = "generate.sampling={kind: top_p, top_p: 0.9}"
+    ask(small_config(folder, sampled), tmp_path / "sampled")
+    for start, count in ((4, 4), (0, 4), (8, 4)):
+        slice_of = [f"generate.start={start}", f"generate.count={count}"]
+        ask(small_config(folder, *slice_of), tmp_path / "slices")
+        ask(small_config(folder, sampled, *slice_of), tmp_path / "sampled slices")
+        complete = (tmp_path / "slices/manifest.json").exists()
+        assert complete == (start == 8)
+    for whole, slices in (("whole", "slices"), ("sampled", "sampled slices")):
+        for setting in ("with_passages", "closed_book", "shuffled_passages"):
+            truth = (tmp_path / whole / f"{setting}.jsonl").read_bytes()
+            assert (tmp_path / slices / f"{setting}.jsonl").read_bytes() == truth
+    lines = [json.loads(line) for line in (tmp_path / "whole/with_passages.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [str(number) for number in range(10)]
+    assert all(len(line["passages"]) == 2 for line in lines)
+
+
+def test_answers_of_other_settings_are_not_mixed_in(folder: Path, tmp_path: Path) -> None:
+    ask(small_config(folder), tmp_path / "out")
+    with pytest.raises(ArtifactError, match=r"max_new_tokens was 4, now 5"):
+        ask(small_config(folder, "generate.max_new_tokens=5"), tmp_path / "out")
+    (tmp_path / "out/manifest.json").unlink()
+    with pytest.raises(ArtifactError, match=r"was begun with other settings: max_new_tokens was 4, now 5"):
+        ask(small_config(folder, "generate.max_new_tokens=5"), tmp_path / "out")
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = small_config(tmp_path, "corpus.tokenizer.vocab_size=320", f"sft.start_from={folder}/run/5_pretrain/retro")
+    run_stages(other, "corpus", "db", "index")
+    with pytest.raises(
+        TrainingError, match=r"was trained with tokenizer \w+ of 359 tokens, .* has tokenizer \w+ of 320"
+    ):
+        run_stages(other, "sft")
+    foreign = small_config(
+        tmp_path, "corpus.tokenizer.vocab_size=320", f"generate.checkpoint={folder}/run/5_pretrain/retro"
+    )
+    with pytest.raises(TrainingError, match="was trained with tokenizer"):
+        ask(foreign, tmp_path / "out")
+
+
+def test_tuning_goes_on_after_a_stop_and_refuses_other_settings(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    run = next((copy / "run/6_sft").glob("retro-*"))
+    truth = json.loads((copy / "run/6_sft/manifest.json").read_text())["counts"]
+    (copy / "run/6_sft/manifest.json").unlink()
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints/step_00000004")
+    # The copy's questions are where they were; only the run directory is another.
+    config = small_config(folder).model_copy(update={"run_dir": copy / "run"})
+    run_stages(config, "sft")
+    assert json.loads((copy / "run/6_sft/manifest.json").read_text())["counts"] == truth
+    with pytest.raises(ArtifactError, match=r"sft.train.beta1 was 0.9, now 0.5"):
+        run_stages(small_config(folder, "sft.train.beta1=0.5").model_copy(update={"run_dir": copy / "run"}), "sft")
