@@ -16,6 +16,7 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from retro.common.errors import ArtifactError
@@ -77,12 +78,21 @@ def check_index(directory: Path) -> None:
 
 
 def save(state: dict[str, Any], directory: Path) -> None:
-    """Write a sharded state dict into an empty directory, in this process. Every rank calls this."""
+    """Write a sharded state dict into an empty directory, in this process. Every rank calls this.
+
+    Raises:
+        RuntimeError: Writing failed; the system's words are in it.
+    """
     # megatron-core's writer keeps a manager process for its results, meant for saving in the background. It costs
     # 3 s and 270 MB, and outlives a killed run for ever; writing in this process, an ordinary queue does.
     if filesystem_async._results_queue is None:
         filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(state, str(directory), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1))
+    strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+    try:
+        dist_checkpointing.save(state, str(directory), strategy)
+    except CheckpointException as error:
+        # torch's own exception is not an Exception, so nothing above would see it.
+        raise RuntimeError(str(error)) from None
 
 
 def load(state: dict[str, Any], directory: Path) -> dict[str, Any]:

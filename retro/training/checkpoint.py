@@ -79,8 +79,12 @@ def save(engine: Engine, shape: ModelShape, config: dict[str, Any], step: int, d
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     parallel.barrier()
-    with no_space_is_an_artifact_error(final):
-        sharded.save(engine.sharded_state(loading=False), temporary)
+    try:
+        with no_space_is_an_artifact_error(final):
+            sharded.save(engine.sharded_state(loading=False), temporary)
+    except ArtifactError:
+        shutil.rmtree(temporary, ignore_errors=True)  # what was written of it would keep the disk full
+        raise
     parallel.barrier()
     if parallel.is_main():
         files = describe_files(temporary, [path.name for path in temporary.iterdir()])

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from retro.common.artifacts import atomic_path
+from retro.common.artifacts import atomic_path, no_space_is_an_artifact_error
 from retro.common.errors import DependencyError
 
 
@@ -37,9 +37,10 @@ class TrainingLog:
         """Append one line; `step` must be among the values."""
         if self._stream is None:
             return
-        self._stream.write(json.dumps(values) + "\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        with no_space_is_an_artifact_error(Path(self._stream.name)):
+            self._stream.write(json.dumps(values) + "\n")
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
         if self._board is not None:
             for name, value in values.items():
                 if name != "step" and not isinstance(value, str):

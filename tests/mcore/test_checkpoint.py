@@ -9,9 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint
+from retro.training.checkpoint import save
+from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.loop import build_engine
 from tests.model.tiny import tiny_model, tiny_shape
 
 
@@ -57,3 +61,16 @@ def test_saving_starts_no_other_process(tmp_path: Path) -> None:
     checkpoint.save({"model": model.sharded_state_dict(metadata={"non_homogeneous_layers": True})}, tmp_path)
     assert {child.pid for child in psutil.Process().children(recursive=True)} == before
     assert checkpoint.tensor_names(tmp_path)["output_layer.weight"] == (50, 16)
+
+
+def test_a_full_disk_while_saving_names_the_checkpoint_and_frees_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise CheckpointException("write", {0: (OSError(28, "No space left on device"), None)})  # type: ignore[dict-item]
+
+    engine = build_engine(tiny_shape(), TrainConfig(), ParallelConfig())
+    monkeypatch.setattr("retro.mcore.checkpoint.dist_checkpointing.save", full)
+    with pytest.raises(ArtifactError, match=r"step_00000007: the disk is full; .* run the same command again"):
+        save(engine, tiny_shape(), {}, 7, tmp_path, keep_last=1)
+    assert list(tmp_path.iterdir()) == []
