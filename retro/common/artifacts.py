@@ -234,22 +234,23 @@ def require_same_config(directory: Path, made: Manifest, wanted: Mapping[str, An
     Raises:
         ArtifactError: They differ; the first differing settings are named with both values.
     """
-    differences = _differences(made.config, wanted)
-    if differences:
+    changed = differences(made.config, wanted)
+    if changed:
         raise ArtifactError(
             directory / MANIFEST,
-            f"was made under other settings: {'; '.join(differences[:3])}",
+            f"was made under other settings: {'; '.join(changed[:3])}",
             f"Use another run_dir, or add --redo to run `retro {made.stage}` and what follows it again",
         )
 
 
-def _differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Each setting that differs, with both values, by its dotted name."""
     found = []
     for key in sorted(set(made) | set(wanted)):
         name = f"{prefix}{key}"
         before, now = made.get(key), wanted.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
-            found += _differences(before, now, f"{name}.")
+            found += differences(before, now, f"{name}.")
         elif before != now:
             found.append(f"{name} was {before!r}, now {now!r}")
     return found

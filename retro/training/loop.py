@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retro.common.artifacts import Manifest, read_json, require_same_config, write_json
+from retro.common.artifacts import differences, read_json, write_json
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.common.progress import Progress
@@ -135,17 +135,17 @@ def train(
 def require_same_run(out: Path, settings: dict[str, Any]) -> None:
     """Record the settings of a training directory, or check that a stopped run goes on under its own.
 
+    Settings under which no checkpoint was made are replaced: a first try may have failed for them.
+
     Raises:
         ArtifactError: The directory was started under other settings.
     """
     path = out / "config.json"
-    if path.exists():
-        started = Manifest(stage="training", config=read_json(path, f"Delete {out}"), parents={})
-        if started.config != settings:
-            try:
-                require_same_config(out, started, settings)
-            except ArtifactError as error:
-                raise ArtifactError(path, str(error).partition(": ")[2], "Checkpoints there are kept") from None
+    if path.exists() and checkpoint.complete(out / "checkpoints"):
+        changed = differences(read_json(path, f"Delete {out}"), settings)
+        if changed:
+            problem = f"was made under other settings: {'; '.join(changed[:3])}"
+            raise ArtifactError(path, problem, "Use another run_dir, or go on under the old ones")
     elif parallel.is_main():
         write_json(path, settings)
 

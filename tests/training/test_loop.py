@@ -12,7 +12,7 @@ from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.log import read_log
-from retro.training.loop import Result, Validation, train
+from retro.training.loop import Result, Validation, require_same_run, train
 from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource
 
@@ -151,3 +151,12 @@ def test_a_checkpoint_that_was_cut_short_is_not_found(tmp_path: Path) -> None:
     assert checkpoint.find(tmp_path).name == "step_00000004"
     with pytest.raises(ArtifactError, match="holds no complete checkpoint"):
         checkpoint.find(tmp_path / "nowhere")
+
+
+def test_settings_that_trained_nothing_are_replaced_and_others_are_kept(tmp_path: Path) -> None:
+    require_same_run(tmp_path, {"train": {"micro_batch": 3}})
+    require_same_run(tmp_path, {"train": {"micro_batch": 4}})
+    run(tmp_path, steps=4)
+    with pytest.raises(ArtifactError, match=r"train.micro_batch was 4, now 8\. Use another run_dir, or go on"):
+        require_same_run(tmp_path, {"train": {"micro_batch": 8}})
+    require_same_run(tmp_path, {"train": {"micro_batch": 4}})
