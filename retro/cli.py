@@ -14,7 +14,7 @@ import typer
 
 from retro import __version__
 from retro.common.errors import ConfigError, RetroError
-from retro.common.progress import console, set_up_logging
+from retro.common.progress import output, set_up_logging
 from retro.pipeline import STAGES, redo, report_path, run_all, stage, stages_until
 from retro.run_config import RunConfig, as_yaml, load_run_config
 
@@ -244,4 +244,4 @@ def _show_tables(config: RunConfig) -> None:
     print_tables(config.run_dir, console, config.generate.name)
     report = report_path(config)
     if report.exists():
-        console.print(f"report: {report}", soft_wrap=True, highlight=False)
+        output.print(f"report: {report}", soft_wrap=True, highlight=False)

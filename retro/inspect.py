@@ -8,7 +8,7 @@ from rich.text import Text
 
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
-from retro.common.progress import console
+from retro.common.progress import output
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.neighbors.reader import Neighbors
@@ -48,9 +48,9 @@ def _require(what: str, number: int, total: int) -> None:
 
 def _chunk(config: RunConfig, corpus: Corpus, database: ChunkDatabase, row: int, split: int, source: int) -> None:
     _require("chunk", row, database.rows)
-    console.print(_database_panel(database, row, "chunk"))
+    output.print(_database_panel(database, row, "chunk"))
     if database.columns["continues"][row]:
-        console.print(_database_panel(database, row + 1, "continuation"))
+        output.print(_database_panel(database, row + 1, "continuation"))
 
 
 def _database_panel(database: ChunkDatabase, row: int, what: str, score: float | None = None) -> Panel:
@@ -94,10 +94,10 @@ def _show_with_neighbors(
     documents = ", ".join(corpus.document_id(source, int(one)) for one in stream.own_documents(chunk))
     head = Text(f"chunk {chunk} of the {SPLITS[split]} stream; own documents: {documents}")
     text = Text(corpus.tokenizer.decode(tokens.tolist()))
-    console.print(Panel(text, title=head, title_align="left", border_style="bold"))
+    output.print(Panel(text, title=head, title_align="left", border_style="bold"))
     ids = neighbors.of(split, source, np.array([chunk]), config.model.neighbors)[0]
     for place, row in enumerate(ids.tolist(), start=1):
         if row < 0:
-            console.print(f"neighbor {place}: none", highlight=False)
+            output.print(f"neighbor {place}: none", highlight=False)
             continue
-        console.print(_database_panel(database, row, f"neighbor {place}"))
+        output.print(_database_panel(database, row, f"neighbor {place}"))

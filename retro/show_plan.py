@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from retro.common.progress import console
+from retro.common.progress import output
 from retro.model.config import ModelShape
 from retro.model.sizes import SIZES
 from retro.run_config import RunConfig
@@ -16,11 +16,11 @@ def show_plan(config: RunConfig) -> None:
     size = SIZES[config.model.size]
     shape = ModelShape(model=config.model, vocabulary=size.vocabulary, chunk_length=config.db.chunk_length)
     plan = make_plan(shape, config.train, config.parallel)
-    console.print(f"model {config.model.size}: {size.source}", highlight=False)
-    console.print(f"vocabulary {shape.vocabulary:,}, padded to {shape.padded_vocabulary:,}", highlight=False)
+    output.print(f"model {config.model.size}: {size.source}", highlight=False)
+    output.print(f"vocabulary {shape.vocabulary:,}, padded to {shape.padded_vocabulary:,}", highlight=False)
     for line in plan.layers:
-        console.print(line, highlight=False)
-    console.print(_parameters(plan), _memory(plan, config))
+        output.print(line, highlight=False)
+    output.print(_parameters(plan), _memory(plan, config))
 
 
 def _parameters(plan: Plan) -> Table:

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
+"""For the log; what a command is asked for goes to `output`."""
+output = Console()
 
 
 def set_up_logging(*, verbose: bool = False, rank: int = 0) -> None:

@@ -1,0 +1,119 @@
+"""The command line as a user meets it: one line and exit code 2 for mistakes, plans, views, settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retro.run_config import as_yaml
+from tests.tiny_road import run_stages, small_config
+
+
+def retro(*arguments: str, columns: int = 110) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": str(columns)}
+    command = [sys.executable, "-m", "retro", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+
+
+def refused(*arguments: str) -> str:
+    """The one line that a refused command prints."""
+    found = retro(*arguments)
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    lines = [line for line in found.stderr.splitlines() if line.startswith("retro:")]
+    assert len(lines) == 1
+    assert found.stderr.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four stages, as the path of its config."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = small_config(folder)
+    run_stages(config, "corpus", "db", "index", "neighbors")
+    path = folder / "run.yaml"
+    path.write_text(as_yaml(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["corpus", "absent.yaml"], "absent.yaml: no such config file"),
+        (["corpus", "train.lrr=1"], "TrainConfig.lrr = 1: is not a setting; did you mean 'lr'?"),
+        (["corpus", "a.yaml", "b.yaml"], "needs one config file"),
+        (["pretrain", "--finetune"], "--finetune = True: needs --load CHECKPOINT"),
+        (["pretrain", "--load", "x"], "--load = 'x': needs --finetune"),
+        (["evaluate", "--plain", "answers.txt"], "--plain = 'answers.txt': needs --questions FILE beside it"),
+        (["db", "run_dir=/nonexistent-folder/run"], "/nonexistent-folder"),
+        (["corpsu"], "No such command 'corpsu'"),
+        (["corpus", "--rdo"], "No such option: --rdo"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path) -> None:
+    if arguments[0] == "db":
+        arguments = ["db", f"run_dir={tmp_path}/run"]
+        words = f"{tmp_path}/run/1_corpus/manifest.json: is missing. Run `retro corpus` first"
+    assert words in refused(*arguments)
+
+
+def test_a_dry_run_of_43b_prints_layers_parameters_and_memory() -> None:
+    found = retro("pretrain", "--dry-run", "model.size=43b", "parallel.tensor=8", "train.precision=bfloat16")
+    assert found.returncode == 0, found.stderr
+    text = found.stdout
+    assert "  9  self-attention, chunked cross-attention with the neighbor encoder, feed-forward" in text
+    assert " 48  self-attention, chunked cross-attention, feed-forward" in text
+    assert " 10  self-attention, feed-forward" in text
+    decoder, embeddings, norms = 48 * 12 * 8192**2, 2 * 256_000 * 8192, (2 * 48 + 1) * 2 * 8192
+    assert f"{decoder + embeddings + norms:,}" in text
+    assert "tensor 8, bfloat16" in text
+    assert "GiB" in text
+
+
+def test_the_settings_of_a_run_can_be_shown_and_have_a_schema(road: Path) -> None:
+    shown = retro("config", "show", str(road), "train.steps=7", "train.warmup_steps=1")
+    assert yaml.safe_load(shown.stdout)["train"]["steps"] == 7
+    schema = retro("config", "schema")
+    assert '"chunk_length"' in schema.stdout
+
+
+def test_a_chunk_its_neighbors_and_a_sample_can_be_looked_at(road: Path) -> None:
+    chunk = retro("inspect", "chunk", "0", str(road))
+    assert chunk.returncode == 0, chunk.stderr
+    assert "row 0" in chunk.stdout
+    assert "16 tokens" in chunk.stdout
+    neighbors = retro("inspect", "neighbors", "2", str(road))
+    assert "chunk 2 of the train stream; own documents:" in neighbors.stdout
+    assert neighbors.stdout.count("neighbor 1") == 1
+    sample = retro("inspect", "sample", "1", str(road))
+    assert all(f"chunk {number} of the train stream" in sample.stdout for number in range(4, 8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["chunk", "100000"], "chunk = 100000: needs a number from 0 to"),
+        (["neighbors", "100000"], "neighbors = 100000: needs a number from 0 to"),
+        (["sample", "100000"], "sample = 100000: needs a number from 0 to"),
+        (["chunks", "1"], "is not a view; did you mean 'chunk'"),
+        (["chunk", "1", "--split", "dev"], "--split = 'dev': is not a split"),
+        (["chunk", "1", "--source", "3"], "--source = 3: needs a number from 0 to 0"),
+    ],
+)
+def test_what_is_not_there_to_look_at_is_said(road: Path, arguments: list[str], words: str) -> None:
+    assert words in refused("inspect", *arguments[:2], str(road), *arguments[2:])
+
+
+def test_help_and_version_cost_no_heavy_import() -> None:
+    assert "corpus" in retro("--help").stdout
+    assert retro("--version").stdout.strip().count(".") == 2
+    code = "import sys, retro.cli; print([m for m in ('torch', 'megatron', 'faiss', 'h5py') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
