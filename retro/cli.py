@@ -241,7 +241,7 @@ def _show_tables(config: RunConfig) -> None:
         return
     from retro.evaluate.tables import print_tables
 
-    print_tables(config.run_dir, console, config.generate.name)
+    print_tables(config.run_dir, output, config.generate.name)
     report = report_path(config)
     if report.exists():
         output.print(f"report: {report}", soft_wrap=True, highlight=False)

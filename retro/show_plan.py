@@ -42,8 +42,10 @@ def _parameters(plan: Plan) -> Table:
 
 def _memory(plan: Plan, config: RunConfig) -> Table:
     train, layout = config.train, config.parallel
-    title = f"Memory of one rank: tensor {layout.tensor}, {train.precision}, micro batch {train.micro_batch}, "
-    table = Table("part", "GiB", title=f"{title}recompute {train.recompute}")
+    layout_of = (
+        f"tensor {layout.tensor}, {train.precision}, micro batch {train.micro_batch}, recompute {train.recompute}"
+    )
+    table = Table("part of memory, one rank", "GiB", caption=layout_of, min_width=len(layout_of) + 4)
     table.columns[1].justify = "right"
     memory = plan.memory
     for name in ("weights", "gradients", "optimizer", "activations", "total"):
