@@ -68,9 +68,7 @@ class SentencePieceTokenizer:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise DataError(
-                path, f"is not a SentencePiece model ({_one_line(error)})", "Give a .model file"
-            ) from None
+            raise DataError(path, f"is not a SentencePiece model ({_one_line(error)})", "Give a .model file") from None
         self.vocab_size: int = self._model.vocab_size()
         self.eod: int = self._find_eod(path, eod_token) if eod is None else eod
         self.fingerprint: str = _fingerprint("sentencepiece", path, self.vocab_size, self.eod)
@@ -81,9 +79,7 @@ class SentencePieceTokenizer:
             return int(self._model.eos_id())
         unknown = self._model.unk_id()
         ids = {name: self._model.piece_to_id(name) for name in _wanted(eod_token)}
-        return _first_known(
-            {name: None if id_ == unknown else id_ for name, id_ in ids.items()}, path, eod_token
-        )
+        return _first_known({name: None if id_ == unknown else id_ for name, id_ in ids.items()}, path, eod_token)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text."""
@@ -127,9 +123,7 @@ class HuggingFaceTokenizer:
         self.fingerprint: str = _fingerprint("huggingface", path, self.vocab_size, self.eod)
 
     def _find_eod(self, path: Path, eod_token: str | None) -> int:
-        return _first_known(
-            {name: self._model.token_to_id(name) for name in _wanted(eod_token)}, path, eod_token
-        )
+        return _first_known({name: self._model.token_to_id(name) for name in _wanted(eod_token)}, path, eod_token)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text."""
@@ -162,11 +156,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """
     remedy = "Run `retro corpus` again"
     meta = read_json(directory / META, remedy)
-    if (
-        not isinstance(meta, dict)
-        or meta.get("kind") not in FILE_NAMES
-        or not isinstance(meta.get("eod"), int)
-    ):
+    if not isinstance(meta, dict) or meta.get("kind") not in FILE_NAMES or not isinstance(meta.get("eod"), int):
         raise ArtifactError(directory / META, "does not describe a tokenizer", remedy)
     path = directory / FILE_NAMES[meta["kind"]]
     if not path.exists():

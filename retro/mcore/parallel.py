@@ -7,7 +7,6 @@ for many.
 from __future__ import annotations
 
 import os
-import socket
 from datetime import timedelta
 
 import torch
@@ -51,19 +50,12 @@ def start(*, tensor_parallel_size: int = 1) -> None:
 
 
 def _initialize_distributed(world: int) -> None:
-    if world == 1:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
     if not on_cpu():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "gloo" if on_cpu() else "nccl"
-    dist.init_process_group(backend, world_size=world, rank=rank(), timeout=timedelta(minutes=30))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # One process needs no port to meet others at; a port left in the environment would be its children's trouble.
+    store = dist.HashStore() if world == 1 else None  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, world_size=world, rank=rank(), timeout=timedelta(minutes=30))
 
 
 def stop() -> None:

@@ -126,9 +126,7 @@ def _check_index(prefix: Path) -> None:
     if version != 1:
         raise ArtifactError(path, f"is of index version {version}; version 1 is needed", _REMEDY)
     if code not in _INTEGER_CODES:
-        raise ArtifactError(
-            path, f"says that its tokens have type code {code}; an integer is needed", _REMEDY
-        )
+        raise ArtifactError(path, f"says that its tokens have type code {code}; an integer is needed", _REMEDY)
     needed_size = _HEADER.size + 12 * sequences + 8 * boundaries
     # One more byte per sequence where it was written as multimodal.
     if size not in (needed_size, needed_size + sequences) or boundaries < 1:

@@ -22,11 +22,11 @@ def find(path: Path, **settings: Any) -> Source:
     [
         ("a.jsonl", b"", "jsonl"),
         ("a.ndjson", b"", "jsonl"),
-        ("a.jsonl.gz", gzip.compress(b""), "jsonl"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "jsonl"),
         ("a.txt", b"once upon a time", "text"),
         ("a.md", b"# once", "text"),
         ("a.txt", b"\n \n = Lobster = \n\n", "wikitext"),
-        ("a.txt.gz", gzip.compress(b"= Lobster =\n"), "wikitext"),
+        ("a.txt.gz", gzip.compress(b"= Lobster =\n", mtime=0), "wikitext"),
         ("wiki.valid.tokens", b" \n = Lobster = \n", "wikitext"),
         ("a.txt", b"= = Part = =\n", "text"),
         ("a.txt", b"", "text"),
