@@ -202,10 +202,12 @@ def start_from(engine: Engine, shape: ModelShape, path: Path) -> None:
 def _read_weights(wanted: dict[str, Any], path: Path) -> dict[str, Any]:
     names = {name.removeprefix("model.") for name in sharded.tensor_names(path)}
     known = {name: value for name, value in wanted.items() if getattr(value, "key", name) in names}
-    fresh = sorted(set(wanted) - set(known))
+    # Entries of megatron-core's layers for Transformer Engine; they hold nothing here.
+    empty = {name for name in wanted if name.endswith("_extra_state")}
+    fresh = sorted(set(wanted) - set(known) - empty)
     if fresh:
         log.info("%d tensors are not in %s and start fresh, %s the first", len(fresh), path, fresh[0])
-    return sharded.load({"model": known}, path)["model"] | {name: wanted[name].data for name in fresh}
+    return sharded.load({"model": known}, path)["model"] | {name: wanted[name].data for name in {*fresh, *empty}}
 
 
 def require_same_architecture(info: CheckpointInfo, shape: ModelShape) -> None:
