@@ -71,6 +71,14 @@ def test_accumulating_micro_batches_gives_the_same_losses(tmp_path: Path) -> Non
     np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "four"), rtol=2e-5)
 
 
+@pytest.mark.parametrize("retrieval", [True, False])
+def test_recomputing_activations_changes_no_loss(tmp_path: Path, retrieval: bool) -> None:
+    settings = {"dropout": 0.1, "encoder_dropout": 0.1, "retrieval": retrieval, "steps": 4}
+    run(tmp_path / "kept", **settings)
+    run(tmp_path / "recomputed", recompute="full", **settings)
+    assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
+
+
 def test_samples_are_asked_for_once_in_order(tmp_path: Path) -> None:
     source = CycleSource()
     run(tmp_path, source=source)
