@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.sft.blend import Blend
-from retro.sft.encode import EncodedSample, lay_out
+from retro.sft.encode import EncodedSample, lay_out, left_pad
 from retro.sft.passages import NeighborTokens
 from retro.training.batch import Batch
 
@@ -56,14 +56,12 @@ class SftSource:
         """The samples of these numbers as one batch; the same numbers always give the same bytes."""
         sets_B, items_B = self.blend.draw(np.asarray(sample_numbers, dtype=np.int64))
         places = list(zip(sets_B.tolist(), items_B.tolist(), strict=True))
-        layout = lay_out(
-            [self.sets[which].samples[item] for which, item in places],
-            end=self.end,
-            sequence_length=self.sequence_length,
-            # Without an encoder there are no chunks to line up with, and pads only take room.
-            chunk_length=self.chunk_length if self.encoder else 1,
-        )
-        neighbors_BLKR, mask_BLKR = self._neighbors(places)
+        samples = [self.sets[which].samples[item] for which, item in places]
+        # Without an encoder there are no chunks to line up with, and pads only take room.
+        chunk = self.chunk_length if self.encoder else 1
+        length = self._length(samples, chunk)
+        layout = lay_out(samples, end=self.end, sequence_length=length, chunk_length=chunk)
+        neighbors_BLKR, mask_BLKR = self._neighbors(places, length)
         return Batch(
             tokens_BS=layout.tokens_BS,
             labels_BS=layout.labels_BS,
@@ -78,8 +76,13 @@ class SftSource:
         """Whether batches carry neighbors."""
         return self.sets[0].neighbors is not None
 
+    def _length(self, samples: Sequence[EncodedSample], chunk: int) -> int:
+        """S of a batch: whole chunks that hold its longest sample, so that short questions cost little."""
+        longest = max(left_pad(len(one.prompt), chunk) + len(one.prompt) + len(one.answer) - 1 for one in samples)
+        return min(-(-longest // self.chunk_length) * self.chunk_length, self.sequence_length)
+
     def _neighbors(
-        self, places: Sequence[tuple[int, int]]
+        self, places: Sequence[tuple[int, int]], length: int
     ) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None]:
         tokens, masks = [], []
         for which, item in places:
@@ -88,7 +91,7 @@ class SftSource:
                 return None, None
             tokens.append(known.tokens_NKR[item])
             masks.append(known.mask(np.array([item]))[0])
-        chunks = self.sequence_length // self.chunk_length
+        chunks = length // self.chunk_length
         return (
             for_every_chunk(np.stack(tokens).astype(np.int64), chunks),
             for_every_chunk(np.stack(masks), chunks),
