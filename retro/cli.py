@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ import typer
 from retro import __version__
 from retro.common.errors import ConfigError, RetroError
 from retro.common.progress import output, set_up_logging
-from retro.pipeline import STAGES, redo, report_path, run_all, stage, stages_until
+from retro.pipeline import STAGES, drop_replaced, redoing, report_path, run_all, stage, stages_until
 from retro.run_config import RunConfig, as_yaml, load_run_config
 
 app = typer.Typer(
@@ -87,10 +88,10 @@ def _run_stage(name: str, config: RunConfig, again: bool) -> None:
     # Slices of the questions are answered side by side, each holding its own lock too.
     slices = name == "generate" and config.generate.is_slice and not again
     with run_lock(config.run_dir, shared=slices):
-        if again:
-            for path in redo(config, name):
-                log.info("removed %s", path)
-        manifest = stage(name).run(config)
+        with redoing(config, name) if again else nullcontext():
+            manifest = stage(name).run(config)
+        if not slices:
+            drop_replaced(config, name)
     log.info("%s: complete, fingerprint %s", name, manifest.fingerprint)
 
 
@@ -186,10 +187,10 @@ def run(
     from retro.common.lock import run_lock
 
     with run_lock(config.run_dir):
-        if again:
-            for path in redo(config, "corpus"):
-                log.info("removed %s", path)
+        with redoing(config, "corpus") if again else nullcontext():
+            stages[0].run(config)
         run_all(config, stages)
+        drop_replaced(config, stages[0].name)
     if any(one.trains for one in stages):
         _show_tables(config)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from retro.common.artifacts import Manifest, is_complete
 from retro.common.config import unknown_name
-from retro.common.errors import ConfigError
+from retro.common.errors import ConfigError, RetroError
 from retro.run_config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -164,20 +165,48 @@ def run_all(config: RunConfig, stages: tuple[Stage, ...] = STAGES) -> None:
         one.run(config)
 
 
-def redo(config: RunConfig, name: str) -> list[Path]:
-    """Remove what a stage and the stages after it wrote, so that they run again.
+@contextmanager
+def redoing(config: RunConfig, name: str) -> Iterator[None]:
+    """Set aside what a stage and the stages after it wrote, so that they run again.
 
-    Returns:
-        The directories that were removed.
+    When the work inside is refused, everything is put back as it was. When it was stopped after it had saved
+    checkpoints, these stay, so that it can go on, and the old is kept beside them until the stage is complete.
     """
     first = next(number for number, one in enumerate(STAGES) if one.name == name)
-    removed = []
-    for one in STAGES[first:]:
-        path = one.path(config)
+    for path in _paths_from(config, first):
+        old = _aside(path)
         if path.exists():
-            shutil.rmtree(path)
-            removed.append(path)
-    return removed
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+    try:
+        yield
+    except RetroError:
+        paths = _paths_from(config, first)
+        if any(paths[0].glob("**/checkpoint.json")):
+            log.warning("what was there before is kept as %s", _aside(paths[0]))
+            raise
+        for path in reversed(paths):
+            if _aside(path).exists():
+                shutil.rmtree(path, ignore_errors=True)
+                _aside(path).rename(path)
+        raise
+
+
+def drop_replaced(config: RunConfig, name: str) -> None:
+    """Remove what `redoing` set aside, once the stage is complete."""
+    first = next(number for number, one in enumerate(STAGES) if one.name == name)
+    for path in _paths_from(config, first):
+        if _aside(path).exists():
+            shutil.rmtree(_aside(path))
+            log.info("removed what %s held before", path)
+
+
+def _paths_from(config: RunConfig, first: int) -> list[Path]:
+    return [one.path(config) for one in STAGES[first:]]
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.before-redo")
 
 
 def progress_of(config: RunConfig) -> dict[str, bool]:

@@ -117,3 +117,56 @@ def test_help_and_version_cost_no_heavy_import() -> None:
     code = "import sys, retro.cli; print([m for m in ('torch', 'megatron', 'faiss', 'h5py') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {str(path): path.read_bytes() for path in files}
+
+
+def test_a_redo_that_is_refused_puts_everything_back(road: Path) -> None:
+    before = contents(road.parent / "run")
+    assert "/nope.jsonl" in refused("corpus", str(road), "corpus.sources=[{name: text, path: /nope.jsonl}]", "--redo")
+    assert "nonsense" in refused("index", str(road), "index.faiss=nonsense", "--redo")
+    assert contents(road.parent / "run") == before
+
+
+def test_a_redo_runs_the_stage_again_and_leaves_nothing_of_the_old(road: Path) -> None:
+    run = road.parent / "run"
+    found = retro("neighbors", str(road), "neighbors.saved=4", "--redo")
+    assert found.returncode == 0, found.stderr
+    assert '"saved": 4' in (run / "4_neighbors/manifest.json").read_text()
+    assert not list(run.glob(".*before-redo"))
+
+
+@pytest.mark.parametrize("file", ["1_corpus/text.bin", "2_db/db.h5", "4_neighbors/train.h5"])
+def test_a_flipped_byte_is_noticed_before_anything_is_trained_on_it(road: Path, file: str) -> None:
+    path = road.parent / "run" / file
+    data = path.read_bytes()
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 0x7F]) + data[-8:])
+    try:
+        message = refused("pretrain", str(road))
+    finally:
+        path.write_bytes(data)
+    assert f"{file}: has SHA-256" in message
+    assert "with --redo" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["corpus", "run_dir=/dev/null/run"], "run_dir = '/dev/null/run': needs a folder that can be written to"),
+        (["pretrain", "--dry-run", "model.size=43b", "parallel.tensor=7"], "needs a divisor of model.heads = 64"),
+        (["evaluate", "--plain", "/tmp", "--questions", "x.json"], ""),
+    ],
+)
+def test_impossible_places_and_layouts_are_refused(arguments: list[str], words: str) -> None:
+    assert words in refused(*arguments)
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("train: {steps: 3, warmup_steps: 0}\nmodel: {}\ntrain: {lr: 0.1}\n")
+    assert "line 3: 'train' stands twice" in refused("config", "show", str(path))
+    path.write_text("train: &a {steps: *a}\n")
+    assert "twice.yaml" in refused("config", "show", str(path))

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -153,59 +154,48 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
 
 
 def read_manifest(directory: Path, stage: str) -> Manifest:
-    """Read the manifest of a finished stage, and check that its files are there in full length.
+    """Read the manifest of a finished stage, and check every file of it against size and SHA-256.
 
-    Lengths are checked on every open (one stat per file); checksums are re-read by `verify_files`.
+    A file is hashed once in a process, unless it changes: opening an artifact again costs one stat per file.
 
     Raises:
-        ArtifactError: The stage did not finish, is another stage, or one of its files is missing or cut short.
+        ArtifactError: The stage did not finish, is another stage, or one of its files is missing, cut short or damaged.
     """
     path = directory / MANIFEST
-    remedy = f"Run `retro {stage}` first"
-    data = read_json(path, remedy)
+    if not path.exists():
+        raise ArtifactError(path, "is missing", f"Run `retro {stage}` first")
+    again = f"Run `retro {stage}` with --redo"
+    data = read_json(path, again)
     try:
         recorded = data.pop("fingerprint")
         manifest = Manifest(**data)
     except (TypeError, AttributeError, KeyError) as error:
-        raise ArtifactError(
-            path, f"is not a manifest ({error})", f"Delete {directory} and run `retro {stage}` again"
-        ) from None
+        raise ArtifactError(path, f"is not a manifest ({error})", again) from None
     if manifest.stage != stage:
         raise ArtifactError(path, f"belongs to stage {manifest.stage!r}, not {stage!r}", "Give the right directory")
     if manifest.fingerprint != recorded:
-        raise ArtifactError(
-            path, "was edited after it was written", f"Delete {directory} and run `retro {stage}` again"
-        )
+        raise ArtifactError(path, "was edited after it was written", again)
     for name, known in manifest.files.items():
-        file = directory / name
-        found = file.stat().st_size if file.exists() else None
-        if found is None:
-            raise ArtifactError(file, "is missing", f"Delete {path} and run `retro {stage}` again")
-        if found != known["bytes"]:
-            raise ArtifactError(
-                file,
-                f"has {found} bytes, its manifest says {known['bytes']}",
-                f"Delete {path} and run `retro {stage}` again",
-            )
+        _require_bytes(directory / name, known, again)
     return manifest
 
 
-def verify_files(directory: Path, stage: str) -> Manifest:
-    """Read every file of a finished stage and compare checksums.
+def _require_bytes(file: Path, known: Mapping[str, Any], remedy: str) -> None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        raise ArtifactError(file, "is missing", remedy) from None
+    if status.st_size != known["bytes"]:
+        raise ArtifactError(file, f"has {status.st_size} bytes, its manifest says {known['bytes']}", remedy)
+    found = _sha256_of(file, status.st_size, status.st_mtime_ns, status.st_ino)
+    if found != known["sha256"]:
+        problem = f"has SHA-256 {found[:12]}…, its manifest says {known['sha256'][:12]}…: bytes changed on disk"
+        raise ArtifactError(file, problem, remedy)
 
-    Raises:
-        ArtifactError: A file's bytes are not those that were written.
-    """
-    manifest = read_manifest(directory, stage)
-    for name, known in manifest.files.items():
-        found = sha256_file(directory / name)
-        if found != known["sha256"]:
-            raise ArtifactError(
-                directory / name,
-                f"has SHA-256 {found[:12]}…, its manifest says {known['sha256'][:12]}…: bytes changed on disk",
-                f"Delete {directory / MANIFEST} and run `retro {stage}` again",
-            )
-    return manifest
+
+@lru_cache(maxsize=4096)
+def _sha256_of(file: Path, size: int, changed_ns: int, inode: int) -> str:
+    return sha256_file(file)
 
 
 def is_complete(directory: Path) -> bool:

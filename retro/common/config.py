@@ -75,7 +75,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(path, f"cannot be read ({error})", "Give a UTF-8 YAML file") from None
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_NoSilentLoss)  # noqa: S506 - a SafeLoader
+        json.dumps(data, default=str)
+    except ValueError:
+        raise DataError(path, "refers to itself", "Write its values out") from None
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
         raise DataError(path, f"is not YAML: {where}", "Mend the line it names") from None
@@ -84,6 +87,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DataError(path, f"holds a {type(data).__name__}", "A run config is a mapping of stage names to settings")
     return data
+
+
+class _NoSilentLoss(yaml.SafeLoader):
+    """Safe YAML in which a key may stand once: of two equal keys plain YAML keeps the last, without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base class does, after looking for keys that stand twice."""
+        names = [key.value for key, _ in node.value]
+        for (key, _), name in reversed(list(zip(node.value, names, strict=True))):
+            if names.count(name) > 1 and name != "<<":
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: {name!r} stands twice; settings of one section belong together")
+        return super().construct_mapping(node, deep=deep)
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

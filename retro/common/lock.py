@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from retro.common.errors import ArtifactError
+from retro.common.errors import ArtifactError, ConfigError
 
 
 @contextmanager
@@ -26,9 +26,15 @@ def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock") -> Ite
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / name
-    with path.open("a") as stream:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a")
+    except OSError as error:
+        raise ConfigError(
+            "run_dir", str(run_dir), f"needs a folder that can be written to ({error.strerror})"
+        ) from None
+    with stream:
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

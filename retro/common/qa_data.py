@@ -94,7 +94,7 @@ def read_questions(path: Path) -> list[Question]:
 
 def _items(path: Path) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(path, "no such question file", "Check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -113,6 +113,8 @@ def _items(path: Path) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
 def _list_items(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
         items = json.loads(text)
+    except RecursionError:
+        raise DataError(path, "nests too deep to be read", "Give one JSON list of questions") from None
     except json.JSONDecodeError as error:
         raise DataError(
             path,
@@ -131,6 +133,8 @@ def _line_items(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             continue
         try:
             item = json.loads(line)
+        except RecursionError:
+            raise DataError(path, f"line {line_number} nests too deep to be read", "Mend or remove the line") from None
         except json.JSONDecodeError as error:
             raise DataError(
                 path,

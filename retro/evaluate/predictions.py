@@ -12,7 +12,7 @@ from retro.common.errors import ArtifactError, DataError
 from retro.common.qa_data import read_questions
 from retro.evaluate.wording import in_order
 
-_REDO = "Run `retro generate` again; scores need one answer for every question, in the questions' order"
+_REDO = "Run `retro generate` with --redo; scores need one answer for every question, in the questions' order"
 _SLICE = re.compile(r".+_\d+_\d+")
 
 
@@ -100,8 +100,10 @@ def read_plain(predictions: Path, asked: Sequence[Asked]) -> list[Answer]:
         text = predictions.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(predictions, "no such prediction file", "Check the path") from None
-    except UnicodeDecodeError as error:
-        raise DataError(predictions, f"is not UTF-8 ({error})", "Give one prediction per line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            predictions, f"cannot be read ({error})", "Give a UTF-8 file, one prediction per line"
+        ) from None
     lines = text.removesuffix("\n").split("\n") if text else []
     if len(lines) != len(asked):
         problem = f"has {len(lines)} lines for {len(asked)} questions"

@@ -105,7 +105,9 @@ def load(state: dict[str, Any], directory: Path) -> dict[str, Any]:
     remedy = "Use an older checkpoint"
     try:
         return dist_checkpointing.load(state, str(directory))
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError) as error:
+    except pickle.UnpicklingError:
+        raise ArtifactError(directory, "holds something other than tensors and was not loaded", remedy) from None
+    except (RuntimeError, OSError, EOFError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactError(directory, f"cannot be loaded: {first_line}", remedy) from None
     except dist_checkpointing.core.CheckpointingException as error:

@@ -59,8 +59,10 @@ _PUBLISHED = "count published in arXiv:2310.07713; shape follows from it and the
 
 SIZES: dict[str, Size] = {
     "tiny": Size(
-        settings=_shape(4, 128, 4, 256) | {"first_cross_attention": 2, "cross_attention_every": 2},
-        source="ours: trains in a minute on two CPU cores",
+        # A width of 128 learns slowly from the usual 0.02: after one epoch of the quickstart's text a GPT has a
+        # validation perplexity of 196 with it and of 159 with 0.06.
+        settings=_shape(4, 128, 4, 256) | {"first_cross_attention": 2, "cross_attention_every": 2, "init_std": 0.06},
+        source="ours: trains in minutes on two CPU cores",
         vocabulary=4_096,
     ),
     "small": Size(

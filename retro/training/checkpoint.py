@@ -176,7 +176,10 @@ def identity(path: Path) -> str:
     """
     result = path.parent.parent / "result.json"
     if result.exists() and complete(path.parent)[-1:] == [path]:
-        return str(read_json(result, "Train again")["weights_sha256"][:16])
+        found = read_json(result, f"Delete {result} and run the stage again").get("weights_sha256")
+        if not isinstance(found, str):
+            raise ArtifactError(result, "names no weights_sha256", f"Delete {result} and run the stage again")
+        return found[:16]
     data = read_json(path / INFO, "Use an older checkpoint")
     return fingerprint([data["shape"], data["step"], data["config"]])
 

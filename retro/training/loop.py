@@ -33,6 +33,7 @@ from retro.training import checkpoint
 from retro.training.batch import Batch, BatchSource
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.log import TrainingLog, read_log
+from retro.training.plan import require_layout
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ def require_same_run(out: Path, settings: dict[str, Any]) -> None:
 
 def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig) -> Engine:
     """Form the groups, build the model and its optimizer."""
+    require_layout(shape, layout)
     parallel.start(tensor_parallel_size=layout.tensor)
     _, ranks = parallel.data_parallel()
     if config.global_batch % (config.micro_batch * ranks):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
 from retro.model.count import ParameterCount, count_parameters
 from retro.training.config import ParallelConfig, TrainConfig
@@ -61,8 +62,33 @@ class Plan:
         return lines
 
 
+def require_layout(shape: ModelShape, layout: ParallelConfig) -> None:
+    """Check that a model can be spread as asked, before anything is allocated.
+
+    Raises:
+        ConfigError: Something does not divide; the layouts that work are named.
+    """
+    model = shape.model
+    parts = {
+        "model.heads": model.heads,
+        "model.query_groups": model.query_groups,
+        "model.ffn_hidden_size": model.ffn_hidden_size,
+        "the padded vocabulary": shape.padded_vocabulary,
+    }
+    for name, size in parts.items():
+        if size % layout.tensor:
+            fitting = [n for n in range(1, 65) if all(value % n == 0 for value in parts.values())]
+            need = f"needs a divisor of {name} = {size}; these work: {', '.join(map(str, fitting))}"
+            raise ConfigError("parallel.tensor", layout.tensor, need)
+
+
 def make_plan(shape: ModelShape, train: TrainConfig, layout: ParallelConfig) -> Plan:
-    """Count weights and memory for one rank of the layout."""
+    """Count weights and memory for one rank of the layout.
+
+    Raises:
+        ConfigError: The layout does not fit the model.
+    """
+    require_layout(shape, layout)
     parameters = count_parameters(shape)
     own = parameters.total / layout.tensor
     mixed = train.precision == "bfloat16"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from retro.common.artifacts import read_manifest, verify_files
+from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.qa_data import read_questions
 from retro.corpus import build, pystdlib, source_block, vocabulary
@@ -45,7 +45,7 @@ def test_texts_become_tokens_with_names_and_one_split(tmp_path: Path) -> None:
     assert manifest.counts["split"]["train"]["documents"] == 32 + 8
     lengths = [TokenStream(corpus, source, split, 8).length for split in range(3) for source in (0, 1)]
     assert sum(lengths) == manifest.counts["tokens"]
-    assert verify_files(tmp_path / "out", "corpus") == manifest
+    assert read_manifest(tmp_path / "out", "corpus") == manifest
 
 
 def test_a_streams_documents_are_those_of_its_split_and_no_others(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retro.common.artifacts import MANIFEST, read_json, read_manifest, verify_files
+from retro.common.artifacts import MANIFEST, read_json, read_manifest
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.hdf5 import map_column
 from retro.corpus.reader import Corpus
@@ -32,7 +32,7 @@ def test_the_index_holds_every_chunk_in_row_order(index_dir: Path, db: ChunkData
     # The nearest chunk is the chunk itself, or one with the same text.
     assert [texts[row] for row in ids[:, 0]] == texts[:50]
     assert scores[:, 0] == pytest.approx(1, abs=1e-2)
-    assert verify_files(index_dir, "index").counts == {"rows": db.rows, "dimension": 64, "faiss": "Flat"}
+    assert read_manifest(index_dir, "index").counts == {"rows": db.rows, "dimension": 64, "faiss": "Flat"}
 
 
 def test_the_report_says_what_was_done(index_dir: Path, db: ChunkDatabase) -> None:

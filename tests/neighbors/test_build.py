@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retro.common.artifacts import MANIFEST, read_json, read_manifest, verify_files
+from retro.common.artifacts import MANIFEST, read_json, read_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.corpus import build as corpus_build
 from retro.corpus.reader import Corpus, TokenStream
@@ -229,7 +229,7 @@ def test_three_ranks_make_the_same_files_as_one(dirs: Dirs, neighbors_dir: Path,
 
 
 def test_finished_neighbors_are_kept_and_other_settings_refused(dirs: Dirs, neighbors_dir: Path) -> None:
-    assert run(NEIGHBORS, *dirs, neighbors_dir) == verify_files(neighbors_dir, "neighbors")
+    assert run(NEIGHBORS, *dirs, neighbors_dir) == read_manifest(neighbors_dir, "neighbors")
     with pytest.raises(ArtifactError, match="saved was 4, now 5"):
         run(neighbors_config(saved=5), *dirs, neighbors_dir)
 

@@ -73,7 +73,7 @@ def test_accumulating_micro_batches_gives_the_same_losses(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("retrieval", [True, False])
 def test_recomputing_activations_changes_no_loss(tmp_path: Path, retrieval: bool) -> None:
-    settings = {"dropout": 0.1, "encoder_dropout": 0.1, "retrieval": retrieval, "steps": 4}
+    settings: dict[str, Any] = {"dropout": 0.1, "encoder_dropout": 0.1, "retrieval": retrieval, "steps": 4}
     run(tmp_path / "kept", **settings)
     run(tmp_path / "recomputed", recompute="full", **settings)
     assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
