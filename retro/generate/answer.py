@@ -15,15 +15,13 @@ from retro.common.artifacts import (
     Manifest,
     describe_files,
     fingerprint,
-    is_complete,
-    read_manifest,
-    require_same_config,
     write_json,
     write_manifest,
 )
 from retro.common.config import config_json
 from retro.common.lock import run_lock
 from retro.common.qa_data import Question
+from retro.common.resume import completed
 from retro.corpus.reader import Corpus
 from retro.generate.ask import ModelShape, answer_all
 from retro.generate.config import GenerateConfig
@@ -76,10 +74,8 @@ def run(
         "questions": fingerprint([[one.id, one.question, list(one.answers)] for one in questions]),
         "corpus": corpus.manifest.fingerprint,
     }
-    if is_complete(out):
-        made = read_manifest(out, STAGE)
-        require_same_config(out, made, settings | {"identity": identity})
-        log.info("%s: already complete", out)
+    made = completed(out, STAGE, settings | {"identity": identity}, {"corpus": corpus.manifest})
+    if made is not None:
         return made
     started = time.monotonic()
     model, info = checkpoint.load_model(found)

@@ -12,15 +12,12 @@ from retro.common.artifacts import (
     REPORT,
     Manifest,
     describe_files,
-    is_complete,
-    read_manifest,
-    require_parent,
-    require_same_config,
     write_json,
     write_manifest,
 )
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, DataError, TrainingError
+from retro.common.resume import completed, fingerprints
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db.reader import ChunkDatabase
 from retro.mcore import parallel
@@ -88,14 +85,12 @@ def run(
     parents = {"corpus": corpus.manifest, "db": database.manifest}
     settings = {
         "perplexity": config_json(config),
-        "checkpoints": {name: [info.path.name, config_json(info.shape)] for name, info in infos.items()},
+        "checkpoints": {
+            name: [checkpoint.identity(info.path), config_json(info.shape)] for name, info in infos.items()
+        },
     }
-    if is_complete(out):
-        made = read_manifest(out, STAGE)
-        require_same_config(out, made, settings)
-        for name, parent in parents.items():
-            require_parent(out, made, name, parent)
-        log.info("%s: already complete", out)
+    made = completed(out, STAGE, settings, parents)
+    if made is not None:
         return made
     started = time.monotonic()
     rows = [
@@ -104,7 +99,7 @@ def run(
     manifest = Manifest(
         stage=STAGE,
         config=settings,
-        parents={name: parent.fingerprint for name, parent in parents.items()},
+        parents=fingerprints(parents),
         counts={"rows": len(rows)},
     )
     if parallel.is_main():

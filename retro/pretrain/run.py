@@ -16,15 +16,12 @@ from pathlib import Path
 from retro.common.artifacts import (
     REPORT,
     Manifest,
-    is_complete,
     read_json,
-    read_manifest,
-    require_parent,
-    require_same_config,
     write_json,
     write_manifest,
 )
 from retro.common.config import config_json
+from retro.common.resume import completed, fingerprints
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.mcore import parallel
@@ -67,12 +64,8 @@ def run(
     if neighbors is not None:
         parents["neighbors"] = neighbors.manifest
     settings = {"pretrain": config_json(config), "model": config_json(model), "train": config_json(training)}
-    if is_complete(out):
-        made = read_manifest(out, STAGE)
-        require_same_config(out, made, settings)
-        for name, parent in parents.items():
-            require_parent(out, made, name, parent)
-        log.info("%s: already complete", out)
+    made = completed(out, STAGE, settings, parents)
+    if made is not None:
         return made
     shape = model_shape(model, corpus, database)
     data = _Data(corpus=corpus, database=database, neighbors=neighbors)
@@ -85,7 +78,7 @@ def run(
     manifest = Manifest(
         stage=STAGE,
         config=settings,
-        parents={name: parent.fingerprint for name, parent in parents.items()},
+        parents=fingerprints(parents),
         counts={"variants": results},
     )
     if parallel.is_main():

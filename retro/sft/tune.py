@@ -72,7 +72,7 @@ def run(
     name = tuned_name(config, model.size)
     # The expected size is a check; it must not make two runs of one.
     shaping = config_json(config.model_copy(update={"size": None}))
-    settings = {"sft": shaping, "checkpoint": [parent.path.name, config_json(parent.shape)]}
+    settings = {"sft": shaping, "checkpoint": [checkpoint.identity(parent.path), config_json(parent.shape)]}
     made = read_manifest(out, STAGE) if is_complete(out) else None
     if made is not None and made.counts.get("name") == name:
         require_same_config(out, made, settings)
