@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from retro.common.artifacts import Manifest, is_complete
+from retro.common.artifacts import Manifest
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError, RetroError
 from retro.run_config import RunConfig
@@ -207,8 +207,3 @@ def _paths_from(config: RunConfig, first: int) -> list[Path]:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.before-redo")
-
-
-def progress_of(config: RunConfig) -> dict[str, bool]:
-    """Which stages are complete."""
-    return {one.name: is_complete(one.path(config)) for one in STAGES}

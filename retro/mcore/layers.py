@@ -9,7 +9,6 @@ allocates on CUDA. The norm and the attention core here take their places; every
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -169,8 +168,3 @@ def self_attention_spec(mask_type: AttnMaskType) -> ModuleSpec:
             k_layernorm=IdentityOp,
         ),
     )
-
-
-def scaled_init_std(std: float, layers: int) -> float:
-    """Standard deviation for projections that write to the residual stream: std / sqrt(2 layers)."""
-    return std / math.sqrt(2.0 * layers)
