@@ -2,6 +2,9 @@
 
 Written to be read beside the papers (Borgeaud et al. 2022, section 2.4; Wang et al. 2023, section 3). It loops over
 sequences, chunks and neighbors where the real model reshapes, and it takes the real model's weights by their names.
+
+`retro export` copies the class below into the modelling file of an exported folder, so it needs torch alone, works on
+any device, and computes norms and softmax in float32 where the weights are narrower.
 """
 
 # Dims in this file.
@@ -34,6 +37,21 @@ class ReferenceRetro:
         token_mask_BS: Tensor | None = None,
     ) -> Tensor:
         """[B, S, V] logits; arguments as in RetroModel."""
+        return self.logits(self.hidden(tokens_BS, neighbors_BLKR, neighbor_mask_BLKR, token_mask_BS))
+
+    def logits(self, hidden_BSH: Tensor) -> Tensor:
+        """[B, S, V] from the final hidden states."""
+        output = "embedding.word_embeddings.weight" if self.model.tied_embeddings else "output_layer.weight"
+        return hidden_BSH @ self.weights[output].T
+
+    def hidden(
+        self,
+        tokens_BS: Tensor,
+        neighbors_BLKR: Tensor | None = None,
+        neighbor_mask_BLKR: Tensor | None = None,
+        token_mask_BS: Tensor | None = None,
+    ) -> Tensor:
+        """[B, S, H] hidden states after the final norm."""
         rows = []
         for b, tokens_S in enumerate(tokens_BS):
             neighbors = None if neighbors_BLKR is None else neighbors_BLKR[b]
@@ -47,7 +65,7 @@ class ReferenceRetro:
     ) -> Tensor:
         x_SH = self._embed(tokens_S, (real_S.long().cumsum(0) - 1).clamp(min=0))
         length = len(tokens_S)
-        causal_SS = torch.ones(length, length, dtype=torch.bool).tril() & real_S
+        causal_SS = torch.ones_like(real_S).expand(length, length).tril() & real_S
         encoded: list[list[Tensor]] | None = None
         reading = self.model.cross_attention_layers if neighbors_LKR is not None else ()
         for number in range(1, self.model.layers + 1):
@@ -63,8 +81,7 @@ class ReferenceRetro:
                     )
                 x_SH = x_SH + self._chunked_cross_attention(name + "cross_attention.", normed_SH, encoded, mask_LKR)
             x_SH = x_SH + self._mlp(name + "mlp.", self._norm(name + "pre_mlp_layernorm", x_SH))
-        output = "embedding.word_embeddings.weight" if self.model.tied_embeddings else "output_layer.weight"
-        return self._norm("decoder.final_layernorm", x_SH) @ self.weights[output].T
+        return self._norm("decoder.final_layernorm", x_SH)
 
     def _encode(
         self, name: str, normed_SH: Tensor, neighbors_LKR: Tensor, mask_LKR: Tensor, real_S: Tensor
@@ -87,7 +104,7 @@ class ReferenceRetro:
 
     def _encode_one(self, name: str, tokens_R: Tensor, real_R: Tensor, chunk_MH: Tensor, real_M: Tensor) -> Tensor:
         width, m = len(tokens_R), len(chunk_MH)
-        x_RH = self._embed(tokens_R, torch.arange(width))
+        x_RH = self._embed(tokens_R, torch.arange(width, device=tokens_R.device))
         for number in range(self.model.encoder_layers):
             layer = f"{name}layers.{number}."
             rotary = range(width) if self.model.encoder_rope else None
@@ -108,12 +125,12 @@ class ReferenceRetro:
         """Tokens (u+1)M - 1 to (u+2)M - 2 read the neighbors of chunk u; all others get zero."""
         m, length = self.shape.chunk_length, len(normed_SH)
         gate = self.weights[name + "learned_gate"] if self.model.gate == "learned" else self.model.gate
-        pieces = [torch.zeros(min(m - 1, length), normed_SH.size(1))]
+        pieces = [normed_SH.new_zeros(min(m - 1, length), normed_SH.size(1))]
         for u, of_chunk in enumerate(encoded):
             first, last = (u + 1) * m - 1, min((u + 2) * m - 1, length)
             real = mask_LKR[u].flatten()
             if not real.any():
-                pieces.append(torch.zeros(last - first, normed_SH.size(1)))
+                pieces.append(normed_SH.new_zeros(last - first, normed_SH.size(1)))
                 continue
             keys = torch.cat(of_chunk)
             key_positions = list(range(self.shape.retrieved_length)) * len(of_chunk)
@@ -129,14 +146,13 @@ class ReferenceRetro:
         return x_SH
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        weight = self.weights[name + ".weight"] + (1.0 if self.model.zero_centered_norm else 0.0)
+        weight = self.weights[name + ".weight"].float() + (1.0 if self.model.zero_centered_norm else 0.0)
+        wide = x.float()
         if self.model.normalization == "RMSNorm":
-            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
-        centered = x - x.mean(-1, keepdim=True)
-        return (
-            centered * torch.rsqrt(centered.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
-            + self.weights[name + ".bias"]
-        )
+            return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5) * weight).to(x.dtype)
+        centered = wide - wide.mean(-1, keepdim=True)
+        scaled = centered * torch.rsqrt(centered.pow(2).mean(-1, keepdim=True) + 1e-5)
+        return (scaled * weight + self.weights[name + ".bias"]).to(x.dtype)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         bias = self.weights[name + ".bias"] if self.model.bias else 0.0
@@ -191,14 +207,14 @@ class ReferenceRetro:
         scores_NST = torch.einsum("snd,tnd->nst", query_SND, key) / math.sqrt(self.model.head_width)
         # A row that may see nothing belongs to padding; let it see everything so that it stays finite.
         allowed_ST = mask_ST | ~mask_ST.any(-1, keepdim=True)
-        weights_NST = scores_NST.masked_fill(~allowed_ST, float("-inf")).softmax(-1)
-        return torch.einsum("nst,tnd->snd", weights_NST, value).flatten(1)
+        weights_NST = scores_NST.masked_fill(~allowed_ST, float("-inf")).softmax(-1, dtype=torch.float32)
+        return torch.einsum("nst,tnd->snd", weights_NST.to(value.dtype), value).flatten(1)
 
     def _rotate(self, x_SND: Tensor, positions: range | list[int]) -> Tensor:
         """Rotary embedding (Su et al. 2021): pair (i, i + half) turns by position * base^(-2i/dim)."""
         width = int(self.model.head_width * self.model.rope_percent)
         frequency = self.model.rope_base ** -(torch.arange(0, width, 2).float() / width)
         angle_SF = torch.tensor(list(positions)).float()[:, None] * frequency
-        cos, sin = angle_SF.cos()[:, None], angle_SF.sin()[:, None]
+        cos, sin = (turn[:, None].to(x_SND) for turn in (angle_SF.cos(), angle_SF.sin()))
         first, second, rest = x_SND.split([width // 2, width // 2, x_SND.size(-1) - width], dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)

@@ -1,0 +1,60 @@
+"""The canonical names and sizes of a model's weights: those of one process, and the keys of every checkpoint.
+
+Queries, keys and values of a self-attention lie in one matrix, the query heads of a group before its key and value;
+keys and values of a cross-attention likewise. With swiglu, `linear_fc1` holds the gate above the rest.
+"""
+
+from __future__ import annotations
+
+from retro.model.config import ModelShape
+
+
+def weight_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Name and size of every weight of the model of `shape`, in the order of its layers."""
+    model, vocabulary = shape.model, (shape.padded_vocabulary, shape.model.hidden_size)
+    sizes: dict[str, tuple[int, ...]] = {"embedding.word_embeddings.weight": vocabulary}
+    if model.positions == "learned":
+        rows = max(model.sequence_length, shape.retrieved_length)
+        sizes["embedding.position_embeddings.weight"] = (rows, model.hidden_size)
+    for number in range(1, model.layers + 1):
+        name = f"decoder.layers.{number - 1}."
+        sizes |= _layer_sizes(shape, name, crossing=number in model.cross_attention_layers)
+        if number in model.cross_attention_layers[:1]:
+            for encoder_layer in range(model.encoder_layers):
+                inner = f"{name}cross_attention.encoder.layers.{encoder_layer}."
+                sizes |= _layer_sizes(shape, inner, crossing=encoder_layer == 0)
+        if number in model.cross_attention_layers and model.gate == "learned":
+            sizes[name + "cross_attention.learned_gate"] = (1,)
+    sizes |= _norm_sizes(shape, "decoder.final_layernorm")
+    return sizes if model.tied_embeddings else sizes | {"output_layer.weight": vocabulary}
+
+
+def _layer_sizes(shape: ModelShape, name: str, *, crossing: bool) -> dict[str, tuple[int, ...]]:
+    model = shape.model
+    hidden, inner = model.hidden_size, model.ffn_hidden_size
+    key_value = 2 * model.query_groups * model.head_width
+    linear = {
+        "self_attention.linear_qkv": (hidden + key_value, hidden),
+        "self_attention.linear_proj": (hidden, hidden),
+        "mlp.linear_fc1": (2 * inner if model.activation == "swiglu" else inner, hidden),
+        "mlp.linear_fc2": (hidden, inner),
+    }
+    norms = ["input_layernorm", "pre_mlp_layernorm"]
+    if crossing:
+        norms.append("pre_cross_attn_layernorm")
+        linear["cross_attention.linear_q"] = (hidden, hidden)
+        linear["cross_attention.linear_kv"] = (key_value, hidden)
+        linear["cross_attention.linear_proj"] = (hidden, hidden)
+    sizes: dict[str, tuple[int, ...]] = {}
+    for norm in norms:
+        sizes |= _norm_sizes(shape, name + norm)
+    for part, size in linear.items():
+        sizes[f"{name}{part}.weight"] = size
+        if model.bias:
+            sizes[f"{name}{part}.bias"] = size[:1]
+    return sizes
+
+
+def _norm_sizes(shape: ModelShape, name: str) -> dict[str, tuple[int, ...]]:
+    kinds = ("weight",) if shape.model.normalization == "RMSNorm" else ("weight", "bias")
+    return {f"{name}.{kind}": (shape.model.hidden_size,) for kind in kinds}
