@@ -1,0 +1,1 @@
+"""Out of the toolkit: folders that transformers opens."""
