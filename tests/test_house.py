@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sft": READERS | TRAINED | {"neighbors.reader", "index", "pretrain"},
     "generate": READERS | TRAINED | {"neighbors.reader", "index", "sft"},
     "evaluate": {"common"},
+    "export": TRAINED | {"evaluate"},
     "doctor": {"common", "index"},
 }
 # These see every room: the command line, the order of the stages, the config of a run, and what prints either.
