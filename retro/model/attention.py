@@ -34,6 +34,7 @@ from retro.mcore.layers import (
 )
 from retro.model.config import ModelShape
 from retro.model.masks import unpack_masks
+from retro.model.specs import rotary_positions
 
 
 class CrossProjections(MegatronModule):
@@ -62,13 +63,7 @@ class CrossProjections(MegatronModule):
         )
         self.rotary: RotaryEmbedding | None = None
         if model.cross_rope:
-            self.rotary = RotaryEmbedding(
-                kv_channels=self.head_width,
-                rotary_percent=model.rope_percent,
-                rotary_base=model.rope_base,
-                use_cpu_initialization=config.use_cpu_initialization,
-                cp_group=pg_collection.cp,
-            )
+            self.rotary = rotary_positions(model, config, pg_collection)
 
     def query(self, x: Tensor) -> Tensor:
         """[rows, batch, H] to [rows, batch, N, D]."""

@@ -32,10 +32,12 @@ class ModelConfig(StageConfig):
     """Inner width of the feed-forward layers."""
     sequence_length: PositiveInt = 256
     """Tokens in a training sequence, S. A multiple of the chunk length for pretraining."""
-    activation: Literal["gelu", "swiglu"] = "gelu"
-    """Feed-forward activation."""
+    activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
+    """Feed-forward activation; `gelu_tanh` is GELU by its tanh approximation, as GPT-2 has it."""
     normalization: Literal["LayerNorm", "RMSNorm"] = "LayerNorm"
     """Kind of norm."""
+    norm_epsilon: PositiveFloat = 1e-5
+    """Added to the variance in every norm."""
     zero_centered_norm: bool = False
     """Store norm weights as the distance from one (LayerNorm-1p)."""
     positions: Literal["rope", "learned"] = "rope"
@@ -44,6 +46,8 @@ class ModelConfig(StageConfig):
     """Share of a head's width that is rotated."""
     rope_base: PositiveInt = 10_000
     """Base period of the rotary frequencies."""
+    rope_scaling: float = Field(default=1.0, ge=1.0)
+    """Llama 3.1's factor on rotary periods: those over 8,192 tokens are stretched by it, those over 2,048 in part."""
     bias: bool = False
     """Whether linear layers have a bias."""
     tied_embeddings: bool = False

@@ -29,7 +29,7 @@ from retro.mcore.layers import (
 )
 from retro.model.attention import EncoderCrossAttention
 from retro.model.config import ModelShape
-from retro.model.specs import mlp_spec
+from retro.model.specs import mlp_spec, rotary_positions
 
 
 def encoder_layer_spec(shape: ModelShape, *, reads_chunk: bool) -> ModuleSpec:
@@ -68,13 +68,7 @@ class NeighborEncoder(MegatronModule):
         )
         self.rotary: RotaryEmbedding | None = None
         if shape.model.encoder_rope:
-            self.rotary = RotaryEmbedding(
-                kv_channels=shape.model.head_width,
-                rotary_percent=shape.model.rope_percent,
-                rotary_base=shape.model.rope_base,
-                use_cpu_initialization=config.use_cpu_initialization,
-                cp_group=pg_collection.cp,
-            )
+            self.rotary = rotary_positions(shape.model, config, pg_collection)
 
     def forward(self, neighbors: Tensor, decoder_SBH: Tensor, real_BLKR: Tensor, chunk_BLM: Tensor) -> Tensor:
         """Encode neighbors.

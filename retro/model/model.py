@@ -56,6 +56,8 @@ class RetroModel(GPTModel):
             position_embedding_type="rope" if model.positions == "rope" else "learned_absolute",
             rotary_percent=model.rope_percent,
             rotary_base=model.rope_base,
+            rope_scaling=model.rope_scaling > 1.0,
+            rope_scaling_factor=model.rope_scaling,
             pg_collection=groups,
         )
         self.shape = shape

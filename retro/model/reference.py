@@ -149,9 +149,9 @@ class ReferenceRetro:
         weight = self.weights[name + ".weight"].float() + (1.0 if self.model.zero_centered_norm else 0.0)
         wide = x.float()
         if self.model.normalization == "RMSNorm":
-            return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5) * weight).to(x.dtype)
+            return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.model.norm_epsilon) * weight).to(x.dtype)
         centered = wide - wide.mean(-1, keepdim=True)
-        scaled = centered * torch.rsqrt(centered.pow(2).mean(-1, keepdim=True) + 1e-5)
+        scaled = centered * torch.rsqrt(centered.pow(2).mean(-1, keepdim=True) + self.model.norm_epsilon)
         return (scaled * weight + self.weights[name + ".bias"]).to(x.dtype)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
@@ -163,7 +163,8 @@ class ReferenceRetro:
         if self.model.activation == "swiglu":
             gate, up = inner.chunk(2, dim=-1)
             return self._linear(name + "linear_fc2", functional.silu(gate) * up)
-        return self._linear(name + "linear_fc2", functional.gelu(inner))
+        approximate = "tanh" if self.model.activation == "gelu_tanh" else "none"
+        return self._linear(name + "linear_fc2", functional.gelu(inner, approximate=approximate))
 
     def _self_attention(self, layer: str, x_SH: Tensor, mask_SS: Tensor, positions: range | None) -> Tensor:
         """Query heads of a group lie before the group's key and value in the fused projection."""
@@ -213,8 +214,14 @@ class ReferenceRetro:
     def _rotate(self, x_SND: Tensor, positions: range | list[int]) -> Tensor:
         """Rotary embedding (Su et al. 2021): pair (i, i + half) turns by position * base^(-2i/dim)."""
         width = int(self.model.head_width * self.model.rope_percent)
-        frequency = self.model.rope_base ** -(torch.arange(0, width, 2).float() / width)
+        frequency = self._scaled(self.model.rope_base ** -(torch.arange(0, width, 2).float() / width))
         angle_SF = torch.tensor(list(positions)).float()[:, None] * frequency
         cos, sin = (turn[:, None].to(x_SND) for turn in (angle_SF.cos(), angle_SF.sin()))
         first, second, rest = x_SND.split([width // 2, width // 2, x_SND.size(-1) - width], dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+    def _scaled(self, frequency_F: Tensor) -> Tensor:
+        """Llama 3.1: divide slow frequencies by the factor, keep fast ones, and go over between 8,192 and 2,048."""
+        period_F = 2 * math.pi / frequency_F
+        kept_F = ((8192 / period_F - 1) / (4 - 1)).clamp(0, 1)
+        return kept_F * frequency_F + (1 - kept_F) * frequency_F / self.model.rope_scaling

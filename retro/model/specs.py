@@ -18,6 +18,8 @@ from retro.mcore.layers import (
     MLPSubmodules,
     ModuleSpec,
     Norm,
+    ProcessGroupCollection,
+    RotaryEmbedding,
     RowParallelLinear,
     TransformerConfig,
     TransformerLayer,
@@ -26,6 +28,17 @@ from retro.mcore.layers import (
     self_attention_spec,
 )
 from retro.model.config import ModelConfig
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return functional.gelu(x, approximate="tanh")
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "swiglu": functional.silu,  # megatron-core multiplies the other half
+}
 
 
 def transformer_config(
@@ -49,10 +62,10 @@ def transformer_config(
         attention_dropout=dropout,
         normalization=model.normalization,
         layernorm_zero_centered_gamma=model.zero_centered_norm,
-        layernorm_epsilon=1e-5,
+        layernorm_epsilon=model.norm_epsilon,
         add_bias_linear=model.bias,
         gated_linear_unit=model.activation == "swiglu",
-        activation_func=functional.silu if model.activation == "swiglu" else functional.gelu,
+        activation_func=_ACTIVATIONS[model.activation],
         init_method_std=model.init_std,
         tensor_model_parallel_size=tensor_parallel,
         bf16=bfloat16,
@@ -67,6 +80,19 @@ def transformer_config(
         recompute_granularity="full" if recompute == "full" else None,
         recompute_method="uniform" if recompute == "full" else None,
         recompute_num_layers=1 if recompute == "full" else None,
+    )
+
+
+def rotary_positions(model: ModelConfig, config: TransformerConfig, groups: ProcessGroupCollection) -> RotaryEmbedding:
+    """Rotary angles for the attentions that megatron-core's GPT does not rotate itself; the frequencies are its own."""
+    return RotaryEmbedding(
+        kv_channels=model.head_width,
+        rotary_percent=model.rope_percent,
+        rotary_base=model.rope_base,
+        rope_scaling=model.rope_scaling > 1.0,
+        rope_scaling_factor=model.rope_scaling,
+        use_cpu_initialization=config.use_cpu_initialization,
+        cp_group=groups.cp,
     )
 
 

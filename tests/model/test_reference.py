@@ -22,6 +22,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "cross_rope": False,
     },
     "tied": {"tied_embeddings": True},
+    "gpt-2": {"activation": "gelu_tanh", "positions": "learned", "bias": True, "norm_epsilon": 0.01},
+    "llama 3.1": {"normalization": "RMSNorm", "norm_epsilon": 0.01, "rope_scaling": 8.0, "rope_base": 500_000},
     "half a gate": {"gate": 0.5},
     "learned gate": {"gate": "learned"},
     "gpt": {"retrieval": False},
