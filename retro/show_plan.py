@@ -6,14 +6,14 @@ from rich.table import Table
 
 from retro.common.progress import output
 from retro.model.config import ModelShape
-from retro.model.sizes import SIZES
+from retro.model.sizes import find_size
 from retro.run_config import RunConfig
 from retro.training.plan import GIB, Plan, make_plan
 
 
 def show_plan(config: RunConfig) -> None:
     """Print the plan of a run that may not have a corpus yet; the vocabulary is then the size's own."""
-    size = SIZES[config.model.size]
+    size = find_size(config.model.size)
     shape = ModelShape(model=config.model, vocabulary=size.vocabulary, chunk_length=config.db.chunk_length)
     plan = make_plan(shape, config.train, config.parallel)
     output.print(f"model {config.model.size}: {size.source}", highlight=False)

@@ -10,16 +10,18 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from retro.common.config import StageConfig, unknown_name
-from retro.common.errors import ConfigError, require
-from retro.model.sizes import SIZES
+from retro.common.config import StageConfig
+from retro.common.errors import require
+from retro.model.convert.hf_config import FOLDER_SETTINGS
+from retro.model.sizes import SIZES, find_size
 
 
 class ModelConfig(StageConfig):
     """A GPT decoder, and how it reads retrieved neighbors (Borgeaud et al. 2022, section 2.4)."""
 
     size: str = "tiny"
-    """A row of the size table; the settings below default to it."""
+    """A row of the size table, or a HuggingFace folder of a Llama, Mistral or GPT-2 (its config.json); the settings
+    below default to it."""
     layers: PositiveInt = 4
     """Decoder layers."""
     hidden_size: PositiveInt = 128
@@ -85,9 +87,10 @@ class ModelConfig(StageConfig):
         if not isinstance(data, dict):
             return data
         size = data.get("size", "tiny")
-        if size not in SIZES:
-            raise ConfigError("ModelConfig.size", size, unknown_name(str(size), list(SIZES)).replace("setting", "size"))
-        return {**SIZES[size].settings, **data}
+        # A saved model has all its settings and no longer needs the folder that they came from.
+        if size not in SIZES and set(FOLDER_SETTINGS) <= set(data):
+            return data
+        return {**find_size(str(size)).settings, **data}
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:
@@ -142,3 +145,8 @@ class ModelShape(StageConfig):
     def retrieved_length(self) -> int:
         """Tokens of one retrieved neighbor, R."""
         return self.retrieved_chunks * self.chunk_length
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the table of learned positions: neighbors are embedded with the same table as the sequence."""
+        return max(self.model.sequence_length, self.retrieved_length)

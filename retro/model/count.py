@@ -45,7 +45,7 @@ def count_parameters(shape: ModelShape) -> ParameterCount:
     hidden = model.hidden_size
     embeddings = shape.padded_vocabulary * hidden * (1 if model.tied_embeddings else 2)
     if model.positions == "learned":
-        embeddings += max(model.sequence_length, shape.retrieved_length) * hidden
+        embeddings += shape.position_rows * hidden
     norm = hidden * (1 if model.normalization == "RMSNorm" else 2)
     layer = _attention(model) + _feed_forward(model) + 2 * norm
     reading = len(model.cross_attention_layers)

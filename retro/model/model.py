@@ -51,7 +51,7 @@ class RetroModel(GPTModel):
                 layer_specs=_layer_specs(shape, options, groups), layer_norm=Norm
             ),
             vocab_size=shape.padded_vocabulary,
-            max_sequence_length=max(model.sequence_length, shape.retrieved_length),
+            max_sequence_length=shape.position_rows,
             share_embeddings_and_output_weights=model.tied_embeddings,
             position_embedding_type="rope" if model.positions == "rope" else "learned_absolute",
             rotary_percent=model.rope_percent,

@@ -9,7 +9,12 @@ Cross-attention starts at layer 6 up to 15 layers and at 9 above, then in every 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from retro.common.config import unknown_name
+from retro.common.errors import ConfigError
+from retro.model.convert.hf_config import CONFIG, is_folder, read_folder_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +89,21 @@ SIZES: dict[str, Size] = {
     "22b": Size(settings=_instruct_retro(40, 6144, 48), source=f"{_PUBLISHED} (22B -> 24B); heads of 128"),
     "43b": Size(settings=_instruct_retro(48, 8192, 64), source=f"{_PUBLISHED} (43B -> 48B); heads of 128"),
 }
+
+
+def find_size(name: str) -> Size:
+    """The row of the table, or a HuggingFace folder's own settings as such a row.
+
+    Raises:
+        ConfigError: It is neither.
+        DataError: The folder's architecture is not supported.
+    """
+    if name in SIZES:
+        return SIZES[name]
+    if is_folder(Path(name)):
+        found = read_folder_config(Path(name))
+        return Size(settings=found.settings, source=f"{name}/{CONFIG} ({found.family})", vocabulary=found.vocabulary)
+    if "/" in name or Path(name).is_dir():
+        need = f"needs a size ({', '.join(SIZES)}) or a HuggingFace folder; there is no {CONFIG} with a model_type"
+        raise ConfigError("ModelConfig.size", name, need)
+    raise ConfigError("ModelConfig.size", name, unknown_name(name, list(SIZES)).replace("setting", "size"))

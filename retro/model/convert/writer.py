@@ -1,0 +1,195 @@
+"""The decoder alone, as a plain Llama or GPT-2 folder that `transformers` reads without any code of ours.
+
+Wang et al. 2023 (arXiv:2310.07713, section 4) found that InstructRetro keeps its gains with the encoder dropped; what
+is left is a GPT, and this writes it. Padding rows of the embedding are cut; norms stored as their distance from one
+are written as they act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from retro.common.artifacts import write_json
+from retro.common.errors import ConfigError
+from retro.model.config import ModelConfig, ModelShape
+from retro.model.convert.hf_config import INDEX, LLAMA_3_ROPE
+from retro.model.convert.hf_layouts import LAYOUTS
+from retro.model.convert.pieces import Layout, Part, assemble, invert
+from retro.model.names import EMBEDDING, OUTPUT, decoder_shapes
+
+FILE_BYTES = 5_000_000_000
+"""Weights go to a new file when one would grow beyond this; transformers splits at the same size."""
+
+_LLAMA_NEEDS: dict[str, tuple[Any, ...]] = {
+    "normalization": ("RMSNorm",),
+    "activation": ("swiglu",),
+    "positions": ("rope",),
+    "rope_percent": (1.0,),
+    "bias": (False,),
+}
+_GPT2_NEEDS: dict[str, tuple[Any, ...]] = {
+    "normalization": ("LayerNorm",),
+    "activation": ("gelu", "gelu_tanh"),
+    "positions": ("learned",),
+}
+
+
+def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path) -> None:
+    """Write the decoder as a HuggingFace folder: config.json, generation_config.json and safetensors.
+
+    Args:
+        shape: The model.
+        weights: Whole weights by their names in one process; those of retrieval are left out.
+        out: The folder, made when it is not there.
+
+    Raises:
+        ConfigError: Neither Llama nor GPT-2 computes this decoder; the settings in the way are named.
+    """
+    family = plain_family(shape.model)
+    wanted = decoder_shapes(shape)
+    wrong = [name for name, size in wanted.items() if name not in weights or tuple(weights[name].shape) != size]
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights are missing or of another shape, {wrong[0]} the first")
+    plain = {name: _plain(name, weights[name].detach().cpu(), shape) for name in wanted}
+    layout = LAYOUTS[family](shape.model, shape.vocabulary, shape.position_rows)
+    _add_zero_biases(plain, layout)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_tensors(invert(layout), plain, out)
+    write_json(out / "generation_config.json", {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None})
+    dtype = str(plain[EMBEDDING].dtype).removeprefix("torch.")
+    write_json(out / "config.json", folder_config(shape, family) | {"torch_dtype": dtype})
+
+
+def plain_family(model: ModelConfig) -> str:
+    """The family that computes this decoder: `llama` or `gpt2`.
+
+    Raises:
+        ConfigError: Neither does; the settings in the way are named.
+    """
+    lacking = {"llama": _lacking(model, _LLAMA_NEEDS), "gpt2": _lacking(model, _GPT2_NEEDS)}
+    if model.query_groups != model.heads:
+        lacking["gpt2"].append(f"query_groups = {model.query_groups} (needs heads = {model.heads})")
+    for family, settings in lacking.items():
+        if not settings:
+            return family
+    need = (
+        "needs an architecture that Llama or GPT-2 has to be written as a plain folder; in the way of Llama: "
+        f"{', '.join(lacking['llama'])}; of GPT-2: {', '.join(lacking['gpt2'])}"
+    )
+    raise ConfigError("model.size", model.size, need)
+
+
+def folder_config(shape: ModelShape, family: str) -> dict[str, Any]:
+    """config.json of the decoder as a model of `family`.
+
+    Token ids are null, because a missing one would be taken from the family's own tokenizer.
+    """
+    model = shape.model
+    common = {
+        "vocab_size": shape.vocabulary,
+        "tie_word_embeddings": model.tied_embeddings,
+        "initializer_range": model.init_std,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    return common | (_llama_config(model) if family == "llama" else _gpt2_config(shape))
+
+
+def _llama_config(model: ModelConfig) -> dict[str, Any]:
+    scaled = model.rope_scaling > 1.0
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.query_groups,
+        "head_dim": model.head_width,
+        "hidden_act": "silu",
+        "max_position_embeddings": model.sequence_length,
+        "rms_norm_eps": model.norm_epsilon,
+        "rope_theta": float(model.rope_base),
+        "rope_scaling": LLAMA_3_ROPE | {"rope_type": "llama3", "factor": model.rope_scaling} if scaled else None,
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
+
+
+def _gpt2_config(shape: ModelShape) -> dict[str, Any]:
+    model = shape.model
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_embd": model.hidden_size,
+        "n_inner": model.ffn_hidden_size,
+        "n_layer": model.layers,
+        "n_head": model.heads,
+        "n_positions": shape.position_rows,
+        "activation_function": "gelu_new" if model.activation == "gelu_tanh" else "gelu",
+        "layer_norm_epsilon": model.norm_epsilon,
+        "attn_pdrop": model.dropout,
+        "embd_pdrop": model.dropout,
+        "resid_pdrop": model.dropout,
+    }
+
+
+def _lacking(model: ModelConfig, needs: dict[str, tuple[Any, ...]]) -> list[str]:
+    return [
+        f"{name} = {getattr(model, name)} (needs {' or '.join(map(str, values))})"
+        for name, values in needs.items()
+        if getattr(model, name) not in values
+    ]
+
+
+def _plain(name: str, weight: Tensor, shape: ModelShape) -> Tensor:
+    if name in (EMBEDDING, OUTPUT):
+        return weight[: shape.vocabulary]
+    if shape.model.zero_centered_norm and name.endswith("layernorm.weight"):
+        return weight + 1.0
+    return weight
+
+
+def _add_zero_biases(weights: dict[str, Tensor], layout: Layout) -> None:
+    """GPT-2 has a bias in every linear layer; where ours have none, theirs are zero."""
+    for name in layout.keys() - weights.keys():
+        matrix = weights[name.removesuffix("bias") + "weight"]
+        weights[name] = torch.zeros(matrix.size(0), dtype=matrix.dtype)
+
+
+def _write_tensors(tensors: dict[str, list[Part]], weights: Mapping[str, Tensor], out: Path) -> None:
+    """Write the tensors, and an index when they need more than one file. One file's tensors are in memory at a time."""
+    files = _files(tensors, weights)
+    count, where = len(files), {}
+    for number, names in enumerate(files, start=1):
+        name = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+        save_file({one: assemble(tensors[one], weights) for one in names}, out / name, metadata={"format": "pt"})
+        where.update(dict.fromkeys(names, name))
+    if count > 1:
+        total = sum(_bytes(parts, weights) for parts in tensors.values())
+        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def _files(tensors: dict[str, list[Part]], weights: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names of the tensors that go into each file."""
+    files: list[list[str]] = [[]]
+    size = 0
+    for name, parts in tensors.items():
+        more = _bytes(parts, weights)
+        if files[-1] and size + more > FILE_BYTES:
+            files.append([])
+            size = 0
+        files[-1].append(name)
+        size += more
+    return files
+
+
+def _bytes(parts: list[Part], weights: Mapping[str, Tensor]) -> int:
+    return sum(part.rows(weights).nbytes for part in parts)
