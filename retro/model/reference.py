@@ -149,7 +149,9 @@ class ReferenceRetro:
         weight = self.weights[name + ".weight"].float() + (1.0 if self.model.zero_centered_norm else 0.0)
         wide = x.float()
         if self.model.normalization == "RMSNorm":
-            return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.model.norm_epsilon) * weight).to(x.dtype)
+            return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.model.norm_epsilon) * weight).to(
+                x.dtype
+            )
         centered = wide - wide.mean(-1, keepdim=True)
         scaled = centered * torch.rsqrt(centered.pow(2).mean(-1, keepdim=True) + self.model.norm_epsilon)
         return (scaled * weight + self.weights[name + ".bias"]).to(x.dtype)

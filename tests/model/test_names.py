@@ -1,26 +1,19 @@
-"""The list of the decoder's weights against real models."""
+"""Which weights are retrieval's and which are the decoder's."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
-
-from retro.model.names import decoder_shapes, is_retrieval
-from tests.model.test_reference import VARIANTS
-from tests.model.tiny import tiny_model, tiny_shape
+from retro.model.count import plain_gpt
+from retro.model.names import decoder_sizes, is_retrieval
+from retro.model.weight_names import weight_sizes
+from tests.model.tiny import tiny_shape
 
 
-@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
-def test_every_weight_is_of_the_decoder_or_of_retrieval(settings: dict[str, Any]) -> None:
-    shape = tiny_shape(**settings)
-    weights = {name: tuple(value.shape) for name, value in tiny_model(shape).named_parameters()}
-    retrieval = {name for name in weights if is_retrieval(name)}
-    assert {name: size for name, size in weights.items() if name not in retrieval} == decoder_shapes(shape)
-    assert bool(retrieval) == shape.model.retrieval
+def test_the_decoder_is_the_model_with_retrieval_off() -> None:
+    shape = tiny_shape(gate="learned")
+    assert decoder_sizes(shape) == weight_sizes(plain_gpt(shape))
 
 
-def test_the_encoder_and_the_gate_are_of_retrieval() -> None:
+def test_the_encoder_the_norm_and_the_gate_are_of_retrieval() -> None:
     names = [
         "decoder.layers.1.cross_attention.encoder.layers.0.mlp.linear_fc1.weight",
         "decoder.layers.1.cross_attention.learned_gate",

@@ -21,7 +21,7 @@ from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.hf_config import INDEX, LLAMA_3_ROPE
 from retro.model.convert.hf_layouts import LAYOUTS
 from retro.model.convert.pieces import Layout, Part, assemble, invert
-from retro.model.names import EMBEDDING, OUTPUT, decoder_shapes
+from retro.model.names import EMBEDDING, OUTPUT, decoder_sizes
 
 FILE_BYTES = 5_000_000_000
 """Weights go to a new file when one would grow beyond this; transformers splits at the same size."""
@@ -52,7 +52,7 @@ def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path) -
         ConfigError: Neither Llama nor GPT-2 computes this decoder; the settings in the way are named.
     """
     family = plain_family(shape.model)
-    wanted = decoder_shapes(shape)
+    wanted = decoder_sizes(shape)
     wrong = [name for name, size in wanted.items() if name not in weights or tuple(weights[name].shape) != size]
     if wrong:
         raise ValueError(f"{len(wrong)} weights are missing or of another shape, {wrong[0]} the first")
