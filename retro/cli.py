@@ -196,6 +196,32 @@ def run(
 
 
 @app.command()
+def convert(
+    folder: Annotated[Path, typer.Argument(help="It holds latest_checkpointed_iteration.txt and release/.")],
+    out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
+    chunk_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a chunk; 64 where the checkpoint does not say.")
+    ] = None,
+    vocabulary: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in its tokenizer; all rows of its embedding without.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Turn a legacy Megatron checkpoint (InstructRetro's layout) into one of this toolkit."""
+    _start(verbose)
+    from retro.training.convert import convert as run_conversion
+
+    shape = run_conversion(folder, out, chunk_length=chunk_length, vocabulary=vocabulary)
+    reading = ", ".join(map(str, shape.model.cross_attention_layers)) or "none"
+    output.print(
+        f"{out}: {shape.model.layers} layers of {shape.model.hidden_size}, reading neighbors: {reading}; "
+        f"gate {shape.model.gate}, chunks of {shape.chunk_length}, {shape.vocabulary} tokens",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
 def inspect(
     what: Annotated[str, typer.Argument(help="chunk, neighbors or sample.")],
     number: Annotated[int, typer.Argument(help="Row of the database; chunk of the stream; or training sample.")],

@@ -165,6 +165,8 @@ class ReferenceRetro:
         if self.model.activation == "swiglu":
             gate, up = inner.chunk(2, dim=-1)
             return self._linear(name + "linear_fc2", functional.silu(gate) * up)
+        if self.model.activation == "squared_relu":
+            return self._linear(name + "linear_fc2", functional.relu(inner).square())
         approximate = "tanh" if self.model.activation == "gelu_tanh" else "none"
         return self._linear(name + "linear_fc2", functional.gelu(inner, approximate=approximate))
 

@@ -34,9 +34,14 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return functional.gelu(x, approximate="tanh")
 
 
+def _squared_relu(x: Tensor) -> Tensor:
+    return functional.relu(x).square()
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": _gelu_tanh,
+    "squared_relu": _squared_relu,
     "swiglu": functional.silu,  # megatron-core multiplies the other half
 }
 

@@ -87,16 +87,39 @@ def save(engine: Engine, shape: ModelShape, config: dict[str, Any], step: int, d
         raise
     parallel.barrier()
     if parallel.is_main():
-        files = describe_files(temporary, [path.name for path in temporary.iterdir()])
-        info = {"shape": config_json(shape), "step": step, "config": config, "files": files}
-        write_json(temporary / INFO, info)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
+        _complete(temporary, final, shape, config, step)
         for old in complete(directory)[:-keep_last]:
             shutil.rmtree(old)
     parallel.barrier()
     return final
+
+
+def save_weights(model: RetroModel, shape: ModelShape, config: dict[str, Any], final: Path) -> None:
+    """Write a checkpoint of weights alone, for another run to start from. For one process.
+
+    Raises:
+        ArtifactError: The disk is full.
+    """
+    temporary = final.parent / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        with no_space_is_an_artifact_error(final):
+            sharded.save({"model": model.sharded_state_dict(metadata={"non_homogeneous_layers": True})}, temporary)
+    except ArtifactError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _complete(temporary, final, shape, config, 0)
+
+
+def _complete(temporary: Path, final: Path, shape: ModelShape, config: dict[str, Any], step: int) -> None:
+    """Say what a checkpoint is, and give it its final name."""
+    files = describe_files(temporary, [path.name for path in temporary.iterdir()])
+    info = {"shape": config_json(shape), "step": step, "config": config, "files": files}
+    write_json(temporary / INFO, info)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
 
 
 def complete(directory: Path) -> list[Path]:

@@ -5,5 +5,7 @@ hf_layouts.py    where each of our weights lies in a HuggingFace folder, read in
 source.py        the weights a model starts from, and filling a model's own shards from them
 huggingface.py   such a source: a folder of safetensors
 megatron.py      such a source: any megatron-core GPT checkpoint
+legacy.py        such a source: a checkpoint of Megatron-LM before megatron-core, InstructRetro's layout;
+                 legacy_names.py says where its tensors belong, legacy_settings.py what model it is
 writer.py        the decoder as a plain Llama or GPT-2 folder
 """

@@ -1,0 +1,134 @@
+"""Where each weight of a legacy Megatron checkpoint belongs, and how its tensor parallel ranks share it.
+
+Names on their side are those of Megatron-LM's `language_model` before megatron-core, as the InstructRetro tag (January
+2024) saves them, with `layernorm` in place of `norm` in older ones. Two things are not a matter of names:
+
+* A layer that reads neighbors uses its `post_attention_norm` in front of cross-attention, and has a norm of its own,
+  `post_inter_attention_norm`, in front of the feed-forward layer. So what is the feed-forward norm in every other layer
+  is the cross-attention norm there.
+* Gate and up projection lie one after the other within each rank, so joining the ranks needs a change of order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class Share(Enum):
+    """What a tensor parallel rank holds of a tensor."""
+
+    WHOLE = "the whole"
+    ROWS = "rows"
+    COLUMNS = "columns"
+    GATE_AND_UP = "rows of the gate, then rows of the up projection"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a legacy tensor goes."""
+
+    name: str
+    """Our name of it."""
+    share: Share
+    """What one rank holds."""
+
+
+_OUTSIDE = {
+    "embedding.word_embeddings.weight": Place("embedding.word_embeddings.weight", Share.ROWS),
+    "embedding.position_embeddings.weight": Place("embedding.position_embeddings.weight", Share.WHOLE),
+    "output_layer.weight": Place("output_layer.weight", Share.ROWS),
+    "encoder.final_norm.weight": Place("decoder.final_layernorm.weight", Share.WHOLE),
+    "encoder.final_norm.bias": Place("decoder.final_layernorm.bias", Share.WHOLE),
+}
+_PARTS = {
+    "input_norm": ("input_layernorm", Share.WHOLE),
+    "self_attention.query_key_value": ("self_attention.linear_qkv", Share.ROWS),
+    "self_attention.dense": ("self_attention.linear_proj", Share.COLUMNS),
+    "inter_attention.query": ("cross_attention.linear_q", Share.ROWS),
+    "inter_attention.key_value": ("cross_attention.linear_kv", Share.ROWS),
+    "inter_attention.dense": ("cross_attention.linear_proj", Share.COLUMNS),
+    "post_inter_attention_norm": ("pre_mlp_layernorm", Share.WHOLE),
+    "mlp.dense_h_to_4h": ("mlp.linear_fc1", Share.ROWS),
+    "mlp.dense_4h_to_h": ("mlp.linear_fc2", Share.COLUMNS),
+}
+_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(?:retriever\.layers\.(\d+)\.)?(.+)\.(weight|bias)")
+
+
+def places(keys: Iterable[str], *, gated: bool) -> dict[str, Place | None]:
+    """The place of each key, None where a key is not known.
+
+    Args:
+        keys: Keys below `language_model` of one rank, all of them: what a layer's norm is for depends on the others.
+        gated: Whether the feed-forward layers have a gate.
+    """
+    plain = {key: key.replace("layernorm", "norm") for key in keys}
+    reading = {_layer(key) for key in plain.values() if ".inter_attention." in key}
+    return {key: _place(name, reading, gated) for key, name in plain.items()}
+
+
+def reading_layers(keys: Iterable[str]) -> list[int]:
+    """The decoder layers that read neighbors, counted from 1."""
+    reading = {_layer(key) for key in keys if ".inter_attention." in key}
+    return sorted(1 + number for number, of_encoder in reading if of_encoder is None)
+
+
+def encoder_layers(keys: Iterable[str]) -> int:
+    """Layers of the neighbor encoder."""
+    return len({of_encoder for _, of_encoder in map(_layer, keys) if of_encoder is not None})
+
+
+def _layer(key: str) -> tuple[int, int | None]:
+    """A key's decoder layer and encoder layer, from 0; (-1, None) outside of layers."""
+    found = _LAYER.fullmatch(key)
+    if found is None:
+        return -1, None
+    return int(found[1]), None if found[2] is None else int(found[2])
+
+
+def _place(key: str, reading: set[tuple[int, int | None]], gated: bool) -> Place | None:
+    found = _LAYER.fullmatch(key)
+    if found is None:
+        return _OUTSIDE.get(key)
+    number, of_encoder, part, kind = found.groups()
+    if part == "post_attention_norm":
+        name, share = ("pre_cross_attn_layernorm" if _layer(key) in reading else "pre_mlp_layernorm"), Share.WHOLE
+    elif part in _PARTS:
+        name, share = _PARTS[part]
+    else:
+        return None
+    inside = "" if of_encoder is None else f"cross_attention.encoder.layers.{of_encoder}."
+    if share is Share.COLUMNS and kind == "bias":
+        share = Share.WHOLE  # added once, after the ranks' parts are summed
+    if gated and part == "mlp.dense_h_to_4h":
+        share = Share.GATE_AND_UP
+    return Place(f"decoder.layers.{number}.{inside}{name}.{kind}", share)
+
+
+def joined(parts: Sequence[Tensor], share: Share) -> Tensor:
+    """The tensor that the ranks share, from what each holds."""
+    if share is Share.WHOLE or len(parts) == 1:
+        return parts[0]
+    if share is Share.COLUMNS:
+        return torch.cat(list(parts), dim=1)
+    if share is Share.ROWS:
+        return torch.cat(list(parts))
+    halves = [part.chunk(2) for part in parts]
+    return torch.cat([gate for gate, _ in halves] + [up for _, up in halves])
+
+
+def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested dictionaries as one, keys joined by dots; what Transformer Engine keeps beside weights is left out."""
+    found: dict[str, object] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif not name.endswith("_extra_state"):
+            found[name] = value
+    return found

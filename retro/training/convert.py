@@ -1,0 +1,86 @@
+"""A checkpoint of another toolkit, written as one of this one: what can be tuned, asked, measured and exported.
+
+Nothing but weights comes along, so a run goes on from it with a clean optimizer: `retro pretrain --load OUT
+--finetune`, or `sft.start_from=OUT`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from retro.common.errors import ConfigError, DataError
+from retro.mcore import parallel
+from retro.model.config import ModelShape
+from retro.model.convert.legacy import LegacyCheckpoint
+from retro.model.model import BuildOptions, RetroModel
+from retro.training import checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def convert(folder: Path, out: Path, *, chunk_length: int | None = None, vocabulary: int | None = None) -> ModelShape:
+    """Convert a checkpoint of Megatron-LM's legacy GPT or Retro model.
+
+    It takes one process and as much memory as the weights in their own precision.
+
+    Args:
+        folder: The folder that holds `latest_checkpointed_iteration.txt`.
+        out: The checkpoint to write; must not exist.
+        chunk_length: Tokens of a chunk, M; None takes what the checkpoint says, or the published 64.
+        vocabulary: Tokens in the tokenizer; None takes what the checkpoint says, or all rows of the embedding.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigError: `out` exists, or the vocabulary is larger than the embedding.
+        DataError: The checkpoint cannot be used as it is.
+    """
+    if out.exists():
+        raise ConfigError("OUT", str(out), "needs a path where nothing is yet")
+    source = LegacyCheckpoint(folder)
+    shape = _with(source.shape, chunk_length, vocabulary)
+    parallel.start()
+    parallel.seed(0)
+    bfloat16 = next(iter(source.values())).dtype == torch.bfloat16
+    model = RetroModel(shape, BuildOptions(bfloat16=bfloat16))
+    _fill(model, source, folder)
+    checkpoint.save_weights(model, shape, {"converted_from": folder.name}, out)
+    log.info("%s: %d weights of %s", out, len(source), folder)
+    return shape
+
+
+def _with(shape: ModelShape, chunk_length: int | None, vocabulary: int | None) -> ModelShape:
+    rows = shape.padded_vocabulary
+    if vocabulary is not None and vocabulary > rows:
+        raise ConfigError("--vocabulary", vocabulary, f"needs at most the {rows} rows of the embedding")
+    tokens = vocabulary or shape.vocabulary
+    multiple = 128 if -(-tokens // 128) * 128 == rows else rows
+    return shape.model_copy(
+        update={
+            "chunk_length": chunk_length or shape.chunk_length,
+            "vocabulary": tokens,
+            "model": shape.model.model_copy(update={"vocabulary_multiple": multiple}),
+        }
+    )
+
+
+def _fill(model: RetroModel, source: Mapping[str, Tensor], folder: Path) -> None:
+    """Copy every weight, one at a time. What the model has the source must have, and the other way round."""
+    remedy = "Its args and its weights do not belong together; fetch it again from a source you trust"
+    parameters = dict(model.named_parameters())
+    for name in sorted(parameters.keys() ^ source.keys()):
+        problem = f"lacks {name}" if name in parameters else f"has {name}, which the model of its args does not have"
+        raise DataError(folder, problem, remedy)
+    for name, parameter in parameters.items():
+        found = source[name]
+        if found.shape != parameter.shape:
+            problem = f"{name} has shape {tuple(found.shape)}, needed {tuple(parameter.shape)}"
+            raise DataError(folder, problem, remedy)
+        with torch.no_grad():
+            parameter.copy_(found)
