@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from retro.run_config import as_yaml
+from retro.training.checkpoint import read_info
+from tests.model.legacy_megatron import INSTRUCT_RETRO, random_weights, write
 from tests.tiny_road import run_stages, small_config
 
 
@@ -53,6 +55,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["pretrain", "--load", "x"], "--load = 'x': needs --finetune"),
         (["evaluate", "--plain", "answers.txt"], "--plain = 'answers.txt': needs --questions FILE beside it"),
         (["db", "run_dir=/nonexistent-folder/run"], "/nonexistent-folder"),
+        (["convert", "absent", "out"], "absent/latest_checkpointed_iteration.txt: is missing or cannot be read"),
         (["corpsu"], "No such command 'corpsu'"),
         (["corpus", "--rdo"], "No such option: --rdo"),
     ],
@@ -75,6 +78,14 @@ def test_a_dry_run_of_43b_prints_layers_parameters_and_memory() -> None:
     assert f"{decoder + embeddings + norms:,}" in text
     assert "tensor 8, bfloat16" in text
     assert "GiB" in text
+
+
+def test_a_legacy_checkpoint_becomes_one_of_ours(tmp_path: Path) -> None:
+    write(tmp_path / "legacy", INSTRUCT_RETRO, random_weights(INSTRUCT_RETRO), 2)
+    done = retro("convert", str(tmp_path / "legacy"), str(tmp_path / "ours"), "--vocabulary", "60")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("ours: 9 layers of 16, reading neighbors: 6, 9; gate 1.0, chunks of 4, 60 tokens\n")
+    assert read_info(tmp_path / "ours").shape.vocabulary == 60
 
 
 def test_the_settings_of_a_run_can_be_shown_and_have_a_schema(road: Path) -> None:

@@ -7,17 +7,16 @@ Nothing but weights comes along, so a run goes on from it with a clean optimizer
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from retro.common.errors import ConfigError, DataError
 from retro.mcore import parallel
 from retro.model.config import ModelShape
 from retro.model.convert.legacy import LegacyCheckpoint
 from retro.model.model import BuildOptions, RetroModel
+from retro.model.weight_names import weight_sizes
 from retro.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -45,13 +44,15 @@ def convert(folder: Path, out: Path, *, chunk_length: int | None = None, vocabul
         raise ConfigError("OUT", str(out), "needs a path where nothing is yet")
     source = LegacyCheckpoint(folder)
     shape = _with(source.shape, chunk_length, vocabulary)
+    _require_same(source, weight_sizes(shape))
     parallel.start()
     parallel.seed(0)
-    bfloat16 = next(iter(source.values())).dtype == torch.bfloat16
-    model = RetroModel(shape, BuildOptions(bfloat16=bfloat16))
-    _fill(model, source, folder)
+    model = RetroModel(shape, BuildOptions(bfloat16=source.dtype == torch.bfloat16))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(source.read(name))
     checkpoint.save_weights(model, shape, {"converted_from": folder.name}, out)
-    log.info("%s: %d weights of %s", out, len(source), folder)
+    log.info("%s: %d weights of %s", out, len(source.names), folder)
     return shape
 
 
@@ -70,17 +71,15 @@ def _with(shape: ModelShape, chunk_length: int | None, vocabulary: int | None) -
     )
 
 
-def _fill(model: RetroModel, source: Mapping[str, Tensor], folder: Path) -> None:
-    """Copy every weight, one at a time. What the model has the source must have, and the other way round."""
-    remedy = "Its args and its weights do not belong together; fetch it again from a source you trust"
-    parameters = dict(model.named_parameters())
-    for name in sorted(parameters.keys() ^ source.keys()):
-        problem = f"lacks {name}" if name in parameters else f"has {name}, which the model of its args does not have"
-        raise DataError(folder, problem, remedy)
-    for name, parameter in parameters.items():
-        found = source[name]
-        if found.shape != parameter.shape:
-            problem = f"{name} has shape {tuple(found.shape)}, needed {tuple(parameter.shape)}"
-            raise DataError(folder, problem, remedy)
-        with torch.no_grad():
-            parameter.copy_(found)
+def _require_same(source: LegacyCheckpoint, sizes: dict[str, tuple[int, ...]]) -> None:
+    """What the model of the args has the checkpoint must have, in its size, and the other way round."""
+    for name in sorted(sizes.keys() | set(source.names)):
+        there, here = source.size(name), sizes.get(name)
+        if there != here:
+            problem = f"{name} is {_words(there)} there, {_words(here)} in the model that its args describe"
+            remedy = "Its args and its weights do not belong together; fetch it again from a source you trust"
+            raise DataError(source.path, problem, remedy)
+
+
+def _words(size: tuple[int, ...] | None) -> str:
+    return "missing" if size is None else str(list(size))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import pickle
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,16 @@ from torch import Tensor
 
 from retro.common.errors import DataError
 from retro.model.config import ModelConfig, ModelShape
-from retro.model.convert.legacy_names import Place, Share, encoder_layers, flat, joined, places, reading_layers
+from retro.model.convert.legacy_names import (
+    Place,
+    Share,
+    encoder_layers,
+    flat,
+    places,
+    read_shared,
+    reading_layers,
+    whole_size,
+)
 from retro.model.convert.legacy_settings import chunk_length, settings
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -71,8 +80,8 @@ _STAND_INS: list[Any] = [
 ]
 
 
-class LegacyCheckpoint(Mapping[str, Tensor]):
-    """The weights of a legacy checkpoint by our names, whole, each put together from its ranks when it is asked for."""
+class LegacyCheckpoint:
+    """The weights of a legacy checkpoint by our names, put together from its ranks when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
         """Open the newest checkpoint of a folder. Weights stay on disk, mapped into memory.
@@ -81,7 +90,7 @@ class LegacyCheckpoint(Mapping[str, Tensor]):
             DataError: A file is missing, damaged or unsafe; the ranks do not fit together; a key is not known; or the
                 model is one that this toolkit does not have.
         """
-        self.folder = folder
+        self.path = folder
         files = _rank_files(folder)
         loaded = [_load(file) for file in files]
         self.args = _args(loaded[0], files[0])
@@ -97,9 +106,8 @@ class LegacyCheckpoint(Mapping[str, Tensor]):
     @property
     def shape(self) -> ModelShape:
         """The model: settings from args and weights, vocabulary from the embedding."""
-        path = self.folder
         keys = [key.replace("layernorm", "norm") for key in self._ranks[0]]
-        model = settings(self.args, reading_layers(keys), encoder_layers(keys), path)
+        model = settings(self.args, reading_layers(keys), encoder_layers(keys), self.path)
         rows = sum(rank["embedding.word_embeddings.weight"].size(0) for rank in self._ranks)
         vocabulary = int(getattr(self.args, "vocab_size", None) or rows)
         # Any multiple that pads the vocabulary to the rows there are is right; prefer the usual one.
@@ -111,16 +119,28 @@ class LegacyCheckpoint(Mapping[str, Tensor]):
             retrieved_chunks=int(getattr(self.args, "retro_num_retrieved_chunks", 2)),
         )
 
-    def __getitem__(self, name: str) -> Tensor:
-        """The whole tensor, in the precision it was saved in."""
+    @property
+    def names(self) -> list[str]:
+        """Our names of all weights."""
+        return list(self._keys)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self._ranks[0]["embedding.word_embeddings.weight"].dtype
+
+    def size(self, name: str) -> tuple[int, ...] | None:
+        """The size of a whole weight; None where there is none of that name."""
+        if name not in self._keys:
+            return None
         key, share = self._keys[name]
-        return joined([rank[key] for rank in self._ranks], share)
+        return whole_size([rank[key] for rank in self._ranks], share)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
+    def read(self, name: str, part: tuple[slice, ...] | None = None) -> Tensor:
+        """A weight in the precision it was saved in, or a part of it: one slice an axis, within its size."""
+        key, share = self._keys[name]
+        parts = [rank[key] for rank in self._ranks]
+        return read_shared(parts, share, part or tuple(slice(0, length) for length in whole_size(parts, share)))
 
     def _places(self, files: list[Path]) -> dict[str, Place]:
         first = self._ranks[0]

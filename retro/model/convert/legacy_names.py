@@ -19,6 +19,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from retro.model.names import EMBEDDING, FINAL_NORM, OUTPUT, POSITIONS
+
 
 class Share(Enum):
     """What a tensor parallel rank holds of a tensor."""
@@ -40,11 +42,11 @@ class Place:
 
 
 _OUTSIDE = {
-    "embedding.word_embeddings.weight": Place("embedding.word_embeddings.weight", Share.ROWS),
-    "embedding.position_embeddings.weight": Place("embedding.position_embeddings.weight", Share.WHOLE),
-    "output_layer.weight": Place("output_layer.weight", Share.ROWS),
-    "encoder.final_norm.weight": Place("decoder.final_layernorm.weight", Share.WHOLE),
-    "encoder.final_norm.bias": Place("decoder.final_layernorm.bias", Share.WHOLE),
+    "embedding.word_embeddings.weight": Place(EMBEDDING, Share.ROWS),
+    "embedding.position_embeddings.weight": Place(POSITIONS, Share.WHOLE),
+    "output_layer.weight": Place(OUTPUT, Share.ROWS),
+    "encoder.final_norm.weight": Place(f"{FINAL_NORM}.weight", Share.WHOLE),
+    "encoder.final_norm.bias": Place(f"{FINAL_NORM}.bias", Share.WHOLE),
 }
 _PARTS = {
     "input_norm": ("input_layernorm", Share.WHOLE),
@@ -110,16 +112,38 @@ def _place(key: str, reading: set[tuple[int, int | None]], gated: bool) -> Place
     return Place(f"decoder.layers.{number}.{inside}{name}.{kind}", share)
 
 
-def joined(parts: Sequence[Tensor], share: Share) -> Tensor:
-    """The tensor that the ranks share, from what each holds."""
-    if share is Share.WHOLE or len(parts) == 1:
-        return parts[0]
-    if share is Share.COLUMNS:
-        return torch.cat(list(parts), dim=1)
-    if share is Share.ROWS:
-        return torch.cat(list(parts))
-    halves = [part.chunk(2) for part in parts]
-    return torch.cat([gate for gate, _ in halves] + [up for _, up in halves])
+def whole_size(parts: Sequence[Tensor], share: Share) -> tuple[int, ...]:
+    """Size of the tensor that the ranks share."""
+    size = list(parts[0].shape)
+    if share is not Share.WHOLE:
+        size[_axis(share)] *= len(parts)
+    return tuple(size)
+
+
+def read_shared(parts: Sequence[Tensor], share: Share, wanted: tuple[slice, ...]) -> Tensor:
+    """A part of the tensor that the ranks share; only what it takes of each rank's is read.
+
+    Args:
+        parts: What each rank holds.
+        share: Of which kind.
+        wanted: One slice an axis, with start and stop.
+    """
+    pieces: Sequence[Tensor] = parts[:1] if share is Share.WHOLE else parts
+    if share is Share.GATE_AND_UP:
+        halves = [part.chunk(2) for part in parts]
+        pieces = [gate for gate, _ in halves] + [up for _, up in halves]
+    axis, first, found = _axis(share), 0, []
+    for piece in pieces:
+        start, stop = max(wanted[axis].start, first), min(wanted[axis].stop, first + piece.size(axis))
+        if start < stop:
+            own = slice(start - first, stop - first)
+            found.append(piece[(*wanted[:axis], own, *wanted[axis + 1 :])])
+        first += piece.size(axis)
+    return torch.cat(found, dim=axis) if len(found) > 1 else found[0]
+
+
+def _axis(share: Share) -> int:
+    return 1 if share is Share.COLUMNS else 0
 
 
 def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
