@@ -237,6 +237,30 @@ def inspect(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the directory of a finished stage or model.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; must not exist, or be empty.")],
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="Leave out encoder and cross-attention: a plain Llama or GPT-2.")
+    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16; without it, the precision of the training.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Which checkpoint; without it, the newest.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run that made it; without it, the one above the checkpoint.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write a checkpoint as a folder that transformers opens."""
+    _start(verbose)
+    from retro.export.run import export as write
+
+    write(checkpoint, out, decoder_only=decoder_only, dtype=dtype, step=step, run_dir=run)
+    output.print(f"exported: {out}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, what is missing or wrong, and what to do."""
     from retro import doctor as examination

@@ -53,5 +53,6 @@ def write_generation(eod: int | None, out: Path, *, cache: bool) -> None:
         out: The folder.
         cache: Whether the architecture keeps keys and values between steps.
     """
-    ends = {} if eod is None else {"eos_token_id": eod, "pad_token_id": eod}
-    write_json(out / "generation_config.json", {"do_sample": False, "use_cache": cache} | ends)
+    # Null says that there is none; where the key is missing, some architectures take that of their own tokenizer.
+    ids = {"bos_token_id": None, "eos_token_id": eod, "pad_token_id": eod}
+    write_json(out / "generation_config.json", ids | {"do_sample": False, "use_cache": cache})

@@ -55,9 +55,19 @@ def test_rows_that_only_pad_the_vocabulary_are_dropped() -> None:
     assert weights[names[0]][-1].item() == 49
 
 
-def test_each_weight_owns_its_bytes_in_the_precision_asked_for() -> None:
+def test_each_weight_lies_in_one_piece_in_the_precision_asked_for() -> None:
     whole = torch.arange(6, dtype=torch.float32).view(2, 3)
     found = in_precision({"a": whole.T, "b": whole[:1]}, torch.bfloat16)
     assert {weight.dtype for weight in found.values()} == {torch.bfloat16}
     assert all(weight.is_contiguous() for weight in found.values())
     assert found["a"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_a_trimmed_weight_is_written_without_the_rows_that_were_cut(tmp_path: Path) -> None:
+    shape = tiny_shape(vocabulary_multiple=64)
+    _, weights = without_padding(shape, {"output_layer.weight": torch.arange(640.0).view(64, 10)})
+    write_weights(weights, tmp_path)
+    assert torch.equal(
+        load_file(tmp_path / "model.safetensors")["output_layer.weight"], torch.arange(500.0).view(50, 10)
+    )
+    assert (tmp_path / "model.safetensors").stat().st_size < 500 * 4 + 200

@@ -1,0 +1,117 @@
+"""The model card: what a stranger must know of an exported model, from the run's files and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from retro import __version__
+from retro.export import sections
+from retro.export.facts import Facts
+from retro.export.tokenizer import CopiedTokenizer
+from retro.export.usage import example
+
+CARD = "README.md"
+SETTINGS = "run.yaml"
+
+
+def write_card(facts: Facts, tokenizer: CopiedTokenizer | None, *, decoder_only: bool, architecture: str) -> str:
+    """The text of `README.md`.
+
+    Args:
+        facts: What the run's files say.
+        tokenizer: What lies in the folder, or None.
+        decoder_only: Whether encoder and cross-attention were left out.
+        architecture: The class that transformers opens the folder with.
+    """
+    reads = facts.info.shape.model.retrieval and not decoder_only
+    own_code = architecture == "RetroForCausalLM"
+    parts = [
+        _head(facts, own_code),
+        _summary(facts, architecture, decoder_only),
+        "## Use\n\n" + _use_notes(own_code, tokenizer) + example(tokenizer, reads=reads, own_code=own_code),
+        "## Network\n\n" + sections.network(facts, decoder_only=decoder_only),
+        "## Data\n\n" + sections.data(facts),
+        "## Retrieval\n\n" + sections.retrieval(facts),
+        "## Training\n\n" + sections.training(facts),
+        "## Results\n\n" + _results(facts, decoder_only),
+        "## How it was made\n\n" + _commands(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(facts: Facts, own_code: bool) -> str:
+    tags = ["instruct-retro", "retro", "retrieval-augmented"] if own_code else ["instruct-retro"]
+    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
+    name = " / ".join(filter(None, [facts.run_name, facts.training.name]))
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}"
+
+
+def _summary(facts: Facts, architecture: str, decoder_only: bool) -> str:
+    model = facts.info.shape.model
+    tuned = " tuned on instructions" if facts.training.tuned_from is not None else ""
+    if not model.retrieval:
+        kind = f"A GPT{tuned}."
+    elif decoder_only:
+        kind = (
+            f"The decoder of a Retro{tuned}, without its encoder and cross-attention: it computes what the Retro "
+            "computes when it is given no neighbors."
+        )
+    else:
+        kind = f"A Retro{tuned}: a language model that reads retrieved passages while it writes (arXiv:2112.04426)."
+    return f"{kind} Opens in transformers as `{architecture}`. Exported with instruct-retro {__version__}."
+
+
+def _use_notes(own_code: bool, tokenizer: CopiedTokenizer | None) -> str:
+    notes = []
+    if own_code:
+        notes.append(
+            "`modeling_retro.py` needs torch and transformers alone. It is the toolkit's plain reference: it keeps no "
+            "cache between the steps of a generation and loops over chunks and neighbors, so it is slow."
+        )
+    if tokenizer is None:
+        notes.append("The folder holds no tokenizer: none was found beside the checkpoint.")
+    elif not tokenizer.opens_in_transformers:
+        notes.append("The tokenizer is a SentencePiece model, opened with the `sentencepiece` package.")
+    return "".join(f"{note}\n\n" for note in notes)
+
+
+def _results(facts: Facts, decoder_only: bool) -> str:
+    of_whole = "These were measured on the whole model, encoder included, not on this decoder." if decoder_only else ""
+    measured = facts.info.shape.model.retrieval and (facts.perplexity or facts.scores)
+    found = [of_whole if measured else "", sections.perplexity(facts), sections.answers(facts)]
+    return "\n\n".join(filter(None, found))
+
+
+def _commands(facts: Facts) -> str:
+    settings = run_settings(facts)
+    if not settings:
+        return "The run's settings are not known here."
+    stages: list[str] = [name for name in ("corpus", "db", "index", "neighbors") if name in settings]
+    if "model" in settings:
+        stages.append("pretrain")
+    stages += [name for name in ("sft", "generate", "evaluate") if name in settings]
+    lines = "\n".join(f"retro {name} {SETTINGS}" for name in stages)
+    return (
+        f"`{SETTINGS}` holds the settings that the run's finished stages recorded; paths in it are the run's own. The "
+        f"run does not record its command lines; these commands, in this order, run the same stages with the same "
+        f"settings:\n\n```\n{lines}\n```"
+    )
+
+
+def run_settings(facts: Facts) -> dict[str, Any]:
+    """The settings of the stages that belong to the checkpoint, as a run's YAML file has them."""
+    stages = facts.stages
+    found: dict[str, Any] = {
+        name: dict(stages[name].config) for name in ("corpus", "db", "index", "neighbors") if name in stages
+    }
+    if "pretrain" in stages:
+        found |= {name: stages["pretrain"].config[name] for name in ("model", "train", "pretrain")}
+    if "perplexity" in stages:
+        found["perplexity"] = stages["perplexity"].config["perplexity"]
+    if "sft" in facts.training.config:
+        found["sft"] = facts.training.config["sft"]
+    usual: Mapping[str, Any] = facts.scores.get("", {})
+    return found | {name: usual[name] for name in ("generate", "evaluate") if name in usual}

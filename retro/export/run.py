@@ -1,0 +1,151 @@
+"""The export: a checkpoint becomes a folder that transformers opens, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import yaml
+
+from retro.common.artifacts import MANIFEST, fsync, no_space_is_an_artifact_error, read_json
+from retro.common.errors import ConfigError
+from retro.evaluate.run_summary import stage_dir
+from retro.export.card import CARD, SETTINGS, run_settings, write_card
+from retro.export.facts import Facts, find_run, gather
+from retro.export.folder import write_generation, write_retro
+from retro.export.tokenizer import CopiedTokenizer, copy_tokenizer
+from retro.export.weights import ONE_FILE, in_precision, without_padding, write_weights
+from retro.model.convert.writer import plain_family, write_decoder
+from retro.training import checkpoint
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def export(
+    path: Path,
+    out: Path,
+    *,
+    decoder_only: bool = False,
+    dtype: str | None = None,
+    step: int | None = None,
+    run_dir: Path | None = None,
+    file_limit: int = ONE_FILE,
+) -> Path:
+    """Write a checkpoint as a folder for transformers. In one process, whatever the layout it was trained in.
+
+    Args:
+        path: A checkpoint, a directory of them, or a finished stage.
+        out: The folder; must not exist, or be empty.
+        decoder_only: Leave out encoder and cross-attention, and write a plain Llama or GPT-2.
+        dtype: Precision of the weights; None takes the one it was trained in.
+        step: Which checkpoint of several; None takes the newest.
+        run_dir: The run that made it; None looks above the checkpoint.
+        file_limit: Bytes of one file of weights.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigError: `out` is in use, the precision is unknown, or there are several processes.
+        ArtifactError: There is no such checkpoint, a file of the run is damaged, or the disk is full.
+    """
+    _require(out, dtype, run_dir)
+    info = checkpoint.read_info(checkpoint.find(_meant(path), step))
+    precision = dtype or str(info.config.get("train", {}).get("precision", "float32"))
+    run_dir = run_dir or find_run(info.path)
+    if decoder_only:
+        plain_family(info.shape.model)  # refuses what neither Llama nor GPT-2 computes, before weights are read
+    with _whole(out) as folder:
+        _write_model(info, precision, folder, decoder_only=decoder_only, file_limit=file_limit)
+        _write_rest(gather(info, run_dir), run_dir, folder, decoder_only=decoder_only)
+    log.info("export: %s in %s to %s", info.path, precision, out)
+    return out
+
+
+def _write_model(
+    info: checkpoint.CheckpointInfo, precision: str, folder: Path, *, decoder_only: bool, file_limit: int
+) -> None:
+    model, _ = checkpoint.load_model(info.path)
+    weights = in_precision(dict(model.named_parameters()), getattr(torch, precision))
+    if decoder_only:
+        write_decoder(info.shape, weights, folder)
+        return
+    shape, trimmed = without_padding(info.shape, weights)
+    write_weights(trimmed, folder, file_limit)
+    write_retro(shape, precision, folder)
+
+
+def _require(out: Path, dtype: str | None, run_dir: Path | None) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError("OUT", str(out), "needs a folder that does not exist yet, or is empty")
+    if dtype is not None and dtype not in PRECISIONS:
+        raise ConfigError("--dtype", dtype, f"needs {' or '.join(PRECISIONS)}")
+    if run_dir is not None and not (stage_dir(run_dir, "corpus") / MANIFEST).exists():
+        raise ConfigError("--run", str(run_dir), "needs a run directory with a finished corpus")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise ConfigError("WORLD_SIZE", processes, "needs one process: start `retro export` without torchrun")
+
+
+def _meant(path: Path) -> Path:
+    """The directory with the checkpoints of a finished stage; any other path as it is."""
+    if not (path / MANIFEST).exists():
+        return path
+    manifest = read_json(path / MANIFEST, "Give a checkpoint")
+    if manifest.get("stage") == "sft":
+        return path / str(manifest["counts"]["name"])
+    if manifest.get("stage") == "pretrain":
+        return path / ("retro" if "retro" in manifest["counts"]["variants"] else "gpt")
+    return path
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when everything inside has been written; else it is removed."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError("OUT", str(out), f"cannot be made ({error.strerror}); choose another folder") from None
+    try:
+        with no_space_is_an_artifact_error(out):
+            yield temporary
+            _settle(temporary)
+            temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _settle(folder: Path) -> None:
+    """Readable by whoever can read the run's other files (safetensors writes for its owner alone), and on the disk."""
+    mode = (folder / "config.json").stat().st_mode
+    for file in folder.iterdir():
+        file.chmod(mode)
+        fsync(file)
+    fsync(folder)
+
+
+def _write_rest(facts: Facts, run_dir: Path | None, folder: Path, *, decoder_only: bool) -> None:
+    """Tokenizer, how to generate, settings of the run, and the card."""
+    tokenizer: CopiedTokenizer | None = None
+    if run_dir is not None:
+        tokenizer = copy_tokenizer(stage_dir(run_dir, "corpus") / "tokenizer", facts.info.shape, folder)
+    else:
+        log.warning("export: no run was found above %s: the folder gets no tokenizer (see --run)", facts.info.path)
+    write_generation(None if tokenizer is None else tokenizer.eod, folder, cache=decoder_only)
+    settings = run_settings(facts)
+    if settings:
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        (folder / SETTINGS).write_text(text, encoding="utf-8")
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    card = write_card(facts, tokenizer, decoder_only=decoder_only, architecture=architecture)
+    (folder / CARD).write_text(card, encoding="utf-8")
