@@ -17,7 +17,8 @@ class PretrainConfig(StageConfig):
     """Also train, on the same tokens in the same order: `gpt`, the same model without retrieval; `gpt_equal`, a GPT
     with as many parameters as the Retro, in wider feed-forward layers."""
     start_from: Path | None = None
-    """A GPT or Retro checkpoint whose weights to start from, the optimizer clean (retro-fitting)."""
+    """What to start from, the optimizer clean (retro-fitting): a GPT or Retro checkpoint, a HuggingFace folder of a
+    Llama, Mistral or GPT-2 (give it as `model.size` too), or a megatron-core GPT checkpoint (torch_dist)."""
 
 
 class PerplexityConfig(StageConfig):

@@ -127,6 +127,11 @@ def complete(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob(f"step_*/{INFO}"))
 
 
+def holds_one(path: Path) -> bool:
+    """Whether `find` would find a checkpoint of ours."""
+    return (path / INFO).exists() or bool(complete(path) or complete(path / "checkpoints"))
+
+
 def find(path: Path, step: int | None = None) -> Path:
     """The checkpoint that `path` means: one itself, or one in a stage directory.
 
@@ -243,8 +248,8 @@ def require_same_architecture(info: CheckpointInfo, shape: ModelShape) -> None:
         TrainingError: It is not; the differing settings are named with both values.
     """
     theirs, ours = config_json(info.shape.model), config_json(shape.model)
-    retrofit = shape.model.retrieval and not info.shape.model.retrieval
-    free = _FREE | (_RETRIEVAL if retrofit else set())
+    # A GPT's settings for retrieval act on nothing, whether it becomes a Retro or stays a GPT.
+    free = _FREE | (set() if info.shape.model.retrieval else _RETRIEVAL)
     changed = [name for name in ModelConfig.model_fields if name not in free and theirs[name] != ours[name]]
     differing = [f"model.{name} is {theirs[name]!r} there, {ours[name]!r} here" for name in changed]
     pairs = {"vocabulary": "tokens in the tokenizer", "tokenizer": "tokenizer fingerprint"}
@@ -257,7 +262,7 @@ def require_same_architecture(info: CheckpointInfo, shape: ModelShape) -> None:
     if differing:
         raise TrainingError(
             f"{info.path}: is another architecture: {'; '.join(differing[:4])}. "
-            "Give the model section the checkpoint's settings, or another checkpoint"
+            "Give the model section these settings (and the corpus its tokenizer), or another checkpoint"
         )
 
 

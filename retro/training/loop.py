@@ -29,7 +29,7 @@ from retro.mcore.cpu import device
 from retro.mcore.engine import Engine, EngineSettings, StepResult, evaluate
 from retro.model.config import ModelShape
 from retro.model.model import BuildOptions, RetroModel
-from retro.training import checkpoint
+from retro.training import checkpoint, start
 from retro.training.batch import Batch, BatchSource
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.log import TrainingLog, read_log
@@ -255,9 +255,7 @@ def _resume_or_start(engine: Engine, shape: ModelShape, checkpoints: Path, start
     found = checkpoint.complete(checkpoints)
     if not found:
         if start_from is not None:
-            path = checkpoint.find(start_from)
-            log.info("starting from the weights of %s", path)
-            checkpoint.start_from(engine, shape, path)
+            start.start_from(engine, shape, start_from)
         return 0
     info = checkpoint.read_info(found[-1])
     checkpoint.require_same_architecture(info, shape)

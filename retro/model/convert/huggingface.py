@@ -1,0 +1,171 @@
+"""Weights from a HuggingFace folder of a Llama, Mistral or GPT-2, read from its safetensors without transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from retro.common.errors import DataError, TrainingError
+from retro.common.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from retro.model.config import ModelConfig, ModelShape
+from retro.model.convert.hf_config import INDEX, FolderConfig, read_folder_config
+from retro.model.convert.hf_layouts import LAYOUTS, LM_HEAD
+from retro.model.convert.pieces import gather, rows_of
+from retro.model.names import decoder_sizes
+
+_FETCH = "Fetch the folder again"
+# Constants that older versions of transformers saved beside the weights: causal masks and rotary frequencies.
+_NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+_BASES = ("model.", "transformer.")
+
+
+class HuggingFaceSource:
+    """The weights of a folder under our names."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the folder's config and the headers of its files; no weights yet.
+
+        Raises:
+            DataError: The architecture is not supported, a file is missing or damaged, or a tensor has no place here.
+        """
+        self.path = folder
+        self.config: FolderConfig = read_folder_config(folder)
+        self.model = ModelConfig(**self.config.settings, retrieval=False)
+        self._files = _SafeFiles(folder)
+        self._layout = LAYOUTS[self.config.family](self.model, self.config.vocabulary, self.config.positions)
+        self._stored = {piece.tensor: self._name(piece.tensor) for pieces in self._layout.values() for piece in pieces}
+        self._require_its_tensors()
+
+    def shape(self, like: ModelShape) -> ModelShape:
+        """The folder's model as a shape to compare with `like`, whose tokenizer it is taken to have if that is possible.
+
+        A tokenizer may have fewer tokens than the embedding has rows; then its own files must say so.
+        """
+        fewer = {self.config.vocabulary} | _tokens(self.path)
+        vocabulary = like.vocabulary if like.vocabulary in fewer else self.config.vocabulary
+        return ModelShape(model=self.model, vocabulary=vocabulary, chunk_length=like.chunk_length)
+
+    def require_range(self, tokens: int) -> None:
+        """Check that the folder's model computes the same as ours on sequences of `tokens` tokens.
+
+        Raises:
+            TrainingError: It attends through a sliding window that is shorter.
+        """
+        window = self.config.sliding_window
+        if window is not None and tokens > window:
+            raise TrainingError(
+                f"{self.path}: attends only {window} tokens back (sliding_window), which the attention here does not; "
+                f"model.sequence_length is {tokens}. Set it to {window} or less"
+            )
+
+    def size(self, name: str) -> tuple[int, ...] | None:
+        """The size of a whole weight; None where the folder has none of that name."""
+        pieces = self._layout.get(name)
+        if pieces is None:
+            return None
+        stored = self._files.sizes[self._stored[pieces[0].tensor]]
+        return (rows_of(pieces), *(stored[:-1] if pieces[0].transposed else stored[1:]))
+
+    def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
+        """A part of a weight."""
+        return gather(self._layout[name], part, lambda tensor, own: self._files.read(self._stored[tensor], own))
+
+    def _name(self, tensor: str) -> str:
+        """The name of a tensor in this folder: the bare model is saved without its prefix."""
+        for base in _BASES:
+            bare = tensor.removeprefix(base)
+            if tensor not in self._files.sizes and bare in self._files.sizes:
+                return bare
+        return tensor
+
+    def _require_its_tensors(self) -> None:
+        expected = self._sizes()
+        for tensor, size in expected.items():
+            found = self._files.sizes.get(tensor)
+            if found is None:
+                raise DataError(self.path, f"lacks the tensor {tensor}", _FETCH)
+            if found != size:
+                raise DataError(self.path, f"{tensor} is {list(found)}, its config says {list(size)}", _FETCH)
+        tied = {LM_HEAD} if self.model.tied_embeddings else set()
+        extra = sorted(self._files.sizes.keys() - expected.keys() - tied)
+        extra = [name for name in extra if not name.endswith(_NO_WEIGHTS)]
+        if extra:
+            problem = f"has {len(extra)} tensors that a {self.config.family} has not, {extra[0]} the first"
+            raise DataError(self.path, problem, "Give a folder of the plain architecture")
+
+    def _sizes(self) -> dict[str, tuple[int, ...]]:
+        """The size of every stored tensor, as the config has it."""
+        sizes: dict[str, tuple[int, ...]] = {}
+        like = ModelShape(model=self.model, vocabulary=self.config.vocabulary, chunk_length=1)
+        whole = decoder_sizes(like)
+        for name, pieces in self._layout.items():
+            rest = whole[name][1:]
+            for piece in pieces:
+                stored = self._stored[piece.tensor]
+                across = piece.transposed and bool(rest)
+                rows = max(piece.stop, sizes.get(stored, (0,))[-1 if across else 0])
+                sizes[stored] = (*rest, rows) if across else (rows, *rest)
+        return sizes
+
+
+class _SafeFiles:
+    """The tensors of a folder's safetensors files; a file is opened when something is read from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._where: dict[str, Path] = {}
+        self.sizes: dict[str, tuple[int, ...]] = {}
+        self._open: dict[Path, Any] = {}
+        for file in _files(folder):
+            for name in self._opened(file).keys():  # noqa: SIM118 - not a dict
+                self._where[name] = file
+                self.sizes[name] = tuple(self._opened(file).get_slice(name).get_shape())
+
+    def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
+        """A part of a tensor."""
+        found: Tensor = self._opened(self._where[name]).get_slice(name)[part]
+        return found
+
+    def _opened(self, file: Path) -> Any:
+        if file not in self._open:
+            try:
+                self._open[file] = safe_open(file, framework="pt")
+            except FileNotFoundError:
+                raise DataError(file, "is missing", _FETCH) from None
+            except (OSError, SafetensorError) as error:
+                raise DataError(file, f"is no whole safetensors file ({error})", _FETCH) from None
+        return self._open[file]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder."""
+    index = folder / INDEX
+    if index.exists():
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise DataError(index, f"is no index of safetensors files ({error!r})", _FETCH) from None
+        return sorted(folder / Path(str(name)).name for name in names)
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+    problem = f"has its weights as {pickles[0]}, which can run code when it is read" if pickles else "has no weights"
+    remedy = (
+        "Give a folder with *.safetensors; from one that you trust, transformers makes it: "
+        "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+    )
+    raise DataError(folder, problem, remedy)
+
+
+def _tokens(folder: Path) -> set[int]:
+    """Tokens that the folder's own tokenizer files have."""
+    found = set()
+    if (folder / "tokenizer.json").exists():
+        found.add(HuggingFaceTokenizer(folder / "tokenizer.json", eod=0).vocab_size)
+    if (folder / "tokenizer.model").exists():
+        found.add(SentencePieceTokenizer(folder / "tokenizer.model", eod=0).vocab_size)
+    return found

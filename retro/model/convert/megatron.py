@@ -1,0 +1,126 @@
+"""Weights from any megatron-core GPT checkpoint in the `torch_dist` format, whoever wrote it.
+
+Its layers may be stacked along a first axis, its norms may bear the names that Transformer Engine's fused layers give
+them, and its vocabulary may be padded otherwise. What it does not say (rotary base, norm epsilon, whether norms are
+stored as their distance from one …) is taken from our model section; the arguments that megatron-core pickles beside
+the tensors are never opened.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from retro.common.errors import DataError, TrainingError
+from retro.mcore.stored import StoredTensors
+from retro.model.config import ModelShape
+from retro.model.names import decoder_sizes
+
+INDEX = ".metadata"
+LATEST = "latest_checkpointed_iteration.txt"
+_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+_FUSED = {
+    "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
+    "input_layernorm.bias": "self_attention.linear_qkv.layer_norm_bias",
+    "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
+    "pre_mlp_layernorm.bias": "mlp.linear_fc1.layer_norm_bias",
+}
+"""Names of norms in Transformer Engine's fused layers."""
+_PARTS = ("embedding.", "decoder.", "output_layer.")
+_PREFIXES = ("", "module.", "model.")
+
+
+def find_megatron(path: Path) -> Path | None:
+    """The checkpoint that a path means: one itself, or the newest of a run that megatron-core's trainer saved.
+
+    Raises:
+        DataError: The run's note of its newest checkpoint is unreadable.
+    """
+    if (path / INDEX).exists():
+        return path
+    note = path / LATEST
+    if not note.exists():
+        return None
+    text = note.read_text(encoding="utf-8", errors="replace").strip()
+    if not text.isdigit():
+        problem = f"holds {text[:40]!r}, not the number of an iteration"
+        raise DataError(note, problem, "Give the directory of one checkpoint itself")
+    return path / f"iter_{int(text):07d}"
+
+
+class MegatronSource:
+    """The weights of a checkpoint under our names."""
+
+    def __init__(self, directory: Path, shape: ModelShape) -> None:
+        """Read the checkpoint's index.
+
+        Raises:
+            ArtifactError: It is missing, damaged, or holds anything but an index.
+            TrainingError: It has weights that this model has no place for.
+        """
+        self.path = directory
+        self._tensors = StoredTensors(directory)
+        self._prefix = self._find_prefix()
+        self._where = {name: self._find(name) for name in decoder_sizes(shape)}
+        self._require_all_used(shape)
+
+    def size(self, name: str) -> tuple[int, ...] | None:
+        """The size of a whole weight; None where the checkpoint has none of that name."""
+        found = self._where.get(name)
+        if found is None:
+            return None
+        stored, layer = found
+        size = self._tensors.sizes[stored]
+        return size if layer is None else size[1:]
+
+    def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
+        """A part of a weight."""
+        found = self._where[name]
+        assert found is not None
+        stored, layer = found
+        if layer is None:
+            return self._tensors.read(stored, part)
+        return self._tensors.read(stored, (slice(layer, layer + 1), *part))[0]
+
+    def _find_prefix(self) -> str:
+        """What stands before every name."""
+        for prefix in _PREFIXES:
+            if any(name.startswith(f"{prefix}decoder.") for name in self._tensors.sizes):
+                return prefix
+        raise TrainingError(
+            f"{self.path}: has no tensors named decoder.*, so it is no GPT of megatron-core. Give one in torch_dist format"
+        )
+
+    def _find(self, name: str) -> tuple[str, int | None] | None:
+        """The stored tensor of a weight, and its layer's place in it where layers are stacked."""
+        sizes = self._tensors.sizes
+        in_layer = _LAYER.fullmatch(name)
+        if in_layer is None:
+            return (self._prefix + name, None) if self._prefix + name in sizes else None
+        number, rest = int(in_layer[1]), in_layer[2]
+        for inner in (rest, _FUSED.get(rest, rest)):
+            own, stacked = (f"{self._prefix}decoder.layers.{layer}{inner}" for layer in (f"{number}.", ""))
+            if own in sizes:
+                return own, None
+            if stacked in sizes and number < sizes[stacked][0]:
+                return stacked, number
+        return None
+
+    def _require_all_used(self, shape: ModelShape) -> None:
+        """A weight that finds no place (a bias, a norm of queries) would change what the model computes."""
+        own = {self._prefix + part for part in _PARTS}
+        model = {name for name in self._tensors.sizes if name.startswith(tuple(own)) and "_extra_state" not in name}
+        extra = sorted(model - {found[0] for found in self._where.values() if found is not None})
+        if extra:
+            raise TrainingError(
+                f"{self.path}: has {len(extra)} weights that this model has no place for, {extra[0]} the first. "
+                "Give the model section its settings, or another model to start from"
+            )
+        stacks = {self._tensors.sizes[found[0]][0] for found in self._where.values() if found and found[1] is not None}
+        if stacks - {shape.model.layers}:
+            raise TrainingError(
+                f"{self.path}: is another architecture: model.layers is {max(stacks)} there, {shape.model.layers} here. "
+                "Set model.layers, or give another model to start from"
+            )

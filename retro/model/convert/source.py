@@ -1,0 +1,117 @@
+"""Weights that a model starts from, wherever they come from, and filling a model's own shards with them.
+
+A source answers under our names. Each rank reads only the rows and columns it holds, so no rank ever has the whole
+model in memory, however the source is cut into files.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from retro.common.errors import TrainingError
+from retro.mcore.shards import fill
+from retro.model.config import ModelShape
+from retro.model.names import EMBEDDING, OUTPUT, POSITIONS, decoder_sizes, is_retrieval
+
+log = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 8192
+
+
+class WeightSource(Protocol):
+    """The weights of a decoder under our names."""
+
+    path: Path
+
+    def size(self, name: str) -> tuple[int, ...] | None:
+        """The size of a whole weight; None where the source has none of that name."""
+
+    def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
+        """A part of a weight, one slice an axis, within its size."""
+
+
+def require_fits(source: WeightSource, shape: ModelShape) -> None:
+    """Check that a source has every weight of a model's decoder, in its size. Nothing is read.
+
+    The embedding may have other rows for padding, and the table of positions more than are needed.
+
+    Raises:
+        TrainingError: The first weights that do not fit are named with both sizes.
+    """
+    wrong = []
+    for name, here in decoder_sizes(shape).items():
+        there = source.size(name)
+        if there is None:
+            wrong.append(f"{name} is missing")
+        elif there[1:] != here[1:] or not _rows_fit(name, there[0], here[0], shape):
+            wrong.append(f"{name} is {list(there)} there, {list(here)} here")
+    if wrong:
+        raise TrainingError(
+            f"{source.path}: is another architecture: {'; '.join(wrong[:4])}. "
+            "Give the model section its settings, or another model to start from"
+        )
+
+
+def _rows_fit(name: str, there: int, here: int, shape: ModelShape) -> bool:
+    if name in (EMBEDDING, OUTPUT):
+        return there >= shape.vocabulary
+    return there >= here if name == POSITIONS else there == here
+
+
+def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) -> dict[str, Any]:
+    """Copy a source's weights into the shards of this rank, in place; retrieval keeps its fresh weights.
+
+    Rows that only pad the vocabulary become the mean of all tokens' rows. Zero rows would have a logit of 0, which
+    wins where all real logits lie far below, as GPT-2's do; a mean row's share of the probability is at most one
+    token's share of the vocabulary (Jensen's inequality).
+
+    Args:
+        state: This rank's sharded weights, as `Engine.weights` gives them.
+        source: Checked by `require_fits`.
+        shape: The model.
+
+    Returns:
+        The weights for `Engine.load_weights`.
+    """
+    fresh = []
+
+    def read(name: str, part: tuple[slice, ...]) -> Tensor | None:
+        if is_retrieval(name):
+            fresh.append(name)
+            return None
+        if name in (EMBEDDING, OUTPUT):
+            return _read_vocabulary(source, name, part, shape.vocabulary)
+        return source.read(name, part)
+
+    filled = fill(state, read)
+    if fresh:
+        log.info(
+            "%d tensors of retrieval are not in %s and start fresh, %s the first", len(fresh), source.path, fresh[0]
+        )
+    return filled
+
+
+def _read_vocabulary(source: WeightSource, name: str, part: tuple[slice, ...], vocabulary: int) -> Tensor:
+    """A part of the embedding or the output layer, padded below the last token."""
+    rows, columns = part
+    stop = max(rows.start, min(rows.stop, vocabulary))
+    pieces = []
+    if stop > rows.start:
+        pieces.append(source.read(name, (slice(rows.start, stop), columns)))
+    if rows.stop > stop:
+        pieces.append(_mean_row(source, name, columns, vocabulary).expand(rows.stop - stop, -1))
+    return torch.cat([piece.float() for piece in pieces])
+
+
+def _mean_row(source: WeightSource, name: str, columns: slice, vocabulary: int) -> Tensor:
+    """[1, columns] mean of all tokens' rows, read in blocks."""
+    total = torch.zeros(1, columns.stop - columns.start)
+    for start in range(0, vocabulary, _ROWS_AT_ONCE):
+        block = source.read(name, (slice(start, min(start + _ROWS_AT_ONCE, vocabulary)), columns))
+        total += block.float().sum(dim=0, keepdim=True)
+    return total / vocabulary

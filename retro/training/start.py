@@ -1,0 +1,62 @@
+"""What a run starts from: a checkpoint of ours, a HuggingFace folder, or a megatron-core GPT checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from retro.common.errors import DataError
+from retro.mcore.engine import Engine
+from retro.model.config import ModelShape
+from retro.model.convert.hf_config import is_folder
+from retro.model.convert.huggingface import HuggingFaceSource
+from retro.model.convert.megatron import MegatronSource, find_megatron
+from retro.model.convert.source import WeightSource, fill_from, require_fits
+from retro.training import checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def start_from(engine: Engine, shape: ModelShape, path: Path) -> None:
+    """Start clean from the weights that lie at a path: a GPT for a Retro, or the same architecture.
+
+    Weights that are not there (a GPT has no cross-attention) keep their fresh values.
+
+    Raises:
+        DataError: Nothing there is a model, or it is one that is not supported.
+        ArtifactError: A file of it is missing or damaged.
+        TrainingError: The architectures differ; the first differing settings are named with both values.
+    """
+    if checkpoint.holds_one(path):
+        found = checkpoint.find(path)
+        log.info("starting from the weights of %s", found)
+        checkpoint.start_from(engine, shape, found)
+        return
+    source = open_source(path, shape)
+    require_fits(source, shape)
+    log.info("starting from the weights of %s", source.path)
+    engine.load_weights(fill_from(engine.weights(), source, shape))
+
+
+def open_source(path: Path, shape: ModelShape) -> WeightSource:
+    """The weights of another toolkit's model, checked against a model's settings as far as it states its own.
+
+    Raises:
+        DataError, ArtifactError, TrainingError: As `start_from`.
+    """
+    if is_folder(path):
+        folder = HuggingFaceSource(path)
+        theirs = checkpoint.CheckpointInfo(path=path, shape=folder.shape(shape), step=0, config={})
+        checkpoint.require_same_architecture(theirs, shape)
+        folder.require_range(shape.model.sequence_length)
+        return folder
+    found = find_megatron(path)
+    if found is not None:
+        log.info("%s does not say its rotary settings and norm epsilon; those of the model section are taken", found)
+        return MegatronSource(found, shape)
+    problem = "holds no model to start from" if path.exists() else "no such directory"
+    remedy = (
+        "Give a checkpoint of this toolkit, a HuggingFace folder (config.json and *.safetensors), or a megatron-core "
+        "GPT checkpoint (torch_dist, with .metadata)"
+    )
+    raise DataError(path, problem, remedy)
