@@ -7,13 +7,14 @@ Only the pieces that touch the wanted part are read, one at a time, with `weight
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadItem
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from retro.common.errors import ArtifactError
@@ -62,22 +63,13 @@ class StoredTensors:
         return ArtifactError(self.directory, f"{name} cannot be read: {why}", "Fetch the checkpoint again")
 
 
-class _Into:
-    """The part of torch's load planner that a reader talks to: where each piece goes."""
+class _Into(DefaultLoadPlanner):
+    """Tells torch's reader where each piece goes."""
 
     def __init__(self, target: Tensor) -> None:
+        super().__init__()
         self.target = target
 
-    def resolve_tensor(self, item: ReadItem) -> Tensor:
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         """The place of a piece."""
-        view = self.target
-        for axis, (start, length) in enumerate(zip(item.dest_offsets, item.lengths, strict=True)):
-            view = view.narrow(axis, start, length)
-        return view
-
-    def commit_tensor(self, item: ReadItem, tensor: Tensor) -> None:
-        """Called when a piece is in its place."""
-
-    def load_bytes(self, item: ReadItem, value: Any) -> None:
-        """Called for what is no tensor; nothing of that kind is ever asked for."""
-        raise ValueError(f"{item.dest_index}: {LoadItemType.BYTE_IO}")
+        return narrow_tensor_by_index(self.target, read_item.dest_offsets, read_item.lengths)

@@ -41,6 +41,9 @@ class TrainConfig(StageConfig):
     """bfloat16 keeps fp32 master weights and gradients."""
     recompute: Literal["none", "full"] = "none"
     """"full" recomputes a layer's activations in the backward pass instead of keeping them."""
+    train_only: Literal["all", "retrieval"] = "all"
+    """"retrieval" freezes the decoder: cross-attention, its norms and gates, and the encoder alone are trained
+    (Borgeaud et al. 2022, section 4.3: retro-fitting). Needs no gradients and optimizer state for the rest."""
     seed: NonNegativeInt = 1234
     """Seeds the weights, dropout and the order of samples."""
     log_every: PositiveInt = 10

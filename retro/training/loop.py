@@ -32,6 +32,7 @@ from retro.model.model import BuildOptions, RetroModel
 from retro.training import checkpoint, start
 from retro.training.batch import Batch, BatchSource
 from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.freezing import freeze_decoder, require_retrieval
 from retro.training.log import TrainingLog, read_log
 from retro.training.plan import require_layout
 
@@ -154,6 +155,8 @@ def require_same_run(out: Path, settings: dict[str, Any]) -> None:
 def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig) -> Engine:
     """Form the groups, build the model and its optimizer."""
     require_layout(shape, layout)
+    if config.train_only == "retrieval":
+        require_retrieval(shape)
     parallel.start(tensor_parallel_size=layout.tensor)
     _, ranks = parallel.data_parallel()
     if config.global_batch % (config.micro_batch * ranks):
@@ -175,7 +178,10 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
         clip=config.clip,
         bfloat16=bfloat16,
     )
-    return Engine(RetroModel(shape, options), settings)
+    model = RetroModel(shape, options)
+    if config.train_only == "retrieval":
+        freeze_decoder(model, gradient_from_the_start=config.recompute != "none")
+    return Engine(model, settings)
 
 
 def mean_loss(model: nn.Module, validation: Validation, samples: int, micro_batch: int) -> tuple[float, int]:

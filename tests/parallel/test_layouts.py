@@ -43,10 +43,10 @@ if __name__ == "__main__":
 """
 
 
-def launch(processes: int, *arguments: str, tmp_path: Path) -> None:
+def launch(processes: int, *arguments: str, tmp_path: Path, worker: str = WORKER) -> None:
     """Run the worker under torch's launcher variables, one process a rank."""
     script = tmp_path / "worker.py"
-    script.write_text(WORKER)
+    script.write_text(worker)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

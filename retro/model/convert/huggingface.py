@@ -41,9 +41,9 @@ class HuggingFaceSource:
         self._require_its_tensors()
 
     def shape(self, like: ModelShape) -> ModelShape:
-        """The folder's model as a shape to compare with `like`, whose tokenizer it is taken to have if that is possible.
+        """The folder's model as a shape to compare with `like`, whose vocabulary it has wherever that is possible.
 
-        A tokenizer may have fewer tokens than the embedding has rows; then its own files must say so.
+        A tokenizer may have fewer tokens than the embedding has rows; then the folder's own tokenizer must say so.
         """
         fewer = {self.config.vocabulary} | _tokens(self.path)
         vocabulary = like.vocabulary if like.vocabulary in fewer else self.config.vocabulary

@@ -90,7 +90,7 @@ class MegatronSource:
             if any(name.startswith(f"{prefix}decoder.") for name in self._tensors.sizes):
                 return prefix
         raise TrainingError(
-            f"{self.path}: has no tensors named decoder.*, so it is no GPT of megatron-core. Give one in torch_dist format"
+            f"{self.path}: has no tensors named decoder.*, so it is no GPT of megatron-core. Give such a checkpoint"
         )
 
     def _find(self, name: str) -> tuple[str, int | None] | None:
@@ -121,6 +121,6 @@ class MegatronSource:
         stacks = {self._tensors.sizes[found[0]][0] for found in self._where.values() if found and found[1] is not None}
         if stacks - {shape.model.layers}:
             raise TrainingError(
-                f"{self.path}: is another architecture: model.layers is {max(stacks)} there, {shape.model.layers} here. "
-                "Set model.layers, or give another model to start from"
+                f"{self.path}: is another architecture: model.layers is {max(stacks)} there, "
+                f"{shape.model.layers} here. Set model.layers, or give another model to start from"
             )
