@@ -111,11 +111,14 @@ def run(
 
 
 def tuned_name(config: SftConfig, size: str) -> str:
-    """The directory name that users of the original know: blend, size, global batch and learning rate."""
+    """The directory name that users of the original know: blend, size, global batch and learning rate.
+
+    A size that is a HuggingFace folder stands there by the folder's name.
+    """
     blend = config.data.resolved_blend().name
     # 5e-6, as people type it; Python writes 5e-06.
     lr = f"{config.train.lr:g}".replace("e-0", "e-")
-    return f"retro-{blend}_pp1_same_format_ctx1_{size}_{config.train.global_batch}_{lr}"
+    return f"retro-{blend}_pp1_same_format_ctx1_{Path(size).name}_{config.train.global_batch}_{lr}"
 
 
 def require_tokenizer(info: checkpoint.CheckpointInfo, corpus: Corpus) -> None:

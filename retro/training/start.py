@@ -10,6 +10,7 @@ from retro.mcore.engine import Engine
 from retro.model.config import ModelShape
 from retro.model.convert.hf_config import is_folder
 from retro.model.convert.huggingface import HuggingFaceSource
+from retro.model.convert.legacy import is_legacy
 from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import WeightSource, fill_from, require_fits
 from retro.training import checkpoint
@@ -50,6 +51,9 @@ def open_source(path: Path, shape: ModelShape) -> WeightSource:
         checkpoint.require_same_architecture(theirs, shape)
         folder.require_range(shape.model.sequence_length)
         return folder
+    if is_legacy(path):
+        problem = "is a checkpoint of Megatron-LM before megatron-core"
+        raise DataError(path, problem, f"Run `retro convert {path} OUT` first, and start from OUT")
     found = find_megatron(path)
     if found is not None:
         log.info("%s does not say its rotary settings and norm epsilon; those of the model section are taken", found)

@@ -119,6 +119,7 @@ def test_the_batch_and_learning_rate_given_are_used_and_name_the_result(batch: s
     assert (config.train.schedule, config.train.warmup_steps) == ("constant", 0)
     assert (config.size, config.start_from) == ("843m", Path("ckpt"))
     assert tuned_name(config, "843m") == f"retro-open_inst_pp1_same_format_ctx1_843m_{batch}_{name}"
+    assert tuned_name(config, "/models/843m") == tuned_name(config, "843m")
 
 
 def test_the_arguments_of_tuning_go_before_its_config_and_later_settings_before_both() -> None:
