@@ -20,7 +20,8 @@ from retro.export.card import CARD, SETTINGS, run_settings, write_card
 from retro.export.facts import Facts, find_run, gather
 from retro.export.folder import write_generation, write_retro
 from retro.export.tokenizer import CopiedTokenizer, copy_tokenizer
-from retro.export.weights import ONE_FILE, in_precision, without_padding, write_weights
+from retro.export.weights import in_precision, without_padding, write_weights
+from retro.model.convert.safe_files import ONE_FILE
 from retro.model.convert.writer import plain_family, write_decoder
 from retro.training import checkpoint
 
@@ -76,7 +77,7 @@ def _write_model(
     model, _ = checkpoint.load_model(info.path)
     weights = in_precision(dict(model.named_parameters()), getattr(torch, precision))
     if decoder_only:
-        write_decoder(info.shape, weights, folder)
+        write_decoder(info.shape, weights, folder, file_limit=file_limit)
         return
     shape, trimmed = without_padding(info.shape, weights)
     write_weights(trimmed, folder, file_limit)

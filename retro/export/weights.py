@@ -6,16 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from retro.common.artifacts import write_json
-from retro.common.errors import ArtifactError
 from retro.model.config import ModelShape
+from retro.model.convert.safe_files import ONE_FILE, write_safetensors
 
-ONE_FILE = 5 * 10**9
-"""Bytes that one file holds at most, unless a single weight is larger."""
 _BY_VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")
 
 
@@ -42,30 +37,4 @@ def write_weights(weights: Mapping[str, Tensor], out: Path, limit: int = ONE_FIL
     Raises:
         ArtifactError: A file cannot be written.
     """
-    groups = _groups(weights, limit)
-    names = ["model.safetensors"]
-    if len(groups) > 1:
-        names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
-        where = {name: file for file, group in zip(names, groups, strict=True) for name in group}
-        total = sum(weight.nbytes for weight in weights.values())
-        write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
-    for file, group in zip(names, groups, strict=True):
-        try:
-            save_file({name: weights[name] for name in group}, out / file, metadata={"format": "pt"})
-        except SafetensorError as error:
-            problem = f"cannot be written ({error})"
-            raise ArtifactError(out / file, problem, "Free some space, or choose another folder") from None
-    return [out / file for file in names]
-
-
-def _groups(weights: Mapping[str, Tensor], limit: int) -> list[list[str]]:
-    """Names in order, a new group wherever the next weight would go over `limit`."""
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name, weight in weights.items():
-        if groups[-1] and size + weight.nbytes > limit:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += weight.nbytes
-    return groups
+    return write_safetensors({name: weight.nbytes for name, weight in weights.items()}, weights.__getitem__, out, limit)

@@ -15,7 +15,6 @@ from typing import Any
 from retro.common.errors import DataError
 
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
 LLAMA_3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """The only shape of Llama 3's scaled rotary embedding that megatron-core has; its factor is free."""
 LONGEST_DEFAULT = 4096

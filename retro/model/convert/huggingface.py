@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from retro.common.errors import DataError, TrainingError
 from retro.common.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
 from retro.model.config import ModelConfig, ModelShape
-from retro.model.convert.hf_config import INDEX, FolderConfig, read_folder_config
+from retro.model.convert.hf_config import FolderConfig, read_folder_config
 from retro.model.convert.hf_layouts import LAYOUTS, LM_HEAD
 from retro.model.convert.pieces import gather, rows_of
+from retro.model.convert.safe_files import FETCH, SafeFiles
 from retro.model.names import decoder_sizes
 
-_FETCH = "Fetch the folder again"
 # Constants that older versions of transformers saved beside the weights: causal masks and rotary frequencies.
 _NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _BASES = ("model.", "transformer.")
@@ -35,7 +32,7 @@ class HuggingFaceSource:
         self.path = folder
         self.config: FolderConfig = read_folder_config(folder)
         self.model = ModelConfig(**self.config.settings, retrieval=False)
-        self._files = _SafeFiles(folder)
+        self._files = SafeFiles(folder)
         self._layout = LAYOUTS[self.config.family](self.model, self.config.vocabulary, self.config.positions)
         self._stored = {piece.tensor: self._name(piece.tensor) for pieces in self._layout.values() for piece in pieces}
         self._require_its_tensors()
@@ -87,9 +84,9 @@ class HuggingFaceSource:
         for tensor, size in expected.items():
             found = self._files.sizes.get(tensor)
             if found is None:
-                raise DataError(self.path, f"lacks the tensor {tensor}", _FETCH)
+                raise DataError(self.path, f"lacks the tensor {tensor}", FETCH)
             if found != size:
-                raise DataError(self.path, f"{tensor} is {list(found)}, its config says {list(size)}", _FETCH)
+                raise DataError(self.path, f"{tensor} is {list(found)}, its config says {list(size)}", FETCH)
         tied = {LM_HEAD} if self.model.tied_embeddings else set()
         extra = sorted(self._files.sizes.keys() - expected.keys() - tied)
         extra = [name for name in extra if not name.endswith(_NO_WEIGHTS)]
@@ -110,55 +107,6 @@ class HuggingFaceSource:
                 rows = max(piece.stop, sizes.get(stored, (0,))[-1 if across else 0])
                 sizes[stored] = (*rest, rows) if across else (rows, *rest)
         return sizes
-
-
-class _SafeFiles:
-    """The tensors of a folder's safetensors files; a file is opened when something is read from it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._where: dict[str, Path] = {}
-        self.sizes: dict[str, tuple[int, ...]] = {}
-        self._open: dict[Path, Any] = {}
-        for file in _files(folder):
-            for name in self._opened(file).keys():  # noqa: SIM118 - not a dict
-                self._where[name] = file
-                self.sizes[name] = tuple(self._opened(file).get_slice(name).get_shape())
-
-    def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
-        """A part of a tensor."""
-        found: Tensor = self._opened(self._where[name]).get_slice(name)[part]
-        return found
-
-    def _opened(self, file: Path) -> Any:
-        if file not in self._open:
-            try:
-                self._open[file] = safe_open(file, framework="pt")
-            except FileNotFoundError:
-                raise DataError(file, "is missing", _FETCH) from None
-            except (OSError, SafetensorError) as error:
-                raise DataError(file, f"is no whole safetensors file ({error})", _FETCH) from None
-        return self._open[file]
-
-
-def _files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder."""
-    index = folder / INDEX
-    if index.exists():
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise DataError(index, f"is no index of safetensors files ({error!r})", _FETCH) from None
-        return sorted(folder / Path(str(name)).name for name in names)
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return files
-    pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
-    problem = f"has its weights as {pickles[0]}, which can run code when it is read" if pickles else "has no weights"
-    remedy = (
-        "Give a folder with *.safetensors; from one that you trust, transformers makes it: "
-        "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
-    )
-    raise DataError(folder, problem, remedy)
 
 
 def _tokens(folder: Path) -> set[int]:

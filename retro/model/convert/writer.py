@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from retro.common.artifacts import write_json
 from retro.common.errors import ConfigError
 from retro.model.config import ModelConfig, ModelShape
-from retro.model.convert.hf_config import INDEX, LLAMA_3_ROPE
+from retro.model.convert.hf_config import LLAMA_3_ROPE
 from retro.model.convert.hf_layouts import LAYOUTS
-from retro.model.convert.pieces import Layout, Part, assemble, invert
+from retro.model.convert.pieces import Layout, assemble, invert
+from retro.model.convert.safe_files import ONE_FILE, write_safetensors
 from retro.model.names import EMBEDDING, OUTPUT, decoder_sizes
-
-FILE_BYTES = 5_000_000_000
-"""Weights go to a new file when one would grow beyond this; transformers splits at the same size."""
 
 _LLAMA_NEEDS: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
@@ -40,13 +37,14 @@ _GPT2_NEEDS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path) -> None:
+def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path, *, file_limit: int = ONE_FILE) -> None:
     """Write the decoder as a HuggingFace folder: config.json, generation_config.json and safetensors.
 
     Args:
         shape: The model.
         weights: Whole weights by their names in one process; those of retrieval are left out.
         out: The folder, made when it is not there.
+        file_limit: Bytes of one file of weights at most.
 
     Raises:
         ConfigError: Neither Llama nor GPT-2 computes this decoder; the settings in the way are named.
@@ -60,7 +58,9 @@ def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path) -
     layout = LAYOUTS[family](shape.model, shape.vocabulary, shape.position_rows)
     _add_zero_biases(plain, layout)
     out.mkdir(parents=True, exist_ok=True)
-    _write_tensors(invert(layout), plain, out)
+    tensors = invert(layout)
+    sizes = {name: sum(part.rows(plain).nbytes for part in parts) for name, parts in tensors.items()}
+    write_safetensors(sizes, lambda name: assemble(tensors[name], plain), out, file_limit)
     write_json(out / "generation_config.json", {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None})
     dtype = str(plain[EMBEDDING].dtype).removeprefix("torch.")
     write_json(out / "config.json", folder_config(shape, family) | {"torch_dtype": dtype})
@@ -162,34 +162,3 @@ def _add_zero_biases(weights: dict[str, Tensor], layout: Layout) -> None:
     for name in layout.keys() - weights.keys():
         matrix = weights[name.removesuffix("bias") + "weight"]
         weights[name] = torch.zeros(matrix.size(0), dtype=matrix.dtype)
-
-
-def _write_tensors(tensors: dict[str, list[Part]], weights: Mapping[str, Tensor], out: Path) -> None:
-    """Write the tensors, and an index when they need more than one file. One file's tensors are in memory at a time."""
-    files = _files(tensors, weights)
-    count, where = len(files), {}
-    for number, names in enumerate(files, start=1):
-        name = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-        save_file({one: assemble(tensors[one], weights) for one in names}, out / name, metadata={"format": "pt"})
-        where.update(dict.fromkeys(names, name))
-    if count > 1:
-        total = sum(_bytes(parts, weights) for parts in tensors.values())
-        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
-
-
-def _files(tensors: dict[str, list[Part]], weights: Mapping[str, Tensor]) -> list[list[str]]:
-    """Names of the tensors that go into each file."""
-    files: list[list[str]] = [[]]
-    size = 0
-    for name, parts in tensors.items():
-        more = _bytes(parts, weights)
-        if files[-1] and size + more > FILE_BYTES:
-            files.append([])
-            size = 0
-        files[-1].append(name)
-        size += more
-    return files
-
-
-def _bytes(parts: list[Part], weights: Mapping[str, Tensor]) -> int:
-    return sum(part.rows(weights).nbytes for part in parts)

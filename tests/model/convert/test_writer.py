@@ -11,7 +11,6 @@ import transformers
 
 from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
-from retro.model.convert import writer
 from retro.model.convert.writer import write_decoder
 from retro.model.reference import ReferenceRetro
 from tests.model.tiny import VOCABULARY, tiny_inputs, tiny_model, tiny_shape
@@ -72,10 +71,10 @@ def test_bfloat16_weights_stay_bfloat16(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in plain.parameters()} == {torch.bfloat16}
 
 
-def test_large_weights_go_to_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "FILE_BYTES", 10_000)
+def test_large_weights_go_to_several_files(tmp_path: Path) -> None:
     shape = tiny_shape(**LLAMA)
-    model = written(shape, tmp_path)
+    model = tiny_model(shape)
+    write_decoder(shape, dict(model.named_parameters()), tmp_path, file_limit=10_000)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors" and len(files) > 1
     assert all(path.stat().st_size < 12_000 for path in tmp_path.glob("*.safetensors"))
