@@ -344,6 +344,10 @@ BOTH: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda data: data["model"]["language_model"].update(pooler={"dense.weight": torch.zeros(1)}),
         r"holds 1 weights that no legacy GPT or Retro has, pooler\.dense\.weight the first",
     ),
+    "no embedding": (
+        lambda data: data["model"]["language_model"].pop("embedding"),
+        r"lacks embedding\.word_embeddings\.weight, which holds the vocabulary",
+    ),
     "no args": (lambda data: data.pop("args"), "holds no args, which the model's shape is read from"),
     "an old version": (
         lambda data: data.update(checkpoint_version=1.0),

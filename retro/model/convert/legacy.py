@@ -57,6 +57,7 @@ _UNUSED = {
     "cuda_rng_state",
     "rng_tracker_states",
 }
+_EMBEDDING = "embedding.word_embeddings.weight"
 _SOURCE = "Fetch it again from a source you trust"
 
 
@@ -100,6 +101,8 @@ class LegacyCheckpoint:
             raise DataError(files[0].parents[1], problem, "Fetch the missing mp_rank folders")
         self._ranks = [_weights(data, file) for data, file in zip(loaded, files, strict=True)]
         placed = self._places(files)
+        if _EMBEDDING not in placed:
+            raise DataError(files[0], f"lacks {_EMBEDDING}, which holds the vocabulary", _SOURCE)
         self._keys = {place.name: (key, place.share) for key, place in placed.items()}
         self._check_shares(files)
 
@@ -108,7 +111,7 @@ class LegacyCheckpoint:
         """The model: settings from args and weights, vocabulary from the embedding."""
         keys = [key.replace("layernorm", "norm") for key in self._ranks[0]]
         model = settings(self.args, reading_layers(keys), encoder_layers(keys), self.path)
-        rows = sum(rank["embedding.word_embeddings.weight"].size(0) for rank in self._ranks)
+        rows = sum(rank[_EMBEDDING].size(0) for rank in self._ranks)
         vocabulary = int(getattr(self.args, "vocab_size", None) or rows)
         # Any multiple that pads the vocabulary to the rows there are is right; prefer the usual one.
         multiple = 128 if -(-vocabulary // 128) * 128 == rows else rows
@@ -127,7 +130,7 @@ class LegacyCheckpoint:
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights."""
-        return self._ranks[0]["embedding.word_embeddings.weight"].dtype
+        return self._ranks[0][_EMBEDDING].dtype
 
     def size(self, name: str) -> tuple[int, ...] | None:
         """The size of a whole weight; None where there is none of that name."""
