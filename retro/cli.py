@@ -17,7 +17,7 @@ from retro import __version__
 from retro.common.errors import ConfigError, RetroError
 from retro.common.progress import output, set_up_logging
 from retro.pipeline import STAGES, drop_replaced, redoing, report_path, run_all, stage, stages_until
-from retro.run_config import RunConfig, as_yaml, load_run_config
+from retro.run_config import RunConfig, as_yaml, load_run_config, model_section
 
 app = typer.Typer(
     name="retro",
@@ -207,18 +207,12 @@ def convert(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Turn a legacy Megatron checkpoint (InstructRetro's layout) into one of this toolkit."""
+    """Turn a legacy Megatron checkpoint (InstructRetro's layout) into one of this toolkit; print its model section."""
     _start(verbose)
     from retro.training.convert import convert as run_conversion
 
     shape = run_conversion(folder, out, chunk_length=chunk_length, vocabulary=vocabulary)
-    reading = ", ".join(map(str, shape.model.cross_attention_layers)) or "none"
-    output.print(
-        f"{out}: {shape.model.layers} layers of {shape.model.hidden_size}, reading neighbors: {reading}; "
-        f"gate {shape.model.gate}, chunks of {shape.chunk_length}, {shape.vocabulary} tokens",
-        soft_wrap=True,
-        highlight=False,
-    )
+    print(model_section(shape.model), end="")  # noqa: T201
 
 
 @app.command()

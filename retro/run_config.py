@@ -74,3 +74,8 @@ def load_run_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
 def as_yaml(config: RunConfig) -> str:
     """The whole config with every default filled in."""
     return yaml.safe_dump(config_json(config), sort_keys=False, allow_unicode=True)
+
+
+def model_section(model: ModelConfig) -> str:
+    """The model section of a run config, every setting filled in."""
+    return yaml.safe_dump({"model": config_json(model)}, sort_keys=False, allow_unicode=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retro.run_config import as_yaml
+from retro.run_config import RunConfig, as_yaml
 from retro.training.checkpoint import read_info
 from tests.model.legacy_megatron import INSTRUCT_RETRO, random_weights, write
 from tests.tiny_road import run_stages, small_config
@@ -84,8 +84,11 @@ def test_a_legacy_checkpoint_becomes_one_of_ours(tmp_path: Path) -> None:
     write(tmp_path / "legacy", INSTRUCT_RETRO, random_weights(INSTRUCT_RETRO), 2)
     done = retro("convert", str(tmp_path / "legacy"), str(tmp_path / "ours"), "--vocabulary", "60")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("ours: 9 layers of 16, reading neighbors: 6, 9; gate 1.0, chunks of 4, 60 tokens\n")
-    assert read_info(tmp_path / "ours").shape.vocabulary == 60
+    assert "layers that read neighbors: 6, 9; chunks of 4; 60 tokens" in done.stderr
+    shape = read_info(tmp_path / "ours").shape
+    assert shape.vocabulary == 60
+    # What it prints goes into a run's config as it is.
+    assert RunConfig(**yaml.safe_load(done.stdout)).model == shape.model
 
 
 def test_the_settings_of_a_run_can_be_shown_and_have_a_schema(road: Path) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-from retro.common.errors import ConfigError, DataError
+from retro.common.errors import ConfigError
 from retro.mcore import parallel
 from retro.model.config import ModelShape
 from retro.model.convert.legacy import LegacyCheckpoint
 from retro.model.model import BuildOptions, RetroModel
-from retro.model.weight_names import weight_sizes
 from retro.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def convert(folder: Path, out: Path, *, chunk_length: int | None = None, vocabul
         raise ConfigError("OUT", str(out), "needs a path where nothing is yet")
     source = LegacyCheckpoint(folder)
     shape = _with(source.shape, chunk_length, vocabulary)
-    _require_same(source, weight_sizes(shape))
+    source.require(shape)
     parallel.start()
     parallel.seed(0)
     model = RetroModel(shape, BuildOptions(bfloat16=source.dtype == torch.bfloat16))
@@ -52,7 +51,11 @@ def convert(folder: Path, out: Path, *, chunk_length: int | None = None, vocabul
         for name, parameter in model.named_parameters():
             parameter.copy_(source.read(name))
     checkpoint.save_weights(model, shape, {"converted_from": folder.name}, out)
-    log.info("%s: %d weights of %s", out, len(source.names), folder)
+    layers = ", ".join(map(str, shape.model.cross_attention_layers)) or "none"
+    log.info(
+        "%s: %d weights of %s; layers that read neighbors: %s; chunks of %d; %d tokens",
+        out, len(source.names), folder, layers, shape.chunk_length, shape.vocabulary,
+    )  # fmt: skip
     return shape
 
 
@@ -69,17 +72,3 @@ def _with(shape: ModelShape, chunk_length: int | None, vocabulary: int | None) -
             "model": shape.model.model_copy(update={"vocabulary_multiple": multiple}),
         }
     )
-
-
-def _require_same(source: LegacyCheckpoint, sizes: dict[str, tuple[int, ...]]) -> None:
-    """What the model of the args has the checkpoint must have, in its size, and the other way round."""
-    for name in sorted(sizes.keys() | set(source.names)):
-        there, here = source.size(name), sizes.get(name)
-        if there != here:
-            problem = f"{name} is {_words(there)} there, {_words(here)} in the model that its args describe"
-            remedy = "Its args and its weights do not belong together; fetch it again from a source you trust"
-            raise DataError(source.path, problem, remedy)
-
-
-def _words(size: tuple[int, ...] | None) -> str:
-    return "missing" if size is None else str(list(size))

@@ -38,6 +38,7 @@ from retro.model.convert.legacy_names import (
     whole_size,
 )
 from retro.model.convert.legacy_settings import chunk_length, settings
+from retro.model.weight_names import weight_sizes
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILE = "model_optim_rng.pt"
@@ -122,6 +123,20 @@ class LegacyCheckpoint:
             retrieved_chunks=int(getattr(self.args, "retro_num_retrieved_chunks", 2)),
         )
 
+    def require(self, shape: ModelShape) -> None:
+        """Check that these are the weights of a model, all of them, no others, and in its sizes. Nothing is read.
+
+        Raises:
+            DataError: The first one that does not fit is named with both sizes.
+        """
+        sizes = weight_sizes(shape)
+        for name in sorted(sizes.keys() | self._keys.keys()):
+            there, here = self.size(name), sizes.get(name)
+            if there != here:
+                problem = f"{name} is {_words(there)} there, {_words(here)} in the model that its args describe"
+                remedy = "Its args and its weights do not belong together; fetch it again from a source you trust"
+                raise DataError(self.path, problem, remedy)
+
     @property
     def names(self) -> list[str]:
         """Our names of all weights."""
@@ -170,6 +185,10 @@ class LegacyCheckpoint:
                 if share is Share.WHOLE and not torch.equal(other, first):
                     problem = f"{key} differs from {files[0].parent.name}'s, though no rank has a part of it"
                     raise DataError(file, problem, _SOURCE)
+
+
+def _words(size: tuple[int, ...] | None) -> str:
+    return "missing" if size is None else str(list(size))
 
 
 def is_legacy(folder: Path) -> bool:
