@@ -12,7 +12,7 @@ import yaml
 
 from retro.run_config import RunConfig, as_yaml
 from retro.training.checkpoint import read_info
-from tests.model.legacy_megatron import INSTRUCT_RETRO, random_weights, write
+from tests.model.convert.legacy_megatron import INSTRUCT_RETRO, random_weights, write
 from tests.tiny_road import run_stages, small_config
 
 

@@ -1,4 +1,4 @@
-"""What a run starts from: a checkpoint of ours, a HuggingFace folder, or a megatron-core GPT checkpoint."""
+"""What a run starts from: a checkpoint of ours, a HuggingFace folder, a megatron-core or a legacy Megatron one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from retro.mcore.engine import Engine
 from retro.model.config import ModelShape
 from retro.model.convert.hf_config import is_folder
 from retro.model.convert.huggingface import HuggingFaceSource
-from retro.model.convert.legacy import is_legacy
+from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
 from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import WeightSource, fill_from, require_fits
 from retro.training import checkpoint
@@ -52,15 +52,24 @@ def open_source(path: Path, shape: ModelShape) -> WeightSource:
         folder.require_range(shape.model.sequence_length)
         return folder
     if is_legacy(path):
-        problem = "is a checkpoint of Megatron-LM before megatron-core"
-        raise DataError(path, problem, f"Run `retro convert {path} OUT` first, and start from OUT")
+        return _open_legacy(path, shape)
     found = find_megatron(path)
     if found is not None:
         log.info("%s does not say its rotary settings and norm epsilon; those of the model section are taken", found)
         return MegatronSource(found, shape)
     problem = "holds no model to start from" if path.exists() else "no such directory"
     remedy = (
-        "Give a checkpoint of this toolkit, a HuggingFace folder (config.json and *.safetensors), or a megatron-core "
-        "GPT checkpoint (torch_dist, with .metadata)"
+        "Give a checkpoint of this toolkit, a HuggingFace folder (config.json and *.safetensors), a megatron-core "
+        "GPT checkpoint (torch_dist, with .metadata), or a legacy Megatron one (mp_rank_00/model_optim_rng.pt)"
     )
     raise DataError(path, problem, remedy)
+
+
+def _open_legacy(path: Path, shape: ModelShape) -> LegacyCheckpoint:
+    legacy = LegacyCheckpoint(path)
+    legacy.require(legacy.shape)
+    # Its embedding may not say how many of its rows are tokens; that there are enough is checked with the sizes.
+    theirs = legacy.shape.model_copy(update={"vocabulary": shape.vocabulary})
+    info = checkpoint.CheckpointInfo(path=path, shape=theirs, step=0, config={})
+    checkpoint.require_same_architecture(info, shape)
+    return legacy

@@ -132,11 +132,5 @@ def test_more_positions_than_the_folder_has_are_refused(tmp_path: Path) -> None:
 def test_what_holds_no_model_is_refused_with_what_would(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no model to start from. Give a checkpoint of this toolkit, a Hugging"):
         start(tmp_path, tiny_shape(), tmp_path / "out")
-    legacy = tmp_path / "legacy" / "release" / "mp_rank_00" / "model_optim_rng.pt"
-    legacy.parent.mkdir(parents=True)
-    legacy.touch()
-    (tmp_path / "legacy" / "latest_checkpointed_iteration.txt").write_text("release")
-    with pytest.raises(DataError, match=r"Megatron-LM before megatron-core\. Run `retro convert .*/legacy OUT` first"):
-        start(tmp_path / "legacy", tiny_shape(), tmp_path / "out")
     with pytest.raises(DataError, match="missing: no such directory"):
         start(tmp_path / "missing", tiny_shape(), tmp_path / "out")

@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 8192
 
 
 class WeightSource(Protocol):
-    """The weights of a decoder under our names."""
+    """The weights of a decoder, or of a whole Retro, under our names."""
 
     path: Path
 
@@ -64,7 +64,7 @@ def _rows_fit(name: str, there: int, here: int, shape: ModelShape) -> bool:
 
 
 def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) -> dict[str, Any]:
-    """Copy a source's weights into the shards of this rank, in place; retrieval keeps its fresh weights.
+    """Copy a source's weights into the shards of this rank, in place; retrieval that it lacks keeps fresh weights.
 
     Rows that only pad the vocabulary become the mean of all tokens' rows. Zero rows would have a logit of 0, which
     wins where all real logits lie far below, as GPT-2's do; a mean row's share of the probability is at most one
@@ -81,7 +81,7 @@ def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) ->
     fresh = []
 
     def read(name: str, part: tuple[slice, ...]) -> Tensor | None:
-        if is_retrieval(name):
+        if is_retrieval(name) and source.size(name) is None:
             fresh.append(name)
             return None
         if name in (EMBEDDING, OUTPUT):

@@ -14,13 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
+from retro.model.config import ModelShape
 from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
+from retro.model.model import RetroModel
+from retro.model.names import is_retrieval
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.convert import convert
 from retro.training.loop import train
-from tests.model.legacy_megatron import (
+from tests.model.convert.legacy_megatron import (
     CHUNK,
     GPT,
     INSTRUCT_RETRO,
@@ -78,23 +81,46 @@ def test_a_converted_checkpoint_computes_what_the_legacy_model_computes(
     assert info.step == 0
 
 
-def test_a_run_goes_on_from_a_converted_checkpoint(tmp_path: Path) -> None:
-    shape = convert(write(tmp_path / "legacy", INSTRUCT_RETRO, random_weights(INSTRUCT_RETRO), 2), tmp_path / "ours")
-    config = TrainConfig(steps=1, warmup_steps=0, lr=1e-30, micro_batch=2, global_batch=2)
+def train_a_step(shape: ModelShape, start: Path, out: Path) -> RetroModel:
+    """What a run saves after one step that moves nothing that can be seen."""
     train(
-        out=tmp_path / "run",
+        out=out,
         shape=shape,
-        config=config,
+        config=TrainConfig(steps=1, warmup_steps=0, lr=1e-30, micro_batch=2, global_batch=2),
         layout=ParallelConfig(),
         source=CycleSource(),
         validation=None,
-        start_from=tmp_path / "ours",
+        start_from=start,
     )
-    before, _ = checkpoint.load_model(tmp_path / "ours")
-    after, info = checkpoint.load_model(tmp_path / "run")
-    assert info.step == 1
-    for name, value in before.named_parameters():
-        torch.testing.assert_close(dict(after.named_parameters())[name], value)
+    return checkpoint.load_model(out)[0]
+
+
+@pytest.mark.parametrize("args", [INSTRUCT_RETRO, GPT], ids=["retro", "gpt"])
+def test_a_run_starts_from_a_converted_checkpoint_and_from_the_folder_itself(args: Namespace, tmp_path: Path) -> None:
+    shape = convert(write(tmp_path / "legacy", args, random_weights(args), 2), tmp_path / "ours")
+    expected = dict(checkpoint.load_model(tmp_path / "ours")[0].named_parameters())
+    for name in ("ours", "legacy"):
+        found = train_a_step(shape, tmp_path / name, tmp_path / f"from_{name}")
+        for weight, value in found.named_parameters():
+            torch.testing.assert_close(value, expected[weight])
+
+
+def test_a_retro_starts_from_a_legacy_gpt_with_fresh_retrieval(tmp_path: Path) -> None:
+    args = changed(GPT, group_query_attention=False)
+    legacy = LegacyCheckpoint(write(tmp_path / "legacy", args, random_weights(args), 2))
+    settings = {"retrieval": True, "first_cross_attention": 2, "cross_attention_every": 1, "gate": "learned"}
+    shape = legacy.shape.model_copy(update={"model": legacy.shape.model.model_copy(update=settings)})
+    found = dict(train_a_step(shape, tmp_path / "legacy", tmp_path / "run").named_parameters())
+    assert any(is_retrieval(name) for name in found)
+    for name in legacy.names:
+        torch.testing.assert_close(found[name], legacy.read(name))
+
+
+def test_a_run_of_another_architecture_does_not_start_from_a_legacy_folder(tmp_path: Path) -> None:
+    legacy = LegacyCheckpoint(write(tmp_path / "legacy", INSTRUCT_RETRO, random_weights(INSTRUCT_RETRO), 2))
+    shape = legacy.shape.model_copy(update={"model": legacy.shape.model.model_copy(update={"encoder_rope": True})})
+    with pytest.raises(TrainingError, match=r"legacy: is another architecture: model\.encoder_rope is False there"):
+        train_a_step(shape, tmp_path / "legacy", tmp_path / "run")
 
 
 def test_the_settings_come_from_args_and_weights(tmp_path: Path) -> None:
