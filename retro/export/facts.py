@@ -39,7 +39,7 @@ class TrainingFacts:
     name: str
     """Its directory's name: retro, gpt, gpt_equal, or the name of a tuned model."""
     settings: Mapping[str, Any]
-    """Steps, batch and optimizer."""
+    """Steps, batch and optimizer; empty for weights that were converted."""
     config: Mapping[str, Any]
     """All that shaped it, as its config.json says; empty where there is none."""
     result: Mapping[str, Any] | None
@@ -106,14 +106,18 @@ def gather(info: CheckpointInfo, run_dir: Path | None) -> Facts:
 
 
 def _training(info: CheckpointInfo) -> TrainingFacts:
+    weights, settings = identity(info.path), info.config.get("train", {})
     directory = info.path.resolve().parent.parent
-    config = _optional(directory / "config.json")
-    weights, result = identity(info.path), _optional(directory / "result.json")
+    if (
+        info.path.resolve().parent.name != "checkpoints"
+    ):  # moved out of its run, or converted: what lies above is not its own
+        return TrainingFacts(name=info.path.name, settings=settings, config={}, result=None, weights=weights)
+    result = _optional(directory / "result.json")
     at_the_end = str(result.get("weights_sha256", ""))[:16] == weights
     return TrainingFacts(
         name=directory.name,
-        settings=info.config.get("train", {}),
-        config=config,
+        settings=settings,
+        config=_optional(directory / "config.json"),
         result=result if at_the_end else None,
         weights=weights,
     )

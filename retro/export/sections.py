@@ -117,12 +117,16 @@ def _index_rows(index: StageFacts) -> list[tuple[str, object]]:
 def training(facts: Facts) -> str:
     """Settings and losses of the training that this checkpoint comes from, and of the one before it."""
     run, length = facts.training, facts.info.shape.model.sequence_length
+    if not run.settings:
+        source = facts.info.config.get("converted_from")
+        weights = f"The weights were converted from `{source}`. " if source else ""
+        return f"{weights}How they were trained is not known here."
     read = facts.info.step * run.settings["global_batch"] * length
     rows = [
         ("steps of this checkpoint", f"{facts.info.step:,} of {run.settings['steps']:,}"),
         ("tokens in their batches", f"at most {count(read)}, padding included"),
     ]
-    rows += _settings(run.settings, length)
+    rows += [*_start(facts), *_settings(run.settings, length)]
     if run.result is None:
         rows.append(("losses", "not recorded for this checkpoint: it is not the end of its run"))
     else:
@@ -131,6 +135,13 @@ def training(facts: Facts) -> str:
     if run.tuned_from is None:
         return own
     return f"Tuned on instructions:\n\n{own}\n\n{_tuning_data(facts)}\n\n{_pretraining(facts, length)}"
+
+
+def _start(facts: Facts) -> list[tuple[str, str]]:
+    """What pretraining started from, where that was not fresh weights."""
+    stage = facts.stages.get("pretrain")
+    start = stage.config["pretrain"].get("start_from") if stage is not None else None
+    return [("started from", f"`{start}`")] if start else []
 
 
 def _settings(settings: Mapping[str, Any], length: int) -> list[tuple[str, str]]:
@@ -169,7 +180,7 @@ def _pretraining(facts: Facts, length: int) -> str:
         return _absent(facts, "pretrain")
     variants = stage.counts["variants"]
     name = next(one for one in variants if variants[one]["weights_sha256"][:16] == facts.training.tuned_from)
-    rows = [("steps", f"{variants[name]['steps']:,}"), *_settings(stage.config["train"], length)]
+    rows = [("steps", f"{variants[name]['steps']:,}"), *_start(facts), *_settings(stage.config["train"], length)]
     return f"Before that, pretrained as `{name}`:\n\n{table(('', ''), [*rows, *_losses(variants[name])])}"
 
 

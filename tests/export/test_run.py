@@ -24,7 +24,7 @@ from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import build_engine
 from tests.export.test_modeling import load
-from tests.model.tiny import VOCABULARY, tiny_inputs, tiny_shape
+from tests.model.tiny import VOCABULARY, tiny_inputs, tiny_model, tiny_shape
 from tests.test_cli import refused, retro
 from tests.tiny_road import run_stages, small_config
 
@@ -105,7 +105,7 @@ def test_without_a_word_the_precision_is_that_of_the_training(folders: dict[str,
     said = {name: json.loads((folder / "config.json").read_text()) for name, folder in folders.items()}
     assert said["gpt"]["dtype"] == said["early"]["dtype"] == "bfloat16"
     assert said["pretrained"]["dtype"] == said["tuned"]["dtype"] == "float32"
-    assert {weight.dtype for weight in load(folders["gpt"]).parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in load(folders["gpt"], dtype="auto").parameters()} == {torch.bfloat16}
 
 
 def test_the_decoder_alone_is_a_llama_with_the_logits_of_the_model_without_neighbors(
@@ -282,6 +282,28 @@ def test_a_checkpoint_without_a_run_gives_a_card_that_says_so(tmp_path: Path) ->
     variables: dict[str, Any] = {}
     exec(block(text).replace('folder = "."', f"folder = {str(tmp_path / 'out')!r}"), variables)
     assert variables["answer"].size(1) > variables["ids"].size(1)
+
+
+def test_the_card_of_converted_weights_names_what_they_come_from(tmp_path: Path) -> None:
+    model = tiny_model(tiny_shape())
+    path = tmp_path / "converted"
+    checkpoint.save_weights(model, model.shape, {"converted_from": "iter_0000500"}, path)
+    (tmp_path.parent / "config.json").write_text('{"sft": "of something else"}')
+    text = card(export(path, tmp_path / "out"))
+    assert "# converted\n" in text
+    assert "The weights were converted from `iter_0000500`. How they were trained is not known here." in text
+
+
+def test_the_card_says_what_pretraining_started_from(road: Path, tmp_path: Path) -> None:
+    shutil.copytree(road, tmp_path / "run")
+    manifest = tmp_path / "run/5_pretrain/manifest.json"
+    data = json.loads(manifest.read_text())
+    data["config"]["pretrain"]["start_from"] = "runs/older/5_pretrain/gpt"
+    manifest.write_text(json.dumps(data))
+    for stage in ("5_pretrain", "6_sft"):
+        text = card(export(tmp_path / "run" / stage, tmp_path / stage))
+        assert row(text, "started from") == "`runs/older/5_pretrain/gpt`"
+    assert "started from |" not in card(export(road / "5_pretrain", tmp_path / "fresh"))
 
 
 def test_a_moved_checkpoint_finds_its_run_where_it_is_named(road: Path, tmp_path: Path) -> None:
