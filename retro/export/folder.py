@@ -8,7 +8,7 @@ from typing import Any
 from retro.common.artifacts import write_json
 from retro.common.config import config_json
 from retro.export.modeling import MODELING, modeling_source
-from retro.model.config import ModelShape
+from retro.model.config import ModelConfig, ModelShape
 
 
 def write_retro(shape: ModelShape, dtype: str, out: Path) -> None:
@@ -40,9 +40,15 @@ def retro_config(shape: ModelShape) -> dict[str, Any]:
         "retrieved_length": shape.retrieved_length,
         "tie_word_embeddings": model.tied_embeddings,
         "use_cache": False,
-        "network": config_json(model)
-        | {"head_width": model.head_width, "cross_attention_layers": list(model.cross_attention_layers)},
+        "network": _network(model),
     }
+
+
+def _network(model: ModelConfig) -> dict[str, Any]:
+    """The model section, and what follows from it; without the size that gave its defaults, which may be a folder."""
+    settings = config_json(model) | {"head_width": model.head_width}
+    del settings["size"]
+    return settings | {"cross_attention_layers": list(model.cross_attention_layers)}
 
 
 def write_generation(eod: int | None, out: Path, *, cache: bool) -> None:

@@ -126,7 +126,7 @@ def training(facts: Facts) -> str:
         ("steps of this checkpoint", f"{facts.info.step:,} of {run.settings['steps']:,}"),
         ("tokens in their batches", f"at most {count(read)}, padding included"),
     ]
-    rows += [*_start(facts), *_settings(run.settings, length)]
+    rows += [*(_start(facts) if run.tuned_from is None else []), *_settings(run.settings, length)]
     if run.result is None:
         rows.append(("losses", "not recorded for this checkpoint: it is not the end of its run"))
     else:
@@ -146,7 +146,9 @@ def _start(facts: Facts) -> list[tuple[str, str]]:
 
 def _settings(settings: Mapping[str, Any], length: int) -> list[tuple[str, str]]:
     rate = f"{settings['lr']:g}, {settings['schedule']} after {settings['warmup_steps']} steps of warm-up"
+    alone = settings.get("train_only", "all") == "retrieval"
     return [
+        ("trained", "cross-attention and encoder alone; the decoder is as it was" if alone else "all weights"),
         ("batch", f"{settings['global_batch']} sequences of up to {length} tokens"),
         ("learning rate", rate),
         ("Adam: beta1, beta2, epsilon", f"{settings['beta1']}, {settings['beta2']}, {settings['epsilon']:g}"),

@@ -286,9 +286,9 @@ def test_a_checkpoint_without_a_run_gives_a_card_that_says_so(tmp_path: Path) ->
 
 def test_the_card_of_converted_weights_names_what_they_come_from(tmp_path: Path) -> None:
     model = tiny_model(tiny_shape())
-    path = tmp_path / "converted"
+    path = tmp_path / "models/converted"
     checkpoint.save_weights(model, model.shape, {"converted_from": "iter_0000500"}, path)
-    (tmp_path.parent / "config.json").write_text('{"sft": "of something else"}')
+    (tmp_path / "config.json").write_text('{"sft": "of something else"}')
     text = card(export(path, tmp_path / "out"))
     assert "# converted\n" in text
     assert "The weights were converted from `iter_0000500`. How they were trained is not known here." in text
@@ -299,10 +299,15 @@ def test_the_card_says_what_pretraining_started_from(road: Path, tmp_path: Path)
     manifest = tmp_path / "run/5_pretrain/manifest.json"
     data = json.loads(manifest.read_text())
     data["config"]["pretrain"]["start_from"] = "runs/older/5_pretrain/gpt"
+    data["config"]["train"]["train_only"] = "retrieval"
     manifest.write_text(json.dumps(data))
     for stage in ("5_pretrain", "6_sft"):
         text = card(export(tmp_path / "run" / stage, tmp_path / stage))
         assert row(text, "started from") == "`runs/older/5_pretrain/gpt`"
+        assert text.count("started from |") == 1
+    tuned = card(tmp_path / "6_sft")
+    assert row(tuned, "trained") == "all weights"
+    assert "| trained | cross-attention and encoder alone; the decoder is as it was |" in tuned
     assert "started from |" not in card(export(road / "5_pretrain", tmp_path / "fresh"))
 
 
