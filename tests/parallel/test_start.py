@@ -23,7 +23,7 @@ from tests.training.test_start import shape_of
 def main():
     out, folder, layout = sys.argv[1:]
     train(
-        out=Path(out), shape=shape_of(Path(folder), layers=3),
+        out=Path(out), shape=shape_of(Path(folder), sequence_length=16),
         config=TrainConfig(steps=1, lr=1e-30, warmup_steps=0, micro_batch=2, global_batch=4),
         layout=ParallelConfig(**{name: 2 for name in layout.split()}), source=CycleSource(), validation=None,
         start_from=Path(folder),
@@ -41,7 +41,7 @@ def test_a_folder_loads_into_shards(family: str, processes: int, layout: str, tm
     arguments = (str(tmp_path / "out"), str(tmp_path / "folder"), layout)
     launch(processes, *arguments, tmp_path=tmp_path, worker=WORKER)
     model, _ = checkpoint.load_model(tmp_path / "out")
-    inputs = tiny_inputs(30)
+    inputs = tiny_inputs(16)
     with torch.no_grad():
         expected = plain(inputs.tokens_BS).logits
         torch.testing.assert_close(model(*inputs.args())[..., :ROWS], expected, rtol=1e-4, atol=1e-4)

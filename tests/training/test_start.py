@@ -99,7 +99,7 @@ def test_a_run_starts_from_a_megatron_checkpoint(tmp_path: Path) -> None:
         ({"norm_epsilon": 1e-5}, r"model\.norm_epsilon is 0\.001 there, 1e-05 here"),
         ({"rope_base": 10_000}, r"model\.rope_base is 500 there, 10000 here"),
         ({"tied_embeddings": True}, r"model\.tied_embeddings is False there, True here"),
-        ({"layers": 2}, r"model\.layers is 3 there, 2 here"),
+        ({"layers": 2}, r"model\.layers is 4 there, 2 here"),
     ],
 )
 def test_settings_that_are_not_the_folders_are_named(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
