@@ -31,7 +31,7 @@ def write_card(facts: Facts, tokenizer: CopiedTokenizer | None, *, decoder_only:
     parts = [
         _head(facts, own_code),
         _summary(facts, architecture, decoder_only),
-        "## Use\n\n" + _use_notes(own_code, tokenizer) + example(tokenizer, reads=reads, own_code=own_code),
+        "## Use\n\n" + _use_notes(own_code, reads, tokenizer) + example(tokenizer, reads=reads, own_code=own_code),
         "## Network\n\n" + sections.network(facts, decoder_only=decoder_only),
         "## Data\n\n" + sections.data(facts),
         "## Retrieval\n\n" + sections.retrieval(facts),
@@ -64,13 +64,15 @@ def _summary(facts: Facts, architecture: str, decoder_only: bool) -> str:
     return f"{kind} Opens in transformers as `{architecture}`. Exported with instruct-retro {__version__}."
 
 
-def _use_notes(own_code: bool, tokenizer: CopiedTokenizer | None) -> str:
+def _use_notes(own_code: bool, reads: bool, tokenizer: CopiedTokenizer | None) -> str:
     notes = []
     if own_code:
         notes.append(
             "`modeling_retro.py` needs torch and transformers alone. It is the toolkit's plain reference: it keeps no "
             "cache between the steps of a generation and loops over chunks and neighbors, so it is slow."
         )
+    if reads:
+        notes.append("The chunk database and its index are not in this folder: passages come from who calls the model.")
     if tokenizer is None:
         notes.append("The folder holds no tokenizer: none was found beside the checkpoint.")
     elif not tokenizer.opens_in_transformers:

@@ -131,9 +131,9 @@ def training(facts: Facts) -> str:
         rows.append(("losses", "not recorded for this checkpoint: it is not the end of its run"))
     else:
         rows += [*_losses(run.result), ("time", seconds(run.result["seconds"]))]
-    own = table(("", ""), rows)
     if run.tuned_from is None:
-        return own
+        return table(("", ""), rows)
+    own = table(("", ""), [*rows, *_prompt_rows(facts)])
     return f"Tuned on instructions:\n\n{own}\n\n{_tuning_data(facts)}\n\n{_pretraining(facts, length)}"
 
 
@@ -145,7 +145,8 @@ def _start(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _settings(settings: Mapping[str, Any], length: int) -> list[tuple[str, str]]:
-    rate = f"{settings['lr']:g}, {settings['schedule']} after {settings['warmup_steps']} steps of warm-up"
+    warmup = settings["warmup_steps"]
+    rate = f"{settings['lr']:g}, {settings['schedule']}, {f'{warmup} steps of' if warmup else 'no'} warm-up"
     alone = settings.get("train_only", "all") == "retrieval"
     return [
         ("trained", "cross-attention and encoder alone; the decoder is as it was" if alone else "all weights"),
@@ -164,6 +165,19 @@ def _losses(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("loss on held-out data", "not measured" if valid is None else loss(valid)),
         ("SHA-256 of the weights", f"`{result['weights_sha256']}`"),
     ]
+
+
+def _prompt_rows(facts: Facts) -> list[tuple[str, str]]:
+    """How questions were put: a tuned model answers best to the same."""
+    data = facts.training.config["sft"]["data"]
+    rows = [
+        ("prompts", f"style `{data['style']}` of the toolkit"),
+        ("passages in a prompt", str(data["contexts_in_prompt"])),
+    ]
+    if facts.info.shape.model.retrieval:
+        read = str(data["neighbor_text"]).replace("_", " ") if data["encoder"] else "nothing: it was left out in tuning"
+        rows.append(("what the encoder read of passages", read))
+    return rows
 
 
 def _tuning_data(facts: Facts) -> str:

@@ -180,10 +180,15 @@ def test_the_card_says_what_the_run_s_files_say(road: Path, folders: dict[str, P
 
 def test_the_card_of_a_tuned_model_tells_both_trainings_and_its_answers(road: Path, folders: dict[str, Path]) -> None:
     text = card(folders["tuned"])
+    assert "The chunk database and its index are not in this folder" in text
     assert "A Retro tuned on instructions" in text
     assert row(text, "steps of this checkpoint") == "4 of 4"
     assert "Before that, pretrained as `retro`:" in text
     assert row(text, "steps") == "6"
+    assert row(text, "prompts") == "style `plain` of the toolkit"
+    assert row(text, "passages in a prompt") == "1"
+    assert row(text, "what the encoder read of passages") == "title and text"
+    assert row(text, "learning rate") == "0.001, constant, no warm-up"
     assert row(text, "topics") == "`train.json` | 40 | 40"
     assert "Of the pretrained model, before it was tuned" in text
     assert "10 questions of the test split, greedy" in text
@@ -197,6 +202,7 @@ def test_the_card_of_a_gpt_or_a_decoder_speaks_of_no_neighbors(folders: dict[str
         text = card(folders[name])
         assert "chunk length, tokens of a neighbor" not in text
         assert "neighbor_mask" not in text
+        assert "database and its index are not in this folder" not in text
     assert "without its encoder and cross-attention" in card(folders["decoder"])
     assert "measured on the whole model" in card(folders["decoder"])
     assert "A GPT: it was trained without neighbors." in card(folders["gpt"])
