@@ -80,7 +80,7 @@ def _perplexity(config: RunConfig) -> Manifest:
 
     checkpoints = {path.parent.name: path.parent for path in sorted(_dir(config, "pretrain").glob("*/result.json"))}
     dirs = (_dir(config, name) for name in ("corpus", "db", "neighbors", "perplexity"))
-    return perplexity.run(config.perplexity, checkpoints, *dirs)
+    return perplexity.run(config.perplexity, config.parallel, checkpoints, *dirs)
 
 
 def _sft(config: RunConfig) -> Manifest:

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import pickle
 import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+from retro.common.artifacts import describe_files
 from retro.common.errors import ArtifactError
+from retro.mcore.parallel import gather_objects
 
 _ALLOWED = {
     "builtins": {"set", "frozenset", "slice", "list", "dict", "tuple", "complex"},
@@ -77,22 +83,100 @@ def check_index(directory: Path) -> None:
         raise ArtifactError(path, f"cannot be read safely: {error}", remedy) from None
 
 
-def save(state: dict[str, Any], directory: Path) -> None:
-    """Write a sharded state dict into an empty directory, in this process. Every rank calls this.
+class Saving:
+    """A sharded state dict on its way to disk, written by a thread of this process.
+
+    megatron-core writes in forked processes and keeps another for their results, which costs 3 s and 270 MB and
+    outlives a killed run for ever. Its planning and its writer are used here, with a thread and ordinary queues.
+    Every rank creates one and calls its methods, in the same order.
+    """
+
+    def __init__(self, state: dict[str, Any], directory: Path, *, background: bool = False) -> None:
+        """Plan, copy what changes, and begin to write into an empty directory.
+
+        Args:
+            state: The sharded state dict.
+            directory: Where to; empty.
+            background: Copy tensors that lie in host memory first, so that training may go on and change them.
+
+        Raises:
+            RuntimeError: Planning failed; the system's words are in it.
+        """
+        self.directory = directory
+        self._files: dict[str, Any] = {}
+        if filesystem_async._results_queue is None:
+            filesystem_async._results_queue = queue.Queue()
+        strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+        with _as_runtime_error():
+            self._request = dist_checkpointing.save(state, str(directory), strategy, async_sharded_save=True)
+        buckets = self._request.preload_fn() if self._request.preload_fn is not None else []
+        if background:
+            buckets = [_copied(bucket) for bucket in buckets]
+        self._thread = threading.Thread(target=self._write, args=(buckets,), name="checkpoint")
+        self._thread.start()
+
+    def written(self) -> bool:
+        """Whether this rank's part is on disk, or has failed."""
+        return not self._thread.is_alive()
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for all ranks and complete the directory.
+
+        Returns:
+            Size and SHA-256 of every rank's files, by name.
+
+        Raises:
+            RuntimeError: Writing failed on a rank; the system's words are in it.
+        """
+        self._thread.join()
+        with _as_runtime_error():
+            for finalize in self._request.finalize_fns:
+                finalize()
+        return {name: known for files in gather_objects(self._files) for name, known in files.items()}
+
+    def _write(self, buckets: list[Any]) -> None:
+        if not buckets:
+            return
+        found: dict[int, Any] = {}
+        for number, bucket in enumerate(buckets):
+            results: queue.Queue[Any] = queue.Queue()
+            pending: queue.Queue[Any] = queue.Queue()
+            pending.put(number)
+            transforms = self._request.async_fn.args[0]
+            FileSystemWriterAsync.write_preloaded_data(transforms, number, bucket, results, pending, True)
+            _, written = results.get()
+            if isinstance(written, Exception):
+                self._request.async_fn_args[2].put(written)
+                return
+            found[number] = written
+            self._files |= describe_files(self.directory, [Path(bucket[0]).name])
+        self._request.async_fn_args[2].put(found)
+
+
+@contextmanager
+def _as_runtime_error() -> Iterator[None]:
+    # torch's own exception is not an Exception, so nothing above would see it.
+    try:
+        yield
+    except CheckpointException as error:
+        raise RuntimeError(str(error)) from None
+
+
+def _copied(bucket: Any) -> Any:
+    path, key, (objects, tensors) = bucket
+    return path, key, (objects, [(item, tensor.clone()) for item, tensor in tensors])
+
+
+def save(state: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Write a sharded state dict into an empty directory and wait for it. Every rank calls this.
+
+    Returns:
+        Size and SHA-256 of every rank's files, by name.
 
     Raises:
         RuntimeError: Writing failed; the system's words are in it.
     """
-    # megatron-core's writer keeps a manager process for its results, meant for saving in the background. It costs
-    # 3 s and 270 MB, and outlives a killed run for ever; writing in this process, an ordinary queue does.
-    if filesystem_async._results_queue is None:
-        filesystem_async._results_queue = queue.Queue()
-    strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
-    try:
-        dist_checkpointing.save(state, str(directory), strategy)
-    except CheckpointException as error:
-        # torch's own exception is not an Exception, so nothing above would see it.
-        raise RuntimeError(str(error)) from None
+    return Saving(state, directory).finish()
 
 
 def load(state: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -104,7 +188,8 @@ def load(state: dict[str, Any], directory: Path) -> dict[str, Any]:
     check_index(directory)
     remedy = "Use an older checkpoint"
     try:
-        return dist_checkpointing.load(state, str(directory))
+        # No rank asks for all: with the distributed optimizer each reads only the state that it will hold.
+        return dist_checkpointing.load(state, str(directory), validate_access_integrity=False)
     except pickle.UnpicklingError:
         raise ArtifactError(directory, "holds something other than tensors and was not loaded", remedy) from None
     except (RuntimeError, OSError, EOFError, KeyError) as error:

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -15,12 +17,11 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
-from retro.mcore.parallel import sum_over_data_parallel
+from retro.mcore import checkpoint, optimizer_state
+from retro.mcore.cpu import device
+from retro.mcore.parallel import from_last_stage, sum_over_data_parallel
 
 MicroBatch = TypeVar("MicroBatch")
-
-# Layers differ (some read neighbors), so each is saved under its own number.
-_SHARDING = {"non_homogeneous_layers": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class EngineSettings:
     epsilon: float
     clip: float
     bfloat16: bool
+    distributed_optimizer: bool = False
+    """Whether optimizer state and master weights are shared out over the data parallel ranks."""
 
 
 @dataclass(frozen=True)
@@ -56,106 +59,160 @@ class StepResult:
 
 
 TokenLosses = Callable[[nn.Module, MicroBatch], tuple[Tensor, Tensor]]
-"""From the model and a micro batch to [B, S] losses and their [B, S] mask."""
+"""From a group of layers and a micro batch to what goes on to the next, or on the last stage [B, S] losses; and the
+losses' [B, S] mask (of no meaning elsewhere)."""
 
 
-class Engine:
-    """Owns the wrapped model, its optimizer and its learning-rate schedule."""
+@dataclass(frozen=True)
+class Work(Generic[MicroBatch]):
+    """What one pass over the model works on."""
 
-    def __init__(self, model: nn.Module, settings: EngineSettings) -> None:
-        self.module = model
-        config: Any = model.config
-        config.calculate_per_token_loss = True
-        config.finalize_model_grads_func = finalize_model_grads
-        self.ddp = DistributedDataParallel(
-            config=config,
-            ddp_config=DistributedDataParallelConfig(grad_reduce_in_fp32=True),
-            module=model,
+    micro_batches: Sequence[MicroBatch]
+    transport_rows: int
+    """Rows of the tensor that travels between stages, before sequence parallelism shares them out."""
+    sequences: int
+    """In one micro batch."""
+
+
+Chunk = TypeVar("Chunk", bound=nn.Module)
+
+
+class Engine(Generic[Chunk]):
+    """Owns the wrapped layers of this rank, their optimizer and its learning-rate schedule."""
+
+    def __init__(self, chunks: Sequence[Chunk], settings: EngineSettings) -> None:
+        """Wrap a model.
+
+        Args:
+            chunks: This stage's groups of layers, in order; the whole model where there is one stage.
+            settings: Of the optimizer and its schedule.
+        """
+        self.chunks = list(chunks)
+        self.settings = settings
+        for chunk in self.chunks:
+            config: Any = chunk.config
+            config.calculate_per_token_loss = True
+            config.finalize_model_grads_func = finalize_model_grads
+        ddp = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=settings.distributed_optimizer
         )
-        self.optimizer = get_megatron_optimizer(_optimizer_config(settings), [self.ddp])
-        config.grad_scale_func = self.optimizer.scale_loss
+        self.wrapped = [
+            DistributedDataParallel(config=chunk.config, ddp_config=ddp, module=chunk, disable_bucketing=number > 0)
+            for number, chunk in enumerate(self.chunks)
+        ]
+        self.optimizer = get_megatron_optimizer(
+            _optimizer_config(settings), self.wrapped, use_gloo_process_groups=False
+        )
+        for chunk in self.chunks:
+            chunk.config.grad_scale_func = self.optimizer.scale_loss  # type: ignore[union-attr]
         self.scheduler = _scheduler(self.optimizer, settings)
+        self.steps = 0
 
-    def step(self, micro_batches: Sequence[MicroBatch], token_losses: TokenLosses[MicroBatch]) -> StepResult:
+    def step(self, work: Work[MicroBatch], token_losses: TokenLosses[MicroBatch]) -> StepResult:
         """Forward and backward over all micro batches, then one optimizer step.
 
         The gradient is that of the mean loss over all labels that count in the global batch, however they are
         spread over micro batches and ranks. A loss that is not finite leaves the weights as they were.
         """
-        self.ddp.zero_grad_buffer()
+        for wrapped in self.wrapped:
+            wrapped.zero_grad_buffer()
         self.optimizer.zero_grad()
         self.scheduler.step(1)
         lr = float(self.optimizer.param_groups[0]["lr"])
-        total = _run_schedule(self.ddp, micro_batches, token_losses, forward_only=False)
-        loss, tokens = _mean(total)
-        if not torch.isfinite(torch.tensor(loss)):
+        loss, tokens = _mean(_run_schedule(self.wrapped, work, token_losses, forward_only=False))
+        if not math.isfinite(loss):
             return StepResult(loss, tokens, float("nan"), lr)
         _, grad_norm, _ = self.optimizer.step()
+        self.steps += 1
         return StepResult(loss, tokens, float(grad_norm or 0.0), lr)
 
-    def sharded_state(self, *, loading: bool) -> dict[str, Any]:
-        """What a checkpoint holds: weights, optimizer state and the place in the schedule."""
-        model = self.weights()
-        return {
-            "model": model,
-            "optimizer": self.optimizer.sharded_state_dict(model, is_loading=loading, metadata=_SHARDING),
-            "schedule": self.scheduler.state_dict(),
-        }
-
     def weights(self) -> dict[str, Any]:
-        """The sharded weights alone."""
-        describe: Any = self.module.sharded_state_dict
-        state: dict[str, Any] = describe(metadata=_SHARDING)
-        return state
+        """The sharded weights alone, by group of layers."""
+        return sharded_weights(self.chunks)
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take back what `sharded_state` gave and a checkpoint filled."""
-        self.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["schedule"])
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: weights, optimizer state and the place in the schedule. Every rank calls this."""
+        weights = self.weights()
+        progress = {"steps": self.steps, "schedule": self.scheduler.state_dict()}
+        return {"weights": weights, "optimizer": optimizer_state.saved(self.optimizer, weights), "progress": progress}
+
+    def resume(self, directory: Path) -> None:
+        """Take back what a checkpoint of `state` holds, written under any layout.
+
+        Raises:
+            ArtifactError: The checkpoint is damaged, unsafe, or lacks something.
+        """
+        weights = self.weights()
+        wanted = optimizer_state.wanted(self.optimizer, weights)
+        found = checkpoint.load({"weights": weights, "optimizer": wanted}, directory)
+        self._fill(found["weights"])
+        self.steps = int(found["progress"]["steps"])
+        optimizer_state.restore(self.optimizer, self.weights(), found["optimizer"], self.steps)
+        self.scheduler.load_state_dict(found["progress"]["schedule"])
 
     def load_weights(self, weights: dict[str, Any]) -> None:
         """Take weights only; the optimizer starts clean, its master weights equal to the new ones."""
-        self.module.load_state_dict(weights)
+        self._fill(weights)
         self.optimizer.reload_model_params()
+
+    def _fill(self, weights: dict[str, Any]) -> None:
+        for number, chunk in enumerate(self.chunks):
+            chunk.load_state_dict(weights[str(number)])
+
+
+def bare(module: nn.Module) -> Any:
+    """A group of layers without what an engine wraps around it."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def sharded_weights(chunks: Sequence[nn.Module]) -> dict[str, Any]:
+    """What this rank holds of a model's weights and where it lies in the whole, by group of layers."""
+    state: dict[str, Any] = {}
+    for number, chunk in enumerate(chunks):
+        describe: Any = chunk.sharded_state_dict
+        state[str(number)] = describe(metadata=optimizer_state.metadata())
+    return state
 
 
 def evaluate(
-    model: nn.Module, micro_batches: Sequence[MicroBatch], token_losses: TokenLosses[MicroBatch]
+    chunks: Sequence[nn.Module], work: Work[MicroBatch], token_losses: TokenLosses[MicroBatch]
 ) -> tuple[float, int]:
     """Summed loss and number of labels of the micro batches, over all ranks, without dropout or gradients."""
-    training = model.training
-    model.eval()
+    training = [chunk.training for chunk in chunks]
+    for chunk in chunks:
+        chunk.eval()
     with torch.no_grad():
-        total = _run_schedule(model, micro_batches, token_losses, forward_only=True)
-    model.train(training)
+        total = _run_schedule(chunks, work, token_losses, forward_only=True)
+    for chunk, before in zip(chunks, training, strict=True):
+        chunk.train(before)
     return float(total[0]), int(total[1])
 
 
 def _run_schedule(
-    model: nn.Module, micro_batches: Sequence[MicroBatch], token_losses: TokenLosses[MicroBatch], *, forward_only: bool
+    chunks: Sequence[nn.Module], work: Work[MicroBatch], token_losses: TokenLosses[MicroBatch], *, forward_only: bool
 ) -> Tensor:
-    """[2] summed loss and number of labels, over all micro batches and data parallel ranks."""
+    """[2] summed loss and number of labels, over all micro batches and data parallel ranks, on every rank."""
 
     def forward_step(iterator: Any, module: nn.Module) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-        losses_BS, mask_BS = token_losses(module, next(iterator))
+        output, mask_BS = token_losses(module, next(iterator))
 
-        def reduce(output_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            loss, count = (output_BS.float() * mask_BS).sum(), mask_BS.sum()
+        def reduce(losses_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            loss, count = (losses_BS.float() * mask_BS).sum(), mask_BS.sum()
             return loss, count.to(torch.int), torch.stack((loss.detach().double(), count.double()))
 
-        return losses_BS, reduce
+        return output, reduce
 
     reduced = get_forward_backward_func()(
         forward_step_func=forward_step,
-        data_iterator=iter(micro_batches),
-        model=[model],
-        num_microbatches=len(micro_batches),
-        seq_length=1,
-        micro_batch_size=1,
+        data_iterator=[iter(work.micro_batches) for _ in chunks] if len(chunks) > 1 else iter(work.micro_batches),
+        model=list(chunks),
+        num_microbatches=len(work.micro_batches),
+        seq_length=work.transport_rows,
+        micro_batch_size=work.sequences,
         forward_only=forward_only,
     )
-    return sum_over_data_parallel(torch.stack(reduced).sum(dim=0))
+    found = torch.stack(reduced).sum(dim=0) if reduced else torch.zeros(2, dtype=torch.double, device=device())
+    return sum_over_data_parallel(from_last_stage(found))
 
 
 def _mean(total: Tensor) -> tuple[float, int]:
@@ -174,6 +231,7 @@ def _optimizer_config(settings: EngineSettings) -> OptimizerConfig:
         adam_eps=settings.epsilon,
         clip_grad=settings.clip,
         bf16=settings.bfloat16,
+        use_distributed_optimizer=settings.distributed_optimizer,
         params_dtype=torch.bfloat16 if settings.bfloat16 else torch.float32,
     )
 

@@ -9,6 +9,7 @@ allocates on CUDA. The norm and the attention core here take their places; every
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEm
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel.random import checkpoint, get_cuda_rng_tracker
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityFuncOp, IdentityOp
@@ -26,7 +28,11 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec, build_module
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,8 +59,10 @@ __all__ = [
     "TransformerLayerSubmodules",
     "apply_rotary_pos_emb",
     "build_module",
+    "checkpoint",
     "fused_attention",
     "get_bias_dropout_add",
+    "get_transformer_layer_offset",
     "self_attention_spec",
 ]
 
@@ -152,7 +160,11 @@ class FusedAttentionCore(MegatronModule):
         """
         dropout = self.dropout if self.training else 0.0
         causal = self.causal and attention_mask is None
-        return fused_attention(query, key, value, attention_mask, causal=causal, dropout=dropout)
+        # Each tensor parallel rank has heads of its own, so it draws numbers of its own. Under sequence parallelism
+        # the whole block already does.
+        own = dropout > 0.0 and not self.config.sequence_parallel
+        with get_cuda_rng_tracker().fork() if own else nullcontext():
+            return fused_attention(query, key, value, attention_mask, causal=causal, dropout=dropout)
 
 
 def self_attention_spec(mask_type: AttnMaskType) -> ModuleSpec:

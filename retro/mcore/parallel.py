@@ -7,14 +7,23 @@ for many.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
+from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError
-from retro.mcore.cpu import on_cpu
+from retro.mcore.cpu import device, on_cpu
+
+T = TypeVar("T")
+
+# Distance between the seeds of neighboring stages, megatron-core's own convention.
+_STAGE_SEED = 100
 
 
 def world_size() -> int:
@@ -27,26 +36,53 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def start(*, tensor_parallel_size: int = 1) -> None:
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of the groups that share one copy of the model; the rest of the processes hold other copies."""
+
+    tensor: int = 1
+    """Ranks that share every layer."""
+    sequence: bool = False
+    """Whether they also share the sequence outside the matrix products."""
+    pipeline: int = 1
+    """Stages."""
+    virtual_pipeline: int = 1
+    """Groups of layers in a stage."""
+
+
+ONE_PROCESS = Layout()
+
+
+def start(layout: Layout = ONE_PROCESS) -> None:
     """Form the process groups. Starting again with the same sizes does nothing; with others it forms new ones.
 
     Raises:
-        ConfigError: The number of processes is not a multiple of the tensor parallel size.
+        ConfigError: The number of processes is not a multiple of the model's ranks.
     """
     world = world_size()
-    if world % tensor_parallel_size:
-        raise ConfigError(
-            "parallel.tensor",
-            tensor_parallel_size,
-            f"needs a divisor of the {world} processes that were started",
-        )
+    if world % (layout.tensor * layout.pipeline):
+        need = f"needs a multiple of {layout.tensor} x {layout.pipeline} processes, {world} were started"
+        raise ConfigError("parallel.tensor x parallel.pipeline", layout.tensor * layout.pipeline, need)
     if not dist.is_initialized():
         _initialize_distributed(world)
     if parallel_state.is_initialized():
-        if parallel_state.get_tensor_model_parallel_world_size() == tensor_parallel_size:
+        if _sizes() == (layout.tensor, layout.pipeline, layout.virtual_pipeline):
             return
         parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel_size)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        create_gloo_process_groups=False,
+    )
+
+
+def _sizes() -> tuple[int, int, int]:
+    return (
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1,
+    )
 
 
 def _initialize_distributed(world: int) -> None:
@@ -67,14 +103,62 @@ def stop() -> None:
 
 
 def seed(value: int) -> None:
-    """Seed torch's generators and megatron-core's per-rank random states."""
-    torch.manual_seed(value)
-    tensor_parallel.model_parallel_cuda_manual_seed(value, force_reset_rng=True)
+    """Seed torch's generators and megatron-core's per-rank random states; stages draw different numbers."""
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    torch.manual_seed(value + _STAGE_SEED * stage)
+    tensor_parallel.model_parallel_cuda_manual_seed(value + _STAGE_SEED * stage, force_reset_rng=True)
 
 
 def data_parallel() -> tuple[int, int]:
     """This process's data parallel rank, and how many there are."""
     return parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+
+
+def tensor_parallel_rank() -> tuple[int, int]:
+    """This process's tensor parallel rank, and how many there are."""
+    return (
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+    )
+
+
+def pipeline_rank() -> tuple[int, int]:
+    """This process's stage, and how many there are."""
+    return (
+        parallel_state.get_pipeline_model_parallel_rank(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+    )
+
+
+def model_parallel_place() -> tuple[int, int]:
+    """Which part of the model this process holds: its stage and its tensor parallel rank."""
+    return pipeline_rank()[0], tensor_parallel_rank()[0]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a group of layers stands in the pipeline."""
+
+    stage: int
+    """Which stage holds it."""
+    chunk: int | None
+    """Which of the stage's groups it is; None where each stage has one."""
+    first: bool
+    """Whether the embedding is here."""
+    last: bool
+    """Whether the output layer is here."""
+
+
+def place(chunk: int) -> Place:
+    """The place of this rank's group of layers number `chunk`."""
+    virtual = parallel_state.get_virtual_pipeline_model_parallel_world_size()
+    which = None if virtual is None else chunk
+    return Place(
+        stage=parallel_state.get_pipeline_model_parallel_rank(),
+        chunk=which,
+        first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=which),
+        last=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=which),
+    )
 
 
 def is_main() -> bool:
@@ -88,8 +172,62 @@ def barrier() -> None:
         dist.barrier()
 
 
+def broadcast_arrays(arrays: dict[str, NDArray[Any] | None] | None) -> dict[str, torch.Tensor | None]:
+    """Give all tensor parallel ranks the arrays of the first of them, on their devices.
+
+    Args:
+        arrays: On the first rank; None on the others.
+    """
+    if arrays is not None and tensor_parallel_rank()[1] == 1:
+        return {name: None if one is None else torch.from_numpy(one).to(device()) for name, one in arrays.items()}
+    group, source = (
+        parallel_state.get_tensor_model_parallel_group(),
+        parallel_state.get_tensor_model_parallel_src_rank(),
+    )
+    header: list[Any] = [None]
+    if arrays is not None:
+        header = [[(name, None if one is None else (one.dtype.str, one.shape)) for name, one in arrays.items()]]
+    dist.broadcast_object_list(header, src=source, group=group)
+    found: dict[str, torch.Tensor | None] = {}
+    for name, form in header[0]:
+        if form is None:
+            found[name] = None
+            continue
+        held = np.empty(form[1], dtype=form[0]) if arrays is None else arrays[name]
+        values = torch.from_numpy(held).to(device())
+        # NCCL has no bool.
+        dist.broadcast(values.view(torch.uint8) if values.dtype == torch.bool else values, src=source, group=group)
+        found[name] = values
+    return found
+
+
+def from_last_stage(values: torch.Tensor) -> torch.Tensor:
+    """Give all stages the last one's tensor, in place; the others hold zeros."""
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        dist.all_reduce(values, group=parallel_state.get_pipeline_model_parallel_group())
+    return values
+
+
 def sum_over_data_parallel(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over the data parallel ranks, in place."""
     if parallel_state.get_data_parallel_world_size() > 1:
         dist.all_reduce(values, group=parallel_state.get_data_parallel_group())
     return values
+
+
+def any_rank(condition: bool) -> bool:
+    """Whether the condition holds on any rank. Every rank calls this."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return condition
+    found = torch.tensor([int(condition)], device=device())
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found.item())
+
+
+def gather_objects(value: T) -> list[T]:
+    """What every rank gives, in the order of ranks. For small things. Every rank calls this."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found

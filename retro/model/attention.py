@@ -4,6 +4,9 @@ Both project first, on the sequence layout that megatron-core's parallel linear 
 afterwards. That one choice gives tensor parallelism, rotary positions, grouped queries and fused attention without
 special cases.
 
+Under sequence parallelism a rank holds S / T consecutive tokens and R / T of a neighbor's, T tensor parallel ranks: the
+parallel projections gather them, so all that lies between the projections sees whole sequences.
+
 Positions are counted in the frame of the query chunk: token i of chunk u has position i, token j of a neighbor
 position j, so a neighbor's continuation lies where the next chunk lies. The last token of chunk u is the first to
 see the neighbors of chunk u; its position is M - 1.
@@ -13,15 +16,18 @@ see the neighbors of chunk u; its position is M - 1.
 #   S tokens in the sequence   B sequences   H hidden size   M tokens in a chunk
 #   L whole chunks in a sequence, S // M   K neighbors of a chunk   R tokens of a neighbor
 #   N heads and G query groups on this rank   D head width
+#   s tokens of the sequence on this rank (S, or S / T)   r tokens of a neighbor on this rank (R, or R / T)
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retro.mcore.cpu import device
 from retro.mcore.layers import (
     ColumnParallelLinear,
     MegatronModule,
@@ -30,6 +36,7 @@ from retro.mcore.layers import (
     RowParallelLinear,
     TransformerConfig,
     apply_rotary_pos_emb,
+    checkpoint,
     fused_attention,
 )
 from retro.model.config import ModelShape
@@ -66,12 +73,12 @@ class CrossProjections(MegatronModule):
             self.rotary = rotary_positions(model, config, pg_collection)
 
     def query(self, x: Tensor) -> Tensor:
-        """[rows, batch, H] to [rows, batch, N, D]."""
+        """[rows on this rank, batch, H] to [rows, batch, N, D]."""
         query, _ = self.linear_q(x)
         return query.unflatten(-1, (-1, self.head_width))
 
     def key_value(self, x: Tensor) -> Tensor:
-        """[rows, batch, H] to [rows, batch, G, 2 D]: keys, then values, of each group."""
+        """[rows on this rank, batch, H] to [rows, batch, G, 2 D]: keys, then values, of each group."""
         mixed, _ = self.linear_kv(x)
         return mixed.unflatten(-1, (-1, 2 * self.head_width))
 
@@ -81,6 +88,13 @@ class CrossProjections(MegatronModule):
             return x
         angles = self.rotary(x.size(0) // repeats, offset=first_position)
         return apply_rotary_pos_emb(x, angles.repeat(repeats, 1, 1, 1), config=self.config)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Fused attention, computed again in the backward pass under selective recompute."""
+        core = partial(fused_attention, causal=False)
+        if self.training and self.config.recompute_granularity == "selective":
+            return checkpoint(core, False, query, key, value, mask)
+        return core(query, key, value, mask)
 
 
 class ChunkedCrossAttention(CrossProjections):
@@ -107,7 +121,9 @@ class ChunkedCrossAttention(CrossProjections):
         self.constant_gate = 1.0 if isinstance(gate, str) else gate
         self.learned_gate: nn.Parameter | None = None
         if gate == "learned":
-            self.learned_gate = nn.Parameter(torch.zeros(1, dtype=config.params_dtype))
+            self.learned_gate = nn.Parameter(torch.zeros(1, dtype=config.params_dtype, device=device()))
+            # A rank's gradient is that of its own tokens: megatron-core sums those of parameters with this mark.
+            self.learned_gate.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(
         self,
@@ -119,13 +135,13 @@ class ChunkedCrossAttention(CrossProjections):
         """Attend from tokens to neighbors.
 
         Args:
-            hidden_states: [S, B, H] normed decoder states.
+            hidden_states: [s, B, H] normed decoder states.
             attention_mask: [B, L, K, R + M] masks of neighbors and chunks, from `pack_masks`.
-            key_value_states: [R, B L K, H] neighbors, embedded (in the layer with the encoder) or encoded.
+            key_value_states: [r, B L K, H] neighbors, embedded (in the layer with the encoder) or encoded.
 
         Returns:
-            "output" [S, B, H], exactly zero for tokens without a neighbor, or None when there is nothing to read;
-            "context" [R, B L K, H] encoded neighbors.
+            "output" [s, B, H], exactly zero for tokens without a neighbor, or None when there is nothing to read;
+            "context" [r, B L K, H] encoded neighbors.
         """
         if key_value_states is None or attention_mask is None or self.constant_gate == 0.0:
             return {"output": None, "context": key_value_states}
@@ -137,20 +153,27 @@ class ChunkedCrossAttention(CrossProjections):
         if bias is not None:
             output = output + bias
         gate = self.constant_gate if self.learned_gate is None else self.learned_gate
-        output = output * (gate * self._sees_neighbor(real_BLKR, hidden_states.size(0)).to(output.dtype))
-        return {"output": output, "context": key_value_states}
+        sees = self._of_this_rank(self._sees_neighbor(real_BLKR, attended_SBX.size(0)))
+        return {"output": output * (gate * sees.to(output.dtype)), "context": key_value_states}
 
-    def _attend(self, hidden_SBH: Tensor, context: Tensor, real_BLKR: Tensor) -> Tensor:
+    def _of_this_rank(self, x_SB1: Tensor) -> Tensor:
+        """[S, B, 1] to the [s, B, 1] of the tokens that this rank holds."""
+        if not self.config.sequence_parallel:
+            return x_SB1
+        return x_SB1.chunk(self.tp_group.size())[self.tp_group.rank()]
+
+    def _attend(self, hidden_states: Tensor, context: Tensor, real_BLKR: Tensor) -> Tensor:
         batch, chunks, neighbors, width = real_BLKR.shape
-        query = self._to_chunks(self.query(hidden_SBH), chunks)
+        query_SBND = self.query(hidden_states)
+        query = self._to_chunks(query_SBND, chunks)
         key_value = self.key_value(context).unflatten(1, (batch * chunks, neighbors))
         key_value = key_value.permute(2, 0, 1, 3, 4).flatten(0, 1)  # [K R, B L, G, 2 D]
         key, value = key_value.chunk(2, dim=-1)
         query = self.rotate(query, first_position=self.chunk_length - 1)
         key = self.rotate(key, first_position=0, repeats=neighbors)
         mask = real_BLKR.reshape(batch * chunks, 1, 1, neighbors * width)
-        attended = fused_attention(query, key, value, mask, causal=False)
-        return self._to_sequence(attended, batch, chunks, hidden_SBH.size(0))
+        attended = self.attend(query, key, value, mask)
+        return self._to_sequence(attended, batch, chunks, query_SBND.size(0))
 
     def _to_chunks(self, x_SB: Tensor, chunks: int) -> Tensor:
         """[S, B, ...] to [M, B L, ...]: chunk u holds the M tokens from the last of chunk u on; the end is padded."""
@@ -191,6 +214,7 @@ class EncoderCrossAttention(CrossProjections):
     ) -> None:
         super().__init__(config, shape, pg_collection)
         self.layer_number = layer_number
+        self.chunk_length = shape.chunk_length
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None, key_value_states: Tensor, **_: Any
@@ -198,20 +222,27 @@ class EncoderCrossAttention(CrossProjections):
         """Attend from neighbor tokens to their chunk.
 
         Args:
-            hidden_states: [R, B L K, H] normed neighbor states.
+            hidden_states: [r, B L K, H] normed neighbor states.
             attention_mask: [B L, 1, 1, M] True where a chunk token is real; None when all are.
-            key_value_states: [M, B L, H] decoder states of the chunks.
+            key_value_states: [s, B, H] decoder states.
 
         Returns:
-            [R, B L K, H] output and its bias (or None), as megatron-core's bias-dropout-add expects them.
+            [r, B L K, H] output and its bias (or None), as megatron-core's bias-dropout-add expects them.
         """
-        chunks = key_value_states.size(1)
+        key_value = self._whole_chunks(self.key_value(key_value_states))
+        chunks = key_value.size(1)
         query = self.rotate(self.query(hidden_states), first_position=0)
         width, neighbors = query.size(0), query.size(1) // chunks
         query = query.unflatten(1, (chunks, neighbors)).transpose(1, 2).flatten(0, 1)  # [R K, B L, N, D]
-        key, value = self.key_value(key_value_states).chunk(2, dim=-1)
+        key, value = key_value.chunk(2, dim=-1)
         key = self.rotate(key, first_position=0)
-        attended = fused_attention(query, key, value, attention_mask, causal=False)
+        attended = self.attend(query, key, value, attention_mask)
         attended = attended.unflatten(0, (width, neighbors)).transpose(1, 2).flatten(1, 2)
         output, bias = self.linear_proj(attended)
         return output, bias
+
+    def _whole_chunks(self, x_SB: Tensor) -> Tensor:
+        """[S, B, G, X] to [M, B L, G, X]: the whole chunks of each sequence."""
+        chunks = x_SB.size(0) // self.chunk_length
+        x = x_SB[: chunks * self.chunk_length].unflatten(0, (chunks, self.chunk_length))
+        return x.permute(1, 2, 0, 3, 4).flatten(1, 2)

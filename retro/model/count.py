@@ -71,11 +71,14 @@ def _feed_forward(model: ModelConfig) -> int:
 
 
 def equal_gpt(shape: ModelShape) -> ModelShape:
-    """A GPT with as many weights as the Retro of `shape`, to the nearest width: its feed-forward layers are wider."""
+    """A GPT with as many weights as the Retro of `shape`: its feed-forward layers are wider.
+
+    Wider by the nearest multiple of 8, so that up to 8 tensor parallel ranks can share them.
+    """
     model = shape.model
     extra = count_parameters(shape).total - count_parameters(shape).gpt
     matrices = 3 if model.activation == "swiglu" else 2
-    wider = round(extra / (matrices * model.hidden_size * model.layers))
+    wider = 8 * round(extra / (8 * matrices * model.hidden_size * model.layers))
     changes = {"retrieval": False, "ffn_hidden_size": model.ffn_hidden_size + wider}
     return shape.model_copy(update={"model": model.model_copy(update=changes)})
 

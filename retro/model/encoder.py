@@ -3,7 +3,7 @@
 Its layers are megatron-core transformer layers; residuals run on the un-normalised stream throughout.
 """
 
-# Dims: S, B, H, M, L, K, R as in attention.py.
+# Dims: S, s, B, H, M, L, K, R, r as in attention.py.
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ class NeighborEncoder(MegatronModule):
 
     def __init__(self, config: TransformerConfig, shape: ModelShape, pg_collection: ProcessGroupCollection) -> None:
         super().__init__(config=config)
-        self.chunk_length = shape.chunk_length
         self.layers: nn.ModuleList = nn.ModuleList(
             build_module(
                 encoder_layer_spec(shape, reads_chunk=number == 1),
@@ -70,37 +69,31 @@ class NeighborEncoder(MegatronModule):
         if shape.model.encoder_rope:
             self.rotary = rotary_positions(shape.model, config, pg_collection)
 
-    def forward(self, neighbors: Tensor, decoder_SBH: Tensor, real_BLKR: Tensor, chunk_BLM: Tensor) -> Tensor:
+    def forward(self, neighbors: Tensor, decoder_states: Tensor, real_BLKR: Tensor, chunk_BLM: Tensor) -> Tensor:
         """Encode neighbors.
 
         Args:
-            neighbors: [R, B L K, H] embedded neighbors.
-            decoder_SBH: [S, B, H] normed decoder states at the first cross-attention layer.
+            neighbors: [r, B L K, H] embedded neighbors.
+            decoder_states: [s, B, H] normed decoder states at the first cross-attention layer.
             real_BLKR: True where a neighbor token is real.
             chunk_BLM: True where a token of the query chunk is real.
 
         Returns:
-            [R, B L K, H] encoded neighbors.
+            [r, B L K, H] encoded neighbors.
         """
-        chunk_states = self._chunks(decoder_SBH, real_BLKR.size(1))
         chunk_mask = chunk_BLM.flatten(0, 1)[:, None, None, :]
         self_mask = real_BLKR.flatten(0, 2)[:, None, None, :]
-        rotary = None if self.rotary is None else self.rotary(neighbors.size(0))
+        rotary = None if self.rotary is None else self.rotary(real_BLKR.size(3))
         hidden = neighbors
         for layer in self.layers:
             hidden, _ = layer(
                 hidden_states=hidden,
                 attention_mask=self_mask,
-                context=chunk_states,
+                context=decoder_states,
                 context_mask=chunk_mask,
                 rotary_pos_emb=rotary,
             )
         return hidden
-
-    def _chunks(self, x_SBH: Tensor, chunks: int) -> Tensor:
-        """[S, B, H] to [M, B L, H]: the whole chunks of each sequence."""
-        x = x_SBH[: chunks * self.chunk_length].unflatten(0, (chunks, self.chunk_length))
-        return x.permute(1, 2, 0, 3).flatten(1, 2)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None

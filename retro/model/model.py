@@ -1,15 +1,16 @@
 """Retro on megatron-core: a GPT whose decoder reads neighbors. With retrieval off it is that GPT."""
 
-# Dims: S, B, H, M, L, K, R as in attention.py; V padded vocabulary (of this rank where logits are not gathered).
+# Dims: S, s, B, H, M, L, K, R, r as in attention.py; V padded vocabulary (of this rank where logits are not gathered).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from retro.mcore import parallel
 from retro.mcore.layers import (
     GPTModel,
     ModuleSpec,
@@ -17,12 +18,15 @@ from retro.mcore.layers import (
     ProcessGroupCollection,
     TransformerBlockSubmodules,
     TransformerConfig,
+    get_transformer_layer_offset,
 )
+from retro.mcore.parallel import ONE_PROCESS, Layout, Place
 from retro.model.attention import ChunkedCrossAttention
 from retro.model.config import ModelShape
 from retro.model.encoder import NeighborEncoder
 from retro.model.masks import pack_masks
 from retro.model.specs import decoder_layer_spec, transformer_config
+from retro.model.transport import unpack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,27 +35,41 @@ class BuildOptions:
 
     bfloat16: bool = False
     """Weights and activations in bfloat16 (the optimizer keeps fp32 master weights)."""
-    tensor_parallel: int = 1
-    """Ranks that share every layer."""
+    layout: Layout = ONE_PROCESS
+    """Ranks that share it."""
     recompute: str = "none"
-    """"full" recomputes each layer in the backward pass instead of keeping its activations."""
+    """What is computed again in the backward pass: "none", "selective" (attention cores) or "full" (layers)."""
 
 
 class RetroModel(GPTModel):
-    """A megatron-core GPTModel with chunked cross-attention in some of its layers."""
+    """A megatron-core GPTModel with chunked cross-attention in some of its layers.
 
-    def __init__(self, shape: ModelShape, options: BuildOptions | None = None) -> None:
+    Under pipeline parallelism one such model is a group of layers: the first has the embedding, the last the output
+    layer, and what lies between them arrives through `set_input_tensor`.
+    """
+
+    def __init__(self, shape: ModelShape, options: BuildOptions | None = None, chunk: int = 0) -> None:
+        """Build the layers that belong to this rank.
+
+        Args:
+            shape: The whole model.
+            options: Precision, ranks, recompute.
+            chunk: Which of this stage's groups of layers; above 0 only where stages take turns.
+        """
         options = options or BuildOptions()
         groups = ProcessGroupCollection.use_mpu_process_groups()
         model = shape.model
         config = _config(shape, options, layers=model.layers, dropout=model.dropout)
+        place = parallel.place(chunk)
         super().__init__(
             config=config,
             transformer_layer_spec=TransformerBlockSubmodules(
-                layer_specs=_layer_specs(shape, options, groups), layer_norm=Norm
+                layer_specs=_layer_specs(shape, options, groups, place, config), layer_norm=Norm
             ),
             vocab_size=shape.padded_vocabulary,
             max_sequence_length=shape.position_rows,
+            pre_process=place.first,
+            post_process=place.last,
             share_embeddings_and_output_weights=model.tied_embeddings,
             position_embedding_type="rope" if model.positions == "rope" else "learned_absolute",
             rotary_percent=model.rope_percent,
@@ -59,14 +77,20 @@ class RetroModel(GPTModel):
             rope_scaling=model.rope_scaling > 1.0,
             rope_scaling_factor=model.rope_scaling,
             pg_collection=groups,
+            vp_stage=place.chunk,
         )
         self.shape = shape
+        self._received: Tensor | None = None
         if not config.use_cpu_initialization:
             self.cuda(torch.cuda.current_device())
 
+    def set_input_tensor(self, input_tensor: Any) -> None:
+        """Keep what arrived from the stage before; how it splits is known when the batch is."""
+        self._received = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
+
     def forward(
         self,
-        tokens_BS: Tensor,
+        tokens_BS: Tensor | None,
         neighbors_BLKR: Tensor | None = None,
         neighbor_mask_BLKR: Tensor | None = None,
         token_mask_BS: Tensor | None = None,
@@ -74,38 +98,46 @@ class RetroModel(GPTModel):
         *,
         gather_logits: bool = False,
     ) -> Tensor:
-        """Logits, or the loss of each token when labels are given.
+        """Logits, or the loss of each token when labels are given; on earlier stages, what travels to the next.
 
         Args:
-            tokens_BS: [B, S] token ids.
-            neighbors_BLKR: [B, S // M, K, R] token ids of each chunk's neighbors; None reads nothing.
-            neighbor_mask_BLKR: True where a neighbor token is real. A missing neighbor is all False.
+            tokens_BS: [B, S] token ids; needed on the first stage.
+            neighbors_BLKR: [B, S // M, K, R] token ids of each chunk's neighbors, needed on the first stage; None
+                reads nothing.
+            neighbor_mask_BLKR: True where a neighbor token is real, on every stage. A missing neighbor is all False.
             token_mask_BS: False for left padding, which is never attended; None when every token is real.
-            labels_BS: [B, S] next tokens.
+            labels_BS: [B, S] next tokens; needed on the last stage.
             gather_logits: Collect the vocabulary from all tensor parallel ranks.
 
         Returns:
-            [B, S, V] logits, or [B, S] cross-entropy.
+            [B, S, V] logits or [B, S] cross-entropy; before the last stage [s + r K L, B, H], see transport.py.
         """
-        context, mask = self._context(tokens_BS, neighbors_BLKR, neighbor_mask_BLKR, token_mask_BS)
+        if not self.shape.model.retrieval or (neighbor_mask_BLKR is not None and neighbor_mask_BLKR.size(1) == 0):
+            neighbors_BLKR = neighbor_mask_BLKR = None
+        if self.pre_process:
+            context = self._embedded(tokens_BS, neighbors_BLKR, neighbor_mask_BLKR)
+        else:
+            context = self._arrived(neighbor_mask_BLKR)
+        mask = None
+        if context is not None and neighbor_mask_BLKR is not None:
+            mask = pack_masks(neighbor_mask_BLKR, token_mask_BS, self.shape.chunk_length)
         return super().forward(
             input_ids=tokens_BS,
-            position_ids=_positions(tokens_BS, token_mask_BS),
+            position_ids=None if tokens_BS is None else _positions(tokens_BS, token_mask_BS),
             attention_mask=_causal_with_padding(token_mask_BS),
             labels=labels_BS,
             extra_block_kwargs={"context": context, "context_mask": mask},
             runtime_gather_output=gather_logits or None,
         )
 
-    def _context(
-        self,
-        tokens_BS: Tensor,
-        neighbors_BLKR: Tensor | None,
-        mask_BLKR: Tensor | None,
-        token_mask_BS: Tensor | None,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        if neighbors_BLKR is None or not self.shape.model.retrieval or neighbors_BLKR.size(1) == 0:
-            return None, None
+    def _embedded(
+        self, tokens_BS: Tensor | None, neighbors_BLKR: Tensor | None, mask_BLKR: Tensor | None
+    ) -> Tensor | None:
+        """[r, B L K, H] embedded neighbors."""
+        if tokens_BS is None:
+            raise ValueError("the first stage needs tokens")
+        if neighbors_BLKR is None:
+            return None
         chunks = tokens_BS.size(1) // self.shape.chunk_length
         expected = (tokens_BS.size(0), chunks)
         if neighbors_BLKR.shape[:2] != expected or neighbors_BLKR.size(3) != self.shape.retrieved_length:
@@ -115,9 +147,23 @@ class RetroModel(GPTModel):
             raise ValueError("neighbors need a mask of their own shape")
         ids = neighbors_BLKR.flatten(0, 2)
         positions = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
-        return self.embedding(input_ids=ids, position_ids=positions), pack_masks(
-            mask_BLKR, token_mask_BS, self.shape.chunk_length
-        )
+        return self.embedding(input_ids=ids, position_ids=positions)
+
+    def _arrived(self, mask_BLKR: Tensor | None) -> Tensor | None:
+        """Hand the decoder its [s, B, H] states; what is left are the [r, B L K, H] neighbors."""
+        if self._received is None:
+            raise ValueError("a later stage needs what the stage before it sends")
+        ranks = self.config.tensor_model_parallel_size if self.config.sequence_parallel else 1
+        neighbors = 0 if mask_BLKR is None else mask_BLKR.size(1) * mask_BLKR.size(2)
+        hidden_states, context = unpack(self._received, neighbors, self.shape.retrieved_length // ranks)
+        self._received = None
+        super().set_input_tensor(hidden_states)
+        return context
+
+
+def build_stage(shape: ModelShape, options: BuildOptions) -> list[RetroModel]:
+    """This rank's groups of layers, in order: one, or several where stages take turns."""
+    return [RetroModel(shape, options, chunk) for chunk in range(options.layout.virtual_pipeline)]
 
 
 def _config(shape: ModelShape, options: BuildOptions, *, layers: int, dropout: float) -> TransformerConfig:
@@ -126,25 +172,47 @@ def _config(shape: ModelShape, options: BuildOptions, *, layers: int, dropout: f
         layers=layers,
         dropout=dropout,
         bfloat16=options.bfloat16,
-        tensor_parallel=options.tensor_parallel,
+        layout=options.layout,
         recompute=options.recompute,
     )
 
 
-def _layer_specs(shape: ModelShape, options: BuildOptions, groups: ProcessGroupCollection) -> list[ModuleSpec]:
+def _layer_specs(
+    shape: ModelShape,
+    options: BuildOptions,
+    groups: ProcessGroupCollection,
+    place: Place,
+    config: TransformerConfig,
+) -> list[ModuleSpec]:
+    """Specs of the layers that belong here, out of all layers of the decoder."""
+    before = get_transformer_layer_offset(config, place.chunk, place.stage)
+    here = shape.model.layers // (options.layout.pipeline * options.layout.virtual_pipeline)
+    numbers = range(before + 1, before + here + 1)
+    hands_on = not place.last
+    return [
+        decoder_layer_spec(
+            _cross_attention(shape, options, groups, number), ends_stage=hands_on and number == numbers[-1]
+        )
+        for number in numbers
+    ]
+
+
+def _cross_attention(
+    shape: ModelShape, options: BuildOptions, groups: ProcessGroupCollection, number: int
+) -> ModuleSpec | None:
+    """Cross-attention of decoder layer `number`; None in a layer without."""
     reading = shape.model.cross_attention_layers
-    specs = []
-    for number in range(1, shape.model.layers + 1):
-        if number not in reading:
-            specs.append(decoder_layer_spec(None))
-            continue
-        params: dict[str, Any] = {"shape": shape}
-        if number == reading[0]:
-            plain = BuildOptions(bfloat16=options.bfloat16, tensor_parallel=options.tensor_parallel)
-            layers, dropout = shape.model.encoder_layers, shape.model.encoder_dropout
-            params["encoder"] = NeighborEncoder(_config(shape, plain, layers=layers, dropout=dropout), shape, groups)
-        specs.append(decoder_layer_spec(ModuleSpec(module=ChunkedCrossAttention, params=params)))
-    return specs
+    if number not in reading:
+        return None
+    params: dict[str, Any] = {"shape": shape}
+    if number == reading[0]:
+        # Its layers lie within one decoder layer: on one stage, and recomputed with that layer if layers are.
+        recompute = "selective" if options.recompute == "selective" else "none"
+        layout = replace(options.layout, pipeline=1, virtual_pipeline=1)
+        options = replace(options, layout=layout, recompute=recompute)
+        layers, dropout = shape.model.encoder_layers, shape.model.encoder_dropout
+        params["encoder"] = NeighborEncoder(_config(shape, options, layers=layers, dropout=dropout), shape, groups)
+    return ModuleSpec(module=ChunkedCrossAttention, params=params)
 
 
 def _positions(tokens_BS: Tensor, token_mask_BS: Tensor | None) -> Tensor:

@@ -27,7 +27,9 @@ from retro.mcore.layers import (
     get_bias_dropout_add,
     self_attention_spec,
 )
+from retro.mcore.parallel import Layout
 from retro.model.config import ModelConfig
+from retro.model.transport import LastLayerOfStage
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ def transformer_config(
     layers: int,
     dropout: float,
     bfloat16: bool,
-    tensor_parallel: int,
+    layout: Layout,
     recompute: str = "none",
 ) -> TransformerConfig:
     """megatron-core's config for a stack of `layers` layers of this model's width."""
@@ -72,7 +74,15 @@ def transformer_config(
         gated_linear_unit=model.activation == "swiglu",
         activation_func=_ACTIVATIONS[model.activation],
         init_method_std=model.init_std,
-        tensor_model_parallel_size=tensor_parallel,
+        tensor_model_parallel_size=layout.tensor,
+        sequence_parallel=layout.sequence,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        # Sent asynchronously, an output must outlive its sending: CUDA's streams see to that, gloo does not.
+        deallocate_pipeline_outputs=layout.virtual_pipeline == 1 or not on_cpu(),
+        # Stages that take turns send both ways at once; batched, two stages would take one's tensors for the other's.
+        overlap_p2p_comm=layout.virtual_pipeline > 1,
+        batch_p2p_comm=layout.virtual_pipeline == 1,
         bf16=bfloat16,
         params_dtype=torch.bfloat16 if bfloat16 else torch.float32,
         pipeline_dtype=torch.bfloat16 if bfloat16 else torch.float32,
@@ -82,7 +92,8 @@ def transformer_config(
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
         apply_rope_fusion=False,
-        recompute_granularity="full" if recompute == "full" else None,
+        recompute_granularity=None if recompute == "none" else recompute,
+        recompute_modules=["core_attn"] if recompute == "selective" else None,
         recompute_method="uniform" if recompute == "full" else None,
         recompute_num_layers=1 if recompute == "full" else None,
     )
@@ -108,11 +119,16 @@ def mlp_spec() -> ModuleSpec:
     )
 
 
-def decoder_layer_spec(cross_attention: ModuleSpec | None) -> ModuleSpec:
-    """One decoder layer; with `cross_attention` it reads neighbors between self-attention and feed-forward."""
+def decoder_layer_spec(cross_attention: ModuleSpec | None, *, ends_stage: bool = False) -> ModuleSpec:
+    """One decoder layer.
+
+    Args:
+        cross_attention: Reads neighbors between self-attention and feed-forward; None in a plain layer.
+        ends_stage: Whether its output travels to another pipeline stage, the neighbors with it.
+    """
     reads = cross_attention is not None
     return ModuleSpec(
-        module=TransformerLayer,
+        module=LastLayerOfStage if ends_stage else TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=Norm,
             self_attention=self_attention_spec(AttnMaskType.causal),

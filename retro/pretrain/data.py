@@ -17,7 +17,7 @@ from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.mcore.blending import blend
 from retro.neighbors.reader import Neighbors
-from retro.training.batch import Batch
+from retro.training.batch import Batch, BatchForm
 
 Int64 = NDArray[np.int64]
 NeighborMode = Literal["real", "shuffled", "none"]
@@ -48,6 +48,12 @@ class SequenceReader:
         self.eod = corpus.tokenizer.eod
         self.streams = [TokenStream(corpus, number, split, chunk) for number in range(len(corpus.sources))]
         self._orders = [np.random.default_rng((seed, n)).permutation(s.chunks) for n, s in enumerate(self.streams)]
+
+    @property
+    def form(self) -> BatchForm:
+        """Length and neighbors of every batch."""
+        reads = self.neighbors is not None and self.mode != "none"
+        return BatchForm(self.length, self.read if reads else 0)
 
     def whole_sequences(self, source: int) -> int:
         """Sequences of S + 1 tokens in a source's stream (neighbors in a row share one token)."""
@@ -109,6 +115,11 @@ class TrainingSource:
             self._source, self._number = blend(weights, samples)
         self._order = lru_cache(maxsize=2 * len(weights))(self._shuffled)
 
+    @property
+    def form(self) -> BatchForm:
+        """What all batches have in common."""
+        return self.reader.form
+
     def fetch(self, sample_numbers: Int64) -> Batch:
         """The samples of these numbers, which must be below the number of samples planned."""
         source_B = self._source[sample_numbers]
@@ -135,6 +146,11 @@ class EvaluationSource:
         counts = [-(-max(stream.length - 1, 0) // reader.length) for stream in reader.streams]
         self._bounds = np.concatenate(([0], np.cumsum(counts)))
         self.samples = int(self._bounds[-1])
+
+    @property
+    def form(self) -> BatchForm:
+        """What all batches have in common."""
+        return self.reader.form
 
     def fetch(self, sample_numbers: Int64) -> Batch:
         """The sequences of these numbers, 0 to `samples` - 1."""

@@ -26,6 +26,7 @@ from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import PerplexityConfig
 from retro.pretrain.data import EvaluationSource, NeighborMode, SequenceReader
 from retro.training import checkpoint
+from retro.training.config import ParallelConfig
 from retro.training.loop import Validation, mean_loss
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Row:
 
 def run(
     config: PerplexityConfig,
+    layout: ParallelConfig,
     checkpoints: dict[str, Path],
     corpus_dir: Path,
     db_dir: Path,
@@ -64,6 +66,7 @@ def run(
 
     Args:
         config: Split, neighbors, how much.
+        layout: Processes.
         checkpoints: Name and directory of each model.
         corpus_dir: The corpus.
         db_dir: The chunk database.
@@ -94,7 +97,9 @@ def run(
         return made
     started = time.monotonic()
     rows = [
-        row for name, path in checkpoints.items() for row in _measure(name, path, config, corpus, database, neighbors)
+        row
+        for name, path in checkpoints.items()
+        for row in _measure(name, path, config, layout, corpus, database, neighbors)
     ]
     manifest = Manifest(
         stage=STAGE,
@@ -116,11 +121,12 @@ def _measure(
     name: str,
     path: Path,
     config: PerplexityConfig,
+    layout: ParallelConfig,
     corpus: Corpus,
     database: ChunkDatabase,
     neighbors: Neighbors | None,
 ) -> list[Row]:
-    model, info = checkpoint.load_model(path)
+    chunks, info = checkpoint.load_stage(path, layout)
     shape = info.shape
     _require_same_text(info, corpus, database)
     rows = []
@@ -141,7 +147,8 @@ def _measure(
             problem = f"its {config.split} split holds no text to measure perplexity on"
             raise DataError(corpus.directory, problem, "Give corpus.split a larger share for it")
         samples = config.samples or source.samples
-        loss, tokens = mean_loss(model, Validation(source=source, samples=source.samples), samples, config.micro_batch)
+        everything = Validation(source=source, samples=source.samples)
+        loss, tokens = mean_loss(chunks, shape, everything, samples, config.micro_batch)
         row = Row(
             model=name,
             neighbors=mode if shape.model.retrieval else "-",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from retro.sft.blend import Blend
 from retro.sft.encode import EncodedSample, lay_out, left_pad
 from retro.sft.passages import NeighborTokens
-from retro.training.batch import Batch
+from retro.training.batch import Batch, BatchForm
 
 T = TypeVar("T", bound=np.generic)
 
@@ -51,6 +51,12 @@ class SftSource:
             raise ValueError("some sets have neighbors and some have none")
         self.sets, self.blend = tuple(sets), blend
         self.end, self.sequence_length, self.chunk_length = end, sequence_length, chunk_length
+
+    @property
+    def form(self) -> BatchForm:
+        """Batches are cropped to their longest sample and padded on the left."""
+        neighbors = self.sets[0].neighbors
+        return BatchForm(None, 0 if neighbors is None else neighbors.tokens_NKR.shape[1])
 
     def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
         """The samples of these numbers as one batch; the same numbers always give the same bytes."""

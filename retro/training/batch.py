@@ -31,8 +31,22 @@ class Batch:
     """True where a token is real; None: all are."""
 
 
+@dataclass(frozen=True)
+class BatchForm:
+    """What all batches of a source have in common."""
+
+    sequence_length: int | None
+    """S of every batch, without left padding; None where batches differ and may be padded on the left."""
+    neighbors: int
+    """Neighbors of each chunk, K; 0 where batches carry none."""
+
+
 class BatchSource(Protocol):
     """Anything that gives training samples by number."""
+
+    @property
+    def form(self) -> BatchForm:
+        """What all its batches have in common."""
 
     def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
         """The samples of these numbers.

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written beside, checked, renamed when whole; found, compared and loaded.
+"""Checkpoints of a training run: found, compared and loaded. `saver.py` writes them.
 
     checkpoints/step_00000200/checkpoint.json    what it is: model shape, step, size and SHA-256 of each file
     checkpoints/step_00000200/*                  megatron-core's sharded checkpoint
@@ -9,26 +9,25 @@ A directory under its final name is complete; one that was cut short still bears
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retro.common.artifacts import (
-    describe_files,
     fingerprint,
-    no_space_is_an_artifact_error,
     read_json,
     sha256_file,
-    write_json,
 )
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
-from retro.mcore.engine import Engine
+from retro.mcore.engine import Engine, sharded_weights
 from retro.model.config import ModelConfig, ModelShape
-from retro.model.model import BuildOptions, RetroModel
+from retro.model.model import BuildOptions, RetroModel, build_stage
+from retro.training.config import ParallelConfig
+from retro.training.groups import group_layout
+from retro.training.layout import require_layout, require_processes
 
 log = logging.getLogger(__name__)
 
@@ -69,57 +68,6 @@ class CheckpointInfo:
 def step_directory(directory: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return directory / f"step_{step:08d}"
-
-
-def save(engine: Engine, shape: ModelShape, config: dict[str, Any], step: int, directory: Path, keep_last: int) -> Path:
-    """Write a checkpoint and drop the oldest ones. Every rank calls this."""
-    final = step_directory(directory, step)
-    temporary = directory / f".{final.name}.tmp"
-    if parallel.is_main():
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    parallel.barrier()
-    try:
-        with no_space_is_an_artifact_error(final):
-            sharded.save(engine.sharded_state(loading=False), temporary)
-    except ArtifactError:
-        shutil.rmtree(temporary, ignore_errors=True)  # what was written of it would keep the disk full
-        raise
-    parallel.barrier()
-    if parallel.is_main():
-        _complete(temporary, final, shape, config, step)
-        for old in complete(directory)[:-keep_last]:
-            shutil.rmtree(old)
-    parallel.barrier()
-    return final
-
-
-def save_weights(model: RetroModel, shape: ModelShape, config: dict[str, Any], final: Path) -> None:
-    """Write a checkpoint of weights alone, for another run to start from. For one process.
-
-    Raises:
-        ArtifactError: The disk is full.
-    """
-    temporary = final.parent / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        with no_space_is_an_artifact_error(final):
-            sharded.save({"model": model.sharded_state_dict(metadata={"non_homogeneous_layers": True})}, temporary)
-    except ArtifactError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _complete(temporary, final, shape, config, 0)
-
-
-def _complete(temporary: Path, final: Path, shape: ModelShape, config: dict[str, Any], step: int) -> None:
-    """Say what a checkpoint is, and give it its final name."""
-    files = describe_files(temporary, [path.name for path in temporary.iterdir()])
-    info = {"shape": config_json(shape), "step": step, "config": config, "files": files}
-    write_json(temporary / INFO, info)
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
 
 
 def complete(directory: Path) -> list[Path]:
@@ -212,12 +160,7 @@ def identity(path: Path) -> str:
     return fingerprint([data["shape"], data["step"], data["config"]])
 
 
-def resume(engine: Engine, path: Path) -> None:
-    """Take back weights, optimizer and schedule."""
-    engine.load(sharded.load(engine.sharded_state(loading=True), path))
-
-
-def start_from(engine: Engine, shape: ModelShape, path: Path) -> None:
+def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> None:
     """Start clean from another checkpoint's weights: a GPT for a Retro, or the same architecture.
 
     Weights that the checkpoint does not have (a GPT has no cross-attention) keep their fresh values.
@@ -231,14 +174,20 @@ def start_from(engine: Engine, shape: ModelShape, path: Path) -> None:
 
 
 def _read_weights(wanted: dict[str, Any], path: Path) -> dict[str, Any]:
-    names = {name.removeprefix("model.") for name in sharded.tensor_names(path)}
-    known = {name: value for name, value in wanted.items() if getattr(value, "key", name) in names}
-    # Entries of megatron-core's layers for Transformer Engine; they hold nothing here.
-    empty = {name for name in wanted if name.endswith("_extra_state")}
-    fresh = sorted(set(wanted) - set(known) - empty)
+    """Fill sharded weights, given by group of layers, with what the checkpoint has of them."""
+    names = set(sharded.tensor_names(path))
+    known, fresh = {}, []
+    for group, tensors in wanted.items():
+        known[group] = {name: tensor for name, tensor in tensors.items() if getattr(tensor, "key", name) in names}
+        # Entries of megatron-core's layers for Transformer Engine hold nothing here.
+        fresh += [name for name in tensors if name not in known[group] and not name.endswith("_extra_state")]
     if fresh:
-        log.info("%d tensors are not in %s and start fresh, %s the first", len(fresh), path, fresh[0])
-    return sharded.load({"model": known}, path)["model"] | {name: wanted[name].data for name in {*fresh, *empty}}
+        log.info("%d tensors are not in %s and start fresh, %s the first", len(fresh), path, min(fresh))
+    filled = sharded.load({"weights": known}, path)["weights"]
+    return {
+        group: {name: filled[group][name] if name in known[group] else tensor.data for name, tensor in tensors.items()}
+        for group, tensors in wanted.items()
+    }
 
 
 def require_same_architecture(info: CheckpointInfo, shape: ModelShape) -> None:
@@ -266,21 +215,38 @@ def require_same_architecture(info: CheckpointInfo, shape: ModelShape) -> None:
         )
 
 
-def load_model(path: Path, *, tensor_parallel: int = 1, bfloat16: bool = False) -> tuple[RetroModel, CheckpointInfo]:
-    """Build the model of a checkpoint and fill it, ready for inference.
+def load_model(path: Path, *, bfloat16: bool = False) -> tuple[RetroModel, CheckpointInfo]:
+    """The model of a checkpoint, whole on this process and ready for inference; see `load_stage`."""
+    (model,), info = load_stage(path, ParallelConfig(), bfloat16=bfloat16)
+    return model, info
+
+
+def load_stage(
+    path: Path, layout: ParallelConfig, *, bfloat16: bool = False
+) -> tuple[list[RetroModel], CheckpointInfo]:
+    """Build this rank's part of the model of a checkpoint and fill it, ready for inference.
 
     Args:
         path: A checkpoint, or a stage directory whose newest checkpoint is taken.
-        tensor_parallel: Ranks to spread it over.
+        layout: Ranks to spread it over, whatever it was trained on.
         bfloat16: Compute in bfloat16.
 
     Returns:
-        The model in evaluation mode, and what the checkpoint says.
+        This rank's groups of layers in evaluation mode, and what the checkpoint says.
+
+    Raises:
+        ConfigError: The layout does not fit the model or the processes.
+        ArtifactError: The checkpoint is damaged.
     """
     info = read_info(find(path))
-    parallel.start(tensor_parallel_size=tensor_parallel)
+    require_layout(info.shape, layout)
+    require_processes(layout, parallel.world_size())
+    groups = group_layout(layout)
+    parallel.start(groups)
     parallel.seed(0)
-    model = RetroModel(info.shape, BuildOptions(bfloat16=bfloat16, tensor_parallel=tensor_parallel))
-    state = model.sharded_state_dict(metadata={"non_homogeneous_layers": True})
-    model.load_state_dict(sharded.load({"model": state}, info.path)["model"])
-    return model.eval(), info
+    chunks = build_stage(info.shape, BuildOptions(bfloat16=bfloat16, layout=groups))
+    filled = sharded.load({"weights": sharded_weights(chunks)}, info.path)["weights"]
+    for number, chunk in enumerate(chunks):
+        chunk.load_state_dict(filled[str(number)])
+        chunk.eval()
+    return chunks, info

@@ -39,11 +39,12 @@ class TrainConfig(StageConfig):
     """Clip the gradient's norm to this; 0 does not clip."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 keeps fp32 master weights and gradients."""
-    recompute: Literal["none", "full"] = "none"
-    """"full" recomputes a layer's activations in the backward pass instead of keeping them."""
     train_only: Literal["all", "retrieval"] = "all"
     """"retrieval" freezes the decoder: cross-attention, its norms and gates, and the encoder alone are trained
     (Borgeaud et al. 2022, section 4.3: retro-fitting). Needs no gradients and optimizer state for the rest."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What is computed again in the backward pass instead of being kept: nothing, the attention cores, or whole
+    layers."""
     seed: NonNegativeInt = 1234
     """Seeds the weights, dropout and the order of samples."""
     log_every: PositiveInt = 10
@@ -55,7 +56,12 @@ class TrainConfig(StageConfig):
     save_every: PositiveInt = 200
     """Steps between two checkpoints: what a kill costs at most."""
     keep_last: PositiveInt = 2
-    """Checkpoints to keep."""
+    """Newest checkpoints to keep."""
+    keep_every: NonNegativeInt = 0
+    """Also keep every checkpoint whose step is a multiple of this; 0 keeps none beyond the newest."""
+    async_save: bool = False
+    """Write checkpoints in the background while training goes on, at the cost of one copy of the state in host
+    memory."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra `track`)."""
 
@@ -72,13 +78,31 @@ class ParallelConfig(StageConfig):
 
     tensor: PositiveInt = 1
     """Processes that share every layer (tensor parallel)."""
-    pipeline: PositiveInt = 1
-    """Groups of layers on different processes (pipeline parallel)."""
     sequence: bool = False
-    """Split activations along the sequence between tensor parallel ranks (sequence parallel)."""
+    """Split activations outside the matrix products along the sequence between tensor parallel ranks (sequence
+    parallel)."""
+    pipeline: PositiveInt = 1
+    """Stages: groups of layers on different processes (pipeline parallel, 1F1B)."""
+    virtual_pipeline: PositiveInt = 1
+    """Groups of layers in each stage; above 1 the stages take turns (interleaved 1F1B), which shortens the bubble."""
+    distributed_optimizer: bool = False
+    """Share the optimizer's state and master weights out over the data parallel ranks (ZeRO stage 1)."""
+    context: PositiveInt = 1
+    """Ranks that share one sequence (context parallel). Only 1: chunked cross-attention wants whole chunks."""
 
     @model_validator(mode="after")
-    def _what_is_built(self) -> ParallelConfig:
-        require(self, "pipeline", self.pipeline == 1, "1: Retro's layers do not travel between pipeline stages yet")
-        require(self, "sequence", not self.sequence, "false: sequence parallelism is not built yet")
+    def _what_fits(self) -> ParallelConfig:
+        require(self, "sequence", not self.sequence or self.tensor > 1, "parallel.tensor above 1 to share it between")
+        need = "parallel.pipeline above 1: only stages can take turns"
+        require(self, "virtual_pipeline", self.virtual_pipeline == 1 or self.pipeline > 1, need)
+        need = (
+            "1: Retro does not split sequences over ranks. parallel.tensor with parallel.sequence=true "
+            "and train.recompute shorten what a rank keeps of a long one"
+        )
+        require(self, "context", self.context == 1, need)
         return self
+
+    @property
+    def model_ranks(self) -> int:
+        """Processes that hold one copy of the model."""
+        return self.tensor * self.pipeline

@@ -16,7 +16,7 @@ from retro.mcore import parallel
 from retro.model.config import ModelShape
 from retro.model.convert.legacy import LegacyCheckpoint
 from retro.model.model import BuildOptions, RetroModel
-from retro.training import checkpoint
+from retro.training.saver import save_weights
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def convert(folder: Path, out: Path, *, chunk_length: int | None = None, vocabul
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(source.read(name))
-    checkpoint.save_weights(model, shape, {"converted_from": folder.name}, out)
+    save_weights(model, shape, {"converted_from": folder.name}, out)
     layers = ", ".join(map(str, shape.model.cross_attention_layers)) or "none"
     log.info(
         "%s: %d weights of %s; layers that read neighbors: %s; chunks of %d; %d tokens",

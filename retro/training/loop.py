@@ -4,7 +4,7 @@ A run is a function of its settings: sample numbers follow from the step, dropou
 killed goes on from its last checkpoint with the losses that an unbroken run has.
 """
 
-# Dims: B sequences of a micro batch, S tokens, L chunks, K neighbors, R tokens of a neighbor.
+# Dims: B sequences of a micro batch, S tokens.
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import hashlib
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,22 @@ import torch
 from torch import Tensor, nn
 
 from retro.common.artifacts import differences, read_json, write_json
-from retro.common.config import config_json
-from retro.common.errors import ArtifactError, ConfigError, TrainingError
+from retro.common.errors import ArtifactError, TrainingError
 from retro.common.progress import Progress
 from retro.mcore import parallel
-from retro.mcore.cpu import device
-from retro.mcore.engine import Engine, EngineSettings, StepResult, evaluate
+from retro.mcore.engine import Engine, EngineSettings, StepResult, bare, evaluate
 from retro.model.config import ModelShape
-from retro.model.model import BuildOptions, RetroModel
+from retro.model.count import count_parameters
+from retro.model.model import BuildOptions, RetroModel, build_stage
 from retro.training import checkpoint, start
-from retro.training.batch import Batch, BatchSource
+from retro.training.batch import BatchSource
 from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.feed import Feed, MicroBatch
 from retro.training.freezing import freeze_decoder, require_retrieval
+from retro.training.groups import group_layout
+from retro.training.layout import require_batch, require_layout, require_processes
 from retro.training.log import TrainingLog, read_log
-from retro.training.plan import require_layout
+from retro.training.saver import Saver
 
 log = logging.getLogger(__name__)
 
@@ -96,19 +99,20 @@ def train(
     engine = build_engine(shape, config, layout)
     checkpoints = out / "checkpoints"
     step = _resume_or_start(engine, shape, checkpoints, start_from)
+    feed = Feed(source, shape, engine.chunks, config.micro_batch)
     started, first_step = time.monotonic(), step
     result = StepResult(loss=math.nan, tokens=0, grad_norm=math.nan, lr=0.0)
     valid_loss = _last_valid_loss(out, step)
     board = out / "tensorboard" if config.tensorboard and parallel.is_main() else None
-    describe = {"train": config_json(config)}
     speed = _Speed()
     with (
         TrainingLog(_log_path(out), resumed_step=step, tensorboard=board) as lines,
         Progress(config.steps, what=what, unit="steps", done=step) as bar,
+        Saver(engine, shape, config, checkpoints) as saver,
     ):
         while step < config.steps:
             step += 1
-            result = _one_step(engine, source, config, step)
+            result = _one_step(engine, feed, config, step)
             tokens_per_second = speed.tick(config.global_batch * shape.model.sequence_length)
             if step % config.log_every == 0 or step in (1, config.steps):
                 lines.write(
@@ -116,19 +120,22 @@ def train(
                     tokens_per_second=round(tokens_per_second), samples=step * config.global_batch,
                 )  # fmt: skip
             if validation is not None and (step % config.evaluate_every == 0 or step == config.steps):
-                valid_loss, _ = mean_loss(engine.ddp, validation, config.evaluate_samples, config.micro_batch)
+                valid_loss, _ = mean_loss(
+                    engine.wrapped, shape, validation, config.evaluate_samples, config.micro_batch
+                )
                 lines.write(step=step, valid_loss=valid_loss)
             if step % config.save_every == 0 or step == config.steps:
-                checkpoint.save(engine, shape, describe, step, checkpoints, config.keep_last)
+                saver.save(step)
+            saver.poll()
             bar.advance(note=f"loss {result.loss:.3f}, lr {result.lr:.1e}, {tokens_per_second:.0f} tokens/s")
     seconds = time.monotonic() - started
     tokens = (step - first_step) * config.global_batch * shape.model.sequence_length
     return Result(
         steps=step,
-        parameters=count_parameters(engine.module, layout.tensor),
+        parameters=count_parameters(shape).total,
         final_loss=_final_loss(out, result),
         valid_loss=valid_loss,
-        weights_sha256=weights_digest(engine.module),
+        weights_sha256=weights_digest(engine.chunks),
         seconds=seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
     )
@@ -152,19 +159,22 @@ def require_same_run(out: Path, settings: dict[str, Any]) -> None:
         write_json(path, settings)
 
 
-def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig) -> Engine:
-    """Form the groups, build the model and its optimizer."""
+def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig) -> Engine[RetroModel]:
+    """Form the groups, build this rank's layers and their optimizer.
+
+    Raises:
+        ConfigError: The model, the batch and the processes do not fit together.
+    """
     require_layout(shape, layout)
     if config.train_only == "retrieval":
         require_retrieval(shape)
-    parallel.start(tensor_parallel_size=layout.tensor)
-    _, ranks = parallel.data_parallel()
-    if config.global_batch % (config.micro_batch * ranks):
-        need = f"needs a multiple of micro_batch x data parallel ranks = {config.micro_batch} x {ranks}"
-        raise ConfigError("train.global_batch", config.global_batch, need)
+    require_processes(layout, parallel.world_size())
+    groups = group_layout(layout)
+    ranks = parallel.world_size() // layout.model_ranks
+    require_batch(layout, global_batch=config.global_batch, micro_batch=config.micro_batch, ranks=ranks)
+    parallel.start(groups)
     parallel.seed(config.seed)
     bfloat16 = config.precision == "bfloat16"
-    options = BuildOptions(bfloat16=bfloat16, tensor_parallel=layout.tensor, recompute=config.recompute)
     settings = EngineSettings(
         lr=config.lr,
         min_lr=config.lr * config.min_lr_fraction,
@@ -177,77 +187,78 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
         epsilon=config.epsilon,
         clip=config.clip,
         bfloat16=bfloat16,
+        distributed_optimizer=layout.distributed_optimizer,
     )
-    model = RetroModel(shape, options)
+    chunks = build_stage(shape, BuildOptions(bfloat16=bfloat16, layout=groups, recompute=config.recompute))
     if config.train_only == "retrieval":
-        freeze_decoder(model, gradient_from_the_start=config.recompute != "none")
-    return Engine(model, settings)
+        handed_on = config.recompute != "none" or layout.pipeline > 1
+        for chunk in chunks:
+            freeze_decoder(chunk, gradient_from_the_start=handed_on)
+    return Engine(chunks, settings)
 
 
-def mean_loss(model: nn.Module, validation: Validation, samples: int, micro_batch: int) -> tuple[float, int]:
+def mean_loss(
+    wrapped: Sequence[nn.Module], shape: ModelShape, validation: Validation, samples: int, micro_batch: int
+) -> tuple[float, int]:
     """Mean loss over the labels of the first `samples` sequences, and how many labels that were.
+
+    Args:
+        wrapped: This rank's groups of layers, bare or as an engine wraps them.
+        shape: The model.
+        validation: What to evaluate.
+        samples: Sequences, at most.
+        micro_batch: Sequences in one pass.
 
     The sequences are spread over the data parallel ranks.
     """
     rank, ranks = parallel.data_parallel()
+    _, stages = parallel.pipeline_rank()
+    feed = Feed(validation.source, shape, [bare(one) for one in wrapped], micro_batch)
+    # A pipeline needs several micro batches at a time to be full, and all of one size.
+    passes = 1 if stages == 1 else 4 * stages
     loss, tokens = 0.0, 0
-    for first in range(0, min(samples, validation.samples), micro_batch * ranks):
-        numbers = np.arange(first, min(first + micro_batch * ranks, samples, validation.samples), dtype=np.int64)
-        own = numbers[rank::ranks]
-        # Every rank must take part in each sum, so a rank without samples asks for one and masks it out.
-        batch = validation.source.fetch(own if len(own) else numbers[:1])
-        if not len(own):
-            batch = replace(batch, loss_mask_BS=np.zeros_like(batch.loss_mask_BS))
-        more_loss, more_tokens = evaluate(model, [batch], token_losses)
+    count = min(samples, validation.samples)
+    for first in range(0, count, passes * micro_batch * ranks):
+        numbers = np.arange(first, first + passes * micro_batch * ranks, dtype=np.int64)[rank::ranks]
+        work = feed.work(np.where(numbers < count, numbers, -1))
+        more_loss, more_tokens = evaluate(wrapped, work, token_losses)
         loss, tokens = loss + more_loss, tokens + more_tokens
     return loss / max(tokens, 1), tokens
 
 
-def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """[B, S] cross-entropy of each label and [B, S] float mask."""
-    where = device()
-
-    def tensor(array: np.ndarray | None) -> Tensor | None:
-        return None if array is None else torch.from_numpy(np.ascontiguousarray(array)).to(where)
-
-    losses = model(
-        tensor(batch.tokens_BS),
-        tensor(batch.neighbors_BLKR),
-        tensor(batch.neighbor_mask_BLKR),
-        tensor(batch.token_mask_BS),
-        tensor(batch.labels_BS),
+def token_losses(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """[B, S] cross-entropy of each label and [B, S] float mask; before the last stage, what travels and nothing."""
+    output = model(
+        batch.tokens_BS, batch.neighbors_BLKR, batch.neighbor_mask_BLKR, batch.token_mask_BS, batch.labels_BS
     )
-    mask = tensor(batch.loss_mask_BS)
-    assert mask is not None
-    return losses, mask
+    return output, output.new_zeros(()) if batch.loss_mask_BS is None else batch.loss_mask_BS
 
 
-def count_parameters(model: nn.Module, tensor_parallel: int) -> int:
-    """Weights of the whole model, over all tensor parallel ranks."""
-    total = 0
-    for parameter in model.parameters():
-        split = getattr(parameter, "tensor_model_parallel", False)
-        total += parameter.numel() * (tensor_parallel if split else 1)
-    return total
+def weights_digest(chunks: Sequence[nn.Module]) -> str:
+    """SHA-256 over the weights of all ranks that hold one copy of the model, in the order of their names.
 
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over this rank's weights in the order of their names."""
+    Equal for equal runs of one layout.
+    """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    for chunk in chunks:
+        for name, parameter in sorted(chunk.named_parameters()):
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    found = parallel.gather_objects((parallel.model_parallel_place(), digest.hexdigest()))
+    # Data parallel ranks hold equal weights. One process has one digest, its own.
+    of_places = dict(found)
+    if len(of_places) == 1:
+        return digest.hexdigest()
+    return hashlib.sha256("".join(of_places[place] for place in sorted(of_places)).encode()).hexdigest()
 
 
-def _one_step(engine: Engine, source: BatchSource, config: TrainConfig, step: int) -> StepResult:
+def _one_step(engine: Engine[RetroModel], feed: Feed, config: TrainConfig, step: int) -> StepResult:
     rank, ranks = parallel.data_parallel()
     # Dropout is drawn anew from (seed, step): no random state needs saving, and every layout resumes alike.
     parallel.seed(config.seed + step)
     first = (step - 1) * config.global_batch
     numbers = np.arange(first, first + config.global_batch, dtype=np.int64)[rank::ranks]
-    batches = [source.fetch(part) for part in np.split(numbers, len(numbers) // config.micro_batch)]
-    result = engine.step(batches, token_losses)
+    result = engine.step(feed.work(numbers), token_losses)
     if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
         raise TrainingError(
             f"step {step}: the loss is {result.loss} and the gradient norm {result.grad_norm} at learning rate "
@@ -257,7 +268,7 @@ def _one_step(engine: Engine, source: BatchSource, config: TrainConfig, step: in
     return result
 
 
-def _resume_or_start(engine: Engine, shape: ModelShape, checkpoints: Path, start_from: Path | None) -> int:
+def _resume_or_start(engine: Engine[RetroModel], shape: ModelShape, checkpoints: Path, start_from: Path | None) -> int:
     found = checkpoint.complete(checkpoints)
     if not found:
         if start_from is not None:
@@ -265,7 +276,7 @@ def _resume_or_start(engine: Engine, shape: ModelShape, checkpoints: Path, start
         return 0
     info = checkpoint.read_info(found[-1])
     checkpoint.require_same_architecture(info, shape)
-    checkpoint.resume(engine, found[-1])
+    engine.resume(found[-1])
     log.info("going on from step %d of %s", info.step, found[-1])
     return info.step
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
 from retro.model.count import ParameterCount, count_parameters
 from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.layout import require_layout
 
 GIB = 2.0**30
 
@@ -60,26 +60,6 @@ class Plan:
                 parts.insert(1, f"chunked cross-attention{encoder}")
             lines.append(f"{number:>3}  {', '.join(parts)}")
         return lines
-
-
-def require_layout(shape: ModelShape, layout: ParallelConfig) -> None:
-    """Check that a model can be spread as asked, before anything is allocated.
-
-    Raises:
-        ConfigError: Something does not divide; the layouts that work are named.
-    """
-    model = shape.model
-    parts = {
-        "model.heads": model.heads,
-        "model.query_groups": model.query_groups,
-        "model.ffn_hidden_size": model.ffn_hidden_size,
-        "the padded vocabulary": shape.padded_vocabulary,
-    }
-    for name, size in parts.items():
-        if size % layout.tensor:
-            fitting = [n for n in range(1, 65) if all(value % n == 0 for value in parts.values())]
-            need = f"needs a divisor of {name} = {size}; these work: {', '.join(map(str, fitting))}"
-            raise ConfigError("parallel.tensor", layout.tensor, need)
 
 
 def make_plan(shape: ModelShape, train: TrainConfig, layout: ParallelConfig) -> Plan:

@@ -13,12 +13,13 @@ from retro.model.convert.huggingface import HuggingFaceSource
 from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
 from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import WeightSource, fill_from, require_fits
+from retro.model.model import RetroModel
 from retro.training import checkpoint
 
 log = logging.getLogger(__name__)
 
 
-def start_from(engine: Engine, shape: ModelShape, path: Path) -> None:
+def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> None:
     """Start clean from the weights that lie at a path: a GPT for a Retro, or the same architecture.
 
     Weights that are not there (a GPT has no cross-attention) keep their fresh values.

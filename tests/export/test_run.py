@@ -23,6 +23,7 @@ from retro.run_config import RunConfig, load_run_config
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import build_engine
+from retro.training.saver import Saver, save_weights
 from tests.export.test_modeling import load
 from tests.model.tiny import VOCABULARY, tiny_inputs, tiny_model, tiny_shape
 from tests.test_cli import refused, retro
@@ -73,7 +74,8 @@ def saved(out: Path, **settings: Any) -> Path:
     shape = tiny_shape(**settings)
     config = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0)
     engine = build_engine(shape, config, ParallelConfig())
-    return checkpoint.save(engine, shape, {"train": config.model_dump(mode="json")}, 1, out / "checkpoints", 1)
+    Saver(engine, shape, config, out / "checkpoints").save(1)
+    return checkpoint.step_directory(out / "checkpoints", 1)
 
 
 def files(folder: Path) -> list[str]:
@@ -293,7 +295,7 @@ def test_a_checkpoint_without_a_run_gives_a_card_that_says_so(tmp_path: Path) ->
 def test_the_card_of_converted_weights_names_what_they_come_from(tmp_path: Path) -> None:
     model = tiny_model(tiny_shape())
     path = tmp_path / "models/converted"
-    checkpoint.save_weights(model, model.shape, {"converted_from": "iter_0000500"}, path)
+    save_weights(model, model.shape, {"converted_from": "iter_0000500"}, path)
     (tmp_path / "config.json").write_text('{"sft": "of something else"}')
     text = card(export(path, tmp_path / "out"))
     assert "# converted\n" in text

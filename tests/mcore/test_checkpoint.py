@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
 
 from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint
-from retro.training.checkpoint import save
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import build_engine
+from retro.training.saver import Saver
 from tests.model.tiny import tiny_model, tiny_shape
 
 
@@ -66,11 +66,12 @@ def test_saving_starts_no_other_process(tmp_path: Path) -> None:
 def test_a_full_disk_while_saving_names_the_checkpoint_and_frees_what_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise CheckpointException("write", {0: (OSError(28, "No space left on device"), None)})  # type: ignore[dict-item]
+    def full(_: object, number: int, bucket: object, results: queue.Queue[object], *__: object) -> None:
+        results.put((number, OSError(28, "No space left on device")))
 
-    engine = build_engine(tiny_shape(), TrainConfig(), ParallelConfig())
-    monkeypatch.setattr("retro.mcore.checkpoint.dist_checkpointing.save", full)
+    config = TrainConfig()
+    engine = build_engine(tiny_shape(), config, ParallelConfig())
+    monkeypatch.setattr("retro.mcore.checkpoint.FileSystemWriterAsync.write_preloaded_data", full)
     with pytest.raises(ArtifactError, match=r"step_00000007: the disk is full; .* run the same command again"):
-        save(engine, tiny_shape(), {}, 7, tmp_path, keep_last=1)
+        Saver(engine, tiny_shape(), config, tmp_path).save(7)
     assert list(tmp_path.iterdir()) == []

@@ -1,95 +1,113 @@
-"""Tensor and data parallel training has the losses of one process, under gloo, in processes of their own.
+"""Every layout has the losses and gradients of one process, and one process those of the plain reference.
 
-Tolerance: sums over ranks are formed in another order, so float32 losses agree to 2e-5 relative, not to the bit.
+Under gloo, in processes of their own. All layouts start from one checkpoint, since each stage would draw other
+initial weights. Tolerance: sums over ranks are formed in another order, so float32 losses and gradient norms over
+five steps agree to 2e-5 relative, not to the bit.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+from retro.training import checkpoint
+from tests.model.tiny import tiny_shape
+from tests.parallel.launch import curve, launch
+from tests.parallel.reference_training import reference_curve
 
 RELATIVE_TOLERANCE = 2e-5
 
-WORKER = """
-import sys
-from pathlib import Path
-from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.loop import Validation, train
-from tests.model.tiny import tiny_shape
-from tests.training.fake import CycleSource
+Settings = dict[str, Any]
 
-def main():
-    out, start, tensor, retrieval, steps = sys.argv[1:]
-    config = TrainConfig(
-        steps=int(steps), micro_batch=2, global_batch=8, lr=1e-3, warmup_steps=0, schedule="constant",
-        log_every=1, evaluate_every=3, evaluate_samples=7, save_every=3,
-    )
-    train(
-        out=Path(out), shape=tiny_shape(retrieval=retrieval == "retro"), config=config,
-        layout=ParallelConfig(tensor=int(tensor)), source=CycleSource(),
-        validation=Validation(source=CycleSource(), samples=7),
-        start_from=Path(start) if start != "-" else None,
-    )
+MODELS: dict[str, Settings] = {
+    "retro": {"layers": 4, "query_groups": 2, "activation": "swiglu", "normalization": "RMSNorm"},
+    # A gate that is learned is one number whose gradient every token has a part in.
+    "gated retro": {"layers": 4, "gate": "learned", "tied_embeddings": True, "bias": True},
+    "gpt": {"layers": 4, "retrieval": False, "positions": "learned", "tied_embeddings": True, "bias": True},
+}
+TWO: dict[str, Settings] = {
+    "TP2": {"tensor": 2},
+    "TP2 SP": {"tensor": 2, "sequence": True},
+    "PP2": {"pipeline": 2},
+    "PP2 VPP2": {"pipeline": 2, "virtual_pipeline": 2},
+    "DP2": {},
+    "DP2 distributed optimizer": {"distributed_optimizer": True},
+}
+FOUR: dict[str, Settings] = {
+    "TP2 PP2": {"tensor": 2, "pipeline": 2},
+    "TP2 SP PP2 VPP2": {"tensor": 2, "sequence": True, "pipeline": 2, "virtual_pipeline": 2},
+    "TP2 DP2": {"tensor": 2},
+    "PP2 DP2 distributed optimizer": {"pipeline": 2, "distributed_optimizer": True},
+    "PP4": {"pipeline": 4},
+}
 
-if __name__ == "__main__":
-    main()
-"""
+
+def place(folder: Path, model: str, layout: str, ragged: bool = False) -> str:
+    return str(folder / f"{model} {layout} {ragged}".replace(" ", "_"))
 
 
-def launch(processes: int, *arguments: str, tmp_path: Path, worker: str = WORKER) -> None:
-    """Run the worker under torch's launcher variables, one process a rank."""
-    script = tmp_path / "worker.py"
-    script.write_text(worker)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(processes),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    command = [sys.executable, str(script), *arguments]
-    started = [
-        subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(processes)
+def runs(folder: Path, layouts: dict[str, Settings]) -> list[Settings]:
+    """Five steps of every model under every layout, from the one checkpoint."""
+    of_one_length = [
+        {"out": place(folder, model, name), "start": place(folder, model, "start"), "layout": layout, "model": shape}
+        for name, layout in layouts.items()
+        for model, shape in MODELS.items()
     ]
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-2000:]
+    return of_one_length + [
+        {
+            "out": place(folder, "retro", name, ragged=True),
+            "start": place(folder, "retro", "start"),
+            "layout": layout,
+            "model": MODELS["retro"],
+            "ragged": True,
+        }
+        for name, layout in layouts.items()
+    ]
 
 
-def curve(out: Path) -> dict[str, list[float]]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    names = ("loss", "grad_norm", "valid_loss")
-    return {name: [line[name] for line in lines if name in line] for name in names}
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every run of this file; one start of processes for each number of them."""
+    folder = tmp_path_factory.mktemp("layouts")
+    first = {"steps": 1}
+    starts = [
+        {"out": place(folder, model, "start"), "layout": {}, "model": shape, "settings": first}
+        for model, shape in MODELS.items()
+    ]
+    launch(1, starts + runs(folder, {"one process": {}}), folder / "1")
+    launch(2, runs(folder, TWO), folder / "2")
+    launch(4, runs(folder, FOUR), folder / "4")
+    return folder
 
 
-@pytest.fixture(scope="module", params=["retro", "gpt"])
-def one_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
-    """Weights to start from, and five steps on from them in one process."""
-    kind = str(request.param)
-    tmp_path = tmp_path_factory.mktemp(kind)
-    launch(1, str(tmp_path / "start"), "-", "1", kind, "1", tmp_path=tmp_path)
-    launch(1, str(tmp_path / "one"), str(tmp_path / "start"), "1", kind, "5", tmp_path=tmp_path)
-    return kind, tmp_path / "start", tmp_path / "one"
-
-
-@pytest.mark.parametrize(("processes", "tensor"), [(2, 2), (2, 1), (4, 2)], ids=["TP2", "DP2", "TP2 DP2"])
-def test_losses_and_gradients_equal_one_process(
-    one_process: tuple[str, Path, Path], processes: int, tensor: int, tmp_path: Path
-) -> None:
-    kind, start, truth = one_process
-    launch(processes, str(tmp_path / "many"), str(start), str(tensor), kind, "5", tmp_path=tmp_path)
-    expected, found = curve(truth), curve(tmp_path / "many")
+@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("layout", [*TWO, *FOUR])
+def test_losses_and_gradients_equal_one_process(trained: Path, model: str, layout: str) -> None:
+    expected = curve(Path(place(trained, model, "one process")))
+    found = curve(Path(place(trained, model, layout)))
     assert len(found["loss"]) == 5
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=RELATIVE_TOLERANCE, err_msg=name)
+
+
+@pytest.mark.parametrize("layout", [*TWO, *FOUR])
+def test_batches_of_many_lengths_equal_one_process(trained: Path, layout: str) -> None:
+    expected = curve(Path(place(trained, "retro", "one process", ragged=True)))
+    found = curve(Path(place(trained, "retro", layout, ragged=True)))
+    assert len(found["loss"]) == 5
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=RELATIVE_TOLERANCE, err_msg=name)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_one_process_equals_the_reference_under_an_optimizer_of_torch(trained: Path, model: str) -> None:
+    start, _ = checkpoint.load_model(Path(place(trained, model, "start")))
+    weights = {name: value.detach().to(torch.float32) for name, value in start.named_parameters()}
+    losses, norms = reference_curve(tiny_shape(**MODELS[model]), weights, steps=5, lr=1e-3)
+    found = curve(Path(place(trained, model, "one process")))
+    np.testing.assert_allclose(found["loss"], losses, rtol=RELATIVE_TOLERANCE)
+    np.testing.assert_allclose(found["grad_norm"], norms, rtol=RELATIVE_TOLERANCE)

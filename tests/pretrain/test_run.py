@@ -118,5 +118,11 @@ def test_a_model_of_another_tokenizer_is_not_measured(trained: Path, tmp_path: P
     corpus, db, neighbors = (stage(name).path(other) for name in ("corpus", "db", "neighbors"))
     with pytest.raises(TrainingError, match=r"was trained with tokenizer \w+, the data here has \w+"):
         perplexity.run(
-            other.perplexity, {"gpt": trained / "run/5_pretrain/gpt"}, corpus, db, neighbors, tmp_path / "out"
+            other.perplexity,
+            other.parallel,
+            {"gpt": trained / "run/5_pretrain/gpt"},
+            corpus,
+            db,
+            neighbors,
+            tmp_path / "out",
         )

@@ -5,16 +5,28 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.training.batch import Batch
+from retro.training.batch import Batch, BatchForm
 from tests.model.tiny import CHUNK, VOCABULARY
 
 
 class CycleSource:
     """Sample n counts up from a number of its own, modulo the vocabulary."""
 
-    def __init__(self, length: int = 16, *, broken_after: int | None = None) -> None:
-        self.length, self.broken_after = length, broken_after
+    def __init__(self, length: int = 16, *, broken_after: int | None = None, ragged: bool = False) -> None:
+        """Fix the form of all samples.
+
+        Args:
+            length: Tokens in a sequence, at most.
+            broken_after: Asking for this sample, or a later one, is a keyboard interrupt.
+            ragged: Samples have one to three chunks less and are padded on the left, as in tuning.
+        """
+        self.length, self.broken_after, self.ragged = length, broken_after, ragged
         self.asked: list[int] = []
+
+    @property
+    def form(self) -> BatchForm:
+        """Two neighbors a chunk."""
+        return BatchForm(None if self.ragged else self.length, 2)
 
     def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
         """Samples by number."""
@@ -25,11 +37,33 @@ class CycleSource:
         tokens = (starts[:, None] + np.arange(self.length + 1)) % VOCABULARY
         shape = (self.length // CHUNK, 2, 2 * CHUNK)
         neighbors = np.stack([np.random.default_rng(int(n)).integers(0, VOCABULARY, shape) for n in sample_numbers])
-        return Batch(
+        mask = np.ones(neighbors.shape, dtype=bool)
+        mask[sample_numbers % 2 == 0, 0, 1] = False  # one neighbor is missing
+        mask[:, 1, 0, CHUNK:] = False  # one has no continuation
+        batch = Batch(
             tokens_BS=tokens[:, :-1],
             labels_BS=tokens[:, 1:],
             loss_mask_BS=np.ones((len(tokens), self.length), dtype=np.float32),
             neighbors_BLKR=neighbors,
-            neighbor_mask_BLKR=np.ones(neighbors.shape, dtype=bool),
+            neighbor_mask_BLKR=mask,
             token_mask_BS=None,
+        )
+        return self._shortened(batch, sample_numbers) if self.ragged else batch
+
+    def _shortened(self, batch: Batch, sample_numbers: NDArray[np.int64]) -> Batch:
+        """Samples keep their last chunks; the batch is as long as its longest."""
+        lengths_B = self.length - CHUNK * (1 + sample_numbers % 3)
+        longest = int(lengths_B.max())
+        real_BS = np.arange(longest) >= longest - lengths_B[:, None]
+        first = (self.length - longest) // CHUNK
+        assert batch.neighbors_BLKR is not None
+        assert batch.neighbor_mask_BLKR is not None
+        real_BL = real_BS[:, ::CHUNK]
+        return Batch(
+            tokens_BS=np.where(real_BS, batch.tokens_BS[:, -longest:], 0),
+            labels_BS=batch.labels_BS[:, -longest:],
+            loss_mask_BS=real_BS.astype(np.float32),
+            neighbors_BLKR=batch.neighbors_BLKR[:, first:],
+            neighbor_mask_BLKR=batch.neighbor_mask_BLKR[:, first:] & real_BL[:, :, None, None],
+            token_mask_BS=real_BS,
         )

@@ -456,7 +456,7 @@ def test_a_full_disk_leaves_nothing_behind(legacy: Path, tmp_path: Path, monkeyp
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("retro.mcore.checkpoint.save", full)
+    monkeypatch.setattr("retro.mcore.checkpoint.Saving.finish", full)
     with pytest.raises(ArtifactError, match="ours: the disk is full"):
         convert(legacy, tmp_path / "ours")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["legacy"]

@@ -15,6 +15,7 @@ from retro.common.errors import ArtifactError, DataError, TrainingError
 from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
 from retro.mcore.layers import GPTModel, Norm, TransformerBlockSubmodules
+from retro.mcore.parallel import ONE_PROCESS
 from retro.mcore.stored import StoredTensors
 from retro.model.config import ModelShape
 from retro.model.convert.megatron import MegatronSource, find_megatron
@@ -37,7 +38,7 @@ def plain_gpt_model(shape: ModelShape) -> Any:
     parallel.start()
     parallel.seed(9)
     model = shape.model
-    config = transformer_config(model, layers=model.layers, dropout=0.0, bfloat16=False, tensor_parallel=1)
+    config = transformer_config(model, layers=model.layers, dropout=0.0, bfloat16=False, layout=ONE_PROCESS)
     specs = [decoder_layer_spec(None) for _ in range(model.layers)]
     gpt = GPTModel(
         config=config,

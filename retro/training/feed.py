@@ -1,0 +1,148 @@
+"""Micro batches as tensors, on the ranks that need them.
+
+The first of the tensor parallel ranks reads, the others receive; a pipeline stage reads only what its layers use: the
+first one tokens and neighbors, the last one labels, any stage of a Retro the neighbors' masks.
+"""
+
+# Dims: B sequences of a micro batch, S tokens, L chunks, K neighbors, R tokens of a neighbor.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retro.mcore import parallel
+from retro.mcore.engine import Work
+from retro.model.config import ModelShape
+from retro.model.model import RetroModel
+from retro.model.transport import transport_rows
+from retro.training.batch import Batch, BatchSource
+
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A batch on the device; None is what this stage does not use, or what the batch does not have."""
+
+    tokens_BS: Tensor | None
+    labels_BS: Tensor | None
+    loss_mask_BS: Tensor | None
+    neighbors_BLKR: Tensor | None
+    neighbor_mask_BLKR: Tensor | None
+    token_mask_BS: Tensor | None
+
+
+class Feed:
+    """Turns sample numbers into work for this rank's layers."""
+
+    def __init__(self, source: BatchSource, shape: ModelShape, chunks: Sequence[RetroModel], micro_batch: int) -> None:
+        """Decide what to read.
+
+        Args:
+            source: Samples by number.
+            shape: The model.
+            chunks: This rank's groups of layers.
+            micro_batch: Sequences in one pass, B.
+        """
+        self.source, self.shape, self.micro_batch = source, shape, micro_batch
+        first, last = any(chunk.pre_process for chunk in chunks), any(chunk.post_process for chunk in chunks)
+        reads = shape.model.retrieval and source.form.neighbors > 0
+        uniform = source.form.sequence_length is not None
+        # Where batches differ, their tokens say how long they are.
+        self._unused = {
+            "tokens_BS": uniform and not first,
+            "labels_BS": not last,
+            "loss_mask_BS": not last,
+            "neighbors_BLKR": not (first and reads),
+            "neighbor_mask_BLKR": not reads,
+            "token_mask_BS": uniform,
+        }
+        _, stages = parallel.pipeline_rank()
+        self._of_one_length = stages > 1 and not uniform
+
+    def work(self, numbers: NDArray[np.int64]) -> Work[MicroBatch]:
+        """Work on samples, on ranks of this data parallel rank alike.
+
+        Args:
+            numbers: Of the samples, a multiple of the micro batch; -1 stands for one that does not count.
+        """
+        parts = np.split(numbers, len(numbers) // self.micro_batch)
+        rank, _ = parallel.tensor_parallel_rank()
+        batches: Sequence[Batch | None] = [None] * len(parts)
+        if rank == 0 and not all(self._unused.values()):
+            batches = [fetch(self.source, part) for part in parts]
+            if self._of_one_length:
+                batches = to_one_length([one for one in batches if one is not None], self.shape.chunk_length)
+        micro_batches = [self._micro_batch(batch) for batch in batches]
+        return Work(micro_batches, self._transport_rows(micro_batches[0]), self.micro_batch)
+
+    def _micro_batch(self, batch: Batch | None) -> MicroBatch:
+        if all(self._unused.values()):
+            return MicroBatch(None, None, None, None, None, None)
+        arrays = None
+        if batch is not None:
+            arrays = {
+                field.name: None if self._unused[field.name] else _contiguous(getattr(batch, field.name))
+                for field in fields(MicroBatch)
+            }
+        return MicroBatch(**parallel.broadcast_arrays(arrays))
+
+    def _transport_rows(self, one: MicroBatch) -> int:
+        length = self.source.form.sequence_length
+        if length is None:
+            length = one.tokens_BS.size(1)  # type: ignore[union-attr]
+        reads = not self._unused["neighbor_mask_BLKR"]
+        chunks = length // self.shape.chunk_length if reads else 0
+        return transport_rows(length, chunks, self.source.form.neighbors, self.shape.retrieved_length)
+
+
+def fetch(source: BatchSource, numbers: NDArray[np.int64]) -> Batch:
+    """The samples of these numbers; for each -1 any sample, its labels not counted."""
+    counts_B = numbers >= 0
+    stand_in = numbers[counts_B][0] if counts_B.any() else 0
+    batch = source.fetch(np.where(counts_B, numbers, stand_in))
+    if counts_B.all():
+        return batch
+    return replace(batch, loss_mask_BS=batch.loss_mask_BS * counts_B[:, None].astype(np.float32))
+
+
+def to_one_length(batches: Sequence[Batch], chunk_length: int) -> list[Batch]:
+    """Pad batches on the right to the longest of them: what travels between pipeline stages has one shape.
+
+    Padding is real to nobody: it is not attended, has no neighbors, and its labels do not count.
+    """
+    longest = max(batch.tokens_BS.shape[1] for batch in batches)
+    return [_padded(batch, longest, chunk_length) for batch in batches]
+
+
+def _padded(batch: Batch, length: int, chunk_length: int) -> Batch:
+    tokens = batch.tokens_BS.shape[1]
+    real_BS = np.ones(batch.tokens_BS.shape, dtype=np.bool_) if batch.token_mask_BS is None else batch.token_mask_BS
+
+    def longer(array: NDArray[T]) -> NDArray[T]:
+        return np.pad(array, ((0, 0), (0, length - tokens)))
+
+    def more_chunks(array: NDArray[T] | None) -> NDArray[T] | None:
+        if array is None:
+            return None
+        missing = length // chunk_length - array.shape[1]
+        return np.pad(array, ((0, 0), (0, missing), (0, 0), (0, 0)))
+
+    return Batch(
+        tokens_BS=longer(batch.tokens_BS),
+        labels_BS=longer(batch.labels_BS),
+        loss_mask_BS=longer(batch.loss_mask_BS),
+        neighbors_BLKR=more_chunks(batch.neighbors_BLKR),
+        neighbor_mask_BLKR=more_chunks(batch.neighbor_mask_BLKR),
+        token_mask_BS=longer(real_BS),
+    )
+
+
+def _contiguous(array: NDArray[T] | None) -> NDArray[T] | None:
+    return None if array is None else np.ascontiguousarray(array)

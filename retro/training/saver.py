@@ -1,0 +1,143 @@
+"""Checkpoints are written beside, described, and renamed when whole; `checkpoint.py` finds and loads them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from retro.common.artifacts import describe_files, no_space_is_an_artifact_error, write_json
+from retro.common.config import config_json
+from retro.common.errors import ArtifactError
+from retro.mcore import checkpoint as sharded
+from retro.mcore import parallel
+from retro.mcore.engine import Engine, sharded_weights
+from retro.model.config import ModelShape
+from retro.model.model import RetroModel
+from retro.training.checkpoint import INFO, complete, step_directory
+from retro.training.config import TrainConfig
+
+
+class Saver:
+    """Writes the checkpoints of a run, at once or in the background, and drops the oldest ones.
+
+    As a context manager it completes what is under way when the run ends; when the run fails, what was under way is
+    left incomplete under its temporary name, and the next run overwrites it. Every rank owns one and calls its
+    methods alike.
+    """
+
+    def __init__(self, engine: Engine[RetroModel], shape: ModelShape, config: TrainConfig, directory: Path) -> None:
+        """Nothing is written yet.
+
+        Args:
+            engine: What is saved.
+            shape: Its model, recorded in each checkpoint.
+            config: Its settings, recorded too; says which checkpoints to keep and whether to write in the background.
+            directory: Where the checkpoints of the run lie.
+        """
+        self.engine, self.shape, self.config, self.directory = engine, shape, config, directory
+        self._under_way: tuple[int, sharded.Saving] | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish()
+
+    def save(self, step: int) -> None:
+        """Begin a checkpoint of this step, after the one under way.
+
+        Raises:
+            ArtifactError: The disk is full.
+        """
+        self.finish()
+        final = step_directory(self.directory, step)
+        if parallel.is_main():
+            _make_empty(_temporary(final))
+        parallel.barrier()
+        with _tidying(final):
+            saving = sharded.Saving(self.engine.state(), _temporary(final), background=self.config.async_save)
+        self._under_way = (step, saving)
+        if not self.config.async_save:
+            self.finish()
+
+    def poll(self) -> None:
+        """Complete the checkpoint under way if every rank has written its part."""
+        if self._under_way is not None and not parallel.any_rank(not self._under_way[1].written()):
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint under way and complete it.
+
+        Raises:
+            ArtifactError: The disk is full.
+        """
+        if self._under_way is None:
+            return
+        step, saving = self._under_way
+        self._under_way = None
+        final = step_directory(self.directory, step)
+        with _tidying(final):
+            files = saving.finish()
+        if parallel.is_main():
+            _complete(final, self.shape, {"train": config_json(self.config)}, step, files)
+            for old in superseded(complete(self.directory), self.config.keep_last, self.config.keep_every):
+                shutil.rmtree(old)
+        parallel.barrier()
+
+
+def superseded(found: list[Path], keep_last: int, keep_every: int) -> list[Path]:
+    """Which of a run's checkpoints need not be kept.
+
+    Args:
+        found: Checkpoints of `step_directory`, oldest first.
+        keep_last: So many of the newest stay.
+        keep_every: Those of a multiple of so many steps stay too; 0: none.
+    """
+    return [path for path in found[:-keep_last] if not keep_every or int(path.name.split("_")[1]) % keep_every]
+
+
+def save_weights(model: RetroModel, shape: ModelShape, config: dict[str, Any], final: Path) -> None:
+    """Write a checkpoint of weights alone, for another run to start from. For one process.
+
+    Raises:
+        ArtifactError: The disk is full.
+    """
+    _make_empty(_temporary(final))
+    with _tidying(final):
+        files = sharded.save({"weights": sharded_weights([model])}, _temporary(final))
+    _complete(final, shape, config, 0, files)
+
+
+def _complete(final: Path, shape: ModelShape, config: dict[str, Any], step: int, files: dict[str, Any]) -> None:
+    """Say what a checkpoint is, and give it its final name. `files` are described already."""
+    temporary = _temporary(final)
+    rest = [path.name for path in temporary.iterdir() if path.name not in files]
+    described = dict(sorted((files | describe_files(temporary, rest)).items()))
+    write_json(temporary / INFO, {"shape": config_json(shape), "step": step, "config": config, "files": described})
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+
+
+def _temporary(final: Path) -> Path:
+    return final.parent / f".{final.name}.tmp"
+
+
+def _make_empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+
+
+@contextmanager
+def _tidying(final: Path) -> Iterator[None]:
+    try:
+        with no_space_is_an_artifact_error(final):
+            yield
+    except ArtifactError:
+        # What was written of it would keep the disk full.
+        shutil.rmtree(_temporary(final), ignore_errors=True)
+        raise
