@@ -104,8 +104,8 @@ class Saving:
         """
         self.directory = directory
         self._files: dict[str, Any] = {}
-        if filesystem_async._results_queue is None:
-            filesystem_async._results_queue = queue.Queue()
+        # A queue of its own: results that a failed saving left would be taken for this one's.
+        filesystem_async._results_queue = queue.Queue()
         strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
         with _as_runtime_error():
             self._request = dist_checkpointing.save(state, str(directory), strategy, async_sharded_save=True)

@@ -39,7 +39,7 @@ def test_every_variant_is_trained_and_the_gpt_of_equal_parameters_has_as_many(tr
     counts = json.loads((trained / "run/5_pretrain/manifest.json").read_text())["counts"]["variants"]
     assert sorted(counts) == ["gpt", "gpt_equal", "retro"]
     assert counts["gpt"]["parameters"] < counts["retro"]["parameters"]
-    assert counts["gpt_equal"]["parameters"] == pytest.approx(counts["retro"]["parameters"], rel=0.005)
+    assert counts["gpt_equal"]["parameters"] == pytest.approx(counts["retro"]["parameters"], rel=0.01)
 
 
 def test_perplexity_has_a_row_for_each_model_and_kind_of_neighbors(trained: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import queue
 from argparse import Namespace
 from collections.abc import Callable
 from enum import Enum
@@ -453,10 +454,10 @@ def test_nothing_is_overwritten_and_no_vocabulary_beyond_the_embedding(legacy: P
 
 
 def test_a_full_disk_leaves_nothing_behind(legacy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def full(_: object, number: int, bucket: object, results: queue.Queue[object], *__: object) -> None:
+        results.put((number, OSError(28, "No space left on device")))
 
-    monkeypatch.setattr("retro.mcore.checkpoint.Saving.finish", full)
+    monkeypatch.setattr("retro.mcore.checkpoint.FileSystemWriterAsync.write_preloaded_data", full)
     with pytest.raises(ArtifactError, match="ours: the disk is full"):
         convert(legacy, tmp_path / "ours")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["legacy"]
