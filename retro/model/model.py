@@ -81,6 +81,9 @@ class RetroModel(GPTModel):
         )
         self.shape = shape
         self._received: Tensor | None = None
+        if place.first and model.positions == "learned":
+            # megatron-core makes this table in fp32 whatever the precision, and the first norm refuses the mixture.
+            self.embedding.position_embeddings.to(config.params_dtype)
         if not config.use_cpu_initialization:
             self.cuda(torch.cuda.current_device())
 
