@@ -136,14 +136,40 @@ def pretrain(
         raise ConfigError("--finetune", True, "needs --load CHECKPOINT")
     config = read_arguments(arguments, extra)
     if dry_run:
-        from retro.show_plan import show_plan
+        from retro.show_plan import show_dry_run
 
-        show_plan(config)
+        show_dry_run(config)
         return
     if not skip_train:
         _run_stage("pretrain", config, again)
     _run_stage("perplexity", config, again=False)
     _show_tables(config)
+
+
+@app.command()
+def plan(
+    arguments: Arguments = None,
+    size: Annotated[str | None, typer.Option(help="A row of the size table, in place of a config file.")] = None,
+    gpus: Annotated[int, typer.Option(help="How many GPUs; if not given, as few as hold one copy.")] = 0,
+    gpu: Annotated[str, typer.Option(help="A name of the GPU table, as a100-80g or h100-80g.")] = "h100-80g",
+    tokens: Annotated[str, typer.Option(help="Token budget, as 100b or 1.2t.")] = "100b",
+    utilisation: Annotated[float, typer.Option(help="Share of its peak that a GPU reaches while it works.")] = 0.4,
+    vocabulary: Annotated[int | None, typer.Option(help="Tokens of the tokenizer, if not the size's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Numbers for machines.")] = False,
+) -> None:
+    """Say what a run needs: weights, memory, FLOPs, GPU-hours. Proposes a layout where none is given."""
+    _start(verbose=False)
+    from retro.show_plan import overrides_of_size, show_plan
+
+    given = list(arguments or [])
+    if size is not None:
+        if any("=" not in text for text in given):
+            raise ConfigError("--size", size, "needs no config file beside it: give one of the two")
+        given = overrides_of_size(size) + given
+    show_plan(
+        read_arguments(given), gpus=gpus, gpu=gpu, tokens=tokens, utilisation=utilisation, vocabulary=vocabulary,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()

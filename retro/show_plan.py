@@ -1,54 +1,94 @@
-"""Print what a run would train: layers, parameters and memory of one rank."""
+"""From a run's config to a plan, and the plan on the terminal: `retro plan` and `retro pretrain --dry-run`."""
 
 from __future__ import annotations
 
-from rich.table import Table
+import json
+import os
 
+from retro.common.errors import ConfigError
 from retro.common.progress import output
 from retro.model.config import ModelShape
 from retro.model.sizes import find_size
+from retro.planner import show
+from retro.planner.gpus import find_gpu
+from retro.planner.plan import UTILISATION, Plan, make_plan
+from retro.planner.propose import fewest_gpus, propose
+from retro.planner.published import published_batch
 from retro.run_config import RunConfig
-from retro.training.plan import GIB, Plan, make_plan
 
 
-def show_plan(config: RunConfig) -> None:
-    """Print the plan of a run that may not have a corpus yet; the vocabulary is then the size's own."""
-    size = find_size(config.model.size)
-    shape = ModelShape(model=config.model, vocabulary=size.vocabulary, chunk_length=config.db.chunk_length)
-    plan = make_plan(shape, config.train, config.parallel)
-    output.print(f"model {config.model.size}: {size.source}", highlight=False)
-    output.print(f"vocabulary {shape.vocabulary:,}, padded to {shape.padded_vocabulary:,}", highlight=False)
-    for line in plan.layers:
-        output.print(line, highlight=False)
-    output.print(_parameters(plan), _memory(plan, config))
+def show_dry_run(config: RunConfig) -> None:
+    """Print layers, parameters and memory of a run as it is set, on as many processes as were started."""
+    shape = shape_of(config)
+    world = int(os.environ.get("WORLD_SIZE", str(config.parallel.model_ranks)))
+    plan = make_plan(shape, config.train, config.parallel, gpus=world)
+    output.print(*show.header(plan, find_size(config.model.size).source), sep="\n", highlight=False)
+    output.print(*show.layer_lines(shape), sep="\n", highlight=False)
+    output.print(show.parts(plan), show.memory(plan), sep="\n")
 
 
-def _parameters(plan: Plan) -> Table:
-    table = Table("part", "parameters", title="Parameters")
-    count = plan.parameters
-    rows = {
-        "embeddings and output": count.embeddings,
-        "decoder": count.decoder,
-        "GPT (the same with retrieval off)": count.gpt,
-        "chunked cross-attention": count.cross_attention,
-        "neighbor encoder": count.encoder,
-        "Retro" if plan.shape.model.retrieval else "total": count.total,
-    }
-    table.columns[1].justify = "right"
-    for name, value in rows.items():
-        table.add_row(name, f"{value:,}")
-    return table
+def show_plan(
+    config: RunConfig,
+    *,
+    gpus: int,
+    gpu: str,
+    tokens: str,
+    utilisation: float = UTILISATION,
+    vocabulary: int | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print a whole plan.
+
+    Args:
+        config: The run. Without `parallel` settings a layout is proposed, without `train.recompute` that too.
+        gpus: How many; 0 takes as few as hold one copy of the model.
+        gpu: A name of the GPU table.
+        tokens: The budget, as 100b.
+        utilisation: Share of the peak that is reached while a GPU works.
+        vocabulary: Tokens of the tokenizer; None takes the size's own.
+        as_json: For machines.
+    """
+    shape, budget = shape_of(config, vocabulary), token_budget(tokens)
+    kind = find_gpu(gpu)
+    options: list[Plan] = []
+    if "parallel" in config.model_fields_set:
+        count = gpus or config.parallel.model_ranks
+        plan = make_plan(shape, config.train, config.parallel, gpus=count, gpu=kind, utilisation=utilisation)
+    else:
+        given = {"modes": (config.train.recompute,)} if "recompute" in config.train.model_fields_set else {}
+        count = gpus or fewest_gpus(shape, config.train, gpu=kind, **given)
+        options = propose(shape, config.train, gpus=count, gpu=kind, utilisation=utilisation, **given)
+        plan = options[0]
+    if as_json:
+        print(json.dumps(show.as_json(plan, budget, options), indent=2))  # noqa: T201
+        return
+    show.show(plan, budget, options, find_size(config.model.size).source)
 
 
-def _memory(plan: Plan, config: RunConfig) -> Table:
-    train, layout = config.train, config.parallel
-    layout_of = (
-        f"tensor {layout.tensor}, {train.precision}, micro batch {train.micro_batch}, recompute {train.recompute}"
-    )
-    table = Table("part of memory, one rank", "GiB", caption=layout_of, min_width=len(layout_of) + 4)
-    table.columns[1].justify = "right"
-    memory = plan.memory
-    for name in ("weights", "gradients", "optimizer", "activations", "total"):
-        label = f"{name} (estimate)" if name == "activations" else name
-        table.add_row(label, f"{getattr(memory, name) / GIB:,.2f}")
-    return table
+def overrides_of_size(size: str) -> list[str]:
+    """The settings under which `--size` is planned: as the published runs of that size were."""
+    batch = published_batch(size)
+    return [f"model.size={size}", "train.precision=bfloat16", "train.micro_batch=1", f"train.global_batch={batch}"]
+
+
+def shape_of(config: RunConfig, vocabulary: int | None = None) -> ModelShape:
+    """The model of a run that may not have a corpus yet; the vocabulary is then the size's own."""
+    tokens = vocabulary or find_size(config.model.size).vocabulary
+    return ModelShape(model=config.model, vocabulary=tokens, chunk_length=config.db.chunk_length)
+
+
+def token_budget(text: str) -> float:
+    """A number of tokens, as 100b, 1.2t, 500m or 1e9.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    units = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+    unit = units.get(text[-1:].lower(), 1.0)
+    try:
+        number = float(text[:-1] if unit > 1 else text) * unit
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError("--tokens", text, "needs a number of tokens, as 100b, 1.2t or 500m")
+    return number

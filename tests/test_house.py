@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mcore": {"common"},
     "model": {"common", "mcore"},
     "training": {"common", "mcore", "model"},
+    "planner": {"common", "model", "training.config", "training.layout"},
     "pretrain": READERS | TRAINED | {"neighbors.reader"},
     "sft": READERS | TRAINED | {"neighbors.reader", "index", "pretrain"},
     "generate": READERS | TRAINED | {"neighbors.reader", "index", "sft"},

@@ -1,0 +1,82 @@
+"""Weights on one rank: matrices are shared out over the tensor parallel ranks, norms and output biases are not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retro.model.config import ModelConfig, ModelShape
+from retro.planner.stages import Block, encodes, reads
+from retro.training.config import ParallelConfig
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Numbers of weights."""
+
+    split: int
+    """Shared out over the tensor parallel ranks."""
+    whole: int
+    """On every one of them."""
+
+    def __add__(self, other: Weights) -> Weights:
+        return Weights(self.split + other.split, self.whole + other.whole)
+
+    def __mul__(self, times: int) -> Weights:
+        return Weights(self.split * times, self.whole * times)
+
+    def on_rank(self, tensor: int) -> int:
+        """Weights of one of `tensor` ranks."""
+        return self.split // tensor + self.whole
+
+
+def stage_weights(shape: ModelShape, blocks: list[Block], layout: ParallelConfig) -> int:
+    """Weights on one rank of a stage."""
+    total = Weights(0, 0)
+    for block in blocks:
+        total += block_weights(shape, block)
+    on_rank = total.on_rank(layout.tensor)
+    if shape.model.tied_embeddings and layout.pipeline > 1 and any(block.last for block in blocks):
+        # The output layer of a tied model lies on another stage than the embedding: it has its own copy there.
+        on_rank += _vocabulary(shape).on_rank(layout.tensor)
+    return on_rank
+
+
+def block_weights(shape: ModelShape, block: Block) -> Weights:
+    """Weights of one block, on all tensor parallel ranks together."""
+    model = shape.model
+    total = _layer(model) * len(block.layers)
+    cross = _attention(model) + _norm(model) + Weights(0, 1 if model.gate == "learned" else 0)
+    total += cross * reads(shape, block)
+    if encodes(shape, block):
+        total += _layer(model) * model.encoder_layers + _attention(model) + _norm(model)
+    if block.first:
+        total += _vocabulary(shape)
+        if model.positions == "learned":
+            total += Weights(0, shape.position_rows * model.hidden_size)
+    if block.last:
+        total += _norm(model)
+        if not model.tied_embeddings:
+            total += _vocabulary(shape)
+    return total
+
+
+def _vocabulary(shape: ModelShape) -> Weights:
+    return Weights(shape.padded_vocabulary * shape.model.hidden_size, 0)
+
+
+def _norm(model: ModelConfig) -> Weights:
+    return Weights(0, model.hidden_size * (1 if model.normalization == "RMSNorm" else 2))
+
+
+def _layer(model: ModelConfig) -> Weights:
+    inner = model.ffn_hidden_size * (2 if model.activation == "swiglu" else 1)
+    feed_forward = Weights(model.hidden_size * (inner + model.ffn_hidden_size), 0)
+    if model.bias:
+        feed_forward += Weights(inner, model.hidden_size)
+    return _attention(model) + feed_forward + _norm(model) * 2
+
+
+def _attention(model: ModelConfig) -> Weights:
+    key_value = 2 * model.query_groups * model.head_width
+    matrices = Weights(model.hidden_size * (2 * model.hidden_size + key_value), 0)
+    return matrices + Weights(model.hidden_size + key_value, model.hidden_size) if model.bias else matrices
