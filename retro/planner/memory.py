@@ -8,7 +8,7 @@ from retro.model.config import ModelShape
 from retro.planner.activations import Activations, value_bytes
 from retro.planner.schedule import most_kept
 from retro.planner.stages import Block, stages_of
-from retro.planner.weights import stage_weights
+from retro.planner.weights import retrieval_weights, stage_weights
 from retro.training.config import ParallelConfig, TrainConfig
 
 GIB = 2.0**30
@@ -23,9 +23,9 @@ class StageMemory:
     weights: float
     """2 bytes a weight in bfloat16, 4 in float32."""
     gradients: float
-    """4 bytes a weight, always fp32."""
+    """4 bytes a weight that is trained, always fp32."""
     optimizer: float
-    """Adam's two moments, 8 bytes a weight, and in bfloat16 fp32 master weights, 4 more."""
+    """Adam's two moments, 8 bytes a weight that is trained, and in bfloat16 fp32 master weights, 4 more."""
     activations: float
     """Kept by all micro batches in flight, and what is made anew at a time."""
     transport: float
@@ -53,14 +53,15 @@ def stage_memory(
     found = []
     for stage, blocks in enumerate(stages_of(shape, layout)):
         weights = stage_weights(shape, blocks, layout)
+        trained = retrieval_weights(shape, blocks, layout) if train.train_only == "retrieval" else weights
         master = 4 if train.precision == "bfloat16" else 0
         activations, transport = _activations(kept, blocks, layout, stage, micro_batches)
         found.append(
             StageMemory(
                 layers=[block.layers for block in blocks],
                 weights=float(weights * value_bytes(train)),
-                gradients=4.0 * weights,
-                optimizer=(8.0 + master) * weights / (data if layout.distributed_optimizer else 1),
+                gradients=4.0 * trained,
+                optimizer=(8.0 + master) * trained / (data if layout.distributed_optimizer else 1),
                 activations=activations,
                 transport=transport,
             )

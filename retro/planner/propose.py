@@ -54,11 +54,12 @@ def fewest_gpus(shape: ModelShape, train: TrainConfig, *, gpu: Gpu, modes: tuple
         ConfigError: 1,024 are not enough.
     """
     for power in range(_MOST + 1):
+        count = 1 << power
         try:
-            propose(shape, train, gpus=2**power, gpu=gpu, modes=modes)
+            propose(shape, train, gpus=count, gpu=gpu, modes=modes)
         except ConfigError:
             continue
-        return 2**power
+        return count
     need = f"needs a smaller model or micro batch: {2**_MOST:,} x {gpu.name} do not hold one copy"
     raise ConfigError("--gpu", gpu.name, need)
 

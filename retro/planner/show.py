@@ -47,19 +47,22 @@ def header(plan: Plan, source: str) -> list[str]:
     neighbors = f"{model.neighbors} neighbors of {plan.shape.retrieved_length} tokens"
     reads = f"{neighbors} for each chunk of {plan.shape.chunk_length}" if model.retrieval else "no retrieval"
     settings = f"{train.precision}, micro batch {train.micro_batch}, global batch {train.global_batch}"
-    tensor = f"tensor {layout.tensor}{' with sequence parallel' if layout.sequence else ''}"
+    tensor = f"tensor {layout.tensor}{' + sequence' if layout.sequence else ''}"
     pipeline = f"pipeline {layout.pipeline}"
     if layout.virtual_pipeline > 1:
         pipeline += f" in {layout.virtual_pipeline} turns"
     data = f"data {plan.data}{' sharing the optimizer' if layout.distributed_optimizer else ''}"
     on = f"{plan.gpus} x {plan.gpu.name}" if plan.gpu else f"{plan.gpus} process{'es' if plan.gpus > 1 else ''}"
-    return [
+    lines = [
         f"model      {model.size}: {source.partition(';')[0]}",
         f"vocabulary {plan.shape.vocabulary:,}, padded to {plan.shape.padded_vocabulary:,}",
         f"sequence   {model.sequence_length:,} tokens, {reads}",
         f"train      {settings}, recompute {train.recompute}",
         f"layout     {on}: {tensor}, {pipeline}, {data}",
     ]
+    if train.train_only == "retrieval":
+        lines.append("trained    retrieval's weights alone; activations and time are counted as if all were")
+    return lines
 
 
 def layer_lines(shape: ModelShape) -> list[str]:

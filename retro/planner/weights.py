@@ -41,14 +41,18 @@ def stage_weights(shape: ModelShape, blocks: list[Block], layout: ParallelConfig
     return on_rank
 
 
+def retrieval_weights(shape: ModelShape, blocks: list[Block], layout: ParallelConfig) -> int:
+    """Those of them that a GPT does not have: what `train.train_only=retrieval` trains."""
+    total = Weights(0, 0)
+    for block in blocks:
+        total += _retrieval(shape, block)
+    return total.on_rank(layout.tensor)
+
+
 def block_weights(shape: ModelShape, block: Block) -> Weights:
     """Weights of one block, on all tensor parallel ranks together."""
     model = shape.model
-    total = _layer(model) * len(block.layers)
-    cross = _attention(model) + _norm(model) + Weights(0, 1 if model.gate == "learned" else 0)
-    total += cross * reads(shape, block)
-    if encodes(shape, block):
-        total += _layer(model) * model.encoder_layers + _attention(model) + _norm(model)
+    total = _layer(model) * len(block.layers) + _retrieval(shape, block)
     if block.first:
         total += _vocabulary(shape)
         if model.positions == "learned":
@@ -57,6 +61,15 @@ def block_weights(shape: ModelShape, block: Block) -> Weights:
         total += _norm(model)
         if not model.tied_embeddings:
             total += _vocabulary(shape)
+    return total
+
+
+def _retrieval(shape: ModelShape, block: Block) -> Weights:
+    model = shape.model
+    cross = _attention(model) + _norm(model) + Weights(0, 1 if model.gate == "learned" else 0)
+    total = cross * reads(shape, block)
+    if encodes(shape, block):
+        total += _layer(model) * model.encoder_layers + _attention(model) + _norm(model)
     return total
 
 

@@ -88,6 +88,10 @@ def test_the_head_of_a_plan_says_what_was_assumed() -> None:
     assert header(plan, "made for tests; really")[0] == "model      tiny: made for tests"
     assert header(plan, "")[2] == "sequence   32 tokens, 2 neighbors of 8 tokens for each chunk of 4"
     assert header(plan, "")[4] == "layout     1 process: tensor 1, pipeline 1, data 1"
+    frozen = make_plan(hand_shape(), training(train_only="retrieval"), ParallelConfig(), gpus=1)
+    assert (
+        header(frozen, "")[5] == "trained    retrieval's weights alone; activations and time are counted as if all were"
+    )
     assert layer_lines(plan.shape)[0] == "  1  self-attention, feed-forward"
 
 

@@ -95,6 +95,17 @@ def test_the_distributed_optimizer_is_shared_over_the_copies() -> None:
     assert (shared.weights, shared.gradients) == (whole.weights, whole.gradients)
 
 
+def test_frozen_weights_have_neither_gradients_nor_optimizer_state() -> None:
+    # Cross-attention in layers 2 and 3: 768 weights and a norm of 32 each; the encoder: 2 layers of 768 + 1024 and two
+    # norms, one cross-attention more and its norm.
+    retrieval = 2 * (768 + 32) + 2 * (768 + 1024 + 64) + 768 + 32
+    shape, one = hand_shape(), ParallelConfig()
+    (alone,) = stage_memory(shape, training(train_only="retrieval"), one, data=1, micro_batches=1)
+    (everything,) = stage_memory(shape, training(), one, data=1, micro_batches=1)
+    assert (alone.gradients, alone.optimizer) == (4 * retrieval, 12 * retrieval)
+    assert alone.weights == everything.weights
+
+
 def test_the_stage_with_the_encoder_is_the_fullest_of_a_pipeline() -> None:
     # Layer 9, with the encoder, lies on the second of four stages of 6 layers; it keeps 3 micro batches of it.
     layout = ParallelConfig(pipeline=4)
