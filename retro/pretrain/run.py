@@ -63,7 +63,7 @@ def run(
     parents = {"corpus": corpus.manifest, "db": database.manifest}
     if neighbors is not None:
         parents["neighbors"] = neighbors.manifest
-    settings = {"pretrain": config_json(config), "model": config_json(model), "train": config_json(training)}
+    settings = {"pretrain": config_json(config), "model": config_json(model), "train": training.shaping()}
     made = completed(out, STAGE, settings, parents)
     if made is not None:
         return made
@@ -140,7 +140,7 @@ def _train_variant(
     layout: ParallelConfig,
     data: _Data,
 ) -> Result:
-    require_same_run(out, {"shape": config_json(shape), "train": config_json(training)})
+    require_same_run(out, {"shape": config_json(shape), "train": training.shaping()})
     finished = out / "result.json"
     if finished.exists():
         log.info("%s: already trained", out)

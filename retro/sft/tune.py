@@ -71,7 +71,7 @@ def run(
     model = parent.shape.model
     name = tuned_name(config, model.size)
     # The expected size is a check; it must not make two runs of one.
-    shaping = config_json(config.model_copy(update={"size": None}))
+    shaping = config_json(config.model_copy(update={"size": None})) | {"train": config.train.shaping()}
     settings = {"sft": shaping, "checkpoint": [checkpoint.identity(parent.path), config_json(parent.shape)]}
     made = read_manifest(out, STAGE) if is_complete(out) else None
     if made is not None and made.counts.get("name") == name:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from retro.common.config import StageConfig
+from retro.common.config import StageConfig, config_json
 from retro.common.errors import require
 
 
@@ -71,6 +71,23 @@ class TrainConfig(StageConfig):
         require(self, "global_batch", multiple, f"a multiple of micro_batch = {self.micro_batch}")
         require(self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps = {self.steps}")
         return self
+
+    def shaping(self) -> dict[str, Any]:
+        """The settings that decide what is trained, up to rounding; a run goes on only under the same ones."""
+        return {name: value for name, value in config_json(self).items() if name not in _FREE}
+
+
+# How the work is done, not what comes out of it: a stopped run may go on under other values of these.
+_FREE = {
+    "micro_batch",
+    "recompute",
+    "log_every",
+    "save_every",
+    "keep_last",
+    "keep_every",
+    "async_save",
+    "tensorboard",
+}
 
 
 class ParallelConfig(StageConfig):

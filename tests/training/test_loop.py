@@ -71,11 +71,12 @@ def test_accumulating_micro_batches_gives_the_same_losses(tmp_path: Path) -> Non
     np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "four"), rtol=2e-5)
 
 
+@pytest.mark.parametrize("recompute", ["selective", "full"])
 @pytest.mark.parametrize("retrieval", [True, False])
-def test_recomputing_activations_changes_no_loss(tmp_path: Path, retrieval: bool) -> None:
+def test_recomputing_activations_changes_no_loss(tmp_path: Path, retrieval: bool, recompute: str) -> None:
     settings: dict[str, Any] = {"dropout": 0.1, "encoder_dropout": 0.1, "retrieval": retrieval, "steps": 4}
     run(tmp_path / "kept", **settings)
-    run(tmp_path / "recomputed", recompute="full", **settings)
+    run(tmp_path / "recomputed", recompute=recompute, **settings)
     assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
 
 
@@ -168,3 +169,18 @@ def test_settings_that_trained_nothing_are_replaced_and_others_are_kept(tmp_path
     with pytest.raises(ArtifactError, match=r"train.micro_batch was 4, now 8\. Use another run_dir, or go on"):
         require_same_run(tmp_path, {"train": {"micro_batch": 8}})
     require_same_run(tmp_path, {"train": {"micro_batch": 4}})
+
+
+def test_checkpoints_of_every_so_many_steps_are_kept_beside_the_newest(tmp_path: Path) -> None:
+    run(tmp_path, save_every=2, keep_last=2, keep_every=4)
+    kept = [path.name for path in checkpoint.complete(tmp_path / "checkpoints")]
+    assert kept == ["step_00000004", "step_00000008", "step_00000010", "step_00000012"]
+
+
+def test_how_the_work_is_done_may_change_in_a_run_and_what_is_trained_may_not(tmp_path: Path) -> None:
+    before, after = TrainConfig(), TrainConfig(micro_batch=2, recompute="full", keep_last=9, async_save=True)
+    require_same_run(tmp_path, {"train": before.shaping()})
+    run(tmp_path, steps=4)
+    require_same_run(tmp_path, {"train": after.shaping()})
+    with pytest.raises(ArtifactError, match=r"train.lr was 0.0006, now 0.1\. Use another run_dir"):
+        require_same_run(tmp_path, {"train": TrainConfig(lr=0.1).shaping()})
