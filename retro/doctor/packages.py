@@ -96,7 +96,7 @@ def transformer_engine() -> Finding:
     """Transformer Engine: optional, but half of it stops megatron-core from being imported."""
     name, folder, installed = "Transformer Engine", folder_of("transformer_engine"), version_of("transformer-engine")
     if folder is None:
-        return Finding(name, "ok", "not installed; optional, attention is torch's own")
+        return Finding(name, "ok", "not installed; optional, layers are megatron-core's local ones, attention torch's")
     missing = [
         library for library in ("libtransformer_engine", "transformer_engine_torch") if not _built(folder, library)
     ]
@@ -107,7 +107,7 @@ def transformer_engine() -> Finding:
     if installed and not _within(installed, TRANSFORMER_ENGINE):
         advice = "If training fails inside it, install that range"
         return Finding(name, "note", f"{installed}; megatron-core wants {TRANSFORMER_ENGINE}", advice)
-    return Finding(name, "ok", installed or "built from source")
+    return Finding(name, "ok", f"{installed or 'built from source'}; train.layers=auto takes it on GPUs in bfloat16")
 
 
 def _built(folder: Path, library: str) -> bool:

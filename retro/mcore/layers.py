@@ -63,7 +63,6 @@ __all__ = [
     "fused_attention",
     "get_bias_dropout_add",
     "get_transformer_layer_offset",
-    "self_attention_spec",
 ]
 
 
@@ -165,18 +164,3 @@ class FusedAttentionCore(MegatronModule):
         own = dropout > 0.0 and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own else nullcontext():
             return fused_attention(query, key, value, attention_mask, causal=causal, dropout=dropout)
-
-
-def self_attention_spec(mask_type: AttnMaskType) -> ModuleSpec:
-    """megatron-core's SelfAttention over the fused core."""
-    return ModuleSpec(
-        module=SelfAttention,
-        params={"attn_mask_type": mask_type},
-        submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear,
-            core_attention=FusedAttentionCore,
-            linear_proj=RowParallelLinear,
-            q_layernorm=IdentityOp,
-            k_layernorm=IdentityOp,
-        ),
-    )

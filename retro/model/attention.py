@@ -28,12 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from retro.mcore.cpu import device
+from retro.mcore.kernels import Kernels
 from retro.mcore.layers import (
-    ColumnParallelLinear,
     MegatronModule,
     ProcessGroupCollection,
     RotaryEmbedding,
-    RowParallelLinear,
     TransformerConfig,
     apply_rotary_pos_emb,
     checkpoint,
@@ -51,16 +50,18 @@ class CrossProjections(MegatronModule):
     parallel ranks cut between heads.
     """
 
-    def __init__(self, config: TransformerConfig, shape: ModelShape, pg_collection: ProcessGroupCollection) -> None:
+    def __init__(
+        self, config: TransformerConfig, kernels: Kernels, shape: ModelShape, pg_collection: ProcessGroupCollection
+    ) -> None:
         super().__init__(config=config)
         model = shape.model
         self.head_width = model.head_width
         self.tp_group = pg_collection.tp
         common = {"config": config, "bias": model.bias, "is_expert": False, "tp_group": self.tp_group}
         column = common | {"init_method": config.init_method, "gather_output": False, "skip_bias_add": False}
-        self.linear_q = ColumnParallelLinear(model.hidden_size, model.heads * self.head_width, **column)
-        self.linear_kv = ColumnParallelLinear(model.hidden_size, 2 * model.query_groups * self.head_width, **column)
-        self.linear_proj = RowParallelLinear(
+        self.linear_q = kernels.column_linear(model.hidden_size, model.heads * self.head_width, **column)
+        self.linear_kv = kernels.column_linear(model.hidden_size, 2 * model.query_groups * self.head_width, **column)
+        self.linear_proj = kernels.row_linear(
             model.heads * self.head_width,
             model.hidden_size,
             init_method=config.output_layer_init_method,
@@ -108,12 +109,13 @@ class ChunkedCrossAttention(CrossProjections):
         self,
         config: TransformerConfig,
         layer_number: int,
+        kernels: Kernels,
         shape: ModelShape,
         pg_collection: ProcessGroupCollection,
         encoder: nn.Module | None = None,
         **_: Any,
     ) -> None:
-        super().__init__(config, shape, pg_collection)
+        super().__init__(config, kernels, shape, pg_collection)
         self.layer_number = layer_number
         self.chunk_length = shape.chunk_length
         self.encoder = encoder
@@ -208,11 +210,12 @@ class EncoderCrossAttention(CrossProjections):
         self,
         config: TransformerConfig,
         layer_number: int,
+        kernels: Kernels,
         shape: ModelShape,
         pg_collection: ProcessGroupCollection,
         **_: Any,
     ) -> None:
-        super().__init__(config, shape, pg_collection)
+        super().__init__(config, kernels, shape, pg_collection)
         self.layer_number = layer_number
         self.chunk_length = shape.chunk_length
 

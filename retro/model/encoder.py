@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from retro.mcore.kernels import Kernels
 from retro.mcore.layers import (
     AttnMaskType,
     IdentityFuncOp,
     IdentityOp,
     MegatronModule,
     ModuleSpec,
-    Norm,
     ProcessGroupCollection,
     RotaryEmbedding,
     TransformerConfig,
@@ -25,27 +25,26 @@ from retro.mcore.layers import (
     TransformerLayerSubmodules,
     build_module,
     get_bias_dropout_add,
-    self_attention_spec,
 )
 from retro.model.attention import EncoderCrossAttention
 from retro.model.config import ModelShape
-from retro.model.specs import mlp_spec, rotary_positions
+from retro.model.specs import mlp_spec, rotary_positions, self_attention_spec
 
 
-def encoder_layer_spec(shape: ModelShape, *, reads_chunk: bool) -> ModuleSpec:
+def encoder_layer_spec(kernels: Kernels, shape: ModelShape, *, reads_chunk: bool) -> ModuleSpec:
     """One encoder layer; the first one (`reads_chunk`) has a cross-attention to the query chunk."""
-    cross = ModuleSpec(module=EncoderCrossAttention, params={"shape": shape}) if reads_chunk else IdentityOp
+    cross = ModuleSpec(module=EncoderCrossAttention, params={"kernels": kernels, "shape": shape})
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=Norm,
-            self_attention=self_attention_spec(AttnMaskType.padding),
+            input_layernorm=kernels.norm,
+            self_attention=self_attention_spec(kernels, AttnMaskType.padding),
             self_attn_bda=get_bias_dropout_add,
-            pre_cross_attn_layernorm=Norm if reads_chunk else IdentityOp,
-            cross_attention=cross,
+            pre_cross_attn_layernorm=kernels.norm if reads_chunk else IdentityOp,
+            cross_attention=cross if reads_chunk else IdentityOp,
             cross_attn_bda=get_bias_dropout_add if reads_chunk else IdentityFuncOp,
-            pre_mlp_layernorm=Norm,
-            mlp=mlp_spec(),
+            pre_mlp_layernorm=kernels.norm,
+            mlp=mlp_spec(kernels),
             mlp_bda=get_bias_dropout_add,
         ),
     )
@@ -54,11 +53,13 @@ def encoder_layer_spec(shape: ModelShape, *, reads_chunk: bool) -> ModuleSpec:
 class NeighborEncoder(MegatronModule):
     """Encodes every neighbor of every chunk, conditioned on the chunk (Borgeaud et al. 2022, section 2.4)."""
 
-    def __init__(self, config: TransformerConfig, shape: ModelShape, pg_collection: ProcessGroupCollection) -> None:
+    def __init__(
+        self, config: TransformerConfig, kernels: Kernels, shape: ModelShape, pg_collection: ProcessGroupCollection
+    ) -> None:
         super().__init__(config=config)
         self.layers: nn.ModuleList = nn.ModuleList(
             build_module(
-                encoder_layer_spec(shape, reads_chunk=number == 1),
+                encoder_layer_spec(kernels, shape, reads_chunk=number == 1),
                 config=config,
                 layer_number=number,
                 pg_collection=pg_collection,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from retro.mcore import parallel
+from retro.mcore.kernels import Kernels, choose
 from retro.mcore.layers import (
     GPTModel,
     ModuleSpec,
-    Norm,
     ProcessGroupCollection,
     TransformerBlockSubmodules,
     TransformerConfig,
@@ -37,6 +37,8 @@ class BuildOptions:
     """Weights and activations in bfloat16 (the optimizer keeps fp32 master weights)."""
     layout: Layout = ONE_PROCESS
     """Ranks that share it."""
+    layers: str = "auto"
+    """Whose layers: "local", "transformer_engine", or "auto"."""
     recompute: str = "none"
     """What is computed again in the backward pass: "none", "selective" (attention cores) or "full" (layers)."""
 
@@ -57,6 +59,7 @@ class RetroModel(GPTModel):
             chunk: Which of this stage's groups of layers; above 0 only where stages take turns.
         """
         options = options or BuildOptions()
+        kernels = choose(options.layers, bfloat16=options.bfloat16)
         groups = ProcessGroupCollection.use_mpu_process_groups()
         model = shape.model
         config = _config(shape, options, layers=model.layers, dropout=model.dropout)
@@ -64,7 +67,7 @@ class RetroModel(GPTModel):
         super().__init__(
             config=config,
             transformer_layer_spec=TransformerBlockSubmodules(
-                layer_specs=_layer_specs(shape, options, groups, place, config), layer_norm=Norm
+                layer_specs=_layer_specs(shape, options, kernels, groups, place, config), layer_norm=kernels.norm
             ),
             vocab_size=shape.padded_vocabulary,
             max_sequence_length=shape.position_rows,
@@ -183,6 +186,7 @@ def _config(shape: ModelShape, options: BuildOptions, *, layers: int, dropout: f
 def _layer_specs(
     shape: ModelShape,
     options: BuildOptions,
+    kernels: Kernels,
     groups: ProcessGroupCollection,
     place: Place,
     config: TransformerConfig,
@@ -194,27 +198,30 @@ def _layer_specs(
     hands_on = not place.last
     return [
         decoder_layer_spec(
-            _cross_attention(shape, options, groups, number), ends_stage=hands_on and number == numbers[-1]
+            kernels,
+            _cross_attention(shape, options, kernels, groups, number),
+            ends_stage=hands_on and number == numbers[-1],
         )
         for number in numbers
     ]
 
 
 def _cross_attention(
-    shape: ModelShape, options: BuildOptions, groups: ProcessGroupCollection, number: int
+    shape: ModelShape, options: BuildOptions, kernels: Kernels, groups: ProcessGroupCollection, number: int
 ) -> ModuleSpec | None:
     """Cross-attention of decoder layer `number`; None in a layer without."""
     reading = shape.model.cross_attention_layers
     if number not in reading:
         return None
-    params: dict[str, Any] = {"shape": shape}
+    params: dict[str, Any] = {"kernels": kernels, "shape": shape}
     if number == reading[0]:
         # Its layers lie within one decoder layer: on one stage, and recomputed with that layer if layers are.
         recompute = "selective" if options.recompute == "selective" else "none"
         layout = replace(options.layout, pipeline=1, virtual_pipeline=1)
         options = replace(options, layout=layout, recompute=recompute)
         layers, dropout = shape.model.encoder_layers, shape.model.encoder_dropout
-        params["encoder"] = NeighborEncoder(_config(shape, options, layers=layers, dropout=dropout), shape, groups)
+        config = _config(shape, options, layers=layers, dropout=dropout)
+        params["encoder"] = NeighborEncoder(config, kernels, shape, groups)
     return ModuleSpec(module=ChunkedCrossAttention, params=params)
 
 

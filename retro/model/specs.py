@@ -9,23 +9,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from retro.mcore.cpu import on_cpu
+from retro.mcore.kernels import Kernels
 from retro.mcore.layers import (
     MLP,
     AttnMaskType,
-    ColumnParallelLinear,
+    FusedAttentionCore,
     IdentityFuncOp,
     IdentityOp,
     MLPSubmodules,
     ModuleSpec,
-    Norm,
     ProcessGroupCollection,
     RotaryEmbedding,
-    RowParallelLinear,
+    SelfAttention,
+    SelfAttentionSubmodules,
     TransformerConfig,
     TransformerLayer,
     TransformerLayerSubmodules,
     get_bias_dropout_add,
-    self_attention_spec,
 )
 from retro.mcore.parallel import Layout
 from retro.model.config import ModelConfig
@@ -112,17 +112,32 @@ def rotary_positions(model: ModelConfig, config: TransformerConfig, groups: Proc
     )
 
 
-def mlp_spec() -> ModuleSpec:
+def mlp_spec(kernels: Kernels) -> ModuleSpec:
     """megatron-core's feed-forward layer."""
+    submodules = MLPSubmodules(linear_fc1=kernels.column_linear, linear_fc2=kernels.row_linear)
+    return ModuleSpec(module=MLP, submodules=submodules)
+
+
+def self_attention_spec(kernels: Kernels, mask_type: AttnMaskType) -> ModuleSpec:
+    """megatron-core's SelfAttention over a fused core."""
     return ModuleSpec(
-        module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        module=SelfAttention,
+        params={"attn_mask_type": mask_type},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=kernels.column_linear,
+            core_attention=kernels.causal_core if mask_type == AttnMaskType.causal else FusedAttentionCore,
+            linear_proj=kernels.row_linear,
+            q_layernorm=IdentityOp,
+            k_layernorm=IdentityOp,
+        ),
     )
 
 
-def decoder_layer_spec(cross_attention: ModuleSpec | None, *, ends_stage: bool = False) -> ModuleSpec:
+def decoder_layer_spec(kernels: Kernels, cross_attention: ModuleSpec | None, *, ends_stage: bool = False) -> ModuleSpec:
     """One decoder layer.
 
     Args:
+        kernels: What it is built of.
         cross_attention: Reads neighbors between self-attention and feed-forward; None in a plain layer.
         ends_stage: Whether its output travels to another pipeline stage, the neighbors with it.
     """
@@ -130,14 +145,14 @@ def decoder_layer_spec(cross_attention: ModuleSpec | None, *, ends_stage: bool =
     return ModuleSpec(
         module=LastLayerOfStage if ends_stage else TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=Norm,
-            self_attention=self_attention_spec(AttnMaskType.causal),
+            input_layernorm=kernels.norm,
+            self_attention=self_attention_spec(kernels, AttnMaskType.causal),
             self_attn_bda=get_bias_dropout_add,
-            pre_cross_attn_layernorm=Norm if reads else IdentityOp,
+            pre_cross_attn_layernorm=kernels.norm if reads else IdentityOp,
             cross_attention=cross_attention if reads else IdentityOp,
             cross_attn_bda=add_cross_attention if reads else IdentityFuncOp,
-            pre_mlp_layernorm=Norm,
-            mlp=mlp_spec(),
+            pre_mlp_layernorm=kernels.norm,
+            mlp=mlp_spec(kernels),
             mlp_bda=get_bias_dropout_add,
         ),
     )

@@ -39,6 +39,9 @@ class TrainConfig(StageConfig):
     """Clip the gradient's norm to this; 0 does not clip."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 keeps fp32 master weights and gradients."""
+    layers: Literal["auto", "local", "transformer_engine"] = "auto"
+    """Whose layers to build of: auto takes Transformer Engine's in bfloat16 on a GPU where it is installed, else
+    megatron-core's local ones with torch's fused attention. Checkpoints fit both."""
     train_only: Literal["all", "retrieval"] = "all"
     """"retrieval" freezes the decoder: cross-attention, its norms and gates, and the encoder alone are trained
     (Borgeaud et al. 2022, section 4.3: retro-fitting). Needs no gradients and optimizer state for the rest."""
@@ -80,6 +83,7 @@ class TrainConfig(StageConfig):
 # How the work is done, not what comes out of it: a stopped run may go on under other values of these.
 _FREE = {
     "micro_batch",
+    "layers",
     "recompute",
     "log_every",
     "save_every",

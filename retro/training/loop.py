@@ -26,6 +26,7 @@ from retro.common.errors import ArtifactError, TrainingError
 from retro.common.progress import Progress
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, EngineSettings, StepResult, bare, evaluate
+from retro.mcore.kernels import choose
 from retro.model.config import ModelShape
 from retro.model.count import count_parameters
 from retro.model.model import BuildOptions, RetroModel, build_stage
@@ -189,7 +190,9 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
         bfloat16=bfloat16,
         distributed_optimizer=layout.distributed_optimizer,
     )
-    chunks = build_stage(shape, BuildOptions(bfloat16=bfloat16, layout=groups, recompute=config.recompute))
+    log.info("built of %s", choose(config.layers, bfloat16=bfloat16).name)
+    options = BuildOptions(bfloat16=bfloat16, layout=groups, layers=config.layers, recompute=config.recompute)
+    chunks = build_stage(shape, options)
     if config.train_only == "retrieval":
         handed_on = config.recompute != "none" or layout.pipeline > 1
         for chunk in chunks:
