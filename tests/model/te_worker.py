@@ -60,8 +60,8 @@ def compare(shape: ModelShape) -> dict[str, Any]:
 def switch(out: Path, before: str, after: str) -> list[float]:
     """Losses of a run that is stopped in step 7 and goes on from the checkpoint of step 4 with other layers."""
     with pytest.raises(KeyboardInterrupt):
-        run(out, source=CycleSource(broken_after=48), precision="bfloat16", layers=before)
-    run(out, precision="bfloat16", layers=after)
+        run(out, source=CycleSource(broken_after=48), precision="bfloat16", kernels=before)
+    run(out, precision="bfloat16", kernels=after)
     return losses(out)
 
 

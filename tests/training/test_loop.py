@@ -22,9 +22,19 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run(out: Path, *, source: CycleSource | None = None, start_from: Path | None = None, **settings: Any) -> Result:
-    config = TrainConfig(**(SETTINGS | {k: v for k, v in settings.items() if k in TrainConfig.model_fields}))
-    model = {k: v for k, v in settings.items() if k not in TrainConfig.model_fields}
+def run(
+    out: Path,
+    *,
+    source: CycleSource | None = None,
+    start_from: Path | None = None,
+    kernels: str = "auto",
+    **settings: Any,
+) -> Result:
+    # `layers` is the model's number of them here; whose they are is `kernels`.
+    of_train = TrainConfig.model_fields.keys() - {"layers"}
+    train_settings = {k: v for k, v in settings.items() if k in of_train}
+    config = TrainConfig(**(SETTINGS | {"layers": kernels} | train_settings))
+    model = {k: v for k, v in settings.items() if k not in of_train}
     held_out = CycleSource()
     return train(
         out=out,
