@@ -28,7 +28,8 @@ from retro.planner.activations import Activations
 from retro.planner.stages import stages_of
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.feed import Feed
-from retro.training.loop import build_engine, token_losses
+from retro.training.loop import build_engine
+from retro.training.validation import token_losses
 
 PAGE = Path(__file__).parents[1] / "docs" / "plan.md"
 VOCABULARY, CHUNK, BATCH = 128, 64, 2

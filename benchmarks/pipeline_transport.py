@@ -30,7 +30,8 @@ from retro.model.sizes import find_size
 from retro.planner.flops import neighbor_tokens
 from retro.training.config import ParallelConfig
 from retro.training.feed import Feed
-from retro.training.loop import build_engine, token_losses
+from retro.training.loop import build_engine
+from retro.training.validation import token_losses
 
 LAYOUT = ParallelConfig(pipeline=2)
 

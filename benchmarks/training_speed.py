@@ -39,7 +39,8 @@ from retro.planner.memory import stage_memory
 from retro.training.batch import Batch, BatchForm
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.feed import Feed
-from retro.training.loop import build_engine, token_losses
+from retro.training.loop import build_engine
+from retro.training.validation import token_losses
 
 ROOT = Path(__file__).parents[1]
 PEER = Path(__file__).with_name("peer_retro.py")

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from retro.common.artifacts import describe_files
 from retro.common.errors import ArtifactError
+from retro.mcore.cpu import on_cpu
 from retro.mcore.parallel import gather_objects
 
 _ALLOWED = {
@@ -110,7 +111,8 @@ class Saving:
         with _as_runtime_error():
             self._request = dist_checkpointing.save(state, str(directory), strategy, async_sharded_save=True)
         buckets = self._request.preload_fn() if self._request.preload_fn is not None else []
-        if background:
+        if background and on_cpu():
+            # From a GPU they have been copied already.
             buckets = [_copied(bucket) for bucket in buckets]
         self._thread = threading.Thread(target=self._write, args=(buckets,), name="checkpoint")
         self._thread.start()

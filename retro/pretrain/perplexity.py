@@ -27,7 +27,7 @@ from retro.pretrain.config import PerplexityConfig
 from retro.pretrain.data import EvaluationSource, NeighborMode, SequenceReader
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
-from retro.training.loop import Validation, mean_loss
+from retro.training.validation import Validation, mean_loss
 
 log = logging.getLogger(__name__)
 

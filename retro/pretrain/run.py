@@ -31,7 +31,8 @@ from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import PretrainConfig
 from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.loop import RATES, Result, Validation, require_same_run, train
+from retro.training.loop import RATES, Result, require_same_run, train
+from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)
 

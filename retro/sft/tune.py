@@ -32,7 +32,8 @@ from retro.sft.prepare import Prepared, Shape, prepare
 from retro.sft.retriever import open_retriever
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
-from retro.training.loop import RATES, Result, Validation, require_same_run, train
+from retro.training.loop import RATES, Result, require_same_run, train
+from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)
 

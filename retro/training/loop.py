@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retro.common.artifacts import differences, read_json, write_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.common.progress import Progress
 from retro.mcore import parallel
-from retro.mcore.engine import Engine, EngineSettings, StepResult, bare, evaluate
+from retro.mcore.engine import Engine, EngineSettings, StepResult
 from retro.mcore.kernels import choose
 from retro.model.config import ModelShape
 from retro.model.count import count_parameters
@@ -33,23 +33,15 @@ from retro.model.model import BuildOptions, RetroModel, build_stage
 from retro.training import checkpoint, start
 from retro.training.batch import BatchSource
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.feed import Feed, MicroBatch
+from retro.training.feed import Feed
 from retro.training.freezing import freeze_decoder, require_retrieval
 from retro.training.groups import group_layout
 from retro.training.layout import require_batch, require_layout, require_processes
 from retro.training.log import TrainingLog, read_log
 from retro.training.saver import Saver
+from retro.training.validation import Validation, mean_loss, token_losses
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """What to evaluate during training."""
-
-    source: BatchSource
-    samples: int
-    """Sequences it holds."""
 
 
 # What a Result has that differs between two equal runs; it goes to a stage's report, not into its manifest.
@@ -198,43 +190,6 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
         for chunk in chunks:
             freeze_decoder(chunk, gradient_from_the_start=handed_on)
     return Engine(chunks, settings)
-
-
-def mean_loss(
-    wrapped: Sequence[nn.Module], shape: ModelShape, validation: Validation, samples: int, micro_batch: int
-) -> tuple[float, int]:
-    """Mean loss over the labels of the first `samples` sequences, and how many labels that were.
-
-    Args:
-        wrapped: This rank's groups of layers, bare or as an engine wraps them.
-        shape: The model.
-        validation: What to evaluate.
-        samples: Sequences, at most.
-        micro_batch: Sequences in one pass.
-
-    The sequences are spread over the data parallel ranks.
-    """
-    rank, ranks = parallel.data_parallel()
-    _, stages = parallel.pipeline_rank()
-    feed = Feed(validation.source, shape, [bare(one) for one in wrapped], micro_batch)
-    # A pipeline needs several micro batches at a time to be full, and all of one size.
-    passes = 1 if stages == 1 else 4 * stages
-    loss, tokens = 0.0, 0
-    count = min(samples, validation.samples)
-    for first in range(0, count, passes * micro_batch * ranks):
-        numbers = np.arange(first, first + passes * micro_batch * ranks, dtype=np.int64)[rank::ranks]
-        work = feed.work(np.where(numbers < count, numbers, -1))
-        more_loss, more_tokens = evaluate(wrapped, work, token_losses)
-        loss, tokens = loss + more_loss, tokens + more_tokens
-    return loss / max(tokens, 1), tokens
-
-
-def token_losses(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """[B, S] cross-entropy of each label and [B, S] float mask; before the last stage, what travels and nothing."""
-    output = model(
-        batch.tokens_BS, batch.neighbors_BLKR, batch.neighbor_mask_BLKR, batch.token_mask_BS, batch.labels_BS
-    )
-    return output, output.new_zeros(()) if batch.loss_mask_BS is None else batch.loss_mask_BS
 
 
 def weights_digest(chunks: Sequence[nn.Module]) -> str:

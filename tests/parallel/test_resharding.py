@@ -46,24 +46,32 @@ def test_one_curve_over_three_layouts(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[name], values, rtol=RELATIVE_TOLERANCE, err_msg=name)
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def resharded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The state of a run, written under one layout after another; each read what the one before it wrote."""
+CHAIN: list[tuple[int, Settings]] = [
+    (4, {"tensor": 2, "pipeline": 2}),
+    (2, {"distributed_optimizer": True}),
+    (4, {"pipeline": 2, "virtual_pipeline": 2, "distributed_optimizer": True, "stage_layers": [1, 1, 1, 1]}),
+    (1, {}),
+]
+
+
+@pytest.fixture(scope="module")
+def resharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """The state of a run, by precision, written under one layout after another; each read what the last one wrote."""
     folder = tmp_path_factory.mktemp("resharded")
-    settings = {"precision": request.param, "steps": 3}
-    common: Settings = {"model": MODEL, "settings": settings}
-    chain: list[tuple[int, Settings]] = [
-        (4, {"tensor": 2, "pipeline": 2}),
-        (2, {"distributed_optimizer": True}),
-        (4, {"pipeline": 2, "virtual_pipeline": 2, "distributed_optimizer": True}),
-        (1, {}),
-    ]
-    written = [folder / "0/checkpoints/step_00000003"]
-    launch(1, [common | {"out": str(folder / "0"), "layout": {}}], folder / "runs")
-    for number, (processes, layout) in enumerate(chain, start=1):
-        step = common | {"layout": layout, "read": str(written[-1]), "write": str(folder / str(number))}
-        launch(processes, [step], folder / "runs")
-        written.append(folder / str(number))
+    common: dict[str, Settings] = {
+        precision: {"model": MODEL, "settings": {"precision": precision, "steps": 3}}
+        for precision in ("float32", "bfloat16")
+    }
+    launch(1, [one | {"out": str(folder / name / "0"), "layout": {}} for name, one in common.items()], folder / "runs")
+    written = {name: [folder / name / "0/checkpoints/step_00000003"] for name in common}
+    for number, (processes, layout) in enumerate(CHAIN, start=1):
+        links = [
+            one | {"layout": layout, "read": str(written[name][-1]), "write": str(folder / name / str(number))}
+            for name, one in common.items()
+        ]
+        launch(processes, links, folder / "runs")
+        for name, paths in written.items():
+            paths.append(folder / name / str(number))
     return written
 
 
@@ -79,11 +87,13 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_resharding_loses_no_bit(resharded: list[Path]) -> None:
-    before = tensors(resharded[0])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resharding_loses_no_bit(resharded: dict[str, list[Path]], precision: str) -> None:
+    first, *rest = resharded[precision]
+    before = tensors(first)
     moments = [name for name in before if name.startswith("optimizer.state.exp_avg_sq.")]
     assert len(moments) == sum(not name.startswith("optimizer.") for name in before)
-    for path in resharded[1:]:
+    for path in rest:
         after = tensors(path)
         assert set(after) == set(before)
         assert not [f"{path}: {name}" for name, value in after.items() if not torch.equal(value, before[name])]

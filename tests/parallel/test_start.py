@@ -17,13 +17,25 @@ from tests.parallel.launch import launch_module
 from tests.training.fake import CycleSource
 from tests.training.test_start import shape_of
 
+FAMILIES = ("llama, grouped queries", "gpt2")
+LAYOUTS = ("tensor", "pipeline", "pipeline virtual_pipeline")
 
-@pytest.mark.parametrize("family", ["llama, grouped queries", "gpt2"])
-@pytest.mark.parametrize("layout", ["tensor", "pipeline", "pipeline virtual_pipeline"])
-def test_a_folder_loads_into_shards(family: str, layout: str, tmp_path: Path) -> None:
-    plain = make_folder(tmp_path / "folder", family)
-    launch_module(2, "tests.parallel.test_start", str(tmp_path / "out"), str(tmp_path / "folder"), layout)
-    model, _ = checkpoint.load_model(tmp_path / "out")
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of each family, and what two processes made of it under each layout."""
+    place = tmp_path_factory.mktemp("started")
+    for family in FAMILIES:
+        make_folder(place / family, family)
+    launch_module(2, "tests.parallel.test_start", str(place))
+    return place
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_loads_into_shards(family: str, layout: str, started: Path, tmp_path: Path) -> None:
+    plain = make_folder(tmp_path / "again", family)
+    model, _ = checkpoint.load_model(started / f"{family} {layout}")
     inputs = tiny_inputs(16)
     with torch.no_grad():
         expected = plain(inputs.tokens_BS).logits
@@ -31,17 +43,19 @@ def test_a_folder_loads_into_shards(family: str, layout: str, tmp_path: Path) ->
 
 
 def main() -> None:
-    """What each process does: start from the folder, and take a step too small to change a weight."""
-    out, folder, layout = sys.argv[1:]
-    train(
-        out=Path(out),
-        shape=shape_of(Path(folder), sequence_length=16),
-        config=TrainConfig(steps=1, lr=1e-30, warmup_steps=0, micro_batch=2, global_batch=4),
-        layout=ParallelConfig(**dict.fromkeys(layout.split(), 2)),
-        source=CycleSource(),
-        validation=None,
-        start_from=Path(folder),
-    )
+    """What each process does: start from every folder, and take a step too small to change a weight."""
+    place = Path(sys.argv[1])
+    for family in FAMILIES:
+        for layout in LAYOUTS:
+            train(
+                out=place / f"{family} {layout}",
+                shape=shape_of(place / family, sequence_length=16),
+                config=TrainConfig(steps=1, lr=1e-30, warmup_steps=0, micro_batch=2, global_batch=4),
+                layout=ParallelConfig(**dict.fromkeys(layout.split(), 2)),
+                source=CycleSource(),
+                validation=None,
+                start_from=place / family,
+            )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from retro.mcore import checkpoint, parallel
 from retro.mcore.engine import StepResult
 from retro.training import loop
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.loop import Validation, build_engine, train
+from retro.training.loop import build_engine, train
+from retro.training.validation import Validation
 from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource
 

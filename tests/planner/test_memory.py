@@ -14,7 +14,8 @@ from retro.planner.stages import stages_of
 from retro.planner.weights import Weights, block_weights, stage_weights
 from retro.training.config import ParallelConfig
 from retro.training.feed import Feed
-from retro.training.loop import build_engine, token_losses
+from retro.training.loop import build_engine
+from retro.training.validation import token_losses
 from tests.planner.shapes import hand_shape, sized, training
 
 VARIANTS: list[dict[str, Any]] = [

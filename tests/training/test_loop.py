@@ -12,7 +12,8 @@ from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.log import read_log
-from retro.training.loop import Result, Validation, require_same_run, train
+from retro.training.loop import Result, require_same_run, train
+from retro.training.validation import Validation
 from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource
 

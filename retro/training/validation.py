@@ -1,0 +1,63 @@
+"""The mean loss of a model over held-out sequences: for validation during training, and for perplexity."""
+
+# Dims: B sequences of a micro batch, S tokens.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from retro.mcore import parallel
+from retro.mcore.engine import bare, evaluate
+from retro.model.config import ModelShape
+from retro.training.batch import BatchSource
+from retro.training.feed import Feed, MicroBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What to evaluate during training."""
+
+    source: BatchSource
+    samples: int
+    """Sequences it holds."""
+
+
+def mean_loss(
+    wrapped: Sequence[nn.Module], shape: ModelShape, validation: Validation, samples: int, micro_batch: int
+) -> tuple[float, int]:
+    """Mean loss over the labels of the first `samples` sequences, and how many labels that were.
+
+    Args:
+        wrapped: This rank's groups of layers, bare or as an engine wraps them.
+        shape: The model.
+        validation: What to evaluate.
+        samples: Sequences, at most.
+        micro_batch: Sequences in one pass.
+
+    The sequences are spread over the data parallel ranks.
+    """
+    rank, ranks = parallel.data_parallel()
+    _, stages = parallel.pipeline_rank()
+    feed = Feed(validation.source, shape, [bare(one) for one in wrapped], micro_batch)
+    # A pipeline needs several micro batches at a time to be full, and all of one size.
+    passes = 1 if stages == 1 else 4 * stages
+    loss, tokens = 0.0, 0
+    count = min(samples, validation.samples)
+    for first in range(0, count, passes * micro_batch * ranks):
+        numbers = np.arange(first, first + passes * micro_batch * ranks, dtype=np.int64)[rank::ranks]
+        work = feed.work(np.where(numbers < count, numbers, -1))
+        more_loss, more_tokens = evaluate(wrapped, work, token_losses)
+        loss, tokens = loss + more_loss, tokens + more_tokens
+    return loss / max(tokens, 1), tokens
+
+
+def token_losses(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """[B, S] cross-entropy of each label and [B, S] float mask; before the last stage, what travels and nothing."""
+    output = model(
+        batch.tokens_BS, batch.neighbors_BLKR, batch.neighbor_mask_BLKR, batch.token_mask_BS, batch.labels_BS
+    )
+    return output, output.new_zeros(()) if batch.loss_mask_BS is None else batch.loss_mask_BS
