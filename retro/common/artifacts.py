@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -218,13 +218,19 @@ def require_parent(directory: Path, child: Manifest, stage: str, parent: Manifes
         )
 
 
-def require_same_config(directory: Path, made: Manifest, wanted: Mapping[str, Any]) -> None:
-    """Check that a finished stage was made under the settings asked for now.
+Compared = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""From a stage's settings to those that decide what it makes."""
+
+
+def require_same_config(
+    directory: Path, made: Manifest, wanted: Mapping[str, Any], *, compared: Compared = dict
+) -> None:
+    """Check that a finished stage was made under the settings asked for now, as far as these are `compared`.
 
     Raises:
         ArtifactError: They differ; the first differing settings are named with both values.
     """
-    changed = differences(made.config, wanted)
+    changed = differences(compared(made.config), compared(wanted))
     if changed:
         raise ArtifactError(
             directory / MANIFEST,

@@ -10,6 +10,7 @@ from typing import Any
 from retro.common.artifacts import (
     MANIFEST,
     REPORT,
+    Compared,
     Manifest,
     is_complete,
     read_manifest,
@@ -20,8 +21,22 @@ from retro.common.artifacts import (
 log = logging.getLogger(__name__)
 
 
-def completed(out: Path, stage: str, settings: Mapping[str, Any], parents: Mapping[str, Manifest]) -> Manifest | None:
+def completed(
+    out: Path,
+    stage: str,
+    settings: Mapping[str, Any],
+    parents: Mapping[str, Manifest],
+    *,
+    compared: Compared = dict,
+) -> Manifest | None:
     """The manifest in `out` if the stage has finished there with these settings and parents, else None.
+
+    Args:
+        out: The stage's directory.
+        stage: Its name.
+        settings: What it was asked for.
+        parents: What it reads.
+        compared: Which of the settings matter for whether the work is the same; all, unless given.
 
     Raises:
         ArtifactError: It finished with other settings or from other parents.
@@ -31,7 +46,7 @@ def completed(out: Path, stage: str, settings: Mapping[str, Any], parents: Mappi
     manifest = read_manifest(out, stage)
     for name, parent in parents.items():
         require_parent(out, manifest, name, parent)
-    require_same_config(out, manifest, settings)
+    require_same_config(out, manifest, settings, compared=compared)
     log.info("%s: already complete in %s", stage, out)
     return manifest
 

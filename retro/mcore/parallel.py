@@ -48,6 +48,8 @@ class Layout:
     """Stages."""
     virtual_pipeline: int = 1
     """Groups of layers in a stage."""
+    stage_layers: tuple[int, ...] = ()
+    """Layers of each group, in the order in which the groups compute; empty: as many in each."""
 
 
 ONE_PROCESS = Layout()

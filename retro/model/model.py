@@ -18,6 +18,7 @@ from retro.mcore.layers import (
     ProcessGroupCollection,
     TransformerBlockSubmodules,
     TransformerConfig,
+    get_num_layers_to_build,
     get_transformer_layer_offset,
 )
 from retro.mcore.parallel import ONE_PROCESS, Layout, Place
@@ -193,7 +194,7 @@ def _layer_specs(
 ) -> list[ModuleSpec]:
     """Specs of the layers that belong here, out of all layers of the decoder."""
     before = get_transformer_layer_offset(config, place.chunk, place.stage)
-    here = shape.model.layers // (options.layout.pipeline * options.layout.virtual_pipeline)
+    here = get_num_layers_to_build(config, place.chunk, place.stage)
     numbers = range(before + 1, before + here + 1)
     hands_on = not place.last
     return [
@@ -217,7 +218,7 @@ def _cross_attention(
     if number == reading[0]:
         # Its layers lie within one decoder layer: on one stage, and recomputed with that layer if layers are.
         recompute = "selective" if options.recompute == "selective" else "none"
-        layout = replace(options.layout, pipeline=1, virtual_pipeline=1)
+        layout = replace(options.layout, pipeline=1, virtual_pipeline=1, stage_layers=())
         options = replace(options, layout=layout, recompute=recompute)
         layers, dropout = shape.model.encoder_layers, shape.model.encoder_dropout
         config = _config(shape, options, layers=layers, dropout=dropout)

@@ -78,6 +78,7 @@ def transformer_config(
         sequence_parallel=layout.sequence,
         pipeline_model_parallel_size=layout.pipeline,
         virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        pipeline_model_parallel_layout=_layer_layout(layout),
         # Sent asynchronously, an output must outlive its sending: CUDA's streams see to that, gloo does not.
         deallocate_pipeline_outputs=layout.virtual_pipeline == 1 or not on_cpu(),
         # Stages that take turns send both ways at once; batched, two stages would take one's tensors for the other's.
@@ -110,6 +111,16 @@ def rotary_positions(model: ModelConfig, config: TransformerConfig, groups: Proc
         use_cpu_initialization=config.use_cpu_initialization,
         cp_group=groups.cp,
     )
+
+
+def _layer_layout(layout: Layout) -> list[list[str]] | None:
+    """What each group of layers holds, as megatron-core wants it; None deals the layers out evenly."""
+    if not layout.stage_layers:
+        return None
+    groups = [["decoder"] * layers for layers in layout.stage_layers]
+    groups[0].insert(0, "embedding")
+    groups[-1].append("loss")
+    return groups
 
 
 def mlp_spec(kernels: Kernels) -> ModuleSpec:

@@ -21,14 +21,14 @@ class Block:
 
 
 def stages_of(shape: ModelShape, layout: ParallelConfig) -> list[list[Block]]:
-    """The blocks of each stage: block c of stage s is the (c x stages + s)-th run of equally many layers."""
+    """The blocks of each stage: block c of stage s is the (c x stages + s)-th run of layers."""
     stages, turns = layout.pipeline, layout.virtual_pipeline
     count = stages * turns
-    length = shape.model.layers // count
+    lengths = layout.stage_layers or (shape.model.layers // count,) * count
 
     def block(number: int) -> Block:
-        first = number * length + 1
-        return Block(range(first, first + length), first=number == 0, last=number == count - 1)
+        first = sum(lengths[:number]) + 1
+        return Block(range(first, first + lengths[number]), first=number == 0, last=number == count - 1)
 
     return [[block(turn * stages + stage) for turn in range(turns)] for stage in range(stages)]
 

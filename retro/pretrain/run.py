@@ -30,7 +30,7 @@ from retro.model.count import equal_gpt, plain_gpt
 from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import PretrainConfig
 from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
-from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.config import ParallelConfig, TrainConfig, shaping
 from retro.training.loop import RATES, Result, require_same_run, train
 from retro.training.validation import Validation
 
@@ -64,8 +64,8 @@ def run(
     parents = {"corpus": corpus.manifest, "db": database.manifest}
     if neighbors is not None:
         parents["neighbors"] = neighbors.manifest
-    settings = {"pretrain": config_json(config), "model": config_json(model), "train": training.shaping()}
-    made = completed(out, STAGE, settings, parents)
+    settings = {"pretrain": config_json(config), "model": config_json(model), "train": config_json(training)}
+    made = completed(out, STAGE, settings, parents, compared=shaping)
     if made is not None:
         return made
     shape = model_shape(model, corpus, database)
@@ -141,7 +141,7 @@ def _train_variant(
     layout: ParallelConfig,
     data: _Data,
 ) -> Result:
-    require_same_run(out, {"shape": config_json(shape), "train": training.shaping()})
+    require_same_run(out, {"shape": config_json(shape), "train": config_json(training)})
     finished = out / "result.json"
     if finished.exists():
         log.info("%s: already trained", out)

@@ -31,7 +31,7 @@ from retro.sft.passages import Retrieve
 from retro.sft.prepare import Prepared, Shape, prepare
 from retro.sft.retriever import open_retriever
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig
+from retro.training.config import ParallelConfig, shaping
 from retro.training.loop import RATES, Result, require_same_run, train
 from retro.training.validation import Validation
 
@@ -72,11 +72,11 @@ def run(
     model = parent.shape.model
     name = tuned_name(config, model.size)
     # The expected size is a check; it must not make two runs of one.
-    shaping = config_json(config.model_copy(update={"size": None})) | {"train": config.train.shaping()}
-    settings = {"sft": shaping, "checkpoint": [checkpoint.identity(parent.path), config_json(parent.shape)]}
+    shaped_by = config_json(config.model_copy(update={"size": None}))
+    settings = {"sft": shaped_by, "checkpoint": [checkpoint.identity(parent.path), config_json(parent.shape)]}
     made = read_manifest(out, STAGE) if is_complete(out) else None
     if made is not None and made.counts.get("name") == name:
-        require_same_config(out, made, settings)
+        require_same_config(out, made, settings, compared=shaping)
         require_parent(out, made, "corpus", corpus.manifest)
         log.info("%s: already complete", out)
         return made

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from retro.common.config import StageConfig, config_json
+from retro.common.config import StageConfig
 from retro.common.errors import require
 
 
@@ -75,10 +76,6 @@ class TrainConfig(StageConfig):
         require(self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps = {self.steps}")
         return self
 
-    def shaping(self) -> dict[str, Any]:
-        """The settings that decide what is trained, up to rounding; a run goes on only under the same ones."""
-        return {name: value for name, value in config_json(self).items() if name not in _FREE}
-
 
 # How the work is done, not what comes out of it: a stopped run may go on under other values of these.
 _FREE = {
@@ -94,6 +91,20 @@ _FREE = {
 }
 
 
+def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what is trained, up to rounding; a run goes on only under the same ones.
+
+    Args:
+        settings: Of a stage, those of its training under `train`, at any depth.
+    """
+    kept = dict(settings)
+    for name, value in kept.items():
+        if isinstance(value, Mapping):
+            free = _FREE if name == "train" else ()
+            kept[name] = shaping({key: one for key, one in value.items() if key not in free})
+    return kept
+
+
 class ParallelConfig(StageConfig):
     """How a model is spread over processes. Data parallelism takes whatever the launcher started beyond it."""
 
@@ -106,6 +117,9 @@ class ParallelConfig(StageConfig):
     """Stages: groups of layers on different processes (pipeline parallel, 1F1B)."""
     virtual_pipeline: PositiveInt = 1
     """Groups of layers in each stage; above 1 the stages take turns (interleaved 1F1B), which shortens the bubble."""
+    stage_layers: tuple[PositiveInt, ...] = ()
+    """Decoder layers of each group, in the order in which the groups compute; empty: as many in each. The stage with
+    the neighbor encoder has the most to do, so it may take fewer."""
     distributed_optimizer: bool = False
     """Share the optimizer's state and master weights out over the data parallel ranks (ZeRO stage 1)."""
     context: PositiveInt = 1
@@ -116,6 +130,9 @@ class ParallelConfig(StageConfig):
         require(self, "sequence", not self.sequence or self.tensor > 1, "parallel.tensor above 1 to share it between")
         need = "parallel.pipeline above 1: only stages can take turns"
         require(self, "virtual_pipeline", self.virtual_pipeline == 1 or self.pipeline > 1, need)
+        groups = self.pipeline * self.virtual_pipeline
+        need = f"no numbers, or one for each of pipeline x virtual_pipeline = {groups} groups of layers"
+        require(self, "stage_layers", len(self.stage_layers) in (0, groups), need)
         need = (
             "1: Retro does not split sequences over ranks. parallel.tensor with parallel.sequence=true "
             "and train.recompute shorten what a rank keeps of a long one"

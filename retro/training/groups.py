@@ -13,4 +13,5 @@ def group_layout(layout: ParallelConfig) -> Layout:
         sequence=layout.sequence,
         pipeline=layout.pipeline,
         virtual_pipeline=layout.virtual_pipeline,
+        stage_layers=layout.stage_layers,
     )

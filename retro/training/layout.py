@@ -17,6 +17,12 @@ def require_layout(shape: ModelShape, layout: ParallelConfig) -> None:
     """
     _require_divisor("parallel.tensor", layout.tensor, _tensor_splits(shape, layout.sequence))
     layers = shape.model.layers
+    if layout.stage_layers:
+        found = sum(layout.stage_layers)
+        if found != layers:
+            need = f"needs numbers whose sum is model.layers = {layers}, found {found}"
+            raise ConfigError("parallel.stage_layers", list(layout.stage_layers), need)
+        return
     _require_divisor("parallel.pipeline", layout.pipeline, {"model.layers": layers})
     of_a_stage = {"the layers of a stage": layers // layout.pipeline}
     _require_divisor("parallel.virtual_pipeline", layout.virtual_pipeline, of_a_stage)
@@ -81,4 +87,6 @@ def _require_divisor(setting: str, value: int, splits: dict[str, int]) -> None:
         if size % value:
             nearest = [n for n in fitting if n < value][-2:] + [n for n in fitting if n > value][:2]
             need = f"needs a divisor of {name} = {size}; nearest: {', '.join(map(str, nearest))}"
+            if "layers" in name:
+                need += ", or parallel.stage_layers"
             raise ConfigError(setting, value, need)

@@ -32,7 +32,7 @@ from retro.model.count import count_parameters
 from retro.model.model import BuildOptions, RetroModel, build_stage
 from retro.training import checkpoint, start
 from retro.training.batch import BatchSource
-from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.config import ParallelConfig, TrainConfig, shaping
 from retro.training.feed import Feed
 from retro.training.freezing import freeze_decoder, require_retrieval
 from retro.training.groups import group_layout
@@ -144,7 +144,7 @@ def require_same_run(out: Path, settings: dict[str, Any]) -> None:
     """
     path = out / "config.json"
     if path.exists() and checkpoint.complete(out / "checkpoints"):
-        changed = differences(read_json(path, f"Delete {out}"), settings)
+        changed = differences(shaping(read_json(path, f"Delete {out}")), shaping(settings))
         if changed:
             problem = f"was made under other settings: {'; '.join(changed[:3])}"
             raise ArtifactError(path, problem, "Use another run_dir, or go on under the old ones")

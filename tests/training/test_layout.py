@@ -29,7 +29,10 @@ SHAPE = ModelShape(model=ModelConfig(**MODEL), vocabulary=55, chunk_length=64)
     [
         ({"tensor": 5}, r"parallel\.tensor = 5: needs a divisor of model\.heads = 12; nearest: 2, 4$"),
         ({"tensor": 3}, r"parallel\.tensor = 3: needs a divisor of model\.query_groups = 4; nearest: 1, 2, 4"),
-        ({"pipeline": 5}, r"parallel\.pipeline = 5: needs a divisor of model\.layers = 12; nearest: 3, 4, 6, 12"),
+        (
+            {"pipeline": 5},
+            r"pipeline = 5: needs a divisor of model\.layers = 12; nearest: 3, 4, 6, 12, or parallel\.stage_layers",
+        ),
         ({"pipeline": 24}, r"parallel\.pipeline = 24: needs a divisor of model\.layers = 12; nearest: 6, 12"),
         (
             {"pipeline": 4, "virtual_pipeline": 2},
@@ -48,10 +51,22 @@ def test_a_model_that_does_not_divide_is_refused(layout: dict[str, int], words: 
         {"tensor": 4, "sequence": True},
         {"tensor": 2, "pipeline": 6, "virtual_pipeline": 2},
         {"pipeline": 4, "virtual_pipeline": 3},
+        {"pipeline": 5, "stage_layers": (3, 1, 2, 3, 3)},
     ],
 )
 def test_a_model_that_divides_is_not(layout: dict[str, Any]) -> None:
     require_layout(SHAPE, ParallelConfig(**layout))
+
+
+def test_layers_of_groups_are_as_many_as_the_groups_and_sum_to_the_model() -> None:
+    with pytest.raises(
+        ConfigError, match=r"stage_layers = \(4, 8, 1\): needs no numbers, or one for each of .* = 2 groups"
+    ):
+        ParallelConfig(pipeline=2, stage_layers=(4, 8, 1))
+    with pytest.raises(
+        ConfigError, match=r"stage_layers = \[4, 7\]: needs numbers whose sum is model.layers = 12, found 11"
+    ):
+        require_layout(SHAPE, ParallelConfig(pipeline=2, stage_layers=(4, 7)))
 
 
 def test_sequence_parallelism_divides_the_chunk_too() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retro.common.config import config_json
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
@@ -174,12 +175,12 @@ def test_a_checkpoint_that_was_cut_short_is_not_found(tmp_path: Path) -> None:
 
 
 def test_settings_that_trained_nothing_are_replaced_and_others_are_kept(tmp_path: Path) -> None:
-    require_same_run(tmp_path, {"train": {"micro_batch": 3}})
-    require_same_run(tmp_path, {"train": {"micro_batch": 4}})
+    require_same_run(tmp_path, {"train": {"seed": 3}})
+    require_same_run(tmp_path, {"train": {"seed": 4}})
     run(tmp_path, steps=4)
-    with pytest.raises(ArtifactError, match=r"train.micro_batch was 4, now 8\. Use another run_dir, or go on"):
-        require_same_run(tmp_path, {"train": {"micro_batch": 8}})
-    require_same_run(tmp_path, {"train": {"micro_batch": 4}})
+    with pytest.raises(ArtifactError, match=r"train.seed was 4, now 8\. Use another run_dir, or go on"):
+        require_same_run(tmp_path, {"train": {"seed": 8}})
+    require_same_run(tmp_path, {"train": {"seed": 4}})
 
 
 def test_checkpoints_of_every_so_many_steps_are_kept_beside_the_newest(tmp_path: Path) -> None:
@@ -189,10 +190,9 @@ def test_checkpoints_of_every_so_many_steps_are_kept_beside_the_newest(tmp_path:
 
 
 def test_how_the_work_is_done_may_change_in_a_run_and_what_is_trained_may_not(tmp_path: Path) -> None:
-    before = TrainConfig()
-    after = TrainConfig(micro_batch=2, recompute="full", layers="local", keep_last=9, async_save=True)
-    require_same_run(tmp_path, {"train": before.shaping()})
+    other = {"micro_batch": 2, "recompute": "full", "layers": "local", "keep_last": 9, "async_save": True}
+    require_same_run(tmp_path, {"train": config_json(TrainConfig())})
     run(tmp_path, steps=4)
-    require_same_run(tmp_path, {"train": after.shaping()})
+    require_same_run(tmp_path, {"train": config_json(TrainConfig(**other))})
     with pytest.raises(ArtifactError, match=r"train.lr was 0.0006, now 0.1\. Use another run_dir"):
-        require_same_run(tmp_path, {"train": TrainConfig(lr=0.1).shaping()})
+        require_same_run(tmp_path, {"train": config_json(TrainConfig(lr=0.1))})
