@@ -17,7 +17,7 @@ from tests.training.fake import CycleSource
 
 
 def reference_curve(
-    shape: ModelShape, weights: Mapping[str, Tensor], *, steps: int, lr: float
+    shape: ModelShape, weights: Mapping[str, Tensor], *, steps: int, decay_steps: int, lr: float
 ) -> tuple[list[float], list[float]]:
     """Losses and gradient norms of `steps` steps of AdamW on the settings of the worker, cosine decay to a tenth."""
     parameters = {name: value.clone().requires_grad_() for name, value in weights.items()}
@@ -29,7 +29,7 @@ def reference_curve(
     losses, norms = [], []
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = lr * (0.1 + 0.9 * (1 + math.cos(math.pi * step / steps)) / 2)
+            group["lr"] = lr * (0.1 + 0.9 * (1 + math.cos(math.pi * step / decay_steps)) / 2)
         optimizer.zero_grad()
         loss = _loss(ReferenceRetro(shape, parameters), step)
         loss.backward()
