@@ -50,6 +50,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Retro, twice as wide", {"hidden_size": 256, "ffn_hidden_size": 1024}),
     ("Retro, 3 encoder layers", {"encoder_layers": 3}),
     ("Retro, 4 neighbors", {"neighbors": 4}),
+    ("Retro, SwiGLU, recompute selective", {"activation": "swiglu", "recompute": "selective"}),
     ("Retro, SwiGLU, 1 key/value head", {"activation": "swiglu", "query_groups": 1}),
     ("Retro, learned positions, none in the encoder", {"positions": "learned", "encoder_rope": False}),
     ("Retro, half of each head rotated, learned gate", {"rope_percent": 0.5, "gate": "learned"}),

@@ -77,7 +77,8 @@ def test_a_dry_run_of_43b_prints_layers_parameters_and_memory() -> None:
     assert "  9  self-attention, chunked cross-attention with the neighbor encoder, feed-forward" in text
     assert " 48  self-attention, chunked cross-attention, feed-forward" in text
     assert " 10  self-attention, feed-forward" in text
-    decoder, embeddings, norms = 48 * 12 * 8192**2, 2 * 256_000 * 8192, (2 * 48 + 1) * 2 * 8192
+    # 8 x 8192 / 3 = 21845.3, so 341 x 64 = 21824 wide, three matrices.
+    decoder, embeddings, norms = 48 * (4 * 8192**2 + 3 * 8192 * 21824), 2 * 256_000 * 8192, (2 * 48 + 1) * 2 * 8192
     assert f"{decoder + embeddings + norms:,}" in text
     assert "tensor 8, bfloat16" in text
     assert "GiB" in text

@@ -8,7 +8,7 @@ from megatron.core.extensions import transformer_engine as extension
 
 from retro.common.errors import ConfigError
 from retro.mcore.cpu import on_cpu
-from retro.mcore.layers import ColumnParallelLinear, FusedAttentionCore, Norm, RowParallelLinear
+from retro.mcore.layers import ColumnParallelLinear, FusedAttentionCore, Norm, OutputLinear, RowParallelLinear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class Kernels:
     """Outputs shared by the tensor parallel ranks."""
     row_linear: type
     """Inputs shared by the tensor parallel ranks."""
+    output_linear: type
+    """The same with its bias added: the second of a feed-forward layer."""
     causal_core: type
     """Attention of the decoder's self-attention; all others read under masks and are torch's."""
 
@@ -31,6 +33,7 @@ LOCAL = Kernels(
     norm=Norm,
     column_linear=ColumnParallelLinear,
     row_linear=RowParallelLinear,
+    output_linear=OutputLinear,
     causal_core=FusedAttentionCore,
 )
 
@@ -50,13 +53,14 @@ def choose(layers: str, *, bfloat16: bool) -> Kernels:
         return LOCAL
     if missing is not None:
         raise ConfigError("train.layers", layers, f"needs {missing}")
-    from retro.mcore.te_layers import CausalCore, ColumnLinear, RowLinear, TENorm
+    from retro.mcore.te_layers import CausalCore, ColumnLinear, RowLinear, TENorm, TEOutputLinear
 
     return Kernels(
         name="Transformer Engine's layers",
         norm=TENorm,
         column_linear=ColumnLinear,
         row_linear=RowLinear,
+        output_linear=TEOutputLinear,
         causal_core=CausalCore,
     )
 

@@ -48,6 +48,7 @@ __all__ = [
     "MegatronModule",
     "ModuleSpec",
     "Norm",
+    "OutputLinear",
     "ProcessGroupCollection",
     "RotaryEmbedding",
     "RowParallelLinear",
@@ -97,6 +98,21 @@ class Norm(MegatronModule):
         if self.rms:
             return functional.rms_norm(x, (self.width,), weight, self.eps)
         return functional.layer_norm(x, (self.width,), weight, self.bias, self.eps)
+
+
+class AddsItsBias:
+    """Goes before a row-parallel linear layer of megatron-core, which then adds its bias itself.
+
+    For the second linear layer of a feed-forward layer. Alone it hands the bias on, to be added with the residual; but
+    torch takes a parameter that leaves a recomputed layer for a result of it, and the backward pass never ends.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **(kwargs | {"skip_bias_add": False}))
+
+
+class OutputLinear(AddsItsBias, RowParallelLinear):
+    """The second linear layer of a feed-forward layer."""
 
 
 def fused_attention(

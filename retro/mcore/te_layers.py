@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformer_engine.pytorch import LayerNorm, RMSNorm
 
 from retro.mcore.cpu import device
-from retro.mcore.layers import FusedAttentionCore
+from retro.mcore.layers import AddsItsBias, FusedAttentionCore
 
 
 class _NoExtraState:
@@ -51,6 +51,10 @@ class ColumnLinear(_EmptyExtraState, TEColumnParallelLinear):
 
 class RowLinear(_EmptyExtraState, TERowParallelLinear):
     """A linear layer whose inputs tensor parallel ranks share."""
+
+
+class TEOutputLinear(AddsItsBias, RowLinear):
+    """The second linear layer of a feed-forward layer."""
 
 
 class _LayerNorm(_NoExtraState, LayerNorm):

@@ -36,7 +36,7 @@ class ModelConfig(StageConfig):
     """Tokens in a training sequence, S. A multiple of the chunk length for pretraining."""
     activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu"] = "gelu"
     """Feed-forward activation; `gelu_tanh` is GELU by its tanh approximation, as GPT-2 has it; `squared_relu` is what
-    NVIDIA's script for the 8B InstructRetro sets."""
+    one Megatron-LM script sets for a GPT of the shape of `8b`."""
     normalization: Literal["LayerNorm", "RMSNorm"] = "LayerNorm"
     """Kind of norm."""
     norm_epsilon: PositiveFloat = 1e-5

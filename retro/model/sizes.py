@@ -1,9 +1,12 @@
 """Named model sizes, each with where its numbers come from.
 
-The InstructRetro sizes (Wang et al. 2023, arXiv:2310.07713, tables 4 and 5) are published as parameter counts
-only. With the paper's 256,000-token SentencePiece vocabulary and untied embeddings, 12 d^2 weights a layer leave one
-fitting round shape for each count; the counts those shapes give are held in `tests/model/test_sizes.py`.
-Cross-attention starts at layer 6 up to 15 layers and at 9 above, then in every third layer (RETRO, section 2.4).
+The InstructRetro sizes (Wang et al. 2023, arXiv:2310.07713, tables 4 and 5) are published as parameter counts. Layers,
+width, heads and SwiGLU are what NVIDIA's public scripts set for GPTs of these names: Megatron-LM's pretraining scripts
+of January 2024 for 843m and 43b, a script for question answering with the same options for all five. None sets the
+feed-forward width, so it is Megatron's default for SwiGLU: 8 d / 3, cut to a multiple of 64. With the published
+tokenizer's 256,000 tokens the counts come out as published (`tests/model/test_count.py`): 823.2M and 2.254B, where GELU
+with 4 d would make 826.4M and 2.257B. Cross-attention starts at layer 6 up to 15 layers and at 9 above, then in every
+third layer (RETRO, section 2.4).
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ def _shape(layers: int, hidden: int, heads: int, length: int) -> dict[str, Any]:
 
 def _instruct_retro(layers: int, hidden: int, heads: int) -> dict[str, Any]:
     return _shape(layers, hidden, heads, 4096) | {
+        "activation": "swiglu",
+        "ffn_hidden_size": 8 * hidden // 3 // 64 * 64,
         "zero_centered_norm": True,
         "rope_percent": 0.5,
         "init_std": 0.007,
@@ -60,7 +65,9 @@ def _from_scratch(layers: int, hidden: int, heads: int) -> dict[str, Any]:
     }
 
 
-_PUBLISHED = "count published in arXiv:2310.07713; shape follows from it and the 256,000-token vocabulary"
+_PUBLISHED = "count published in arXiv:2310.07713"
+_PRETRAINED = "shape and SwiGLU confirmed by NVIDIA's pretraining script, feed-forward width inferred"
+_ANSWERED = "shape and SwiGLU from an NVIDIA script that answers with it, feed-forward width inferred"
 
 SIZES: dict[str, Size] = {
     "tiny": Size(
@@ -82,12 +89,21 @@ SIZES: dict[str, Size] = {
     ),
     "843m": Size(
         settings=_instruct_retro(24, 1024, 16),
-        source=f"{_PUBLISHED} (823M -> 878M); heads from the released script",
+        source=f"{_PUBLISHED} (823M -> 878M); {_PRETRAINED}",
     ),
-    "2b": Size(settings=_instruct_retro(24, 2048, 16), source=f"{_PUBLISHED} (2.25B -> 2.5B); heads of 128"),
-    "8b": Size(settings=_instruct_retro(32, 4096, 32), source=f"{_PUBLISHED} (8.5B -> 9.5B); heads of 128"),
-    "22b": Size(settings=_instruct_retro(40, 6144, 48), source=f"{_PUBLISHED} (22B -> 24B); heads of 128"),
-    "43b": Size(settings=_instruct_retro(48, 8192, 64), source=f"{_PUBLISHED} (43B -> 48B); heads of 128"),
+    "2b": Size(settings=_instruct_retro(24, 2048, 16), source=f"{_PUBLISHED} (2.25B -> 2.5B); {_ANSWERED}"),
+    "8b": Size(
+        settings=_instruct_retro(32, 4096, 32),
+        # Three scripts have SwiGLU; Megatron-LM's for quantizing an 8B GPT of this shape has squared ReLU and 4 d. They
+        # make 8.523B and 9.529B, or 8.540B and 9.547B: both are the published counts.
+        source=f"{_PUBLISHED} (8.5B -> 9.5B); {_ANSWERED}; one script has squared ReLU, which has that count too",
+    ),
+    "22b": Size(
+        settings=_instruct_retro(40, 6144, 48),
+        # 6144 is a multiple of 3 and 64: SwiGLU has exactly the weights of GELU.
+        source=f"{_PUBLISHED} (22B -> 24B; this is 21.3B -> 24.0B); {_ANSWERED}",
+    ),
+    "43b": Size(settings=_instruct_retro(48, 8192, 64), source=f"{_PUBLISHED} (43B -> 48B); {_PRETRAINED}"),
 }
 
 

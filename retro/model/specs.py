@@ -94,7 +94,7 @@ def transformer_config(
         bias_activation_fusion=False,
         apply_rope_fusion=False,
         recompute_granularity=None if recompute == "none" else recompute,
-        recompute_modules=["core_attn"] if recompute == "selective" else None,
+        recompute_modules=["core_attn", "mlp"] if recompute == "selective" else None,
         recompute_method="uniform" if recompute == "full" else None,
         recompute_num_layers=1 if recompute == "full" else None,
     )
@@ -125,7 +125,7 @@ def _layer_layout(layout: Layout) -> list[list[str]] | None:
 
 def mlp_spec(kernels: Kernels) -> ModuleSpec:
     """megatron-core's feed-forward layer."""
-    submodules = MLPSubmodules(linear_fc1=kernels.column_linear, linear_fc2=kernels.row_linear)
+    submodules = MLPSubmodules(linear_fc1=kernels.column_linear, linear_fc2=kernels.output_linear)
     return ModuleSpec(module=MLP, submodules=submodules)
 
 

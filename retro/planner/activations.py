@@ -9,8 +9,9 @@ it (docs/plan.md). Values a token that a layer keeps, kv = 2 d g/n being the wid
                                          d              what attention gives
                                          2 f or 5 f     feed-forward with GELU or SwiGLU
 
-Sequence parallel splits the first kind too. Attention's log-sum-exp is 4 bytes a head and token; the cosines and sines
-of rotary positions are kept by each layer, once for all sequences. Dropout keeps one byte a value (on CUDA).
+Sequence parallel splits the first kind too. Attention's log-sum-exp is 4 bytes a head and token; selective recompute
+frees it and the last row. The cosines and sines of rotary positions are kept by each layer, once for all sequences.
+Dropout keeps one byte a value (on CUDA).
 """
 
 from __future__ import annotations
@@ -70,9 +71,12 @@ class Activations:
         return kept + self._output() if block.last else kept
 
     def recomputed(self, blocks: list[Block]) -> Kept:
-        """What the backward pass makes anew at a time: with full recompute, the largest layer of these blocks."""
-        if self.recompute != "full":
+        """What the backward pass makes anew at a time: the largest layer, or feed-forward layer, of these blocks."""
+        if self.recompute == "none":
             return Kept()
+        if self.recompute == "selective":
+            encoding = any(encodes(self.shape, block) for block in blocks)
+            return self._feed_forward(max(self.tokens, self.neighbor_tokens) if encoding else self.tokens)
         layer = self._layer(self.tokens, self.model.sequence_length) + self._hidden(self.tokens) * -1.0
         if any(reads(self.shape, block) for block in blocks):
             layer += self._cross_attention()
@@ -95,13 +99,17 @@ class Activations:
     def _layer(self, tokens: int, rows: int, *, rope: bool | None = None, dropout: float | None = None) -> Kept:
         model = self.model
         rope = model.positions == "rope" if rope is None else rope
-        feed_forward = (5 if model.activation == "swiglu" else 2) * model.ffn_hidden_size
-        split = 2 * model.hidden_size + _key_value(model) + feed_forward
+        split = 2 * model.hidden_size + _key_value(model)
         if rope:
             split += model.hidden_size + _key_value(model) // 2
-        kept = Kept(4.0 * tokens * model.hidden_size * self.width, tokens * (split * self.width + self._sums()))
+        kept = Kept() if self.recompute == "selective" else self._feed_forward(tokens)
+        kept += Kept(4.0 * tokens * model.hidden_size * self.width, tokens * (split * self.width + self._sums()))
         kept += Kept(fixed=4.0 * rows * self._angles()) if rope else Kept()
         return kept + self._dropped(tokens, model.dropout if dropout is None else dropout, 2)
+
+    def _feed_forward(self, tokens: int) -> Kept:
+        values = (5 if self.model.activation == "swiglu" else 2) * self.model.ffn_hidden_size
+        return Kept(split=float(tokens * values * self.width))
 
     def _cross_attention(self) -> Kept:
         """Chunked cross-attention: its norm, query and output, and keys and values of the neighbors."""

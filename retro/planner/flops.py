@@ -68,6 +68,28 @@ def block_flops(shape: ModelShape, block: Block) -> Flops:
     )
 
 
+def recomputed_flops(shape: ModelShape, block: Block, recompute: str) -> float:
+    """FLOPs of a token that the backward pass of a block does a second time.
+
+    Args:
+        shape: The model.
+        block: Some of its layers.
+        recompute: "none", "selective" for attention cores and feed-forward layers, or "full" for whole layers.
+    """
+    model = shape.model
+    if recompute == "none":
+        return 0.0
+    if recompute == "full":
+        flops = block_flops(shape, block)
+        return flops.total - flops.logits
+    again = len(block.layers) * _unprojected(model, model.sequence_length / 2)
+    again += reads(shape, block) * _attention_core(model, model.neighbors * shape.retrieved_length)
+    if encodes(shape, block):
+        layers = model.encoder_layers * _unprojected(model, shape.retrieved_length)
+        again += _rho(shape) * (layers + _attention_core(model, shape.chunk_length))
+    return again
+
+
 def neighbor_tokens(shape: ModelShape) -> int:
     """Neighbor tokens that come with one sequence: K R for each whole chunk; none without retrieval."""
     model = shape.model
@@ -77,9 +99,17 @@ def neighbor_tokens(shape: ModelShape) -> int:
 
 def _layer(model: ModelConfig, keys: float) -> float:
     """A layer in which a token attends to `keys` tokens on average."""
+    return _query_output(model) + _key_value(model) + _unprojected(model, keys)
+
+
+def _unprojected(model: ModelConfig, keys: float) -> float:
+    """A layer without the four projections of its attention."""
     matrices = 3 if model.activation == "swiglu" else 2
-    feed_forward = 2 * matrices * model.hidden_size * model.ffn_hidden_size
-    return _query_output(model) + _key_value(model) + feed_forward + 4 * keys * model.hidden_size
+    return 2 * matrices * model.hidden_size * model.ffn_hidden_size + _attention_core(model, keys)
+
+
+def _attention_core(model: ModelConfig, keys: float) -> float:
+    return 4.0 * keys * model.hidden_size
 
 
 def _query_output(model: ModelConfig) -> float:
@@ -92,14 +122,14 @@ def _key_value(model: ModelConfig) -> float:
 
 def _cross_attention(shape: ModelShape) -> float:
     model = shape.model
-    keys = model.neighbors * shape.retrieved_length
-    return _query_output(model) + _rho(shape) * _key_value(model) + 4.0 * keys * model.hidden_size
+    core = _attention_core(model, model.neighbors * shape.retrieved_length)
+    return _query_output(model) + _rho(shape) * _key_value(model) + core
 
 
 def _encoder(shape: ModelShape) -> float:
     model = shape.model
     layers = model.encoder_layers * _layer(model, shape.retrieved_length)
-    asks = _query_output(model) + 4.0 * shape.chunk_length * model.hidden_size
+    asks = _query_output(model) + _attention_core(model, shape.chunk_length)
     return _rho(shape) * (layers + asks) + _key_value(model)
 
 

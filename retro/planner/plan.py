@@ -9,11 +9,11 @@ from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
 from retro.model.count import plain_gpt
 from retro.planner.activations import Activations
-from retro.planner.flops import Flops, block_flops, count_flops
+from retro.planner.flops import Flops, block_flops, count_flops, recomputed_flops
 from retro.planner.gpus import Gpu
 from retro.planner.memory import StageMemory, stage_memory
 from retro.planner.schedule import bubble
-from retro.planner.stages import stages_of
+from retro.planner.stages import Block, stages_of
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.layout import require_batch, require_layout
 
@@ -75,9 +75,9 @@ class Plan:
 
     @cached_property
     def stage_flops(self) -> list[float]:
-        """Forward FLOPs of a token on each stage."""
+        """FLOPs of a token on each stage: forward, backward and what is recomputed in between."""
         stages = stages_of(self.shape, self.layout)
-        return [sum(block_flops(self.shape, block).total for block in blocks) for blocks in stages]
+        return [sum(map(self._block_flops, blocks)) for blocks in stages]
 
     @property
     def imbalance(self) -> float:
@@ -95,9 +95,8 @@ class Plan:
     def step_seconds(self) -> float:
         """Seconds of an optimizer step: every micro batch waits for the slowest stage, and the pipeline fills."""
         gpu = self._need_gpu()
-        passes = 4 if self.train.recompute == "full" else 3
         tokens = self.train.micro_batch * self.shape.model.sequence_length
-        slowest = passes * max(self.stage_flops) * tokens / self.layout.tensor
+        slowest = max(self.stage_flops) * tokens / self.layout.tensor
         return self.micro_batches * (1 + self.bubble) * slowest / (gpu.peak * self.utilisation)
 
     @property
@@ -120,6 +119,10 @@ class Plan:
             shape=plain_gpt(self.shape), train=self.train, layout=self.layout, gpus=self.gpus, gpu=self.gpu,
             utilisation=self.utilisation,
         )  # fmt: skip
+
+    def _block_flops(self, block: Block) -> float:
+        again = recomputed_flops(self.shape, block, self.train.recompute)
+        return block_flops(self.shape, block).training + again
 
     def _need_gpu(self) -> Gpu:
         if self.gpu is None:

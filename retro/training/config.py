@@ -47,8 +47,8 @@ class TrainConfig(StageConfig):
     """"retrieval" freezes the decoder: cross-attention, its norms and gates, and the encoder alone are trained
     (Borgeaud et al. 2022, section 4.3: retro-fitting). Needs no gradients and optimizer state for the rest."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """What is computed again in the backward pass instead of being kept: nothing, the attention cores, or whole
-    layers."""
+    """What is computed again in the backward pass instead of being kept: nothing, the attention cores and
+    feed-forward layers, or whole layers."""
     seed: NonNegativeInt = 1234
     """Seeds the weights, dropout and the order of samples."""
     log_every: PositiveInt = 10

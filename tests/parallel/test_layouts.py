@@ -87,7 +87,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for model, shape in MODELS.items()
     ]
     launch(1, starts + runs(folder, {"one process": {}}), folder / "1")
-    launch(2, runs(folder, TWO), folder / "2")
+    recomputed: Settings = {
+        "out": str(folder / "recomputed"),
+        "start": place(folder, "gated retro", "start"),
+        "layout": TWO["TP2 SP"],
+        "model": MODELS["gated retro"],
+        "settings": {"recompute": "selective"},
+    }
+    launch(2, [*runs(folder, TWO), recomputed], folder / "2")
     launch(4, runs(folder, FOUR), folder / "4")
     return folder
 
@@ -97,6 +104,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_losses_and_gradients_equal_one_process(trained: Path, model: str, layout: str) -> None:
     expected = curve(Path(place(trained, model, "one process")))
     found = curve(Path(place(trained, model, layout)))
+    assert len(found["loss"]) == 5
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=RELATIVE_TOLERANCE, err_msg=name)
+
+
+def test_recomputed_feed_forward_layers_of_a_shared_model_equal_one_process(trained: Path) -> None:
+    expected, found = curve(Path(place(trained, "gated retro", "one process"))), curve(trained / "recomputed")
     assert len(found["loss"]) == 5
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=RELATIVE_TOLERANCE, err_msg=name)

@@ -29,7 +29,7 @@ def test_a_plan_of_a_size_fits_100_columns(capsys: pytest.CaptureFixture[str]) -
     text = printed(capsys, *overrides_of_size("43b"))
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "global batch 768" in text
-    assert "48,488,054,784" in text
+    assert "48,461,840,384" in text
     assert "GPU-hours for 100 billion tokens" in text
     assert "Fits: " in text
 

@@ -10,10 +10,11 @@ import pytest
 
 from retro.model.count import count_parameters
 from retro.planner.activations import Activations
-from retro.planner.flops import count_flops
+from retro.planner.flops import count_flops, recomputed_flops
 from retro.planner.gpus import GPUS, find_gpu
 from retro.planner.memory import stage_memory
 from retro.planner.plan import Plan, make_plan
+from retro.planner.stages import stages_of
 from retro.training.config import ParallelConfig
 from tests.planner.shapes import sized, training
 
@@ -86,6 +87,13 @@ def test_a_number_of_the_page_is_its_formula_and_the_planners(
     assert value == pytest.approx(worked_out, rel=0 if value > 1e6 else 2e-4, abs=0)
     if planned[1] is not None:
         assert planned[1]() == pytest.approx(worked_out, rel=1e-12)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_what_recomputing_frees_and_costs_is_the_planners(recompute: str) -> None:
+    ((block,),) = stages_of(SHAPE, ParallelConfig())
+    kept = Activations(SHAPE, training(recompute=recompute)).block(block).on_rank(ParallelConfig())
+    assert f"| {recompute} | {kept:,.0f} | {recomputed_flops(SHAPE, block, recompute):,.0f} |" in PAGE
 
 
 def test_the_imbalance_on_the_page_is_the_planners() -> None:

@@ -29,9 +29,10 @@ def test_only_retrieval_changes(tmp_path: Path, settings: dict[str, Any]) -> Non
     assert changed == {name for name in before if is_retrieval(name)}
 
 
-def test_recomputing_changes_no_loss_of_a_frozen_decoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputing_changes_no_loss_of_a_frozen_decoder(tmp_path: Path, recompute: str) -> None:
     run(tmp_path / "kept", train_only="retrieval", steps=4)
-    run(tmp_path / "recomputed", train_only="retrieval", steps=4, recompute="full")
+    run(tmp_path / "recomputed", train_only="retrieval", steps=4, recompute=recompute)
     assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
 
 

@@ -84,9 +84,9 @@ def test_accumulating_micro_batches_gives_the_same_losses(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
-@pytest.mark.parametrize("retrieval", [True, False])
-def test_recomputing_activations_changes_no_loss(tmp_path: Path, retrieval: bool, recompute: str) -> None:
-    settings: dict[str, Any] = {"dropout": 0.1, "encoder_dropout": 0.1, "retrieval": retrieval, "steps": 4}
+@pytest.mark.parametrize("shape", [{}, {"retrieval": False}, {"bias": True, "activation": "swiglu"}])
+def test_recomputing_activations_changes_no_loss(tmp_path: Path, shape: dict[str, Any], recompute: str) -> None:
+    settings: dict[str, Any] = {"dropout": 0.1, "encoder_dropout": 0.1, "steps": 4} | shape
     run(tmp_path / "kept", **settings)
     run(tmp_path / "recomputed", recompute=recompute, **settings)
     assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
