@@ -15,12 +15,14 @@ from retro.planner.plan import UTILISATION, Plan, make_plan
 from retro.planner.propose import fewest_gpus, propose
 from retro.planner.published import published_batch
 from retro.run_config import RunConfig
+from retro.training.layout import require_processes
 
 
 def show_dry_run(config: RunConfig) -> None:
     """Print layers, parameters and memory of a run as it is set, on as many processes as were started."""
     shape = shape_of(config)
     world = int(os.environ.get("WORLD_SIZE", str(config.parallel.model_ranks)))
+    require_processes(config.parallel, world)
     plan = make_plan(shape, config.train, config.parallel, gpus=world)
     output.print(*show.header(plan, find_size(config.model.size).source), sep="\n", highlight=False)
     output.print(*show.layer_lines(shape), sep="\n", highlight=False)

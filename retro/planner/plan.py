@@ -15,7 +15,7 @@ from retro.planner.memory import StageMemory, stage_memory
 from retro.planner.schedule import bubble
 from retro.planner.stages import Block, stages_of
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.layout import require_batch, require_layout
+from retro.training.layout import nearest_processes, require_batch, require_layout
 
 UTILISATION = 0.4
 """Share of a GPU's peak that its matrix products reach on average while it works, unless another is stated."""
@@ -147,11 +147,11 @@ def make_plan(
     require_layout(shape, layout)
     if not 0 < utilisation <= 1:
         raise ConfigError("--utilisation", utilisation, "needs a share above 0 and up to 1, as 0.4")
-    if gpus < 1 or gpus % layout.model_ranks:
-        copies = max(gpus // layout.model_ranks, 1)
+    near = nearest_processes(layout, gpus)
+    if near:
         need = (
             f"needs a multiple of tensor x pipeline = {layout.tensor} x {layout.pipeline}; "
-            f"nearest: {copies * layout.model_ranks} or {(copies + 1) * layout.model_ranks}"
+            f"nearest: {' or '.join(map(str, near))}"
         )
         raise ConfigError("--gpus", gpus, need)
     plan = Plan(shape=shape, train=train, layout=layout, gpus=gpus, gpu=gpu, utilisation=utilisation)

@@ -11,8 +11,8 @@ from retro.planner.memory import GIB
 from retro.planner.plan import UTILISATION, Plan, make_plan
 from retro.training.config import ParallelConfig, TrainConfig
 
-# Tensor parallel ranks talk in every layer, so they stay within a node.
-NODE = 8
+# Tensor parallel ranks talk in every layer, so they stay within a node of 8.
+_TENSOR = (1, 2, 4, 8)
 # 2^10 GPUs is where a search for enough of them ends.
 _MOST = 10
 _MODES = ("none", "selective", "full")
@@ -68,16 +68,14 @@ def candidates(
     shape: ModelShape, train: TrainConfig, *, gpus: int, gpu: Gpu, utilisation: float = UTILISATION
 ) -> Iterator[Plan]:
     """Every layout that the model, the GPUs and the batch allow, smallest first."""
-    sizes = [(tensor, stages) for tensor in (1, 2, 4, 8) for stages in range(1, shape.model.layers + 1)]
+    sizes = [(tensor, stages) for tensor in _TENSOR for stages in range(1, shape.model.layers + 1)]
     for tensor, stages in sorted(sizes, key=lambda size: (size[0] * size[1], size[1])):
-        if tensor > NODE or gpus % (tensor * stages):
-            continue
         layout = ParallelConfig(
             tensor=tensor, sequence=tensor > 1, pipeline=stages, distributed_optimizer=gpus > tensor * stages
         )
         try:
             yield make_plan(shape, train, layout, gpus=gpus, gpu=gpu, utilisation=utilisation)
-        except ConfigError:  # of this layout: the model or the batch does not divide
+        except ConfigError:  # of this layout: the model, the GPUs or the batch do not divide
             continue
 
 

@@ -34,15 +34,23 @@ def require_processes(layout: ParallelConfig, processes: int) -> None:
     Raises:
         ConfigError: It did not; the numbers are named.
     """
-    if processes % layout.model_ranks:
-        fewer, more = processes // layout.model_ranks, processes // layout.model_ranks + 1
-        counts = " or ".join(str(n * layout.model_ranks) for n in (fewer, more) if n)
+    near = nearest_processes(layout, processes)
+    if near:
+        counts = " or ".join(map(str, near))
         raise ConfigError(
             "parallel.tensor" if layout.pipeline == 1 else "parallel.pipeline",
             layout.tensor if layout.pipeline == 1 else layout.pipeline,
             f"needs a multiple of tensor x pipeline = {layout.tensor} x {layout.pipeline} processes, {processes} "
             f"were started. Start {counts} (torchrun --nproc-per-node), or lower it",
         )
+
+
+def nearest_processes(layout: ParallelConfig, processes: int) -> list[int]:
+    """The nearest numbers of processes that make whole copies of the model; none where `processes` do."""
+    if processes > 0 and processes % layout.model_ranks == 0:
+        return []
+    fewer = max(processes, 0) // layout.model_ranks
+    return [copies * layout.model_ranks for copies in (fewer, fewer + 1) if copies]
 
 
 def require_batch(layout: ParallelConfig, *, global_batch: int, micro_batch: int, ranks: int) -> None:

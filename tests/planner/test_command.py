@@ -76,6 +76,12 @@ def test_a_dry_run_counts_the_processes_that_were_started(
     assert "  2  self-attention, chunked cross-attention with the neighbor encoder, feed-forward" in text
 
 
+def test_a_dry_run_refuses_processes_as_the_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match=r"= 2 x 1 processes, 3 were started\. Start 2 or 4"):
+        show_dry_run(load_run_config(None, ["parallel.tensor=2"]))
+
+
 def test_what_does_not_fit_is_said() -> None:
     from retro.planner.gpus import find_gpu
 
