@@ -92,7 +92,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "start": place(folder, "gated retro", "start"),
         "layout": TWO["TP2 SP"],
         "model": MODELS["gated retro"],
-        "settings": {"recompute": "selective"},
+        "settings": FIVE_OF_SIX["settings"] | {"recompute": "selective"},
+        "stop_after": FIVE_OF_SIX["stop_after"],
     }
     launch(2, [*runs(folder, TWO), recomputed], folder / "2")
     launch(4, runs(folder, FOUR), folder / "4")
