@@ -49,8 +49,10 @@ def main() -> None:
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except RetroError as error:
-        # Not through rich: a path must not be wrapped or coloured, so that it can be copied.
-        print(f"retro: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        # A wrong setting is wrong on every process of a launcher; the first one says so.
+        if not (isinstance(error, ConfigError) and int(os.environ.get("RANK", "0"))):
+            # Not through rich: a path must not be wrapped or coloured, so that it can be copied.
+            print(f"retro: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         print("retro: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from retro.evaluate.wording import count, in_order, loss, metric_name, model_name, percent, seconds, setting_name
@@ -77,7 +78,9 @@ def data(facts: Facts) -> str:
 
 def _origin(source: Mapping[str, Any]) -> str:
     if source.get("path"):
-        return f"`{source['path']}`"
+        path = Path(source["path"])
+        # Where it lay on one machine says nothing to a reader of the card.
+        return f"`{path.name if path.is_absolute() else path}`"
     return f"built in: {source['built_in']}" if source.get("built_in") else "not recorded"
 
 

@@ -10,6 +10,7 @@ megatron-core and fails when a release moves what this leans on.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -77,6 +78,8 @@ def _map_random_states() -> None:
     torch.cuda.set_rng_state = lambda new_state, device="cuda": torch.set_rng_state(new_state)
     from megatron.core.tensor_parallel import random as megatron_random
 
+    # It watches that nothing draws from the CPU's generator in place of CUDA's; here they are one.
+    logging.getLogger(megatron_random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.msg)
     megatron_random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda new_state, *args, **kwargs: torch.set_rng_state(new_state)
 

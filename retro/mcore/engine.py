@@ -134,7 +134,10 @@ class Engine(Generic[Chunk]):
         """What a checkpoint holds: weights, optimizer state and the place in the schedule. Every rank calls this."""
         weights = self.weights()
         progress = {"steps": self.steps, "schedule": self.scheduler.state_dict()}
-        return {"weights": weights, "optimizer": optimizer_state.saved(self.optimizer, weights), "progress": progress}
+        optimizer = optimizer_state.saved(self.optimizer, weights)
+        # An empty entry would be taken for settings that ranks must agree on: a rank whose state another one writes,
+        # or a stage where nothing is trained, has none.
+        return {"weights": weights, "progress": progress} | ({"optimizer": optimizer} if optimizer else {})
 
     def resume(self, directory: Path) -> None:
         """Take back what a checkpoint of `state` holds, written under any layout.
@@ -144,10 +147,10 @@ class Engine(Generic[Chunk]):
         """
         weights = self.weights()
         wanted = optimizer_state.wanted(self.optimizer, weights)
-        found = checkpoint.load({"weights": weights, "optimizer": wanted}, directory)
+        found = checkpoint.load({"weights": weights} | ({"optimizer": wanted} if wanted else {}), directory)
         self._fill(found["weights"])
         self.steps = int(found["progress"]["steps"])
-        optimizer_state.restore(self.optimizer, self.weights(), found["optimizer"], self.steps)
+        optimizer_state.restore(self.optimizer, self.weights(), found.get("optimizer", {}), self.steps)
         self.scheduler.load_state_dict(found["progress"]["schedule"])
 
     def load_weights(self, weights: dict[str, Any]) -> None:

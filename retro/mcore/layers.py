@@ -147,6 +147,10 @@ def fused_attention(
     if mask is not None:
         # A row without any allowed key would be 0/0: let it see everything, the caller zeroes or ignores it.
         mask = mask | ~mask.any(dim=-1, keepdim=True)
+        if groups and query.is_cuda:
+            # CUDA's kernel for masks wants a key for each head; without, torch would keep all scores.
+            key, value = (x.repeat_interleave(query.size(1) // x.size(1), dim=1) for x in (key, value))
+            groups = False
     out = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=groups
     )

@@ -22,8 +22,8 @@ from retro.mcore.cpu import device, on_cpu
 
 T = TypeVar("T")
 
-# Distance between the seeds of neighboring stages, megatron-core's own convention.
-_STAGE_SEED = 100
+# Distance between the seeds of neighboring stages: more steps than a run has, since a step adds its number.
+_STAGE_SEED = 1_000_003_000
 
 
 def world_size() -> int:
@@ -161,6 +161,11 @@ def place(chunk: int) -> Place:
         first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=which),
         last=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=which),
     )
+
+
+def process() -> tuple[int, int]:
+    """This process's number, and how many there are; one of one before they have met."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def is_main() -> bool:

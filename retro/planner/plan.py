@@ -130,6 +130,16 @@ class Plan:
         return self.gpu
 
 
+def require_utilisation(utilisation: float) -> None:
+    """Check that it is a share.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 < utilisation <= 1:
+        raise ConfigError("--utilisation", utilisation, "needs a share above 0 and up to 1, as 0.4")
+
+
 def make_plan(
     shape: ModelShape,
     train: TrainConfig,
@@ -145,8 +155,7 @@ def make_plan(
         ConfigError: The layout does not fit the model, the GPUs or the batch.
     """
     require_layout(shape, layout)
-    if not 0 < utilisation <= 1:
-        raise ConfigError("--utilisation", utilisation, "needs a share above 0 and up to 1, as 0.4")
+    require_utilisation(utilisation)
     near = nearest_processes(layout, gpus)
     if near:
         need = (

@@ -8,7 +8,7 @@ from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
 from retro.planner.gpus import GPUS, Gpu
 from retro.planner.memory import GIB
-from retro.planner.plan import UTILISATION, Plan, make_plan
+from retro.planner.plan import UTILISATION, Plan, make_plan, require_utilisation
 from retro.training.config import ParallelConfig, TrainConfig
 
 # Tensor parallel ranks talk in every layer, so they stay within a node of 8.
@@ -35,6 +35,9 @@ def propose(
     Raises:
         ConfigError: No layout fits; what would is named.
     """
+    require_utilisation(utilisation)
+    if gpus < 1:
+        raise ConfigError("--gpus", gpus, "needs a positive number of GPUs")
     found = []
     for mode in modes:
         changed = train.model_copy(update={"recompute": mode})
@@ -83,7 +86,10 @@ def _what_would_fit(shape: ModelShape, train: TrainConfig, gpus: int, gpu: Gpu, 
     smallest = train.model_copy(update={"recompute": modes[-1]})
     tried = list(candidates(shape, smallest, gpus=gpus, gpu=gpu))
     if not tried:
-        return "needs a number of GPUs that the layers, heads and global batch of the model can share; 8 for example"
+        return (
+            f"needs a number of GPUs that the model's {shape.model.layers} layers, its heads and train.global_batch = "
+            f"{train.global_batch} can share; 8 for example"
+        )
     best = min(tried, key=lambda plan: plan.memory)
     said = (
         f"needs more memory: the leanest layout, tensor {best.layout.tensor} x pipeline {best.layout.pipeline} with "

@@ -9,6 +9,7 @@ A directory under its final name is complete; one that was cut short still bears
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from retro.common.artifacts import (
     sha256_file,
 )
 from retro.common.config import config_json
-from retro.common.errors import ArtifactError, TrainingError
+from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, sharded_weights
@@ -32,7 +33,7 @@ from retro.training.layout import require_layout, require_processes
 log = logging.getLogger(__name__)
 
 INFO = "checkpoint.json"
-_REMEDY = "Use an older checkpoint, or train again"
+_REMEDY = "Move its directory away, and the newest older one is taken"
 # These may differ between a checkpoint and the model it starts: they change no weight of the decoder.
 _FREE = {
     "size",
@@ -70,9 +71,15 @@ def step_directory(directory: Path, step: int) -> Path:
     return directory / f"step_{step:08d}"
 
 
+def step_of(path: Path) -> int:
+    """The step that the name of a checkpoint says."""
+    return int(path.name.removeprefix("step_"))
+
+
 def complete(directory: Path) -> list[Path]:
-    """The complete checkpoints below `directory`, oldest first."""
-    return sorted(path.parent for path in directory.glob(f"step_*/{INFO}"))
+    """The complete checkpoints below `directory`, oldest first; what was moved to another name is none of them."""
+    found = (path.parent for path in directory.glob(f"step_*/{INFO}"))
+    return sorted((path for path in found if path.name.removeprefix("step_").isdecimal()), key=step_of)
 
 
 def holds_one(path: Path) -> bool:
@@ -118,21 +125,37 @@ def require_size(path: Path, wanted: str | None) -> None:
 
 
 def read_info(path: Path) -> CheckpointInfo:
-    """Read and check what a checkpoint says about itself; every file is compared with its checksum.
+    """Read what a checkpoint says about itself. Its files are looked at when it is loaded.
 
     Raises:
-        ArtifactError: A file is missing, cut short or damaged.
+        ArtifactError: The description is missing or damaged.
     """
-    info, files = _describe(path)
-    for name, known in files.items():
-        file = path / name
-        if not file.exists():
-            raise ArtifactError(file, "is missing", _REMEDY)
-        if file.stat().st_size != known["bytes"]:
-            raise ArtifactError(file, f"has {file.stat().st_size} bytes, needed {known['bytes']}", _REMEDY)
-        if sha256_file(file) != known["sha256"]:
-            raise ArtifactError(file, "has other bytes than were written (checksum differs)", _REMEDY)
-    return info
+    return _describe(path)[0]
+
+
+def verify(path: Path) -> None:
+    """Compare every file of a checkpoint with its checksum; the processes, once they have met, share the files out.
+
+    Raises:
+        ArtifactError: A file is missing, cut short or damaged; on every process.
+    """
+    _, files = _describe(path)
+    rank, ranks = parallel.process()
+    own = sorted(files.items())[rank::ranks]
+    problem = next(((name, why) for name, known in own if (why := _damage(path / name, known))), None)
+    found = next((one for one in parallel.gather_objects(problem) if one is not None), None)
+    if found is not None:
+        raise ArtifactError(path / found[0], found[1], _REMEDY)
+
+
+def _damage(file: Path, known: Mapping[str, Any]) -> str | None:
+    if not file.exists():
+        return "is missing"
+    if file.stat().st_size != known["bytes"]:
+        return f"has {file.stat().st_size} bytes, needed {known['bytes']}"
+    if sha256_file(file) != known["sha256"]:
+        return "has other bytes than were written (checksum differs)"
+    return None
 
 
 def _describe(path: Path) -> tuple[CheckpointInfo, dict[str, Any]]:
@@ -143,6 +166,8 @@ def _describe(path: Path) -> tuple[CheckpointInfo, dict[str, Any]]:
         return info, dict(data["files"])
     except (KeyError, TypeError) as error:
         raise ArtifactError(path / INFO, f"lacks {error}", _REMEDY) from None
+    except (ConfigError, ValueError) as error:
+        raise ArtifactError(path / INFO, f"does not describe a checkpoint ({error})", _REMEDY) from None
 
 
 def identity(path: Path) -> str:
@@ -170,6 +195,7 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> Non
     """
     info = read_info(path)
     require_same_architecture(info, shape)
+    verify(path)
     engine.load_weights(_read_weights(engine.weights(), path))
 
 
@@ -243,6 +269,7 @@ def load_stage(
     require_processes(layout, parallel.world_size())
     groups = group_layout(layout)
     parallel.start(groups)
+    verify(info.path)
     parallel.seed(0)
     chunks = build_stage(info.shape, BuildOptions(bfloat16=bfloat16, layout=groups))
     filled = sharded.load({"weights": sharded_weights(chunks)}, info.path)["weights"]

@@ -234,6 +234,7 @@ def _resume_or_start(engine: Engine[RetroModel], shape: ModelShape, checkpoints:
         return 0
     info = checkpoint.read_info(found[-1])
     checkpoint.require_same_architecture(info, shape)
+    checkpoint.verify(found[-1])
     engine.resume(found[-1])
     log.info("going on from step %d of %s", info.step, found[-1])
     return info.step

@@ -16,7 +16,7 @@ from retro.mcore import parallel
 from retro.mcore.engine import Engine, sharded_weights
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
-from retro.training.checkpoint import INFO, complete, step_directory
+from retro.training.checkpoint import INFO, complete, step_directory, step_of
 from retro.training.config import TrainConfig
 
 
@@ -24,8 +24,8 @@ class Saver:
     """Writes the checkpoints of a run, at once or in the background, and drops the oldest ones.
 
     As a context manager it completes what is under way when the run ends; when the run fails, what was under way is
-    left incomplete under its temporary name, and the next run overwrites it. Every rank owns one and calls its
-    methods alike.
+    left incomplete under its temporary name, and the next run removes it. Every rank owns one and calls its methods
+    alike.
     """
 
     def __init__(self, engine: Engine[RetroModel], shape: ModelShape, config: TrainConfig, directory: Path) -> None:
@@ -41,6 +41,9 @@ class Saver:
         self._under_way: tuple[int, sharded.Saving] | None = None
 
     def __enter__(self) -> Saver:
+        if parallel.is_main():
+            for cut_short in self.directory.glob(".step_*.tmp"):
+                shutil.rmtree(cut_short)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -97,7 +100,7 @@ def superseded(found: list[Path], keep_last: int, keep_every: int) -> list[Path]
         keep_last: So many of the newest stay.
         keep_every: Those of a multiple of so many steps stay too; 0: none.
     """
-    return [path for path in found[:-keep_last] if not keep_every or int(path.name.split("_")[1]) % keep_every]
+    return [path for path in found[:-keep_last] if not keep_every or step_of(path) % keep_every]
 
 
 def save_weights(model: RetroModel, shape: ModelShape, config: dict[str, Any], final: Path) -> None:

@@ -46,6 +46,30 @@ def test_one_curve_over_three_layouts(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[name], values, rtol=RELATIVE_TOLERANCE, err_msg=name)
 
 
+def test_a_stage_without_anything_to_train_goes_on_too(tmp_path: Path) -> None:
+    # Only layer 1 reads neighbors, so the second stage is frozen as a whole; then the first is, of four.
+    model = {"layers": 4, "first_cross_attention": 1, "cross_attention_every": 4}
+    last = {"layers": 4, "first_cross_attention": 4}
+    frozen: Settings = {"settings": STEPS | {"train_only": "retrieval"}}
+    runs = {"first": model, "last": last}
+    unbroken = [frozen | {"out": str(tmp_path / f"{name} unbroken"), "start": str(tmp_path / name), "layout": {},
+                          "model": one} for name, one in runs.items()]  # fmt: skip
+    starts = [
+        {"out": str(tmp_path / name), "layout": {}, "model": one, "settings": {"steps": 1}}
+        for name, one in runs.items()
+    ]
+    launch(1, starts + unbroken, tmp_path / "1")
+    for layout, stop in (({"pipeline": 2}, 4), ({"pipeline": 2, "distributed_optimizer": True}, None)):
+        legs = [one | {"out": one["out"].replace("unbroken", "changing"), "layout": layout, "stop_after": stop}
+                for one in unbroken]  # fmt: skip
+        launch(2, legs, tmp_path / f"stop {stop}")
+    for name in runs:
+        expected, found = (curve(tmp_path / f"{name} {which}") for which in ("unbroken", "changing"))
+        assert len(found["loss"]) == 9
+        # Gradient norms of what is trained are small sums of large terms.
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=RELATIVE_TOLERANCE)
+
+
 CHAIN: list[tuple[int, Settings]] = [
     (4, {"tensor": 2, "pipeline": 2}),
     (2, {"distributed_optimizer": True}),

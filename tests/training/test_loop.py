@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +198,28 @@ def test_how_the_work_is_done_may_change_in_a_run_and_what_is_trained_may_not(tm
     require_same_run(tmp_path, {"train": config_json(TrainConfig(**other))})
     with pytest.raises(ArtifactError, match=r"train.lr was 0.0006, now 0.1\. Use another run_dir"):
         require_same_run(tmp_path, {"train": config_json(TrainConfig(lr=0.1))})
+
+
+def test_a_checkpoint_that_was_moved_away_or_copied_is_not_the_newest(tmp_path: Path) -> None:
+    run(tmp_path, steps=8)
+    folder = tmp_path / "checkpoints"
+    (folder / "step_00000008").rename(folder / "step_00000008.bad")
+    shutil.copytree(folder / "step_00000004", folder / "step_backup")
+    assert [path.name for path in checkpoint.complete(folder)] == ["step_00000004"]
+    run(tmp_path, steps=8, keep_every=4)
+    assert checkpoint.find(tmp_path).name == "step_00000008"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"files": "x"}, r"checkpoint\.json: does not describe a checkpoint \(.*\)\. Move its directory away"),
+        ({"shape": {"model": {"heads": -1}}}, r"checkpoint\.json: does not describe a checkpoint \(ModelConfig\.heads"),
+    ],
+)
+def test_a_damaged_description_names_its_file(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    run(tmp_path, steps=4)
+    file = checkpoint.find(tmp_path) / checkpoint.INFO
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ArtifactError, match=words):
+        checkpoint.read_info(file.parent)

@@ -100,3 +100,11 @@ def test_what_need_not_be_kept() -> None:
     assert superseded(steps, keep_last=2, keep_every=0) == steps[:3]
     assert superseded(steps, keep_last=1, keep_every=20) == [steps[0], steps[2]]
     assert superseded(steps, keep_last=9, keep_every=0) == []
+
+
+def test_what_a_kill_left_of_another_step_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints/.step_00000003.tmp"
+    left.mkdir(parents=True)
+    (left / "__0_0.distcp").write_bytes(b"half")
+    run(tmp_path)
+    assert not left.exists()

@@ -82,7 +82,7 @@ def read_folder_config(folder: Path) -> FolderConfig:
     except (OSError, ValueError) as error:
         raise DataError(path, f"cannot be read ({error})", "Give a HuggingFace model folder") from None
     family = data.get("model_type") if isinstance(data, dict) else None
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         problem = f"has model_type {family!r}; supported are {', '.join(sorted(_FAMILIES))}"
         raise DataError(path, problem, "Convert the model to one of these families")
     source = _Settings(path, data)
@@ -123,6 +123,13 @@ class _Settings:
         if not isinstance(value, int | float) or value <= 0:
             self.refuse(name, value, "a positive number")
         return float(value)
+
+    def entries(self, name: str) -> dict[str, Any]:
+        """Entries by name; none where it is missing."""
+        value = self.get(name, {})
+        if not isinstance(value, dict):
+            self.refuse(name, value, "entries by name")
+        return dict(value)
 
     def require(self, name: str, default: Any, *supported: Any) -> Any:
         """An entry of which only some values are supported."""
@@ -207,7 +214,7 @@ _FAMILIES: dict[str, Callable[[_Settings], dict[str, Any]]] = {"llama": _llama, 
 
 def _rope(source: _Settings) -> tuple[int, float]:
     """Base and scaling factor; transformers 5 writes both into `rope_parameters`, older ones into two entries."""
-    rope = dict(source.get("rope_scaling", {})) | dict(source.get("rope_parameters", {}))
+    rope = source.entries("rope_scaling") | source.entries("rope_parameters")
     base = rope.pop("rope_theta", source.get("rope_theta", 10_000.0))
     if not isinstance(base, int | float) or base != int(base) or base < 1:
         source.refuse("rope_theta", base, "a positive whole number")

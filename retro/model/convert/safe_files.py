@@ -16,6 +16,7 @@ from retro.common.errors import ArtifactError, DataError
 
 FETCH = "Fetch the folder again"
 INDEX = "model.safetensors.index.json"
+_NUMBERS = ("F64", "F32", "F16", "BF16")
 ONE_FILE = 5 * 10**9
 """Bytes that one file holds at most, unless a single tensor is larger; transformers splits at the same size."""
 
@@ -29,8 +30,12 @@ class SafeFiles:
         self._open: dict[Path, Any] = {}
         for file in _files(folder):
             for name in self._opened(file).keys():  # noqa: SIM118 - not a dict
+                stored = self._opened(file).get_slice(name)
+                if stored.get_dtype() not in _NUMBERS:
+                    problem = f"holds {name} as {stored.get_dtype()}, which stands for other numbers than it says"
+                    raise DataError(file, problem, f"Give weights in {', '.join(_NUMBERS)}, not quantised ones")
                 self._where[name] = file
-                self.sizes[name] = tuple(self._opened(file).get_slice(name).get_shape())
+                self.sizes[name] = tuple(stored.get_shape())
 
     def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
         """A part of a tensor."""
@@ -54,7 +59,7 @@ def _files(folder: Path) -> list[Path]:
     if index.exists():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(index, f"is no index of safetensors files ({error!r})", FETCH) from None
         return sorted(folder / Path(str(name)).name for name in names)
     files = sorted(folder.glob("*.safetensors"))

@@ -167,3 +167,17 @@ def test_a_folder_without_a_readable_config_is_refused(tmp_path: Path) -> None:
 def test_a_runs_own_config_is_no_model_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no config\.json with a model_type"):
         ModelConfig(size=str(write(tmp_path, {"train": {}})))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rope_scaling": [1]}, r"rope_scaling = \[1\] is not supported; needed entries by name"),
+        ({"rope_parameters": "x"}, r"rope_parameters = 'x' is not supported; needed entries by name"),
+        ({"model_type": ["llama"]}, r"has model_type \['llama'\]; supported are gpt2, llama, mistral"),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_31 | change))
+    with pytest.raises(DataError, match=words):
+        read_folder_config(tmp_path)

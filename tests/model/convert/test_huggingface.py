@@ -153,6 +153,19 @@ def test_a_sequence_longer_than_the_sliding_window_is_refused(tmp_path: Path) ->
         source.require_range(65)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused_by_name(tmp_path: Path, dtype: torch.dtype) -> None:
+    make_folder(tmp_path, "gpt2")
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    weights["transformer.wte.weight"] = weights["transformer.wte.weight"].to(dtype)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(
+        DataError, match=r"model.safetensors: holds transformer.wte.weight as (I8|F8_E4M3), which .*quantised"
+    ):
+        HuggingFaceSource(tmp_path)
+
+
 def test_weights_that_are_pickles_are_refused_with_the_way_to_convert_them(tmp_path: Path) -> None:
     make_folder(tmp_path, "llama")
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
