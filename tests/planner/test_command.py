@@ -129,7 +129,13 @@ def test_a_size_can_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("utilisation", [0.0, 7.0, float("nan")])
 def test_a_utilisation_that_is_no_share_is_the_reason_given(utilisation: float) -> None:
     with pytest.raises(ConfigError, match=r"--utilisation = .*: needs a share above 0 and up to 1"):
-        show_plan(load_run_config(None, overrides_of_size("8b")), gpus=8, gpu="h100-80g", tokens="100b", utilisation=utilisation)
+        show_plan(
+            load_run_config(None, overrides_of_size("8b")),
+            gpus=8,
+            gpu="h100-80g",
+            tokens="100b",
+            utilisation=utilisation,
+        )
 
 
 def test_a_negative_number_of_gpus_is_refused() -> None:
