@@ -180,7 +180,7 @@ def test_what_no_number_of_gpus_holds_is_refused() -> None:
 def test_numbers_that_share_out_nothing_are_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match="--gpus = 7: needs a number of GPUs that the model's 32 layers, its heads and train.global_batch = 8",
+        match=r"--gpus = 7: needs a number of GPUs that the model's 32 layers, its heads and train\.global_batch = 8",
     ):
         propose(sized("8b"), training(), gpus=7, gpu=find_gpu("h100-80g"))
 
