@@ -74,8 +74,14 @@ def overrides_of_size(size: str) -> list[str]:
 
 
 def shape_of(config: RunConfig, vocabulary: int | None = None) -> ModelShape:
-    """The model of a run that may not have a corpus yet; the vocabulary is then the size's own."""
-    tokens = vocabulary or find_size(config.model.size).vocabulary
+    """The model of a run that may not have a corpus yet; the vocabulary is then the size's own.
+
+    Raises:
+        ConfigError: The vocabulary given has no tokens.
+    """
+    if vocabulary is not None and vocabulary < 1:
+        raise ConfigError("--vocabulary", vocabulary, "needs a positive number of tokens")
+    tokens = find_size(config.model.size).vocabulary if vocabulary is None else vocabulary
     return ModelShape(model=config.model, vocabulary=tokens, chunk_length=config.db.chunk_length)
 
 

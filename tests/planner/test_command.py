@@ -141,3 +141,8 @@ def test_a_utilisation_that_is_no_share_is_the_reason_given(utilisation: float) 
 def test_a_negative_number_of_gpus_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--gpus = -3: needs a positive number of GPUs"):
         show_plan(load_run_config(None, overrides_of_size("8b")), gpus=-3, gpu="h100-80g", tokens="100b")
+
+
+def test_a_vocabulary_without_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--vocabulary = 0: needs a positive number of tokens"):
+        show_plan(load_run_config(None, overrides_of_size("8b")), gpus=8, gpu="h100-80g", tokens="1b", vocabulary=0)
