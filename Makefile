@@ -77,6 +77,6 @@ endef
 define install
 $(1) -m pip install --quiet --no-deps "$(TORCH)" 2> /dev/null \
 	  || $(1) -m pip install --quiet --no-deps --index-url "$(TORCH_INDEX)" "$(TORCH)"
-	$(1) -m pip install --quiet $(2) hatchling editables
+	$(1) -m pip install --quiet $(2) hatchling editables "setuptools>=80"
 	$(1) -m pip install --quiet $(2) --no-build-isolation --editable ".[$(EXTRAS)]"
 endef
