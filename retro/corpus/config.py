@@ -19,8 +19,8 @@ Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 class SourceConfig(StageConfig):
     """One text corpus: files of one's own, or a built-in one."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    """Names the source's files in the artifact: letters, digits, `_`, `-` and `.`."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+    """Names the source's files in the artifact: letters, digits, `_`, `-` and `.`, at most 100 of them."""
 
     path: Path | None = None
     """A file, a folder, or the prefix of a Megatron .bin/.idx pair."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import logging
-import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 
 from retro.common.errors import ConfigError, DataError
 from retro.corpus.config import SourceConfig
+from retro.corpus.folder import HIDDEN, Folder, InputFile, is_folder, list_folder, printable
 from retro.mcore.token_files import bin_path, idx_path
 
 log = logging.getLogger(__name__)
@@ -27,15 +28,6 @@ _BUFFER_BYTES = 1 << 20
 _SNIFFED_LINES = 100
 
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One file of a source."""
-
-    name: str
-    """Path below the source's folder, with `/`; the file's own name when the source is one file."""
-    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +53,37 @@ class Source:
 
 
 def resolve(config: SourceConfig, path: Path) -> Source:
-    """Find the files of a source at `path`, in sorted order, and their layout.
+    """Find the files of a source at `path`, in sorted order, and their layout; what is passed over is logged.
 
     Raises:
-        DataError: There is no such file, nothing in the folder can be read, or the layout cannot be told.
+        DataError: There is no such file, it is a pipe or a device, nothing in the folder can be read, or the layout
+            cannot be told.
     """
-    everything = tuple(_walk(path)) if path.is_dir() else ()
-    kind = _kind(path, everything) if config.kind in ("auto", "pystdlib") else config.kind
+    found = _look(path)
+    kind = _kind(path, found) if config.kind in ("auto", "pystdlib") else config.kind
     if config.documents != "auto" and kind not in ("text", "folder"):
         raise ConfigError("SourceConfig.documents", config.documents, f"needs to be auto for a {kind} source")
     if kind == "megatron":
         prefix = megatron_prefix(path)
         files = tuple(InputFile(part.name, part) for part in (bin_path(prefix), idx_path(prefix)))
     else:
-        files = _files(path, kind, everything)
+        files = _files(path, kind, found)
     if config.kind == "auto":
         log.info("corpus: %s is read as %s (%d files)", config.name, kind, len(files))
     return Source(config=config, kind=kind, files=files)
+
+
+def _look(path: Path) -> Folder | None:
+    """What is in a folder; None for a file."""
+    there = is_folder(path)
+    if there is None and not _is_megatron(path):
+        raise DataError(path, "no such file or folder", "Check the source's path")
+    return list_folder(path) if there else None
+
+
+def _is_megatron(path: Path) -> bool:
+    prefix = megatron_prefix(path)
+    return bin_path(prefix).is_file() and idx_path(prefix).is_file()
 
 
 def megatron_prefix(path: Path) -> Path:
@@ -85,13 +91,11 @@ def megatron_prefix(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".bin", ".idx") else path
 
 
-def _kind(path: Path, everything: Sequence[InputFile]) -> str:
-    if path.is_dir():
-        return _kind_of_folder(path, everything)
-    prefix = megatron_prefix(path)
-    if bin_path(prefix).exists() and idx_path(prefix).exists():
+def _kind(path: Path, folder: Folder | None) -> str:
+    if folder is not None:
+        return _kind_of_folder(path, folder)
+    if _is_megatron(path):
         return "megatron"
-    _require_file(path)
     ending = _ending(path.name)
     if ending in JSON_ENDINGS:
         return "jsonl"
@@ -103,8 +107,8 @@ def _kind(path: Path, everything: Sequence[InputFile]) -> str:
     )
 
 
-def _kind_of_folder(path: Path, everything: Sequence[InputFile]) -> str:
-    endings = {_ending(file.name) for file in everything}
+def _kind_of_folder(path: Path, folder: Folder) -> str:
+    endings = {_ending(file.name) for file in folder.files}
     json_found, text_found = endings & set(JSON_ENDINGS), endings & set(TEXT_ENDINGS)
     if json_found and text_found:
         problem = f"holds JSON lines ({', '.join(sorted(json_found))}) and text ({', '.join(sorted(text_found))})"
@@ -112,44 +116,35 @@ def _kind_of_folder(path: Path, everything: Sequence[InputFile]) -> str:
     return "jsonl" if json_found else "folder"
 
 
-def _files(path: Path, kind: str, everything: Sequence[InputFile]) -> tuple[InputFile, ...]:
-    if not path.is_dir():
-        _require_file(path)
-        return (InputFile(path.name, path),)
+def _files(path: Path, kind: str, folder: Folder | None) -> tuple[InputFile, ...]:
+    if folder is None:
+        return (InputFile(printable(path.name), path),)
     endings = JSON_ENDINGS if kind == "jsonl" else TEXT_ENDINGS
-    found = tuple(file for file in everything if _ending(file.name) in endings)
+    found = tuple(file for file in folder.files if _ending(file.name) in endings)
+    others = Counter(_ending(file.name) or "none" for file in folder.files if _ending(file.name) not in endings)
+    told = _passed_over(others, folder.passed_over)
     if not found:
         problem = f"holds no file with one of the endings {', '.join(endings)} (also .gz)"
+        problem += f"; it holds {told}" if told else ""
         raise DataError(path, problem, "Give another folder, or set the source's kind")
-    if len(found) < len(everything):
-        log.warning("corpus: %s: %d files with other endings are not read", path, len(everything) - len(found))
+    if told:
+        # Hidden files are expected to stay unread.
+        level = logging.WARNING if others or set(folder.passed_over) - {HIDDEN} else logging.INFO
+        log.log(level, "corpus: %s: not read: %s", path, told)
     return found
 
 
-def _walk(path: Path) -> list[InputFile]:
-    """Every file below `path` but hidden ones, sorted by name; the file system's own order is arbitrary."""
-    # `Path.rglob` takes three times as long, and folders may hold millions of files.
-    return [InputFile(name, path / name) for name in sorted(_names(path, ""))]
-
-
-def _names(folder: Path | str, above: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _names(entry.path, f"{above}{entry.name}/")
-            elif entry.is_file():
-                yield f"{above}{entry.name}"
+def _passed_over(endings: Counter[str], reasons: Counter[str]) -> str:
+    """What is not read, by reason, in words; empty if nothing."""
+    told = [f"{count} {reason}" for reason, count in sorted(reasons.items())]
+    if endings:
+        common = ", ".join(ending for ending, _ in sorted(endings.items(), key=lambda one: (-one[1], one[0]))[:5])
+        told = [f"{endings.total()} files with other endings ({common})", *told]
+    return ", ".join(told)
 
 
 def _ending(name: str) -> str:
     return PurePosixPath(name.lower().removesuffix(".gz")).suffix
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(path, "no such file or folder", "Check the source's path")
 
 
 def is_heading(line: bytes) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retro.common.errors import ArtifactError
+from retro.common.errors import ArtifactError, DataError
 from retro.common.files import sha256_file
 from retro.common.progress import Progress
 from retro.corpus.files import Source
@@ -35,8 +35,15 @@ def identify(source: Source, remembered: Checksums) -> Identity:
 
 
 def stamp_of(path: Path) -> tuple[str, int]:
-    """What changes when a file is written to or replaced; and its size in bytes."""
-    status = path.stat()
+    """What changes when a file is written to or replaced; and its size in bytes.
+
+    Raises:
+        DataError: It is there no more.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "Check the file and its permissions") from None
     # The inode stands for the file that a link leads to: of many small files, following links took most of the time.
     return f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {status.st_ino}", status.st_size
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from retro.corpus.config import SourceConfig
-from retro.corpus.files import BOM, Advance, InputFile, Source, is_heading, open_bytes
+from retro.corpus.files import BOM, Advance, Source, is_heading, open_bytes
+from retro.corpus.folder import InputFile
 
 _EXCERPT_CHARACTERS = 200
 

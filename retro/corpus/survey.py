@@ -21,7 +21,8 @@ from retro.common.artifacts import fingerprint
 from retro.common.blocks import Block, BlockStore
 from retro.common.errors import DataError
 from retro.corpus.borders import cuts, rule_of
-from retro.corpus.files import Advance, InputFile, Source, open_stored
+from retro.corpus.files import Advance, Source, open_stored
+from retro.corpus.folder import InputFile
 from retro.corpus.inputs import Checksums, Identity, stamp_of
 from retro.corpus.layouts import Span
 from retro.corpus.reader import STAGE
@@ -128,7 +129,7 @@ class SurveyWork:
 def _groups(number: int, source: Source) -> Iterator[FileGroup]:
     first, size = 0, 0
     for file, entry in enumerate(source.files):
-        size += entry.path.stat().st_size
+        size += stamp_of(entry.path)[1]
         if size >= _GROUP_BYTES or file + 1 - first == _GROUP_FILES or file + 1 == len(source.files):
             yield FileGroup(number, range(first, file + 1), size)
             first, size = file + 1, 0
@@ -139,7 +140,7 @@ def _survey(
 ) -> tuple[bytes, list[tuple[int, int, int]]]:
     """SHA-256 of a file, and first byte, end and first line of each part."""
     with open_stored(file.path) as stream:
-        size = file.path.stat().st_size
+        size = stamp_of(file.path)[1]
         begins = [0]
         if file.path.suffix != ".gz" and source.kind != "megatron" and size > block_bytes:
             rule = rule_of(source, stream)

@@ -25,6 +25,7 @@ def test_a_run_file_needs_only_a_source() -> None:
     [
         ({"name": "a/b"}, "SourceConfig.name = 'a/b'"),
         ({"name": ".."}, "SourceConfig.name = '..'"),
+        ({"name": "a" * 101}, "needs String should have at most 100 characters"),
         ({"path": None}, "SourceConfig.path = None: needs to be given, or built_in, and not both"),
         ({"built_in": "pystdlib"}, "SourceConfig.path = PosixPath('wiki.jsonl'): needs to be given, or built_in"),
         ({"kind": "pystdlib"}, "SourceConfig.kind = 'pystdlib': needs to be auto with built_in = None"),

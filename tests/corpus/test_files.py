@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,15 @@ def test_a_given_kind_is_not_guessed_over(tmp_path: Path) -> None:
 def test_a_folder_is_listed_in_sorted_order_without_hidden_files(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("b/x.md", "a.txt", "b.txt", "B.rst", ".git/y.txt", "b/.z.txt", "picture.png"):
+    for name in ("b/x.md", "a.txt", "b.txt", "B.rst", ".git/y.txt", "b/.z.txt", "one.png", "two.pdf", "three.pdf"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
     with caplog.at_level(logging.WARNING):
         source = find(tmp_path)
     assert source.kind == "folder"
     assert [file.name for file in source.files] == ["B.rst", "a.txt", "b.txt", "b/x.md"]
-    assert "1 files with other endings are not read" in caplog.text
+    told = "not read: 3 files with other endings (.pdf, .png), 2 hidden (a name that begins with a dot)"
+    assert f"{tmp_path}: {told}\n" in caplog.text
 
 
 def test_a_folder_of_json_lines_is_read_as_json_lines(tmp_path: Path) -> None:
@@ -80,6 +82,31 @@ def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match=r"holds no file with one of the endings \.txt"):
         find(tmp_path)
+
+
+def test_a_folder_of_nothing_but_what_is_passed_over_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("nowhere")
+    (tmp_path / ".b.txt").touch()
+    with pytest.raises(DataError, match=r"\(also \.gz\); it holds 1 hidden \(a .*\), 1 links that lead nowhere\. Give"):
+        find(tmp_path)
+
+
+def test_a_pipe_a_device_and_a_link_to_itself_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "ring.jsonl").symlink_to("ring.jsonl")
+    (tmp_path / "lost.jsonl").symlink_to("gone.jsonl")
+    for path, kind, told in (
+        (tmp_path / "pipe.jsonl", "auto", "is a pipe, which can be read only once and may never end"),
+        (tmp_path / "pipe.jsonl", "jsonl", "is a pipe, which"),
+        (Path("/dev/zero"), "text", "is a device, which"),
+        (tmp_path / "ring.jsonl", "auto", "cannot be read (Too many levels of symbolic links)"),
+        (tmp_path / "lost.jsonl", "auto", "is a link to gone.jsonl, which is not there"),
+        (tmp_path / ("x" * 300), "jsonl", "cannot be read (File name too long)"),
+        (tmp_path / "a\0b", "jsonl", "is no path (embedded null byte)"),
+    ):
+        with pytest.raises(DataError) as caught:
+            find(path, kind=kind)
+        assert told in str(caught.value)
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
