@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from retro.common.config import StageConfig, apply_overrides, config_json, read_yaml
+from retro.common.config import StageConfig, apply_overrides, config_json
 from retro.common.errors import ConfigError, DataError
+from retro.common.yaml_files import read_yaml
 from retro.corpus.config import CorpusConfig
 from retro.db.config import DbConfig
 from retro.evaluate.config import EvaluateConfig
@@ -76,8 +77,6 @@ def load_run_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
         if path is None or overrides:
             raise
         raise DataError(path, str(error), "Mend that setting; `retro config schema` lists all") from None
-    except TypeError as error:  # a YAML key that is not a string
-        raise DataError(path or "the command line", str(error), "Names of settings are words") from None
 
 
 def as_yaml(config: RunConfig) -> str:

@@ -36,11 +36,44 @@ def test_overrides_go_before_the_file_and_numbers_without_a_dot_are_numbers(tmp_
         ("parallel.context=2", "ParallelConfig.context = 2: needs 1: Retro does not split sequences over ranks"),
         ("corpus.split=[0.5,0.1,0.1]", "CorpusConfig.split = .* sum to 1"),
         ("nonsense", "override = 'nonsense': needs the form section.setting=value"),
+        ("train.lr=2001-99-99", "TrainConfig.lr = '2001-99-99': needs a valid number"),
+        ("train.lr=[1", "train.lr = '.1': needs a YAML value"),
+        ("train.lr=!!binary aGk=", "train.lr = '!!binary aGk=': needs a YAML value"),
+        ("a." * 2000 + "b=1", "override = 'a.a.*: needs a name of at most 50 parts"),
+        ('run_dir="a\\0b"', "RunConfig.run_dir = 'a.x00b': needs a path without NUL"),
+        ("train=3", "TrainConfig = 3: needs"),
     ],
 )
 def test_a_wrong_override_is_answered_with_what_was_needed(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_run_config(None, [override])
+
+
+def test_an_empty_section_is_an_empty_one_and_takes_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("train:\nsft:\n  train:\n")
+    assert load_run_config(path, []) == RunConfig()
+    config = load_run_config(path, ["train.steps=7", "train.warmup_steps=0", "sft.train.lr=1e-5"])
+    assert (config.train.steps, config.sft.train.lr) == (7, 1e-5)
+
+
+def test_home_is_filled_in_wherever_a_path_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "run.yaml"
+    path.write_text("run_dir: ~/runs\ncorpus: {sources: [{name: a, path: ~/texts}], tokenizer: {path: '~'}}\n")
+    config = load_run_config(path, ["generate.questions=[~/a.json, b.json]", "pretrain.start_from=~nobody-here/x"])
+    assert config.run_dir == Path("/home/me/runs")
+    assert (config.corpus.sources[0].path, config.corpus.tokenizer.path) == (Path("/home/me/texts"), Path("/home/me"))
+    assert config.generate.questions == (Path("/home/me/a.json"), Path("b.json"))
+    assert config.pretrain.start_from == Path("~nobody-here/x")
+
+
+def test_a_date_stays_the_text_that_was_typed() -> None:
+    assert load_run_config(None, ["run_dir=2001-01-01", "generate.name=1e"]).run_dir == Path("2001-01-01")
+
+
+def test_only_numbers_are_read_as_numbers() -> None:
+    assert load_run_config(None, ["generate.name=infinity"]).generate.name == "infinity"
 
 
 def test_a_typo_in_a_file_names_the_file_and_the_nearest_setting(tmp_path: Path) -> None:
@@ -51,7 +84,8 @@ def test_a_typo_in_a_file_names_the_file_and_the_nearest_setting(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("a: [1", "is not YAML"), ("- 1\n- 2\n", "holds a list"), ("1: 2\n", "run.yaml")]
+    ("text", "words"),
+    [("a: [1", "is not YAML"), ("- 1\n- 2\n", "holds a list"), ("1: 2\n", "RunConfig.1 = 2: is not a setting")],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "run.yaml"

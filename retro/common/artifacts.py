@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -183,6 +184,16 @@ def differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str 
         before, now = made.get(key), wanted.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
             found += differences(before, now, f"{name}.")
-        elif before != now:
+        elif _at_home(before) != _at_home(now):
             found.append(f"{name} was {before!r}, now {now!r}")
     return found
+
+
+def _at_home(value: Any) -> Any:
+    """A setting with `~` of its paths filled in, as older manifests do not have it."""
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _at_home(one) for key, one in value.items()}
+    is_home = isinstance(value, str) and value.startswith("~")
+    return os.path.expanduser(value) if is_home else value  # noqa: PTH111 - no path is made of what may be a text

@@ -6,18 +6,23 @@ that does not exist is answered with the nearest one that does.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from retro.common.errors import ConfigError, DataError
+from retro.common.errors import ConfigError
+from retro.common.yaml_files import MAX_YAML_DEPTH, parse_yaml
 
 C = TypeVar("C", bound="StageConfig")
+_NO_DOT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 
 
 class StageConfig(BaseModel):
@@ -36,9 +41,41 @@ class StageConfig(BaseModel):
     @classmethod
     def _errors_name_the_setting(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
-            return handler(data)
+            return handler(_prepared(cls, data) if isinstance(data, Mapping) else data)
         except ValidationError as error:
             raise _config_error(cls, error) from None
+
+
+def _prepared(owner: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are meant: an empty section has its defaults, and `~` in a path is the home folder.
+
+    Raises:
+        ConfigError: A path holds what no path can.
+    """
+    prepared = dict(data)
+    for name in prepared.keys() & owner.model_fields.keys():
+        kind, value = owner.model_fields[name].annotation, prepared[name]
+        if value is None and isinstance(kind, type) and issubclass(kind, StageConfig):
+            prepared[name] = {}
+        elif _has_paths(kind):
+            prepared[name] = _expanded(f"{owner.__name__}.{name}", value)
+    return prepared
+
+
+def _has_paths(kind: object) -> bool:
+    return kind is Path or any(map(_has_paths, get_args(kind)))
+
+
+def _expanded(setting: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_expanded(setting, one) for one in value]
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if "\0" in text or (not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)):
+        raise ConfigError(setting, text, "needs a path without NUL, in UTF-8")
+    # Not Path.expanduser, which fails where there is no such user.
+    return Path(os.path.expanduser(text)) if text.startswith("~") else value  # noqa: PTH111
 
 
 def _config_error(owner: type[BaseModel], error: ValidationError) -> ConfigError:
@@ -61,81 +98,43 @@ def unknown_name(name: str, known: Sequence[str]) -> str:
     return f"is not a setting; {hint}"
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping.
-
-    Raises:
-        DataError: The file is missing, is not YAML, or is not a mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        remedy = "Check the path, or start from tools/retro/examples/configs"
-        raise DataError(path, "no such config file", remedy) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"cannot be read ({error})", "Give a UTF-8 YAML file") from None
-    try:
-        data = yaml.load(text, Loader=_NoSilentLoss)  # noqa: S506 - a SafeLoader
-        json.dumps(data, default=str)
-    except ValueError:
-        raise DataError(path, "refers to itself", "Write its values out") from None
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise DataError(path, f"is not YAML: {where}", "Mend the line it names") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise DataError(path, f"holds a {type(data).__name__}", "A run config is a mapping of stage names to settings")
-    return data
-
-
-class _NoSilentLoss(yaml.SafeLoader):
-    """Safe YAML in which a key may stand once: of two equal keys plain YAML keeps the last, without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the base class does, after looking for keys that stand twice."""
-        names = [key.value for key, _ in node.value]
-        for (key, _), name in reversed(list(zip(node.value, names, strict=True))):
-            if names.count(name) > 1 and name != "<<":
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: {name!r} stands twice; settings of one section belong together")
-        return super().construct_mapping(node, deep=deep)
-
-
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `data` with `a.b.c=value` overrides laid over it; values are read as YAML.
 
     Raises:
         ConfigError: An override has no `=`, or goes through something that is not a section.
     """
-    merged: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    merged: dict[str, Any] = copy.deepcopy(dict(data))
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign or not name.strip():
             raise ConfigError("override", override, "needs the form section.setting=value, as in train.lr=3e-4")
-        try:
-            value = _scalar(text)
-        except yaml.YAMLError:
-            raise ConfigError(name, text, "needs a YAML value") from None
         *sections, last = name.strip().split(".")
-        target = merged
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise ConfigError(name, value, f"needs {section!r} to be a section, but it is a value")
-        target[last] = value
+        if len(sections) >= MAX_YAML_DEPTH:
+            raise ConfigError("override", override[:80], f"needs a name of at most {MAX_YAML_DEPTH} parts")
+        try:
+            value = _value(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(name, text, f"needs a YAML value ({getattr(error, 'problem', None) or error})") from None
+        _section(merged, name, sections, value)[last] = value
     return merged
 
 
-def _scalar(text: str) -> Any:
-    # YAML 1.1 reads 3e-4 as a string because it has no dot; everybody means a number.
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _section(data: dict[str, Any], name: str, sections: Sequence[str], value: object) -> dict[str, Any]:
+    """The section that an override goes into; one that is absent or empty is made."""
+    for section in sections:
+        if data.get(section) is None:
+            data[section] = {}
+        data = data[section]
+        if not isinstance(data, dict):
+            raise ConfigError(name, value, f"needs {section!r} to be a section, but it is a value")
+    return data
+
+
+def _value(text: str) -> Any:
+    value = parse_yaml(text)
+    # YAML 1.1 reads 3e-4 as a text because it has no dot; everybody means a number.
+    return float(value) if isinstance(value, str) and _NO_DOT.fullmatch(value) else value
 
 
 def config_json(config: BaseModel) -> dict[str, Any]:

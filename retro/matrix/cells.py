@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retro.common.config import config_json, read_yaml
+from retro.common.config import config_json
 from retro.common.errors import ConfigError, DataError
+from retro.common.yaml_files import read_yaml
 from retro.generate.config import GenerateConfig
 from retro.matrix.config import MatrixConfig
 from retro.run_config import RunConfig, load_run_config
@@ -36,7 +37,7 @@ def load_matrix(path: Path) -> MatrixConfig:
     """
     try:
         return MatrixConfig(**read_yaml(path))
-    except (ConfigError, TypeError) as error:
+    except ConfigError as error:
         raise DataError(path, str(error), "Mend that setting; docs/evaluation.md has an example") from None
 
 

@@ -10,9 +10,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from retro.common.config import StageConfig, read_yaml
+from retro.common.config import StageConfig
 from retro.common.errors import ConfigError, DataError, require
 from retro.common.json_items import read_text
+from retro.common.yaml_files import read_yaml
 from retro.training.config import TrainConfig
 
 

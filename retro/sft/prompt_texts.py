@@ -13,12 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, PositiveInt, model_validator
 
 from retro.common.artifacts import fingerprint
-from retro.common.config import StageConfig, config_json, read_yaml, unknown_name
+from retro.common.config import StageConfig, config_json, unknown_name
 from retro.common.errors import ConfigError, DataError, require
+from retro.common.yaml_files import parse_yaml, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -233,5 +233,5 @@ def _laid_over(below: Any, above: Any) -> Any:
 
 def _shipped_data() -> dict[str, Any]:
     text = resources.files("retro.sft").joinpath("prompts.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
+    data: dict[str, Any] = parse_yaml(text)
     return data

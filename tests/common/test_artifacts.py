@@ -15,6 +15,7 @@ import pytest
 from retro.common.artifacts import (
     Manifest,
     describe_files,
+    differences,
     fingerprint,
     read_manifest,
     require_file,
@@ -144,3 +145,10 @@ def test_other_settings_are_named_with_both_values(tmp_path: Path) -> None:
     wanted["deep"]["a"] = 2
     with pytest.raises(ArtifactError, match=r"chunk_length was 64, now 32; deep\.a was 1, now 2\. Use another run_dir"):
         require_same_config(tmp_path / "db", made, wanted)
+
+
+def test_home_written_as_typed_by_an_older_version_is_no_other_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    made = {"sources": [{"path": "~/x"}], "seed": 1}
+    assert differences(made, {"sources": [{"path": "/home/me/x"}], "seed": 1}) == []
+    assert len(differences(made, {"sources": [{"path": "/home/you/x"}], "seed": 2})) == 2

@@ -7,9 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from retro.common.config import read_yaml, unknown_name
+from retro.common.config import unknown_name
 from retro.common.errors import ConfigError, DataError
 from retro.common.tasks.task import Task
+from retro.common.yaml_files import read_yaml
 
 SUFFIXES = (".yaml", ".yml")
 

@@ -1,0 +1,101 @@
+"""Opening a file that anybody may have put there: a regular file of a bounded size, or one error.
+
+A device gives bytes for ever, a named pipe makes its reader wait for a writer that never comes, and a link may lead to
+itself. None of them is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from retro.common.errors import ArtifactError, RetroError
+
+ErrorClass = Callable[[Path, str, str], RetroError]
+"""ArtifactError for what a stage wrote, DataError for what a user brought: path, problem, remedy."""
+MAX_BYTES = 1 << 28
+"""No file that is read whole is larger, unless its reader says otherwise."""
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading its bytes.
+
+    Raises:
+        OSError: It is missing, is something else, or cannot be opened.
+    """
+    # Without waiting: opening a named pipe would, until somebody writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def require_regular(path: Path, remedy: str, *, error: ErrorClass = ArtifactError, missing: str = "is missing") -> None:
+    """Raise `error` unless `path` is a regular file that can be opened; for libraries that open files by name."""
+    try:
+        open_regular(path).close()
+    except FileNotFoundError:
+        raise error(path, missing, remedy) from None
+    except (OSError, ValueError) as cause:
+        raise error(path, f"cannot be read ({reason(cause)})", remedy) from None
+
+
+def read_bytes(
+    path: Path, remedy: str, *, limit: int = MAX_BYTES, error: ErrorClass = ArtifactError, missing: str = "is missing"
+) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: The file.
+        remedy: What to do if it cannot be used.
+        limit: Bytes that it may have at most.
+        error: The class of what is raised.
+        missing: What to say of a file that is not there.
+
+    Raises:
+        ArtifactError, DataError: It is missing, is no regular file, is too large, or cannot be read.
+    """
+    try:
+        with open_regular(path) as stream:
+            content = stream.read(limit + 1)
+    except FileNotFoundError:
+        raise error(path, missing, remedy) from None
+    except (OSError, ValueError) as cause:
+        raise error(path, f"cannot be read ({reason(cause)})", remedy) from None
+    if len(content) > limit:
+        raise error(path, f"has more than {limit:,} bytes, the most that is read of such a file", remedy)
+    return content
+
+
+def read_text(
+    path: Path, remedy: str, *, limit: int = MAX_BYTES, error: ErrorClass = ArtifactError, missing: str = "is missing"
+) -> str:
+    """The text of a UTF-8 file, without a byte order mark; see `read_bytes`.
+
+    Raises:
+        ArtifactError, DataError: It cannot be read, or is not UTF-8.
+    """
+    content = read_bytes(path, remedy, limit=limit, error=error, missing=missing)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise error(path, f"cannot be read ({cause})", remedy) from None
+
+
+def reason(cause: Exception) -> str:
+    """Why a file could not be opened, in the system's words."""
+    return str((cause.strerror if isinstance(cause, OSError) else None) or cause)
