@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,8 @@ from retro.cli_evaluate import add_evaluation
 from retro.cli_plan import plan_app
 from retro.cli_sft import sft_app
 from retro.common.errors import ConfigError, RetroError
-from retro.common.progress import output, set_up_logging
+from retro.common.progress import set_up_logging
+from retro.common.terminal import complain, never_fail_to_encode, output
 from retro.common.worker import companions, end_with_parent, worker_of
 from retro.pipeline import (
     STAGES,
@@ -62,6 +62,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 
 def main() -> None:
     """Run the command line; user mistakes become one line on stderr and exit code 2."""
+    never_fail_to_encode()
     try:
         # Gives the code of a typer.Exit that a command raised, instead of raising it on.
         if code := app(standalone_mode=False):
@@ -69,11 +70,10 @@ def main() -> None:
     except RetroError as error:
         # A wrong setting is wrong on every process of a launcher; the first one says so.
         if not (isinstance(error, ConfigError) and int(os.environ.get("RANK", "0"))):
-            # Not through rich: a path must not be wrapped or coloured, so that it can be copied.
-            print(f"retro: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+            complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        print("retro: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
+        complain("interrupted; run the same command again to go on")
         sys.exit(130)
     except typer.Abort:
         sys.exit(1)
@@ -85,7 +85,7 @@ def main() -> None:
 
 def _usage_error(error: Exception) -> None:
     message = getattr(error, "format_message", lambda: str(error))()
-    print(f"retro: {message} Try 'retro --help'", file=sys.stderr)  # noqa: T201
+    complain(f"{message} Try 'retro --help'")
     sys.exit(2)
 
 
@@ -229,7 +229,7 @@ def evaluate(
         # Beside the run's own scores, which belong to its own answers.
         out = config.run_dir / f"{stage('evaluate').directory}_plain_{plain.stem}"
         scores = run_plain(config.evaluate, plain, questions, out, start=start, limit=limit)
-        print(json.dumps(scores, indent=2))  # noqa: T201
+        output.json(scores)
         return
     _run_stage("evaluate", config, again)
     _show_tables(config)
@@ -282,7 +282,7 @@ def convert(
     from retro.training.convert import convert as run_conversion
 
     shape = run_conversion(folder, out, chunk_length=chunk_length, vocabulary=vocabulary)
-    print(model_section(shape.model), end="")  # noqa: T201
+    output.say(model_section(shape.model), end="")
 
 
 @app.command("merge-lora")
@@ -324,7 +324,7 @@ def import_db(
     with run_lock(out):
         found = import_project(project, out, *dirs, tokenizer=tokenizer, eod_token=eod_token)
     rows = ", ".join(f"{count:,} {split}" for split, count in found.rows.items())
-    output.print(f"imported: {rows} chunks; go on with: retro index {found.run_file}", soft_wrap=True, highlight=False)
+    output.say(f"imported: {rows} chunks; go on with: retro index {found.run_file}")
 
 
 @app.command()
@@ -375,7 +375,7 @@ def leakage(
     if worker_of().rank:
         return
     print_leakage(result, output)
-    output.print(f"pictures and all numbers: {leakage_path(config)}", soft_wrap=True, highlight=False)
+    output.say(f"pictures and all numbers: {leakage_path(config)}")
 
 
 @app.command()
@@ -429,7 +429,7 @@ def export(
     from retro.export.run import export as write
 
     write(checkpoint, out, decoder_only=decoder_only, dtype=dtype, step=step, run_dir=run)
-    output.print(f"exported: {out}", soft_wrap=True, highlight=False)
+    output.say(f"exported: {out}")
 
 
 @app.command()
@@ -470,19 +470,19 @@ def doctor() -> None:
 @config_app.command("show")
 def config_show(arguments: Arguments = None) -> None:
     """Print a run's settings, every default filled in."""
-    print(as_yaml(read_arguments(arguments)), end="")  # noqa: T201
+    output.say(as_yaml(read_arguments(arguments)), end="")
 
 
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON schema of a run's settings."""
-    print(json.dumps(RunConfig.model_json_schema(), indent=2))  # noqa: T201
+    output.json(RunConfig.model_json_schema())
 
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        print(__version__)  # noqa: T201
+        output.say(__version__)
         raise typer.Exit
 
 
@@ -494,4 +494,4 @@ def _show_tables(config: RunConfig) -> None:
     print_tables(config.run_dir, output, config.generate.name)
     report = report_path(config)
     if report.exists():
-        output.print(f"report: {report}", soft_wrap=True, highlight=False)
+        output.say(f"report: {report}")

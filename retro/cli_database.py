@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.pipeline import database_home
 from retro.run_config import RunConfig
 
@@ -110,7 +110,7 @@ def database_app(run_stage: Callable[..., None], read: Read, start: Callable[[bo
         from retro.living.show import table_of
 
         start(False)
-        output.print(table_of(database_home(_own_run(words, read))))
+        output.table(table_of(database_home(_own_run(words, read))))
 
     return app
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from retro.common.files import write_json
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.run_config import RunConfig
 
 Read = Callable[[list[str] | None], RunConfig]
@@ -43,9 +43,9 @@ def _add_tasks(app: typer.Typer) -> None:
         from retro.show_tasks import tasks_markdown, tasks_table
 
         if markdown:
-            output.print(tasks_markdown(), end="", markup=False, highlight=False, soft_wrap=True)
+            output.say(tasks_markdown(), end="")
         else:
-            output.print(tasks_table())
+            output.table(tasks_table())
 
 
 def _add_compare(app: typer.Typer, start: Callable[[bool], None]) -> None:
@@ -87,8 +87,8 @@ def _add_matrix(app: typer.Typer, start: Callable[[bool], None]) -> None:
 
         wanted = load_matrix(file)
         results = run_matrix(wanted, cells_of(wanted))
-        output.print(as_markdown(wanted.name, results), markup=False, highlight=False, soft_wrap=True)
-        output.print(f"table: {wanted.out}", soft_wrap=True, highlight=False)
+        output.say(as_markdown(wanted.name, results))
+        output.say(f"table: {wanted.out}")
         if errors(results):
             raise typer.Exit(1)
 

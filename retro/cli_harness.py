@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from rich import box
-from rich.table import Table
-
 from retro.common.errors import ConfigError
 from retro.common.files import write_json
-from retro.common.progress import output
+from retro.common.terminal import Table, output
 from retro.pipeline import database_dirs, stage
 from retro.run_config import RunConfig
 
@@ -72,18 +69,18 @@ def run_harness(
     found = evaluate(model, wanted)
     path = out or config.run_dir / "lm_eval.json"
     write_json(path, found)
-    output.print(harness_table(found))
-    output.print(f"all numbers: {path}", soft_wrap=True, highlight=False)
+    output.table(harness_table(found))
+    output.say(f"all numbers: {path}")
     return path
 
 
 def harness_table(found: Mapping[str, Any]) -> Table:
     """Every metric of every task with its standard error."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     table.add_column("task")
     table.add_column("metric")
     for heading in ("value", "± error", "questions"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, align="right")
     for task, values in found["results"].items():
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         for name, value in numbers.items():

@@ -7,7 +7,6 @@ retro sft stats run.yaml
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from retro.cli_database import STAGE, StageOrCommand
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.run_config import RunConfig
 
 Words = Annotated[
@@ -92,10 +91,10 @@ def _add_convert(app: typer.Typer, start: Callable[[bool], None]) -> None:
         )  # fmt: skip
         made = run(wanted)
         if as_json:
-            print(json.dumps(made, indent=2))  # noqa: T201
+            output.json(made)
             return
         for file, count in made["files"].items():
-            output.print(f"{file}: {count:,} questions", soft_wrap=True, highlight=False)
+            output.say(f"{file}: {count:,} questions")
 
 
 def _add_stats(app: typer.Typer, read: Read, start: Callable[[bool], None]) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from retro.common.config import StageConfig, apply_overrides, config_json
 from retro.common.errors import ConfigError, DataError
+from retro.common.terminal import visible
 from retro.common.yaml_files import read_yaml
 from retro.corpus.config import CorpusConfig
 from retro.db.config import DbConfig
@@ -81,9 +82,15 @@ def load_run_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
 
 def as_yaml(config: RunConfig) -> str:
     """The whole config with every default filled in."""
-    return yaml.safe_dump(config_json(config), sort_keys=False, allow_unicode=True)
+    return _yaml(config_json(config))
 
 
 def model_section(model: ModelConfig) -> str:
     """The model section of a run config, every setting filled in."""
-    return yaml.safe_dump({"model": config_json(model)}, sort_keys=False, allow_unicode=True)
+    return _yaml({"model": config_json(model)})
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    # Letters of any language stand as they are, unless a mark among them would steer the terminal.
+    return text if visible(text) == text else yaml.safe_dump(data, sort_keys=False)

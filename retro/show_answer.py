@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retro.common.answers import Answer
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.common.worker import worker_of
 from retro.pipeline import database_dirs, stage
 from retro.run_config import RunConfig
@@ -35,13 +35,11 @@ def show_answer(config: RunConfig, question: str, *, passages_from: str, stream:
     def say(text: str) -> None:
         if stream and speaks:
             # An answer may begin with the space that follows the prompt.
-            _print(text, end="")
+            output.stream_text(text)
 
     answer = answer_one(config.generate, config.parallel, places, question, passages_from=passages_from, say=say)
     if speaks:
-        _print("" if stream else answer.prediction)
-        for line in passage_lines(answer):
-            _print(line)
+        output.say("" if stream else answer.prediction, *passage_lines(answer))
 
 
 def passage_lines(answer: Answer) -> list[str]:
@@ -53,7 +51,3 @@ def passage_lines(answer: Answer) -> list[str]:
             f"[{number}] row {passage.row}, score {passage.score:.3f}  {title}{' '.join(passage.text.split())}"
         )
     return lines
-
-
-def _print(text: str, end: str = "\n") -> None:
-    output.print(text, end=end, markup=False, highlight=False, soft_wrap=True)

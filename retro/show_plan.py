@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from retro.common.errors import ConfigError
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.model.config import ModelShape
 from retro.model.sizes import find_size
 from retro.planner import show
@@ -24,9 +23,9 @@ def show_dry_run(config: RunConfig) -> None:
     world = int(os.environ.get("WORLD_SIZE", str(config.parallel.model_ranks)))
     require_processes(config.parallel, world)
     plan = make_plan(shape, config.train, config.parallel, gpus=world)
-    output.print(*show.header(plan, find_size(config.model.size).source), sep="\n", highlight=False)
-    output.print(*show.layer_lines(shape), sep="\n", highlight=False)
-    output.print(show.parts(plan), show.memory(plan), sep="\n")
+    output.say(*show.header(plan, find_size(config.model.size).source))
+    output.say(*show.layer_lines(shape))
+    output.table(show.parts(plan), show.memory(plan))
 
 
 def show_plan(
@@ -62,7 +61,7 @@ def show_plan(
         options = propose(shape, config.train, gpus=count, gpu=kind, utilisation=utilisation, **given)
         plan = options[0]
     if as_json:
-        print(json.dumps(show.as_json(plan, budget, options), indent=2))  # noqa: T201
+        output.json(show.as_json(plan, budget, options))
         return
     show.show(plan, budget, options, find_size(config.model.size).source)
 

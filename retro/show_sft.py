@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.corpus.reader import Corpus
 from retro.model.config import ModelShape
 from retro.pipeline import stage
@@ -29,10 +28,10 @@ def show_stats(config: RunConfig, *, as_json: bool) -> None:
     shape, reads_passages = shape_of(config)
     found = measure(config, shape, reads_passages)
     if as_json:
-        print(json.dumps(stats_record(found, shape), indent=2))  # noqa: T201
+        output.json(stats_record(found, shape))
         return
     for line in (*length_table(found), "", *fit_table(found, shape), "", *notes(config, found)):
-        output.print(line, highlight=False, soft_wrap=True, markup=False)
+        output.say(line)
 
 
 def shape_of(config: RunConfig) -> tuple[Shape, bool]:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table
-
 from retro.common.tasks import all_tasks
+from retro.common.terminal import Table
 
 
 def tasks_table() -> Table:
     """Name, version, kind, metrics and description of every task."""
     table = Table(
         title="Tasks, for generate.task",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
         caption="A task of your own is a YAML file given by its path; `extends: NAME` takes one of these over.",
-        caption_justify="left",
     )
     for heading in ("task", "version", "kind", "metrics", "what it is"):
-        table.add_column(heading, no_wrap=heading == "task")
+        table.add_column(heading, whole=heading == "task")
     for one in all_tasks():
         table.add_row(one.name, str(one.version), one.kind, ", ".join(one.metrics), one.description)
     return table

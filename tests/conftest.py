@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from retro.common.progress import output
+from retro.common.terminal import output
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,4 +26,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def width_of_the_terminal() -> Iterator[None]:
     """A test that sets the width of what commands print leaves the next one the usual 80."""
     yield
-    output._width = None
+    output.width = None

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from retro import doctor
 from retro.common.errors import DataError, DependencyError
+from retro.common.terminal import Terminal
 from retro.doctor import machine, packages
 from retro.doctor.finding import Finding
 from retro.index import devices, faiss_loader, weights
@@ -226,6 +226,6 @@ def test_the_exit_code_tells_problems_from_notes(monkeypatch: pytest.MonkeyPatch
     finding = Finding("faiss", state, "not installed", 'Run `pip install "instruct-retro[cpu]"`')
     monkeypatch.setattr(doctor, "CHECKS", (lambda: finding,))
     page = io.StringIO()
-    assert doctor.run(Console(file=page, width=120)) == code
+    assert doctor.run(Terminal(page, width=120)) == code
     assert 'Run `pip install "instruct-retro[cpu]"`' in page.getvalue()
     assert state in page.getvalue()

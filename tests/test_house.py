@@ -182,6 +182,23 @@ def test_errors_are_caught_by_name() -> None:
     assert broad == set(BROAD_EXCEPT)
 
 
+def test_one_module_alone_prints() -> None:
+    # It shows users' texts as they are: none is parsed as markup, none steers the terminal.
+    printing = {path.relative_to(ROOT).as_posix() for path in MODULES if prints(path)}
+    assert printing == {"retro/common/progress.py", "retro/common/terminal.py"}
+
+
+def prints(path: Path) -> bool:
+    """Whether a file imports a library for terminals, calls print or echo, or writes to a standard stream."""
+    tree = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    called = {ast.unparse(node.func) for node in tree if isinstance(node, ast.Call)}
+    libraries = {name.split(".")[0] for name in imports_of(path)} & {"rich", "tqdm", "click", "curses"}
+    writing = {"print", "pprint", "typer.echo", "typer.secho"} | {
+        f"sys.{stream}.{verb}" for stream in ("stdout", "stderr") for verb in ("write", "writelines", "buffer.write")
+    }
+    return bool(libraries or called & writing)
+
+
 def test_every_stage_room_has_tests() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("_")}
     tested = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}

@@ -1,40 +1,78 @@
-"""Log set-up and progress: a redrawn bar on a terminal, plain lines in a log file."""
+"""Log set-up and progress: one line for people on a terminal, with a redrawn bar; dated lines in a file or a pipe."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import ClassVar, TypeVar
 
-from rich.console import Console
-from rich.logging import RichHandler
-from tqdm import tqdm
+from retro.common.errors import ConfigError
+from retro.common.terminal import bar_line, one_line, visible
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-console = Console(stderr=True)
-"""For the log; what a command is asked for goes to `output`."""
-output = Console()
+_REDRAW_S = 0.1
+_DATED = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LEVELS = {logging.WARNING: "warning: ", logging.ERROR: "error: ", logging.CRITICAL: "error: "}
 
 
-def set_up_logging(*, verbose: bool = False, rank: int = 0) -> None:
-    """Send the log to stderr; ranks above 0 speak only of warnings.
+def set_up_logging(*, verbose: bool = False, quiet: bool = False, rank: int = 0, file: Path | None = None) -> None:
+    """Send the log to stderr, and to a file. Called once, by the command line.
 
-    Called once, by the command line.
+    Args:
+        verbose: Say more.
+        quiet: On stderr only warnings, and no progress.
+        rank: Ranks above 0 speak only of warnings, on stderr.
+        file: Gets everything, whether `quiet` or not; what it holds is kept.
+
+    Raises:
+        ConfigError: The file cannot be written.
     """
-    level = logging.DEBUG if verbose else logging.INFO
-    handler: logging.Handler
-    if sys.stderr.isatty():
-        handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("retro").setLevel(level if rank == 0 else logging.WARNING)
+    level = logging.WARNING if rank else logging.DEBUG if verbose else logging.INFO
+    terminal = sys.stderr.isatty()
+    screen = _BesideBars()
+    screen.setFormatter(_ForPeople() if terminal and not verbose else _Visible(_DATED))
+    screen.addFilter(lambda record: not getattr(record, "printed", False))
+    screen.setLevel(logging.WARNING if quiet else level)
+    handlers: list[logging.Handler] = [screen]
+    if file is not None and not rank:
+        try:
+            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError("--log-file", str(file), f"cannot be written ({error.strerror})") from None
+        handlers[-1].setFormatter(_Visible(_DATED))
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger("retro").setLevel(level)
+    Progress.drawn = terminal and not quiet and not rank
+
+
+class _Visible(logging.Formatter):
+    """Each message is one line, and nothing in it steers a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        shown = copy.copy(record)
+        shown.msg, shown.args = one_line(record.getMessage()), ()
+        return visible(super().format(shown))
+
+
+class _ForPeople(_Visible):
+    """The message alone, with a word before it where something is wrong."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _LEVELS.get(record.levelno, "") + super().format(record)
+
+
+class _BesideBars(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes lines above the bar that is being drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        Progress.clear()
+        super().emit(record)
 
 
 class Progress:
@@ -44,35 +82,35 @@ class Progress:
     on a resume) must be given apart or the time left is a lie.
     """
 
+    drawn: ClassVar[bool] = False
+    """Whether a bar is drawn; else a line is logged now and then."""
+    _on_screen: ClassVar[bool] = False
+
     def __init__(self, total: int, *, what: str, unit: str, done: int = 0, every_s: float = 15.0) -> None:
         self.total, self.what, self.unit, self.every_s = total, what, unit, every_s
         self.start_count = self.count = done
         self.note = ""
-        self.started = self.last_line = time.monotonic()
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", smoothing=0.1, leave=False)
+        self.started = self.last_line = self.last_drawn = time.monotonic()
 
     def __enter__(self) -> Progress:
+        if self.drawn:
+            self._draw()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif self.count > self.start_count:
+        self.clear()
+        if self.count > self.start_count:
             log.info(self.line())
 
     def advance(self, by: int = 1, note: str = "") -> None:
         """Record `by` more finished units, with a short note such as the loss."""
         self.count += by
         self.note = note
-        if self._bar is not None:
-            if note:
-                self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(by)
-            return
         now = time.monotonic()
-        if now - self.last_line >= self.every_s and self.count < self.total:
+        if self.drawn:
+            if now - self.last_drawn >= _REDRAW_S:
+                self._draw()
+        elif now - self.last_line >= self.every_s and self.count < self.total:
             self.last_line = now
             log.info(self.line())
 
@@ -80,18 +118,44 @@ class Progress:
         """Record `by` more units that somebody else has finished: they count, but not for the rate."""
         self.start_count += by
         self.count += by
-        if self._bar is not None and by:
-            self._bar.initial += by
-            self._bar.update(by)
 
     def line(self) -> str:
-        """`db: 412/1280 blocks, 3.1/s, 280 s left`."""
+        """`db: 412/1280 blocks, 3.1/s, 280 s left`; at the end the seconds that it took."""
+        return f"{self.what}: {', '.join(self._facts())}"
+
+    def _facts(self) -> list[str]:
         elapsed = max(time.monotonic() - self.started, 1e-9)
         rate = (self.count - self.start_count) / elapsed
-        left = (self.total - self.count) / rate if rate > 0 else float("inf")
-        tail = f", {self.note}" if self.note else ""
-        shown = f"{rate:.1f}" if rate >= 0.1 else f"{rate:.2g}"
-        return f"{self.what}: {self.count}/{self.total} {self.unit}, {shown}/s, {left:.0f} s left{tail}"
+        shown = f"{rate:,.1f}/s" if rate >= 0.1 else f"{rate:.2g}/s"
+        if self.count >= self.total:
+            left = [f"{duration(elapsed)}"]
+        else:
+            left = [f"{duration((self.total - self.count) / rate)} left"] if rate > 0 else []
+        counted = f"{self.count:,}/{self.total:,} {self.unit}"
+        return [counted, shown, *left, *([self.note] if self.note else [])]
+
+    def _draw(self) -> None:
+        self.last_drawn = time.monotonic()
+        share = self.count / self.total if self.total else 1.0
+        sys.stderr.write(f"\r\x1b[K{bar_line(what=self.what, share=share, facts=self._facts())}")
+        sys.stderr.flush()
+        Progress._on_screen = True
+
+    @classmethod
+    def clear(cls) -> None:
+        """Remove the bar from the terminal; the next `advance` draws it again."""
+        if cls._on_screen:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            Progress._on_screen = False
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `12 min`, `3.4 h`."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 2:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
 def progress(items: Iterable[T], *, total: int, what: str, unit: str, every_s: float = 15.0) -> Iterator[T]:

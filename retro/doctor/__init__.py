@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from retro.common.terminal import Table, Terminal, output, styled
 from retro.doctor import machine, packages
 from retro.doctor.finding import Finding
 
@@ -44,24 +40,20 @@ def examine() -> list[Finding]:
 
 def report(findings: Sequence[Finding]) -> Table:
     """The findings as a table; colors only stress what the words say."""
-    table = Table(box=box.HORIZONTALS)
-    table.add_column("State", no_wrap=True)
-    table.add_column("What", no_wrap=True)
-    table.add_column("Found, and what to do", overflow="fold")
+    table = Table(rules="ends")
+    table.add_column("State", whole=True)
+    table.add_column("What", whole=True)
+    table.add_column("Found, and what to do", fold=True)
     for finding in findings:
-        # Text, not markup: `pip install "instruct-retro[cpu]"` must keep its brackets.
-        said = Text(finding.found)
-        if finding.advice:
-            said.append(f"\n→ {finding.advice}", style="bold")
-        table.add_row(Text(finding.state, style=_COLORS[finding.state]), Text(finding.name), said)
+        advice = (f"\n→ {finding.advice}", "bold") if finding.advice else ""
+        table.add_row(styled((finding.state, _COLORS[finding.state])), finding.name, styled(finding.found, advice))
     return table
 
 
-def run(console: Console | None = None) -> int:
+def run(terminal: Terminal = output) -> int:
     """Print the table; 1 when a problem was found, else 0."""
-    console = console or Console()
     findings = examine()
     problems = sum(finding.state == "problem" for finding in findings)
-    console.print(report(findings))
-    console.print(f"{problems} to mend, see above." if problems else "Nothing to mend.")
+    terminal.table(report(findings))
+    terminal.say(f"{problems} to mend, see above." if problems else "Nothing to mend.")
     return 1 if problems else 0

@@ -5,42 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from retro.common.terminal import Table, Terminal
 from retro.evaluate.wording import metric_name, percent, signed_percent
 
 
-def show_comparison(found: Mapping[str, Any], console: Console, *, questions: int) -> None:
+def show_comparison(found: Mapping[str, Any], terminal: Terminal, *, questions: int) -> None:
     """Print what `retro.evaluate.compare.compare` found.
 
     Args:
         found: That.
-        console: Where to.
+        terminal: Where to.
         questions: Questions to list at most, of those on which the two part.
     """
-    console.print(f"A  {found['a']['name']}\nB  {found['b']['name']}", highlight=False, markup=False)
-    console.print(_metrics(found))
+    terminal.say(f"A  {found['a']['name']}", f"B  {found['b']['name']}")
+    terminal.table(_metrics(found))
     if found["differ"] and questions:
-        console.print(_differing(found, questions))
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+        terminal.table(_differing(found, questions))
 
 
 def _metrics(found: Mapping[str, Any]) -> Table:
     sure = percent(found["intervals"]["confidence"], 0)
-    table = _table(f"{found['questions']:,} questions, in %")
+    table = Table(title=f"{found['questions']:,} questions, in %")
     table.caption = (
         f"A−B with its {sure} interval. Right: {found['right_from']} and more. p: how often chance would part two "
         "equally good ones as far,\nby McNemar's exact test where answers are right or wrong, else by random signs."
     )
     table.add_column("metric")
     for heading in ("A", "B", "A−B", "right: both", "A", "B", "none", "p"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, align="right")
     for name, one in found["metrics"].items():
         means = [percent(one[side]).removesuffix(" %") for side in ("a", "b")]
         counts = [f"{one['right'][key]:,}" for key in ("both", "only_a", "only_b", "neither")]
@@ -55,10 +47,10 @@ def _difference(one: Mapping[str, Any]) -> str:
 
 def _differing(found: Mapping[str, Any], most: int) -> Table:
     total = len(found["differ"])
-    table = _table(f"One alone is right: {total:,}" + (f", {most} shown" if total > most else ""))
+    table = Table(title=f"One alone is right: {total:,}" + (f", {most} shown" if total > most else ""))
     for heading in ("right", "question", "gold", "A said", "B said"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, fold=True)
     for one in found["differ"][:most]:
         texts = (one["question"], " | ".join(one["answers"]), one["a"], one["b"])
-        table.add_row(one["right"].upper(), *(escape(text) for text in texts))
+        table.add_row(one["right"].upper(), *texts)
     return table

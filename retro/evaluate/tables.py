@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from retro.common.terminal import Table, Terminal
 from retro.evaluate import slices
 from retro.evaluate.reading import perplexity_of
 from retro.evaluate.run_summary import summarize
@@ -59,18 +56,13 @@ def _perplexity_row(row: Mapping[str, Any], real: float | None) -> PerplexityRow
     )
 
 
-def _table(title: str) -> Table:
-    # Few lines and little padding: all columns must fit a terminal of 80.
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-
-
 def perplexity_table(perplexity: Mapping[str, Any]) -> Table:
     """Perplexity for the terminal."""
-    table = _table(f"Perplexity, {perplexity.get('split', '?')} split")
+    table = Table(title=f"Perplexity, {perplexity.get('split', '?')} split")
     for name in ("model", "neighbors"):
         table.add_column(name)
     for name in ("parameters", "perplexity", "vs Retro, real"):
-        table.add_column(name, justify="right")
+        table.add_column(name, align="right")
     for row in perplexity_rows(perplexity):
         style = "bold" if not row.difference else ""
         table.add_row(row.model, row.neighbors, row.parameters, row.shown, row.difference, style=style)
@@ -80,14 +72,13 @@ def perplexity_table(perplexity: Mapping[str, Any]) -> Table:
 def answers_table(scores: Mapping[str, Any]) -> Table:
     """Scores of answers for the terminal, in percent."""
     sure = percent(scores["intervals"]["confidence"], 0)
-    table = _table(f"Answers to {scores['questions']} questions, in % ({sure} intervals)")
-    table.add_column("setting", no_wrap=True)
+    table = Table(title=f"Answers to {scores['questions']} questions, in % ({sure} intervals)")
+    table.add_column("setting", whole=True)
     for metric in scores["metrics"]:
-        table.add_column(metric_name(metric), justify="right")
-    table.add_column("found", justify="right", no_wrap=True)
-    table.add_column("held", justify="right")
+        table.add_column(metric_name(metric), align="right")
+    table.add_column("found", align="right", whole=True)
+    table.add_column("held", align="right")
     table.caption = "found: the right document is among the first passages; held: a gold answer stands in them"
-    table.caption_justify = "left"
     for name, mine in scores["settings"].items():
         held = mine["answer_in_passages"]
         table.add_row(
@@ -104,12 +95,12 @@ def slices_table(scores: Mapping[str, Any]) -> Table | None:
     found = list(slices.rows(scores))
     if not found:
         return None
-    table = _table(f"{metric_name(scores['metrics'][0])} of each kind of question, in %")
+    table = Table(title=f"{metric_name(scores['metrics'][0])} of each kind of question, in %")
     table.add_column("label")
     table.add_column("value")
-    table.add_column("questions", justify="right")
+    table.add_column("questions", align="right")
     for name in scores["settings"]:
-        table.add_column(setting_name(name), justify="right")
+        table.add_column(setting_name(name), align="right")
     for label, value, questions, cells in found:
         table.add_row(label, value, f"{questions:,}", *cells)
     return table
@@ -130,15 +121,15 @@ def _by_k(item: tuple[str, float]) -> int:
     return int(item[0])
 
 
-def print_tables(run_dir: Path, console: Console, asked: str = "") -> None:
+def print_tables(run_dir: Path, terminal: Terminal, asked: str = "") -> None:
     """Print both tables of a run, as far as it got; `asked` is the `generate.name` of the answers."""
     run = summarize(run_dir, asked)
     if run.perplexity:
-        console.print(perplexity_table(run.perplexity))
+        terminal.table(perplexity_table(run.perplexity))
     if run.scores:
-        console.print(answers_table(run.scores))
+        terminal.table(answers_table(run.scores))
         kinds = slices_table(run.scores)
         if kinds is not None:
-            console.print(kinds)
+            terminal.table(kinds)
     if not run.perplexity and not run.scores:
-        console.print("Neither perplexity nor answers have been measured in this run yet.")
+        terminal.say("Neither perplexity nor answers have been measured in this run yet.")

@@ -9,7 +9,7 @@ import numpy as np
 
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
-from retro.common.progress import output
+from retro.common.terminal import output, styled
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database
@@ -93,7 +93,7 @@ def _show_database(config: RunConfig, corpus: Corpus, database: ChunkDatabase, w
     terminal.show_sources(rows_by_source(database), database)
     if not (stage("neighbors").path(config) / "manifest.json").exists():
         terminal.show_histogram(chunk_lengths(database))
-        output.print("\nNo neighbors were searched yet: `retro neighbors` does.", style="dim")
+        output.say("", styled(("No neighbors were searched yet: `retro neighbors` does.", "dim")))
         return
     found = Neighbors.open(stage("neighbors").path(config), database, corpus)
     split = SPLITS.index(wanted.split)
@@ -140,4 +140,4 @@ def _show_stream(looker: Looker, wanted: Wanted) -> None:
     numbers = np.arange(wanted.number, min(wanted.number + wanted.samples, looker.samples)).tolist()
     spread = distributions(looker.db, looker.found, looker.split, looker.shown)
     write_page(looker, numbers, spread, wanted.html)
-    output.print(f"page: {wanted.html}", soft_wrap=True, highlight=False)
+    output.say(f"page: {wanted.html}")

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from rich.panel import Panel
-from rich.rule import Rule
-from rich.table import Table
-from rich.text import Text
-
-from retro.common.progress import output
+from retro.common.terminal import Styled, Table, output, styled
 from retro.db.reader import ChunkDatabase
 from retro.inspect.distributions import Histogram, Hub, SourceRows
 from retro.inspect.overlap import END, LONGEST, SHARED, SHARED_TOKENS
@@ -22,57 +17,56 @@ def show_row(database: ChunkDatabase, row: int, text: str, continuation: str | N
     """Print one row of the database."""
     head = f"chunk: row {row}, {named(Origin(database.document_id(row), database.document_title(row)))}"
     foot = f"{int(database.columns['token_count'][row])} tokens"
-    output.print(Panel(Text(text), title=Text(head), subtitle=foot, title_align="left", subtitle_align="left"))
+    output.panel(text, title=head, foot=foot)
     if continuation is None:
-        output.print("the document ends here", style="dim")
+        output.say(styled(("the document ends here", "dim")))
     else:
-        output.print(Panel(Text(continuation), title="continuation", title_align="left", border_style="dim"))
+        output.panel(continuation, title="continuation", style="dim")
 
 
 def show_chunk(chunk: ChunkView, stream: str) -> None:
     """Print a chunk of a stream and its neighbors."""
     own = ", ".join(map(named, chunk.own))
-    output.print(Rule(Text(f"chunk {chunk.number} of the {stream}"), align="left"))
-    output.print(Text(f"own documents: {own}", style="dim"))
-    output.print(_text(chunk.text), soft_wrap=False)
-    table = Table(show_lines=True, expand=True)
-    table.add_column("neighbor", width=21, overflow="fold")
-    table.add_column("text ⟶ continuation", ratio=1, overflow="fold")
+    output.rule(f"chunk {chunk.number} of the {stream}")
+    output.wrap(f"own documents: {own}", style="dim")
+    output.wrap(_text(chunk.text))
+    table = Table(rules="all", wide=True)
+    table.add_column("neighbor", width=21, fold=True)
+    table.add_column("text ⟶ continuation", share=1, fold=True)
     for place, neighbor in enumerate(chunk.neighbors, start=1):
         if neighbor is None:
-            table.add_row(f"neighbor {place}: none", Text("masked in the model: nothing is read", style="dim"))
+            table.add_row(f"neighbor {place}: none", styled(("masked in the model: nothing is read", "dim")))
         else:
             table.add_row(_facts(place, neighbor), _neighbor_text(neighbor))
-    output.print(table)
+    output.table(table)
 
 
 def legend() -> None:
     """Print what the marks mean."""
-    marks = Text.assemble(
+    marks = styled(
         ("longest run of tokens shared", _STYLES[LONGEST]), ", ",
         (f"other shared runs of {SHARED_TOKENS} tokens or more", _STYLES[SHARED]),
         "; score: inner product of the vectors, distance: between them",
     )  # fmt: skip
-    marks.stylize("dim")
-    output.print(marks)
+    output.wrap(marks, style="dim")
 
 
-def _facts(place: int, neighbor: NeighborView) -> Text:
+def _facts(place: int, neighbor: NeighborView) -> Styled:
     longest = f"{neighbor.longest} tokens ({neighbor.share:.0%})"
     following = "" if neighbor.longest_next is None else f"\nnext chunk {neighbor.longest_next} tokens"
-    return Text.assemble(
+    return styled(
         (f"neighbor {place}", "bold"), f"\nrow {neighbor.row}\n{named(neighbor.origin)}\n",
         f"score {neighbor.score:.3f}\ndistance {neighbor.distance:.3f}\nshares {longest}{following}",
     )  # fmt: skip
 
 
-def _neighbor_text(neighbor: NeighborView) -> Text:
-    end = _text(neighbor.continuation) if neighbor.continuation else Text("the document ends", style="dim italic")
-    return Text.assemble(_text(neighbor.chunk), (" ⟶ ", "bold cyan"), end)
+def _neighbor_text(neighbor: NeighborView) -> Styled:
+    end = _text(neighbor.continuation) if neighbor.continuation else ("the document ends", "dim italic")
+    return styled(_text(neighbor.chunk), (" ⟶ ", "bold cyan"), end)
 
 
-def _text(marked: list[Piece]) -> Text:
-    return Text.assemble(*((piece.text, _STYLES.get(piece.mark, "")) for piece in marked))
+def _text(marked: list[Piece]) -> Styled:
+    return styled(*((piece.text, _STYLES.get(piece.mark, "")) for piece in marked))
 
 
 def named(origin: Origin) -> str:
@@ -85,24 +79,27 @@ def show_sources(rows: list[SourceRows], database: ChunkDatabase) -> None:
     """Print the database by split and source."""
     removed = f", {len(database.removed):,} removed" if len(database.removed) else ""
     title = f"{database.rows:,} chunks of up to {database.chunk_length} tokens{removed}"
-    table = Table("split", "source", title=title, title_justify="left")
+    table = Table(title=title, rules="all")
+    for name in ("split", "source"):
+        table.add_column(name)
     for name in ("chunks", "documents", "full", "mean tokens"):
-        table.add_column(name, justify="right")
+        table.add_column(name, align="right")
     for row in rows:
         documents = "-" if row.documents is None else f"{row.documents:,}"
         table.add_row(row.split, row.source, f"{row.chunks:,}", documents, f"{row.full:.1%}", f"{row.mean_tokens:.1f}")
-    output.print(table)
+    output.table(table)
 
 
 def show_histogram(histogram: Histogram) -> None:
     """Print a histogram as bars, neighboring bars joined to at most 16."""
-    output.print(f"\n{histogram.title} ({histogram.unit}; {histogram.read:,} of {histogram.of:,} read)", style="bold")
+    title = f"{histogram.title} ({histogram.unit}; {histogram.read:,} of {histogram.of:,} read)"
+    output.say("", styled((title, "bold")))
     bars = joined_bars(histogram)
     most = max((count for _, count in bars), default=0)
     width = max((len(name) for name, _ in bars), default=0)
     for name, count in bars:
         bar = "█" * round(_BAR * count / most) if most else ""
-        output.print(f"{name:>{width}}  {bar} {count:,}", highlight=False)
+        output.say(f"{name:>{width}}  {bar} {count:,}")
 
 
 def joined_bars(histogram: Histogram, most: int = 16) -> list[tuple[str, int]]:
@@ -124,20 +121,21 @@ def span_name(low: float, high: float) -> str:
 
 def show_hubs(hubs: list[Hub], spread: Hubness | None, few: dict[str, int], database: ChunkDatabase) -> None:
     """Print the rows that are most often a neighbor, and why queries have too few."""
-    table = Table("row", title="Most often a neighbor", title_justify="left")
-    table.add_column("times", justify="right")
-    table.add_column("document", overflow="fold")
-    table.add_column("text", overflow="ellipsis", no_wrap=True)
+    table = Table(title="Most often a neighbor", rules="all")
+    table.add_column("row")
+    table.add_column("times", align="right")
+    table.add_column("document", fold=True)
+    table.add_column("text", cut=True)
     # What row, times, document and the lines between them leave of the width.
-    room = max(output.width - 60, 16)
+    room = max(output.columns - 60, 16)
     for hub in hubs:
         origin = Origin(database.document_id(hub.row), database.document_title(hub.row))
         text = " ".join(database.text(hub.row).split())
         table.add_row(str(hub.row), f"{hub.times:,}", named(origin), text if len(text) <= room else f"{text[:room]}…")
-    output.print()
-    output.print(table)
+    output.say()
+    output.table(table)
     if spread is not None:
         uneven = f"Gini {spread.gini:.2f}, skewness {spread.skewness:.1f}"
-        output.print(f"never a neighbor: {spread.never_found:.1%} of the chunks; {uneven}", highlight=False)
+        output.say(f"never a neighbor: {spread.never_found:.1%} of the chunks; {uneven}")
     reasons = ", ".join(f"{name} {times:,}" for name, times in few.items() if times) or "none"
-    output.print(f"queries of all splits with fewer neighbors than were to be saved: {reasons}", highlight=False)
+    output.say(f"queries of all splits with fewer neighbors than were to be saved: {reasons}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from retro.common.terminal import Table, Terminal
 
 WHERE = {
     "training": "the training text",
@@ -23,9 +21,9 @@ _SCORES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity"}
 def share_table(result: Mapping[str, Any]) -> Table:
     """How many chunks have how much of their text in one piece in what each measure looks at."""
     table = _table(f"Leakage of the {result['split']} split: chunks by share found in one piece")
-    table.add_column("share", no_wrap=True)
+    table.add_column("share", whole=True)
     for name in WHERE:
-        table.add_column(_SHORT[name], justify="right")
+        table.add_column(_SHORT[name], align="right")
     before = None
     for place, alpha in enumerate(result["alphas"]):
         counts = [result["measures"][name]["histogram"][place] for name in WHERE]
@@ -36,7 +34,6 @@ def share_table(result: Mapping[str, Any]) -> Table:
         f"longest common token substring with the training text; with {result['neighbors_saved']} neighbors and their "
         f"continuations; with the {result['neighbors_read']} of the chunk before"
     )
-    table.caption_justify = "left"
     return table
 
 
@@ -49,31 +46,31 @@ def score_table(result: Mapping[str, Any], measure: str, score: str) -> Table:
         score: bits_per_byte or perplexity.
     """
     table = _table(f"{_SCORES[score]} by the share found in {_SHORT[measure]}")
-    table.add_column("up to", justify="right")
-    table.add_column("chunks", justify="right")
+    table.add_column("up to", align="right")
+    table.add_column("chunks", align="right")
     rows = result["measures"][measure]["rows"]
     for row in rows:
         given = "" if row["neighbors"] == "-" else row["neighbors"]
-        table.add_column("\n".join(filter(None, [MODELS.get(row["model"], row["model"]), given])), justify="right")
+        table.add_column("\n".join(filter(None, [MODELS.get(row["model"], row["model"]), given])), align="right")
     for place, alpha in enumerate(result["alphas"]):
         points = [row["points"][place] for row in rows]
         table.add_row(f"{alpha:g}", f"{points[0]['chunks']:,}", *(_shown(point[score]) for point in points))
     return table
 
 
-def print_leakage(result: Mapping[str, Any], console: Console) -> None:
+def print_leakage(result: Mapping[str, Any], terminal: Terminal) -> None:
     """Print the tables and what they say."""
-    console.print(share_table(result))
+    terminal.table(share_table(result))
     shown = [("training", "bits_per_byte"), ("training", "perplexity"), ("neighbors", "bits_per_byte")]
     for measure, score in shown if result["measures"]["training"]["rows"] else []:
-        console.print(score_table(result, measure, score))
+        terminal.table(score_table(result, measure, score))
     for sentence in result["sentences"]:
-        console.print(f"* {sentence}", highlight=False, markup=False)
+        terminal.say(f"* {sentence}")
     if result["chunks_left_out"]:
         left_out = (
             f"{result['chunks_left_out']:,} chunks were not predicted whole (perplexity.samples) and do not count."
         )
-        console.print(f"* {left_out}", highlight=False)
+        terminal.say(f"* {left_out}")
 
 
 def _shown(score: float | None) -> str:
@@ -81,4 +78,4 @@ def _shown(score: float | None) -> str:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(title=title)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from retro.common.artifacts import Manifest, read_manifest
+from retro.common.terminal import Table
 from retro.db.schema import STAGE
 from retro.db.versions import read_version, versions_in
 from retro.living.state import Home
@@ -18,11 +17,11 @@ def table_of(home: Home) -> Table:
     Raises:
         ArtifactError: The db stage did not finish, or a version is damaged.
     """
-    table = Table(title=f"Versions of {home.base.db}", title_justify="left")
+    table = Table(title=f"Versions of {home.base.db}", rules="all")
     for name in ("version", "change", "documents", "live chunks", "removed", "parts", "fingerprint"):
         left = name in ("change", "fingerprint")
         # Whole, so that it can be compared with what others record.
-        table.add_column(name, justify="left" if left else "right", no_wrap=left)
+        table.add_column(name, align="left" if left else "right", whole=left)
     table.add_row(*_line(read_manifest(home.base.db, STAGE)))
     for directory in versions_in(home.versions).values():
         table.add_row(*_line(read_version(directory)))

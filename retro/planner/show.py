@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
-from retro.common.progress import output
+from retro.common.terminal import Table, output
 from retro.model.config import ModelShape
 from retro.model.count import count_parameters
 from retro.planner.gpus import RESERVE
@@ -26,7 +24,7 @@ _PUBLISHED = (
 
 def show(plan: Plan, tokens: float, options: list[Plan], source: str) -> None:
     """Print everything that a plan says."""
-    output.print(*header(plan, source), sep="\n", highlight=False)
+    output.say(*header(plan, source))
     if options:
         _print(options_table(options), _OPTIONS)
     _print(parts(plan))
@@ -36,10 +34,10 @@ def show(plan: Plan, tokens: float, options: list[Plan], source: str) -> None:
 
 
 def _print(table: Table, note: str = "") -> None:
-    output.print()
-    output.print(table)
+    output.say()
+    output.table(table)
     if note:
-        output.print(note, highlight=False, style="dim")
+        output.wrap(note, style="dim")
 
 
 def header(plan: Plan, source: str) -> list[str]:
@@ -100,11 +98,15 @@ def parts(plan: Plan) -> Table:
     retro = plan.shape.model.retrieval
     table = _table("The model", "part", "parameters", "MFLOPs a token, forward")
     table.add_row("embeddings and output", f"{count.embeddings:,}", _mega(flops.logits))
-    table.add_row("decoder", f"{count.decoder:,}", _mega(flops.decoder), end_section=not retro)
+    table.add_row("decoder", f"{count.decoder:,}", _mega(flops.decoder))
+    if not retro:
+        table.end_section()
     if retro:
-        table.add_row("GPT (the same with retrieval off)", f"{count.gpt:,}", _mega(flops.gpt), end_section=True)
+        table.add_row("GPT (the same with retrieval off)", f"{count.gpt:,}", _mega(flops.gpt))
+        table.end_section()
         table.add_row("chunked cross-attention", f"{count.cross_attention:,}", _mega(flops.cross_attention))
-        table.add_row("neighbor encoder", f"{count.encoder:,}", _mega(flops.encoder), end_section=True)
+        table.add_row("neighbor encoder", f"{count.encoder:,}", _mega(flops.encoder))
+        table.end_section()
     table.add_row("Retro" if retro else "total", f"{count.total:,}", _mega(flops.total))
     if retro:
         table.add_row("Retro / GPT", f"{count.total / count.gpt:.3f}", f"{flops.ratio:.3f}")
@@ -227,9 +229,10 @@ def _json(plan: Plan, tokens: float) -> dict[str, object]:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(first, title=title, title_justify="left")
+    table = Table(title=title, rules="all")
+    table.add_column(first)
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, align="right")
     return table
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 
-from rich.table import Table
-
-from retro.common.progress import output
+from retro.common.terminal import Table, output
 from retro.planner import published_database as published
 from retro.planner.database import DatabasePlan
 from retro.planner.gpus import Gpu
@@ -50,9 +47,9 @@ class Question:
 def show(question: Question, *, as_json: bool) -> None:
     """Print everything that is known of a database of that size."""
     if as_json:
-        print(json.dumps(as_numbers(question), indent=2))  # noqa: T201
+        output.json(as_numbers(question))
         return
-    output.print(*_header(question), sep="\n", highlight=False, soft_wrap=True)
+    output.say(*_header(question))
     _print(_bytes_table("Disk", question.plan.disk, total=True))
     _print(_bytes_table("Memory", question.plan.memory, total=False), _memory_note(question.plan))
     _print(_parts(question.plan), _SIZES)
@@ -67,10 +64,10 @@ def show(question: Question, *, as_json: bool) -> None:
 
 
 def _print(table: Table, note: str = "") -> None:
-    output.print()
-    output.print(table)
+    output.say()
+    output.table(table)
     if note:
-        output.print(note, highlight=False, style="dim")
+        output.wrap(note, style="dim")
 
 
 def _header(question: Question) -> list[str]:
@@ -95,7 +92,7 @@ def _bytes_table(title: str, sizes: dict[str, float], *, total: bool) -> Table:
     for name, size in sizes.items():
         table.add_row(name, f"{size:,.0f}", human(size))
     if total:
-        table.add_section()
+        table.end_section()
         table.add_row("together", f"{sum(sizes.values()):,.0f}", human(sum(sizes.values())))
     return table
 
@@ -110,7 +107,7 @@ def _parts(plan: DatabasePlan) -> Table:
     for name, size in asdict(plan.index_bytes).items():
         if size:
             table.add_row(name.replace("_", " "), f"{size:,.0f}", human(size))
-    table.add_section()
+    table.end_section()
     table.add_row("together", f"{plan.index_bytes.total:,.0f}", human(plan.index_bytes.total))
     return table
 
@@ -153,12 +150,12 @@ def _hours_table(question: Question) -> Table:
 
 
 def _comparison() -> Table:
-    table = Table(title="The published database: its figures and these formulas", title_justify="left")
-    table.add_column("what", ratio=3)
+    table = Table(title="The published database: its figures and these formulas", rules="all")
+    table.add_column("what", share=3)
     for name in ("published", "formula"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("because", ratio=5)
+        table.add_column(name, align="right", whole=True)
+    table.add_column("", whole=True)
+    table.add_column("because", share=5)
     for row in published.compare():
         verdict = "agree" if row.agrees else "DISAGREE"
         limit = "< " if row.limit else ""
@@ -185,9 +182,10 @@ def as_numbers(question: Question) -> dict[str, object]:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(first, title=title, title_justify="left")
+    table = Table(title=title, rules="all")
+    table.add_column(first)
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, align="right")
     return table
 
 

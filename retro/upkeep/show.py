@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
 from retro.common.errors import ConfigError, RetroError
-from retro.common.progress import output
+from retro.common.terminal import Cell, Table, output, styled
 from retro.run_config import RunConfig, load_run_config
 from retro.upkeep.status import State, Status, as_json, has_run, status_of
 from retro.upkeep.verify import Verification, Verified
@@ -57,20 +53,20 @@ def show_status(arguments: Sequence[str], *, as_numbers: bool) -> None:
     config, _, compare = named_run(arguments)
     statuses = status_of(config, compare_settings=compare)
     if as_numbers:
-        print(json.dumps(as_json(statuses), indent=2))  # noqa: T201
+        output.json(as_json(statuses))
         return
-    table = Table(title=f"{config.run_dir}", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(title=f"{config.run_dir}", rules="none")
     for name in ("stage", "state"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, whole=True)
     for name in ("done", "rate", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, align="right", whole=True)
     table.add_column("")
     for one in statuses:
         table.add_row(*_cells(one))
-    output.print(table, highlight=False)
+    output.table(table)
 
 
-def _cells(one: Status) -> tuple[str | Text, ...]:
+def _cells(one: Status) -> tuple[Cell, ...]:
     done = "" if one.done is None else f"{one.done:,}"
     if one.total:
         done = f"{one.done:,}/{one.total:,} {one.unit}"
@@ -80,7 +76,7 @@ def _cells(one: Status) -> tuple[str | Text, ...]:
     left = "" if one.seconds_left is None else _duration(one.seconds_left)
     workers = f"{len(one.workers)} at work: {', '.join(one.workers[:4])}{'…' if len(one.workers) > 4 else ''}"
     note = "; ".join(part for part in (workers if one.workers else "", one.note) if part)
-    return one.stage, Text(one.state, style=_STYLES[one.state]), done, rate, left, Text(note)
+    return one.stage, styled((one.state, _STYLES[one.state])), done, rate, left, note
 
 
 def _duration(seconds: float) -> str:
@@ -113,8 +109,8 @@ def run_verification(arguments: Sequence[str], *, share: float, repair: bool, se
     if share:
         verification.recompute(share, seed)
     for problem in verification.found.problems:
-        output.print(problem, soft_wrap=True, highlight=False, markup=False)
-    output.print(_summary(verification.found), soft_wrap=True, highlight=False)
+        output.say(problem)
+    output.say(_summary(verification.found))
     if verification.found.problems:
         count = len(verification.found.problems)
         raise RetroError(f"{config.run_dir}: {count} problem{'s' if count > 1 else ''}, named above with what to do")

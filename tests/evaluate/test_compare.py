@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from retro.common.answers import Answer, question_lines
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import write_json
 from retro.common.qa_data import Question
+from retro.common.terminal import Terminal
 from retro.evaluate.compare import compare, open_side
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.paired import Counts, count_right, mcnemar, p_value, sign_flips
@@ -84,9 +85,9 @@ def test_two_runs_worked_by_hand(tmp_path: Path) -> None:
 def test_the_terminal_shows_counts_and_questions(tmp_path: Path) -> None:
     a = scored(tmp_path / "a", ["ada", "[red]babbage", "x", "y"])
     b = scored(tmp_path / "b", ["x", "x", "turing", "y"])
-    console = Console(width=140, record=True)
-    show_comparison(compare(open_side(a), open_side(b)), console, questions=1)
-    text = console.export_text()
+    stream = io.StringIO()
+    show_comparison(compare(open_side(a), open_side(b)), Terminal(stream, width=140), questions=1)
+    text = stream.getvalue()
     assert "One alone is right: 2, 1 shown" in text
     assert "McNemar's exact test" in text
     assert "Who 0?" in text

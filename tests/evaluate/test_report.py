@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import html.parser
+import io
 import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from retro.common.terminal import Terminal
 from retro.evaluate.report import write_report
 from retro.evaluate.run_summary import STAGES, summarize
 from retro.evaluate.side_by_side import highlight
@@ -130,13 +131,14 @@ def test_half_a_line_at_the_end_of_a_log_is_left_out(tmp_path: Path) -> None:
 
 
 def test_the_tables_are_printed_on_a_terminal(finished: Path, tmp_path: Path) -> None:
-    console = Console(width=160, record=True, file=(tmp_path / "out").open("w"))
-    print_tables(finished, console)
-    text = console.export_text()
+    stream = io.StringIO()
+    terminal = Terminal(stream, width=160)
+    print_tables(finished, terminal)
+    text = stream.getvalue()
     for piece in ("GPT of equal parameters", "191.5", "+0.7 %", "with passages", "closed-book", "@2 68.3"):
         assert piece in text, piece
-    print_tables(tmp_path, console)
-    assert "Neither perplexity nor answers" in console.export_text()
+    print_tables(tmp_path, terminal)
+    assert "Neither perplexity nor answers" in stream.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from retro.common.answers import Answer, Asked
 from retro.common.errors import ConfigError
 from retro.common.tasks import load_task
+from retro.common.terminal import Terminal
 from retro.evaluate import slices
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.scores import score_answers
@@ -45,12 +46,12 @@ def test_each_kind_of_question_has_its_scores_and_differences() -> None:
 
 def test_slices_are_shown_on_the_page_and_in_the_terminal() -> None:
     scores = scored("type")
-    page, console = slices.panels(scores), Console(width=100, record=True)
+    page, stream = slices.panels(scores), io.StringIO()
     assert "<td>type</td><td>bridge</td>" in page
     table = slices_table(scores)
     assert table is not None
-    console.print(table)
-    assert "comparison" in console.export_text()
+    Terminal(stream, width=100).table(table)
+    assert "comparison" in stream.getvalue()
     assert (slices.panels(scored()), slices_table(scored())) == ("", None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -10,10 +11,10 @@ from typing import Any
 
 import pytest
 from lm_eval.tasks import TaskManager
-from rich.console import Console
 
 from retro.cli_harness import harness_table, run_harness
 from retro.common.errors import ConfigError, DependencyError
+from retro.common.terminal import Terminal
 from retro.harness.run import require_packages
 from tests.tiny_road import run_stages, small_config
 
@@ -101,9 +102,9 @@ def test_results_are_the_same_bytes_again_and_go_where_they_are_asked(folder: Pa
 
 def test_the_table_has_every_metric() -> None:
     results = {"arc": {"alias": "arc", "acc,none": 0.25, "acc_stderr,none": 0.01, "acc_norm,none": 0.5}}
-    console = Console(width=100, record=True)
-    console.print(harness_table({"results": results, "samples": {"arc": {"effective": 7}}}))
-    text = console.export_text()
+    stream = io.StringIO()
+    Terminal(stream, width=100).table(harness_table({"results": results, "samples": {"arc": {"effective": 7}}}))
+    text = stream.getvalue()
     assert all(piece in text for piece in ("acc ", "0.2500", "0.0100", "acc_norm", "0.5000", "7"))
     assert "stderr" not in text
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.inspect.show import Wanted, show, view_and_number
 from retro.run_config import RunConfig, load_run_config
 from tests.inspect.test_view import looker_of

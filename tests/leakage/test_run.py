@@ -16,7 +16,7 @@ from retro.cli import main
 from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.common.worker import Worker
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase

@@ -118,12 +118,14 @@ def test_each_version_says_what_it_did(fruit: Path, tmp_path: Path) -> None:
         {"change": "removed", "source": "fruit", "id": "d3"},
     ]
     table = table_of(home)
-    cells = {str(column.header): list(column.cells) for column in table.columns}
-    assert cells["version"] == ["0", "1", "2"]
-    assert cells["change"] == ["as built", "add", "remove"]
-    assert cells["documents"] == ["", "1 added", "2 removed"]
-    assert cells["live chunks"] == ["3", "5", "3"]
-    assert cells["fingerprint"][1:] == [first.fingerprint, second.fingerprint]
+    cells = dict(
+        zip([name for name, _ in table.columns], zip(*(row for row, _ in table.rows), strict=True), strict=True)
+    )
+    assert cells["version"] == ("0", "1", "2")
+    assert cells["change"] == ("as built", "add", "remove")
+    assert cells["documents"] == ("", "1 added", "2 removed")
+    assert cells["live chunks"] == ("3", "5", "3")
+    assert cells["fingerprint"][1:] == (first.fingerprint, second.fingerprint)
 
 
 def test_an_older_version_stays_as_it_was(home: Home, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.planner.plan import make_plan
 from retro.planner.show import header, layer_lines, memory_note
 from retro.run_config import load_run_config

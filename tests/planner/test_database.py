@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.common.progress import output
+from retro.common.terminal import output
 from retro.db.schema import COLUMNS
 from retro.planner import published_database as published
 from retro.planner.ask_database import ask, chosen_index
