@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -29,6 +29,8 @@ from retro.training.config import ParallelConfig, TrainConfig
 
 class RunConfig(StageConfig):
     """Everything that decides what a run does. Without a file, a run over Python's own documentation."""
+
+    whole_file: ClassVar[bool] = True
 
     run_dir: Path = Path("runs/default")
     """Where the run's artifacts go, one folder a stage."""

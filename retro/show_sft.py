@@ -59,7 +59,7 @@ def measure(config: RunConfig, shape: Shape, reads_passages: bool) -> list[SetSt
     if not reads_passages:
         data = data.model_copy(update={"encoder": False})
     texts = load_prompts(data.prompts)
-    require_template("SftDataConfig.template", data.template, texts)
+    require_template("sft.data.template", data.template, texts)
     corpus_dir = stage("corpus").path(config)
     tokenizer: Any = Corpus.open(corpus_dir).tokenizer
     return [

@@ -26,22 +26,22 @@ def test_overrides_go_before_the_file_and_numbers_without_a_dot_are_numbers(tmp_
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.lrr=1", "TrainConfig.lrr = 1: is not a setting; did you mean 'lr'"),
-        ("trian.lr=1", "RunConfig.trian = .*: is not a setting; did you mean 'train'"),
-        ("train.steps=many", "TrainConfig.steps = 'many': needs a valid integer"),
-        ("train.lr=-1", "TrainConfig.lr = -1: needs greater than 0"),
+        ("train.lrr=1", "train.lrr = 1: is not a setting; did you mean 'lr'"),
+        ("trian.lr=1", "trian = .*: is not a setting; did you mean 'train'"),
+        ("train.steps=many", "train.steps = 'many': needs a valid integer"),
+        ("train.lr=-1", "train.lr = -1: needs greater than 0"),
         ("train.lr.x=1", "is not a setting|needs a valid number|to be a section"),
-        ("parallel.virtual_pipeline=2", "ParallelConfig.virtual_pipeline = 2: needs parallel.pipeline above 1"),
-        ("parallel.sequence=true", "ParallelConfig.sequence = True: needs parallel.tensor above 1"),
-        ("parallel.context=2", "ParallelConfig.context = 2: needs 1: Retro does not split sequences over ranks"),
-        ("corpus.split=[0.5,0.1,0.1]", "CorpusConfig.split = .* sum to 1"),
+        ("parallel.virtual_pipeline=2", "parallel.virtual_pipeline = 2: needs parallel.pipeline above 1"),
+        ("parallel.sequence=true", "parallel.sequence = True: needs parallel.tensor above 1"),
+        ("parallel.context=2", "parallel.context = 2: needs 1: Retro does not split sequences over ranks"),
+        ("corpus.split=[0.5,0.1,0.1]", "corpus.split = .* sum to 1"),
         ("nonsense", "override = 'nonsense': needs the form section.setting=value"),
-        ("train.lr=2001-99-99", "TrainConfig.lr = '2001-99-99': needs a valid number"),
+        ("train.lr=2001-99-99", "train.lr = '2001-99-99': needs a valid number"),
         ("train.lr=[1", "train.lr = '.1': needs a YAML value"),
         ("train.lr=!!binary aGk=", "train.lr = '!!binary aGk=': needs a YAML value"),
         ("a." * 2000 + "b=1", "override = 'a.a.*: needs a name of at most 50 parts"),
-        ('run_dir="a\\0b"', "RunConfig.run_dir = 'a.x00b': needs a path without NUL"),
-        ("train=3", "TrainConfig = 3: needs"),
+        ('run_dir="a\\0b"', "run_dir = 'a.x00b': needs a path without NUL"),
+        ("train=3", "train = 3: needs"),
     ],
 )
 def test_a_wrong_override_is_answered_with_what_was_needed(override: str, words: str) -> None:
@@ -79,13 +79,13 @@ def test_only_numbers_are_read_as_numbers() -> None:
 def test_a_typo_in_a_file_names_the_file_and_the_nearest_setting(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("model: {hidden_sise: 64}\n")
-    with pytest.raises(DataError, match=r"run.yaml: ModelConfig.hidden_sise = 64: .*did you mean 'hidden_size'"):
+    with pytest.raises(DataError, match=r"run.yaml: model.hidden_sise = 64: .*did you mean 'hidden_size'"):
         load_run_config(path, [])
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a: [1", "is not YAML"), ("- 1\n- 2\n", "holds a list"), ("1: 2\n", "RunConfig.1 = 2: is not a setting")],
+    [("a: [1", "is not YAML"), ("- 1\n- 2\n", "holds a list"), ("1: 2\n", "1 = 2: is not a setting")],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "run.yaml"
@@ -116,3 +116,46 @@ def test_every_setting_has_a_docstring_in_the_schema() -> None:
     ]
     assert silent == []
     json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.warmup_steps=5000", "train.warmup_steps = 5000: needs fewer than steps = 1000"),
+        ("sft.train.warmup_steps=5000", "sft.train.warmup_steps = 5000: needs fewer than steps = 1000"),
+        ("sft.train.lora.rank=0", "sft.train.lora.rank = 0: needs greater than 0"),
+        ("corpus.sources=[{name: a, pth: x}]", "corpus.sources.0.pth = 'x': is not a setting; did you mean 'path'?"),
+        ("corpus.sources=[{name: a}]", "corpus.sources.0.path = None: needs to be given, or built_in, and not both"),
+        ("database.version=x", "database.version = 'x': needs a valid integer"),
+        (
+            "sft.data.sets=[{name: a, published: {samples: 5, epochs: 0}}]",
+            "sft.data.sets.0.published.epochs = 0: needs",
+        ),
+        ("train.lora.rnk=1", "train.lora.rnk = 1: is not a setting; did you mean 'rank'?"),
+        ("train=3", "train = 3: needs a valid dictionary"),
+    ],
+)
+def test_an_error_names_the_setting_as_it_is_typed(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(None, [override])
+    assert str(caught.value).startswith(message)
+
+
+def test_a_name_with_a_number_is_an_item_of_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("corpus: {sources: [{name: a, path: x}, {name: b, path: y}]}")
+    sources = load_run_config(path, ["corpus.sources.1.path=z"]).corpus.sources
+    assert [str(source.path) for source in sources] == ["x", "z"]
+    for name in ("2", "-1", "b", "²", "1" * 30):
+        with pytest.raises(
+            ConfigError, match=rf"corpus.sources.{name}.path = '{name}': needs the number of an item, 0"
+        ):
+            load_run_config(path, [f"corpus.sources.{name}.path=z"])
+
+
+def test_yaml_for_the_terminal_steers_nothing_and_reads_back() -> None:
+    config = load_run_config(None, ['corpus.sources=[{name: a, path: "x/\\u202e\\u9b54[/b]"}]'])
+    text = as_yaml(config)
+    assert "\u202e" not in text
+    assert RunConfig(**yaml.safe_load(text)) == config
+    assert "魔" in as_yaml(load_run_config(None, ["corpus.sources=[{name: a, path: 魔}]"]))

@@ -12,11 +12,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from retro.common.errors import ConfigError
 from retro.common.yaml_files import MAX_YAML_DEPTH, parse_yaml
@@ -37,13 +39,44 @@ class StageConfig(BaseModel):
         allow_inf_nan=False,
     )
 
-    @model_validator(mode="wrap")
+    whole_file: ClassVar[bool] = False
+    """Whether users write it as a file: its settings are then named as they stand there, without the class."""
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Wrap the checks of a class, its own too: one of this class would lie within those that come after fields."""
+        super().__init_subclass__(**given)
+
+        def check(owner: type[Self], data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+            return owner._errors_name_the_setting(data, handler)
+
+        wrapped = model_validator(mode="wrap")(classmethod(check))  # type: ignore[arg-type]  # mypy infers Never
+        setattr(cls, f"_outermost_check_of_{cls.__name__}", wrapped)
+
     @classmethod
     def _errors_name_the_setting(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Within another config an error stays pydantic's, which adds the place of each section on its way out."""
+        outermost = not _within.get()
+        token = _within.set(True)
         try:
             return handler(_prepared(cls, data) if isinstance(data, Mapping) else data)
+        except ConfigError as error:
+            own = f"{cls.__name__}."
+            if not error.setting.startswith(own):
+                raise
+            place = tuple(error.setting.removeprefix(own).split("."))
+            line = InitErrorDetails(
+                type=PydanticCustomError(_OURS, "{need}", {"need": error.need}), loc=place, input=error.value
+            )
+            error_of_place = ValidationError.from_exception_data(cls.__name__, [line])
         except ValidationError as error:
-            raise _config_error(cls, error) from None
+            error_of_place = error
+        finally:
+            _within.reset(token)
+        raise _config_error(cls, error_of_place) if outermost else error_of_place
+
+
+_within: ContextVar[bool] = ContextVar("within another config", default=False)
+_OURS = "retro"
 
 
 def _prepared(owner: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,17 +111,46 @@ def _expanded(setting: str, value: Any) -> Any:
     return Path(os.path.expanduser(text)) if text.startswith("~") else value  # noqa: PTH111
 
 
-def _config_error(owner: type[BaseModel], error: ValidationError) -> ConfigError:
+def _config_error(owner: type[StageConfig], error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
-    setting = ".".join([owner.__name__, *path])
+    path, section = _as_typed(owner, first["loc"])
+    setting = ".".join(path if owner.whole_file else [owner.__name__, *path])
+    if first["type"] == _OURS:
+        return ConfigError(setting, first["input"], str(first["ctx"]["need"]))
     if first["type"] == "extra_forbidden":
-        return ConfigError(setting, first["input"], unknown_name(path[-1], list(owner.model_fields)))
+        return ConfigError(setting, first["input"], unknown_name(path[-1], list(section.model_fields)))
     if first["type"] == "missing":
         return ConfigError(setting, None, "needs a value; it has no default")
     message = str(first["msg"]).removeprefix("Value error, ")
     message = message.removeprefix("Input should be ")
     return ConfigError(setting, first["input"], f"needs {message}")
+
+
+def _as_typed(owner: type[BaseModel], place: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
+    """The parts of a setting's name that a user types, and the section that the last of them belongs to.
+
+    pydantic also names the member of a union that a value was tried as, which nobody types.
+    """
+    path: list[str] = []
+    section, sections, named = owner, [owner], True
+    for number, part in enumerate(place):
+        of = next((one for one in sections if part in one.model_fields), None)
+        if of is not None:
+            kind = of.model_fields[str(part)].annotation
+            section, sections, named = of, _sections_in(kind), "dict" in str(kind).lower()
+        elif not isinstance(part, int) and number and not (sections and number == len(place) - 1) and not named:
+            continue
+        elif sections:
+            section = sections[0]
+        path.append(str(part))
+    return path, section
+
+
+def _sections_in(kind: Any) -> list[type[BaseModel]]:
+    """The configs that a field's annotation holds, at any depth."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [section for inner in get_args(kind) for section in _sections_in(inner)]
 
 
 def unknown_name(name: str, known: Sequence[str]) -> str:
@@ -116,19 +178,31 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             value = _value(text)
         except yaml.YAMLError as error:
             raise ConfigError(name, text, f"needs a YAML value ({getattr(error, 'problem', None) or error})") from None
-        _section(merged, name, sections, value)[last] = value
+        target = _section(merged, name, sections, value)
+        target[_place(target, name, last)] = value
     return merged
 
 
-def _section(data: dict[str, Any], name: str, sections: Sequence[str], value: object) -> dict[str, Any]:
-    """The section that an override goes into; one that is absent or empty is made."""
+def _section(data: dict[str, Any], name: str, sections: Sequence[str], value: object) -> Any:
+    """The section that an override goes into, or the list; a section that is absent or empty is made."""
+    inner: Any = data
     for section in sections:
-        if data.get(section) is None:
-            data[section] = {}
-        data = data[section]
-        if not isinstance(data, dict):
+        place = _place(inner, name, section)
+        if isinstance(inner, dict) and inner.get(section) is None:
+            inner[section] = {}
+        inner = inner[place]
+        if not isinstance(inner, dict | list):
             raise ConfigError(name, value, f"needs {section!r} to be a section, but it is a value")
-    return data
+    return inner
+
+
+def _place(target: dict[str, Any] | list[Any], name: str, part: str) -> Any:
+    """A part of a dotted name as what it is looked up by: a key, or in a list the number of an item, from 0."""
+    if isinstance(target, dict):
+        return part
+    if part.isdecimal() and part.isascii() and len(part) < 9 and int(part) < len(target):
+        return int(part)
+    raise ConfigError(name, part, f"needs the number of an item, 0 to {len(target) - 1}" if target else "needs an item")
 
 
 def _value(text: str) -> Any:

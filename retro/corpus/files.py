@@ -62,7 +62,9 @@ def resolve(config: SourceConfig, path: Path) -> Source:
     found = _look(path)
     kind = _kind(path, found) if config.kind in ("auto", "pystdlib") else config.kind
     if config.documents != "auto" and kind not in ("text", "folder"):
-        raise ConfigError("SourceConfig.documents", config.documents, f"needs to be auto for a {kind} source")
+        raise ConfigError(
+            f"corpus.sources.{config.name}.documents", config.documents, f"needs to be auto for a {kind} source"
+        )
     if kind == "megatron":
         prefix = megatron_prefix(path)
         files = tuple(InputFile(part.name, part) for part in (bin_path(prefix), idx_path(prefix)))

@@ -72,7 +72,7 @@ def require_documents_in_splits(splits: Mapping[str, NDArray[np.uint8]], fractio
         if fractions[number] > 0 and not any(np.any(split == number) for split in splits.values()):
             needed = math.ceil(round(0.5 / fractions[number], 9))
             raise ConfigError(
-                "CorpusConfig.split",
+                "corpus.split",
                 fractions,
                 f"leaves no document for {name}: {fractions[number]:g} of the largest source's {largest} documents; "
                 f"needs at least {needed} documents in a source, or a larger fraction",

@@ -111,7 +111,7 @@ def _require_asked_size(config: CorpusConfig, tokenizer: Tokenizer) -> None:
             log.warning("corpus: the text holds only %d of the %d pieces asked for", tokenizer.vocab_size, asked)
     elif "vocab_size" in config.tokenizer.model_fields_set and tokenizer.vocab_size != asked:
         need = f"needs to be left out or to be {tokenizer.vocab_size}, the size of {config.tokenizer.path}"
-        raise ConfigError("TokenizerConfig.vocab_size", asked, need)
+        raise ConfigError("corpus.tokenizer.vocab_size", asked, need)
 
 
 def training_sample(config: CorpusConfig, sources: Sequence[Source]) -> list[str]:
@@ -129,7 +129,7 @@ def training_sample(config: CorpusConfig, sources: Sequence[Source]) -> list[str
     for place, source in enumerate(sources):
         if source.kind == "megatron":
             need = f"needs the tokenizer that made {source.name}: a Megatron corpus has no text to train on"
-            raise ConfigError("TokenizerConfig.path", None, need)
+            raise ConfigError("corpus.tokenizer.path", None, need)
         count = 0
         for number, (key, document) in enumerate(_keyed_documents(config, source)):
             count = number + 1
@@ -144,7 +144,7 @@ def training_sample(config: CorpusConfig, sources: Sequence[Source]) -> list[str
         splits[place] = split_documents(count, config.split, config.seed, source.name, config.held_out)
     texts = [text for _, place, number, text in kept if splits[place][number] == 0]
     if not texts:
-        raise ConfigError("TokenizerConfig.path", None, "needs a tokenizer file: there is no text to train one on")
+        raise ConfigError("corpus.tokenizer.path", None, "needs a tokenizer file: there is no text to train one on")
     return texts
 
 

@@ -93,13 +93,13 @@ def _slices(
     known = sorted({name for one in asked for name in one.labels})
     if label not in known:
         need = unknown_name(label, known).replace("a setting", "a label of these questions")
-        raise ConfigError("EvaluateConfig.slices", label, need if known else "needs labels; these questions have none")
+        raise ConfigError("evaluate.slices", label, need if known else "needs labels; these questions have none")
     parts: dict[str, list[int]] = {}
     for number, one in enumerate(asked):
         parts.setdefault(one.labels.get(label, NO_LABEL), []).append(number)
     if len(parts) > _MOST_VALUES:
         need = f"needs a label with at most {_MOST_VALUES} values; these questions have {len(parts)}"
-        raise ConfigError("EvaluateConfig.slices", label, need)
+        raise ConfigError("evaluate.slices", label, need)
     return {
         value: {
             "questions": len(parts[value]),

@@ -143,7 +143,7 @@ def build_requests(asker: Asker, setting: Setting, passages: Sequence[Passages])
     room = prompt_room(decoder.sequence_length, decoder.chunk_length if config.encoder else 1, longest)
     if room == 0:
         need = f"needs to leave a prompt of {decoder.chunk_length} tokens in a sequence of {decoder.sequence_length}"
-        raise ConfigError("GenerateConfig.max_new_tokens", longest, need)
+        raise ConfigError("generate.max_new_tokens", longest, need)
     start, count = asker.slice
     examples = few_shot_examples(asker.task)
     style: dict[str, Any] = {

@@ -51,7 +51,7 @@ def _in_setting(
     found = sources.get(setting, own)
     if not any(found):
         # A setting with passages and one without would be the same run under two names.
-        raise ConfigError("GenerateConfig.settings", setting, _lacking(config, setting, len(questions)))
+        raise ConfigError("generate.settings", setting, _lacking(config, setting, len(questions)))
     used = max(config.passages if config.encoder else 0, config.contexts_in_prompt)
     kept = [passages[:used] for passages in found]
     return shuffled(kept, config.seed) if setting == "shuffled_passages" else kept
@@ -83,6 +83,6 @@ def shuffled(passages: Sequence[Passages], seed: int) -> list[Passages]:
     """
     total = len(passages)
     if total < 2:
-        raise ConfigError("GenerateConfig.settings", "shuffled_passages", f"needs at least 2 questions, found {total}")
+        raise ConfigError("generate.settings", "shuffled_passages", f"needs at least 2 questions, found {total}")
     shift = int(np.random.default_rng(seed).integers(1, total))
     return [passages[(number + shift) % total] for number in range(total)]

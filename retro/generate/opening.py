@@ -47,7 +47,7 @@ def for_model(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> Genera
     encoder = config.encoder and info.shape.model.retrieval
     if "live_retrieval" in config.settings and not encoder:
         need = "needs an encoder that reads what is found: a Retro, and generate.encoder=true"
-        raise ConfigError("GenerateConfig.settings", "live_retrieval", need)
+        raise ConfigError("generate.settings", "live_retrieval", need)
     every, most = config.retrieval_every, info.shape.chunk_length
     require(config, "retrieval_every", every is None or every <= most, f"1 to {most}, the tokens of a chunk")
     return config.model_copy(update={"encoder": encoder})
@@ -62,7 +62,7 @@ def prompt_texts(config: GenerateConfig, task: Task) -> PromptTexts:
     """
     texts = load_prompts(config.prompts)
     texts.rule_of_kind(task.kind, f"{task.name}.kind")
-    require_template("GenerateConfig.template", config.template, texts)
+    require_template("generate.template", config.template, texts)
     return texts
 
 

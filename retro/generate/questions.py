@@ -32,7 +32,7 @@ def load_questions(config: GenerateConfig, corpus_dir: Path | None) -> list[Ques
         part = "valid" if config.split == "dev" else config.split
         paths = [existing(corpus_dir / "qa" / f"{part}.json")]
     else:
-        raise ConfigError("GenerateConfig.questions", [], "needs a question file, or a run directory with a corpus")
+        raise ConfigError("generate.questions", [], "needs a question file, or a run directory with a corpus")
     return _of_files(paths, task)[: config.limit]
 
 
@@ -57,6 +57,6 @@ def slice_bounds(config: GenerateConfig, total: int) -> tuple[int, int]:
         ConfigError: It starts behind the last question.
     """
     if config.start >= total:
-        raise ConfigError("GenerateConfig.start", config.start, f"needs less than {total}, the number of questions")
+        raise ConfigError("generate.start", config.start, f"needs less than {total}, the number of questions")
     left = total - config.start
     return config.start, left if config.count is None else min(config.count, left)

@@ -74,7 +74,7 @@ def plan_index(config: IndexConfig, db: ChunkDatabase, dimension: int) -> IndexP
     plan = IndexPlan(config, empty, factory, training_rows, ranks_again(load_faiss(), empty, config, factory))
     if config.on_disk and not plan.by_codes:
         need = f"needs inverted lists of Flat, SQ, PQ or RaBitQ codes, as in IVF4096,SQ8; {SETTING} is {factory!r}"
-        raise ConfigError("IndexConfig.on_disk", config.on_disk, need)
+        raise ConfigError("index.on_disk", config.on_disk, need)
     return plan
 
 

@@ -28,10 +28,10 @@ def require_divisible(index: Any, rows: int, shards: int, factory: str) -> None:
         ConfigError: There are fewer rows than files, or vectors are not stored row by row in such an index.
     """
     if shards > rows:
-        raise ConfigError("IndexConfig.shards", shards, f"needs to be at most the number of chunks, {rows}")
+        raise ConfigError("index.shards", shards, f"needs to be at most the number of chunks, {rows}")
     if shards > 1 and _codes_of(index) is None and _lists_of(index) is None:
-        need = f"needs an index of flat codes or of inverted lists without FastScan; IndexConfig.faiss is {factory!r}"
-        raise ConfigError("IndexConfig.shards", shards, need)
+        need = f"needs an index of flat codes or of inverted lists without FastScan; index.faiss is {factory!r}"
+        raise ConfigError("index.shards", shards, need)
 
 
 def divide_index(path: Path, rows: int, dimension: int, shards: int) -> list[str]:

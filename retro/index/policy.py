@@ -12,7 +12,7 @@ from retro.index.faiss_loader import load_faiss
 
 log = logging.getLogger(__name__)
 
-SETTING = "IndexConfig.faiss"
+SETTING = "index.faiss"
 EXACT_UP_TO = 200_000
 """Rows up to which exact search is the default: two cores answer 200,000 queries of 384 values in under 5 minutes."""
 SCALAR_UP_TO = 10_000_000
@@ -51,7 +51,7 @@ def ranks_again(faiss: Any, index: Any, config: IndexConfig, factory: str) -> bo
         return False
     if not config.keep_embeddings:
         need = f"needs to be true for {factory}, whose candidates are ranked by the embeddings; or set refine = 'off'"
-        raise ConfigError("IndexConfig.keep_embeddings", config.keep_embeddings, need)
+        raise ConfigError("index.keep_embeddings", config.keep_embeddings, need)
     return True
 
 

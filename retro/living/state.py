@@ -40,7 +40,7 @@ class Home:
         number = known[-1] if wanted == "latest" else wanted
         if number not in known:
             need = f"needs a version of the database in {self.base.db.parent}: {_listed(known)} (or latest)"
-            raise ConfigError("DatabaseConfig.version", wanted, need)
+            raise ConfigError("database.version", wanted, need)
         return int(number)
 
     def place(self, number: int) -> tuple[Path, Path]:

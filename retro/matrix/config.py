@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,8 @@ class TaskEntry(StageConfig):
 
 class MatrixConfig(StageConfig):
     """Checkpoints × tasks. Of settings the later ones win: those for all cells, the checkpoint's, the task's."""
+
+    whole_file: ClassVar[bool] = True
 
     name: str = Field(default="matrix", pattern=_NAME)
     """Part of the name of every cell's answers: `generate.name` is `<name>-<checkpoint>-<task>`."""

@@ -83,7 +83,7 @@ class Neighbors:
     def _rows(self, split: int, source: int, chunk_numbers: Int64, k: int, name: str) -> NDArray[np.generic]:
         if not 1 <= k <= self.saved:
             need = f"needs to be at least {k}, as many neighbors as are asked for; {self.directory} has fewer"
-            raise ConfigError("NeighborsConfig.saved", self.saved, need)
+            raise ConfigError("neighbors.saved", self.saved, need)
         column = self._column(split, source, name)
         chunks = np.asarray(chunk_numbers, dtype=np.int64)
         if chunks.size and (chunks.min() < 0 or chunks.max() >= len(column)):

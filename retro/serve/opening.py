@@ -64,8 +64,8 @@ def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, 
     if parallel.world_size() > 1:
         raise ConfigError("WORLD_SIZE", parallel.world_size(), "needs to be 1: a server is one process, on one device")
     texts = load_prompts(generate.prompts)
-    texts.rule_of_kind(config.kind, "ServeConfig.kind")
-    require_template("GenerateConfig.template", generate.template, texts)
+    texts.rule_of_kind(config.kind, "serve.kind")
+    require_template("generate.template", generate.template, texts)
     corpus, metrics = Corpus.open(places.corpus), Metrics()
     info = find_checkpoint(generate, places.checkpoint)
     require_tokenizer(info, corpus)

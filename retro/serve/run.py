@@ -55,7 +55,7 @@ def with_key(config: ServeConfig) -> ServeConfig:
         config = type(config)(**(dict(config) | {"api_key": SecretStr(found)}))
     if config.api_key is None and not config.is_local and not config.open_to_all:
         need = f"needs an API key beside it (serve.api_key, or {KEY_VARIABLE}), or serve.open_to_all=true"
-        raise ConfigError("ServeConfig.host", config.host, need)
+        raise ConfigError("serve.host", config.host, need)
     return config
 
 
@@ -74,7 +74,7 @@ def listen(config: ServeConfig) -> socket.socket:
     except OSError as error:
         found.close()
         place = f"{config.host}:{config.port}"
-        raise ConfigError("ServeConfig.port", place, f"needs an address that is free ({error.strerror})") from None
+        raise ConfigError("serve.port", place, f"needs an address that is free ({error.strerror})") from None
     return found
 
 

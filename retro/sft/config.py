@@ -6,7 +6,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -72,6 +72,8 @@ class SetConfig(StageConfig):
 
 class BlendConfig(StageConfig):
     """A blend file: several question sets with weights."""
+
+    whole_file: ClassVar[bool] = True
 
     name: str = Field(min_length=1)
     """The blend's name; tuned checkpoints are named after it."""

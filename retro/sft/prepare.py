@@ -107,7 +107,7 @@ def prepare(
         DataError: A file is missing or broken, or no question of a set fits the sequence.
     """
     texts = load_prompts(config.prompts)
-    require_template("SftDataConfig.template", config.template, texts)
+    require_template("sft.data.template", config.template, texts)
     found = read_sets(config, texts, part, corpus_dir)
     if not found:
         return None

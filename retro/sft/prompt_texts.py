@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -113,6 +113,8 @@ class Rule:
 
 class PromptTexts(StageConfig):
     """All of a prompts file."""
+
+    whole_file: ClassVar[bool] = True
 
     name: str = Field(min_length=1)
     """Whose texts these are."""

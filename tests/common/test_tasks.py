@@ -52,13 +52,13 @@ def test_a_file_may_extend_a_shipped_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{extends: nq, metrics: [bleu]}", r"Task.metrics.0 = 'bleu': needs 'exact_match'"),
-        ("{extends: nq, metrik: [f1]}", r"Task.metrik = .*: is not a setting; did you mean 'metrics'"),
+        ("{extends: nq, metrics: [bleu]}", r"metrics.0 = 'bleu': needs 'exact_match'"),
+        ("{extends: nq, metrik: [f1]}", r"metrik = .*: is not a setting; did you mean 'metrics'"),
         ("{extends: nope}", "task = 'nope': is not a task"),
-        ("{name: a}", r"Task.version = None: needs a value"),
+        ("{name: a}", r"version = None: needs a value"),
         ("{extends: nq, metrics: [f1, f1]}", "needs each metric once"),
         ("{extends: nq, stop: ['']}", "needs texts that are not empty"),
-        ("{extends: nq, layouts: [{question: q, answers: [a], blank: no_answer}]}", "Task.no_answer = .*without one"),
+        ("{extends: nq, layouts: [{question: q, answers: [a], blank: no_answer}]}", "no_answer = .*without one"),
         ("{extends: nq, few_shot: {count: 2, examples: [{question: q, answer: a}]}}", "needs at most 1, the number"),
         ("{extends: nq, few_shot: {file: a, examples: [{question: q, answer: a}]}}", "needs to be left out where"),
     ],

@@ -102,14 +102,14 @@ def test_a_size_that_the_given_file_does_not_have_is_refused(tmp_path: Path) -> 
     tiny_tokenizer(tmp_path / "given")
     source = {"name": "s", "path": write_stories(tmp_path / "s.jsonl", 50)}
     config = settings(source, tokenizer={"path": tmp_path / "given", "vocab_size": 32_000})
-    with pytest.raises(ConfigError, match=r"TokenizerConfig.vocab_size = 32000: needs to be left out or to be 320"):
+    with pytest.raises(ConfigError, match=r"corpus.tokenizer.vocab_size = 32000: needs to be left out or to be 320"):
         prepare_tokenizer(config, found(config), identities(config), tmp_path / "t")
 
 
 def test_a_megatron_corpus_needs_its_tokenizer(tmp_path: Path) -> None:
     TokenFileWriter(tmp_path / "old", 100).finish()
     config = settings({"name": "old", "path": tmp_path / "old"})
-    with pytest.raises(ConfigError, match=r"TokenizerConfig.path = None: needs the tokenizer that made old"):
+    with pytest.raises(ConfigError, match=r"corpus.tokenizer.path = None: needs the tokenizer that made old"):
         training_sample(config, found(config))
 
 

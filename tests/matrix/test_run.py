@@ -132,13 +132,13 @@ def test_a_cell_that_is_a_slice_is_refused_before_anything_runs(folder: Path, na
 
 
 def test_mistakes_are_told_before_anything_runs(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a × qa: GenerateConfig.pasages = 2: is not a setting; did you mean 'p"):
+    with pytest.raises(ConfigError, match=r"a × qa: generate.pasages = 2: is not a setting; did you mean 'p"):
         cells_of(matrix(folder, checkpoints={"a": {}}, set={"generate.pasages": 2}))
     with pytest.raises(ConfigError, match=r"a × qa: nowhere.x = 1: needs 'nowhere' to be a section"):
         cells_of(matrix(folder, checkpoints={"a": {}}, set={"nowhere.x": 1}))
-    with pytest.raises(DataError, match=r"matrix.yaml: MatrixConfig.taks = .*did you mean 'tasks'"):
+    with pytest.raises(DataError, match=r"matrix.yaml: taks = .*did you mean 'tasks'"):
         matrix(folder, taks={})
-    with pytest.raises(DataError, match=r"matrix.yaml: MatrixConfig.tasks = .*needs names of letters"):
+    with pytest.raises(DataError, match=r"matrix.yaml: tasks = .*needs names of letters"):
         matrix(folder, tasks={"a/b": {}})
     with pytest.raises(DataError, match=r"no such config file"):
         load_matrix(folder / "none.yaml")

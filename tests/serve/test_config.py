@@ -21,7 +21,7 @@ def test_this_machine_alone_needs_no_key(host: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "127.0.0.1.example.org"])
 def test_any_other_address_needs_a_key_or_a_word(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    with pytest.raises(ConfigError, match=r"ServeConfig.host = .*: needs an API key beside it"):
+    with pytest.raises(ConfigError, match=r"serve.host = .*: needs an API key beside it"):
         with_key(ServeConfig(host=host))
     assert with_key(ServeConfig(host=host, open_to_all=True)).api_key is None
     assert with_key(ServeConfig(host=host, api_key=KEY)).api_key is not None
@@ -54,11 +54,11 @@ def test_a_key_that_looks_like_a_number_is_a_key_and_is_printed_as_asterisks() -
 def test_a_port_that_is_taken_is_named() -> None:
     first = listen(ServeConfig(port=0))
     port = first.getsockname()[1]
-    with pytest.raises(ConfigError, match=rf"ServeConfig.port = '127.0.0.1:{port}': needs an address that is free"):
+    with pytest.raises(ConfigError, match=rf"serve.port = '127.0.0.1:{port}': needs an address that is free"):
         listen(ServeConfig(port=port))
     first.close()
 
 
 def test_an_address_of_another_machine_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"ServeConfig.port = '192.0.2.1:0': needs an address"):
+    with pytest.raises(ConfigError, match=r"serve.port = '192.0.2.1:0': needs an address"):
         listen(ServeConfig(host="192.0.2.1", port=0))

@@ -85,7 +85,7 @@ def test_asking_in_another_form_than_it_was_tuned_on_is_warned_of(
 
 def test_a_template_that_the_texts_lack_is_named(road: RunConfig) -> None:
     generate = road.generate.model_copy(update={"template": "none_such"})
-    with pytest.raises(ConfigError, match=r"GenerateConfig.template = 'none_such'"):
+    with pytest.raises(ConfigError, match=r"generate.template = 'none_such'"):
         open_service(road.serve, generate, places_of(road), "tiny")
 
 
@@ -123,7 +123,7 @@ def test_the_command_serves_and_ends_with_status_0(run_file: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["serve.host=0.0.0.0"], "ServeConfig.host = '0.0.0.0': needs an API key"),
+        (["serve.host=0.0.0.0"], "serve.host = '0.0.0.0': needs an API key"),
         (["serve.kind=chatt"], "did you mean 'chat'"),
         (["generate.checkpoint=/nowhere"], "/nowhere"),
     ],

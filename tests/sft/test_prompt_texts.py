@@ -102,8 +102,8 @@ def test_the_identity_changes_with_any_text(tmp_path: Path) -> None:
         ("version: 1", "has no 'name'. Give the file a name"),
         ("name: lab", "has no 'version'. Give the file a version"),
         ("name: lab\nversion: 1\nsets: [nq]", "has a list in 'sets'"),
-        ("name: lab\nversion: 0", "PromptTexts.version = 0: needs greater than 0"),
-        ("name: lab\nversion: 1\nset: {}", "PromptTexts.set = {}: is not a setting; did you mean 'sets'?"),
+        ("name: lab\nversion: 0", "version = 0: needs greater than 0"),
+        ("name: lab\nversion: 1\nset: {}", "set = {}: is not a setting; did you mean 'sets'?"),
         (
             "name: lab\nversion: 1\nsets: {mine: {kind: shrt_span}}",
             "sets.mine.kind = 'shrt_span': is not a kind of answer",
@@ -111,19 +111,19 @@ def test_the_identity_changes_with_any_text(tmp_path: Path) -> None:
         ("name: lab\nversion: 1\nsets: {mine: {kind: chat, aliases: [BOOLQ]}}", "found twice: boolq"),
         (
             "name: lab\nversion: 1\nkinds: {chat: {led: x}}",
-            "KindTexts.led = 'x': is not a setting; did you mean 'lead'?",
+            "kinds.chat.led = 'x': is not a setting; did you mean 'lead'?",
         ),
         (
             "name: lab\nversion: 1\nstyles: {plain: {question: 'Q:'}}",
-            "StyleTexts.question = 'Q:': needs {question} in it",
+            "styles.plain.question = 'Q:': needs {question} in it",
         ),
         (
             "name: lab\nversion: 1\nstyles: {plain: {context: '{title}'}}",
-            "StyleTexts.context = '{title}': needs {text}",
+            "styles.plain.context = '{title}': needs {text}",
         ),
         (
             "name: lab\nversion: 1\nstyles: {plain: {turns: {user: '', system: '{text}', assistant: '{text}'}}}",
-            "TurnTexts.user = '': needs {text} in it, once",
+            "styles.plain.turns.user = '': needs {text} in it, once",
         ),
         ("name: lab\nversion: 1\ntemplates: {t: '{question}'}", "templates.t = '{question}': needs {passages}, and"),
     ],

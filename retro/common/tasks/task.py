@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -121,6 +121,8 @@ class FewShot(StageConfig):
 
 class Task(StageConfig):
     """How a kind of question is read, asked, and what its answers are scored by."""
+
+    whole_file: ClassVar[bool] = True
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     """As the user types it; question sets and results are named after it."""
