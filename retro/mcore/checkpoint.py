@@ -1,97 +1,36 @@
-"""Sharded checkpoints through megatron.core.dist_checkpointing, loaded without executing code from them.
+"""Sharded checkpoints in the form of megatron.core.dist_checkpointing, loaded without executing code from them.
 
-The format keeps its index of tensors as a pickle (`.metadata`), which torch reads without restriction. So it is read
-here first by an unpickler that knows only the handful of types such an index is made of; anything else is refused
-before torch sees the file. The other parts are tensors, read with `weights_only`.
+megatron-core writes them. It does not read them: it and torch would unpickle the index and what all ranks share, and
+so call whatever is named there. `stored.py` reads the tensors instead; `fill` puts each rank's part into its place.
 """
 
 from __future__ import annotations
 
-import pickle
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from enum import EnumType
 from pathlib import Path
 from typing import Any
 
-import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from retro.common.artifacts import describe_files
 from retro.common.errors import ArtifactError
+from retro.common.plain_pickle import PickleError, plain_values
 from retro.mcore.cpu import on_cpu
 from retro.mcore.parallel import gather_objects
+from retro.mcore.shards import fill, shards
+from retro.mcore.stored import StoredTensors
+from retro.mcore.torch_files import TorchFile
 
-_ALLOWED = {
-    "builtins": {"set", "frozenset", "slice", "list", "dict", "tuple", "complex"},
-    "collections": {"OrderedDict", "defaultdict"},
-    "datetime": {"timedelta"},
-    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
-    "pathlib._local": {"Path", "PosixPath", "PurePosixPath"},
-    "torch": {"Size", "device"},
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed.checkpoint.metadata": {
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    },
-    "torch.distributed.checkpoint.planner": {
-        "BytesIOWriteData",
-        "SavePlan",
-        "TensorWriteData",
-        "WriteItem",
-        "WriteItemType",
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
-}
-_DTYPES = {name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)}
-
-
-def _enum_member(owner: Any, name: str) -> Any:
-    """All that an index may take from anything by name: Pythons before 3.11.4 write an enum's member so."""
-    if isinstance(owner, EnumType) and name in owner.__members__:
-        return owner[name]
-    raise pickle.UnpicklingError(f"it takes {name} from {owner!r}, which an index of tensors has no use for")
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    """Knows the types of a checkpoint's index and no others."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("builtins", "getattr"):
-            return _enum_member
-        if name in _ALLOWED.get(module, ()) or (module == "torch" and name in _DTYPES):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which an index of tensors has no use for")
-
-
-def check_index(directory: Path) -> None:
-    """Refuse a checkpoint whose index is missing, damaged, or holds anything but an index.
-
-    Raises:
-        ArtifactError: With what was found.
-    """
-    path = directory / ".metadata"
-    remedy = "Use an older checkpoint, or fetch this one again from a source you trust"
-    try:
-        with path.open("rb") as stream:
-            _IndexUnpickler(stream).load()
-    except FileNotFoundError:
-        raise ArtifactError(path, "is missing: the checkpoint was cut short or is of another format", remedy) from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, ValueError) as error:
-        raise ArtifactError(path, f"cannot be read safely: {error}", remedy) from None
+COMMON = "common.pt"
+"""What all ranks share, beside the tensors: plain values."""
+_REMEDY = "Use an older checkpoint"
 
 
 class Saving:
@@ -192,27 +131,50 @@ def save(state: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def load(state: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Fill a sharded state dict from a checkpoint. Every rank calls this.
+    """Fill a sharded state dict from a checkpoint; each rank reads its own part of every tensor.
+
+    Returns:
+        The state with plain tensors, and the values that were saved beside them.
 
     Raises:
-        ArtifactError: The checkpoint is damaged, unsafe, or lacks a tensor the model needs.
+        ArtifactError: The checkpoint is damaged, holds something other than tensors and plain values, or lacks a
+            tensor of the state.
     """
-    check_index(directory)
-    remedy = "Use an older checkpoint"
+    stored = StoredTensors(directory)
+    require_sizes(state, stored.sizes, directory)
+    return read_common(directory) | fill(state, stored.read)
+
+
+def require_sizes(state: dict[str, Any], sizes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Check that every tensor of a sharded state is there, in its whole size.
+
+    Raises:
+        ArtifactError: The first that is not is named.
+    """
+    for shard in shards(state):
+        found = sizes.get(shard.key)
+        if found is None:
+            raise ArtifactError(path, f"cannot be loaded: {shard.key} is missing", _REMEDY)
+        if found != tuple(shard.global_shape):
+            problem = f"cannot be loaded: {shard.key} is {list(found)} there, {list(shard.global_shape)} in the model"
+            raise ArtifactError(path, problem, _REMEDY)
+
+
+def read_common(directory: Path) -> dict[str, Any]:
+    """The plain values beside the tensors of a checkpoint.
+
+    Raises:
+        ArtifactError: They are missing or damaged, or there is something other than plain values.
+    """
+    path = directory / COMMON
     try:
-        # No rank asks for all: with the distributed optimizer each reads only the state that it will hold.
-        return dist_checkpointing.load(state, str(directory), validate_access_integrity=False)
-    except pickle.UnpicklingError:
-        raise ArtifactError(directory, "holds something other than tensors and was not loaded", remedy) from None
-    except (RuntimeError, OSError, EOFError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(directory, f"cannot be loaded: {first_line}", remedy) from None
-    except dist_checkpointing.core.CheckpointingException as error:
-        raise ArtifactError(directory, f"cannot be loaded: {' '.join(str(error).split())[:300]}", remedy) from None
-
-
-def tensor_names(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Names and global shapes of the tensors in a checkpoint."""
-    check_index(directory)
-    metadata = FileSystemReader(str(directory)).read_metadata()
-    return {name: tuple(entry.size) for name, entry in metadata.state_dict_metadata.items() if hasattr(entry, "size")}
+        found = plain_values(TorchFile(path).value)
+    except FileNotFoundError:
+        raise ArtifactError(path, "is missing: the checkpoint was cut short", _REMEDY) from None
+    except OSError as error:
+        raise ArtifactError(path, f"cannot be read ({error.strerror})", _REMEDY) from None
+    except PickleError as error:
+        raise ArtifactError(path, f"cannot be read safely: {error}", _REMEDY) from None
+    if not isinstance(found, dict):
+        raise ArtifactError(path, f"holds a {type(found).__name__}, needs values by name", _REMEDY)
+    return found

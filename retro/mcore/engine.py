@@ -17,6 +17,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
+from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint, optimizer_state
 from retro.mcore.cpu import device
 from retro.mcore.lora import adapters_of
@@ -156,14 +157,25 @@ class Engine(Generic[Chunk]):
         parts = {"weights": weights, "optimizer": optimizer_state.wanted(self.optimizer, weights)}
         found = checkpoint.load({name: part for name, part in parts.items() if part}, directory)
         self._fill(found.get("weights", {}), whole=not self.settings.adapters)
-        self.steps = int(found["progress"]["steps"])
+        progress = self._progress(found, directory)
+        self.steps = progress["steps"]
         optimizer_state.restore(self.optimizer, self._saved(), found.get("optimizer", {}), self.steps)
-        self.scheduler.load_state_dict(found["progress"]["schedule"])
+        self.scheduler.load_state_dict(progress["schedule"])
 
     def load_weights(self, weights: dict[str, Any]) -> None:
         """Take weights only; the optimizer starts clean, its master weights equal to the new ones."""
         self._fill(weights)
         self.optimizer.reload_model_params()
+
+    def _progress(self, found: dict[str, Any], directory: Path) -> dict[str, Any]:
+        """How far training had come, as `state` gives it."""
+        match found.get("progress"):
+            case {"steps": int(steps), "schedule": dict(schedule)} if steps >= 0:
+                lacking = self.scheduler.state_dict().keys() - schedule.keys()
+                if not lacking and isinstance(schedule.get("num_steps"), int):
+                    return {"steps": steps, "schedule": schedule}
+        problem = f"{checkpoint.COMMON} does not say how far training had come"
+        raise ArtifactError(directory, problem, "Use an older checkpoint")
 
     def _saved(self) -> dict[str, Any]:
         """The sharded weights that a checkpoint holds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,19 @@ def fill(state: dict[str, Any], read: ReadPart) -> dict[str, Any]:
         The same state with plain tensors, as `load_state_dict` takes it.
     """
     return {name: _fill(value, read) for name, value in state.items()}
+
+
+def shards(state: Any) -> Iterator[ShardedTensor]:
+    """Every tensor of a sharded state that `fill` would ask for, with its key and the size of the whole."""
+    if isinstance(state, dict):
+        state = list(state.values())
+    if isinstance(state, list):
+        for value in state:
+            yield from shards(value)
+    elif isinstance(state, ShardedTensorFactory):
+        yield from shards(state.build())
+    elif isinstance(state, ShardedTensor):
+        yield state
 
 
 def _fill(value: Any, read: ReadPart) -> Any:

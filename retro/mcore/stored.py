@@ -1,7 +1,6 @@
 """Any part of any tensor in a sharded checkpoint, whoever wrote it, and without a model of that shape.
 
-Only the pieces that touch the wanted part are read, one at a time, with `weights_only`; the index goes through
-`check_index` first. Nothing else of the checkpoint is opened: megatron-core's `common.pt` holds pickled arguments.
+Only the pieces that touch the wanted part are read, one at a time.
 """
 
 from __future__ import annotations
@@ -10,34 +9,25 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed._shard._utils import narrow_tensor_by_index
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
-from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from retro.common.errors import ArtifactError
-from retro.mcore.checkpoint import check_index
+from retro.common.plain_pickle import PickleError
+from retro.mcore.tensor_index import IndexedTensor, Piece, read_index
+from retro.mcore.torch_files import TorchFile
 
 
 class StoredTensors:
     """The tensors of a `torch_dist` checkpoint."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the index.
+        """Read the index, once.
 
         Raises:
             ArtifactError: It is missing, damaged, or holds anything but an index.
         """
-        check_index(directory)
         self.directory = directory
-        self._reader = FileSystemReader(str(directory))
-        index = self._reader.read_metadata()
-        self._reader.set_up_storage_reader(index, is_coordinator=True)
-        entries = index.state_dict_metadata.items()
-        self._tensors = {name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
-        self.sizes = {name: tuple(entry.size) for name, entry in self._tensors.items()}
+        self._tensors = read_index(directory)
+        self.sizes = {name: entry.size for name, entry in self._tensors.items()}
 
     def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
         """One part of a tensor.
@@ -46,30 +36,36 @@ class StoredTensors:
             ArtifactError: A file is missing or damaged, or the checkpoint does not hold all of the part.
         """
         entry = self._tensors[name]
-        offsets, sizes = [axis.start for axis in part], [axis.stop - axis.start for axis in part]
-        target = torch.empty(sizes, dtype=entry.properties.dtype)
-        chunk = ChunkStorageMetadata(offsets=torch.Size(offsets), sizes=torch.Size(sizes))
-        items = create_read_items_for_chunk_list(name, entry, [chunk])
-        if sum(item.lengths.numel() for item in items) != target.numel():
+        if len(part) != len(entry.size) or any(
+            not 0 <= axis.start <= axis.stop <= length for axis, length in zip(part, entry.size, strict=True)
+        ):
             raise self._cannot_be_read(name, "parts of it are missing")
+        target = torch.zeros([axis.stop - axis.start for axis in part], dtype=entry.dtype)
         try:
-            self._reader.read_data(LoadPlan(items), _Into(target))
-        # A file cut short fails in whichever of torch's readers comes upon it.
-        except (OSError, RuntimeError, EOFError, KeyError, ValueError, AssertionError) as error:
-            raise self._cannot_be_read(name, " ".join(str(error).split())[:200] or type(error).__name__) from None
+            for piece in entry.pieces:
+                self._copy(piece, entry, part, target)
+        except (OSError, PickleError) as error:
+            raise self._cannot_be_read(name, str(error)) from None
         return target
+
+    def _copy(self, piece: Piece, entry: IndexedTensor, part: tuple[slice, ...], target: Tensor) -> None:
+        """Fill what a piece has of a part."""
+        ranges = [
+            (max(axis.start, first), min(axis.stop, first + length))
+            for axis, first, length in zip(part, piece.offsets, piece.sizes, strict=True)
+        ]
+        if any(start >= stop for start, stop in ranges):
+            return
+        file = TorchFile(piece.path, piece.start, piece.length)
+        stored = file.tensor(file.value)
+        if stored is None or stored.size != piece.sizes or stored.dtype != entry.dtype:
+            raise PickleError("its file holds another tensor than the index says")
+        inside = [
+            slice(start - first, stop - first) for (start, stop), first in zip(ranges, piece.offsets, strict=True)
+        ]
+        own = [slice(start - axis.start, stop - axis.start) for (start, stop), axis in zip(ranges, part, strict=True)]
+        found = stored.read(inside[0])[(slice(None), *inside[1:])] if inside else stored.read()
+        target[tuple(own)] = found
 
     def _cannot_be_read(self, name: str, why: str) -> ArtifactError:
         return ArtifactError(self.directory, f"{name} cannot be read: {why}", "Fetch the checkpoint again")
-
-
-class _Into(DefaultLoadPlanner):
-    """Tells torch's reader where each piece goes."""
-
-    def __init__(self, target: Tensor) -> None:
-        super().__init__()
-        self.target = target
-
-    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        """The place of a piece."""
-        return narrow_tensor_by_index(self.target, read_item.dest_offsets, read_item.lengths)

@@ -26,6 +26,7 @@ from retro.mcore.shards import fill
 from retro.mcore.stored import StoredTensors
 from retro.model.config import ModelShape
 from retro.model.model import BuildOptions, RetroModel, build_stage
+from retro.model.weight_names import weight_sizes
 from retro.training.architecture import require_same_architecture
 from retro.training.config import LoraConfig, ParallelConfig
 from retro.training.groups import group_layout
@@ -226,7 +227,7 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> Non
     info = read_info(path)
     require_same_architecture(path, info.shape, shape)
     verify(path)
-    weights, fresh = _read_weights(engine.weights(), info)
+    weights, fresh = _read_weights(engine.weights(), info, _open_weights(info))
     if fresh and engine.settings.adapters:
         raise TrainingError(
             f"{path}: lacks {len(fresh)} tensors of the model, {min(fresh)} the first, and train.lora trains adapters "
@@ -237,21 +238,46 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> Non
     engine.load_weights(weights)
 
 
+def _open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeights:
+    """What a verified checkpoint has; adapters come merged into the weights that they adapt."""
+    return StoredTensors(info.path) if info.adapters is None else _open_merged(info, info.adapters, base)
+
+
+def _require_its_weights(info: CheckpointInfo, stored: StoredWeights) -> None:
+    """Check, before a model is built, that the weights are those of the model that a checkpoint describes.
+
+    The sizes of stored weights are held against the bytes that are there; so a made-up size costs no memory.
+    """
+    model = info.shape.model
+    if max(model.layers, model.encoder_layers) > len(stored.sizes):
+        problem = f"describes a model of {model.layers} layers and has {len(stored.sizes)} tensors"
+        raise ArtifactError(info.path, problem, _REMEDY)
+    wanted = weight_sizes(info.shape)
+    missing = sorted(wanted.keys() - stored.sizes.keys())
+    if missing:
+        raise ArtifactError(info.path, f"lacks {len(missing)} tensors, {missing[0]} the first", _REMEDY)
+    wrong = next((name for name, size in wanted.items() if stored.sizes[name] != size), None)
+    if wrong is not None:
+        sizes = f"{list(stored.sizes[wrong])} there, {list(wanted[wrong])} in the model that {INFO} describes"
+        raise ArtifactError(info.path, f"{wrong} is {sizes}", _REMEDY)
+
+
 def _read_weights(
-    wanted: dict[str, Any], info: CheckpointInfo, base: Path | None = None
+    wanted: dict[str, Any], info: CheckpointInfo, stored: StoredWeights
 ) -> tuple[dict[str, Any], list[str]]:
     """Fill sharded weights, given by group of layers, with what a verified checkpoint has of them.
 
     Returns:
         The weights, and the names of those that it does not have; new adapters aside.
     """
-    merged = None if info.adapters is None else _open_merged(info, info.adapters, base)
-    names = set(sharded.tensor_names(info.path) if merged is None else merged.sizes)
     known, fresh = {}, []
     for group, tensors in wanted.items():
-        known[group] = {name: tensor for name, tensor in tensors.items() if getattr(tensor, "key", name) in names}
+        known[group] = {
+            name: tensor for name, tensor in tensors.items() if getattr(tensor, "key", name) in stored.sizes
+        }
         fresh += [name for name in tensors if name not in known[group]]
-    filled = sharded.load({"weights": known}, info.path)["weights"] if merged is None else fill(known, merged.read)
+    sharded.require_sizes(known, stored.sizes, info.path)
+    filled = fill(known, stored.read)
     weights = {
         group: {name: filled[group][name] if name in known[group] else tensor.data for name, tensor in tensors.items()}
         for group, tensors in wanted.items()
@@ -300,11 +326,11 @@ def load_stage(
     groups = group_layout(layout)
     parallel.start(groups)
     verify(info.path)
+    stored = _open_weights(info, base)
+    _require_its_weights(info, stored)
     parallel.seed(0)
     chunks = build_stage(info.shape, BuildOptions(bfloat16=bfloat16, layout=groups))
-    filled, missing = _read_weights(sharded_weights(chunks), info, base)
-    if missing:
-        raise ArtifactError(info.path, f"lacks {len(missing)} tensors, {min(missing)} the first", _REMEDY)
+    filled, _ = _read_weights(sharded_weights(chunks), info, stored)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(filled[str(number)])
         chunk.eval()

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from retro.export.run import export
-from retro.mcore import checkpoint as sharded
 from retro.mcore.lora import is_adapter
+from retro.mcore.stored import StoredTensors
 from retro.pipeline import stage
 from retro.training import checkpoint
 from retro.training.merge import merge
@@ -35,7 +35,7 @@ def tuned(folder: Path) -> Path:
 
 
 def test_the_tuned_checkpoint_is_of_adapters_and_small(folder: Path) -> None:
-    stored = [name for name in sharded.tensor_names(tuned(folder)) if not name.startswith("optimizer.")]
+    stored = [name for name in StoredTensors(tuned(folder)).sizes if not name.startswith("optimizer.")]
     assert stored
     assert all(map(is_adapter, stored))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import queue
 from pathlib import Path
@@ -10,67 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint
+from retro.mcore.stored import StoredTensors
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import build_engine
 from retro.training.saver import Saver
+from tests.mcore.hostile import Evil
 from tests.model.tiny import tiny_model, tiny_shape
-
-
-class Evil:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.target}",)
-
-
-def test_an_index_that_names_a_function_is_refused_before_it_runs(tmp_path: Path) -> None:
-    (tmp_path / ".metadata").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    with pytest.raises(ArtifactError, match=r"cannot be read safely: it names posix\.system"):
-        checkpoint.check_index(tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
-class TakenByName:
-    """What Pythons before 3.11.4 write for an enum's member: take it from its class by name."""
-
-    def __init__(self, owner: object, name: str) -> None:
-        self.owner, self.name = owner, name
-
-    def __reduce__(self) -> tuple[object, tuple[object, str]]:
-        return getattr, (self.owner, self.name)
-
-
-def test_a_member_of_an_enum_is_taken_by_name_and_nothing_else_is(tmp_path: Path) -> None:
-    (tmp_path / ".metadata").write_bytes(pickle.dumps(TakenByName(_MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")))
-    checkpoint.check_index(tmp_path)
-    for owner, name in ((_MEM_FORMAT_ENCODING, "mro"), (set, "add")):
-        (tmp_path / ".metadata").write_bytes(pickle.dumps(TakenByName(owner, name)))
-        with pytest.raises(ArtifactError, match=rf"cannot be read safely: it takes {name} from"):
-            checkpoint.check_index(tmp_path)
-
-
-def test_a_common_file_with_code_in_it_does_not_run(tmp_path: Path) -> None:
-    torch.save({"schedule": Evil(tmp_path / "ran")}, tmp_path / "common.pt")
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / "common.pt")  # how megatron-core 0.16 reads it: torch's default is weights_only
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"a": 1})[:-3]])
-def test_a_damaged_index_is_an_artifact_error(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / ".metadata").write_bytes(content)
-    with pytest.raises(ArtifactError, match="cannot be read safely"):
-        checkpoint.check_index(tmp_path)
-
-
-def test_a_missing_index_is_an_artifact_error(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is missing: the checkpoint was cut short"):
-        checkpoint.check_index(tmp_path)
 
 
 def test_saving_starts_no_other_process(tmp_path: Path) -> None:
@@ -80,7 +27,7 @@ def test_saving_starts_no_other_process(tmp_path: Path) -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     checkpoint.save({"model": model.sharded_state_dict(metadata={"non_homogeneous_layers": True})}, tmp_path)
     assert {child.pid for child in psutil.Process().children(recursive=True)} == before
-    assert checkpoint.tensor_names(tmp_path)["output_layer.weight"] == (50, 16)
+    assert StoredTensors(tmp_path).sizes["output_layer.weight"] == (50, 16)
 
 
 def test_a_full_disk_while_saving_names_the_checkpoint_and_frees_what_was_written(
@@ -95,3 +42,49 @@ def test_a_full_disk_while_saving_names_the_checkpoint_and_frees_what_was_writte
     with pytest.raises(ArtifactError, match=r"step_00000007: the disk is full; .* run the same command again"):
         Saver(engine, tiny_shape(), config, tmp_path).save(7)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A checkpoint of a few tensors and of how far training had come."""
+    state = tiny_model(tiny_shape()).sharded_state_dict(metadata={"non_homogeneous_layers": True})
+    checkpoint.save({"weights": state, "progress": {"steps": 3}}, tmp_path)
+    return tmp_path
+
+
+def test_what_was_saved_is_loaded_again_bit_for_bit(saved: Path) -> None:
+    model = tiny_model(tiny_shape(), seed=9)
+    state = model.sharded_state_dict(metadata={"non_homogeneous_layers": True})
+    loaded = checkpoint.load({"weights": state}, saved)
+    assert loaded["progress"] == {"steps": 3}
+    wanted = dict(tiny_model(tiny_shape()).named_parameters())
+    assert all(torch.equal(loaded["weights"][name], weight) for name, weight in wanted.items())
+
+
+def test_a_tensor_of_another_size_is_named_with_both_sizes(saved: Path) -> None:
+    state = tiny_model(tiny_shape(ffn_hidden_size=48)).sharded_state_dict(metadata={"non_homogeneous_layers": True})
+    with pytest.raises(ArtifactError, match=r"mlp\.linear_fc1\.weight is \[\d+, 16\] there, \[\d+, 16\] in the model"):
+        checkpoint.load({"weights": state}, saved)
+
+
+def test_a_missing_tensor_is_named(saved: Path) -> None:
+    state = tiny_model(tiny_shape(layers=5)).sharded_state_dict(metadata={"non_homogeneous_layers": True})
+    with pytest.raises(ArtifactError, match=r"cannot be loaded: decoder\.layers\.3\.\S+ is missing"):
+        checkpoint.load({"weights": state}, saved)
+
+
+def test_common_values_with_code_in_them_are_refused_and_do_not_run(saved: Path, tmp_path: Path) -> None:
+    torch.save({"progress": Evil(tmp_path / "ran")}, saved / "common.pt")
+    with pytest.raises(ArtifactError, match=r"common\.pt: cannot be read safely: it names posix\.system"):
+        checkpoint.load({}, saved)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"a": 1})])
+def test_common_values_that_are_damaged_are_an_artifact_error(saved: Path, content: bytes) -> None:
+    (saved / "common.pt").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"common\.pt: cannot be read safely: it is cut short or not a torch file"):
+        checkpoint.load({}, saved)
+    (saved / "common.pt").unlink()
+    with pytest.raises(ArtifactError, match=r"common\.pt: is missing"):
+        checkpoint.load({}, saved)

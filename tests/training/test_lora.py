@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
-from retro.mcore import checkpoint as sharded
 from retro.mcore.lora import attach, is_adapter
+from retro.mcore.stored import StoredTensors
 from retro.model.count import count_parameters
 from retro.model.names import is_retrieval
 from retro.training import checkpoint
@@ -175,7 +175,7 @@ def test_a_loaded_checkpoint_of_adapters_is_the_merged_model(tmp_path: Path, nam
 def test_a_checkpoint_of_adapters_holds_them_alone(tmp_path: Path) -> None:
     base = made(tmp_path / "base")
     path = adapted(tmp_path / "out", base, steps=1)
-    names = sharded.tensor_names(path)
+    names = StoredTensors(path).sizes
     stored = [name for name in names if not name.startswith("optimizer.")]
     assert stored
     assert all(is_adapter(name) for name in stored)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from retro.common.errors import ArtifactError, ConfigError
-from retro.mcore import checkpoint as sharded
+from retro.mcore.stored import StoredTensors
 from retro.model.weight_names import weight_sizes
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
@@ -24,7 +24,7 @@ def test_the_merged_checkpoint_computes_what_the_adapters_do(tmp_path: Path, nam
     base = made(tmp_path / "base", **MODELS[name])
     path = adapted(tmp_path / "out", base, steps=3, lr=0.1, **MODELS[name])
     shape = merge(tmp_path / "out", tmp_path / "merged")
-    assert set(sharded.tensor_names(tmp_path / "merged")) == set(weight_sizes(shape))
+    assert set(StoredTensors(tmp_path / "merged").sizes) == set(weight_sizes(shape))
     engine = build_engine(shape, config(), ParallelConfig())
     start_from(engine, shape, base)
     engine.resume(path)

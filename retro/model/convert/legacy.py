@@ -4,8 +4,8 @@
     release/mp_rank_00/model_optim_rng.pt    what tensor parallel rank 0 holds: iter_0000100/ when it is a number
     release/mp_rank_01/model_optim_rng.pt
 
-Of such a file, which is a pickle, only tensors, plain values and the Namespace of Megatron's command line are made;
-for the few other types that Megatron puts in one there is a stand-in that holds nothing, and whatever else is refused.
+Such a file is a pickle. It is read as plain data: tensors, plain values and the Namespace of Megatron's command line
+are taken from it, the few other types that Megatron puts in one are passed over, and whatever else is refused.
 
 Known from Megatron-LM's public code: file names, keys, which norm stands before what, the order of query, key and
 value within a head (checkpoint versions 2 and 3), and that neither encoder nor cross-attention has rotary positions.
@@ -15,10 +15,8 @@ and that these name their types as Megatron-LM of January 2024 does.
 
 from __future__ import annotations
 
-import pickle
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,8 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import DataError
+from retro.common.plain_pickle import Made, Name, Names, PickleError, plain_values
+from retro.mcore.torch_files import NAMES, TorchFile
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.legacy_names import (
     Place,
@@ -38,9 +38,9 @@ from retro.model.convert.legacy_names import (
     whole_size,
 )
 from retro.model.convert.legacy_settings import chunk_length, settings
+from retro.model.convert.megatron import TRACKER, read_tracker
 from retro.model.weight_names import weight_sizes
 
-TRACKER = "latest_checkpointed_iteration.txt"
 FILE = "model_optim_rng.pt"
 # What such a file holds beside the model. None of it is read.
 _UNUSED = {
@@ -62,24 +62,16 @@ _EMBEDDING = "embedding.word_embeddings.weight"
 _SOURCE = "Fetch it again from a source you trust"
 
 
-class _Unread:
-    """Takes the place of an object that no weight and no setting needs, and holds nothing of it."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-
-_STAND_INS: list[Any] = [
-    Namespace,
-    (_Unread, "megatron.core.enums.ModelType"),  # in args
-    (_Unread, "numpy.core.multiarray._reconstruct"),  # numpy's random state
-    (_Unread, "numpy._core.multiarray._reconstruct"),
-    (_Unread, "numpy.ndarray"),
-    (_Unread, "numpy.dtype"),
-]
+# Beside tensors: what holds the command line, and what neither a weight nor a setting needs.
+_NAMES: Names = {
+    **NAMES,
+    "argparse": frozenset({"Namespace"}),
+    "megatron.core.enums": frozenset({"ModelType"}),  # in args
+    "numpy": frozenset({"ndarray", "dtype"}),  # numpy's random state
+    "numpy.core.multiarray": frozenset({"_reconstruct"}),
+    "numpy._core.multiarray": frozenset({"_reconstruct"}),
+    "_codecs": frozenset({"encode"}),
+}
 
 
 class LegacyCheckpoint:
@@ -95,12 +87,12 @@ class LegacyCheckpoint:
         self.path = folder
         files = _rank_files(folder)
         loaded = [_load(file) for file in files]
-        self.args = _args(loaded[0], files[0])
+        self.args = _args(loaded[0][1], files[0])
         ranks = int(getattr(self.args, "tensor_model_parallel_size", len(files)))
         if ranks != len(files):
             problem = f"holds {len(files)} ranks, needs the {ranks} of its args (tensor_model_parallel_size)"
             raise DataError(files[0].parents[1], problem, "Fetch the missing mp_rank folders")
-        self._ranks = [_weights(data, file) for data, file in zip(loaded, files, strict=True)]
+        self._ranks = [_weights(*rank) for rank in loaded]
         placed = self._places(files)
         if _EMBEDDING not in placed:
             raise DataError(files[0], f"lacks {_EMBEDDING}, which holds the vocabulary", _SOURCE)
@@ -198,14 +190,7 @@ def is_legacy(folder: Path) -> bool:
 
 def _rank_files(folder: Path) -> list[Path]:
     """One file a tensor parallel rank, in the order of ranks."""
-    tracker = folder / TRACKER
-    try:
-        newest = tracker.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        remedy = f"Give the folder that holds {TRACKER} and release/ or iter_…/"
-        raise DataError(tracker, "is missing or cannot be read", remedy) from None
-    if newest != "release" and not newest.isdecimal():
-        raise DataError(tracker, f"says {newest!r}, needs 'release' or a number", _SOURCE)
+    newest = read_tracker(folder)
     directory = folder / ("release" if newest == "release" else f"iter_{int(newest):07d}")
     found = sorted(path.name for path in directory.glob("mp_rank_*"))
     if any(name.count("_") > 2 for name in found):
@@ -218,58 +203,59 @@ def _rank_files(folder: Path) -> list[Path]:
     return files
 
 
-def _load(file: Path) -> dict[str, Any]:
-    """One rank's file: tensors, plain values, and nothing else."""
+def _load(file: Path) -> tuple[TorchFile, dict[Any, Any]]:
+    """One rank's file, and what it says that it holds: tensors, plain values, and nothing else."""
     try:
-        with _nothing_but_stand_ins():
-            data = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        # torch's own words go on to advise allowing what was found.
-        found = next((line for line in str(error).splitlines() if "GLOBAL" in line or "nsupported" in line), "")
-        problem = f"holds something other than tensors and was not loaded ({found.strip()[:120]})"
-        raise DataError(file, problem, _SOURCE) from None
-    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
-        problem = f"is cut short or not a torch file of version 1.6 or later ({' '.join(str(error).split())[:120]})"
-        raise DataError(file, problem, _SOURCE) from None
+        found = TorchFile(file, names=_NAMES)
+        data = found.value
+    except PickleError as error:
+        raise DataError(file, f"cannot be read safely: {error}", _SOURCE) from None
+    except OSError as error:
+        raise DataError(file, f"cannot be read ({error.strerror})", _SOURCE) from None
     if not isinstance(data, dict):
         raise DataError(file, f"holds a {type(data).__name__}, needs a dictionary", _SOURCE)
-    return data
+    return found, data
 
 
-@contextmanager
-def _nothing_but_stand_ins() -> Iterator[None]:
-    """Take back, meanwhile, what other packages have allowed torch to unpickle; megatron-core allows a dozen types."""
-    others = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(_STAND_INS)
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(others)
-
-
-def _args(data: dict[str, Any], file: Path) -> Namespace:
-    args = data.get("args")
-    if not isinstance(args, Namespace):
-        raise DataError(file, "holds no args, which the model's shape is read from", _SOURCE)
+def _args(data: dict[Any, Any], file: Path) -> Namespace:
+    """Megatron's command line, as far as it is plain values."""
+    match data.get("args"):
+        case Made(of=Name("argparse", "Namespace"), state=dict(settings)):
+            args = Namespace()
+        case _:
+            raise DataError(file, "holds no args, which the model's shape is read from", _SOURCE)
+    for name, value in settings.items():
+        # Precisions and Megatron's own types decide nothing here.
+        with suppress(PickleError):
+            setattr(args, str(name), plain_values(value))
     version = data.get("checkpoint_version", 0)
     if version not in (2.0, 3.0):
-        problem = f"is of checkpoint version {version}, needs 2 or 3: query, key and value lay otherwise before"
+        problem = f"is of checkpoint version {_short(version)}, needs 2 or 3: query, key and value lay otherwise before"
         raise DataError(file, problem, "Load and save it once with Megatron-LM, which brings it up to date")
     return args
 
 
-def _weights(data: dict[str, Any], file: Path) -> dict[str, Tensor]:
-    """The weights of one rank, by their keys below `language_model`."""
-    unknown = sorted(str(key) for key in data.keys() - _UNUSED - {"model"})
+def _weights(found: TorchFile, data: dict[Any, Any]) -> dict[str, Tensor]:
+    """The weights of one rank, by their keys below `language_model`; they stay on disk."""
+    file = found.path
+    unknown = sorted(str(key)[:80] for key in data.keys() - _UNUSED - {"model"})
     if unknown or not isinstance(data.get("model"), dict):
         problem = f"holds {', '.join(unknown[:4])}" if unknown else "holds no model"
         raise DataError(file, f"{problem}; needs one model and what Megatron-LM saves beside it", _SOURCE)
-    found: dict[str, Tensor] = {}
-    for key, value in flat(data["model"]).items():
-        if not key.startswith("language_model.") or not isinstance(value, Tensor):
-            problem = f"its model holds {key}, needs the weights of a language_model and nothing else"
-            raise DataError(file, problem, "Give a checkpoint of Megatron-LM's legacy GPT or Retro model")
-        found[key.removeprefix("language_model.")] = value
-    return found
+    weights: dict[str, Tensor] = {}
+    try:
+        for key, value in flat(data["model"]).items():
+            stored = found.tensor(value)
+            if not key.startswith("language_model.") or stored is None:
+                problem = f"its model holds {key[:80]}, needs the weights of a language_model and nothing else"
+                raise DataError(file, problem, "Give a checkpoint of Megatron-LM's legacy GPT or Retro model")
+            weights[key.removeprefix("language_model.")] = stored.map()
+    except PickleError as error:
+        raise DataError(file, f"cannot be read safely: {error}", _SOURCE) from None
+    except OSError as error:
+        raise DataError(file, f"cannot be read ({error})", _SOURCE) from None
+    return weights
+
+
+def _short(value: object) -> str:
+    return repr(value) if isinstance(value, int | float | None) and abs(value or 0) < 1e9 else type(value).__name__

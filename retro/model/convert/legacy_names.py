@@ -15,10 +15,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from retro.common.plain_pickle import PickleError
 from retro.model.names import EMBEDDING, FINAL_NORM, OUTPUT, POSITIONS
 
 
@@ -59,6 +61,7 @@ _PARTS = {
     "mlp.dense_h_to_4h": ("mlp.linear_fc1", Share.ROWS),
     "mlp.dense_4h_to_h": ("mlp.linear_fc2", Share.COLUMNS),
 }
+_MOST_ENTRIES, _LONGEST_NAME = 1_000_000, 1_000
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.(?:retriever\.layers\.(\d+)\.)?(.+)\.(weight|bias)")
 
 
@@ -146,13 +149,23 @@ def _axis(share: Share) -> int:
     return 1 if share is Share.COLUMNS else 0
 
 
-def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested dictionaries as one, keys joined by dots; what Transformer Engine keeps beside weights is left out."""
+def flat(nested: Mapping[Any, object]) -> dict[str, object]:
+    """Nested dictionaries as one, keys joined by dots; what Transformer Engine keeps beside weights is left out.
+
+    Raises:
+        PickleError: They are nested deeper than any model, or have more entries.
+    """
     found: dict[str, object] = {}
-    for key, value in nested.items():
+    left = [("", key, value) for key, value in nested.items()]
+    for _ in range(_MOST_ENTRIES):
+        if not left:
+            return found
+        prefix, key, value = left.pop()
         name = f"{prefix}{key}"
+        if len(name) > _LONGEST_NAME:
+            break
         if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
+            left += [(f"{name}.", inner, content) for inner, content in value.items()]
         elif not name.endswith("_extra_state"):
             found[name] = value
-    return found
+    raise PickleError("its model has more entries, or longer names, than any model has")

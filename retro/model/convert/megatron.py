@@ -15,11 +15,12 @@ from torch import Tensor
 
 from retro.common.errors import DataError, TrainingError
 from retro.mcore.stored import StoredTensors
+from retro.mcore.tensor_index import INDEX
 from retro.model.config import ModelShape
 from retro.model.names import decoder_sizes
 
-INDEX = ".metadata"
-LATEST = "latest_checkpointed_iteration.txt"
+TRACKER = "latest_checkpointed_iteration.txt"
+_ITERATION = re.compile(r"[0-9]{1,12}")
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 _FUSED = {
     "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
@@ -40,14 +41,32 @@ def find_megatron(path: Path) -> Path | None:
     """
     if (path / INDEX).exists():
         return path
-    note = path / LATEST
-    if not note.exists():
+    if not (path / TRACKER).is_file():
         return None
-    text = note.read_text(encoding="utf-8", errors="replace").strip()
-    if not text.isdigit():
-        problem = f"holds {text[:40]!r}, not the number of an iteration"
-        raise DataError(note, problem, "Give the directory of one checkpoint itself")
-    return path / f"iter_{int(text):07d}"
+    newest = read_tracker(path)
+    if newest == "release":
+        problem = f"holds {newest!r}, not the number of an iteration"
+        raise DataError(path / TRACKER, problem, "Give the directory of one checkpoint itself")
+    return path / f"iter_{int(newest):07d}"
+
+
+def read_tracker(folder: Path) -> str:
+    """A run's note of its newest checkpoint: `release`, or a number.
+
+    Raises:
+        DataError: It is missing, unreadable, or something else.
+    """
+    path = folder / TRACKER
+    try:
+        with path.open("rb") as stream:
+            newest = stream.read(64).decode(errors="replace").strip()
+    except OSError as error:
+        remedy = f"Give the folder that holds {TRACKER} and release/ or iter_…/"
+        raise DataError(path, f"is missing or cannot be read ({error.strerror})", remedy) from None
+    if newest != "release" and not _ITERATION.fullmatch(newest):
+        problem = f"says {newest[:40]!r}, needs 'release' or the number of an iteration"
+        raise DataError(path, problem, "Give the directory of one checkpoint itself")
+    return newest
 
 
 class MegatronSource:
