@@ -11,9 +11,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from retro.common.errors import ArtifactError
+from retro.common.input_files import read_text
+from retro.common.json_items import MAX_TEXT_BYTES
+from retro.common.json_text import JsonError, parse_json, wrong_type
 from retro.common.qa_data import Context, PassageLike, Question
 
 QUESTIONS = "questions.jsonl"
@@ -37,6 +42,33 @@ class Answer:
     """Why the model was not asked, if it was not: the prediction is then empty, and counts as wrong."""
     ended: str = ""
     """Why the answer ended: end (the end token), stop (a stop text) or length; empty where that is not known."""
+
+
+class _PassageData(TypedDict):
+    title: str
+    text: str
+    document_id: NotRequired[str]
+    score: NotRequired[float]
+    row: NotRequired[int]
+
+
+class _AnswerData(TypedDict):
+    id: str
+    question: str
+    answers: list[str]
+    prediction: str
+    passages: list[_PassageData]
+    setting: str
+
+
+class _AskedData(TypedDict):
+    id: str
+    question: str
+    answers: list[str]
+    document_ids: NotRequired[list[str]]
+    options: NotRequired[list[str]]
+    answer_groups: NotRequired[list[list[str]]]
+    labels: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +132,9 @@ def read_answers(path: Path) -> list[Answer]:
     answers: list[Answer] = []
     seen: dict[str, int] = {}
     for number, data in _lines(path):
+        problem = wrong_type(data, _AnswerData)
+        if problem is not None:
+            raise ArtifactError(path, f"line {number} is no answer ({problem})", _REDO)
         try:
             passages = tuple(Context(**passage) for passage in data.pop("passages"))
             answer = Answer(**(data | {"passages": passages, "answers": tuple(data["answers"])}))
@@ -122,6 +157,9 @@ def read_asked(path: Path) -> list[Asked]:
     """
     asked = []
     for number, data in _lines(path):
+        problem = wrong_type(data, _AskedData)
+        if problem is not None:
+            raise ArtifactError(path, f"line {number} is no question ({problem})", _REDO)
         try:
             lists = {name: tuple(data.get(name, ())) for name in ("options", "document_ids")}
             groups = tuple(tuple(group) for group in data.get("answer_groups", ()))
@@ -135,19 +173,14 @@ _REDO = "Delete the file and run `retro generate` again"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ArtifactError(path, "is missing", "Run `retro generate` first") from None
-    except UnicodeDecodeError as error:
-        raise ArtifactError(path, f"is not UTF-8 ({error})", _REDO) from None
+    text = read_text(path, "Run `retro generate` first" if not path.exists() else _REDO, limit=MAX_TEXT_BYTES)
     if text and not text.endswith("\n"):
         raise ArtifactError(path, "ends in the middle of a line", "Run `retro generate` again; it goes on from there")
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ArtifactError(path, f"line {number} is broken JSON: {error.msg}", _REDO) from None
+            data = parse_json(line)
+        except JsonError as error:
+            raise ArtifactError(path, f"line {number} is {error}", _REDO) from None
         if not isinstance(data, dict):
             raise ArtifactError(path, f"line {number} is a {type(data).__name__}, not an object", _REDO)
         yield number, data

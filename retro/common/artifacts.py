@@ -16,8 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, sha256_file, write_json
+from retro.common.input_files import is_below, reason, require_regular
+from retro.common.json_text import Count
 from retro.common.verified import known_sha256
 
 MANIFEST = "manifest.json"
@@ -28,6 +32,24 @@ def fingerprint(data: object) -> str:
     """A 16-digit name for any JSON-able value: equal values, equal names."""
     canonical = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class FileRecord(TypedDict):
+    """What is recorded of a file, so that each of its bytes can be checked."""
+
+    bytes: Count
+    sha256: str
+
+
+class ManifestData(TypedDict):
+    """What a manifest.json holds at least."""
+
+    stage: str
+    config: dict[str, Any]
+    parents: dict[str, str]
+    counts: dict[str, Any]
+    files: dict[str, FileRecord]
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +102,7 @@ def read_manifest(directory: Path, stage: str, *, remedy: str | None = None) -> 
         ArtifactError: The stage did not finish, is another stage, or one of its files is missing, cut short or damaged.
     """
     path = directory / MANIFEST
-    if not path.exists():
+    if not is_complete(directory):
         raise ArtifactError(path, "is missing", f"Run `retro {stage}` first")
     again = remedy or f"Run `retro {stage}` with --redo"
     manifest = parse_manifest(path, again)
@@ -97,12 +119,15 @@ def parse_manifest(path: Path, remedy: str) -> Manifest:
     Raises:
         ArtifactError: It is damaged, or was edited.
     """
-    data = read_json(path, remedy)
+    data = read_json(path, remedy, ManifestData)
+    recorded = data.pop("fingerprint")
     try:
-        recorded = data.pop("fingerprint")
         manifest = Manifest(**data)
-    except (TypeError, AttributeError, KeyError) as error:
+    except TypeError as error:
         raise ArtifactError(path, f"is not a manifest ({error})", remedy) from None
+    for name in manifest.files:
+        if not is_below(name):
+            raise ArtifactError(path, f"names the file {name!r}, which is not below its folder", remedy)
     if manifest.fingerprint != recorded:
         raise ArtifactError(path, "was edited after it was written", remedy)
     return manifest
@@ -111,8 +136,11 @@ def parse_manifest(path: Path, remedy: str) -> Manifest:
 def _require_bytes(file: Path, known: Mapping[str, Any], remedy: str) -> None:
     try:
         status = file.stat()
+        require_regular(file, remedy)
     except FileNotFoundError:
         raise ArtifactError(file, "is missing", remedy) from None
+    except OSError as error:
+        raise ArtifactError(file, f"cannot be read ({reason(error)})", remedy) from None
     if status.st_size != known["bytes"]:
         raise ArtifactError(file, f"has {status.st_size} bytes, its manifest says {known['bytes']}", remedy)
     found = known_sha256(file)
@@ -136,8 +164,8 @@ def require_file(directory: Path, manifest: Manifest, name: str, remedy: str) ->
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a stage directory holds a manifest."""
-    return (directory / MANIFEST).exists()
+    """Whether a stage directory holds a manifest, be it one that cannot be read: that is told when it is."""
+    return os.path.lexists(directory / MANIFEST)
 
 
 def require_parent(directory: Path, child: Manifest, stage: str, parent: Manifest) -> None:

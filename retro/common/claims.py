@@ -21,8 +21,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import psutil
+from typing_extensions import TypedDict
 
 from retro.common.files import no_space_is_an_artifact_error
+from retro.common.input_files import open_regular
+from retro.common.json_text import Count, JsonError, parse_json, wrong_type
 
 WORKERS = ".workers"
 """Below a stage's directory while it is being built: claims, and what is planned."""
@@ -31,6 +34,15 @@ HEARTBEAT_S = 10.0
 STALE_S = 90.0
 """A claim of another machine that was not touched for so long is a dead worker's. On the same machine the process
 itself is looked for, so a kill shows at once."""
+
+_LONGEST_CLAIM = 1 << 16
+
+
+class _HolderData(TypedDict):
+    machine: str
+    pid: Count
+    started: float
+    token: str
 
 
 @dataclass(frozen=True)
@@ -95,13 +107,17 @@ class Claims:
         """Who holds `name` and lives, or None."""
         path = self.path(name)
         try:
-            content = path.read_text("utf-8")
+            with open_regular(path) as stream:
+                content = stream.read(_LONGEST_CLAIM)
             age_s = self._now() - path.stat().st_mtime
-        except FileNotFoundError:
+        except OSError:
             return None
         try:
-            found = Holder(**json.loads(content))
-        except (json.JSONDecodeError, TypeError):
+            data = parse_json(content)
+            found = Holder(**data) if wrong_type(data, _HolderData) is None else None
+        except (JsonError, TypeError):
+            found = None
+        if found is None:
             # Created a moment ago and not written yet, or left so by a kill.
             return Holder("?", 0, 0.0, "") if age_s < STALE_S else None
         alive = found.lives() if found.is_here else age_s < STALE_S

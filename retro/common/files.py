@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 
 from retro.common.errors import ArtifactError
+from retro.common.input_files import MAX_BYTES, ErrorClass, open_regular, read_text
+from retro.common.json_text import JsonError, half_character, parse_json, wrong_type
 
 
 @contextmanager
@@ -88,21 +90,48 @@ def write_json(path: Path, data: object) -> None:
         temporary.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, remedy: str) -> Any:
-    """Read a JSON file that one of our stages wrote.
+def read_json(
+    path: Path,
+    remedy: str,
+    expect: Any = dict[str, Any],
+    *,
+    error: ErrorClass = ArtifactError,
+    limit: int = MAX_BYTES,
+    keys_once: bool = True,
+) -> Any:
+    """Read a JSON file, whatever it holds.
+
+    Args:
+        path: The file.
+        remedy: What to do if it cannot be used.
+        expect: What it must hold, an object unless given; see `json_text.wrong_type`. Name there what is relied on.
+        error: The class of what is raised.
+        limit: Bytes that it may have.
+        keys_once: Whether a key twice in one object is an error.
 
     Raises:
-        ArtifactError: The file is missing or is not JSON.
+        ArtifactError, DataError: The file is missing, is no file, is too large, is not JSON, nests too deep, or holds
+            something else than `expect`.
     """
+    text = read_text(path, remedy, limit=limit, error=error)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(path, "is missing", remedy) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(path, f"is not valid JSON ({error})", remedy) from None
+        value = parse_json(text, keys_once=keys_once)
+    except JsonError as cause:
+        raise error(path, f"is not valid JSON ({cause})", remedy) from None
+    half = half_character(text, value)
+    if half is not None:
+        raise error(path, f"holds half a character, {half!r}, which no UTF-8 file can", remedy)
+    problem = wrong_type(value, expect)
+    if problem is not None:
+        raise error(path, problem, remedy)
+    return value
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as stream:
+    """SHA-256 of a file's bytes, as hex.
+
+    Raises:
+        OSError: It is missing, is no regular file, or cannot be read.
+    """
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,17 +16,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from typing_extensions import TypedDict
+
 from retro.common.artifacts import Manifest, is_complete, read_manifest, write_manifest
 from retro.common.block_work import BlockWork, record_blocks
 from retro.common.blocks import Block, BlockStore
 from retro.common.claims import WORKERS, Claims, leave
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
+from retro.common.input_files import is_below
+from retro.common.json_text import Count
 from retro.common.progress import Progress
 from retro.common.resume import remove_temporary_files, remove_unlisted_files
 from retro.common.worker import ALONE, Worker
 
 log = logging.getLogger(__name__)
+
+
+class _PlanData(TypedDict):
+    directory: str
+    stage: str
+    unit: str
+    sizes: list[Count]
+    inputs: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +61,14 @@ class Plan:
         Raises:
             ArtifactError: It is damaged.
         """
-        data = read_json(path, f"Delete {path.parent}")
+        remedy = f"Delete {path.parent}"
+        data = read_json(path, remedy, _PlanData)
+        if len(data["sizes"]) != len(data["inputs"]) or not is_below(data["directory"]):
+            raise ArtifactError(path, "is not a plan of blocks in a folder beside it", remedy)
         try:
             return cls(**data | {"sizes": tuple(data["sizes"]), "inputs": tuple(data["inputs"])})
-        except (TypeError, KeyError) as error:
-            raise ArtifactError(path, f"is not a plan ({error})", f"Delete {path.parent}") from None
+        except TypeError as error:
+            raise ArtifactError(path, f"is not a plan ({error})", remedy) from None
 
     def store(self, stage_directory: Path) -> BlockStore:
         """The planned blocks."""

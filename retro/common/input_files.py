@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
 
 from retro.common.errors import ArtifactError, RetroError
 
@@ -29,7 +29,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file, or a link to one, for reading its bytes.
 
     Raises:
@@ -71,12 +71,13 @@ def read_bytes(
     """
     try:
         with open_regular(path) as stream:
-            content = stream.read(limit + 1)
+            # Not read(limit): it would take the memory first.
+            content = stream.read() if os.fstat(stream.fileno()).st_size <= limit else None
     except FileNotFoundError:
         raise error(path, missing, remedy) from None
     except (OSError, ValueError) as cause:
         raise error(path, f"cannot be read ({reason(cause)})", remedy) from None
-    if len(content) > limit:
+    if content is None or len(content) > limit:
         raise error(path, f"has more than {limit:,} bytes, the most that is read of such a file", remedy)
     return content
 
@@ -94,6 +95,12 @@ def read_text(
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as cause:
         raise error(path, f"cannot be read ({cause})", remedy) from None
+
+
+def is_below(name: str) -> bool:
+    """Whether a recorded name can only be of a file below the folder that it is looked for in."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def reason(cause: Exception) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retro.common import input_files
 from retro.common.errors import DataError
+from retro.common.json_text import DeepJsonError, JsonError, LongNumberError, parse_json
 
+MAX_TEXT_BYTES = 1 << 33
+"""A file of questions is read whole; one of this size takes some tens of GB."""
 OnBad = Callable[[str, DataError], None]
 """What to do about an item that cannot be used: told the reason in a word, and the error that would be raised."""
 
@@ -31,14 +33,10 @@ def read_text(path: Path, what: str = "question file") -> str:
     """The text of a file that a user brought.
 
     Raises:
-        DataError: It is missing, or is not UTF-8.
+        DataError: It is missing, is no file, or is not UTF-8.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(path, f"no such {what}", "Check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"cannot be read ({error})", "Give a UTF-8 .json or .jsonl file") from None
+    remedy = "Check the path, and give a UTF-8 file"
+    return input_files.read_text(path, remedy, limit=MAX_TEXT_BYTES, error=DataError, missing=f"no such {what}")
 
 
 def json_items(path: Path, text: str, *, on_bad: OnBad | None = None) -> Iterator[JsonItem]:
@@ -94,23 +92,22 @@ def load_json(path: Path, text: str) -> Any:
         DataError: It is broken or has a number of thousands of digits, with line and column; or nests too deep.
     """
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise DataError(path, "nests too deep to be read", "Give one JSON list of questions") from None
-    except json.JSONDecodeError as error:
-        problem = f"broken JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        raise DataError(path, problem, "Mend or remove that place") from None
-    except ValueError:
-        at = _long_number(text)
-        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-        problem = f"has a number of too many digits at line {line}, column {column}"
-        raise DataError(path, problem, "Write it as a text, in quotes, or remove it") from None
+        return parse_json(text)
+    except JsonError as error:
+        raise _as_data_error(path, error, "", f"line {error.line}, column {error.column}") from None
 
 
-def _long_number(text: str) -> int:
-    """Where the number stands that the parser refused: Python reads no more digits than its own limit."""
-    found = re.search(rf"(?:\A|[:\[,])\s*-?(\d{{{sys.get_int_max_str_digits() + 1},}})", text)
-    return found.start(1) if found else 0
+def _as_data_error(path: Path, error: JsonError, place: str, where: str) -> DataError:
+    """What cannot be read at a place of a file: `line 7 (item 6)`, or nothing for the file itself."""
+    if isinstance(error, DeepJsonError):
+        return DataError(path, f"{place} nests too deep to be read".lstrip(), "Mend or remove it")
+    if isinstance(error, LongNumberError):
+        problem = f"{place} has a number of too many digits at {where}"
+        return DataError(path, problem.lstrip(), "Write it as a text, in quotes, or remove it")
+    detail = error.problem.removeprefix("broken JSON: ")
+    problem = f"{place} is broken JSON at {where}: {detail}" if place else f"broken JSON at {where}: {detail}"
+    remedy = "Mend or remove the line; a file is one JSON list, or one whole object per line"
+    return DataError(path, problem, remedy if place else "Mend or remove that place")
 
 
 def _list_items(path: Path, text: str) -> Iterator[tuple[int, str, Any]]:
@@ -124,24 +121,11 @@ def _line_items(path: Path, text: str, on_bad: OnBad | None) -> Iterator[tuple[i
     for number, (line_number, line) in enumerate(lines):
         place = f"line {line_number} (item {number})"
         try:
-            item = _load_line(path, line, line_number, place)
-        except DataError as error:
+            item = parse_json(line)
+        except JsonError as cause:
+            error = _as_data_error(path, cause, place, f"column {cause.column}")
             if on_bad is None:
-                raise
+                raise error from None
             on_bad("broken_json", error)
             continue
         yield number, place, item
-
-
-def _load_line(path: Path, line: str, line_number: int, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except RecursionError:
-        raise DataError(path, f"line {line_number} nests too deep to be read", "Mend or remove the line") from None
-    except json.JSONDecodeError as error:
-        problem = f"{place} is broken JSON at column {error.colno}: {error.msg}"
-        remedy = "Mend or remove the line; a file is one JSON list, or one whole object per line"
-        raise DataError(path, problem, remedy) from None
-    except ValueError:
-        problem = f"{place} has a number of too many digits at column {_long_number(line) + 1}"
-        raise DataError(path, problem, "Write it as a text, in quotes, or remove it") from None

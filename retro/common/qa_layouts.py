@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from retro.common.errors import DataError
 from retro.common.json_items import json_item, json_items, read_text
+from retro.common.json_text import JsonError, parse_json
 from retro.common.qa_data import Question
 from retro.common.qa_fields import Fields, question_of
 from retro.common.qa_files import distinct_questions, read_questions
@@ -59,9 +59,9 @@ def _roots(path: Path) -> Iterator[tuple[str, Any]]:
     text = read_text(path)
     if text.lstrip().startswith("{"):
         try:
-            yield "", json.loads(text)
+            yield "", parse_json(text)
             return
-        except (ValueError, RecursionError):
+        except JsonError:
             pass  # Several objects, one a line; what is broken there is said there.
     yield from ((item.place, item.value) for item in json_items(path, text))
 
@@ -190,8 +190,8 @@ def _decoded(path: Path, layout: Layout, place: Place, value: Any) -> Any:
     if not layout.answers_are_json or not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+        return parse_json(value)
+    except JsonError as error:
         problem = f"{place.name} has the answers {value[:60]!r}, which are no JSON ({error})"
         raise DataError(path, problem, "Give a JSON list of texts") from None
 

@@ -16,7 +16,7 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from retro.common.files import read_json
-from retro.common.tokenizers import FILE_NAMES, META
+from retro.common.tokenizers import FILE_NAMES, tokenizer_kind
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _REMEDY = "Run `retro corpus` again"
@@ -36,9 +36,9 @@ def bytes_of_tokens(directory: Path) -> NDArray[np.int64] | None:
     Raises:
         ArtifactError: The tokenizer is missing or damaged.
     """
-    kind = read_json(directory / META, _REMEDY)["kind"]
+    kind = tokenizer_kind(directory)
     path = directory / FILE_NAMES[kind]
-    return _sentencepiece(path) if kind == "sentencepiece" else _huggingface(read_json(path, _REMEDY))
+    return _sentencepiece(path) if kind == "sentencepiece" else _huggingface(read_json(path, _REMEDY, keys_once=False))
 
 
 def _sentencepiece(path: Path) -> NDArray[np.int64]:

@@ -21,10 +21,12 @@ import numpy as np
 import sentencepiece
 import tokenizers
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from retro.common.artifacts import fingerprint
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
+from retro.common.json_text import Count, wrong_type
 from retro.common.pieces import Cut, huggingface_cuts, sentencepiece_cuts
 
 Kind: TypeAlias = Literal["sentencepiece", "huggingface"]
@@ -181,15 +183,36 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         ArtifactError: It is missing, or its bytes are not those that were saved.
     """
     remedy = "Run `retro corpus` again"
-    meta = read_json(directory / META, remedy)
-    if not isinstance(meta, dict) or meta.get("kind") not in FILE_NAMES or not isinstance(meta.get("eod"), int):
-        raise ArtifactError(directory / META, "does not describe a tokenizer", remedy)
+    meta = _read_meta(directory)
     path = directory / FILE_NAMES[meta["kind"]]
     if not path.exists():
         raise ArtifactError(path, "is missing", remedy)
     if sha256_file(path) != meta.get("sha256"):
         raise ArtifactError(path, f"is not the file that {META} describes: its SHA-256 differs", remedy)
     return _CLASSES[meta["kind"]](path, eod=meta["eod"])
+
+
+def tokenizer_kind(directory: Path) -> Kind:
+    """Which kind of tokenizer `save_tokenizer` put into `directory`.
+
+    Raises:
+        ArtifactError: Its description is missing or damaged.
+    """
+    kind: Kind = _read_meta(directory)["kind"]
+    return kind
+
+
+class _Meta(TypedDict):
+    kind: Kind
+    eod: Count
+
+
+def _read_meta(directory: Path) -> dict[str, Any]:
+    path, remedy = directory / META, "Run `retro corpus` again"
+    meta: dict[str, Any] = read_json(path, remedy, Any)
+    if wrong_type(meta, _Meta) is not None:
+        raise ArtifactError(path, "does not describe a tokenizer", remedy)
+    return meta
 
 
 def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | None = None) -> Tokenizer:

@@ -15,7 +15,8 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-from retro.common.files import sha256_file
+from retro.common.errors import ArtifactError
+from retro.common.files import read_json, sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def _state(status: os.stat_result) -> tuple[int, int, int]:
 def _sha256_of(file: Path, size: int, changed_ns: int, inode: int) -> str:
     memory = file.parent / VERIFIED
     remembered = _read(memory).get(file.name)
-    if remembered is not None and remembered[:3] == [size, changed_ns, inode]:
+    if remembered is not None and remembered[:3] == [size, changed_ns, inode] and len(remembered) == 4:
         return str(remembered[3])
     found = sha256_file(file)
     if abs(time.time() - changed_ns / 1e9) > SETTLED_S and os.access(file.parent, os.W_OK):
@@ -63,11 +64,11 @@ def _write(memory: Path, known: dict[str, list[int | str]]) -> None:
 
 
 def _read(memory: Path) -> dict[str, list[int | str]]:
-    try:
-        known: dict[str, list[int | str]] = json.loads(memory.read_text("utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(memory):
         return {}
-    except ValueError:
-        log.warning("%s is damaged; what it remembers is found again", memory)
+    try:
+        known: dict[str, list[int | str]] = read_json(memory, "It is written again", dict[str, list[int | str]])
+    except ArtifactError as error:
+        log.warning("%s", error)
         return {}
     return known

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from retro.common.files import read_json
-from retro.common.tokenizers import META
+from retro.common.tokenizers import tokenizer_kind
 from retro.corpus.config import CorpusConfig, SourceConfig, TokenizerConfig
 from retro.db.reader import ChunkDatabase
 
@@ -30,7 +29,7 @@ def corpus_config(databases: Sequence[ChunkDatabase], source: str, path: Path) -
     same = [one for config in configs for one in config.sources if one.name == source]
     keys = same[-1].model_dump(include=_READ_AS) if same else {}
     first = databases[0].corpus.directory / "tokenizer"
-    kind = read_json(first / META, "Run `retro corpus` again")["kind"]
+    kind = tokenizer_kind(first)
     tokenizer = TokenizerConfig(kind=kind, path=first.resolve(), eod_token=configs[0].tokenizer.eod_token)
     return configs[0].model_copy(
         update={

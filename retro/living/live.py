@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from retro.common.blocks import ranges
 from retro.common.errors import DataError
 from retro.common.files import atomic_path
 from retro.common.hdf5 import new_file, write_columns
-from retro.common.tokenizers import FILE_NAMES, META
+from retro.common.tokenizers import FILE_NAMES, META, tokenizer_kind
 from retro.corpus.documents import document_line
 from retro.corpus.reader import DOCUMENTS_FILE, SPLITS, STAGE
 from retro.corpus.split import stream_orders
@@ -132,8 +131,7 @@ def _split_of(database: ChunkDatabase, source: LiveSource) -> NDArray[np.uint8]:
 
 
 def _copy_tokenizer(directory: Path, out: Path) -> list[str]:
-    meta = json.loads((directory / META).read_text(encoding="utf-8"))
-    names = [META, FILE_NAMES[meta["kind"]]]
+    names = [META, FILE_NAMES[tokenizer_kind(directory)]]
     for name in names:
         with atomic_path(out / "tokenizer" / name) as temporary:
             shutil.copyfile(directory / name, temporary)

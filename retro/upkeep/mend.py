@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
 
 from retro.common.block_work import BLOCKS_FILE, BlockWork
 from retro.common.errors import ArtifactError
-from retro.common.files import fsync, sha256_file, temporary_path
+from retro.common.files import fsync, read_json, sha256_file, temporary_path
 from retro.common.hdf5 import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -69,8 +68,8 @@ def name_blocks(work: BlockWork, damaged: Sequence[int]) -> str:
 def _recorded(work: BlockWork) -> list[str]:
     path = work.directory / BLOCKS_FILE
     try:
-        checksums: list[str] = json.loads(path.read_text("utf-8"))[work.store.directory.name]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        log.warning("%s does not say which block is which", path)
+        recorded: dict[str, list[str]] = read_json(path, "Which block is which is not known", dict[str, list[str]])
+    except ArtifactError as error:
+        log.warning("%s", error)
         return []
-    return checksums
+    return recorded.get(work.store.directory.name, [])

@@ -61,7 +61,7 @@ def _stage_status(one: Stage, config: RunConfig, compare_settings: bool) -> list
         return [_complete(one, directory, config, compare_settings)]
     plans = sorted((directory / WORKERS).glob("*.json"))
     if plans:
-        return [_building(one, directory, path) for path in plans]
+        return [_building_or_broken(one, directory, path) for path in plans]
     if one.trains and any(directory.rglob("log.jsonl")):
         return [_training(one, directory, config)]
     return [Status(stage=one.name, state="missing", note=f"retro {one.name} makes it")]
@@ -86,6 +86,13 @@ def _require_settings(directory: Path, manifest: Manifest, config: RunConfig) ->
     settings = getattr(getattr(config, manifest.stage, None), "shaping", None)
     if settings is not None and stage(manifest.stage).blocks:
         require_same_config(directory, manifest, settings)
+
+
+def _building_or_broken(one: Stage, directory: Path, path: Path) -> Status:
+    try:
+        return _building(one, directory, path)
+    except ArtifactError as error:
+        return Status(stage=one.name, state="broken", note=str(error))
 
 
 def _building(one: Stage, directory: Path, path: Path) -> Status:

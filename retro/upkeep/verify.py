@@ -149,7 +149,11 @@ class Verification:
         return open_work(self.config)
 
     def _blocks(self, path: Path) -> None:
-        plan = Plan.read(path)
+        try:
+            plan = Plan.read(path)
+        except ArtifactError as error:
+            self.found.problems.append(str(error))
+            return
         store = plan.store(path.parent.parent)
         for number in sorted(store.present()):
             self.found.blocks += 1

@@ -98,7 +98,7 @@ def test_a_missing_manifest_says_which_stage_to_run(tmp_path: Path) -> None:
         (lambda d: (d / "data.bin").unlink(), "data.bin: is missing"),
         (lambda d: (d / "data.bin").write_bytes(b"012"), "has 3 bytes, its manifest says 10"),
         (lambda d: (d / "manifest.json").write_text("{"), "is not valid JSON"),
-        (lambda d: (d / "manifest.json").write_text("[]"), "is not a manifest"),
+        (lambda d: (d / "manifest.json").write_text("[]"), "needed is: an object"),
         (
             lambda d: write_manifest(d, Manifest(stage="index", config={}, parents={})),
             "belongs to stage 'index', not 'db'",

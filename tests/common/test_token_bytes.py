@@ -99,7 +99,7 @@ def test_words_have_no_bytes_of_their_own(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"tokenizer_meta\.json: is missing"):
         bytes_of_tokens(tmp_path)
-    write_json(tmp_path / "tokenizer_meta.json", {"kind": "huggingface"})
+    write_json(tmp_path / "tokenizer_meta.json", {"kind": "huggingface", "eod": 0})
     with pytest.raises(ArtifactError, match=r"tokenizer\.json: is missing"):
         bytes_of_tokens(tmp_path)
-    assert json.loads((tmp_path / "tokenizer_meta.json").read_text()) == {"kind": "huggingface"}
+    assert json.loads((tmp_path / "tokenizer_meta.json").read_text()) == {"kind": "huggingface", "eod": 0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from retro.common.errors import DataError
 from retro.common.json_items import OnBad, json_items, load_json, read_text
+from retro.common.json_text import JsonError, parse_json
 from retro.common.qa_data import Question
 from retro.sft.convert.documents import Documents
 from retro.sft.convert.items import BadItemError, Converted, Format, Found, Options
@@ -101,8 +101,8 @@ def _whole(path: Path, text: str) -> dict[str, Any] | None:
     first, _, rest = text.lstrip().partition("\n")
     if rest.strip():
         try:
-            json.loads(first)
-        except (ValueError, RecursionError):
+            parse_json(first)
+        except JsonError:
             # The object goes on in the next line.
             return dict(load_json(path, text))
         return None
