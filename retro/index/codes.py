@@ -2,7 +2,8 @@
 
 Encoding is what adding to an index costs: finding the list of a vector among all centroids, and quantizing it. An empty
 trained index does it for any rows without the others, so blocks of codes are made side by side; putting them into lists
-is a copy. The index has the same bytes as if one process had added all vectors in order.
+is a copy. The index has the same bytes as if one process had added all vectors in order: both ways turn each vector
+into its code by itself, whatever stands beside it.
 """
 
 # Dims in this file. N vectors   D dimension   W bytes of a code, its list number included
@@ -10,6 +11,7 @@ is a copy. The index has the same bytes as if one process had added all vectors 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,11 @@ from numpy.typing import NDArray
 from retro.common.blocks import Block
 from retro.common.progress import Progress
 from retro.index.faiss_loader import load_faiss
+from retro.index.threads import side_by_side, transformed, vector_by_vector
 
 CODES = "codes"
 _ENCODED_AT_ONCE = 4096
+_PART = 512
 _KINDS = ("IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFRaBitQ")
 """Exactly these; FastScan indexes derive from some of them, and their lists hold codes of several vectors in one."""
 
@@ -49,12 +53,20 @@ def encode(index: Any, vectors_ND: NDArray[Any], advance: Callable[[int], None])
     Returns:
         A block with uint8 [N, W] `codes`.
     """
+    faiss = load_faiss()
     codes_NW = np.empty((len(vectors_ND), index.sa_code_size()), dtype=np.uint8)
-    for start in range(0, len(vectors_ND), _ENCODED_AT_ONCE):
-        some = np.ascontiguousarray(vectors_ND[start : start + _ENCODED_AT_ONCE], dtype=np.float32)
-        # The outer index: its transforms are applied on the way.
-        codes_NW[start : start + len(some)] = index.sa_encode(some)
-        advance(len(some))
+
+    def encode_from(first: int, part: slice) -> None:
+        part = slice(first + part.start, first + part.stop)
+        some = np.ascontiguousarray(vectors_ND[part], dtype=np.float32)
+        lists, ready = transformed(faiss, index, some)
+        codes_NW[part] = lists.sa_encode(ready)
+
+    with vector_by_vector(faiss):
+        for start in range(0, len(vectors_ND), _ENCODED_AT_ONCE):
+            count = min(_ENCODED_AT_ONCE, len(vectors_ND) - start)
+            side_by_side(faiss, partial(encode_from, start), count, _PART)
+            advance(count)
     return Block({CODES: codes_NW})
 
 

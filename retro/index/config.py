@@ -136,7 +136,8 @@ class IndexConfig(StageConfig):
     since Faiss's GPU indexes cannot be restricted to some of their rows."""
 
     reproducible: bool = True
-    """Build HNSW graphs on one thread, because their shape depends on the order in which threads take turns."""
+    """Give the same bytes on any number of threads: build HNSW graphs and learn rotations on one, and cluster by
+    comparing vector by vector, which takes two to three times as long as by matrix products."""
 
     shards: PositiveInt = 1
     """Faiss files to divide the index into, each with consecutive chunks. What is found stays the same, but that

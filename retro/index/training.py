@@ -9,8 +9,7 @@ them is built on one: the shape of an HNSW graph depends on the order in which t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from retro.common.errors import ConfigError, DependencyError
 from retro.index.faiss_loader import load_faiss
 from retro.index.policy import SETTING, is_graph
+from retro.index.threads import apply_each, on_one_thread, vector_by_vector
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def train_index(
         factory: Its factory string.
         vectors_SD: The training sample, of any float type.
         device: Where the coarse centroids are clustered.
-        reproducible: Build graphs on one thread.
+        reproducible: Give the same bytes on any number of threads.
 
     Raises:
         ConfigError: Faiss cannot train such an index on these vectors.
@@ -47,8 +47,10 @@ def train_index(
         return
     where = f"{gpus} GPUs" if gpus else "the CPU"
     log.info("index: training %s on %d vectors, its centroids on %s", factory, len(vectors_SD), where)
+    faiss = load_faiss()
     try:
-        _train(load_faiss(), index, np.ascontiguousarray(vectors_SD, dtype=np.float32), gpus, reproducible)
+        with vector_by_vector(faiss) if reproducible else nullcontext():
+            _train(faiss, index, np.ascontiguousarray(vectors_SD, dtype=np.float32), gpus, reproducible)
     except RuntimeError as error:
         raise ConfigError(SETTING, factory, f"cannot be trained ({reason(error)}); use 'auto'") from None
 
@@ -73,8 +75,9 @@ def _train(faiss: Any, index: Any, vectors_SD: Float32, gpus: int, reproducible:
         for place in range(part.chain.size()):
             step = faiss.downcast_VectorTransform(part.chain.at(place))
             if not step.is_trained:
-                step.train(vectors_SD)
-            vectors_SD = step.apply(vectors_SD)
+                with on_one_thread(faiss, when=reproducible):
+                    step.train(vectors_SD)
+            vectors_SD = apply_each(faiss, step, vectors_SD) if reproducible else step.apply(vectors_SD)
         _train(faiss, part.index, vectors_SD, gpus, reproducible)
     elif isinstance(part, faiss.IndexRefine):
         _train(faiss, part.base_index, vectors_SD, gpus, reproducible)
@@ -102,21 +105,6 @@ def _train_lists(faiss: Any, index: Any, vectors_SD: Float32, gpus: int, reprodu
         if not quantizer.is_trained:
             quantizer.train(centroids)
         quantizer.add(centroids)
-
-
-@contextmanager
-def _one_thread(faiss: Any) -> Iterator[None]:
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def on_one_thread(faiss: Any, *, when: bool) -> Any:
-    """A context in which Faiss runs on one thread, if `when`."""
-    return _one_thread(faiss) if when else nullcontext()
 
 
 def reason(error: BaseException) -> str:

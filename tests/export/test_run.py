@@ -142,8 +142,12 @@ def test_weights_over_the_limit_are_loaded_from_several_files(tmp_path: Path) ->
     one = load(export(path, tmp_path / "one"))
     many = load(export(path, tmp_path / "many", file_limit=20_000))
     assert len(list((tmp_path / "many").glob("model-*-of-*.safetensors"))) > 2
+    weights = one.state_dict()
+    assert list(many.state_dict()) == list(weights)
+    assert all(torch.equal(weight, weights[name]) for name, weight in many.state_dict().items())
     inputs = tiny_inputs(12)
-    assert torch.equal(many(*inputs.args()).logits, one(*inputs.args()).logits)
+    # Not bit for bit: where a weight lies in memory decides which kernel multiplies it on some processors.
+    torch.testing.assert_close(many(*inputs.args()).logits, one(*inputs.args()).logits, rtol=1e-6, atol=1e-6)
 
 
 def card(folder: Path) -> str:
