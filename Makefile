@@ -1,82 +1,100 @@
-# `make quickstart` walks the whole road on real text, `make test` checks the code. Each works alone on a Linux machine
-# that has Python 3.11, bash and make: both first make .venv, with the exact versions of constraints.txt.
+# `make quickstart` runs the whole pipeline on real text, `make test` checks the code. Each works alone on a Linux machine
+# that has bash, make and Python 3.11, 3.12 or 3.13 with venv: both first make .venv, with the exact versions of locks/.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3.11
+# The first of these that is Python 3.11 to 3.13 and can make an environment.
+PYTHON ?= python3 python3.13 python3.12 python3.11
 VENV ?= .venv
+TORCH ?= $(shell cat locks/torch.txt)
 # Where torch comes from when pip's own sources do not have the CPU build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH ?= $(shell grep '^torch==' constraints.txt)
-EXTRAS := quickstart,milvus-lite,eval,serve,dev
 
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-LOCK := build/lock
+QUICKSTART := $(VENV)/.quickstart
+TEST := $(VENV)/.test
+# Pip looks for everything in the lock and nothing else: no resolution, and no file with another SHA-256. Modules are
+# compiled when they are first imported: pip would compile all 20,000, of which a run imports a few thousand.
+LOCKED := --no-deps --no-compile --require-hashes
 
-.PHONY: help quickstart test lint format lock clean
+.PHONY: help quickstart quickstart-env test test-env lint format lock clean
 
 help:  ## Show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
-quickstart: $(INSTALLED)  ## Corpus to answers on Python's own documentation; leaves runs/quickstart/report.html
-	@PATH="$(abspath $(BIN)):$$PATH" bash tools/retro/examples/quickstart.sh
+quickstart: $(QUICKSTART)  ## Corpus to answers on Python's own documentation; leaves runs/quickstart/report.html
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/retro/examples/quickstart.sh
 
-# Two processes with one thread each, and a file's tests all in one of them, so that what they share is made once. On two
-# cores 2,850 tests take about 8 minutes; those of tests/parallel start up to four processes of their own.
+quickstart-env: $(QUICKSTART)  ## Only make .venv, as `make quickstart` needs it
+
+# Two processes with one thread each, and a file's tests all in one of them, so that what they share is made once. Those
+# of tests/parallel start up to four processes of their own.
 test: lint  ## Everything that must pass: lint, then all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses 2 --dist loadfile
 
-lint: $(INSTALLED)  ## ruff and mypy, changing nothing
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy
+test-env: $(TEST)  ## Only make .venv, as `make test` needs it
 
-format: $(INSTALLED)  ## Let ruff format the code and mend what it can
-	$(BIN)/python -m ruff format .
-	$(BIN)/python -m ruff check --fix .
+lint: $(TEST)  ## ruff and mypy, changing nothing
+	"$(BIN)/python" -m ruff check .
+	"$(BIN)/python" -m ruff format --check .
+	"$(BIN)/python" -m mypy
 
-lock:  ## Resolve all versions anew into constraints.txt (a newer torch: make lock TORCH=torch==X.Y.Z+cpu)
-	@$(call require_python)
-	rm -rf $(LOCK)
-	$(PYTHON) -m venv $(LOCK)
-	$(call install,$(LOCK)/bin/python,)
-	{ sed '/^[^#]/,$$d' constraints.txt; $(LOCK)/bin/python -m pip freeze --all --exclude pip --exclude instruct-retro; } \
-	  > $(LOCK)/constraints.txt
-	mv $(LOCK)/constraints.txt constraints.txt
-	rm -rf $(LOCK)
+format: $(TEST)  ## Let ruff format the code and mend what it can
+	"$(BIN)/python" -m ruff format .
+	"$(BIN)/python" -m ruff check --fix .
+
+lock:  ## Resolve the versions in locks/ again, after a change in pyproject.toml; newest ones: tools/lock.sh --upgrade
+	bash tools/lock.sh
 
 clean:  ## Remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find retro tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Written last. An environment without it was cut short and may hold half a package that pip takes for whole, so it is
 # made from nothing; one that is only older than its inputs is brought up to date.
-$(INSTALLED): pyproject.toml constraints.txt
-	@$(call require_python)
-	@echo "Installing into $(VENV): about 2.3 GB, a minute or two on a fast line"
-	@test -f $@ || $(PYTHON) -m venv --clear $(VENV)
-	@rm -f $@
-	$(call install,$(BIN)/python,--constraint constraints.txt)
-	$(BIN)/python -m pip check
-	touch $@
+$(QUICKSTART): pyproject.toml locks/quickstart.txt locks/torch.txt
+	@python=$$($(find_python)) && { test -f "$@" || "$$python" -m venv --clear "$(VENV)"; }
+	@rm -f "$@"
+	@echo "make: installing into $(VENV) what the quickstart needs: $(QUICKSTART_SIZE)"
+	@$(install_torch)
+	"$(BIN)/python" -m pip install $(LOCKED) --only-binary :all: --requirement locks/quickstart.txt
+	"$(BIN)/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
+	"$(BIN)/python" -m pip check
+	@touch "$@"
 
-# The lock holds for one Python only; another would resolve to other wheels.
-define require_python
-$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null || { \
-	  echo "make: '$(PYTHON)' is no Python 3.11 with venv and pip, which constraints.txt is made for." \
-	    "Install it (Debian, Ubuntu: python3.11 and python3.11-venv)," \
-	    "or say where it is: make test PYTHON=/path/to/python3.11" >&2; exit 2; }
+$(TEST): $(QUICKSTART) locks/test.txt
+	@echo "make: adding to $(VENV) what the tests need: $(TEST_SIZE)"
+	@rm -f "$@"
+	"$(BIN)/python" -m pip install $(LOCKED) --no-build-isolation --requirement locks/test.txt
+	"$(BIN)/python" -m pip check
+	@touch "$@"
+
+# Measured with an empty cache on Linux x86-64, Python 3.11: what pip downloads, and what then lies in .venv.
+QUICKSTART_SIZE := about 460 MB to download, 1.4 GB on disk
+TEST_SIZE := about 250 MB more to download, 0.9 GB on disk
+
+define find_python
+{ for one in $(PYTHON); do \
+	    "$$one" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null \
+	      && { command -v "$$one"; exit 0; }; \
+	  done; \
+	  echo "make: none of these is Python 3.11, 3.12 or 3.13 with venv and pip: $(PYTHON)." \
+	    "Install one (Debian, Ubuntu: the packages python3 and python3-venv)," \
+	    "or say where it is: make test PYTHON=/path/to/python3.12" >&2; exit 2; }
 endef
 
-# $(1): python of the environment, $(2): more options for pip. The CPU build of torch goes first and alone: left to the
-# dependencies, pip would take the CUDA build from PyPI, with 19 packages of CUDA libraries.
-define install
-$(1) -m pip install --quiet --no-deps "$(TORCH)" 2> /dev/null \
-	  || $(1) -m pip install --quiet --no-deps --index-url "$(TORCH_INDEX)" "$(TORCH)"
-	$(1) -m pip install --quiet $(2) hatchling editables "setuptools>=80"
-	$(1) -m pip install --quiet $(2) --no-build-isolation --editable ".[$(EXTRAS)]"
+# The CPU build of torch goes first and alone: left to the dependencies, pip would take the CUDA build from PyPI, with 19
+# packages of CUDA libraries. Another TORCH, without +cpu, is that build: its packages come with it.
+define install_torch
+torch=("$(BIN)/python" -m pip install --no-compile $(if $(findstring +cpu,$(TORCH)),--no-deps) "$(TORCH)"); \
+	echo "$${torch[*]}"; \
+	"$${torch[@]}" 2> "$(VENV)/torch.log" || { \
+	  echo "make: pip's own sources do not give it: $$(grep '^ERROR' "$(VENV)/torch.log" | tail -n 1). Trying $(TORCH_INDEX)"; \
+	  "$${torch[@]}" --index-url "$(TORCH_INDEX)" || { \
+	    echo "make: $(TORCH) could be installed neither from pip's own sources nor from $(TORCH_INDEX)." \
+	      "Say where it lies, with TORCH_INDEX=... or PIP_FIND_LINKS=...," \
+	      "or take the CUDA build, which is some GB larger: make TORCH=torch==2.13.0" >&2; exit 2; }; }
 endef
