@@ -160,9 +160,13 @@ def search_index(index: Any, vectors_QD: NDArray[np.float32], k: int, rows: Rows
         flat = faiss.downcast_index(index)
         stored_ND = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
         return exact_hits(stored_ND, vectors_QD, k, rows)
-    parameters = _parameters(faiss, index, selector_of(rows), settings)
-    queries_QD = _float32(vectors_QD)
-    scores_QK, ids_QK = _in_parts(faiss, lambda part: index.search(queries_QD[part], k, params=parameters), queries_QD)
+    behind, queries_QD = transformed(faiss, index, _float32(vectors_QD))
+    parameters = _parameters(faiss, behind, selector_of(rows), settings)
+    # A query finds the same, whichever others are asked beside it.
+    with vector_by_vector(faiss):
+        scores_QK, ids_QK = _in_parts(
+            faiss, lambda part: behind.search(queries_QD[part], k, params=parameters), queries_QD
+        )
     scores_QK[ids_QK < 0] = -np.inf
     return ids_QK, scores_QK
 
