@@ -67,7 +67,8 @@ def settings_of(changes: dict[str, Any]) -> tuple[ModelShape, TrainConfig]:
     """The shape of a case, and how it is trained."""
     changes = dict(changes)
     batch = changes.pop("micro_batch", BATCH)
-    train = TrainConfig(micro_batch=batch, global_batch=batch, recompute=changes.pop("recompute", "none"))
+    recompute = changes.pop("recompute", "none")
+    train = TrainConfig(micro_batch=batch, global_batch=batch, recompute=recompute, precision="float32")
     return ModelShape(model=ModelConfig(**(BASE | changes)), vocabulary=VOCABULARY, chunk_length=CHUNK), train
 
 

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.results import machine, median, write
+from retro.common.precision import choose
 from retro.corpus import build as corpus_build
 from retro.corpus.config import CorpusConfig
 from retro.corpus.reader import Corpus
@@ -33,7 +34,7 @@ from retro.db import build as db_build
 from retro.db.config import DbConfig
 from retro.db.reader import ChunkDatabase
 from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
-from retro.index.devices import device, resolve_dtype
+from retro.index.devices import device
 from retro.index.embeddings import chunk_texts, sample_rows
 from retro.index.neural import SentenceTransformersEmbedder
 from retro.index.weights import find_model
@@ -99,7 +100,7 @@ def compare(texts: list[str], rounds: int, settings: dict[str, Any]) -> dict[str
             rates[f"{name}_wall"].append(len(some) / wall)
     near = {name: nearest(np.concatenate(parts)) for name, parts in vectors.items()}
     return {
-        "chunks": len(texts), "rounds": rounds, "dtype": resolve_dtype(config.dtype), "device": device(),
+        "chunks": len(texts), "rounds": rounds, "dtype": choose(config.precision).precision, "device": device(),
         "rates": rates, "same_top_2": agreement(near["peer"], near["ours"]),
         "ratio_cpu": median([a / b for a, b in zip(rates["ours_cpu"], rates["peer_cpu"], strict=True)]),
         "ratio_wall": median([a / b for a, b in zip(rates["ours_wall"], rates["peer_wall"], strict=True)]),

@@ -54,7 +54,7 @@ SHAPE = ModelShape(
 def run_case(name: str, steps: int) -> dict[str, Any]:
     """Processor seconds of each step, trained weights, and bytes of memory and of a checkpoint."""
     torch.set_num_threads(1)
-    train = TrainConfig(micro_batch=1, global_batch=1, **CASES[name])
+    train = TrainConfig(micro_batch=1, global_batch=1, precision="float32", **CASES[name])
     engine = build_engine(SHAPE, train, ParallelConfig())
     seconds = []
     with Feed(RandomSource(SHAPE), SHAPE, engine.chunks, 1) as feed:

@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace, *, retrieval: bool) -> list[dict[str, A
     """A row for each case of one model."""
     settings = find_size(options.size).settings | {"sequence_length": options.sequence, "retrieval": retrieval}
     shape = ModelShape(model=ModelConfig(**settings), vocabulary=VOCABULARY, chunk_length=CHUNK)
-    config = TrainConfig(micro_batch=1, global_batch=1, steps=1000)
+    config = TrainConfig(micro_batch=1, global_batch=1, steps=1000, precision="float32")
     engine = build_engine(shape, config, ParallelConfig())
     found = cases(shape, engine, options)
     for round_ in range(options.rounds + 1):

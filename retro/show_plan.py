@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from retro.common.errors import ConfigError
+from retro.common.precision import choose
 from retro.common.terminal import output
 from retro.model.config import ModelShape
 from retro.model.sizes import find_size
@@ -22,7 +23,9 @@ def show_dry_run(config: RunConfig) -> None:
     shape = shape_of(config)
     world = int(os.environ.get("WORLD_SIZE", str(config.parallel.model_ranks)))
     require_processes(config.parallel, world)
-    plan = make_plan(shape, config.train, config.parallel, gpus=world)
+    # What it would compute in here: a dry run is of this machine.
+    train = config.train.model_copy(update={"precision": choose(config.train.precision).precision})
+    plan = make_plan(shape, train, config.parallel, gpus=world)
     output.say(*show.header(plan, find_size(config.model.size).source))
     output.say(*show.layer_lines(shape))
     output.table(show.parts(plan), show.memory(plan))

@@ -12,6 +12,8 @@ from retro.common.terminal import output
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# So `precision: auto` is float32 in tests and in the processes they start, whatever the CPU: their numbers are of that.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 # No test asserts a time, on a busy machine least of all.
 settings.register_profile("untimed", deadline=None)

@@ -16,7 +16,7 @@ from retro.common.errors import DataError, DependencyError
 from retro.common.terminal import Terminal
 from retro.doctor import machine, packages
 from retro.doctor.finding import Finding
-from retro.index import devices, faiss_loader, weights
+from retro.index import faiss_loader, weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +44,7 @@ def install(site: Path, distribution: str, version: str, *files: str) -> None:
 
 def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Hide everything that is installed."""
-    for name in ("torch", "faiss", "megatron", "apex", "transformer_engine", "retro.index.devices"):
+    for name in ("torch", "faiss", "megatron", "apex", "transformer_engine"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
 
@@ -199,10 +199,12 @@ def test_fewer_threads_than_cores_are_noted(monkeypatch: pytest.MonkeyPatch) -> 
     assert machine.cores().found.endswith("usable, but OMP_NUM_THREADS=1")
 
 
-def test_a_processor_without_bfloat16_is_advised_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "resolve_dtype", lambda wanted: "float32")
-    monkeypatch.setattr(devices, "device", lambda: "cpu")
-    assert machine.bfloat16().advice == "Leave train.precision at float32 here"
+def test_a_processor_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2\n", encoding="utf-8")
+    monkeypatch.setattr("retro.common.precision.CPUINFO", tmp_path / "cpuinfo")
+    found = machine.precision()
+    assert found.found == "auto is float32, since this CPU has none of amx_bf16, avx512_bf16, bf16"
+    assert found.advice.startswith("Leave it at auto: training in bfloat16 takes about 20 times as long as in float32")
 
 
 def test_memory_is_what_the_container_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     packages.retro_import,
     packages.embedder,
     machine.cores,
-    machine.bfloat16,
+    machine.precision,
     machine.memory,
     machine.disk,
 )

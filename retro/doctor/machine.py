@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from retro.common.precision import choose, find_hardware
 from retro.doctor.finding import Finding
 
 GIB = 2**30
@@ -33,17 +34,12 @@ def cores() -> Finding:
     return Finding("cores", "ok", found)
 
 
-def bfloat16() -> Finding:
-    """Whether the processor multiplies bfloat16; `auto` precision goes by that."""
-    try:
-        from retro.index.devices import device, resolve_dtype
-    except (ImportError, OSError):
-        return Finding("bfloat16", "note", "unknown without torch")
-    where = "CPU" if device() == "cpu" else "GPU"
-    if resolve_dtype("auto") == "bfloat16":
-        return Finding("bfloat16", "ok", f"in the {where}'s hardware; embedding takes it by itself")
-    found = f"not in the {where}'s hardware; embedding uses float32"
-    return Finding("bfloat16", "ok", found, "Leave train.precision at float32 here")
+def precision() -> Finding:
+    """What `precision: auto` is here, and why."""
+    choice, asked_for = choose("auto"), choose("bfloat16")
+    found = f"auto is {choice.precision}, since {find_hardware().said}"
+    advice = f"Leave it at auto: {asked_for.cost}" if asked_for.cost else ""
+    return Finding("precision", "ok", found, advice)
 
 
 def memory() -> Finding:

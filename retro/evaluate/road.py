@@ -111,6 +111,7 @@ def run_section(run: RunSummary) -> str:
         "directory": str(run.run_dir),
         "corpus fingerprint": corpus.fingerprint if corpus else "no corpus",
         **{f"{key}": value for key, value in run.machine.items()},
+        **dict(_precisions(run)),
     }
     settings = "".join(_settings(run, stage) for stage in run.stages)
     return (
@@ -119,6 +120,14 @@ def run_section(run: RunSummary) -> str:
         f'<div class="panel"><h3>Versions</h3>{_facts(run.versions)}</div></div>'
         f'<div class="panel" style="margin-top:1rem"><h3>Settings of each stage</h3>{settings}</div></section>'
     )
+
+
+def _precisions(run: RunSummary) -> Iterator[tuple[str, str]]:
+    """What each stage computed in, and why, as its report says."""
+    for stage in run.stages:
+        computed, reason = (stage.report.get(name) for name in ("precision", "precision_reason"))
+        if isinstance(computed, str):
+            yield f"precision of {stage.name}", f"{computed} ({reason})" if isinstance(reason, str) else computed
 
 
 def _facts(facts: Mapping[str, str]) -> str:

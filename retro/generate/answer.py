@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +20,12 @@ from retro.common.tasks import load_task
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
 from retro.generate.ask import Asker, answer_all
-from retro.generate.config import GenerateConfig
+from retro.generate.config import GenerateConfig, with_precision
 from retro.generate.given import find_passages
-from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts
+from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
 from retro.generate.questions import load_questions, slice_bounds
 from retro.generate.ranks import on_first_rank
-from retro.generate.records import covered, header_path, join_slices, plain_name, write_plain
+from retro.generate.records import begun_precision, covered, header_path, join_slices, plain_name, write_plain
 from retro.generate.task_prompt import task_identity
 from retro.generate.tuned import warn_of_other_prompts
 from retro.training import checkpoint
@@ -82,9 +83,11 @@ def run(
     }
     if config.searches:
         identity["database"] = mark_of(db_dir)
-    made = completed(out, STAGE, settings | {"identity": identity}, {"corpus": corpus.manifest})
+    made = completed(out, STAGE, settings | {"identity": identity}, {"corpus": corpus.manifest}, compared=_renamed)
     if made is not None:
         return made
+    config, choice = with_choice(config, begun_precision(out))
+    settings["generate"]["precision"] = choice.precision
     started = time.monotonic()
     config = for_model(config, info)
     warn_of_other_prompts(config, info.path, texts)
@@ -100,7 +103,7 @@ def run(
     )
     passages = find_passages(config, questions, retrieve)
     with run_lock(out, name=f".lock_{config.start}") if config.is_slice else nullcontext():
-        report = answer_all(asker, passages, out)
+        report = answer_all(asker, passages, out) | choice.report
     manifest = Manifest(
         stage=STAGE,
         config=settings | {"identity": identity},
@@ -136,6 +139,10 @@ def _join(asker: Asker, out: Path) -> list[str]:
             name = plain_name(asker.config, asker.task.name, asker.model, setting, (0, len(ids)))
             files.append(write_plain(path, out / name).name)
     return files
+
+
+def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**settings, "generate": with_precision(settings["generate"])}
 
 
 def _whole_is_no_slice(config: GenerateConfig, questions: int) -> GenerateConfig:

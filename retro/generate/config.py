@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
+from retro.common.precision import Precision, renamed, tell_new_name
 
 Setting = Literal[
     "with_passages", "retrieved_passages", "live_retrieval", "gold_passages", "closed_book", "shuffled_passages"
@@ -16,6 +18,11 @@ Setting = Literal[
 
 LEAST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
 """Of a repetition. Beyond them a logit may become infinite, and then there is nothing to choose from."""
+
+
+def with_precision(data: Any) -> Any:
+    """Settings of generation with `precision` where an older toolkit had `bfloat16`, true or false."""
+    return renamed(data, "bfloat16", {True: "bfloat16", False: "float32"})
 
 
 class SamplingConfig(StageConfig):
@@ -139,8 +146,9 @@ class GenerateConfig(StageConfig):
     encoder: bool = True
     """Whether the encoder reads passages. Off for a GPT, or to have passages in the prompt alone."""
 
-    bfloat16: bool = False
-    """Whether to compute in bfloat16: half the memory. For GPUs."""
+    precision: Precision = "auto"
+    """What the model computes in, whatever it was trained in. `auto` is bfloat16 on a GPU that has it and on CPUs with
+    amx_bf16 or avx512_bf16, else float32; answers that were begun go on in what they were begun in."""
 
     plain_output: bool = False
     """Whether to write predictions as the original tools do too: one line a question, in
@@ -152,6 +160,13 @@ class GenerateConfig(StageConfig):
 
     count: PositiveInt | None = None
     """How many questions to answer; None: all from `start` on."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_name(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "bfloat16" in data:
+            tell_new_name("generate.bfloat16", "generate.precision")
+        return with_precision(data)
 
     @model_validator(mode="after")
     def _consistent(self) -> GenerateConfig:

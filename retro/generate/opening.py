@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import ConfigError, require
+from retro.common.precision import Choice, choose, is_bfloat16
 from retro.common.tasks.task import Task
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
@@ -66,6 +67,19 @@ def prompt_texts(config: GenerateConfig, task: Task) -> PromptTexts:
     return texts
 
 
+def with_choice(config: GenerateConfig, begun: str | None = None) -> tuple[GenerateConfig, Choice]:
+    """The config with the precision that the first process chooses, and tells in its log, in place of `auto`.
+
+    Args:
+        config: As it was given.
+        begun: What answers were begun in, if any were.
+    """
+    choice = parallel.from_first(choose(config.precision, begun=begun))
+    if parallel.rank() == 0:
+        choice.tell("generate.precision")
+    return config.model_copy(update={"precision": choice.precision}), choice
+
+
 def open_engine(
     config: GenerateConfig,
     layout: ParallelConfig,
@@ -77,7 +91,7 @@ def open_engine(
     """The engine, and its search where one is needed: the first rank opens the index, for all.
 
     Args:
-        config: Passages, precision, how many are answered at once.
+        config: Passages, the precision that was chosen, how many are answered at once.
         layout: Processes. Without a launcher one process holds the whole model, whatever this says.
         info: The checkpoint.
         corpus: The corpus whose tokenizer it was trained with.
@@ -91,7 +105,7 @@ def open_engine(
     """
     require_tokenizer(info, corpus)
     layout = layout if parallel.world_size() > 1 else ParallelConfig()
-    decoder = open_decoder(info.path, layout, corpus.tokenizer.eod, bfloat16=config.bfloat16)
+    decoder = open_decoder(info.path, layout, corpus.tokenizer.eod, bfloat16=is_bfloat16(config.precision))
     retrieve = None
     if config.searches:
         most = max(config.passages, config.contexts_in_prompt)

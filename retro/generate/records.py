@@ -15,7 +15,7 @@ from typing import Any
 from retro.common.answers import Answer, answer_line, read_answers
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, no_space_is_an_artifact_error, read_json, write_json
-from retro.generate.config import GenerateConfig
+from retro.generate.config import GenerateConfig, with_precision
 
 _REDO = "Use another run_dir, or delete it to answer anew"
 
@@ -100,11 +100,20 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
             raise ArtifactError(path, f"has no {beside.name} that says what made it", _REDO)
         write_json(beside, dict(header))
         return
-    known = read_json(beside, _REDO)
+    known = with_precision(read_json(beside, _REDO))
     if known != header:
         keys = sorted(key for key in {*known, *header} if known.get(key) != header.get(key))
         changes = "; ".join(f"{key} was {_short(known.get(key))}, now {_short(header.get(key))}" for key in keys[:3])
         raise ArtifactError(path, f"was begun with other settings: {changes}", _REDO)
+
+
+def begun_precision(directory: Path) -> str | None:
+    """What the first answer file of a stage was computed in; None where there is none yet."""
+    for beside in sorted(directory.glob("*.header.json")):
+        header = with_precision(read_json(beside, _REDO))
+        if isinstance(header, dict) and "precision" in header:
+            return str(header["precision"])
+    return None
 
 
 def _short(value: object) -> str:
@@ -158,7 +167,7 @@ def _slices(directory: Path, setting: str) -> list[tuple[int, int, Path]]:
 
 
 def _common_header(path: Path) -> dict[str, Any]:
-    header: dict[str, Any] = read_json(header_path(path), _REDO)
+    header: dict[str, Any] = with_precision(read_json(header_path(path), _REDO))
     return {key: value for key, value in header.items() if key not in ("start", "count")}
 
 

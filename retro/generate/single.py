@@ -16,7 +16,7 @@ from retro.corpus.reader import Corpus
 from retro.generate.ask import Asker, build_requests, record
 from retro.generate.config import GenerateConfig, Setting
 from retro.generate.given import find_passages
-from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts
+from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
 from retro.generate.tuned import warn_of_other_prompts
 from retro.training.config import ParallelConfig
 
@@ -69,7 +69,7 @@ def answer_one(
     setting = _SETTINGS[passages_from]
     info, corpus = find_checkpoint(config, places.checkpoint), Corpus.open(places.corpus)
     config = config.model_copy(update={"settings": (setting,), "start": 0, "count": None})
-    config = for_model(config, info)
+    config, _ = with_choice(for_model(config, info))
     task = load_task(config.task)
     texts = prompt_texts(config, task)
     warn_of_other_prompts(config, info.path, texts)

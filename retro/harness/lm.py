@@ -53,7 +53,14 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     """A Retro model; see the harness's own LM for what its methods mean."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, *, sequence_length: int, reading: Reading = None, seed: int = 1234
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        sequence_length: int,
+        reading: Reading = None,
+        seed: int = 1234,
+        precision: str = "float32",
     ) -> None:
         """Wrap an engine.
 
@@ -63,10 +70,12 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             sequence_length: Most tokens of context and continuation together.
             reading: What the encoder reads; None: nothing.
             seed: Of tasks that draw tokens; each request has a stream of its own.
+            precision: What the engine computes in, for the results.
         """
         super().__init__()
         self.engine, self.tokens = engine, tokenizer
         self.sequence_length, self.reading, self.seed = sequence_length, reading, seed
+        self.precision = precision
 
     @property
     def eot_token_id(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from retro.common.errors import ConfigError, DependencyError
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
-from retro.generate.opening import find_checkpoint, for_model, open_engine
+from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
 from retro.generate.request import LiveRetrieval
 from retro.training.config import ParallelConfig
 
@@ -82,6 +82,7 @@ def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none",
     corpus = Corpus.open(places.corpus)
     info = find_checkpoint(asked, places.checkpoint)
     for_model(asked, info)
+    asked, choice = with_choice(asked)
     engine, _ = open_engine(asked, ParallelConfig(), info, corpus, places.db, places.index)
     return RetroLM(
         engine,
@@ -89,6 +90,7 @@ def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none",
         sequence_length=engine.decoder.sequence_length,
         reading=LiveRetrieval(passages=generate.passages) if retrieval == "live" else None,
         seed=seed,
+        precision=choice.precision,
     )
 
 
@@ -96,7 +98,7 @@ def evaluate(model: RetroLM, wanted: Wanted) -> dict[str, Any]:
     """Run the harness's tasks.
 
     Returns:
-        JSON values: "results" by task, "versions", "n-shot", "samples" (how many), and "asked". No times.
+        JSON values: "results" by task, "versions", "n-shot", "samples" (how many), "precision", and "asked". No times.
 
     Raises:
         ConfigError: The harness knows no such task.
@@ -122,6 +124,7 @@ def evaluate(model: RetroLM, wanted: Wanted) -> dict[str, Any]:
     asked = asdict(wanted) | {"tasks": list(wanted.tasks), "include_path": folder}
     return {
         "asked": asked,
+        "precision": model.precision,
         "results": {name: _plain(values) for name, values in found["results"].items()},
         "versions": dict(found["versions"]),
         "n-shot": dict(found["n-shot"]),

@@ -16,12 +16,13 @@ from retro.common.block_work import BlockWork, Place
 from retro.common.blocks import BlockStore, ranges
 from retro.common.files import sha256_file, write_json
 from retro.common.gang import Gang
+from retro.common.precision import choose
 from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index.assemble import Assembly, plan_index, remove_assembly
-from retro.index.config import STAGE, IndexConfig, filled
+from retro.index.config import STAGE, IndexConfig
 from retro.index.divide import divide_index, require_divisible
 from retro.index.embedders import (
     Embedder,
@@ -108,7 +109,7 @@ def run(
     corpus = Corpus.open(corpus_dir)
     db = ChunkDatabase.open(db_dir, corpus)
     parents = {"corpus": corpus.manifest, "db": db.manifest}
-    done = completed(out, STAGE, config.shaping, parents, compared=filled)
+    done = completed(out, STAGE, config.shaping, parents, compared=config.filled)
     if done is not None:
         _blocks(config, db, out, {}).remove()
         remove_assembly(out)
@@ -134,14 +135,14 @@ def run(
         report |= {"chunks_embedded": embedded, "embed_seconds": round(embed_seconds, 3)}
         report |= {"chunks_per_second": round(embedded / max(embed_seconds, 1e-9), 1)}
         log.info("index: %s", IndexReport(**report))
-        write_json(out / REPORT, report)
+        write_json(out / REPORT, report | _precision(config, embedder))
         files = describe_files(out, _files(config, embedder, out))
         if like is None:
             # After the checksums were taken: damage before them would be described, damage after them is found.
             require_learned(out)
         return Manifest(
             stage=STAGE,
-            config=config.shaping,
+            config=_with_precision(config, embedder).shaping,
             parents=fingerprints(parents),
             counts={"rows": report["chunks"], "dimension": report["dimension"], "faiss": report["faiss"]},
             files=files,
@@ -150,6 +151,21 @@ def run(
     manifest = gang.finish(join, work)
     remove_assembly(out)
     return manifest
+
+
+def _with_precision(config: IndexConfig, embedder: Embedder) -> IndexConfig:
+    """The settings with what `auto` meant; the hashing embedder has no precision, so its setting stays."""
+    computed = embedder.identity.get("dtype", config.embedder.precision)
+    return config.model_copy(update={"embedder": config.embedder.model_copy(update={"precision": computed})})
+
+
+def _precision(config: IndexConfig, embedder: Embedder) -> dict[str, str]:
+    """What the report says of it."""
+    computed = embedder.identity.get("dtype")
+    if computed is None:
+        return {}
+    here = choose(config.embedder.precision)
+    return (here if here.precision == computed else choose("auto", begun=str(computed))).report
 
 
 def _embedder(config: IndexConfig, db: ChunkDatabase, out: Path, gang: Gang) -> Embedder:

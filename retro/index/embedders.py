@@ -10,7 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
 from retro.common.gang import Gang
 from retro.common.hdf5 import map_column, new_file, open_file, write_columns
+from retro.common.precision import choose, renamed
 from retro.index.batching import ignore
 from retro.index.config import EmbedderConfig
 from retro.index.hashing import HashingEmbedder, count_documents
@@ -69,6 +70,7 @@ def make_embedder(
 
     Raises:
         DataError, DependencyError: The model is missing, is not the one meant, or cannot be loaded.
+        ArtifactError: What was written down of the embedder by an earlier worker is damaged.
     """
     if config.kind == "hashing":
         path = out / HASHING_FILE
@@ -76,7 +78,30 @@ def make_embedder(
             "embedder", lambda: _texts_of(path) == learned_from, lambda: _learn(path, training_texts(), learned_from)
         )
         return _hashing(config, out)
-    return _neural(config)
+    path = out / DESCRIPTION
+    gang.once("embedder", lambda: _chosen(path, config) is not None, lambda: _choose(path, config))
+    return _neural(_chosen(path, config) or config)
+
+
+def _choose(path: Path, config: EmbedderConfig) -> None:
+    """Write down what `auto` means for all who build this index, on whatever machines, also after a stop."""
+    chosen = config.model_copy(update={"precision": choose(config.precision).precision})
+    write_json(path, {"config": config_json(chosen)})
+
+
+def _chosen(path: Path, config: EmbedderConfig) -> EmbedderConfig | None:
+    """The settings that stand in `path`, where they are `config` with what its `auto` means; else None."""
+    if not path.exists():
+        return None
+    found = _settings_in(read_json(path, _REMEDY), path)
+    asked = config if config.precision != "auto" else config.model_copy(update={"precision": found.precision})
+    return found if found == asked else None
+
+
+def _settings_in(described: Any, path: Path) -> EmbedderConfig:
+    if not isinstance(described, dict) or "config" not in described:
+        raise ArtifactError(path, "does not describe an embedder", _REMEDY)
+    return EmbedderConfig(**renamed(described["config"], "dtype"))
 
 
 def adopt_embedder(directory: Path, out: Path, gang: Gang) -> Embedder:
@@ -151,8 +176,8 @@ def _hashing(config: EmbedderConfig, directory: Path) -> HashingEmbedder:
 def describe_embedder(config: EmbedderConfig, embedder: Embedder, out: Path) -> list[str]:
     """Write embedder.json into `out`; gives the names of the embedder's files there."""
     settings = config_json(config)
-    # What `auto` meant here, so that another machine asks the index in the same number format.
-    settings["dtype"] = embedder.identity.get("dtype", config.dtype)
+    # What `auto` meant here, so that another machine asks the index in the same precision.
+    settings["precision"] = embedder.identity.get("dtype", config.precision)
     write_json(out / DESCRIPTION, {"config": settings, "identity": embedder.identity})
     return [DESCRIPTION, *([HASHING_FILE] if config.kind == "hashing" else [])]
 
@@ -166,9 +191,9 @@ def open_embedder(directory: Path) -> Embedder:
     """
     path = directory / DESCRIPTION
     described = read_json(path, _REMEDY)
-    if not isinstance(described, dict) or not {"config", "identity"} <= set(described):
+    config = _settings_in(described, path)
+    if "identity" not in described:
         raise ArtifactError(path, "does not describe an embedder", _REMEDY)
-    config = EmbedderConfig(**described["config"])
     if config.kind == "hashing":
         embedder: Embedder = _hashing(config, directory)
     else:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import DataError, DependencyError
+from retro.common.precision import Precision, choose
 from retro.index.batching import ignore, token_batches
 from retro.index.config import EmbedderConfig
-from retro.index.devices import device, resolve_dtype
+from retro.index.devices import device
 from retro.index.hashing import normalized
 from retro.index.weights import check_model, find_model
 
@@ -31,7 +32,7 @@ class SentenceTransformersEmbedder:
     def __init__(self, config: EmbedderConfig) -> None:
         folder = find_model(config)
         digest = check_model(folder, config)
-        dtype = resolve_dtype(config.dtype)
+        dtype = _computed_in(config.precision)
         self._model = _load_sentence_transformer(folder, dtype)
         limit = self._model.max_seq_length or config.max_tokens
         self._model.max_seq_length = min(limit, config.max_tokens)
@@ -68,7 +69,7 @@ class HuggingFaceEmbedder:
     def __init__(self, config: EmbedderConfig) -> None:
         folder = find_model(config)
         digest = check_model(folder, config)
-        dtype = resolve_dtype(config.dtype)
+        dtype = _computed_in(config.precision)
         self._model, self._tokenizer = _load_encoder(folder, dtype)
         positions = getattr(self._model.config, "max_position_embeddings", config.max_tokens)
         self._max_tokens = min(config.max_tokens, positions, self._tokenizer.model_max_length)
@@ -104,6 +105,13 @@ class HuggingFaceEmbedder:
             sums = torch.where(weights, states, 0.0).sum(dim=1)
         means: Float32 = sums.cpu().numpy() / np.maximum(counted_BT.sum(axis=1, keepdims=True), 1)
         return means
+
+
+def _computed_in(precision: Precision) -> str:
+    """A torch dtype by its name. What a stage or an index was begun in has been put in place of `auto` before."""
+    choice = choose(precision)
+    choice.tell("index.embedder.precision")
+    return choice.precision
 
 
 def text_positions(

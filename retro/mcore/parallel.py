@@ -154,6 +154,13 @@ class Place:
     """Whether the output layer is here."""
 
 
+def from_first(value: T) -> T:
+    """What the first rank gives, on all ranks. Every rank calls this; they meet for it if they have not met."""
+    if world_size() > 1 and not dist.is_initialized():
+        _initialize_distributed(world_size())
+    return gather_objects(value)[0]
+
+
 def place(chunk: int) -> Place:
     """The place of this rank's group of layers number `chunk`."""
     virtual = parallel_state.get_virtual_pipeline_model_parallel_world_size()

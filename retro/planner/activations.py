@@ -178,7 +178,7 @@ class Activations:
 
 def value_bytes(train: TrainConfig) -> int:
     """Bytes of a weight or an activation."""
-    return 2 if train.precision == "bfloat16" else 4
+    return 2 if train.bfloat16 else 4
 
 
 def _key_value(model: ModelConfig) -> int:

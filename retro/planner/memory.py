@@ -58,7 +58,7 @@ def stage_memory(
         if train.lora is not None:
             trained = adapter_weights(shape, blocks, layout, train.lora)
             weights += trained
-        master = 4 if train.precision == "bfloat16" else 0
+        master = 4 if train.bfloat16 else 0
         activations, transport = _activations(kept, blocks, layout, stage, micro_batches)
         found.append(
             StageMemory(

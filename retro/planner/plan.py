@@ -149,11 +149,13 @@ def make_plan(
     gpu: Gpu | None = None,
     utilisation: float = UTILISATION,
 ) -> Plan:
-    """Check that a run can be laid out so, and plan it.
+    """Check that a run can be laid out so, and plan it; `train.precision: auto` is planned as GPUs have it, bfloat16.
 
     Raises:
         ConfigError: The layout does not fit the model, the GPUs or the batch.
     """
+    if train.precision == "auto":
+        train = train.model_copy(update={"precision": "bfloat16"})
     require_layout(shape, layout)
     require_utilisation(utilisation)
     near = nearest_processes(layout, gpus)

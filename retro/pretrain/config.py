@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from retro.common.config import StageConfig
+from retro.common.precision import Precision
 
 
 class PretrainConfig(StageConfig):
@@ -34,5 +35,8 @@ class PerplexityConfig(StageConfig):
     """Sequences to read; absent: all."""
     micro_batch: PositiveInt = 8
     """Sequences in one forward pass."""
+    precision: Precision = "auto"
+    """What the models compute in; the loss of a token is always taken in float32. `auto`: as for training, by the
+    hardware."""
     seed: int = 1234
     """Seeds the shuffling of neighbors."""

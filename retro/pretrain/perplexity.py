@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, write_manifest
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, DataError, TrainingError
 from retro.common.files import write_json
+from retro.common.precision import choose, is_bfloat16
 from retro.common.resume import completed, fingerprints
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
@@ -87,9 +90,14 @@ def run(
             name: [checkpoint.identity(info.path), config_json(info.shape)] for name, info in infos.items()
         },
     }
-    made = completed(out, STAGE, settings, parents)
+    made = completed(out, STAGE, settings, parents, compared=_with_precision)
     if made is not None:
         return made
+    choice = parallel.from_first(choose(config.precision))
+    if parallel.rank() == 0:
+        choice.tell("perplexity.precision")
+    config = config.model_copy(update={"precision": choice.precision})
+    settings["perplexity"] = config_json(config)
     started = time.monotonic()
     measured = [
         one
@@ -107,13 +115,19 @@ def run(
         streams = evaluation_streams(corpus, database, config.split)
         losses = {(row.model, row.neighbors): columns for row, columns in measured}
         write_chunk_losses(out / CHUNKS_FILE, corpus, streams, losses)
-        write_json(out / TABLE_FILE, {"split": config.split, "rows": [asdict(row) for row in rows]})
+        table = {"split": config.split, "precision": config.precision, "rows": [asdict(row) for row in rows]}
+        write_json(out / TABLE_FILE, table)
         seconds = time.monotonic() - started
-        write_json(out / REPORT, {"seconds": seconds, "tokens": sum(row.tokens for row in rows)})
+        write_json(out / REPORT, {"seconds": seconds, "tokens": sum(row.tokens for row in rows)} | choice.report)
         manifest = Manifest(**(asdict(manifest) | {"files": describe_files(out, [TABLE_FILE, CHUNKS_FILE])}))
         write_manifest(out, manifest)
     parallel.barrier()
     return manifest
+
+
+def _with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of perplexity as they are now: an older toolkit always computed in float32, and did not say so."""
+    return {**settings, "perplexity": {"precision": "float32"} | settings["perplexity"]}
 
 
 def _measure(
@@ -125,7 +139,7 @@ def _measure(
     database: ChunkDatabase,
     neighbors: Neighbors | None,
 ) -> list[tuple[Row, list[Columns]]]:
-    chunks, info = checkpoint.load_stage(path, layout)
+    chunks, info = checkpoint.load_stage(path, layout, bfloat16=is_bfloat16(config.precision))
     shape = info.shape
     _require_same_text(info, corpus, database)
     measured = []

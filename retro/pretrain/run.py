@@ -28,6 +28,7 @@ from retro.pretrain.config import PretrainConfig
 from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
 from retro.training.config import ParallelConfig, TrainConfig, shaping
 from retro.training.loop import RATES, Result, require_same_run, train
+from retro.training.precision import choose_for_training
 from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,9 @@ def run(
     made = completed(out, STAGE, settings, parents, compared=shaping)
     if made is not None:
         return made
+    choice = choose_for_training(training.precision, out.glob("*/"), "train.precision")
+    training = training.model_copy(update={"precision": choice.precision})
+    settings["train"] = config_json(training)
     for one in (corpus, database.corpus):
         one.advise(training.reading)
     shape = model_shape(model, corpus, database)
@@ -81,7 +85,8 @@ def run(
         counts={"variants": results},
     )
     if parallel.is_main():
-        write_json(out / REPORT, {"variants": rates, "seconds": sum(rate["seconds"] for rate in rates.values())})
+        seconds = sum(rate["seconds"] for rate in rates.values())
+        write_json(out / REPORT, {"variants": rates, "seconds": seconds} | choice.report)
         write_manifest(out, manifest)
     parallel.barrier()
     return manifest

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import ConfigError
+from retro.common.precision import is_bfloat16
 from retro.common.qa_data import PassageLike
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.model import open_decoder
-from retro.generate.opening import find_checkpoint
+from retro.generate.opening import find_checkpoint, with_choice
 from retro.generate.request import Decoder, Engine
 from retro.generate.tuned import warn_of_other_prompts
 from retro.mcore import parallel
@@ -72,7 +73,9 @@ def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, 
     # A GPT has no encoder: passages reach it through the prompt alone.
     generate = generate.model_copy(update={"encoder": generate.encoder and info.shape.model.retrieval})
     warn_of_other_prompts(generate, info.path, texts)
-    decoder = open_decoder(info.path, ParallelConfig(), corpus.tokenizer.eod, bfloat16=generate.bfloat16)
+    generate, _ = with_choice(generate)
+    bfloat16 = is_bfloat16(generate.precision)
+    decoder = open_decoder(info.path, ParallelConfig(), corpus.tokenizer.eod, bfloat16=bfloat16)
     retrieve = None
     if config.retrieval == "live" and (generate.encoder or generate.contexts_in_prompt):
         most = max(config.max_passages, generate.contexts_in_prompt)

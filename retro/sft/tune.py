@@ -23,6 +23,7 @@ from retro.common.artifacts import (
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.common.files import read_json, write_json
+from retro.common.precision import Choice
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
 from retro.mcore import parallel
@@ -35,6 +36,7 @@ from retro.sft.retriever import open_retriever
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
 from retro.training.loop import RATES, Result, require_same_run, train
+from retro.training.precision import choose_for_training
 from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,10 @@ def run(
     if made is not None:
         log.info("%s: %s is complete; %s comes beside it", out, made.counts.get("name"), name)
     run_dir = out / name
+    choice = choose_for_training(config.train.precision, [run_dir], "sft.train.precision")
+    train_config = config.train.model_copy(update={"precision": choice.precision})
+    config = config.model_copy(update={"train": train_config})
+    settings["sft"] = shaped_by | {"train": config_json(train_config)}
     require_same_run(run_dir, settings)
     retrieve = None
     if retrieves:
@@ -119,7 +125,7 @@ def run(
         )
         if parallel.is_main():
             write_json(finished, asdict(result))
-    return _finish(config, settings, corpus, name, result, training, out)
+    return _finish(config, settings, corpus, name, result, training, choice, out)
 
 
 def tuned_name(config: SftConfig, size: str) -> str:
@@ -194,6 +200,7 @@ def _finish(
     name: str,
     result: Result,
     training: Prepared,
+    choice: Choice,
     out: Path,
 ) -> Manifest:
     values = asdict(result)
@@ -206,7 +213,7 @@ def _finish(
     )
     if parallel.is_main():
         sequences = config.train.steps * config.train.global_batch
-        write_json(out / REPORT, rates | training.report(sequences))
+        write_json(out / REPORT, rates | training.report(sequences) | choice.report)
         write_manifest(out, manifest)
     parallel.barrier()
     return manifest

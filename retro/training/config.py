@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
+from retro.common.precision import Precision, is_bfloat16
 
 LinearLayer = Literal["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2", "linear_q", "linear_kv"]
 
@@ -56,8 +57,9 @@ class TrainConfig(StageConfig):
     """Adam's epsilon."""
     clip: NonNegativeFloat = 1.0
     """Clip the gradient's norm to this; 0 does not clip."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 keeps fp32 master weights and gradients."""
+    precision: Precision = "auto"
+    """bfloat16 keeps fp32 master weights and gradients. `auto` is bfloat16 on a GPU that has it and on CPUs with
+    amx_bf16 or avx512_bf16, else float32; a run that was stopped goes on in what it was begun in."""
     layers: Literal["auto", "local", "transformer_engine"] = "auto"
     """Whose layers to build of: auto takes Transformer Engine's in bfloat16 on a GPU where it is installed, else
     megatron-core's local ones with torch's fused attention. Checkpoints fit both."""
@@ -101,6 +103,11 @@ class TrainConfig(StageConfig):
         need = "all beside lora, which trains adapters alone; lora.where=retrieval puts them where neighbors are read"
         require(self, "train_only", self.lora is None or self.train_only == "all", need)
         return self
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether to compute in bfloat16; a stage chooses what `auto` means before it builds anything."""
+        return is_bfloat16(self.precision)
 
 
 # How the work is done, not what comes out of it: a stopped run may go on under other values of these.

@@ -180,7 +180,7 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
     require_batch(layout, global_batch=config.global_batch, micro_batch=config.micro_batch, ranks=ranks)
     parallel.start(groups)
     parallel.seed(config.seed)
-    bfloat16 = config.precision == "bfloat16"
+    bfloat16 = config.bfloat16
     settings = EngineSettings(
         lr=config.lr,
         min_lr=config.lr * config.min_lr_fraction,

@@ -60,7 +60,7 @@ def log_share(shape: ModelShape, config: TrainConfig) -> None:
         return
     trained, frozen = count_adapters(shape, config.lora), count_parameters(shape).total
     # Gradients and Adam's two moments in float32; beside bfloat16 weights also the master weights.
-    each = 12 if config.precision == "float32" else 16
+    each = 16 if config.bfloat16 else 12
     log.info(
         "adapters of rank %d on %d linear layers: %d of %d weights are trained (%.2f %%); their gradients and "
         "optimizer state take %.1f MiB over all ranks, where those of the whole model would take %.1f",

@@ -83,9 +83,10 @@ def _complete(one: Stage, directory: Path, config: RunConfig, compare_settings: 
 
 
 def _require_settings(directory: Path, manifest: Manifest, config: RunConfig) -> None:
-    settings = getattr(getattr(config, manifest.stage, None), "shaping", None)
+    section = getattr(config, manifest.stage, None)
+    settings = getattr(section, "shaping", None)
     if settings is not None and stage(manifest.stage).blocks:
-        require_same_config(directory, manifest, settings)
+        require_same_config(directory, manifest, settings, compared=getattr(section, "filled", dict))
 
 
 def _building_or_broken(one: Stage, directory: Path, path: Path) -> Status:

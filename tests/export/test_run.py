@@ -72,7 +72,7 @@ def saved(out: Path, **settings: Any) -> Path:
     parallel.start()
     parallel.seed(3)
     shape = tiny_shape(**settings)
-    config = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0)
+    config = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0, precision="float32")
     engine = build_engine(shape, config, ParallelConfig())
     Saver(engine, shape, config, out / "checkpoints").save(1)
     return checkpoint.step_directory(out / "checkpoints", 1)

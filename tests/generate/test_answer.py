@@ -10,7 +10,9 @@ import pytest
 
 from retro.cli import _run_stage
 from retro.common.answers import Answer
+from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
+from retro.common.precision import Hardware
 from retro.generate import answer
 from retro.generate.single import Places, answer_one
 from retro.pipeline import stage
@@ -185,3 +187,27 @@ def test_joined_slices_have_the_original_tools_file_too(folder: Path, tmp_path: 
     assert names == [f"retro-generate-qa_1_2_tiny_test_greedy_{part}_4.txt" for part in ("0_10", "0_5", "5_5")]
     first, second, whole = ((tmp_path / "out" / names[place]).read_text() for place in (1, 2, 0))
     assert first + second == whole
+
+
+def test_slices_answered_on_other_machines_are_in_one_precision(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start, multiplies in ((0, True), (5, False)):
+        found = Hardware(multiplies, "this CPU is such")
+        monkeypatch.setattr("retro.common.precision.find_hardware", lambda found=found: found)
+        ask(small_config(folder, f"generate.start={start}", "generate.count=5"), tmp_path)
+    manifest, report = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("manifest", "report"))
+    assert manifest["config"]["generate"]["precision"] == report["precision"] == "bfloat16"
+    assert report["precision_reason"] == "auto, and it was begun in that"
+
+
+def test_answers_of_an_older_toolkit_are_complete_under_their_former_setting(folder: Path, tmp_path: Path) -> None:
+    ask(small_config(folder), tmp_path)
+    manifest = read_manifest(tmp_path, "generate")
+    del manifest.config["generate"]["precision"]
+    manifest.config["generate"]["bfloat16"] = False
+    write_manifest(tmp_path, manifest)
+    for setting in ("generate.precision=auto", "generate.precision=float32", "generate.bfloat16=false"):
+        ask(small_config(folder, setting), tmp_path)
+    with pytest.raises(ArtifactError, match=r"generate\.precision was 'float32', now 'bfloat16'"):
+        ask(small_config(folder, "generate.bfloat16=true"), tmp_path)

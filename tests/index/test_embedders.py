@@ -10,6 +10,7 @@ from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.common.gang import Gang
 from retro.common.hdf5 import new_file, write_columns
+from retro.common.precision import Hardware
 from retro.index.config import EmbedderConfig
 from retro.index.embedders import adopt_embedder, describe_embedder, make_embedder, open_embedder, require_learned
 from retro.index.hashing import IDF_BUCKETS
@@ -53,11 +54,11 @@ def test_a_description_that_is_none_is_named(made: Path) -> None:
 
 def test_a_model_that_changed_since_is_refused(tmp_path: Path) -> None:
     folder = bert_folder(tmp_path / "bert")
-    config = EmbedderConfig(kind="huggingface", model=str(folder), dtype="auto")
+    config = EmbedderConfig(kind="huggingface", model=str(folder), precision="auto")
     embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=Gang(tmp_path, stage="index"))
     describe_embedder(config, embedder, tmp_path)
     # What auto was here is what every later reader uses.
-    assert read_json(tmp_path / "embedder.json", "")["config"]["dtype"] == embedder.identity["dtype"]
+    assert read_json(tmp_path / "embedder.json", "")["config"]["precision"] == embedder.identity["dtype"]
     assert np.array_equal(open_embedder(tmp_path).embed(TEXTS), embedder.embed(TEXTS))
     shutil.rmtree(folder)
     import torch
@@ -106,3 +107,31 @@ def test_word_frequencies_that_changed_on_disk_are_refused_and_learned_again(mad
         require_learned(made)
     assert not (made / "hashing.h5").exists()
     require_learned(made)
+
+
+def test_the_first_worker_decides_the_precision_for_those_on_other_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EmbedderConfig(kind="huggingface", model=str(bert_folder(tmp_path / "bert")))
+    out = tmp_path / "index"
+
+    def made_on(*, multiplies: bool, **settings: str) -> object:
+        monkeypatch.setattr("retro.common.precision.find_hardware", lambda: Hardware(multiplies, "this CPU is such"))
+        asked = config.model_copy(update=settings)
+        return make_embedder(asked, out, list, learned_from="x", gang=Gang(out, stage="index")).identity["dtype"]
+
+    assert [made_on(multiplies=one) for one in (True, False, True)] == ["bfloat16"] * 3
+    # What is asked for by name is another embedder, and so is another model.
+    assert made_on(multiplies=True, precision="float32") == "float32"
+    assert made_on(multiplies=True) == "float32"
+    assert made_on(multiplies=True, model=str(bert_folder(tmp_path / "other"))) == "bfloat16"
+
+
+def test_the_description_of_an_older_toolkit_is_read(tmp_path: Path) -> None:
+    config = EmbedderConfig(kind="huggingface", model=str(bert_folder(tmp_path / "bert")))
+    embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=Gang(tmp_path, stage="index"))
+    describe_embedder(config, embedder, tmp_path)
+    described = read_json(tmp_path / "embedder.json", "")
+    described["config"]["dtype"] = described["config"].pop("precision")
+    write_json(tmp_path / "embedder.json", described)
+    assert open_embedder(tmp_path).identity == embedder.identity

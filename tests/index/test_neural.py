@@ -11,7 +11,7 @@ import pytest
 
 from retro.common.errors import DataError, DependencyError
 from retro.index.config import EmbedderConfig
-from retro.index.devices import device, resolve_dtype
+from retro.index.devices import device
 from retro.index.embedders import Embedder
 from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder, text_positions
 from tests.index.models import WORDS, bert_folder
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(kind: str, folder: Path, **others: Any) -> EmbedderConfig:
-    return EmbedderConfig(**({"kind": kind, "model": str(folder), "dtype": "float32", "batch_tokens": 24} | others))
+    return EmbedderConfig(**({"kind": kind, "model": str(folder), "precision": "float32", "batch_tokens": 24} | others))
 
 
 def hidden_states(folder: Path, words: str) -> Any:
@@ -86,7 +86,7 @@ def test_long_texts_are_cut_to_what_the_model_can_read(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["huggingface", "sentence_transformers"])
 def test_bfloat16_is_close_to_float32_and_another_identity(kind: str, folder: Path) -> None:
     made: type[Any] = HuggingFaceEmbedder if kind == "huggingface" else SentenceTransformersEmbedder
-    full, half = (made(settings(kind, folder, dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    full, half = (made(settings(kind, folder, precision=one)) for one in ("float32", "bfloat16"))
     vectors = half.embed(["the fox dog", "yard"])
     assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 1])
     assert (vectors * full.embed(["the fox dog", "yard"])).sum(axis=1).min() > 0.99
@@ -128,27 +128,6 @@ def test_a_missing_package_says_what_to_install(package: str, folder: Path, monk
     kind = "huggingface" if package == "transformers" else "sentence_transformers"
     with pytest.raises(DependencyError, match=r"instruct-retro\[embed\]"):
         made(settings(kind, folder))
-
-
-@pytest.mark.parametrize(
-    ("line", "wanted"),
-    [
-        ("flags\t\t: fpu avx512_bf16 sse", "bfloat16"),
-        ("Features : fp asimd bf16", "bfloat16"),
-        ("flags : fpu avx512f", "float32"),
-        ("model name : bf16", "float32"),
-    ],
-)
-def test_auto_follows_the_processor(line: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retro.index.devices.device", lambda: "cpu")
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n", encoding="utf-8")
-    assert resolve_dtype("auto", tmp_path / "cpuinfo") == wanted
-    assert resolve_dtype("float32", tmp_path / "cpuinfo") == "float32"
-
-
-def test_a_system_without_cpuinfo_computes_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retro.index.devices.device", lambda: "cpu")
-    assert resolve_dtype("auto", tmp_path / "none") == "float32"
 
 
 @pytest.mark.parametrize(

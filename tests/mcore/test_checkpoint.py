@@ -36,7 +36,7 @@ def test_a_full_disk_while_saving_names_the_checkpoint_and_frees_what_was_writte
     def full(_: object, number: int, bucket: object, results: queue.Queue[object], *__: object) -> None:
         results.put((number, OSError(28, "No space left on device")))
 
-    config = TrainConfig()
+    config = TrainConfig(precision="float32")
     engine = build_engine(tiny_shape(), config, ParallelConfig())
     monkeypatch.setattr("retro.mcore.checkpoint.FileSystemWriterAsync.write_preloaded_data", full)
     with pytest.raises(ArtifactError, match=r"step_00000007: the disk is full; .* run the same command again"):

@@ -46,7 +46,7 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of every model and the logits of every layout and rank."""
     folder = tmp_path_factory.mktemp("decoding")
     for name, settings in MODELS.items():
-        config = TrainConfig(steps=1, warmup_steps=0, lr=1e-3, micro_batch=2, global_batch=2)
+        config = TrainConfig(steps=1, warmup_steps=0, lr=1e-3, micro_batch=2, global_batch=2, precision="float32")
         shape, source = tiny_shape(**settings), CycleSource()
         train(
             out=folder / name,

@@ -50,7 +50,9 @@ def main() -> None:
             train(
                 out=place / f"{family} {layout}",
                 shape=shape_of(place / family, sequence_length=16),
-                config=TrainConfig(steps=1, lr=1e-30, warmup_steps=0, micro_batch=2, global_batch=4),
+                config=TrainConfig(
+                    steps=1, lr=1e-30, warmup_steps=0, micro_batch=2, global_batch=4, precision="float32"
+                ),
                 layout=ParallelConfig(**dict.fromkeys(layout.split(), 2)),
                 source=CycleSource(),
                 validation=None,

@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "global_batch": 8,
     "lr": 1e-3,
     "warmup_steps": 0,
+    "precision": "float32",
     "log_every": 1,
     "evaluate_every": 3,
     "evaluate_samples": 7,

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError, TrainingError
+from retro.common.precision import Hardware
 from retro.pipeline import stage
 from retro.pretrain import perplexity
 from retro.run_config import RunConfig
@@ -138,3 +140,65 @@ def test_training_reads_as_many_neighbors_as_it_likes_up_to_those_saved(trained:
         shutil.rmtree(folder / "run/5_pretrain")
     with pytest.raises(ConfigError, match=r"NeighborsConfig\.saved = 3: needs to be at least 4, as many neighbors as"):
         run_stages(small_config(folder, "model.neighbors=4", "train.steps=2"), "pretrain")
+
+
+def on_a_machine(monkeypatch: pytest.MonkeyPatch, *, multiplies: bool) -> None:
+    monkeypatch.setattr("retro.common.precision.find_hardware", lambda: Hardware(multiplies, "this CPU is such"))
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, out = copy(trained, tmp_path), "5_pretrain"
+    shutil.rmtree(folder / "run" / out)
+    config = config_of(folder, "pretrain.baselines=[gpt]")
+    with monkeypatch.context() as patch:
+        on_a_machine(patch, multiplies=True)
+        run_stages(config, "pretrain")
+    weights = json.loads((folder / "run" / out / "manifest.json").read_text())
+    assert weights["config"]["train"]["precision"] == "bfloat16"
+    # The GPT is kept, the Retro begins anew, on a machine where auto is float32.
+    shutil.rmtree(folder / "run" / out / "retro")
+    (folder / "run" / out / "manifest.json").unlink()
+    on_a_machine(monkeypatch, multiplies=False)
+    run_stages(config, "pretrain")
+    assert json.loads((folder / "run" / out / "manifest.json").read_text()) == weights
+    report = json.loads((folder / "run" / out / "report.json").read_text())
+    assert (report["precision"], report["precision_reason"]) == ("bfloat16", "auto, and it was begun in that")
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "train.precision: training in bfloat16 takes about 20 times as long as in float32 here" in warning
+    # It is whole; auto asks for nothing else, and a precision by name does.
+    run_stages(config, "pretrain")
+    with pytest.raises(ArtifactError, match=r"train\.precision was 'bfloat16', now 'float32'"):
+        run_stages(config_of(folder, "pretrain.baselines=[gpt]", "train.precision=float32"), "pretrain")
+
+
+def test_perplexity_says_what_it_was_computed_in(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy(trained, tmp_path)
+    out = folder / "run/5_pretrain/perplexity"
+    before = json.loads((out / "perplexity.json").read_text())
+    assert before["precision"] == "float32"
+    on_a_machine(monkeypatch, multiplies=True)
+    run_stages(config_of(folder), "perplexity")
+    assert json.loads((out / "perplexity.json").read_text()) == before
+    shutil.rmtree(out)
+    run_stages(config_of(folder), "perplexity")
+    after = json.loads((out / "perplexity.json").read_text())
+    assert json.loads((out / "report.json").read_text())["precision"] == after["precision"] == "bfloat16"
+    losses = [[row["loss"] for row in table["rows"]] for table in (before, after)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_perplexity_of_an_older_toolkit_was_in_float32(trained: Path, tmp_path: Path) -> None:
+    folder = copy(trained, tmp_path)
+    out = folder / "run/5_pretrain/perplexity"
+    manifest = read_manifest(out, "perplexity")
+    del manifest.config["perplexity"]["precision"]
+    write_manifest(out, manifest)
+    run_stages(config_of(folder), "perplexity")
+    run_stages(config_of(folder, "perplexity.precision=float32"), "perplexity")
+    with pytest.raises(ArtifactError, match=r"perplexity\.precision was 'float32', now 'bfloat16'"):
+        run_stages(config_of(folder, "perplexity.precision=bfloat16"), "perplexity")

@@ -52,7 +52,8 @@ def source(*, packing: bool, neighbors: bool) -> SftSource:
 def step(source: SftSource, numbers: NDArray[np.int64], micro_batch: int, **model: Any) -> StepResult:
     """One optimizer step on these sequences, from the same weights each time."""
     shape = tiny_shape(**model)
-    config = TrainConfig(steps=2, micro_batch=micro_batch, global_batch=len(numbers), warmup_steps=0, lr=1e-3)
+    usual = {"steps": 2, "warmup_steps": 0, "lr": 1e-3, "precision": "float32"}
+    config = TrainConfig(micro_batch=micro_batch, global_batch=len(numbers), **usual)
     engine = build_engine(shape, config, ParallelConfig())
     with Feed(source, shape, engine.chunks, micro_batch) as feed:
         return engine.step(feed.work(numbers), token_losses)

@@ -27,6 +27,7 @@ from tests.training.fake import CycleSource
 SETTINGS: dict[str, Any] = {
     "steps": 12, "micro_batch": 4, "global_batch": 8, "lr": 3e-3, "warmup_steps": 2,
     "log_every": 1, "evaluate_every": 6, "evaluate_samples": 8, "save_every": 4, "keep_last": 2,
+    "precision": "float32",
 }  # fmt: skip
 
 

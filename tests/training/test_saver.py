@@ -36,9 +36,8 @@ class LateSource(CycleSource):
 
 
 def run(out: Path, source: CycleSource | None = None, **settings: Any) -> None:
-    config = TrainConfig(
-        **({"steps": 6, "global_batch": 4, "micro_batch": 4, "lr": 3e-3, "warmup_steps": 0, "save_every": 2} | settings)
-    )
+    usual = {"steps": 6, "global_batch": 4, "micro_batch": 4, "lr": 3e-3, "warmup_steps": 0, "save_every": 2}
+    config = TrainConfig(**(usual | {"precision": "float32"} | settings))
     train(
         out=out,
         shape=tiny_shape(),

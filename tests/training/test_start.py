@@ -27,7 +27,8 @@ def shape_of(folder: Path, **settings: Any) -> ModelShape:
 
 def start(path: Path, shape: ModelShape, out: Path, **settings: Any) -> Any:
     """One step that moves nothing that can be seen, and the model that it saved."""
-    config = TrainConfig(steps=1, lr=1e-30, warmup_steps=0, micro_batch=2, global_batch=2, **settings)
+    usual = {"steps": 1, "lr": 1e-30, "warmup_steps": 0, "micro_batch": 2, "global_batch": 2, "precision": "float32"}
+    config = TrainConfig(**(usual | settings))
     train(
         out=out,
         shape=shape,
@@ -62,6 +63,7 @@ def test_a_run_with_the_decoder_frozen_keeps_the_folders_weights(tmp_path: Path)
         micro_batch=2,
         global_batch=2,
         train_only="retrieval",
+        precision="float32",
         save_every=1,
         keep_last=3,
     )

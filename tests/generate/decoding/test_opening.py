@@ -26,7 +26,7 @@ from tests.training.fake import CycleSource
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage directory with a checkpoint of one step."""
     out = tmp_path_factory.mktemp("trained")
-    config = TrainConfig(steps=1, warmup_steps=0, micro_batch=2, global_batch=2)
+    config = TrainConfig(steps=1, warmup_steps=0, micro_batch=2, global_batch=2, precision="float32")
     train(
         out=out,
         shape=tiny_shape(),

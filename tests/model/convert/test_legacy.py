@@ -87,7 +87,7 @@ def train_a_step(shape: ModelShape, start: Path, out: Path) -> RetroModel:
     train(
         out=out,
         shape=shape,
-        config=TrainConfig(steps=1, warmup_steps=0, lr=1e-30, micro_batch=2, global_batch=2),
+        config=TrainConfig(steps=1, warmup_steps=0, lr=1e-30, micro_batch=2, global_batch=2, precision="float32"),
         layout=ParallelConfig(),
         source=CycleSource(),
         validation=None,

@@ -1,0 +1,193 @@
+"""In which precision a stage computes: the one place that says what `precision: auto` means on this machine.
+
+It looks at /proc/cpuinfo, and imports torch only where there may be a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from retro.common.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+"""What a setting asks for."""
+Computed: TypeAlias = Literal["float32", "bfloat16"]
+"""What a stage computes in."""
+
+CPUINFO = Path("/proc/cpuinfo")
+SLOWDOWN = 20
+"""How many times slower bfloat16 is than float32 on a CPU without such instructions: training steps of the
+quickstart's GPT ran at 335 tokens/s against 6,584 on an EPYC that has AVX2 alone."""
+
+# Linux names of the instructions that multiply bfloat16: Intel's tiles, Intel's and AMD's vectors, ARM. On a Zen 5 with
+# avx512_bf16 and no tiles, torch's products in bfloat16 were 4 times as fast as in float32.
+_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
+# With this variable oneDNN, which computes torch's bfloat16 products, does without newer instructions.
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+_GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dxg")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """In which precision a stage computes, and why."""
+
+    precision: Computed
+    reason: str
+    """One clause, as in "auto, and this CPU has amx_bf16"."""
+    cost: str = ""
+    """What bfloat16 costs, where the hardware lacks it; empty elsewhere."""
+
+    def tell(self, setting: str) -> None:
+        """Say it in the log: one line, and a warning where there is one."""
+        log.info("%s: %s (%s)", setting, self.precision, self.reason)
+        if self.cost:
+            log.warning("%s: %s; auto would be float32", setting, self.cost)
+
+    @property
+    def report(self) -> dict[str, str]:
+        """As a stage's report.json has it."""
+        return {"precision": self.precision, "precision_reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What computes here, and whether it multiplies bfloat16."""
+
+    multiplies: bool
+    said: str
+    """As in "this CPU has amx_bf16"."""
+    gpu: bool = False
+
+
+def choose(wanted: Precision, *, begun: str | None = None) -> Choice:
+    """The precision to compute in.
+
+    Args:
+        wanted: The setting.
+        begun: What the run, or the part of it that others made, was begun in; `auto` stays with it.
+    """
+    hardware = find_hardware()
+    if wanted != "auto":
+        found, reason = wanted, "as set"
+    elif begun in ("float32", "bfloat16"):
+        found, reason = begun, "auto, and it was begun in that"
+    else:
+        found, reason = ("bfloat16" if hardware.multiplies else "float32"), f"auto, and {hardware.said}"
+    computed: Computed = "bfloat16" if found == "bfloat16" else "float32"
+    slow = computed == "bfloat16" and not hardware.multiplies
+    return Choice(computed, reason, _cost(hardware) if slow else "")
+
+
+def is_bfloat16(precision: Precision) -> bool:
+    """Whether to compute in bfloat16, once it was chosen.
+
+    Raises:
+        ValueError: It was not: it is auto still.
+    """
+    if precision == "auto":
+        raise ValueError("precision is auto still: choose one first")
+    return precision == "bfloat16"
+
+
+def _cost(hardware: Hardware) -> str:
+    if hardware.gpu:
+        return f"bfloat16 is emulated here and slower than float32, since {hardware.said}"
+    return f"training in bfloat16 takes about {SLOWDOWN} times as long as in float32 here, since {hardware.said}"
+
+
+def find_hardware() -> Hardware:
+    """What computes here: a GPU where torch sees one, else the CPU."""
+    return _find_gpu() or _find_cpu(CPUINFO, os.environ)
+
+
+def _find_gpu() -> Hardware | None:
+    if not _may_have_gpu():
+        return None
+    try:
+        import torch
+    except (ImportError, OSError):  # without torch there is no GPU for it either; whoever needs it says what is wrong
+        return None
+    if not torch.cuda.is_available():
+        return None
+    has = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Hardware(has, f"the {torch.cuda.get_device_name()} {'has' if has else 'has no'} bfloat16", gpu=True)
+
+
+def _may_have_gpu() -> bool:
+    """False where no torch of this environment can see a GPU; found without importing it."""
+    if "torch" in sys.modules:
+        return True
+    return any(Path("/dev", name).exists() for name in _GPU_NODES) and bool(torch_builds())
+
+
+@lru_cache(maxsize=1)
+def torch_builds() -> dict[str, str]:
+    """What the installed torch is built for besides CPUs, as in {"cuda": "12.8"}; read from its version.py."""
+    spec = importlib.util.find_spec("torch")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / "version.py"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            return dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*'([^']+)'", text, re.MULTILINE))
+    return {}
+
+
+def _find_cpu(cpuinfo: Path, environment: Mapping[str, str]) -> Hardware:
+    has = next((flag for flag in _FLAGS if flag in _cpu_flags(cpuinfo)), None)
+    if has is None:
+        return Hardware(False, f"this CPU has none of {', '.join(_FLAGS)}")
+    for name in _LIMITS:
+        if environment.get(name, "").upper() in _WITHOUT_BFLOAT16:
+            return Hardware(False, f"{name}={environment[name]} keeps torch from using this CPU's {has}")
+    return Hardware(True, f"this CPU has {has}")
+
+
+def _cpu_flags(cpuinfo: Path) -> set[str]:
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    for line in lines:
+        name, _, flags = line.partition(":")
+        if name.strip() in {"flags", "Features"}:
+            return set(flags.split())
+    return set()
+
+
+def renamed(data: Any, old: str, values: Mapping[bool, Precision] | None = None) -> Any:
+    """Settings with `precision` in place of the name that it had before.
+
+    Args:
+        data: A section as it was given; anything but a mapping is left alone.
+        old: The former name.
+        values: What its values are now called; None where they are the same.
+
+    Raises:
+        ConfigError: Both names are there.
+    """
+    if not isinstance(data, Mapping) or old not in data:
+        return data
+    if "precision" in data:
+        raise ConfigError(old, data[old], "is the former name of `precision`, which is given too; leave it out")
+    value = data[old]
+    if values is not None and isinstance(value, bool):
+        value = values[value]
+    return {key: one for key, one in data.items() if key != old} | {"precision": value}
+
+
+@lru_cache(maxsize=8)
+def tell_new_name(old: str, new: str) -> None:
+    """Say once that a setting has another name now."""
+    log.warning("%s is the former name of %s; it is still read", old, new)
