@@ -22,12 +22,12 @@ READERS = {"common", "corpus.reader", "db.reader", "db.versions"}
 TRAINED = {"common", "mcore", "model", "training"}
 MAY_IMPORT: dict[str, set[str]] = {
     "common": set(),
-    "corpus": {"common", "mcore.token_files"},
+    "corpus": {"common"},
     "db": {"common", "corpus.reader"},
-    "importing": {"common", "corpus", "db", "mcore.token_files"},
+    "importing": {"common", "corpus", "db"},
     "index": READERS,
     "neighbors": READERS | {"index"},
-    "living": {"common", "corpus", "db", "index", "mcore.token_files"},
+    "living": {"common", "corpus", "db", "index"},
     "mcore": {"common"},
     "model": {"common", "mcore"},
     "training": {"common", "mcore", "model"},

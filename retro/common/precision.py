@@ -80,14 +80,13 @@ def choose(wanted: Precision, *, begun: str | None = None) -> Choice:
     """
     hardware = find_hardware()
     if wanted != "auto":
-        found, reason = wanted, "as set"
+        found, reason = wanted == "bfloat16", "as set"
     elif begun in ("float32", "bfloat16"):
-        found, reason = begun, "auto, and it was begun in that"
+        found, reason = begun == "bfloat16", "auto, and it was begun in that"
     else:
-        found, reason = ("bfloat16" if hardware.multiplies else "float32"), f"auto, and {hardware.said}"
-    computed: Computed = "bfloat16" if found == "bfloat16" else "float32"
-    slow = computed == "bfloat16" and not hardware.multiplies
-    return Choice(computed, reason, _cost(hardware) if slow else "")
+        found, reason = hardware.multiplies, f"auto, and {hardware.said}"
+    slow = found and not hardware.multiplies
+    return Choice("bfloat16" if found else "float32", reason, _cost(hardware) if slow else "")
 
 
 def is_bfloat16(precision: Precision) -> bool:

@@ -18,7 +18,7 @@ from retro.corpus.layouts import Span
 from retro.corpus.reader import STAGE
 from retro.corpus.survey import Survey
 from retro.corpus.token_block import tokenise
-from retro.mcore.token_files import token_dtype
+from retro.corpus.token_files import token_dtype
 
 
 class BlockPlan(NamedTuple):

@@ -22,7 +22,7 @@ from retro.common.files import read_json
 from retro.corpus.blocks import TokenWork
 from retro.corpus.files import Source
 from retro.corpus.places import names_path, rejects_path
-from retro.mcore.token_files import TokenFile
+from retro.corpus.token_files import TokenFile
 
 _REMEDY = "Run `retro corpus` with --redo, if its blocks are to be compared"
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 from retro.common.errors import ConfigError, DataError
 from retro.corpus.config import SourceConfig
 from retro.corpus.folder import HIDDEN, Folder, InputFile, is_folder, list_folder, printable
-from retro.mcore.token_files import bin_path, idx_path
+from retro.corpus.token_files import bin_path, idx_path
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from retro.corpus.files import Source, megatron_prefix
 from retro.corpus.places import names_path, rejects_path
 from retro.corpus.records import SourceCounts
 from retro.corpus.token_block import reasons_of
-from retro.mcore.token_files import TokenFile, TokenFileWriter, bin_path, idx_path
+from retro.corpus.token_files import TokenFile, TokenFileWriter, bin_path, idx_path
 
 log = logging.getLogger(__name__)
 

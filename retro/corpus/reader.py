@@ -20,7 +20,7 @@ from retro.common.tokenizers import Tokenizer, load_tokenizer
 from retro.corpus.documents import DocumentNames
 from retro.corpus.packing import documents_at, stream_bounds, window_pieces
 from retro.corpus.runs import joined_runs, padded_runs
-from retro.mcore.token_files import TokenFile, bin_path
+from retro.corpus.token_files import TokenFile, bin_path
 
 STAGE = "corpus"
 SPLITS = ("train", "valid", "test")

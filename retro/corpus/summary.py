@@ -18,7 +18,7 @@ from retro.corpus.inputs import Identity
 from retro.corpus.pystdlib import origin_path
 from retro.corpus.reader import SPLITS
 from retro.corpus.records import SourceCounts
-from retro.mcore.token_files import TokenFile
+from retro.corpus.token_files import TokenFile
 
 QuestionCounts = Mapping[str, Mapping[str, int]]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
-from retro.mcore.token_files import bin_path, idx_path
+from retro.corpus.token_files import bin_path, idx_path
 
 CONFIG = "config.json"
 INFOS = "db/indexed_dataset_infos.json"

@@ -15,12 +15,12 @@ from retro.common.files import atomic_path
 from retro.corpus import build as corpus_stage
 from retro.corpus.config import CorpusConfig
 from retro.corpus.reader import Corpus
+from retro.corpus.token_files import TokenFile, idx_path
 from retro.db.chunking import tokens_without_end_mark
 from retro.importing.database import SPLITS, import_rows
 from retro.importing.project import Project, open_project
 from retro.importing.rows import Documents, written_rows
 from retro.importing.tokenizer import tokenizer_settings
-from retro.mcore.token_files import TokenFile, idx_path
 
 log = logging.getLogger(__name__)
 

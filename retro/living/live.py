@@ -25,9 +25,9 @@ from retro.common.tokenizers import FILE_NAMES, META, tokenizer_kind
 from retro.corpus.documents import document_line
 from retro.corpus.reader import DOCUMENTS_FILE, SPLITS, STAGE
 from retro.corpus.split import stream_orders
+from retro.corpus.token_files import TokenFileWriter
 from retro.db.reader import ChunkDatabase
 from retro.living.documents import source_names
-from retro.mcore.token_files import TokenFileWriter
 
 log = logging.getLogger(__name__)
 

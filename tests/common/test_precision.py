@@ -123,9 +123,9 @@ def test_what_was_not_chosen_is_not_computed_in() -> None:
 
 def test_former_names_are_read_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
     tell_new_name.cache_clear()
-    assert GenerateConfig(bfloat16=True) == GenerateConfig(precision="bfloat16")
-    assert GenerateConfig(bfloat16=False).precision == "float32"
-    assert EmbedderConfig(dtype="bfloat16") == EmbedderConfig(precision="bfloat16")
+    assert GenerateConfig.model_validate({"bfloat16": True}) == GenerateConfig(precision="bfloat16")
+    assert GenerateConfig.model_validate({"bfloat16": False}).precision == "float32"
+    assert EmbedderConfig.model_validate({"dtype": "bfloat16"}) == EmbedderConfig(precision="bfloat16")
     assert caplog.messages == [
         "generate.bfloat16 is the former name of generate.precision; it is still read",
         "index.embedder.dtype is the former name of index.embedder.precision; it is still read",
@@ -133,7 +133,7 @@ def test_former_names_are_read_and_named_once(caplog: pytest.LogCaptureFixture) 
     with pytest.raises(ConfigError, match=r"bfloat16 = True: is the former name of `precision`, which is given too"):
         renamed({"bfloat16": True, "precision": "auto"}, "bfloat16")
     with pytest.raises(ConfigError, match=r"precision = 7: needs 'auto', 'float32' or 'bfloat16'"):
-        GenerateConfig(bfloat16=7)
+        GenerateConfig.model_validate({"bfloat16": 7})
 
 
 def test_settings_of_an_older_index_are_read_in_silence(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from retro.common.qa_files import read_questions
 from retro.corpus import build, pystdlib, token_block, vocabulary
 from retro.corpus.build import run
 from retro.corpus.reader import Corpus, TokenStream
-from retro.mcore.token_files import TokenFileWriter
+from retro.corpus.token_files import TokenFileWriter
 from tests.corpus.texts import WORDS, artifact_bytes, settings, story, tiny_tokenizer, write_stories
 
 

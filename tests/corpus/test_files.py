@@ -11,7 +11,7 @@ import pytest
 from retro.common.errors import ConfigError, DataError
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import Source, is_heading, open_bytes, resolve
-from retro.mcore.token_files import TokenFileWriter
+from retro.corpus.token_files import TokenFileWriter
 
 
 def find(path: Path, **settings: Any) -> Source:

@@ -14,7 +14,7 @@ from retro.common.errors import ArtifactError
 from retro.common.hdf5 import new_file, write_columns
 from retro.corpus.documents import DocumentNames, document_line
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
-from retro.mcore.token_files import TokenFileWriter, idx_path
+from retro.corpus.token_files import TokenFileWriter, idx_path
 from tests.corpus.texts import changed, tiny_tokenizer
 
 EOD = 1

@@ -13,7 +13,7 @@ from retro.common.files import write_json
 from retro.corpus.build import run
 from retro.corpus.config import CorpusConfig
 from retro.corpus.recompute import open_work
-from retro.mcore.token_files import TokenFileWriter
+from retro.corpus.token_files import TokenFileWriter
 from tests.corpus.test_workers import mixed
 from tests.corpus.texts import settings, tiny_tokenizer, write_stories
 

@@ -12,8 +12,8 @@ from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source, resolve
 from retro.corpus.inputs import Identity, identify
 from retro.corpus.split import split_documents
+from retro.corpus.token_files import TokenFileWriter
 from retro.corpus.vocabulary import prepare_tokenizer, train_sentencepiece, training_sample
-from retro.mcore.token_files import TokenFileWriter
 from tests.corpus.texts import settings, story, tiny_tokenizer, write_stories
 
 

@@ -13,10 +13,10 @@ from retro.common.files import read_json
 from retro.common.worker import Worker
 from retro.corpus import build as corpus_build
 from retro.corpus.reader import Corpus
+from retro.corpus.token_files import TokenFileWriter
 from retro.db.build import run
 from retro.db.config import DbConfig
 from retro.db.reader import ChunkDatabase
-from retro.mcore.token_files import TokenFileWriter
 from tests.corpus.test_resume import killed_at_rename
 from tests.corpus.texts import artifact_bytes, settings, tiny_tokenizer
 from tests.db.road import CHUNK, DB, make_corpus

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from retro.common.tokenizers import Tokenizer
-from retro.mcore.token_files import TokenFileWriter
+from retro.corpus.token_files import TokenFileWriter
 from tests.corpus.texts import story, tiny_tokenizer
 
 CHUNK = 8

@@ -1,8 +1,13 @@
 """Token files in Megatron's own format: all tokens of a corpus in `.bin`, where documents start in `.idx`.
 
-Indexed by megatron-core's reader, so existing Megatron corpora work here and ours work there. The checks are ours:
-megatron's are assertions, and it does not notice a `.bin` cut short. So is the writer: megatron's keeps three Python
-lists with an entry per document, 100 bytes of memory for each; ours writes the same bytes from an array of 4.
+Existing Megatron corpora work here and ours work there: a test holds reader and writer equal to megatron-core's. They
+are our own because importing megatron-core costs 6 seconds of processor time, with torch, and because its checks are
+assertions that do not notice a `.bin` cut short; its writer keeps three Python lists with an entry per document, 100
+bytes of memory for each, where ours writes the same bytes from an array of 4.
+
+    .idx    magic, version, type code, sequences, boundaries; then int32 tokens of each sequence, int64 its first byte
+            in the .bin, int64 the sequence that each document begins with, and the number of sequences; then, where it
+            was written as multimodal, int8 the mode of each sequence, which is left aside here
 """
 
 from __future__ import annotations
@@ -10,11 +15,11 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 from numpy.typing import ArrayLike, NDArray
 
 from retro.common.errors import ArtifactError
@@ -23,7 +28,11 @@ from retro.common.mapping import MappedFile
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
-_INTEGER_CODES = {code.value for code in DType if np.issubdtype(np.dtype(code.name), np.integer)}
+_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
+"""Type codes of tokens; 6 and 7 are floats, which no tokenizer makes."""
+_CODES = {np.dtype(kind): code for code, kind in _TYPES.items()}
+_NARROW = 65_500
+"""Vocabularies below this are stored as uint16."""
 _REMEDY = "Make the corpus again (`retro corpus`), or copy both the .bin and the .idx again"
 _INDEX_PIECE = 1 << 20
 _DISORDER = "its sequences do not lie end to end in document order"
@@ -41,7 +50,7 @@ def idx_path(prefix: Path) -> Path:
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Type of a stored token: uint16 for vocabularies below 65,500, else int32."""
-    return np.dtype(DType.optimal_dtype(vocab_size))
+    return np.dtype(np.uint16 if vocab_size < _NARROW else np.int32)
 
 
 class TokenFileWriter:
@@ -109,7 +118,7 @@ class TokenFileWriter:
     def _index(self) -> Iterator[bytes]:
         """The `.idx`: header, tokens of each sequence, its first byte, and where documents begin; here each is one."""
         lengths = np.frombuffer(self._lengths, dtype=np.int32)
-        yield _HEADER.pack(_MAGIC, 1, DType.code_from_dtype(self.dtype.type), len(lengths), len(lengths) + 1)
+        yield _HEADER.pack(_MAGIC, 1, _CODES[self.dtype], len(lengths), len(lengths) + 1)
         yield lengths.tobytes()
         begin = 0
         for at in range(0, len(lengths), _INDEX_PIECE):
@@ -133,15 +142,10 @@ class TokenFile:
 
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
-        _check_index(prefix)
-        # The file reader, because megatron's memory map refuses an empty .bin; only the index is used.
-        try:
-            dataset = IndexedDataset(str(prefix), mmap=False)
-        except AssertionError:
-            raise ArtifactError(idx_path(prefix), _DISORDER, _REMEDY) from None
-        self.dtype: np.dtype[Any] = np.dtype(dataset.index.dtype)
-        self.sequences = len(dataset.index.sequence_lengths)
-        self.document_starts = _document_starts(prefix, dataset.index)
+        index = _read_index(prefix)
+        self.dtype: np.dtype[Any] = index.dtype
+        self.sequences = len(index.lengths)
+        self.document_starts = _document_starts(prefix, index)
         self._mapped = _map_tokens(prefix, self.dtype, int(self.document_starts[-1]))
         self.tokens = self._mapped.array
 
@@ -164,8 +168,22 @@ class TokenFile:
         self._mapped.will_need(start_N, count_N)
 
 
-def _check_index(prefix: Path) -> None:
-    """Raise ArtifactError unless both files exist and the header of `.idx` fits its length."""
+@dataclass(frozen=True)
+class _Index:
+    """What an `.idx` holds, memory-mapped."""
+
+    dtype: np.dtype[Any]
+    """Of the tokens."""
+    lengths: NDArray[np.int32]
+    """[sequences] tokens of each."""
+    pointers: NDArray[np.int64]
+    """[sequences] first byte of each."""
+    boundaries: NDArray[np.int64]
+    """[documents + 1] first sequence of each document."""
+
+
+def _read_index(prefix: Path) -> _Index:
+    """The index, once both files are there and its header fits its length; raises ArtifactError where they do not."""
     path = idx_path(prefix)
     for needed in (path, bin_path(prefix)):
         if not needed.is_file():
@@ -179,7 +197,7 @@ def _check_index(prefix: Path) -> None:
         raise ArtifactError(path, f"starts with {magic!r}; a Megatron index starts with {_MAGIC!r}", _REMEDY)
     if version != 1:
         raise ArtifactError(path, f"is of index version {version}; version 1 is needed", _REMEDY)
-    if code not in _INTEGER_CODES:
+    if code not in _TYPES:
         raise ArtifactError(path, f"says that its tokens have type code {code}; an integer is needed", _REMEDY)
     needed_size = _HEADER.size + 12 * sequences + 8 * boundaries
     # One more byte per sequence where it was written as multimodal.
@@ -189,17 +207,24 @@ def _check_index(prefix: Path) -> None:
             f"has {size} bytes; its {sequences} sequences and {boundaries} boundaries need {needed_size}",
             _REMEDY,
         )
+    content = np.memmap(path, dtype=np.uint8, mode="r")
+    places = (_HEADER.size, _HEADER.size + 4 * sequences, _HEADER.size + 12 * sequences)
+    return _Index(
+        dtype=np.dtype(_TYPES[code]),
+        lengths=np.frombuffer(content, np.dtype("<i4"), sequences, places[0]),
+        pointers=np.frombuffer(content, np.dtype("<i8"), sequences, places[1]),
+        boundaries=np.frombuffer(content, np.dtype("<i8"), boundaries, places[2]),
+    )
 
 
-def _document_starts(prefix: Path, index: Any) -> NDArray[np.int64]:
+def _document_starts(prefix: Path, index: _Index) -> NDArray[np.int64]:
     """[documents + 1] token offsets, from sequences (one or more to a document) that must lie end to end."""
-    sequence_starts = np.zeros(len(index.sequence_lengths) + 1, dtype=np.int64)
-    np.cumsum(index.sequence_lengths, out=sequence_starts[1:])
-    boundaries = np.asarray(index.document_indices, dtype=np.int64)
-    itemsize = np.dtype(index.dtype).itemsize
-    whole = boundaries[0] == 0 and boundaries[-1] == len(index.sequence_lengths)
-    ordered = bool(np.all(np.diff(boundaries) >= 0)) and bool(np.all(index.sequence_lengths >= 0))
-    if not (whole and ordered and np.array_equal(index.sequence_pointers, sequence_starts[:-1] * itemsize)):
+    sequence_starts = np.zeros(len(index.lengths) + 1, dtype=np.int64)
+    np.cumsum(index.lengths, out=sequence_starts[1:])
+    boundaries = index.boundaries
+    whole = boundaries[0] == 0 and boundaries[-1] == len(index.lengths)
+    ordered = bool(np.all(np.diff(boundaries) >= 0)) and bool(np.all(index.lengths >= 0))
+    if not (whole and ordered and np.array_equal(index.pointers, sequence_starts[:-1] * index.dtype.itemsize)):
         raise ArtifactError(idx_path(prefix), _DISORDER, _REMEDY)
     return sequence_starts[boundaries]
 

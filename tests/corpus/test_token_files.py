@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
+from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from retro.common.errors import ArtifactError
-from retro.mcore import token_files
-from retro.mcore.token_files import TokenFile, TokenFileWriter, bin_path, idx_path, token_dtype
+from retro.corpus import token_files
+from retro.corpus.token_files import TokenFile, TokenFileWriter, bin_path, idx_path, token_dtype
 
 
 @pytest.fixture
@@ -50,6 +50,32 @@ def test_a_megatron_file_with_several_sequences_to_a_document_is_read_by_documen
     assert file.document_starts.tolist() == [0, 3, 4, 9]
     assert file.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert file.dtype == np.dtype(np.int32)
+
+
+@pytest.mark.parametrize("multimodal", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int32, np.int64, np.uint16])
+def test_what_is_read_is_what_megatron_reads(tmp_path: Path, dtype: type, multimodal: bool) -> None:
+    random, prefix = np.random.default_rng(5), tmp_path / "theirs"
+    builder = IndexedDatasetBuilder(str(bin_path(prefix)), dtype=dtype, multimodal=multimodal)
+    for _ in range(9):
+        for _ in range(int(random.integers(1, 4))):
+            tokens = torch.tensor(random.integers(0, 128, int(random.integers(1, 9))))
+            builder.add_item(tokens, 1 if multimodal else 0)
+        builder.end_document()
+    builder.finalize(str(idx_path(prefix)))
+    theirs, ours = IndexedDataset(str(prefix), multimodal=multimodal), TokenFile(prefix)
+    assert (ours.dtype, ours.sequences, ours.documents) == (np.dtype(dtype), len(theirs), 9)
+    starts = np.concatenate([[0], np.cumsum(theirs.sequence_lengths)])[theirs.document_indices]
+    assert np.array_equal(ours.document_starts, starts)
+    texts = [theirs[number] for number in range(len(theirs))]
+    assert np.array_equal(ours.tokens, np.concatenate([text[0] if multimodal else text for text in texts]))
+
+
+def test_the_type_codes_are_megatrons() -> None:
+    integers = {code.value: np.dtype(code.name) for code in DType if np.issubdtype(np.dtype(code.name), np.integer)}
+    assert {code: np.dtype(kind) for code, kind in token_files._TYPES.items()} == integers
+    for vocabulary in (1, 65_499, 65_500, 1 << 20):
+        assert token_dtype(vocabulary) == np.dtype(DType.optimal_dtype(vocabulary))
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_499, np.uint16), (65_500, np.int32), (256_000, np.int32)])
