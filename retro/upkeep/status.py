@@ -21,6 +21,9 @@ from retro.upkeep.parents import require_parents
 State = Literal["done", "running", "stopped", "stale", "broken", "missing"]
 _RATE_OVER_S = 600.0
 """Rates are those of the blocks finished in the last ten minutes."""
+_LOOKS = 5
+"""So often is a stage looked at whose files vanish between being listed and being read: workers rename and remove."""
+_VANISHED = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,18 @@ def status_of(config: RunConfig, *, compare_settings: bool) -> list[Status]:
 
 
 def _stage_status(one: Stage, config: RunConfig, compare_settings: bool) -> list[Status]:
+    for number in range(_LOOKS):
+        try:
+            found = _look(one, config, compare_settings)
+        except _VANISHED:
+            continue
+        # That a file is missing is believed when it is missing twice.
+        if number or all(status.state != "broken" for status in found):
+            return found
+    return [Status(stage=one.name, state="running", note="its files change while they are read; look again")]
+
+
+def _look(one: Stage, config: RunConfig, compare_settings: bool) -> list[Status]:
     directory = one.path(config)
     if is_complete(directory):
         return [_complete(one, directory, config, compare_settings)]
@@ -67,10 +82,23 @@ def _stage_status(one: Stage, config: RunConfig, compare_settings: bool) -> list
     return [Status(stage=one.name, state="missing", note=f"retro {one.name} makes it")]
 
 
+def _broken(one: Stage, error: ArtifactError, what_to_do: str) -> Status:
+    """What to say of a damaged file, unless it is gone by now: then the stage is not what it was.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    if not error.path.exists():
+        raise FileNotFoundError(error.path)
+    return Status(stage=one.name, state="broken", note=f"{error.path.name} {error.problem}; {what_to_do}")
+
+
 def _complete(one: Stage, directory: Path, config: RunConfig, compare_settings: bool) -> Status:
     try:
         manifest = read_manifest(directory, one.name)
     except ArtifactError as error:
+        if not is_complete(directory):
+            raise FileNotFoundError(directory) from None
         what = f"{error.path.name} {error.problem}"
         return Status(stage=one.name, state="broken", note=f"{what}; `retro verify` says which block")
     try:
@@ -97,7 +125,10 @@ def _building_or_broken(one: Stage, directory: Path, path: Path) -> Status:
 
 
 def _building(one: Stage, directory: Path, path: Path) -> Status:
-    plan = Plan.read(path)
+    try:
+        plan = Plan.read(path)
+    except ArtifactError as error:
+        return _broken(one, error, f"delete {path.parent}")
     store = plan.store(directory)
     holders = Claims(directory / WORKERS).holders()
     written, wrong = _look_at(store)
@@ -140,12 +171,18 @@ def _rate(store: BlockStore, plan: Plan, written: Sequence[int]) -> float | None
 def _training(one: Stage, directory: Path, config: RunConfig) -> Status:
     from retro.training.log import read_log
 
-    newest = max(directory.rglob("log.jsonl"), key=lambda path: path.stat().st_mtime)
-    steps = [line for line in read_log(newest) if "step" in line]
+    logs = {path.stat().st_mtime: path for path in directory.rglob("log.jsonl")}
+    if not logs:
+        raise FileNotFoundError(directory)
+    newest = logs[max(logs)]
+    try:
+        steps = [line for line in read_log(newest) if "step" in line]
+    except ArtifactError as error:
+        return _broken(one, error, f"delete {newest}: it only says how training went")
     last = steps[-1] if steps else {}
     running = is_held(config.run_dir)
     rate = float(last["tokens_per_second"]) if running and "tokens_per_second" in last else None
-    ago = time.time() - newest.stat().st_mtime
+    ago = time.time() - max(logs)
     return Status(
         stage=one.name,
         state="running" if running else "stopped",
@@ -162,4 +199,9 @@ def as_json(statuses: Sequence[Status]) -> list[dict[str, object]]:
 
 def has_run(run_dir: Path) -> bool:
     """Whether a directory holds anything of a run."""
-    return any(run_dir.glob(f"*/{MANIFEST}")) or any(run_dir.glob(f"*/{WORKERS}")) or any(run_dir.glob("*/blocks"))
+    for _ in range(_LOOKS):
+        try:
+            return any(any(run_dir.glob(pattern)) for pattern in (f"*/{MANIFEST}", f"*/{WORKERS}", "*/blocks"))
+        except _VANISHED:
+            continue
+    return True  # something is at work there

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,3 +119,64 @@ def test_a_run_is_held_while_a_process_works_in_it(tmp_path: Path) -> None:
     with run_lock(tmp_path, shared=True):
         assert is_held(tmp_path)
     assert not is_held(tmp_path)
+
+
+@contextmanager
+def vanishing(nth: int, act: Callable[[], None] | None = None) -> Iterator[list[int]]:
+    """The n-th call to the file system finds nothing there, or something happens right before it."""
+    calls = [0]
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def one(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == nth:
+                if act is None:
+                    raise FileNotFoundError(2, "No such file or directory", str(arguments[:1]))
+                act()
+            return call(*arguments, **options)
+
+        return one
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((os, "stat"), (os, "scandir"), (os, "listdir"), (io, "open")):
+            patch.setattr(module, name, wrapped(getattr(module, name)))
+        yield calls
+
+
+def calls_of(config: RunConfig) -> int:
+    with vanishing(0) as calls:
+        statuses(config)
+    return calls[0]
+
+
+def test_whatever_vanishes_between_two_looks_status_has_every_stage(run: RunConfig) -> None:
+    stop_half_way(run)
+    truth, calls = statuses(run), calls_of(run)
+    assert calls > 50
+    for nth in range(1, calls + 1):
+        with vanishing(nth):
+            found = statuses(run)
+        assert list(found) == list(truth)
+        # What was there once and then was not may rightly be missing, and what was made from it stale.
+        assert {one.state for one in found.values()} <= {"done", "stopped", "missing", "stale"}, nth
+
+
+@pytest.mark.parametrize("gone", ["blocks/000000.h5", ".workers", "."])
+def test_files_that_are_removed_in_the_middle_of_a_look_are_no_error(run: RunConfig, gone: str) -> None:
+    directory = stop_half_way(run)
+    kept = directory.with_name("kept")
+    calls = calls_of(run)
+    for nth in range(1, calls + 1, 3):
+        shutil.copytree(directory, kept)
+
+        def remove() -> None:
+            path = directory / gone
+            path.rename(directory.with_name("removed"))
+
+        with vanishing(nth, remove):
+            found = statuses(run)["neighbors"]
+        assert found.state in {"stopped", "missing"}, nth
+        shutil.rmtree(directory, ignore_errors=True)
+        removed = directory.with_name("removed")
+        shutil.rmtree(removed, ignore_errors=True) if removed.is_dir() else removed.unlink(missing_ok=True)
+        kept.rename(directory)
