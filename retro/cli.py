@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,7 @@ from retro.cli_evaluate import add_evaluation
 from retro.cli_plan import plan_app
 from retro.cli_sft import sft_app
 from retro.common.errors import ConfigError, RetroError
+from retro.common.files import discard, failed_write
 from retro.common.progress import set_up_logging
 from retro.common.terminal import complain, never_fail_to_encode, output
 from retro.common.worker import companions, end_with_parent, worker_of
@@ -80,6 +80,11 @@ def main() -> None:
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")):
             _usage_error(error)
+        if why := failed_write(error):
+            what = getattr(error, "filename", None) or "a file of the run"
+            remedy = "everything complete is kept. Free some space or check the disk, and run the same command again"
+            complain(f"{what}: could not be written ({why}); {remedy}")
+            sys.exit(2)
         raise
 
 
@@ -369,7 +374,7 @@ def leakage(
 
     with run_lock(config.run_dir, shared=True):
         if again:
-            shutil.rmtree(leakage_path(config), ignore_errors=True)
+            discard(leakage_path(config))
         with companions(workers, ["leakage", *(arguments or [])]):
             result = measure_leakage(config)
     if worker_of().rank:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from retro.common.files import write_json
+from retro.common.files import write_plain_json
 from retro.common.terminal import output
 from retro.run_config import RunConfig
 
@@ -69,7 +69,7 @@ def _add_compare(app: typer.Typer, start: Callable[[bool], None]) -> None:
         b = open_side(run_b, task=task, setting=setting_b or setting)
         found = compare_sides(a, b)
         if json is not None:
-            write_json(json, found)
+            write_plain_json(json, found)
         show_comparison(found, output, questions=show)
 
 

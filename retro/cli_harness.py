@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from retro.common.errors import ConfigError
-from retro.common.files import write_json
+from retro.common.files import write_plain_json
 from retro.common.terminal import Table, output
 from retro.pipeline import database_dirs, stage
 from retro.run_config import RunConfig
@@ -68,7 +68,7 @@ def run_harness(
     )
     found = evaluate(model, wanted)
     path = out or config.run_dir / "lm_eval.json"
-    write_json(path, found)
+    write_plain_json(path, found)
     output.table(harness_table(found))
     output.say(f"all numbers: {path}")
     return path

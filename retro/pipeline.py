@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from retro.common.artifacts import Manifest
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError, RetroError
+from retro.common.files import discard
 from retro.common.worker import worker_of
 from retro.run_config import RunConfig
 
@@ -247,7 +247,7 @@ def redoing(config: RunConfig, name: str) -> Iterator[None]:
     for path in _paths_from(config, first):
         old = _aside(path)
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            discard(old)
             path.rename(old)
     try:
         yield
@@ -258,7 +258,7 @@ def redoing(config: RunConfig, name: str) -> Iterator[None]:
             raise
         for path in reversed(paths):
             if _aside(path).exists():
-                shutil.rmtree(path, ignore_errors=True)
+                discard(path)
                 _aside(path).rename(path)
         raise
 
@@ -268,7 +268,7 @@ def drop_replaced(config: RunConfig, name: str) -> None:
     first = next(number for number, one in enumerate(STAGES) if one.name == name)
     for path in _paths_from(config, first):
         if _aside(path).exists():
-            shutil.rmtree(_aside(path))
+            discard(_aside(path))
             log.info("removed what %s held before", path)
 
 

@@ -7,7 +7,6 @@ score.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from retro.common import own_checksum
 from retro.common.errors import ArtifactError
 from retro.common.input_files import read_text
 from retro.common.json_items import MAX_TEXT_BYTES
-from retro.common.json_text import JsonError, parse_json, wrong_type
+from retro.common.json_text import JsonError, wrong_type
 from retro.common.qa_data import Context, PassageLike, Question
 
 QUESTIONS = "questions.jsonl"
@@ -103,7 +103,7 @@ def asked_of(question: Question) -> Asked:
 
 def answer_line(answer: Answer) -> str:
     """The answer as a line of JSON, with its line end."""
-    return json.dumps(asdict(answer), ensure_ascii=False) + "\n"
+    return own_checksum.line(asdict(answer))
 
 
 def passage_record(passage: PassageLike) -> Context:
@@ -120,7 +120,7 @@ def passage_record(passage: PassageLike) -> Context:
 def question_lines(questions: Sequence[Question]) -> str:
     """The text of questions.jsonl."""
     kept = (asdict(asked_of(question)) for question in questions)
-    return "".join(json.dumps(asked, ensure_ascii=False) + "\n" for asked in kept)
+    return "".join(own_checksum.line(asked) for asked in kept)
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -178,9 +178,11 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ArtifactError(path, "ends in the middle of a line", "Run `retro generate` again; it goes on from there")
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
-            data = parse_json(line)
+            data, problem = own_checksum.parse_line(f"{line}\n")
         except JsonError as error:
             raise ArtifactError(path, f"line {number} is {error}", _REDO) from None
+        if problem:
+            raise ArtifactError(path, f"line {number} {problem}", _REDO)
         if not isinstance(data, dict):
             raise ArtifactError(path, f"line {number} is a {type(data).__name__}, not an object", _REDO)
         yield number, data

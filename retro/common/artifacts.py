@@ -133,19 +133,27 @@ def parse_manifest(path: Path, remedy: str) -> Manifest:
     return manifest
 
 
-def _require_bytes(file: Path, known: Mapping[str, Any], remedy: str) -> None:
+def wrong_bytes(file: Path, known: Mapping[str, Any]) -> str:
+    """What is wrong with a file of which `describe_files` said `known`; empty if nothing."""
     try:
-        status = file.stat()
-        require_regular(file, remedy)
+        size = file.stat().st_size
+        require_regular(file, "")
+        if size != known["bytes"]:
+            return f"has {size} bytes, its manifest says {known['bytes']}"
+        found = known_sha256(file)
     except FileNotFoundError:
-        raise ArtifactError(file, "is missing", remedy) from None
+        return "is missing"
+    except ArtifactError as error:
+        return error.problem
     except OSError as error:
-        raise ArtifactError(file, f"cannot be read ({reason(error)})", remedy) from None
-    if status.st_size != known["bytes"]:
-        raise ArtifactError(file, f"has {status.st_size} bytes, its manifest says {known['bytes']}", remedy)
-    found = known_sha256(file)
+        return f"cannot be read ({reason(error)})"
     if found != known["sha256"]:
-        problem = f"has SHA-256 {found[:12]}…, its manifest says {known['sha256'][:12]}…: bytes changed on disk"
+        return f"has SHA-256 {found[:12]}…, its manifest says {known['sha256'][:12]}…: bytes changed on disk"
+    return ""
+
+
+def _require_bytes(file: Path, known: Mapping[str, Any], remedy: str) -> None:
+    if problem := wrong_bytes(file, known):
         raise ArtifactError(file, problem, remedy)
 
 

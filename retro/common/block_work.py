@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.blocks import Arrays, Block, BlockStore
 from retro.common.errors import ArtifactError
 from retro.common.files import write_json
-from retro.common.hdf5 import map_column
+from retro.common.hdf5 import changed_file, map_column
 
 BLOCKS_FILE = "blocks.json"
 """Checksum of each block's rows in the finished artifact: says which block is damaged, should a file be. No part of
@@ -83,7 +82,7 @@ class BlockWork:
             copies: For each file's name, the copy to write to.
         """
         for place in self.places(number):
-            with h5py.File(copies[place.file], "r+") as file:
+            with changed_file(copies[place.file]) as file:
                 rows = slice(place.first, place.first + len(place.rows))
                 file[place.dataset][rows] = block.arrays[place.array][place.rows.start : place.rows.stop]
 

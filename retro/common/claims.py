@@ -23,7 +23,8 @@ from pathlib import Path
 import psutil
 from typing_extensions import TypedDict
 
-from retro.common.files import no_space_is_an_artifact_error
+from retro.common.errors import ArtifactError
+from retro.common.files import failed_writes_are_artifact_errors
 from retro.common.input_files import open_regular
 from retro.common.json_text import Count, JsonError, parse_json, wrong_type
 
@@ -155,8 +156,11 @@ class Claims:
             path.unlink(missing_ok=True)  # a dead worker's
         me = Holder(this_machine(), os.getpid(), psutil.Process().create_time(), uuid.uuid4().hex)
         try:
-            with no_space_is_an_artifact_error(path), path.open("x", encoding="utf-8") as stream:
+            with failed_writes_are_artifact_errors(path), path.open("x", encoding="utf-8") as stream:
                 stream.write(json.dumps(asdict(me)))
+        except ArtifactError:
+            path.unlink(missing_ok=True)  # else it would pass for one that is just being written
+            raise
         except FileExistsError:
             return ""
         except FileNotFoundError:  # the stage was finished, and its claims removed, this very moment

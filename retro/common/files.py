@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
-import json
 import os
+import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from retro.common import own_checksum
 from retro.common.errors import ArtifactError
 from retro.common.input_files import MAX_BYTES, ErrorClass, open_regular, read_text
 from retro.common.json_text import JsonError, half_character, parse_json, wrong_type
@@ -30,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = temporary_path(path)
     try:
-        with no_space_is_an_artifact_error(path):
+        with failed_writes_are_artifact_errors(path):
             yield temporary
             fsync(temporary)
             temporary.replace(path)
@@ -57,22 +58,77 @@ def _remove_leftovers(path: Path) -> None:
 
 
 @contextmanager
-def no_space_is_an_artifact_error(path: Path) -> Iterator[None]:
-    """Turn "no space left on device" into an ArtifactError that names `path`.
-
-    h5py and faiss wrap the system's error in exceptions of their own, so the text is looked at as well.
-    """
+def failed_writes_are_artifact_errors(path: Path) -> Iterator[None]:
+    """Turn a write that the system refused into an ArtifactError that names `path`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if not full:
+        why = failed_write(error)
+        if not why:
             raise
-        raise ArtifactError(
-            path,
-            "the disk is full; this file was not written, everything complete before it is kept",
-            "Free some space and run the same command again",
-        ) from None
+        full = "the disk is full; this file was not written, everything complete before it is kept"
+        problem = full if why == FULL else f"could not be written ({why}); everything complete before it is kept"
+        remedy = "Free some space" if why == FULL else "Check the disk"
+        raise ArtifactError(path, problem, f"{remedy} and run the same command again") from None
+
+
+FULL = "no space left"
+_ERRNO = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EIO: "input/output error",
+    errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "the file is larger than the file system allows",
+}
+# h5py, faiss and torch wrap the system's error in exceptions of their own, with its words or without.
+_WORDS = {
+    "No space left": FULL,
+    "Disk quota exceeded": FULL,
+    "Input/output error": "input/output error",
+    "Read-only file system": "the file system is read-only",
+    "File too large": "the file is larger than the file system allows",
+    "unexpected pos": "the disk is full or fails",
+    "PytorchStreamWriter failed": "the disk is full or fails",
+}
+
+
+def failed_write(error: BaseException) -> str:
+    """Why the system refused a write, as far as an exception or one that it followed tells; empty for any other."""
+    found = ""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        words = next((why for word, why in _WORDS.items() if word in text), "")
+        found = _ERRNO.get(getattr(seen, "errno", None) or 0, words) or found
+        seen = seen.__cause__ or seen.__context__
+    return found
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Check that a file can grow to `needed` bytes, before something writes it through a memory map: what the system
+    does there when the disk is full is to end the process.
+
+    Raises:
+        ArtifactError: There is not so much space.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        problem = f"needs {needed / 1e9:,.2f} GB, and the disk has {free / 1e9:,.2f} GB left: the disk is full"
+        raise ArtifactError(path, problem, "Free some space and run the same command again")
+
+
+def discard(directory: Path) -> None:
+    """Remove a folder, so that a kill leaves nothing that looks whole: it loses its name before its files.
+
+    What such a kill left of the same folder is removed too.
+    """
+    nameless = directory.with_name(f".{directory.name}.removed.tmp")
+    shutil.rmtree(nameless, ignore_errors=True)
+    try:
+        directory.rename(nameless)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(nameless, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:
@@ -84,10 +140,14 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, data: object) -> None:
-    """Write `data` as sorted, indented JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` as sorted, indented JSON with a checksum of its own, atomically."""
+    _write_text(path, own_checksum.document(data))
+
+
+def write_plain_json(path: Path, data: object) -> None:
+    """Write JSON for other programs: without a checksum, which is no part of their formats."""
+    _write_text(path, own_checksum.plain_document(data))
 
 
 def read_json(
@@ -99,7 +159,7 @@ def read_json(
     limit: int = MAX_BYTES,
     keys_once: bool = True,
 ) -> Any:
-    """Read a JSON file, whatever it holds.
+    """Read a JSON file, whatever it holds. The checksum of its own that it may carry is checked, and left out.
 
     Args:
         path: The file.
@@ -110,8 +170,8 @@ def read_json(
         keys_once: Whether a key twice in one object is an error.
 
     Raises:
-        ArtifactError, DataError: The file is missing, is no file, is too large, is not JSON, nests too deep, or holds
-            something else than `expect`.
+        ArtifactError, DataError: The file is missing, is no file, is too large, is not JSON, nests too deep, was
+            changed after it was written, or holds something else than `expect`.
     """
     text = read_text(path, remedy, limit=limit, error=error)
     try:
@@ -121,10 +181,36 @@ def read_json(
     half = half_character(text, value)
     if half is not None:
         raise error(path, f"holds half a character, {half!r}, which no UTF-8 file can", remedy)
-    problem = wrong_type(value, expect)
-    if problem is not None:
+    value, damage = own_checksum.check_document(value, text)
+    problem = damage or wrong_type(value, expect)
+    if problem:
         raise error(path, problem, remedy)
     return value
+
+
+def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line that a stage appended to, each line with a checksum of its own.
+
+    A last line that a kill cut short, which shows by its missing line end, is left out.
+
+    Raises:
+        ArtifactError: The file cannot be read, or a whole line is no JSON object or was changed after it was written.
+    """
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(read_text(path, remedy).split("\n")[:-1], start=1):
+        try:
+            data, problem = own_checksum.parse_line(f"{line}\n")
+        except JsonError as error:
+            raise ArtifactError(path, f"line {number} is {error}", remedy) from None
+        if problem or not isinstance(data, dict):
+            raise ArtifactError(path, f"line {number} {problem or 'is no JSON object'}", remedy)
+        found.append(data)
+    return found
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def sha256_file(path: Path) -> str:

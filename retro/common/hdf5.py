@@ -6,8 +6,9 @@ then indexes a memory map: about 80 times the rows per second of h5py's own row 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,90 @@ from retro.common.errors import ArtifactError
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
-def new_file(path: Path) -> h5py.File:
+@contextmanager
+def new_file(path: Path) -> Iterator[h5py.File]:
     """Open `path` for writing, in a file format that does not follow the installed HDF5 release.
 
     Datasets begin at multiples of 8 bytes: of a mapped column that does not, numpy gathers at half the speed, and
     `np.take` copies it whole. Use it inside `files.atomic_path`, which also turns a full disk into an
     ArtifactError.
     """
-    return h5py.File(path, "w", libver=("earliest", "v110"), alignment_threshold=8, alignment_interval=8)
+    settings: dict[str, Any] = {"libver": ("earliest", "v110"), "alignment_threshold": 8, "alignment_interval": 8}
+    with (
+        path.open("w+b", buffering=0) as stream,
+        _written(stream) as guarded,
+        h5py.File(guarded, "w", **settings) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def changed_file(path: Path) -> Iterator[h5py.File]:
+    """Open a file that is there, to write over its datasets."""
+    with path.open("r+b", buffering=0) as stream, _written(stream) as guarded, h5py.File(guarded, "r+") as file:
+        yield file
+
+
+@contextmanager
+def _written(stream: FileIO) -> Iterator[_Guarded]:
+    guarded = _Guarded(stream)
+    yield guarded
+    if guarded.error is not None:
+        raise guarded.error
+
+
+class _Guarded:
+    """A file that HDF5 writes through, and that keeps from it that a write failed.
+
+    HDF5 holds what it could not write and tries again: when a dataset is closed, when Python lets go of it, when the
+    process ends. h5py then prints above whatever the user is told, and crashes the process in the end. Here the first
+    error is kept until the file is closed, and whatever comes after it is dropped.
+    """
+
+    def __init__(self, stream: FileIO) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        """Write all of `data`, or keep the reason why not."""
+        self._try(lambda: self._write_all(data))
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        """Make the file so many bytes long."""
+        self._try(lambda: self.stream.truncate(size))
+        return size
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place in the file."""
+        return self.stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Where in the file the next bytes go."""
+        return self.stream.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; h5py looks whether there is such a method."""
+        return self.stream.read(size)
+
+    def readinto(self, buffer: memoryview) -> int | None:
+        """Fill `buffer`."""
+        return self.stream.readinto(buffer)
+
+    def _write_all(self, data: memoryview) -> None:
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[self.stream.write(left) :]
+
+    def _try(self, call: Callable[[], object]) -> None:
+        if self.error is None:
+            try:
+                call()
+            except OSError as error:
+                self.error = error
 
 
 @contextmanager

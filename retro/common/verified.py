@@ -6,7 +6,6 @@ the last seconds is not remembered, because a second change might carry the same
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -15,6 +14,7 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+from retro.common import own_checksum
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, sha256_file
 
@@ -59,7 +59,7 @@ def _sha256_of(file: Path, size: int, changed_ns: int, inode: int) -> str:
 def _write(memory: Path, known: dict[str, list[int | str]]) -> None:
     # Renamed, but not forced to the disk: to lose it costs one reading.
     temporary = memory.with_name(f"{VERIFIED}.{socket.gethostname()}.{os.getpid()}-{threading.get_ident()}.tmp")
-    temporary.write_text(json.dumps(known, sort_keys=True), encoding="utf-8")
+    temporary.write_text(own_checksum.document(known), encoding="utf-8")
     temporary.rename(memory)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files
 from retro.common.errors import ArtifactError
-from retro.common.files import atomic_path, write_json
+from retro.common.files import atomic_path, write_json, write_plain_json
 from retro.common.hdf5 import new_file, write_columns
 from retro.common.resume import remove_temporary_files
 from retro.common.tokenizers import FILE_NAMES, META, Tokenizer
@@ -172,7 +172,7 @@ def _write_questions(config: CorpusConfig, splits: Splits, out: Path) -> dict[st
     if not texts:
         return {}
     for part, found in items.items():
-        write_json(out / QUESTIONS / f"{part}.json", found)
+        write_plain_json(out / QUESTIONS / f"{part}.json", found)
     return {part: {k: sum(q["kind"] == k for q in found) for k in ("name", "doctest")} for part, found in items.items()}
 
 

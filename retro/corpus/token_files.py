@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from retro.common.errors import ArtifactError
-from retro.common.files import fsync, no_space_is_an_artifact_error, temporary_path
+from retro.common.files import failed_writes_are_artifact_errors, fsync, temporary_path
 from retro.common.mapping import MappedFile
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -65,7 +65,7 @@ class TokenFileWriter:
         self._bin, self._idx = (temporary_path(path) for path in (bin_path(prefix), idx_path(prefix)))
         self.dtype = token_dtype(vocab_size)
         self._lengths = array("i")
-        with no_space_is_an_artifact_error(bin_path(prefix)):
+        with failed_writes_are_artifact_errors(bin_path(prefix)):
             self._stream = self._bin.open("wb")
 
     def __enter__(self) -> TokenFileWriter:
@@ -99,14 +99,14 @@ class TokenFileWriter:
         """
         if int(lengths.sum()) != len(tokens):
             raise ValueError(f"documents of {int(lengths.sum())} tokens were announced, {len(tokens)} given")
-        with no_space_is_an_artifact_error(bin_path(self.prefix)):
+        with failed_writes_are_artifact_errors(bin_path(self.prefix)):
             self._stream.write(np.ascontiguousarray(tokens, dtype=self.dtype).data)
         self._lengths.frombytes(lengths.astype(np.int32).tobytes())
         self.tokens += len(tokens)
 
     def finish(self) -> None:
         """Write the index, then rename `.bin` and `.idx`, in this order: the `.idx` completes the pair."""
-        with no_space_is_an_artifact_error(bin_path(self.prefix)):
+        with failed_writes_are_artifact_errors(bin_path(self.prefix)):
             self._stream.close()
             with self._idx.open("wb") as index:
                 index.writelines(self._index())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from retro.common.errors import ArtifactError, ConfigError
-from retro.common.files import read_json
+from retro.common.files import read_json, read_json_lines
 from retro.evaluate.intervals import estimate
 from retro.evaluate.paired import RIGHT, count_right, p_value
 from retro.evaluate.scores import PER_QUESTION, SCORES
@@ -55,7 +54,11 @@ def open_side(path: Path, *, task: str | None = None, setting: str | None = None
     chosen = setting or settings[0]
     name = f"{path.resolve().name}, {chosen.replace('_', ' ')}"
     return Side(
-        name=name, directory=directory, setting=chosen, scores=scores, questions=_lines(directory / PER_QUESTION)
+        name=name,
+        directory=directory,
+        setting=chosen,
+        scores=scores,
+        questions=read_json_lines(directory / PER_QUESTION, _REDO),
     )
 
 
@@ -73,13 +76,6 @@ def _scored(path: Path, task: str | None) -> Path:
         names = ", ".join(one.name for one in found)
         raise ConfigError(str(path), names, "holds several scored answers: give the directory of one, or --task")
     return plain if plain in found else found[0]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        raise ArtifactError(path, f"cannot be read ({error})", _REDO) from None
 
 
 def compare(a: Side, b: Side) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import logging
 import os
 import platform
 import sys
@@ -16,8 +16,11 @@ import psutil
 
 from retro.common.answers import Answer, read_answers
 from retro.common.artifacts import REPORT, Manifest, read_manifest
-from retro.common.errors import RetroError
+from retro.common.errors import ArtifactError, RetroError
+from retro.common.files import read_json, read_json_lines
 from retro.evaluate.wording import in_order
+
+log = logging.getLogger(__name__)
 
 STAGES: tuple[tuple[str, str, str], ...] = (
     ("corpus", "1_corpus", "text to tokens"),
@@ -156,9 +159,13 @@ def _size(directory: Path, manifest: Manifest | None) -> int:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
+    """A file of the run; None where there is none, or a damaged one, which is named in the log."""
+    if not path.exists():
+        return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_json(path, "The report leaves it out")
+    except ArtifactError as error:
+        log.warning("%s", error)
         return None
     return data if isinstance(data, dict) else None
 
@@ -175,7 +182,7 @@ def _curves(directory: Path, alone: str = "") -> Iterator[Curve]:
     """One curve for each run in a stage's folder, named after its own folder; `alone` names a single one."""
     paths = sorted(directory.glob("*/log.jsonl"))
     for path in paths:
-        lines = list(_log_lines(path))
+        lines = _log_lines(path)
         speeds = sorted(float(line["tokens_per_second"]) for line in lines if line.get("tokens_per_second"))
         curve = Curve(
             name=alone if alone and len(paths) == 1 else path.parent.name,
@@ -187,15 +194,13 @@ def _curves(directory: Path, alone: str = "") -> Iterator[Curve]:
             yield curve
 
 
-def _log_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            data = json.loads(line)
-        except ValueError:
-            # A run that is training, or was killed, leaves half a line at the end.
-            continue
-        if isinstance(data, dict) and isinstance(data.get("step"), int):
-            yield data
+def _log_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = read_json_lines(path, "The report leaves it out")
+    except ArtifactError as error:
+        log.warning("%s", error)
+        return []
+    return [line for line in lines if isinstance(line.get("step"), int)]
 
 
 def _answers(directory: Path, scores: Mapping[str, Any] | None) -> dict[str, tuple[Answer, ...]]:
@@ -212,8 +217,8 @@ def _values(path: Path, scores: Mapping[str, Any] | None) -> dict[str, tuple[Map
     if scores is None:
         return {}
     try:
-        lines = [json.loads(line)["settings"] for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError, KeyError):
+        lines = [line["settings"] for line in read_json_lines(path, "The report leaves it out")]
+    except (ArtifactError, KeyError):
         return {}
     return {name: tuple(line.get(name, {}) for line in lines) for name in scores["settings"]}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from retro.common import own_checksum
 from retro.common.answers import Answer, Asked
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
@@ -163,7 +163,7 @@ def write_scores(
             for name, given in answers.items()
         }
         record = {"id": one.id, "question": one.question, "answers": one.answers, "settings": mine}
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        lines.append(own_checksum.line(record))
     with atomic_path(out / PER_QUESTION) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
     write_json(out / SCORES, dict(scores))

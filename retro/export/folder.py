@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.config import config_json
-from retro.common.files import write_json
+from retro.common.files import write_plain_json
 from retro.export.modeling import MODELING, modeling_source
 from retro.model.config import ModelConfig, ModelShape
 
@@ -19,7 +19,7 @@ def write_retro(shape: ModelShape, dtype: str, out: Path) -> None:
         dtype: Precision of the weights, as torch calls it.
         out: The folder.
     """
-    write_json(out / "config.json", retro_config(shape) | {"dtype": dtype})
+    write_plain_json(out / "config.json", retro_config(shape) | {"dtype": dtype})
     (out / MODELING).write_text(modeling_source(), encoding="utf-8")
 
 
@@ -61,4 +61,4 @@ def write_generation(eod: int | None, out: Path, *, cache: bool) -> None:
     """
     # Null says that there is none; where the key is missing, some architectures take that of their own tokenizer.
     ids = {"bos_token_id": None, "eos_token_id": eod, "pad_token_id": eod}
-    write_json(out / "generation_config.json", ids | {"do_sample": False, "use_cache": cache})
+    write_plain_json(out / "generation_config.json", ids | {"do_sample": False, "use_cache": cache})

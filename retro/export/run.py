@@ -15,7 +15,7 @@ import yaml
 
 from retro.common.artifacts import MANIFEST
 from retro.common.errors import ConfigError
-from retro.common.files import fsync, no_space_is_an_artifact_error
+from retro.common.files import failed_writes_are_artifact_errors, fsync
 from retro.evaluate.run_summary import stage_dir
 from retro.export.card import CARD, SETTINGS, run_settings, write_card
 from retro.export.facts import Facts, find_run, gather
@@ -108,7 +108,7 @@ def _whole(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError("OUT", str(out), f"cannot be made ({error.strerror}); choose another folder") from None
     try:
-        with no_space_is_an_artifact_error(out):
+        with failed_writes_are_artifact_errors(out):
             yield temporary
             _settle(temporary)
             temporary.replace(out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retro.common.errors import ArtifactError
-from retro.common.files import write_json
+from retro.common.files import write_plain_json
 from retro.common.tokenizers import FILE_NAMES, META, HuggingFaceTokenizer, Tokenizer, load_tokenizer
 from retro.model.config import ModelShape
 
@@ -39,7 +39,7 @@ def copy_tokenizer(directory: Path, shape: ModelShape, out: Path) -> CopiedToken
         shutil.copyfile(directory / name, out / name)
     opens = isinstance(tokenizer, HuggingFaceTokenizer)
     if opens:
-        write_json(out / "tokenizer_config.json", _for_transformers(tokenizer, directory / file))
+        write_plain_json(out / "tokenizer_config.json", _for_transformers(tokenizer, directory / file))
     return CopiedTokenizer(file=file, eod=tokenizer.eod, opens_in_transformers=opens)
 
 

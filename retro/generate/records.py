@@ -14,7 +14,7 @@ from typing import Any
 
 from retro.common.answers import Answer, answer_line, read_answers
 from retro.common.errors import ArtifactError
-from retro.common.files import atomic_path, no_space_is_an_artifact_error, read_json, write_json
+from retro.common.files import atomic_path, failed_writes_are_artifact_errors, read_json, write_json
 from retro.generate.config import GenerateConfig, with_precision
 
 _REDO = "Use another run_dir, or delete it to answer anew"
@@ -60,7 +60,7 @@ class AnswerFile:
         if [answer.id for answer in answers] != expected:
             raise ValueError(f"{self.path}: answers {[a.id for a in answers]}, the next questions are {expected}")
         data = "".join(answer_line(answer) for answer in answers).encode()
-        with no_space_is_an_artifact_error(self.path), self.path.open("ab") as stream:
+        with failed_writes_are_artifact_errors(self.path), self.path.open("ab") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

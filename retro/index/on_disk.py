@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.files import atomic_path
+from retro.common.files import atomic_path, require_space
 from retro.index.codes import add_codes
 from retro.index.faiss_loader import load_faiss
 
@@ -49,6 +49,8 @@ def merge_on_disk(
     with _scratch(out / "shards") as scratch, atomic_path(out / LISTS_FILE) as temporary:
         files = [_write_shard(new_index(), blocks, sizes, read, scratch) for blocks in _shards(sizes)]
         index = new_index()
+        # A vector's code and its number.
+        require_space(temporary, sum(sizes) * (int(faiss.extract_index_ivf(index).code_size) + 8))
         merge_ondisk(index, [str(path) for path in files], str(temporary))
         faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists).filename = LISTS_FILE
     return index

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from retro.common.errors import RetroError
-from retro.common.files import atomic_path, read_json, write_json
+from retro.common.files import atomic_path, read_json, write_plain_json
 from retro.common.lock import run_lock
 from retro.matrix.cells import Cell
 from retro.matrix.config import MatrixConfig
@@ -60,7 +60,7 @@ def run_matrix(matrix: MatrixConfig, cells: Sequence[Cell], run: Callable[[Cell]
 
 def write_table(matrix: MatrixConfig, results: Sequence[Result]) -> None:
     """Write matrix.json, matrix.md and matrix.html, as far as the results go."""
-    write_json(matrix.out / "matrix.json", as_json(matrix.name, results))
+    write_plain_json(matrix.out / "matrix.json", as_json(matrix.name, results))
     for name, text in (("matrix.md", as_markdown(matrix.name, results)), ("matrix.html", page(matrix.name, results))):
         with atomic_path(matrix.out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

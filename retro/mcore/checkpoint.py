@@ -24,6 +24,7 @@ from retro.common.errors import ArtifactError
 from retro.common.plain_pickle import PickleError, plain_values
 from retro.mcore.cpu import on_cpu
 from retro.mcore.parallel import gather_objects
+from retro.mcore.read_back import Sums, difference, sums_of
 from retro.mcore.shards import fill, shards
 from retro.mcore.stored import StoredTensors
 from retro.mcore.torch_files import TorchFile
@@ -41,12 +42,15 @@ class Saving:
     Every rank creates one and calls its methods, in the same order.
     """
 
-    def __init__(self, state: dict[str, Any], directory: Path, *, background: bool = False) -> None:
+    def __init__(
+        self, state: dict[str, Any], directory: Path, *, sums: Sums | None = None, background: bool = False
+    ) -> None:
         """Plan, copy what changes, and begin to write into an empty directory.
 
         Args:
             state: The sharded state dict.
             directory: Where to; empty.
+            sums: Of the state as memory holds it now; taken here, unless given.
             background: Copy tensors that lie in host memory first, so that training may go on and change them.
 
         Raises:
@@ -54,6 +58,8 @@ class Saving:
         """
         self.directory = directory
         self._files: dict[str, Any] = {}
+        self._sums = dict(sums_of(state) if sums is None else sums)
+        self._problem = ""
         # A queue of its own: results that a failed saving left would be taken for this one's.
         filesystem_async._results_queue = queue.Queue()
         strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
@@ -78,16 +84,30 @@ class Saving:
 
         Raises:
             RuntimeError: Writing failed on a rank; the system's words are in it.
+            ArtifactError: The files do not hold what memory held; on every rank.
         """
         self._thread.join()
         with _as_runtime_error():
             for finalize in self._request.finalize_fns:
                 finalize()
+        problem = next((one for one in gather_objects(self._problem) if one), "")
+        if problem:
+            remedy = "Check disk and memory, then run the same command again: it goes on from the checkpoint before"
+            raise ArtifactError(self.directory, problem, remedy)
         return {name: known for files in gather_objects(self._files) for name, known in files.items()}
 
     def _write(self, buckets: list[Any]) -> None:
         if not buckets:
             return
+        try:
+            found = self._written(buckets)
+        # The rank that waits for this one's results would wait for ever.
+        except (OSError, RuntimeError, ValueError, PickleError) as error:
+            found = _of_the_system(error)
+        self._request.async_fn_args[2].put(found)
+
+    def _written(self, buckets: list[Any]) -> dict[int, Any] | BaseException:
+        """What torch's writer says of each bucket, in order; or why it failed."""
         found: dict[int, Any] = {}
         for number, bucket in enumerate(buckets):
             results: queue.Queue[Any] = queue.Queue()
@@ -97,11 +117,20 @@ class Saving:
             FileSystemWriterAsync.write_preloaded_data(transforms, number, bucket, results, pending, True)
             _, written = results.get()
             if isinstance(written, Exception):
-                self._request.async_fn_args[2].put(written)
-                return
+                return _of_the_system(written)
             found[number] = written
+            self._problem = self._problem or difference(self.directory, bucket, written, self._sums)
             self._files |= describe_files(self.directory, [Path(bucket[0]).name])
-        self._request.async_fn_args[2].put(found)
+        if self._sums and not self._problem:
+            self._problem = f"{min(self._sums)[0]} was not written"
+        return found
+
+
+def _of_the_system(error: BaseException) -> BaseException:
+    """What went wrong first: torch's writer fails once more while it gives up, with words that say nothing."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from retro.common.artifacts import REPORT, Manifest, write_manifest
 from retro.common.config import config_json
-from retro.common.files import read_json, write_json
+from retro.common.files import write_json
 from retro.common.resume import completed, fingerprints
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
@@ -27,6 +27,7 @@ from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import PretrainConfig
 from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
 from retro.training.config import ParallelConfig, TrainConfig, shaping
+from retro.training.finished import RESULT, read_result, write_result
 from retro.training.loop import RATES, Result, require_same_run, train
 from retro.training.precision import choose_for_training
 from retro.training.validation import Validation
@@ -146,10 +147,9 @@ def _train_variant(
     data: _Data,
 ) -> Result:
     require_same_run(out, {"shape": config_json(shape), "train": config_json(training)})
-    finished = out / "result.json"
-    if finished.exists():
+    if (out / RESULT).exists():
         log.info("%s: already trained", out)
-        return Result(**read_json(finished, f"Delete {finished} and run `retro {STAGE}` again"))
+        return Result(**read_result(out))
     samples = training.steps * training.global_batch
     source = TrainingSource(_reader(data, shape, TRAIN), data.corpus, samples, training.seed)
     held_out = EvaluationSource(_reader(data, shape, VALID))
@@ -164,5 +164,5 @@ def _train_variant(
         what=f"{STAGE} {variant}",
     )
     if parallel.is_main():
-        write_json(finished, asdict(result))
+        write_result(out, asdict(result))
     return result

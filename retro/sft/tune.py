@@ -22,7 +22,7 @@ from retro.common.artifacts import (
 )
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
-from retro.common.files import read_json, write_json
+from retro.common.files import write_json
 from retro.common.precision import Choice
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
@@ -35,6 +35,7 @@ from retro.sft.prompt_texts import load_prompts
 from retro.sft.retriever import open_retriever
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
+from retro.training.finished import RESULT, read_result, write_result
 from retro.training.loop import RATES, Result, require_same_run, train
 from retro.training.precision import choose_for_training
 from retro.training.validation import Validation
@@ -104,9 +105,8 @@ def run(
     if retrieves:
         retrieve = open_retriever(corpus, db_dir, index_dir, max(model.neighbors, config.data.contexts_in_prompt))
     training, validation = _prepare(config, corpus, parent, retrieve)
-    finished = run_dir / "result.json"
-    if finished.exists():
-        result = Result(**read_json(finished, f"Delete {finished} and run `retro {STAGE}` again"))
+    if (run_dir / RESULT).exists():
+        result = Result(**read_result(run_dir))
     else:
         _log_mixture(config, training)
         held_out = None
@@ -124,7 +124,7 @@ def run(
             what=STAGE,
         )
         if parallel.is_main():
-            write_json(finished, asdict(result))
+            write_result(run_dir, asdict(result))
     return _finish(config, settings, corpus, name, result, training, choice, out)
 
 

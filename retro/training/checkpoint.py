@@ -29,13 +29,13 @@ from retro.model.model import BuildOptions, RetroModel, build_stage
 from retro.model.weight_names import weight_sizes
 from retro.training.architecture import require_same_architecture
 from retro.training.config import LoraConfig, ParallelConfig
+from retro.training.finished import CHECKPOINTS, INFO, RESULT, read_result, require_of_its_run
 from retro.training.groups import group_layout
 from retro.training.layout import require_layout, require_processes
 from retro.training.merged import AdapterInfo, MergedWeights, StoredWeights
 
 log = logging.getLogger(__name__)
 
-INFO = "checkpoint.json"
 _REMEDY = "Move its directory away, and the newest older one is taken"
 
 
@@ -73,7 +73,7 @@ def complete(directory: Path) -> list[Path]:
 
 def holds_one(path: Path) -> bool:
     """Whether `find` would find a checkpoint of ours."""
-    return (path / INFO).exists() or bool(complete(path) or complete(path / "checkpoints"))
+    return (path / INFO).exists() or bool(complete(path) or complete(path / CHECKPOINTS))
 
 
 def find(path: Path, step: int | None = None) -> Path:
@@ -86,7 +86,7 @@ def find(path: Path, step: int | None = None) -> Path:
     Raises:
         ArtifactError: There is none, or none of that step; the steps that are there are named.
     """
-    found = [path] if (path / INFO).exists() else complete(path) or complete(path / "checkpoints")
+    found = [path] if (path / INFO).exists() else complete(path) or complete(path / CHECKPOINTS)
     if not found:
         raise ArtifactError(path, "holds no complete checkpoint", _NO_CHECKPOINT)
     if step is None:
@@ -150,6 +150,7 @@ def _damage(file: Path, known: Mapping[str, Any]) -> str | None:
 def _describe(path: Path) -> tuple[CheckpointInfo, dict[str, Any]]:
     """What a checkpoint says about itself, and about its files."""
     data = read_json(path / INFO, _REMEDY)
+    require_of_its_run(path)
     try:
         info = CheckpointInfo(
             path=path,
@@ -158,11 +159,14 @@ def _describe(path: Path) -> tuple[CheckpointInfo, dict[str, Any]]:
             config=data["config"],
             adapters=AdapterInfo(**data["adapters"]) if "adapters" in data else None,
         )
-        return info, dict(data["files"])
+        files = dict(data["files"])
     except (KeyError, TypeError) as error:
         raise ArtifactError(path / INFO, f"lacks {error}", _REMEDY) from None
     except (ConfigError, ValueError) as error:
         raise ArtifactError(path / INFO, f"does not describe a checkpoint ({error})", _REMEDY) from None
+    if path.parent.name == CHECKPOINTS and path != step_directory(path.parent, info.step):
+        raise ArtifactError(path, f"holds the checkpoint of step {info.step}", "Put each in the folder of its step")
+    return info, files
 
 
 def identity(path: Path) -> str:
@@ -170,13 +174,14 @@ def identity(path: Path) -> str:
 
     Taken from the run's result if it finished there, else from the checkpoint's own description.
     """
-    result = path.parent.parent / "result.json"
-    if result.exists() and complete(path.parent)[-1:] == [path]:
-        found = read_json(result, f"Delete {result} and run the stage again").get("weights_sha256")
-        if not isinstance(found, str):
-            raise ArtifactError(result, "names no weights_sha256", f"Delete {result} and run the stage again")
-        return found[:16]
-    data = read_json(path / INFO, "Use an older checkpoint")
+    data, run = read_json(path / INFO, "Use an older checkpoint"), path.parent.parent
+    if (run / RESULT).exists() and complete(path.parent)[-1:] == [path]:
+        result, remedy = read_result(run), f"Delete {run / RESULT} and run the stage again"
+        if not isinstance(result.get("weights_sha256"), str):
+            raise ArtifactError(run / RESULT, "names no weights_sha256", remedy)
+        # The last one may have been moved away, or training may have gone on.
+        if result.get("steps") == data["step"]:
+            return str(result["weights_sha256"])[:16]
     # Adapters are nothing without what they adapt.
     base = [data["adapters"]["base_mark"]] if "adapters" in data else []
     return fingerprint([data["shape"], data["step"], data["config"], *base])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from retro.common import own_checksum
 from retro.common.errors import DependencyError
-from retro.common.files import atomic_path, no_space_is_an_artifact_error
+from retro.common.files import atomic_path, failed_writes_are_artifact_errors, read_json_lines
 
 
 class TrainingLog:
@@ -37,8 +37,8 @@ class TrainingLog:
         """Append one line; `step` must be among the values."""
         if self._stream is None:
             return
-        with no_space_is_an_artifact_error(Path(self._stream.name)):
-            self._stream.write(json.dumps(values) + "\n")
+        with failed_writes_are_artifact_errors(Path(self._stream.name)):
+            self._stream.write(own_checksum.line(values))
             self._stream.flush()
             os.fsync(self._stream.fileno())
         if self._board is not None:
@@ -49,22 +49,20 @@ class TrainingLog:
 
 def keep_lines_up_to(path: Path, step: int) -> None:
     """Drop lines after `step`, and a last line that a kill cut short."""
-    kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step]
+    kept = [own_checksum.line(line) for line in read_log(path) if line["step"] <= step]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a log; an absent file is an empty log."""
+    """All whole lines of a log; an absent file is an empty log.
+
+    Raises:
+        ArtifactError: A line was changed after it was written.
+    """
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break  # the line that was being written when the run was killed
-    return lines
+    return read_json_lines(path, f"Delete {path}: it only says how training went")
 
 
 def _summary_writer(directory: Path, resumed_step: int) -> Any:

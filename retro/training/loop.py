@@ -104,7 +104,7 @@ def train(
     result = StepResult(loss=math.nan, tokens=0, grad_norm=math.nan, lr=0.0)
     valid_loss = _last_valid_loss(out, step)
     board = out / "tensorboard" if config.tensorboard and parallel.is_main() else None
-    speed, waited_s = _Speed(), 0.0
+    speed, waited_s, learned = _Speed(), 0.0, False
     with (
         TrainingLog(_log_path(out), resumed_step=step, tensorboard=board) as lines,
         Progress(config.steps, what=what, unit="steps", done=step) as bar,
@@ -114,6 +114,7 @@ def train(
         while step < config.steps:
             step += 1
             result = _one_step(engine, feed, config, step)
+            learned = learned or (result.grad_norm > 0 and result.lr > 0)
             tokens_per_second = speed.tick(config.global_batch * shape.model.sequence_length)
             if step % config.log_every == 0 or step in (1, config.steps):
                 lines.write(
@@ -128,7 +129,8 @@ def train(
                 )
                 lines.write(step=step, valid_loss=valid_loss)
             if step % config.save_every == 0 or step == config.steps:
-                saver.save(step)
+                saver.save(step, learned=learned)
+                learned = False
             saver.poll()
             bar.advance(note=f"loss {result.loss:.3f}, lr {result.lr:.1e}, {tokens_per_second:.0f} tokens/s")
     seconds = time.monotonic() - started

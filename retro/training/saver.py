@@ -10,15 +10,17 @@ from typing import Any
 
 from retro.common.artifacts import describe_files
 from retro.common.config import config_json
-from retro.common.errors import ArtifactError
-from retro.common.files import no_space_is_an_artifact_error, write_json
+from retro.common.errors import ArtifactError, TrainingError
+from retro.common.files import discard, failed_writes_are_artifact_errors, fsync, write_json
 from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, sharded_weights
+from retro.mcore.read_back import Sums, sums_of
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
-from retro.training.checkpoint import INFO, complete, describe_adapters, step_directory, step_of
+from retro.training.checkpoint import complete, describe_adapters, step_directory, step_of
 from retro.training.config import TrainConfig
+from retro.training.finished import INFO
 
 
 class Saver:
@@ -48,6 +50,7 @@ class Saver:
         """
         self.engine, self.shape, self.config, self.directory = engine, shape, config, directory
         self._under_way: tuple[int, sharded.Saving] | None = None
+        self._before: tuple[int, Sums] | None = None
         self._said: dict[str, Any] = {}
         if base is not None and config.lora is not None:
             # Seen from any checkpoint of the run, the base lies at the same place.
@@ -63,19 +66,33 @@ class Saver:
         if kind is None:
             self.finish()
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, *, learned: bool) -> None:
         """Begin a checkpoint of this step, after the one under way.
 
+        Args:
+            step: How far the model is.
+            learned: Whether it took a step since the last checkpoint that must have changed something.
+
         Raises:
-            ArtifactError: The disk is full.
+            ArtifactError: The disk is full or fails.
+            TrainingError: Nothing has changed in memory since the last checkpoint, though it learned.
         """
         self.finish()
+        state = self.engine.state()
+        sums = sums_of(state)
+        if self._before is not None and learned and not parallel.any_rank(sums != self._before[1]):
+            raise TrainingError(
+                f"step {step}: weights and optimizer state are those of step {self._before[0]}, bit for bit, though "
+                "steps with a gradient were taken since. The checkpoint of that step is kept; check this machine's "
+                "memory and drivers, and run again"
+            )
+        self._before = (step, sums)
         final = step_directory(self.directory, step)
         if parallel.is_main():
             _make_empty(_temporary(final))
         parallel.barrier()
         with _tidying(final):
-            saving = sharded.Saving(self.engine.state(), _temporary(final), background=self.config.async_save)
+            saving = sharded.Saving(state, _temporary(final), sums=sums, background=self.config.async_save)
         self._under_way = (step, saving)
         if not self.config.async_save:
             self.finish()
@@ -99,9 +116,10 @@ class Saver:
         with _tidying(final):
             files = saving.finish()
         if parallel.is_main():
-            _complete(final, self.shape, {"train": config_json(self.config)}, step, files, self._said)
+            with _tidying(final):
+                _complete(final, self.shape, {"train": config_json(self.config)}, step, files, self._said)
             for old in superseded(complete(self.directory), self.config.keep_last, self.config.keep_every):
-                shutil.rmtree(old)
+                discard(old)
         parallel.barrier()
 
 
@@ -132,7 +150,7 @@ def save_weights(model: RetroModel, shape: ModelShape, config: dict[str, Any], f
     _make_empty(_temporary(final))
     with _tidying(final):
         files = sharded.save({"weights": sharded_weights([model])}, _temporary(final))
-    _complete(final, shape, config, step, files)
+        _complete(final, shape, config, step, files)
 
 
 def _complete(
@@ -149,9 +167,9 @@ def _complete(
     described = dict(sorted((files | describe_files(temporary, rest)).items()))
     said = {"shape": config_json(shape), "step": step, "config": config, "files": described}
     write_json(temporary / INFO, said | (more or {}))
-    if final.exists():
-        shutil.rmtree(final)
+    discard(final)
     temporary.rename(final)
+    fsync(final.parent)
 
 
 def _temporary(final: Path) -> Path:
@@ -166,7 +184,7 @@ def _make_empty(directory: Path) -> None:
 @contextmanager
 def _tidying(final: Path) -> Iterator[None]:
     try:
-        with no_space_is_an_artifact_error(final):
+        with failed_writes_are_artifact_errors(final):
             yield
     except ArtifactError:
         # What was written of it would keep the disk full.

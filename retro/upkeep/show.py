@@ -110,10 +110,18 @@ def run_verification(arguments: Sequence[str], *, share: float, repair: bool, se
         verification.recompute(share, seed)
     for problem in verification.found.problems:
         output.say(problem)
+    if verification.found.not_covered:
+        output.say(_not_covered(verification.found.not_covered))
     output.say(_summary(verification.found))
     if verification.found.problems:
         count = len(verification.found.problems)
         raise RetroError(f"{config.run_dir}: {count} problem{'s' if count > 1 else ''}, named above with what to do")
+
+
+def _not_covered(paths: Sequence[Path]) -> str:
+    names = ", ".join(str(path) for path in paths[:3]) + ("…" if len(paths) > 3 else "")
+    count = "1 file was" if len(paths) == 1 else f"{len(paths)} files were"
+    return f"{count} written by an older version, without a checksum of their own: not covered ({names})"
 
 
 def _summary(found: Verified) -> str:

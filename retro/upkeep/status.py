@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def _look(one: Stage, config: RunConfig, compare_settings: bool) -> list[Status]
         return [_complete(one, directory, config, compare_settings)]
     plans = sorted((directory / WORKERS).glob("*.json"))
     if plans:
-        return [_building_or_broken(one, directory, path) for path in plans]
+        return [_building(one, directory, path) for path in plans]
     if one.trains and any(directory.rglob("log.jsonl")):
         return [_training(one, directory, config)]
     return [Status(stage=one.name, state="missing", note=f"retro {one.name} makes it")]
@@ -88,7 +89,7 @@ def _broken(one: Stage, error: ArtifactError, what_to_do: str) -> Status:
     Raises:
         FileNotFoundError: It is gone.
     """
-    if not error.path.exists():
+    if not os.path.lexists(error.path):
         raise FileNotFoundError(error.path)
     return Status(stage=one.name, state="broken", note=f"{error.path.name} {error.problem}; {what_to_do}")
 
@@ -115,13 +116,6 @@ def _require_settings(directory: Path, manifest: Manifest, config: RunConfig) ->
     settings = getattr(section, "shaping", None)
     if settings is not None and stage(manifest.stage).blocks:
         require_same_config(directory, manifest, settings, compared=getattr(section, "filled", dict))
-
-
-def _building_or_broken(one: Stage, directory: Path, path: Path) -> Status:
-    try:
-        return _building(one, directory, path)
-    except ArtifactError as error:
-        return Status(stage=one.name, state="broken", note=str(error))
 
 
 def _building(one: Stage, directory: Path, path: Path) -> Status:

@@ -19,7 +19,18 @@ from retro.common.verified import forget
 from retro.db.versions import REMEDY, VERSIONS
 from retro.pipeline import STAGES, stage
 from retro.run_config import RunConfig
+from retro.training.finished import INFO
 from retro.upkeep.mend import damaged_blocks, mend, name_blocks
+from retro.upkeep.own_files import (
+    below,
+    checkpoints_in,
+    has_no_checksum,
+    own_checksums,
+    own_problem,
+    result_problems,
+    training_problems,
+    unfinished,
+)
 from retro.upkeep.parents import require_parents
 from retro.upkeep.works import RECOMPUTED, WORKS
 
@@ -39,6 +50,8 @@ class Verified:
     mended: int = 0
     problems: list[str] = field(default_factory=list)
     """One line each: the file or block, what is wrong, and the command that repairs it."""
+    not_covered: list[Path] = field(default_factory=list)
+    """Files of an older version that carry no checksum: damage to them would not show."""
 
 
 class Verification:
@@ -54,6 +67,7 @@ class Verification:
         """
         self.config, self.command, self.repair = config, command, repair
         self.found = Verified()
+        self._listed: set[Path] = set()
 
     def read_all(self) -> None:
         """Read every file that a manifest or a checkpoint names, and every block of stages that are being built.
@@ -62,15 +76,21 @@ class Verification:
             ArtifactError: There is nothing to read.
         """
         run_dir = self.config.run_dir
-        manifests, plans = sorted(run_dir.rglob(MANIFEST)), sorted(run_dir.rglob(f"{WORKERS}/*.json"))
+        manifests, plans = below(run_dir, MANIFEST), below(run_dir, f"{WORKERS}/*.json")
         if not manifests and not plans:
             raise ArtifactError(run_dir, "holds no finished stage, and none that was begun", "Give the right run_dir")
         for path in manifests:
             self._artifact(path)
         for path in plans:
             self._blocks(path)
-        for path in sorted(run_dir.rglob("checkpoint.json")):
-            self._checkpoint(path.parent)
+        for directory in checkpoints_in(run_dir):
+            self._checkpoint(directory)
+        self.found.problems += result_problems(run_dir)
+        known = {problem.partition(": ")[0] for problem in self.found.problems}
+        self.found.problems += [line for line in unfinished(self.config) if line.partition(": ")[0] not in known]
+        self._own_checksums()
+        # A damaged result is named by each that reads it.
+        self.found.problems = list(dict.fromkeys(self.found.problems))
 
     def recompute(self, share: float, seed: int) -> None:
         """Make a random share of the blocks of each finished stage once more, at least one, and compare bit for bit.
@@ -96,6 +116,8 @@ class Verification:
             return
         if any(one.name == manifest.stage and one.path(self.config) == path.parent for one in STAGES):
             self._parents(path.parent, manifest)
+        self.found.problems += training_problems(path.parent, manifest)
+        self._listed |= {path.parent / name for name in manifest.files}
         for name, known in manifest.files.items():
             self.found.files += 1
             forget((path.parent / name).parent)
@@ -162,10 +184,19 @@ class Verification:
                 remedy = f"Run `retro {plan.stage} {self.command}`: it is built anew"
                 self.found.problems.append(f"{store.path(number)}: {problem}. {remedy}")
 
+    def _own_checksums(self) -> None:
+        for path in own_checksums(self.config.run_dir, self._listed):
+            self.found.files += 1
+            if problem := own_problem(path):
+                self.found.problems.append(problem)
+            elif has_no_checksum(path):
+                self.found.not_covered.append(path)
+
     def _checkpoint(self, directory: Path) -> None:
         from retro.training import checkpoint
 
         self.found.files += 1
+        self._listed |= {path for path in directory.iterdir() if path.name != INFO}
         try:
             checkpoint.verify(directory)
         except (ArtifactError, TrainingError) as error:

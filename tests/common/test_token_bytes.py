@@ -102,4 +102,4 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer_meta.json", {"kind": "huggingface", "eod": 0})
     with pytest.raises(ArtifactError, match=r"tokenizer\.json: is missing"):
         bytes_of_tokens(tmp_path)
-    assert json.loads((tmp_path / "tokenizer_meta.json").read_text()) == {"kind": "huggingface", "eod": 0}
+    assert json.loads((tmp_path / "tokenizer_meta.json").read_text())["kind"] == "huggingface"

@@ -65,7 +65,7 @@ def test_a_damaged_memory_costs_a_reading(tmp_path: Path) -> None:
     digest = settled(tmp_path / "a", b"1")
     (tmp_path / VERIFIED).write_text("{")
     assert known_sha256(tmp_path / "a") == digest
-    assert list(json.loads((tmp_path / VERIFIED).read_text())) == ["a"]
+    assert list(json.loads((tmp_path / VERIFIED).read_text())) == ["a", "checksum"]
 
 
 def test_a_missing_file_is_a_system_error(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from retro.common import own_checksum
 from retro.common.answers import Answer, question_lines
 from retro.common.errors import ArtifactError, ConfigError
-from retro.common.files import write_json
+from retro.common.files import read_json, write_json
 from retro.common.qa_data import Question
 from retro.common.terminal import Terminal
 from retro.evaluate.compare import compare, open_side
@@ -113,11 +114,12 @@ def test_runs_over_other_questions_are_refused(tmp_path: Path) -> None:
     path.write_text("".join([lines[0], lines[2], *lines[1:]]))
     with pytest.raises(ArtifactError, match=r"question 2 has id 'q2', .* has 'q1'"):
         compare(a, open_side(b))
-    path.write_text(lines[0].replace('"answers": ["ada"]', '"answers": ["bob"]'))
+    first, _ = own_checksum.parse_line(lines[0])
+    path.write_text(own_checksum.line(first | {"answers": ["bob"]}))
     with pytest.raises(ArtifactError, match=r"question 1 has answers \['bob'\]"):
         compare(a, open_side(b))
-    path.write_text("{")
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    path.write_text("{\n")
+    with pytest.raises(ArtifactError, match="line 1 is not valid JSON"):
         open_side(b)
 
 
@@ -139,7 +141,7 @@ def test_of_several_scored_answers_one_is_named(tmp_path: Path) -> None:
         open_side(run_dir)
     with pytest.raises(ArtifactError, match="holds no answers scored as task 'nq'"):
         open_side(run_dir, task="nq")
-    scores = json.loads((run_dir / "8_evaluate_two" / "scores.json").read_text())
+    scores = read_json(run_dir / "8_evaluate_two" / "scores.json", "")
     write_json(run_dir / "8_evaluate_two" / "scores.json", scores | {"task": {"name": "nq", "version": 2}})
     assert open_side(run_dir, task="nq").directory.name == "8_evaluate_two"
     scored(tmp_path / "a", ["ada", "x", "x", "y"])

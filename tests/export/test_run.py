@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError
+from retro.common.files import read_json, write_json
 from retro.export import run as export_run
 from retro.export.card import run_settings
 from retro.export.facts import gather
@@ -74,7 +76,7 @@ def saved(out: Path, **settings: Any) -> Path:
     shape = tiny_shape(**settings)
     config = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0, precision="float32")
     engine = build_engine(shape, config, ParallelConfig())
-    Saver(engine, shape, config, out / "checkpoints").save(1)
+    Saver(engine, shape, config, out / "checkpoints").save(1, learned=False)
     return checkpoint.step_directory(out / "checkpoints", 1)
 
 
@@ -224,7 +226,7 @@ def test_a_checkpoint_from_before_the_end_has_no_losses_and_no_perplexity(folder
 def test_stages_of_another_run_are_not_on_the_card(road: Path, tmp_path: Path) -> None:
     shutil.copytree(road, tmp_path / "run")
     manifest = tmp_path / "run/2_db/manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"fingerprint": "0123456789abcdef"}))
+    write_json(manifest, read_json(manifest, "") | {"fingerprint": "0123456789abcdef"})
     text = card(export(tmp_path / "run/5_pretrain", tmp_path / "out"))
     for words in ("The chunk database", "The embedder and the index", "The neighbors it was trained with"):
         assert f"{words}: not known here; the run's own belongs to other data or another checkpoint." in text
@@ -308,11 +310,10 @@ def test_the_card_of_converted_weights_names_what_they_come_from(tmp_path: Path)
 
 def test_the_card_says_what_pretraining_started_from(road: Path, tmp_path: Path) -> None:
     shutil.copytree(road, tmp_path / "run")
-    manifest = tmp_path / "run/5_pretrain/manifest.json"
-    data = json.loads(manifest.read_text())
-    data["config"]["pretrain"]["start_from"] = "runs/older/5_pretrain/gpt"
-    data["config"]["train"]["train_only"] = "retrieval"
-    manifest.write_text(json.dumps(data))
+    made = read_manifest(tmp_path / "run/5_pretrain", "pretrain")
+    made.config["pretrain"]["start_from"] = "runs/older/5_pretrain/gpt"
+    made.config["train"]["train_only"] = "retrieval"
+    write_manifest(tmp_path / "run/5_pretrain", made)
     for stage in ("5_pretrain", "6_sft"):
         text = card(export(tmp_path / "run" / stage, tmp_path / stage))
         assert row(text, "started from") == "`runs/older/5_pretrain/gpt`"
@@ -321,8 +322,8 @@ def test_the_card_says_what_pretraining_started_from(road: Path, tmp_path: Path)
     assert row(tuned, "trained") == "all weights"
     assert "| trained | cross-attention and encoder alone; the decoder is as it was |" in tuned
     assert "started from |" not in card(export(road / "5_pretrain", tmp_path / "fresh"))
-    data["config"]["train"]["train_only"] = "decoder"
-    manifest.write_text(json.dumps(data))
+    made.config["train"]["train_only"] = "decoder"
+    write_manifest(tmp_path / "run/5_pretrain", made)
     decoder = card(export(tmp_path / "run/6_sft", tmp_path / "decoder"))
     assert "| trained | the decoder alone; cross-attention and encoder are as they were |" in decoder
 
@@ -409,7 +410,10 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_tokenizer_than_its_run_is_refused(road: Path, tmp_path: Path) -> None:
     shutil.copytree(road, tmp_path / "run")
     path = next((tmp_path / "run/5_pretrain/retro/checkpoints").glob("step_*6/checkpoint.json"))
-    path.write_text(re.sub(r'"tokenizer": "\w+"', '"tokenizer": "0123456789abcdef"', path.read_text()))
+    (tmp_path / "run/5_pretrain/retro/result.json").unlink()
+    said = read_json(path, "")
+    said["shape"]["tokenizer"] = "0123456789abcdef"
+    write_json(path, said)
     with pytest.raises(ArtifactError, match="was trained with 0123456789abcdef"):
         export(path.parent, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from retro.common.errors import ArtifactError
-from retro.common.files import read_json, write_json
+from retro.common.files import read_json, write_json, write_plain_json
 from retro.common.gang import Gang
 from retro.common.hdf5 import new_file, write_columns
 from retro.common.precision import Hardware
@@ -47,7 +47,7 @@ def test_other_frequencies_are_another_embedder(made: Path) -> None:
 
 
 def test_a_description_that_is_none_is_named(made: Path) -> None:
-    write_json(made / "embedder.json", ["x"])
+    write_plain_json(made / "embedder.json", ["x"])
     with pytest.raises(ArtifactError, match="does not describe an embedder"):
         open_embedder(made)
 

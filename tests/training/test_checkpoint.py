@@ -10,6 +10,7 @@ from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.common.files import write_json
 from retro.training import checkpoint
+from retro.training.finished import INFO
 from tests.model.tiny import tiny_shape
 
 
@@ -17,7 +18,7 @@ def write(directory: Path, step: int) -> Path:
     """A checkpoint that says what it is, and has no weights."""
     path = checkpoint.step_directory(directory, step)
     info = {"shape": config_json(tiny_shape()), "step": step, "config": {}, "files": {}}
-    write_json(path / checkpoint.INFO, info)
+    write_json(path / INFO, info)
     return path
 
 

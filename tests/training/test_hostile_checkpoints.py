@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import shutil
 import sys
@@ -16,11 +15,13 @@ import torch
 
 from retro.common.artifacts import describe_files
 from retro.common.errors import ArtifactError, DataError, RetroError
+from retro.common.files import read_json, write_json
 from retro.export.run import export
 from retro.model.convert.legacy import LegacyCheckpoint
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.convert import convert
+from retro.training.finished import INFO
 from retro.training.loop import build_engine
 from retro.training.merge import merge
 from retro.training.saver import Saver
@@ -40,7 +41,7 @@ def engine() -> Any:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
-    Saver(engine(), SHAPE, CONFIG, folder).save(1)
+    Saver(engine(), SHAPE, CONFIG, folder).save(1, learned=False)
     return checkpoint.step_directory(folder, 1)
 
 
@@ -55,7 +56,7 @@ TAKES: dict[str, Callable[[Path, Path], object]] = {
 
 def without_description(path: Path, out: Path) -> Path:
     shutil.copytree(path, out)
-    (out / checkpoint.INFO).unlink()
+    (out / INFO).unlink()
     return out
 
 
@@ -94,10 +95,10 @@ def hostile(good: Path, hide: Callable[[Path, Path], None], folder: Path) -> Pat
     path = folder / "evil"
     shutil.copytree(good, path)
     hide(path, folder / "ran")
-    description = json.loads((path / checkpoint.INFO).read_text())
-    names = [file.name for file in path.iterdir() if file.name != checkpoint.INFO]
+    description = read_json(path / INFO, "")
+    names = [file.name for file in path.iterdir() if file.name != INFO]
     description["files"] = describe_files(path, names)
-    (path / checkpoint.INFO).write_text(json.dumps(description))
+    write_json(path / INFO, description)
     return path
 
 
@@ -177,9 +178,9 @@ def test_sizes_that_are_made_up_are_found_before_a_model_is_built(
     settings: dict[str, Any], message: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(good, tmp_path / "forged")
-    description = json.loads((good / checkpoint.INFO).read_text())
+    description = read_json(good / INFO, "")
     description["shape"]["model"] |= settings
-    (tmp_path / "forged" / checkpoint.INFO).write_text(json.dumps(description))
+    write_json(tmp_path / "forged" / INFO, description)
     monkeypatch.setattr(checkpoint, "build_stage", None)
     with pytest.raises(ArtifactError, match=message):
         checkpoint.load_model(tmp_path / "forged")

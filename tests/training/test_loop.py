@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -14,10 +13,12 @@ from numpy.typing import NDArray
 
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
+from retro.common.files import read_json, write_json
 from retro.training import checkpoint
 from retro.training.architecture import require_same_architecture
 from retro.training.batch import Batch
 from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.finished import INFO
 from retro.training.log import read_log
 from retro.training.loop import Result, require_same_run, train
 from retro.training.validation import Validation
@@ -189,7 +190,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_was_cut_short_is_not_found(tmp_path: Path) -> None:
     run(tmp_path, steps=8)
-    (checkpoint.complete(tmp_path / "checkpoints")[-1] / checkpoint.INFO).unlink()
+    (checkpoint.complete(tmp_path / "checkpoints")[-1] / INFO).unlink()
     assert checkpoint.find(tmp_path).name == "step_00000004"
     with pytest.raises(ArtifactError, match="holds no complete checkpoint"):
         checkpoint.find(tmp_path / "nowhere")
@@ -239,7 +240,7 @@ def test_a_checkpoint_that_was_moved_away_or_copied_is_not_the_newest(tmp_path: 
 )
 def test_a_damaged_description_names_its_file(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     run(tmp_path, steps=4)
-    file = checkpoint.find(tmp_path) / checkpoint.INFO
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    file = checkpoint.find(tmp_path) / INFO
+    write_json(file, read_json(file, "") | change)
     with pytest.raises(ArtifactError, match=words):
         checkpoint.read_info(file.parent)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
+from retro.common.files import read_json, write_json
 from retro.mcore.lora import attach, is_adapter
 from retro.mcore.stored import StoredTensors
 from retro.model.count import count_parameters
@@ -261,18 +262,18 @@ def test_a_damaged_base_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_description_of_adapters_is_refused(tmp_path: Path) -> None:
     base = made(tmp_path / "base")
     path = adapted(tmp_path / "out", base, steps=1)
-    said = json.loads((path / "checkpoint.json").read_text())
+    said = read_json(path / "checkpoint.json", "")
     del said["adapters"]["rank"]
-    (path / "checkpoint.json").write_text(json.dumps(said))
+    write_json(path / "checkpoint.json", said)
     with pytest.raises(ArtifactError, match=r"checkpoint\.json: lacks .*rank"):
         checkpoint.load_model(path)
 
 
 def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
     path = made(tmp_path / "base", retrieval=False)
-    said = json.loads((path / "checkpoint.json").read_text())
+    said = read_json(path / "checkpoint.json", "")
     said["shape"]["model"]["retrieval"] = True
-    (path / "checkpoint.json").write_text(json.dumps(said))
+    write_json(path / "checkpoint.json", said)
     with pytest.raises(ArtifactError, match=r"lacks \d+ tensors, decoder\.layers\.1\.cross_attention"):
         checkpoint.load_model(path)
 

@@ -42,7 +42,8 @@ def test_a_sound_run_has_no_problems_and_comes_out_the_same_again(finished: RunC
     found = verified(finished, recompute=1.0)
     assert found.problems == []
     manifests = [read_manifest(stage(name).path(finished), name) for name in ("corpus", "db", "index", "neighbors")]
-    assert found.files == sum(len(manifest.files) for manifest in manifests)
+    # And those with a checksum of their own: each stage's manifest, report and blocks, and the tokenizer's record.
+    assert found.files == sum(len(manifest.files) for manifest in manifests) + 3 * 4 + 1
     assert found.bytes == sum(file["bytes"] for manifest in manifests for file in manifest.files.values())
     # 60 documents by 20, some chunks by 100, in three streams.
     assert found.recomputed >= 3 + 3 + 3
@@ -136,7 +137,7 @@ def test_blocks_of_an_unfinished_stage_are_read(run: RunConfig) -> None:
 def test_an_edited_manifest_is_named(run: RunConfig) -> None:
     path = stage("db").path(run) / "manifest.json"
     path.write_text(path.read_text().replace("chunk_length", "chunk_width"))
-    assert "was edited after it was written" in verified(run).problems[0]
+    assert "was changed after it was written" in verified(run).problems[0]
 
 
 def test_a_folder_without_a_run_has_nothing_to_verify(run: RunConfig, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retro.common.errors import ArtifactError, DataError
-from retro.common.files import write_json
+from retro.common.files import write_plain_json
 
 FETCH = "Fetch the folder again"
 INDEX = "model.safetensors.index.json"
@@ -93,7 +93,7 @@ def write_safetensors(
     if len(groups) > 1:
         names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
         where = {tensor: file for file, group in zip(names, groups, strict=True) for tensor in group}
-        write_json(out / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})
+        write_plain_json(out / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})
     for file, group in zip(names, groups, strict=True):
         try:
             save_file({tensor: make(tensor) for tensor in group}, out / file, metadata={"format": "pt"})

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import ConfigError
-from retro.common.files import write_json
+from retro.common.files import write_plain_json
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.hf_config import LLAMA_3_ROPE
 from retro.model.convert.hf_layouts import LAYOUTS
@@ -61,9 +61,9 @@ def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path, *
     tensors = invert(layout)
     sizes = {name: sum(part.rows(plain).nbytes for part in parts) for name, parts in tensors.items()}
     write_safetensors(sizes, lambda name: assemble(tensors[name], plain), out, file_limit)
-    write_json(out / "generation_config.json", {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None})
+    write_plain_json(out / "generation_config.json", {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None})
     dtype = str(plain[EMBEDDING].dtype).removeprefix("torch.")
-    write_json(out / "config.json", folder_config(shape, family) | {"torch_dtype": dtype})
+    write_plain_json(out / "config.json", folder_config(shape, family) | {"torch_dtype": dtype})
 
 
 def plain_family(model: ModelConfig) -> str:
