@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from retro.serve.answering import Answering, stopping
+from retro.serve.answering import Answering, stopping, too_late
+from retro.serve.arriving import Arriving
 from retro.serve.asking import Ask, Source, ask_chat, ask_completion
 from retro.serve.body import read_body, read_object
 from retro.serve.config import ServeConfig
@@ -38,6 +39,7 @@ class Service:
     served: Served
     scheduler: Scheduler
     metrics: Metrics
+    arriving: Arriving
 
     @property
     def default_source(self) -> Source:
@@ -64,14 +66,16 @@ class Routes:
         service = self._service
         deadline = asyncio.get_running_loop().time() + service.config.seconds_per_request
         try:
+            async with service.arriving.limited(request.stream()) as parts:
+                body = await read_body(request.headers, parts, service.config.max_body_bytes)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        try:
             async with asyncio.timeout_at(deadline):
-                body = await read_body(request.headers, request.stream(), service.config.max_body_bytes)
                 # A long prompt takes a while to be read; others must not wait for it.
                 ask = await asyncio.to_thread(self._ask, body, form)
         except TimeoutError:
-            raise RefusalError(408, "the request did not arrive in time", code="timeout") from None
-        except ClientDisconnect:
-            return Response(status_code=499)
+            raise too_late() from None
         answering = Answering(ask, service.scheduler, service.metrics, deadline)
         return AnswerResponse(answering, form, service.served, deadline)
 

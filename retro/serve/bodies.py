@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from retro.common.answers import passage_record
@@ -74,57 +74,3 @@ def passage(found: PassageLike) -> dict[str, Any]:
         "score": kept.score if searched else None,
         "distance": round(math.sqrt(max(0.0, 2 - 2 * kept.score)), 6) if searched else None,
     }
-
-
-def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
-    """`logprobs` of a choice of `/v1/completions`; `before`: the answer's tokens before these."""
-    offset = len(tokenizer.decode(before)) if before else 0
-    texts, offsets, top = [], [], []
-    for previous, token in _with_previous(tokens, before):
-        texts.append(token_text(tokenizer, previous, token.id))
-        offsets.append(offset)
-        offset += len(texts[-1])
-        top.append({token_text(tokenizer, previous, one.id): _finite(one.logprob) for one in token.top})
-    return {
-        "tokens": texts,
-        "token_logprobs": [_finite(token.logprob) for token in tokens],
-        "top_logprobs": top if any(top) else None,
-        "text_offset": offsets,
-    }
-
-
-def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
-    """`logprobs` of a choice of `/v1/chat/completions`; `before` as above."""
-    content = []
-    for previous, token in _with_previous(tokens, before):
-        top = [_token(tokenizer, previous, one.id, one.logprob) for one in token.top]
-        content.append(_token(tokenizer, previous, token.id, token.logprob) | {"top_logprobs": top})
-    return {"content": content, "refusal": None}
-
-
-def token_text(tokenizer: Tokenizer, previous: int | None, id_: int) -> str:
-    """The text of a token after another one: decoders drop the space with which a text begins."""
-    if previous is not None:
-        before, both = tokenizer.decode([previous]), tokenizer.decode([previous, id_])
-        if both.startswith(before):
-            return both[len(before) :]
-    return tokenizer.decode([id_])
-
-
-def _with_previous(tokens: Sequence[ChosenToken], before: Sequence[int]) -> Iterator[tuple[int | None, ChosenToken]]:
-    previous = before[-1] if before else None
-    for token in tokens:
-        yield previous, token
-        previous = token.id
-
-
-def _token(tokenizer: Tokenizer, previous: int | None, id_: int, logprob: float) -> dict[str, Any]:
-    text = token_text(tokenizer, previous, id_)
-    # A token that holds a part of a character has no text of its own, and decoders do not give its bytes.
-    whole = "\ufffd" not in text
-    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode("utf-8")) if whole else None}
-
-
-def _finite(logprob: float) -> float:
-    """JSON has no -inf; OpenAI says -9999 of what is as good as impossible."""
-    return max(logprob, -9999.0)

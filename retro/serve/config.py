@@ -81,6 +81,13 @@ class ServeConfig(StageConfig):
     max_body_bytes: PositiveInt = 1_000_000
     """Largest request."""
 
+    max_connections: PositiveInt = 1000
+    """Most connections at once. One more takes the place of the one that has waited longest without a request."""
+
+    arrival_seconds: PositiveFloat = 10.0
+    """How long the head of a request may take to arrive, from the connection or its first byte, before the connection
+    is closed; and then its body, which has a second more for every 10,000 bytes that came, before it is refused."""
+
     seconds_per_request: PositiveFloat = 300.0
     """Longest time from the first byte of a request to its last answer's end; then it is cancelled, and an error
     says so."""

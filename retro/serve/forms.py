@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from retro.common.tokenizers import Tokenizer
 from retro.generate.request import ChosenToken, Completion, Event
 from retro.serve.asking import Ask
-from retro.serve.bodies import chat_logprobs, chunk, completion_logprobs, finish_reason, retrieval
+from retro.serve.bodies import chunk, finish_reason, retrieval
+from retro.serve.logprobs import chat_logprobs, completion_logprobs
+from retro.serve.served import Served
 
 Choice = dict[str, Any]
-Logprobs = Callable[[Tokenizer, Sequence[ChosenToken], Sequence[int]], dict[str, Any]]
+Logprobs = Callable[[Served, Sequence[ChosenToken], Sequence[int]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +55,19 @@ CHAT = Form(
 )
 
 
-def whole_choice(form: Form, tokenizer: Tokenizer, ask: Ask, index: int, completion: Completion) -> Choice:
+def whole_choice(form: Form, served: Served, ask: Ask, index: int, completion: Completion) -> Choice:
     """A finished choice."""
     # A chat's prompt ends in "Assistant:", and its answer begins with the space after that.
     text = completion.text.lstrip() if form.is_chat else ask.prompts[index] + completion.text
     before = len(completion.text) - len(text) if form.is_chat else -len(ask.prompts[index])
     chunks = [
-        chunk(tokenizer, found, completion.tokens, len(ask.requests[index].prompt), before)
+        chunk(served.tokenizer, found, completion.tokens, len(ask.requests[index].prompt), before)
         for found in completion.retrieved
     ]
     return {
         "index": index,
         **form.text(text),
-        "logprobs": form.logprobs(tokenizer, completion.tokens, ()) if ask.logprobs else None,
+        "logprobs": form.logprobs(served, completion.tokens, ()) if ask.logprobs else None,
         "finish_reason": finish_reason(completion.ended),
         "retrieval": retrieval(ask.source, chunks),
     }
@@ -77,7 +78,7 @@ class ChoiceStream:
     """One choice as it comes."""
 
     form: Form
-    tokenizer: Tokenizer
+    served: Served
     ask: Ask
     index: int
     tokens: list[ChosenToken] = field(default_factory=list)
@@ -99,10 +100,12 @@ class ChoiceStream:
         self.tokens += event.tokens
         text, pieces = self._given_out(event.text), []
         prompt_tokens = len(self.ask.requests[self.index].prompt)
-        chunks = [chunk(self.tokenizer, one, self.tokens, prompt_tokens, self.dropped) for one in event.retrieved]
+        chunks = [
+            chunk(self.served.tokenizer, one, self.tokens, prompt_tokens, self.dropped) for one in event.retrieved
+        ]
         logprobs = None
         if self.ask.logprobs and event.tokens:
-            logprobs = self.form.logprobs(self.tokenizer, event.tokens, before)
+            logprobs = self.form.logprobs(self.served, event.tokens, before)
         if text or chunks or logprobs:
             found = {"retrieval": retrieval(self.ask.source, chunks)} if chunks else {}
             pieces.append(self._choice(self.form.delta(text), logprobs=logprobs) | found)

@@ -62,13 +62,23 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        self._asking += scope["method"] == "POST"
+        counted = 0
+
+        async def receive_counted() -> Message:
+            nonlocal counted
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False) and not counted:
+                self._require_room()
+                counted = int(scope["method"] == "POST")
+                self._asking += counted
+            return message
+
         ended = False
         try:
-            await self._pass(scope, receive, send_with_headers)
+            await self._pass(scope, receive_counted, send_with_headers)
             ended = True
         finally:
-            self._asking -= scope["method"] == "POST"
+            self._asking -= counted
             route = route_of(scope["path"])
             self._metrics.requests.labels(route, str(status[0] if ended else 500)).inc()
             self._metrics.seconds.labels(route).observe(time.monotonic() - began)
@@ -92,7 +102,12 @@ class Guard:
         # A browser asks with OPTIONS, and without the key, whether a page of another origin may ask.
         if path not in OPEN_PATHS and method != "OPTIONS":
             self._check_key(headers.get("authorization", ""))
-        if self._asking > self._most_asking:
+        if method == "POST":
+            self._require_room()
+
+    def _require_room(self) -> None:
+        """Whole requests count; those whose body is still coming in take nobody's place."""
+        if self._asking >= self._most_asking:
             raise RefusalError(429, "too many requests at once", code="too_many_requests", retry_after=1)
 
     def _check_host(self, host: str) -> None:

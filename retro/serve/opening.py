@@ -13,6 +13,7 @@ from typing import Any
 from retro.common.errors import ConfigError
 from retro.common.precision import is_bfloat16
 from retro.common.qa_data import PassageLike
+from retro.common.token_bytes import read_token_bytes
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
@@ -22,6 +23,7 @@ from retro.generate.request import Decoder, Engine
 from retro.generate.tuned import warn_of_other_prompts
 from retro.mcore import parallel
 from retro.serve.app import Service
+from retro.serve.arriving import Arriving
 from retro.serve.config import ServeConfig
 from retro.serve.metrics import Metrics
 from retro.serve.scheduler import Scheduler
@@ -87,6 +89,7 @@ def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, 
         served=_served(config, generate, decoder, corpus, retrieve, texts, name),
         scheduler=Scheduler(open_engine, capacity=capacity, stall_seconds=config.seconds_per_request),
         metrics=metrics,
+        arriving=Arriving(config.arrival_seconds),
     )
 
 
@@ -103,6 +106,7 @@ def _served(
         name=config.model_name or name,
         created=int(time.time()),
         tokenizer=corpus.tokenizer,
+        token_bytes=read_token_bytes(corpus.directory / "tokenizer"),
         sequence_length=decoder.sequence_length,
         chunk_length=decoder.chunk_length,
         neighbors=decoder.neighbors,

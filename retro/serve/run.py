@@ -109,8 +109,6 @@ async def _serve(service: Service, listener: socket.socket) -> None:
 def _server(service: Service) -> uvicorn.Server:
     import uvicorn
 
-    from retro.serve.app import make_app
-
     class Server(uvicorn.Server):
         """Leaves the signals to us: what it would do at once is done after the last answer."""
 
@@ -118,21 +116,32 @@ def _server(service: Service) -> uvicorn.Server:
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    config = uvicorn.Config(
+    return Server(server_config(service))
+
+
+def server_config(service: Service) -> uvicorn.Config:
+    """How connections are held, and the application behind them."""
+    import uvicorn
+
+    from retro.serve.app import make_app
+    from retro.serve.connection import bounded_connections
+
+    return uvicorn.Config(
         make_app(service),
+        http=bounded_connections(service.config.arrival_seconds, service.config.max_connections),
         access_log=False,
         log_config=None,
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=_SECONDS_TO_CLOSE,
     )
-    return Server(config)
 
 
 async def _finish(service: Service, server: uvicorn.Server) -> None:
     """Take nothing more in, and let the server end when the last accepted answer is there."""
     scheduler, grace = service.scheduler, service.config.grace_seconds
     scheduler.stop_taking()
+    service.arriving.stop()
     log.info("stopping: %d accepted answers to finish, at most %g s", scheduler.unfinished, grace)
     until = asyncio.get_running_loop().time() + grace
     while scheduler.unfinished and asyncio.get_running_loop().time() < until:

@@ -22,6 +22,8 @@ class Served:
     created: int
     """When it was opened, in seconds since 1970."""
     tokenizer: Tokenizer
+    token_bytes: Sequence[bytes] | None
+    """By token id; None where a token's text depends on the tokens around it."""
     sequence_length: int
     """Most tokens of prompt and answer together."""
     chunk_length: int

@@ -75,7 +75,7 @@ class AnswerResponse(Response):
     async def _whole(self) -> Response:
         ask, served = self._answering.ask, self._served
         completions = await self._answering.completions()
-        choices = [whole_choice(self._form, served.tokenizer, ask, *one) for one in enumerate(completions)]
+        choices = [whole_choice(self._form, served, ask, *one) for one in enumerate(completions)]
         return JSONResponse(self._head | {"choices": choices, "usage": usage_of(ask, completions)})
 
     async def _stream(self, send: Send) -> None:
@@ -97,9 +97,9 @@ class AnswerResponse(Response):
         yield b"data: [DONE]\n\n"
 
     async def _pieces(self) -> AsyncGenerator[dict[str, Any], None]:
-        ask, tokenizer, new_tokens = self._answering.ask, self._served.tokenizer, 0
+        ask, new_tokens = self._answering.ask, 0
         none = {"usage": None} if ask.include_usage else {}
-        streams = [ChoiceStream(self._form, tokenizer, ask, index) for index in range(len(ask.requests))]
+        streams = [ChoiceStream(self._form, self._served, ask, index) for index in range(len(ask.requests))]
         for stream in streams:
             for choice in stream.first():
                 yield {"choices": [choice]} | none

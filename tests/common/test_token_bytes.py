@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from retro.common.errors import ArtifactError
 from retro.common.files import write_json
-from retro.common.token_bytes import bytes_of_tokens
+from retro.common.token_bytes import bytes_of_tokens, read_token_bytes
 from retro.common.tokenizers import Tokenizer, save_tokenizer
 
 TEXT = "a naïve café costs 5 € in 東京 😀 and a café more"
@@ -64,6 +64,15 @@ def test_bytes_of_sentencepiece_tokens_count_fallback_bytes_and_spaces(tmp_path:
     # One more than the text: SentencePiece puts a space before it.
     assert int(known[ids].sum()) == len(TEXT.encode()) + 1
     assert known[tokenizer.eod] == 0
+
+
+def test_the_bytes_of_tokens_in_a_row_are_those_of_the_text(tmp_path: Path) -> None:
+    for folder, make, before in ((tmp_path / "a", byte_level, b""), (tmp_path / "b", sentence_piece, b" ")):
+        folder.mkdir()
+        ids = make(folder).encode(TEXT)
+        known = read_token_bytes(folder / "saved")
+        assert known is not None
+        assert b"".join(known[id_] for id_ in ids) == before + TEXT.encode()
 
 
 def test_pieces_of_a_huggingface_file_with_byte_fallback_count_as_sentencepiece_does(tmp_path: Path) -> None:

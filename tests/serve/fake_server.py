@@ -11,6 +11,7 @@ import yaml
 from retro.common.progress import set_up_logging
 from retro.generate.request import Engine
 from retro.serve.app import Service
+from retro.serve.arriving import Arriving
 from retro.serve.config import ServeConfig
 from retro.serve.metrics import Metrics
 from retro.serve.run import listen, serve, with_key
@@ -28,6 +29,7 @@ def fake_service(
         "name": "fake",
         "created": 1_700_000_000,
         "tokenizer": TOKENIZER,
+        "token_bytes": [bytes([byte]) for byte in range(256)] + [b""],
         "sequence_length": SEQUENCE,
         "chunk_length": CHUNK,
         "neighbors": 2,
@@ -39,7 +41,13 @@ def fake_service(
     }
     capacity = config.max_running + config.max_queued
     scheduler = Scheduler(open_engine, capacity=capacity, stall_seconds=config.seconds_per_request)
-    return Service(config=config, served=Served(**(known | facts)), scheduler=scheduler, metrics=metrics)
+    return Service(
+        config=config,
+        served=Served(**(known | facts)),
+        scheduler=scheduler,
+        metrics=metrics,
+        arriving=Arriving(config.arrival_seconds),
+    )
 
 
 def main(words: list[str]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from retro.serve.app import Service, make_app
-from retro.serve.run import listen
+from retro.serve.app import Service
+from retro.serve.run import listen, server_config
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Running:
 def running(service: Service) -> Iterator[Running]:
     """Serve on a free port until the block ends."""
     listener = listen(service.config.model_copy(update={"port": 0}))
-    server = uvicorn.Server(uvicorn.Config(make_app(service), lifespan="off", log_config=None, access_log=False))
+    server = uvicorn.Server(server_config(service))
     service.scheduler.start()
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()

@@ -201,7 +201,7 @@ def test_an_answer_that_takes_too_long_ends_in_an_error_and_makes_room(stream: b
 
 
 def test_a_body_that_never_comes_is_given_up() -> None:
-    with running(fake_service(ServeConfig(seconds_per_request=0.3))) as server:
+    with running(fake_service(ServeConfig(arrival_seconds=0.3))) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
             connection.sendall(request_bytes(prompt="a")[:-5])
             assert connection.recv(4096).startswith(b"HTTP/1.1 408")

@@ -1,0 +1,93 @@
+"""Connections that send nothing, or too slowly: dropped before they cost others anything.
+
+uvicorn waits for the head of a request for as long as its sender likes, so that connections that never finish one fill
+the server without ever being asked for a key. Bodies have their own limit, in `arriving.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_LINGER_SECONDS = 2.0
+"""How long a client may still send a body after its answer; closing at once could cost it the answer."""
+
+
+def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
+    """uvicorn's HTTP connection, with a limit on the time that the head of a request takes, and on their number.
+
+    Args:
+        head_seconds: From the connection, or from a later request's first byte, to the end of the head.
+        most: Connections at once. One more takes the place of the one that waits longest without a whole head; if all
+            are being answered, it is closed.
+    """
+
+    class Bounded(H11Protocol):
+        """One connection."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            """Begin to wait for a first head."""
+            super().connection_made(transport)
+            self._until: asyncio.TimerHandle | None = None
+            self._wait(head_seconds)
+            if len(self.connections) > most:
+                self._make_room()
+
+        def _make_room(self) -> None:
+            others: list[Any] = [one for one in self.connections if one is not self and not _is_answered(one)]
+            oldest = min(others, key=lambda one: one.waits_until, default=self)
+            oldest.drop()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """Wait for nothing more."""
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            """Take bytes; those of a head not yet whole do not lengthen its time."""
+            super().data_received(data)
+            if self.conn.their_state is not h11.IDLE:
+                if not self._lingers:
+                    self._stop_waiting()
+            elif self._until is None:
+                self._wait(head_seconds)
+
+        def on_response_complete(self) -> None:
+            """Do not let a client send on for ever what is not read any more."""
+            self._stop_waiting()
+            super().on_response_complete()
+            if self._lingers:
+                self._unset_keepalive_if_required()
+                self._wait(_LINGER_SECONDS)
+
+        @property
+        def _lingers(self) -> bool:
+            """Whether a body still comes in that has been answered."""
+            return self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
+
+        @property
+        def waits_until(self) -> float:
+            """When it is dropped, by the clock of the event loop."""
+            return self.loop.time() if self._until is None else self._until.when()
+
+        def _wait(self, seconds: float) -> None:
+            self._until = self.loop.call_later(seconds, self.drop)
+
+        def _stop_waiting(self) -> None:
+            if self._until is not None:
+                self._until.cancel()
+                self._until = None
+
+        def drop(self) -> None:
+            """Close it without a word: there is no request to answer."""
+            self.transport.abort()
+
+    return Bounded
+
+
+def _is_answered(connection: Any) -> bool:
+    """Whether a request of it is being answered."""
+    return connection.cycle is not None and not connection.cycle.response_complete

@@ -1,0 +1,164 @@
+"""Tokens of an answer with their probabilities, as OpenAI writes them: their texts, their bytes, and where they stand.
+
+A token may hold a part of a character, and then has bytes but no text: completions write it `bytes:\\xe6\\x9d`, chats
+`\\xe6\\x9d`, each beside the bytes themselves or instead of them, so that a client can put characters together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from retro.common.tokenizers import Tokenizer
+from retro.generate.request import ChosenToken
+from retro.serve.served import Served
+
+_BROKEN = "\ufffd"
+"""What decoders write for bytes that are no character."""
+
+
+def completion_logprobs(served: Served, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
+    """`logprobs` of a choice of `/v1/completions`; `before`: the answer's tokens before these."""
+    texts, top = [], []
+    for previous, token in _with_previous(tokens, before):
+        texts.append(_text(served, previous, token.id, "bytes:"))
+        top.append(_by_text(served, previous, token))
+    return {
+        "tokens": texts,
+        "token_logprobs": [_finite(token.logprob) for token in tokens],
+        "top_logprobs": top if any(top) else None,
+        "text_offset": _offsets(served, [token.id for token in tokens], before),
+    }
+
+
+def chat_logprobs(served: Served, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
+    """`logprobs` of a choice of `/v1/chat/completions`; `before` as above."""
+    content = []
+    for previous, token in _with_previous(tokens, before):
+        top = [_token(served, previous, one.id, one.logprob) for one in token.top]
+        content.append(_token(served, previous, token.id, token.logprob) | {"top_logprobs": top})
+    return {"content": content, "refusal": None}
+
+
+def token_text(tokenizer: Tokenizer, previous: int | None, id_: int) -> str:
+    """The text of a token after another one: decoders drop the space with which a text begins."""
+    if previous is not None:
+        before, both = tokenizer.decode([previous]), tokenizer.decode([previous, id_])
+        if both.startswith(before):
+            return both[len(before) :]
+    return tokenizer.decode([id_])
+
+
+def letters_of_bytes(text: str, data: bytes) -> list[int]:
+    """For each of the bytes that a text was decoded from, and for their end, the letter of the text it belongs to.
+
+    Args:
+        text: As a decoder gave it: without a first space perhaps, and with U+FFFD for each byte that is no part of a
+            character, or for each such sequence.
+        data: The bytes of its tokens.
+    """
+    found = [0] if data.startswith(b" ") and not text.startswith(" ") else []
+    at = 0
+    while at < len(text) and len(found) < len(data):
+        letter = text[at].encode("utf-8")
+        if data.startswith(letter, len(found)):
+            found += [at] * len(letter)
+            at += 1
+            continue
+        broken = len(text[at:]) - len(text[at:].lstrip(_BROKEN))
+        for length in _broken_lengths(text[at + broken :], data[len(found) :], max(broken, 1)):
+            found += [at] * length
+            at += 1
+    # Of a text that is not made of these bytes the rest stands at its end.
+    return (found + [len(text)] * (len(data) + 1 - len(found)))[: len(data) + 1]
+
+
+def _broken_lengths(rest: str, data: bytes, count: int) -> list[int]:
+    """How many bytes each of `count` U+FFFD stands for, at the start of `data` and before `rest`."""
+    behind = data[count:]
+    if behind.startswith(rest[:1].encode("utf-8")) if rest else not behind:
+        return [1] * count
+    lengths = []
+    for _ in range(count):
+        # The longest start of a character, as the Unicode standard advises.
+        length = next((n for n in (3, 2) if data[:n].decode("utf-8", "replace") == _BROKEN and len(data) >= n), 1)
+        lengths.append(length)
+        data = data[length:]
+    return lengths
+
+
+def _offsets(served: Served, ids: Sequence[int], before: Sequence[int]) -> list[int]:
+    """Where each token begins in the text of all; one that goes on with a character begins at that character."""
+    if served.token_bytes is None:
+        return [len(served.tokenizer.decode([*before, *ids[:n]])) for n in range(len(ids))]
+    parts = [served.token_bytes[id_] for id_ in (*before, *ids)]
+    data, text = b"".join(parts), served.tokenizer.decode([*before, *ids])
+    open_end = _open_end(data)
+    if open_end:
+        # The rest of a last character may be still to come.
+        data, text = data[:-open_end], text.rstrip(_BROKEN)
+    letters = letters_of_bytes(text, data) + [len(text)] * open_end
+    starts = [0]
+    for part in parts:
+        starts.append(starts[-1] + len(part))
+    return [letters[start] for start in starts[len(before) : -1]]
+
+
+def _open_end(data: bytes) -> int:
+    """How many bytes at the end begin a character that is not whole."""
+    for length in (1, 2, 3):
+        tail = data[-length:]
+        if len(tail) == length and tail[0] >= 0xC0:
+            wanted = 2 if tail[0] < 0xE0 else 3 if tail[0] < 0xF0 else 4
+            return length if length < wanted and tail.decode("utf-8", "replace") == _BROKEN else 0
+    return 0
+
+
+def _with_previous(tokens: Sequence[ChosenToken], before: Sequence[int]) -> Iterator[tuple[int | None, ChosenToken]]:
+    previous = before[-1] if before else None
+    for token in tokens:
+        yield previous, token
+        previous = token.id
+
+
+def _text(served: Served, previous: int | None, id_: int, prefix: str) -> str:
+    """The text of a token, or its bytes spelled out where they are no text by themselves."""
+    part = _part(served, id_)
+    if part is not None:
+        return prefix + "".join(f"\\x{byte:02x}" for byte in part)
+    text = token_text(served.tokenizer, previous, id_)
+    # After a part of a character a decoder may give up on a whole byte too.
+    return served.token_bytes[id_].decode("utf-8") if _BROKEN in text and served.token_bytes is not None else text
+
+
+def _part(served: Served, id_: int) -> bytes | None:
+    """The bytes of a token that are no text by themselves; None for one whose bytes are, or are not known."""
+    if served.token_bytes is None:
+        return None
+    known = served.token_bytes[id_]
+    try:
+        known.decode("utf-8")
+    except UnicodeDecodeError:
+        return known
+    return None
+
+
+def _by_text(served: Served, previous: int | None, token: ChosenToken) -> dict[str, float]:
+    """The likeliest tokens; of several with one text, as a letter and its byte, the later ones under their ids."""
+    found: dict[str, float] = {}
+    for one in token.top:
+        text = _text(served, previous, one.id, "bytes:")
+        found[f"token_id:{one.id}" if text in found else text] = _finite(one.logprob)
+    return found
+
+
+def _token(served: Served, previous: int | None, id_: int, logprob: float) -> dict[str, Any]:
+    text, part = _text(served, previous, id_, ""), _part(served, id_)
+    data = text.encode("utf-8") if part is None else part
+    unknown = part is None and served.token_bytes is None and _BROKEN in text
+    return {"token": text, "logprob": _finite(logprob), "bytes": None if unknown else list(data)}
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no -inf; OpenAI says -9999 of what is as good as impossible."""
+    return max(logprob, -9999.0)

@@ -1,0 +1,109 @@
+"""Tokens that are parts of characters: their bytes, their names, and where they stand in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from retro.common.token_bytes import read_token_bytes
+from retro.generate.request import ChosenToken, TokenProbability
+from retro.serve.logprobs import chat_logprobs, completion_logprobs, letters_of_bytes
+from retro.serve.served import Served
+from tests.common.test_token_bytes import TEXT, byte_level, sentence_piece
+from tests.serve.fake_server import fake_service
+
+BYTES = fake_service().served
+
+
+def chosen(ids: Sequence[int], top: Sequence[int] = ()) -> list[ChosenToken]:
+    likely = tuple(TokenProbability(id=id_, logprob=-1.0 - rank) for rank, id_ in enumerate(top))
+    return [ChosenToken(id=id_, logprob=-0.5, top=likely) for id_ in ids]
+
+
+def offsets(served: Served, ids: Sequence[int]) -> list[int]:
+    found: list[int] = completion_logprobs(served, chosen(ids), ())["text_offset"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "letters"),
+    [
+        ("aϦb", b"a\xcf\xa6b", [0, 1, 1, 2, 3]),
+        ("foo", b" foo", [0, 0, 1, 2, 3]),
+        (" foo", b" foo", [0, 1, 2, 3, 4]),
+        ("a\ufffd\ufffdb", b"a\xff\xfeb", [0, 1, 2, 3, 4]),  # a letter a byte
+        ("a\ufffdb", b"a\xe6\x9db", [0, 1, 1, 2, 3]),  # a letter a sequence
+        ("\ufffd\ufffd", b"\xff\xe6\x9d", [0, 1, 1, 2]),
+        ("\ufffd\ufffd\ufffd\ufffdx", b"\xe2\x82\xac\xffx", [0, 1, 2, 3, 4, 5]),  # whole runs of bytes are given up
+        ("\ufffdx", b"\xef\xbf\xbdx", [0, 0, 0, 1, 2]),  # it is in the text itself
+        ("", b"", [0]),
+        ("ab", b"a", [0, 2]),
+        ("zz", b"ab", [0, 1, 2]),
+    ],
+)
+def test_each_byte_belongs_to_a_letter(text: str, data: bytes, letters: list[int]) -> None:
+    assert letters_of_bytes(text, data) == letters
+
+
+def test_offsets_count_letters_and_a_split_character_stands_once() -> None:
+    ids = list("aϦ東b😀c".encode())
+    assert offsets(BYTES, ids) == [0, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4, 5]
+
+
+def test_streamed_offsets_are_those_of_the_whole_answer() -> None:
+    ids = list("aϦ東b😀c".encode())
+    streamed = [completion_logprobs(BYTES, chosen([id_]), ids[:place])["text_offset"] for place, id_ in enumerate(ids)]
+    assert [offset for one in streamed for offset in one] == offsets(BYTES, ids)
+
+
+def test_bytes_that_are_no_text_count_as_the_decoder_shows_them() -> None:
+    assert offsets(BYTES, [97, 0xFF, 0xFE, 98]) == [0, 1, 2, 3]
+    assert offsets(BYTES, [97, 0xE6, 0x9D]) == [0, 1, 1]  # may become a character yet
+
+
+def test_parts_of_characters_are_spelled_and_the_likeliest_are_as_many_as_asked_for() -> None:
+    found = completion_logprobs(BYTES, chosen([0xE6, 97], top=[97, 0xE6, 0x9D, 0xFF]), ())
+    assert found["tokens"] == ["bytes:\\xe6", "a"]
+    assert found["top_logprobs"][0] == {"a": -1.0, "bytes:\\xe6": -2.0, "bytes:\\x9d": -3.0, "bytes:\\xff": -4.0}
+
+
+def test_tokens_of_one_text_are_told_apart_by_their_ids() -> None:
+    class Doubled:
+        """Two tokens for one letter, as a piece and its byte."""
+
+        def decode(self, ids: Sequence[int]) -> str:
+            return "a" * len(ids)
+
+    served = fake_service(tokenizer=Doubled(), token_bytes=[b"a", b"a"]).served
+    found = completion_logprobs(served, chosen([0], top=[1, 0]), ())
+    assert found["top_logprobs"] == [{"a": -1.0, "token_id:0": -2.0}]
+
+
+def test_a_chat_gives_the_bytes_of_every_token() -> None:
+    content = chat_logprobs(BYTES, chosen("a東".encode(), top=[0x9D]), ())["content"]
+    assert [one["token"] for one in content] == ["a", "\\xe6", "\\x9d", "\\xb1"]
+    assert [one["bytes"] for one in content] == [[97], [0xE6], [0x9D], [0xB1]]
+    assert content[0]["top_logprobs"] == [{"token": "\\x9d", "logprob": -1.0, "bytes": [0x9D]}]
+
+
+def test_without_a_table_of_bytes_a_broken_token_has_none() -> None:
+    served = fake_service(token_bytes=None).served
+    (found,) = chat_logprobs(served, chosen([0xE6]), ())["content"]
+    assert (found["token"], found["bytes"]) == ("\ufffd", None)
+    assert offsets(served, list(b"abc")) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("make", [byte_level, sentence_piece])
+def test_real_tokenizers_give_every_letter_its_place(tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    tokenizer = make(tmp_path)
+    served = fake_service(tokenizer=tokenizer, token_bytes=read_token_bytes(tmp_path / "saved")).served
+    ids = tokenizer.encode(TEXT)
+    found = completion_logprobs(served, chosen(ids), ())
+    for text, offset in zip(found["tokens"], found["text_offset"], strict=True):
+        assert text.startswith("bytes:") or TEXT.startswith(text, offset)
+    assert any(text.startswith("bytes:") for text in found["tokens"])
+    content = chat_logprobs(served, chosen(ids), ())["content"]
+    assert bytes(byte for one in content for byte in one["bytes"]).decode() == TEXT
