@@ -19,6 +19,7 @@ from retro.cli_plan import plan_app
 from retro.cli_sft import sft_app
 from retro.common.errors import ConfigError, RetroError
 from retro.common.files import discard, failed_write
+from retro.common.launcher import join_launcher
 from retro.common.progress import set_up_logging
 from retro.common.terminal import complain, never_fail_to_encode, output
 from retro.common.worker import companions, end_with_parent, worker_of
@@ -112,6 +113,8 @@ def _run_stage(name: str, config: RunConfig, again: bool, together: AbstractCont
     from retro.common.artifacts import is_complete
     from retro.common.lock import run_lock
 
+    if stage(name).processes:
+        join_launcher()
     # Slices of the questions are answered side by side, each holding its own lock too; so do workers on blocks.
     slices = name == "generate" and config.generate.is_slice
     shared = (slices or stage(name).blocks) and not again
@@ -252,6 +255,8 @@ def run(
     _start(verbose)
     config = read_arguments(arguments)
     stages = stages_until(until)
+    if any(one.processes for one in stages):
+        join_launcher()
     from retro.common.lock import run_lock
 
     # Stages of blocks only may be run by many at once, as the tasks of an array do.

@@ -35,13 +35,18 @@ class Stage:
     run: Callable[[RunConfig], Manifest]
     """Does the work, or finds it done."""
     trains: bool = False
-    """Whether it runs under a launcher with several processes."""
+    """Whether it trains a model, or measures one."""
     blocks: bool = False
     """Whether any number of workers may build it together."""
     named: bool = False
     """Whether `generate.name` gives it a folder of its own."""
     swapped: bool = False
     """Whether it has a folder of its own for each database that is read in place of the run's."""
+
+    @property
+    def processes(self) -> bool:
+        """Whether several processes may do it together, each with its part of the model or of the batch."""
+        return self.trains or self.name == "generate"
 
     def path(self, config: RunConfig) -> Path:
         """Where the stage writes in this run."""

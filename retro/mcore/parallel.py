@@ -28,7 +28,7 @@ _STAGE_SEED = 1_000_003_000
 
 
 def world_size() -> int:
-    """Processes that the launcher (torchrun) started; 1 without one."""
+    """Processes that the launcher started; 1 without one. `join_launcher` has put others' words into torchrun's."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -90,7 +90,8 @@ def _sizes() -> tuple[int, int, int]:
 
 def _initialize_distributed(world: int) -> None:
     if not on_cpu():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # A launcher that gives each process a GPU of its own shows it no other.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     backend = "gloo" if on_cpu() else "nccl"
     # One process needs no port to meet others at; a port left in the environment would be its children's trouble.
     store = dist.HashStore() if world == 1 else None  # type: ignore[attr-defined]

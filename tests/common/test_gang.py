@@ -68,6 +68,7 @@ def test_a_worker_outside_its_world_is_a_mistake_of_the_program() -> None:
             Worker(1, 4),
         ),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, Worker(1, 2)),
+        ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}, Worker(2, 3)),
         ({"RETRO_WORKER": "2/5", "RANK": "0", "WORLD_SIZE": "1"}, Worker(2, 5)),
     ],
 )
