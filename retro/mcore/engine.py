@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -278,6 +279,13 @@ def _optimizer_config(settings: EngineSettings) -> OptimizerConfig:
         use_distributed_optimizer=settings.distributed_optimizer,
         params_dtype=torch.bfloat16 if settings.bfloat16 else torch.float32,
     )
+
+
+def learning_rate(settings: EngineSettings, step: int) -> float:
+    """What the schedule gives for a step, counted from 1."""
+    group: dict[str, Any] = {}
+    _scheduler(SimpleNamespace(param_groups=[group]), settings).step(step)
+    return float(group["lr"])
 
 
 def _scheduler(optimizer: Any, settings: EngineSettings) -> OptimizerParamScheduler:

@@ -10,7 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from retro.common.artifacts import REPORT, Manifest, describe_files, write_manifest
+from retro.common.artifacts import (
+    MANIFEST,
+    REPORT,
+    Manifest,
+    describe_files,
+    differences,
+    is_complete,
+    read_manifest,
+    write_manifest,
+)
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, DataError, TrainingError
 from retro.common.files import write_json
@@ -90,9 +99,10 @@ def run(
             name: [checkpoint.identity(info.path), config_json(info.shape)] for name, info in infos.items()
         },
     }
-    made = completed(out, STAGE, settings, parents, compared=_with_precision)
-    if made is not None:
-        return made
+    if not _weights_changed(out, settings):
+        made = completed(out, STAGE, settings, parents, compared=_with_precision)
+        if made is not None:
+            return made
     choice = parallel.from_first(choose(config.precision))
     if parallel.rank() == 0:
         choice.tell("perplexity.precision")
@@ -114,6 +124,8 @@ def run(
     if parallel.is_main():
         streams = evaluation_streams(corpus, database, config.split)
         losses = {(row.model, row.neighbors): columns for row, columns in measured}
+        # What it says is of the weights before these.
+        (out / MANIFEST).unlink(missing_ok=True)
         write_chunk_losses(out / CHUNKS_FILE, corpus, streams, losses)
         table = {"split": config.split, "precision": config.precision, "rows": [asdict(row) for row in rows]}
         write_json(out / TABLE_FILE, table)
@@ -128,6 +140,24 @@ def run(
 def _with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of perplexity as they are now: an older toolkit always computed in float32, and did not say so."""
     return {**settings, "perplexity": {"precision": "float32"} | settings["perplexity"]}
+
+
+def _weights_changed(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether all that differs from what was measured here is that the models were trained on since."""
+    if not is_complete(out):
+        return False
+    made = read_manifest(out, STAGE).config
+    before, now = made["checkpoints"], settings["checkpoints"]
+    if before == now:
+        return False
+    shapes = ({name: [None, shape] for name, (_, shape) in known.items()} for known in (before, now))
+    others = (
+        _with_precision({**one, "checkpoints": known}) for one, known in zip((made, settings), shapes, strict=True)
+    )
+    if differences(*others):
+        return False
+    log.warning("%s: the models were trained on since they were measured; measuring them again", out)
+    return True
 
 
 def _measure(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from retro.common.artifacts import REPORT, Manifest, write_manifest
+from retro.common.artifacts import MANIFEST, REPORT, Manifest, write_manifest
 from retro.common.config import config_json
 from retro.common.files import write_json
 from retro.common.resume import completed, fingerprints
@@ -27,8 +27,9 @@ from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import PretrainConfig
 from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
 from retro.training.config import ParallelConfig, TrainConfig, shaping
-from retro.training.finished import RESULT, read_result, write_result
-from retro.training.loop import RATES, Result, require_same_run, train
+from retro.training.finished import write_result
+from retro.training.lengthen import as_begun, goes_on, record_run, require_same_run
+from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.precision import choose_for_training
 from retro.training.validation import Validation
 
@@ -62,16 +63,17 @@ def run(
     parents = {"corpus": corpus.manifest, "db": database.manifest}
     if neighbors is not None:
         parents["neighbors"] = neighbors.manifest
+    shape = model_shape(model, corpus, database)
+    training = as_begun(training, (out / name for name, _ in variants(config, shape)), "train")
     settings = {"pretrain": config_json(config), "model": config_json(model), "train": config_json(training)}
     made = completed(out, STAGE, settings, parents, compared=shaping)
-    if made is not None:
+    if made is not None and not goes_on(out, made.config["train"], training, "train"):
         return made
     choice = choose_for_training(training.precision, out.glob("*/"), "train.precision")
     training = training.model_copy(update={"precision": choice.precision})
     settings["train"] = config_json(training)
     for one in (corpus, database.corpus):
         one.advise(training.reading)
-    shape = model_shape(model, corpus, database)
     data = _Data(corpus=corpus, database=database, neighbors=neighbors)
     results, rates = {}, {}
     for variant, variant_shape in variants(config, shape):
@@ -146,10 +148,12 @@ def _train_variant(
     layout: ParallelConfig,
     data: _Data,
 ) -> Result:
-    require_same_run(out, {"shape": config_json(shape), "train": config_json(training)})
-    if (out / RESULT).exists():
+    settings = {"shape": config_json(shape), "train": config_json(training)}
+    require_same_run(out, settings, training, "train")
+    finished = finished_result(out, training.steps)
+    if finished is not None:
         log.info("%s: already trained", out)
-        return Result(**read_result(out))
+        return finished
     samples = training.steps * training.global_batch
     source = TrainingSource(_reader(data, shape, TRAIN), data.corpus, samples, training.seed)
     held_out = EvaluationSource(_reader(data, shape, VALID))
@@ -162,6 +166,7 @@ def _train_variant(
         validation=Validation(source=held_out, samples=held_out.samples) if held_out.samples else None,
         start_from=config.start_from,
         what=f"{STAGE} {variant}",
+        begin=lambda: record_run(out, settings, out.parent / MANIFEST),
     )
     if parallel.is_main():
         write_result(out, asdict(result))

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from retro.common.artifacts import (
+    MANIFEST,
     REPORT,
     Manifest,
     is_complete,
@@ -35,8 +37,9 @@ from retro.sft.prompt_texts import load_prompts
 from retro.sft.retriever import open_retriever
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
-from retro.training.finished import RESULT, read_result, write_result
-from retro.training.loop import RATES, Result, require_same_run, train
+from retro.training.finished import write_result
+from retro.training.lengthen import CONFIG, as_begun, goes_on, record_run, require_same_run
+from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.precision import choose_for_training
 from retro.training.validation import Validation
 
@@ -76,6 +79,8 @@ def run(
     require_tokenizer(parent, corpus)
     model = parent.shape.model
     name = tuned_name(config, model.size)
+    training_config = as_begun(config.train, [out / name], "sft", "train")
+    config = config.model_copy(update={"train": training_config})
     # The expected size is a check; it must not make two runs of one.
     shaped_by = config_json(config.model_copy(update={"size": None}))
     settings: dict[str, Any] = {
@@ -88,26 +93,30 @@ def run(
     if retrieves:
         settings["database"] = mark_of(db_dir)
     made = read_manifest(out, STAGE) if is_complete(out) else None
-    if made is not None and made.counts.get("name") == name:
+    run_dir = out / name
+    again = made is not None and made.counts.get("name") == name
+    if made is not None and again:
+        _require_same_weights(out / MANIFEST, made.config, settings)
         require_same_config(out, made, settings, compared=shaping)
         require_parent(out, made, "corpus", corpus.manifest)
-        log.info("%s: already complete", out)
-        return made
-    if made is not None:
+        if not goes_on(out, made.config["sft"]["train"], config.train, "sft.train"):
+            log.info("%s: already complete", out)
+            return made
+    elif made is not None:
         log.info("%s: %s is complete; %s comes beside it", out, made.counts.get("name"), name)
-    run_dir = out / name
     choice = choose_for_training(config.train.precision, [run_dir], "sft.train.precision")
     train_config = config.train.model_copy(update={"precision": choice.precision})
     config = config.model_copy(update={"train": train_config})
     settings["sft"] = shaped_by | {"train": config_json(train_config)}
-    require_same_run(run_dir, settings)
+    if (run_dir / CONFIG).exists() and checkpoint.complete(run_dir / "checkpoints"):
+        _require_same_weights(run_dir / CONFIG, read_json(run_dir / CONFIG, f"Delete {run_dir}"), settings)
+    require_same_run(run_dir, settings, config.train, "sft.train")
     retrieve = None
     if retrieves:
         retrieve = open_retriever(corpus, db_dir, index_dir, max(model.neighbors, config.data.contexts_in_prompt))
     training, validation = _prepare(config, corpus, parent, retrieve)
-    if (run_dir / RESULT).exists():
-        result = Result(**read_result(run_dir))
-    else:
+    result = finished_result(run_dir, config.train.steps)
+    if result is None:
         _log_mixture(config, training)
         held_out = None
         if validation is not None:
@@ -122,10 +131,25 @@ def run(
             validation=held_out,
             start_from=parent.path,
             what=STAGE,
+            begin=lambda: record_run(run_dir, settings, *([out / MANIFEST] if again else [])),
         )
         if parallel.is_main():
             write_result(run_dir, asdict(result))
     return _finish(config, settings, corpus, name, result, training, choice, out)
+
+
+def _require_same_weights(path: Path, made: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Check that what `path` records was tuned from the weights that are to be tuned now.
+
+    Raises:
+        ArtifactError: It was tuned from others.
+    """
+    before, now = made["checkpoint"][0], settings["checkpoint"][0]
+    if before != now:
+        problem = (
+            f"was tuned from other weights ({before}; those here are {now}): these were trained on, or again, since"
+        )
+        raise ArtifactError(path, problem, f"Run `retro {STAGE}` with --redo to tune the weights that are here now")
 
 
 def tuned_name(config: SftConfig, size: str) -> str:

@@ -45,8 +45,11 @@ class TrainConfig(StageConfig):
     """Share of `lr` that is left at the end of the decay; the published schedules end at a tenth."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Decay after the warm-up."""
-    warmup_steps: NonNegativeInt = 100
-    """Steps of linear warm-up from zero."""
+    decay_steps: NonNegativeInt = 0
+    """The step at which the decay ends; `min_lr_fraction` of `lr` is left from there on. 0: the last of `steps`. A run
+    that is lengthened keeps its curve with the `steps` that it began with."""
+    warmup_steps: NonNegativeInt = Field(default_factory=lambda data: min(100, data.get("steps", 1000) // 10))
+    """Steps of linear warm-up from zero; unless set, a tenth of `steps`, at most 100."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay, on matrices only."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
@@ -94,12 +97,16 @@ class TrainConfig(StageConfig):
     the wanted pages alone, all of a step's at a time; auto is random for files larger than the free memory."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra `track`)."""
+    wandb: str = ""
+    """Project of Weights & Biases (extra `track`) to show the curves in; empty: none. Log in as wandb wants it, by
+    `wandb login` or WANDB_API_KEY; WANDB_MODE=offline keeps all below the run's directory, for `wandb sync`."""
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> TrainConfig:
         multiple = self.global_batch % self.micro_batch == 0
         require(self, "global_batch", multiple, f"a multiple of micro_batch = {self.micro_batch}")
-        require(self, "warmup_steps", self.warmup_steps < self.steps, f"fewer than steps = {self.steps}")
+        of = "decay_steps" if self.decay_steps else "steps"
+        require(self, "warmup_steps", self.warmup_steps < self.decay_length, f"fewer than {of} = {self.decay_length}")
         need = "all beside lora, which trains adapters alone; lora.where=retrieval puts them where neighbors are read"
         require(self, "train_only", self.lora is None or self.train_only == "all", need)
         return self
@@ -109,9 +116,17 @@ class TrainConfig(StageConfig):
         """Whether to compute in bfloat16; a stage chooses what `auto` means before it builds anything."""
         return is_bfloat16(self.precision)
 
+    @property
+    def decay_length(self) -> int:
+        """The step at which the learning rate has decayed."""
+        return self.decay_steps or self.steps
 
-# How the work is done, not what comes out of it: a stopped run may go on under other values of these.
+
+# How the work is done, not what comes out of it: a stopped run may go on under other values of these. How long it is
+# may change too; `lengthen.py` says when.
 _FREE = {
+    "steps",
+    "decay_steps",
     "micro_batch",
     "layers",
     "recompute",
@@ -122,6 +137,7 @@ _FREE = {
     "async_save",
     "reading",
     "tensorboard",
+    "wandb",
 }
 
 

@@ -1,26 +1,27 @@
-"""The training log: one JSON object a line, and TensorBoard when asked for. A resumed run cuts off what it repeats."""
+"""The training log: one JSON object a line, shown on boards when asked for. A resumed run cuts off what it repeats."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from retro.common import own_checksum
-from retro.common.errors import DependencyError
 from retro.common.files import atomic_path, failed_writes_are_artifact_errors, read_json_lines
+from retro.training.boards import Board
 
 
 class TrainingLog:
     """Appends to `log.jsonl`; each line is on disk before the next step starts. `path` None keeps nothing."""
 
-    def __init__(self, path: Path | None, *, resumed_step: int, tensorboard: Path | None = None) -> None:
+    def __init__(self, path: Path | None, *, resumed_step: int, boards: Sequence[Board] = ()) -> None:
         self._stream: TextIO | None = None
         if path is not None:
             keep_lines_up_to(path, resumed_step)
             self._stream = path.open("a", encoding="utf-8")
-        self._board: Any = None if tensorboard is None else _summary_writer(tensorboard, resumed_step)
+        self._boards = boards
 
     def __enter__(self) -> Self:
         return self
@@ -30,8 +31,8 @@ class TrainingLog:
     ) -> None:
         if self._stream is not None:
             self._stream.close()
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close()
 
     def write(self, **values: float | int | str) -> None:
         """Append one line; `step` must be among the values."""
@@ -41,10 +42,9 @@ class TrainingLog:
             self._stream.write(own_checksum.line(values))
             self._stream.flush()
             os.fsync(self._stream.fileno())
-        if self._board is not None:
-            for name, value in values.items():
-                if name != "step" and not isinstance(value, str):
-                    self._board.add_scalar(name, value, values["step"])
+        numbers = {name: value for name, value in values.items() if name != "step" and not isinstance(value, str)}
+        for board in self._boards:
+            board.add(int(values["step"]), numbers)
 
 
 def keep_lines_up_to(path: Path, step: int) -> None:
@@ -63,13 +63,3 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return read_json_lines(path, f"Delete {path}: it only says how training went")
-
-
-def _summary_writer(directory: Path, resumed_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise DependencyError(
-            "tensorboard", "is not installed", "pip install 'instruct-retro[track]', or set train.tensorboard=false"
-        ) from None
-    return SummaryWriter(str(directory), purge_step=resumed_step + 1)

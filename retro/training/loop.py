@@ -12,22 +12,19 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from retro.common.artifacts import differences
-from retro.common.errors import ArtifactError, ConfigError, TrainingError
-from retro.common.files import read_json, write_json
+from retro.common.errors import ConfigError, TrainingError
 from retro.common.progress import Progress
 from retro.mcore import parallel
-from retro.mcore.engine import Engine, EngineSettings, StepResult
+from retro.mcore.engine import Engine, StepResult
 from retro.mcore.kernels import choose
 from retro.model.config import ModelShape
 from retro.model.count import count_parameters
@@ -36,11 +33,15 @@ from retro.training import checkpoint, start
 from retro.training.adapters import adapted_layers
 from retro.training.architecture import require_same_architecture
 from retro.training.batch import BatchSource
-from retro.training.config import LoraConfig, ParallelConfig, TrainConfig, shaping
+from retro.training.boards import open_boards
+from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
 from retro.training.feed import Feed
+from retro.training.finished import RESULT, read_result
 from retro.training.freezing import TRAINED, freeze_all_but, require_retrieval
-from retro.training.groups import group_layout
+from retro.training.groups import engine_settings, group_layout
+from retro.training.interrupt import first_signal_only
 from retro.training.layout import require_batch, require_layout, require_processes
+from retro.training.lengthen import say_schedule
 from retro.training.log import TrainingLog, read_log
 from retro.training.lora import adapt, log_share
 from retro.training.saver import Saver
@@ -79,6 +80,7 @@ def train(
     validation: Validation | None,
     start_from: Path | None = None,
     what: str = "pretrain",
+    begin: Callable[[], None] = lambda: None,
 ) -> Result:
     """Train a model, or go on with a run that was stopped.
 
@@ -91,6 +93,7 @@ def train(
         validation: Evaluated every `evaluate_every` steps; None does not evaluate.
         start_from: A checkpoint whose weights to start from, optimizer clean.
         what: The stage, for progress lines.
+        begin: Called on every rank once all is known to fit, before the first step.
 
     Raises:
         TrainingError: The loss is not finite; nothing is saved after it.
@@ -99,14 +102,16 @@ def train(
     checkpoints = out / "checkpoints"
     base = None if config.lora is None else _base_of_adapters(config.lora, checkpoints, start_from)
     engine = build_engine(shape, config, layout)
-    step = _resume_or_start(engine, shape, checkpoints, base or start_from)
+    step = _resume_or_start(engine, shape, config, checkpoints, base or start_from)
+    begin()
     started, first_step = time.monotonic(), step
     result = StepResult(loss=math.nan, tokens=0, grad_norm=math.nan, lr=0.0)
     valid_loss = _last_valid_loss(out, step)
-    board = out / "tensorboard" if config.tensorboard and parallel.is_main() else None
+    boards = open_boards(config, out, step, what) if parallel.is_main() else []
     speed, waited_s, learned = _Speed(), 0.0, False
     with (
-        TrainingLog(_log_path(out), resumed_step=step, tensorboard=board) as lines,
+        first_signal_only(),
+        TrainingLog(_log_path(out), resumed_step=step, boards=boards) as lines,
         Progress(config.steps, what=what, unit="steps", done=step) as bar,
         Saver(engine, shape, config, checkpoints, base) as saver,
         Feed(source, shape, engine.chunks, config.micro_batch) as feed,
@@ -147,22 +152,16 @@ def train(
     )
 
 
-def require_same_run(out: Path, settings: dict[str, Any]) -> None:
-    """Record the settings of a training directory, or check that a stopped run goes on under its own.
-
-    Settings under which no checkpoint was made are replaced: a first try may have failed for them.
+def finished_result(out: Path, steps: int) -> Result | None:
+    """What a run of that many steps said about itself when it finished in `out`; None if none did.
 
     Raises:
-        ArtifactError: The directory was started under other settings.
+        ArtifactError: The file is damaged.
     """
-    path = out / "config.json"
-    if path.exists() and checkpoint.complete(out / "checkpoints"):
-        changed = differences(shaping(read_json(path, f"Delete {out}")), shaping(settings))
-        if changed:
-            problem = f"was made under other settings: {'; '.join(changed[:3])}"
-            raise ArtifactError(path, problem, "Use another run_dir, or go on under the old ones")
-    elif parallel.is_main():
-        write_json(path, settings)
+    if not (out / RESULT).exists():
+        return None
+    result = Result(**read_result(out))
+    return result if result.steps == steps else None
 
 
 def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig) -> Engine[RetroModel]:
@@ -183,21 +182,6 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
     parallel.start(groups)
     parallel.seed(config.seed)
     bfloat16 = config.bfloat16
-    settings = EngineSettings(
-        lr=config.lr,
-        min_lr=config.lr * config.min_lr_fraction,
-        schedule=config.schedule,
-        warmup_steps=config.warmup_steps,
-        decay_steps=config.steps,
-        weight_decay=config.weight_decay,
-        beta1=config.beta1,
-        beta2=config.beta2,
-        epsilon=config.epsilon,
-        clip=config.clip,
-        bfloat16=bfloat16,
-        distributed_optimizer=layout.distributed_optimizer,
-        adapters=config.lora is not None,
-    )
     log.info("built of %s", choose(config.layers, bfloat16=bfloat16).name)
     options = BuildOptions(bfloat16=bfloat16, layout=groups, layers=config.layers, recompute=config.recompute)
     chunks = build_stage(shape, options)
@@ -208,7 +192,7 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
     if config.lora is not None:
         adapt(chunks, shape, config.lora, config.seed, gradient_from_the_start=handed_on)
         log_share(shape, config)
-    return Engine(chunks, settings)
+    return Engine(chunks, engine_settings(config, layout))
 
 
 def weights_digest(chunks: Sequence[nn.Module]) -> str:
@@ -265,7 +249,9 @@ def _base_of_adapters(lora: LoraConfig, checkpoints: Path, start_from: Path | No
     return checkpoint.find(start_from)
 
 
-def _resume_or_start(engine: Engine[RetroModel], shape: ModelShape, checkpoints: Path, start_from: Path | None) -> int:
+def _resume_or_start(
+    engine: Engine[RetroModel], shape: ModelShape, config: TrainConfig, checkpoints: Path, start_from: Path | None
+) -> int:
     found = checkpoint.complete(checkpoints)
     # A checkpoint of adapters does not hold what they adapt.
     if start_from is not None and (not found or engine.settings.adapters):
@@ -277,6 +263,7 @@ def _resume_or_start(engine: Engine[RetroModel], shape: ModelShape, checkpoints:
     checkpoint.verify(found[-1])
     engine.resume(found[-1])
     log.info("going on from step %d of %s", info.step, found[-1])
+    say_schedule(config, info.config.get("train", {}), info.step)
     return info.step
 
 

@@ -23,12 +23,9 @@ def launch(processes: int, runs: list[dict[str, Any]], folder: Path) -> None:
 
 def launch_module(processes: int, *arguments: str) -> None:
     """Run a module in so many processes; a process that fails shows its last words."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     common = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
@@ -44,6 +41,13 @@ def launch_module(processes: int, *arguments: str) -> None:
     said = [process.communicate(timeout=600)[1].decode() for process in started]
     failed = [words[-3000:] for process, words in zip(started, said, strict=True) if process.returncode]
     assert not failed, "\n".join(failed)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def curve(out: Path) -> dict[str, list[float]]:

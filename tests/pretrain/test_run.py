@@ -81,8 +81,88 @@ def test_a_variant_that_was_stopped_goes_on_and_finished_ones_are_kept(trained: 
 def test_a_stopped_run_refuses_to_go_on_under_other_settings(trained: Path, tmp_path: Path) -> None:
     folder = copy(trained, tmp_path)
     (folder / "run/5_pretrain/manifest.json").unlink()
-    with pytest.raises(ArtifactError, match=r"config.json: was made under other settings: .*train.steps was 6, now 8"):
-        stage("pretrain").run(config_of(folder, "train.steps=8"))
+    with pytest.raises(
+        ArtifactError, match=r"config.json: was made under other settings: .*train.seed was 1234, now 8"
+    ):
+        stage("pretrain").run(config_of(folder, "train.seed=8"))
+
+
+def pretrained_bytes(run: Path) -> dict[str, bytes]:
+    """What two runs of the same settings have in common: all but rates.
+
+    torch's table of contents of a checkpoint is a pickle, which says which equal words were one object in memory.
+    """
+    root, table = run / "5_pretrain", ".metadata"
+    kept = sorted(path for path in root.rglob("step_00000010/*") if path.name not in (table, "checkpoint.json"))
+    kept += [root / "manifest.json", root / "perplexity/manifest.json", root / "perplexity/perplexity.json"]
+    found = {str(path.relative_to(root)): path.read_bytes() for path in kept}
+    for path in root.rglob("step_00000010/checkpoint.json"):
+        described = json.loads(path.read_text())
+        del described["files"][table]
+        found[str(path.relative_to(root))] = json.dumps(described).encode()
+    return found
+
+
+CONSTANT = ("train.schedule=constant", "pretrain.baselines=[gpt]")
+
+
+def test_a_finished_run_whose_steps_are_raised_ends_as_one_that_had_them_from_the_start(tmp_path: Path) -> None:
+    config = small_config(tmp_path, *CONSTANT, "train.steps=10")
+    run_stages(config, "corpus", "db", "index", "neighbors")
+    shutil.copytree(tmp_path / "run", tmp_path / "longer")
+    run_stages(config, "pretrain", "perplexity")
+    for steps in (6, 10):
+        longer = small_config(tmp_path, *CONSTANT, f"train.steps={steps}", run="longer", write=False)
+        run_stages(longer, "pretrain", "perplexity")
+    assert pretrained_bytes(tmp_path / "longer") == pretrained_bytes(tmp_path / "run")
+    assert len(pretrained_bytes(tmp_path / "run")) > 6
+
+
+def test_a_lengthened_run_that_is_stopped_is_not_complete_and_goes_on(trained: Path, tmp_path: Path) -> None:
+    folder = copy(trained, tmp_path)
+    longer, retro = config_of(folder, "train.steps=8"), folder / "run/5_pretrain/retro"
+
+    def stop(step: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("retro.training.saver.Saver.save", lambda saver, step: stop(step))
+        stage("pretrain").run(longer)
+    assert not (folder / "run/5_pretrain/manifest.json").exists()
+    assert not (folder / "run/5_pretrain/gpt/result.json").exists()
+    assert (retro / "result.json").exists()  # its turn had not come
+    run_stages(longer, "pretrain")
+    assert json.loads((retro / "result.json").read_text())["steps"] == 8
+    with pytest.raises(ConfigError, match=r"train\.steps = 7: needs at least 8, the steps that .*5_pretrain has taken"):
+        stage("pretrain").run(config_of(folder, "train.steps=7"))
+
+
+def test_a_finished_run_keeps_its_schedule_unless_it_is_lengthened(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"train\.decay_steps was 6, now 9\. Use another run_dir, or add --redo"):
+        stage("pretrain").run(config_of(copy(trained, tmp_path), "train.decay_steps=9"))
+    with pytest.raises(ConfigError, match=r"train\.steps = 5: needs at least 6"):
+        stage("pretrain").run(config_of(trained, "train.steps=5"))
+
+
+def test_what_a_lengthened_run_was_measured_and_tuned_to_is_measured_again_and_named(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = copy(trained, tmp_path)
+    run_stages(config_of(folder), "sft")
+    before = json.loads((folder / "run/5_pretrain/perplexity/perplexity.json").read_text())["rows"]
+    longer = config_of(folder, "train.steps=8")
+    run_stages(longer, "pretrain", "perplexity")
+    after = json.loads((folder / "run/5_pretrain/perplexity/perplexity.json").read_text())["rows"]
+    assert [row["model"] for row in after] == [row["model"] for row in before]
+    assert all(now["loss"] != then["loss"] for now, then in zip(after, before, strict=True))
+    words = (
+        r"6_sft/manifest\.json: was tuned from other weights \(\w{16}; those here are \w{16}\).*Run `retro sft` with"
+    )
+    with pytest.raises(ArtifactError, match=words):
+        stage("sft").run(longer)
+    (folder / "run/6_sft/manifest.json").unlink()
+    with pytest.raises(ArtifactError, match=r"config\.json: was tuned from other weights"):
+        stage("sft").run(longer)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from retro.training.architecture import require_same_architecture
 from retro.training.batch import Batch
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.finished import INFO
+from retro.training.lengthen import record_run, require_same_run
 from retro.training.log import read_log
-from retro.training.loop import Result, require_same_run, train
+from retro.training.loop import Result, train
 from retro.training.validation import Validation
 from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource
@@ -197,12 +198,16 @@ def test_a_checkpoint_that_was_cut_short_is_not_found(tmp_path: Path) -> None:
 
 
 def test_settings_that_trained_nothing_are_replaced_and_others_are_kept(tmp_path: Path) -> None:
-    require_same_run(tmp_path, {"train": {"seed": 3}})
-    require_same_run(tmp_path, {"train": {"seed": 4}})
+    def check(seed: int) -> None:
+        require_same_run(tmp_path, {"train": {"seed": seed}}, TrainConfig(steps=4), "train")
+
+    record_run(tmp_path, {"train": {"seed": 3}})
+    check(4)
+    record_run(tmp_path, {"train": {"seed": 4}})
     run(tmp_path, steps=4)
     with pytest.raises(ArtifactError, match=r"train.seed was 4, now 8\. Use another run_dir, or go on"):
-        require_same_run(tmp_path, {"train": {"seed": 8}})
-    require_same_run(tmp_path, {"train": {"seed": 4}})
+        check(8)
+    check(4)
 
 
 def test_checkpoints_of_every_so_many_steps_are_kept_beside_the_newest(tmp_path: Path) -> None:
@@ -214,11 +219,11 @@ def test_checkpoints_of_every_so_many_steps_are_kept_beside_the_newest(tmp_path:
 def test_how_the_work_is_done_may_change_in_a_run_and_what_is_trained_may_not(tmp_path: Path) -> None:
     other: dict[str, Any] = {"micro_batch": 2, "recompute": "full", "layers": "local", "keep_last": 9}
     other |= {"async_save": True, "reading": "random"}
-    require_same_run(tmp_path, {"train": config_json(TrainConfig())})
+    record_run(tmp_path, {"train": config_json(TrainConfig())})
     run(tmp_path, steps=4)
-    require_same_run(tmp_path, {"train": config_json(TrainConfig(**other))})
+    require_same_run(tmp_path, {"train": config_json(TrainConfig(**other))}, TrainConfig(), "train")
     with pytest.raises(ArtifactError, match=r"train.lr was 0.0006, now 0.1\. Use another run_dir"):
-        require_same_run(tmp_path, {"train": config_json(TrainConfig(lr=0.1))})
+        require_same_run(tmp_path, {"train": config_json(TrainConfig(lr=0.1))}, TrainConfig(), "train")
 
 
 def test_a_checkpoint_that_was_moved_away_or_copied_is_not_the_newest(tmp_path: Path) -> None:
