@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from retro.sft.retriever import open_retriever
 from retro.sft.tune import require_tokenizer, tuned_checkpoint
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
+
+log = logging.getLogger(__name__)
 
 
 def find_checkpoint(config: GenerateConfig, path: Path) -> checkpoint.CheckpointInfo:
@@ -51,7 +54,20 @@ def for_model(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> Genera
         raise ConfigError("generate.settings", "live_retrieval", need)
     every, most = config.retrieval_every, info.shape.chunk_length
     require(config, "retrieval_every", every is None or every <= most, f"1 to {most}, the tokens of a chunk")
+    _warn_of_more_passages(config, info, encoder=encoder)
     return config.model_copy(update={"encoder": encoder})
+
+
+def _warn_of_more_passages(config: GenerateConfig, info: checkpoint.CheckpointInfo, *, encoder: bool) -> None:
+    trained, wanted = info.shape.model.neighbors, config.passages
+    if encoder and wanted > trained:
+        log.warning(
+            "generate.passages = %d: the model was trained to read %d; answers may get worse, and its encoder "
+            "reads up to %d tokens for each chunk",
+            wanted,
+            trained,
+            wanted * info.shape.retrieved_length,
+        )
 
 
 def prompt_texts(config: GenerateConfig, task: Task) -> PromptTexts:

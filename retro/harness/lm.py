@@ -7,22 +7,22 @@ chunk finds. Prompts are the harness's own; retrieval changes nothing in them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from retro.common.errors import ConfigError
+from retro.common.errors import DataError
 from retro.common.progress import Progress
-from retro.generate.request import Completion, Reading, Request, Sampling
+from retro.generate.request import Completion, Reading, Request
 from retro.generate.scoring import Score, Scored
+from retro.harness.settings import sampling_of
 
 log = logging.getLogger(__name__)
 
 # Requests handed to the engine at once: progress is shown after each such block.
 _BLOCK = 256
-_MAX_NEW_TOKENS = 256
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a context and of its continuation."""
@@ -76,6 +76,7 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self.engine, self.tokens = engine, tokenizer
         self.sequence_length, self.reading, self.seed = sequence_length, reading, seed
         self.precision = precision
+        self._asked: dict[tuple[str, str], Any] = {}
 
     @property
     def eot_token_id(self) -> int:
@@ -86,9 +87,22 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         """Token ids of a text; special tokens are never added."""
         return self.tokens.encode(string)
 
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[Any]:
+        """How likely each continuation is, and whether it is the likeliest: pairs.
+
+        Raises:
+            DataError: A continuation has no tokens; its task and question are named.
+        """
+        self._asked = {request.args: request for request in requests}
+        found: list[Any] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return found
+
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
+        for pair, _, continuation in requests:
+            if not continuation:
+                raise _empty(self._asked.get(pair), *pair)
         found = self._score([self._fitting(context, continuation) for _, context, continuation in requests])
         results = [(one.logprob, one.greedy) for one in found]
         for (pair, _, _), result in zip(requests, results, strict=True):
@@ -111,7 +125,8 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         """Go on from each context until one of its task's texts, or its most tokens."""
         asked = [
-            self._request(number, request.args[0], dict(request.args[1])) for number, request in enumerate(requests)
+            self._request(number, request.args[0], dict(request.args[1]), _name(request))
+            for number, request in enumerate(requests)
         ]
         results: list[str] = []
         with Progress(len(asked), what="lm-eval", unit="answers") as bar:
@@ -147,34 +162,22 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
                 bar.advance(len(found) - start)
         return found
 
-    def _request(self, number: int, context: str, settings: dict[str, Any]) -> Request:
-        sampling = _sampling(settings, self.seed + number, self.sequence_length)
+    def _request(self, number: int, context: str, settings: dict[str, Any], task: str | None) -> Request:
+        sampling = sampling_of(settings, task, seed=self.seed + number, sequence_length=self.sequence_length)
         room = self.sequence_length - sampling.max_new_tokens
         prompt = self.tok_encode(context) or [self.eot_token_id]
         return Request(prompt=prompt[-room:], sampling=sampling, reading=self.reading)
 
 
-def _sampling(settings: Mapping[str, Any], seed: int, sequence_length: int) -> Sampling:
-    """A task's `generation_kwargs` as ours.
+def _name(request: Any) -> str | None:
+    """The task that a request of the harness belongs to; None where it does not say."""
+    name: str | None = getattr(request, "task_name", None)
+    return name
 
-    Raises:
-        ConfigError: One of them is not known here.
-    """
-    known = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty"}
-    for name in sorted(set(settings) - known):
-        need = f"is not known to a Retro model; known: {', '.join(sorted(known))}"
-        raise ConfigError(f"generation_kwargs.{name}", settings[name], need)
-    until = settings.get("until") or []
-    most = int(settings.get("max_gen_toks", _MAX_NEW_TOKENS))
-    if most >= sequence_length:
-        most = sequence_length // 2
-        log.warning("max_gen_toks is %d: half of the model's sequence, so that there is room for a prompt", most)
-    return Sampling(
-        temperature=float(settings.get("temperature", 1.0)) if settings.get("do_sample") else 0.0,
-        top_k=int(settings.get("top_k", 0)),
-        top_p=float(settings.get("top_p", 1.0)),
-        repetition_penalty=float(settings.get("repetition_penalty", 1.0)),
-        max_new_tokens=most,
-        stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),
-        seed=seed,
-    )
+
+def _empty(request: Any, context: str, continuation: str) -> DataError:
+    whose = f"the task {_name(request)!r}" if _name(request) else "a task"
+    number = getattr(request, "doc_id", None)
+    question = "a question" if number is None else f"question {number}"
+    problem = f"{question} has the answer {continuation!r} after '…{context[-60:]}', and that has no tokens to score"
+    return DataError(whose, problem, "Each answer needs text: look at the task's doc_to_choice and doc_to_target")

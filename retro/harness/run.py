@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from retro.common.errors import ConfigError, DependencyError
+from retro.common.errors import ConfigError, DataError, DependencyError
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
 from retro.generate.request import LiveRetrieval
+from retro.harness.settings import sampling_of
 from retro.training.config import ParallelConfig
 
 if TYPE_CHECKING:
@@ -101,11 +102,13 @@ def evaluate(model: RetroLM, wanted: Wanted) -> dict[str, Any]:
         JSON values: "results" by task, "versions", "n-shot", "samples" (how many), "precision", and "asked". No times.
 
     Raises:
-        ConfigError: The harness knows no such task.
+        ConfigError: The harness knows no such task, or one wants answers that are generated in a way not known here.
+        DataError: The data of a task are not there and cannot be fetched, or cannot be asked.
     """
     from lm_eval.evaluator import simple_evaluate
 
     manager = _manager(wanted)
+    _prepare(manager, wanted.tasks, model)
     found: Any = simple_evaluate(
         model=model,
         tasks=list(wanted.tasks),
@@ -146,6 +149,43 @@ def _manager(wanted: Wanted) -> Any:
             need = "needs a task, group or tag of lm-evaluation-harness, or of --include-path; see `lm-eval ls tasks`"
             raise ConfigError("--tasks", name, need)
     return manager
+
+
+def _prepare(manager: Any, names: Sequence[str], model: RetroLM) -> None:
+    """Have tasks looked at when the harness loads them: before the first question, and not twice."""
+    load = manager.load
+
+    def load_and_look(tasks: Any) -> Any:
+        try:
+            found = load(tasks)
+        except OSError as error:
+            raise _unreachable(_first_without_data(load, names), error) from None
+        for name, task in found["tasks"].items():
+            if task.get_config("output_type") == "generate_until":
+                settings = dict(task.get_config("generation_kwargs") or {})
+                sampling_of(settings, name, seed=model.seed, sequence_length=model.sequence_length)
+        return found
+
+    manager.load = load_and_look
+
+
+def _first_without_data(load: Callable[[list[str]], Any], names: Sequence[str]) -> str:
+    """The first task that cannot be loaded by itself."""
+    for name in names:
+        try:
+            load([name])
+        except OSError:
+            return name
+    return ", ".join(names)
+
+
+def _unreachable(name: str, error: OSError) -> DataError:
+    problem = f"its data are not on this machine and could not be fetched ({' '.join(str(error).split())[:300]})"
+    remedy = (
+        "It needs a network once: run it where there is one, and bring HuggingFace's cache (HF_HOME) here; or give "
+        "tasks over local files, with --include-path"
+    )
+    return DataError(f"the task {name!r}", problem, remedy)
 
 
 def _plain(values: Any) -> dict[str, Any]:

@@ -221,6 +221,8 @@ def _reading(
         raise unsuitable(
             "retrieval.source", f"is {source!r}, and this model has no encoder to read passages; use 'none'"
         )
+    if source == "live" and not served.reads_neighbors:
+        _require_encoder(given, served)
     k, every = given.k or served.neighbors, given.every
     if max(k, len(given.passages)) > limits.passages:
         raise unsuitable("retrieval", f"asks for more than {limits.passages} passages, the limit of this server")
@@ -245,6 +247,14 @@ def _require_agreement(given: RetrievalParameters, source: Source) -> None:
     for name, value in (("k", given.k), ("every", given.every)):
         if value is not None and source != "live":
             raise unsuitable(f"retrieval.{name}", f"needs retrieval.source 'live', found {source!r}")
+
+
+def _require_encoder(given: RetrievalParameters, served: Served) -> None:
+    """Refuse what only an encoder could follow."""
+    for name, value in (("k", given.k), ("every", given.every)):
+        if value is not None:
+            shown = f"its prompts show {served.contexts_in_prompt} passages, whatever is asked for"
+            raise unsuitable(f"retrieval.{name}", f"is for an encoder, and this model has none; {shown}")
 
 
 def _given(given: RetrievalParameters) -> tuple[Context, ...]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from retro.common.errors import ConfigError
+from retro.common.errors import ConfigError, DataError
 from retro.generate.engine import BatchEngine
-from retro.generate.request import LiveRetrieval
+from retro.generate.request import LiveRetrieval, Sampling
 from retro.harness.lm import RetroLM
+from retro.harness.settings import sampling_of
 from tests.generate.fake import END, FakeDecoder, LetterTokenizer, Row, Rule, letters, passage, random_rule, says
 
 
@@ -96,11 +97,53 @@ def test_a_prompt_keeps_room_for_the_answer() -> None:
     assert lm.generate_until(asked(("abcdefghijkl", {}))) == ["aaaa"]
 
 
-def test_an_unknown_setting_of_a_task_is_an_error() -> None:
+def test_an_unknown_setting_is_named_with_its_task() -> None:
+    request = SimpleNamespace(args=("abc", {"beams": 4}), task_name="arc")
     with pytest.raises(
-        ConfigError, match=r"generation_kwargs.num_beams = 4: is not known to a Retro model; known: do_s"
+        ConfigError, match=r"generation_kwargs.beams = 4: of the task 'arc' is not known to a Retro model; known: di"
     ):
-        model(always("a")).generate_until(asked(("abc", {"num_beams": 4})))
+        model(always("a")).generate_until([request])
+
+
+def sampled(**settings: Any) -> Sampling:
+    return sampling_of(settings, "arc", seed=1, sequence_length=64)
+
+
+def test_settings_of_other_names_and_those_that_change_nothing_are_taken() -> None:
+    plain = sampled(max_gen_toks=8)
+    assert plain == Sampling(max_new_tokens=8, seed=1)
+    for equal in ("max_new_tokens", "max_tokens"):
+        assert sampled(**{equal: 8}) == plain
+        assert sampled(**{equal: 8}, max_gen_toks=8) == plain
+    neutral = {
+        "num_beams": 1, "early_stopping": True, "do_sample": False, "temperature": 0, "repetition_penalty": 1.0,
+        "use_cache": True, "pad_token_id": 3, "num_return_sequences": 1, "length_penalty": 2.0, "top_k": None,
+        "no_repeat_ngram_size": 0, "min_p": None, "until": None, "typical_p": 1.0,
+    }  # fmt: skip
+    assert sampled(max_gen_toks=8, **neutral) == plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_beams": 10}, r"num_beams = 10: of the task 'arc' needs 1, which changes nothing"),
+        ({"no_repeat_ngram_size": 3}, r"no_repeat_ngram_size = 3: of the task 'arc' needs 0"),
+        ({"max_new_tokens": 8, "max_gen_toks": 9}, r"max_gen_toks: 9, max_new_tokens: 8': of the task 'arc' needs one"),
+        ({"max_new_tokens": 0}, r"max_new_tokens = 0: of the task 'arc' needs a token at least"),
+        ({"top_k": "many"}, r"top_k = 'many': of the task 'arc' needs a number"),
+        ({"max_length": 9}, r"max_length = 9: of the task 'arc' is not known"),
+    ],
+)
+def test_settings_that_would_change_the_answer_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        sampled(**settings)
+
+
+def test_an_answer_without_tokens_is_named_with_its_question() -> None:
+    requests = [SimpleNamespace(args=("abc", answer), task_name="arc", doc_id=7) for answer in ("a", "")]
+    words = r"the task 'arc': question 7 has the answer '' after '…abc', and that has no tokens.*doc_to_choice"
+    with pytest.raises(DataError, match=words):
+        model(always("a")).loglikelihood(requests, disable_tqdm=True)
 
 
 @pytest.mark.parametrize("live", [False, True])

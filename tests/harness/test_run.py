@@ -13,7 +13,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from retro.cli_harness import harness_table, run_harness
-from retro.common.errors import ConfigError, DependencyError
+from retro.common.errors import ConfigError, DataError, DependencyError
 from retro.common.terminal import Terminal
 from retro.harness.run import require_packages
 from tests.tiny_road import run_stages, small_config
@@ -131,6 +131,22 @@ def test_an_unknown_task_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch)
     for where in (folder / "tasks", None):
         with pytest.raises(ConfigError, match="--tasks = 'no_such_task': needs a task, group or tag"):
             run(folder, tasks="topics_choice,no_such_task" if where else "no_such_task", include_path=where)
+
+
+def test_a_task_whose_data_cannot_be_fetched_is_one_line(folder: Path, tmp_path: Path) -> None:
+    text = CHOICE.format(folder=folder).replace("task: topics_choice", "task: far")
+    text = text.replace("dataset_path: json", "dataset_path: nobody/nothing")
+    (tmp_path / "far.yaml").write_text("\n".join(line for line in text.splitlines() if "dataset_kwargs" not in line))
+    (tmp_path / "near.yaml").write_text(CHOICE.format(folder=folder))
+    with pytest.raises(DataError, match=r"the task 'far': its data are not on this machine.*needs a network once"):
+        run(folder, tasks="topics_choice,far", include_path=tmp_path)
+
+
+def test_a_setting_that_is_not_known_is_named_before_the_first_question(folder: Path, tmp_path: Path) -> None:
+    for name, text in (("choice", CHOICE), ("until", UNTIL.replace("max_gen_toks: 4", "num_beams: 4"))):
+        (tmp_path / f"{name}.yaml").write_text(text.format(folder=folder))
+    with pytest.raises(ConfigError, match=r"num_beams = 4: of the task 'topics_until' needs 1"):
+        run(folder, include_path=tmp_path)
 
 
 def test_without_an_encoder_nothing_is_searched(folder: Path) -> None:

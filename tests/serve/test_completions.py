@@ -270,6 +270,17 @@ def test_a_model_without_an_encoder_reads_nothing_and_says_so() -> None:
         assert error["message"].startswith("retrieval.source: is 'live', and this model has no encoder")
 
 
+@pytest.mark.parametrize("name", ["k", "every"])
+def test_what_only_an_encoder_could_follow_is_refused_where_there_is_none(name: str) -> None:
+    with running(fake_service(reads_neighbors=False, contexts_in_prompt=2)) as gpt:
+        assert gpt.post(CHAT, chat_body(retrieval={"source": "live"})).status == 200
+        error = gpt.post(CHAT, chat_body(retrieval={"source": "live", name: 1})).error
+        assert error["message"] == (
+            f"retrieval.{name}: is for an encoder, and this model has none; its prompts show 2 passages, whatever is "
+            "asked for"
+        )
+
+
 def test_a_server_without_an_index_takes_given_passages_alone() -> None:
     with running(fake_service(retrieve=None)) as bare:
         assert bare.post(COMPLETIONS, {"prompt": "a"}).json["choices"][0]["retrieval"]["source"] == "none"
