@@ -76,6 +76,7 @@ MAY_IMPORT_RECIPES = {"recipes", "cli", "pipeline"}
 
 # Where every kind of error of a library, and only of that library, becomes one of ours; each says so in a comment.
 BROAD_EXCEPT = {
+    "retro/__main__.py": "one of several processes ends without Python's winding up, whatever it ends for",
     "retro/cli.py": "tells errors of the argument parser from the rest, which it raises again",
     "retro/importing/tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
     "retro/common/tokenizers.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
