@@ -9,7 +9,7 @@ from typing import Any
 from retro.generate.request import ChosenToken, Completion, Event
 from retro.serve.asking import Ask
 from retro.serve.bodies import chunk, finish_reason, retrieval
-from retro.serve.logprobs import chat_logprobs, completion_logprobs
+from retro.serve.logprobs import chat_logprobs, completion_logprobs, open_end
 from retro.serve.served import Served
 
 Choice = dict[str, Any]
@@ -85,6 +85,8 @@ class ChoiceStream:
     dropped: int = 0
     """Letters at the answer's start that were not given out; negative: letters of an echoed prompt before it."""
     any_text: bool = False
+    told: int = 0
+    """Tokens whose log-probabilities were given out."""
 
     def first(self) -> list[Choice]:
         """What is said before the first token: who speaks, or the prompt that is to be echoed."""
@@ -96,22 +98,29 @@ class ChoiceStream:
 
     def pieces(self, event: Event) -> list[Choice]:
         """What an event gives: text, tokens and passages, and in the end why it ended."""
-        before = [token.id for token in self.tokens]
         self.tokens += event.tokens
         text, pieces = self._given_out(event.text), []
         prompt_tokens = len(self.ask.requests[self.index].prompt)
         chunks = [
             chunk(self.served.tokenizer, one, self.tokens, prompt_tokens, self.dropped) for one in event.retrieved
         ]
-        logprobs = None
-        if self.ask.logprobs and event.tokens:
-            logprobs = self.form.logprobs(self.served, event.tokens, before)
+        logprobs = self._logprobs(ended=event.completion is not None)
         if text or chunks or logprobs:
             found = {"retrieval": retrieval(self.ask.source, chunks)} if chunks else {}
             pieces.append(self._choice(self.form.delta(text), logprobs=logprobs) | found)
         if event.completion is not None:
             pieces.append(self._choice(self.form.delta(""), finish=finish_reason(event.completion.ended)))
         return pieces
+
+    def _logprobs(self, *, ended: bool) -> dict[str, Any] | None:
+        """Of the tokens that have none yet; those of a character that is not whole wait for its end."""
+        ids = [token.id for token in self.tokens]
+        tokens = self.tokens[self.told :]
+        if not (self.ask.logprobs and tokens) or (open_end(self.served, ids) and not ended):
+            return None
+        found = self.form.logprobs(self.served, tokens, ids[: self.told])
+        self.told = len(ids)
+        return found
 
     def _given_out(self, text: str) -> str:
         if not self.form.is_chat or self.any_text:

@@ -87,6 +87,13 @@ def _broken_lengths(rest: str, data: bytes, count: int) -> list[int]:
     return lengths
 
 
+def open_end(served: Served, ids: Sequence[int]) -> int:
+    """How many bytes at the end of some tokens begin a character that is not whole; 0 where bytes are not known."""
+    if served.token_bytes is None:
+        return 0
+    return _open_end(b"".join(served.token_bytes[id_] for id_ in ids[-3:]))
+
+
 def _offsets(served: Served, ids: Sequence[int], before: Sequence[int]) -> list[int]:
     """Where each token begins in the text of all; one that goes on with a character begins at that character."""
     if served.token_bytes is None:

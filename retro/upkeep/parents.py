@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from retro.common.artifacts import MANIFEST, Manifest, parse_manifest, require_parent
+from retro.common.artifacts import MANIFEST, Manifest, is_complete, parse_manifest, require_parent
 from retro.common.errors import ArtifactError
+from retro.common.files import read_json
 from retro.pipeline import STAGES, database_dirs, stage
 from retro.run_config import RunConfig
 
+RESULT = "result.json"
+"""What a run of training leaves when it has finished."""
 _MAKES_THE_DATABASE = ("corpus", "db", "index")
 
 
@@ -27,6 +31,32 @@ def require_parents(directory: Path, manifest: Manifest, config: RunConfig) -> N
             remedy = f"Put it back, or run `retro {name}` and the stages after it again"
             raise ArtifactError(path, f"is missing, and {directory} was made from it", remedy)
         require_parent(directory, manifest, name, parse_manifest(path, f"Run `retro {name}` with --redo"))
+    for run, made_from in _weights_read(manifest, config):
+        result = run / RESULT
+        if not run.exists():
+            continue
+        found = read_json(result, f"Delete {result}")["weights_sha256"][:16] if result.exists() else None
+        if found != made_from:
+            now = "have steps left to take" if found is None else f"are {found} now"
+            problem = f"was made from the weights {made_from}, and those in {run} {now}"
+            remedy = "makes it again" if manifest.stage == "perplexity" else "with --redo makes it again"
+            raise ArtifactError(directory / MANIFEST, problem, f"`retro {manifest.stage}` {remedy}")
+
+
+def _weights_read(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Path, str]]:
+    """Models of this run that a stage read: where one was trained, and the name of the weights that were read."""
+    made = manifest.config
+    if manifest.stage == "perplexity":
+        for name, (weights, _) in made.get("checkpoints", {}).items():
+            yield stage("pretrain").path(config) / name, weights
+    elif manifest.stage == "sft" and made["sft"].get("start_from") is None:
+        weights, shape = made["checkpoint"]
+        yield stage("pretrain").path(config) / ("retro" if shape["model"]["retrieval"] else "gpt"), weights
+    elif manifest.stage == "generate" and not (made["generate"].get("checkpoint") or made["generate"].get("step")):
+        tuned = stage("sft").path(config)
+        if is_complete(tuned):
+            name = parse_manifest(tuned / MANIFEST, "Run `retro sft` with --redo").counts["name"]
+            yield tuned / name, made["checkpoint"]
 
 
 def _directory_of(name: str, child: str, config: RunConfig) -> Path | None:

@@ -16,6 +16,7 @@ from retro.pipeline import stage
 from retro.pretrain import perplexity
 from retro.run_config import RunConfig
 from retro.training.log import read_log
+from retro.upkeep.status import status_of
 from tests.tiny_road import run_stages, small_config
 
 
@@ -144,14 +145,24 @@ def test_a_finished_run_keeps_its_schedule_unless_it_is_lengthened(trained: Path
         stage("pretrain").run(config_of(trained, "train.steps=5"))
 
 
+def states(config: RunConfig) -> dict[str, str]:
+    """What is said of the stages that have weights."""
+    found = {one.stage: one.state for one in status_of(config, compare_settings=False)}
+    return {name: found[name] for name in ("pretrain", "perplexity", "sft")}
+
+
 def test_what_a_lengthened_run_was_measured_and_tuned_to_is_measured_again_and_named(
     trained: Path, tmp_path: Path
 ) -> None:
     folder = copy(trained, tmp_path)
     run_stages(config_of(folder), "sft")
+    assert states(config_of(folder)) == {"pretrain": "done", "perplexity": "done", "sft": "done"}
     before = json.loads((folder / "run/5_pretrain/perplexity/perplexity.json").read_text())["rows"]
     longer = config_of(folder, "train.steps=8")
-    run_stages(longer, "pretrain", "perplexity")
+    run_stages(longer, "pretrain")
+    assert states(longer) == {"pretrain": "done", "perplexity": "stale", "sft": "stale"}
+    run_stages(longer, "perplexity")
+    assert states(longer) == {"pretrain": "done", "perplexity": "done", "sft": "stale"}
     after = json.loads((folder / "run/5_pretrain/perplexity/perplexity.json").read_text())["rows"]
     assert [row["model"] for row in after] == [row["model"] for row in before]
     assert all(now["loss"] != then["loss"] for now, then in zip(after, before, strict=True))
@@ -218,7 +229,7 @@ def test_training_reads_as_many_neighbors_as_it_likes_up_to_those_saved(trained:
         override = f"model.neighbors={neighbors}"
         run_stages(small_config(folder, override, "train.steps=2"), "pretrain")
         shutil.rmtree(folder / "run/5_pretrain")
-    with pytest.raises(ConfigError, match=r"NeighborsConfig\.saved = 3: needs to be at least 4, as many neighbors as"):
+    with pytest.raises(ConfigError, match=r"neighbors\.saved = 3: needs to be at least 4, as many neighbors as"):
         run_stages(small_config(folder, "model.neighbors=4", "train.steps=2"), "pretrain")
 
 

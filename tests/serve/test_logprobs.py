@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from retro.common.token_bytes import read_token_bytes
-from retro.generate.request import ChosenToken, TokenProbability
+from retro.generate.request import ChosenToken, Completion, Event, Request, TokenProbability
+from retro.serve.asking import Ask
+from retro.serve.forms import COMPLETION, ChoiceStream
 from retro.serve.logprobs import chat_logprobs, completion_logprobs, letters_of_bytes
 from retro.serve.served import Served
 from tests.common.test_token_bytes import TEXT, byte_level, sentence_piece
@@ -52,10 +55,29 @@ def test_offsets_count_letters_and_a_split_character_stands_once() -> None:
     assert offsets(BYTES, ids) == [0, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4, 5]
 
 
-def test_streamed_offsets_are_those_of_the_whole_answer() -> None:
-    ids = list("aϦ東b😀c".encode())
-    streamed = [completion_logprobs(BYTES, chosen([id_]), ids[:place])["text_offset"] for place, id_ in enumerate(ids)]
-    assert [offset for one in streamed for offset in one] == offsets(BYTES, ids)
+def streamed(ids: Sequence[int]) -> list[dict[str, Any]]:
+    """`logprobs` of the pieces of a stream, a token an event."""
+    ask = Ask(
+        requests=(Request(prompt=[97]),), prompts=("",), prompt_tokens=1, source="none", logprobs=True, stream=True,
+        include_usage=False,
+    )  # fmt: skip
+    stream, tokens = ChoiceStream(COMPLETION, BYTES, ask, 0), chosen(ids)
+    done = Completion(tokens=tuple(tokens), text="", ended="length", retrieved=())
+    events = [Event(text="", tokens=(token,), retrieved=()) for token in tokens[:-1]]
+    events.append(Event(text="", tokens=(tokens[-1],), retrieved=(), completion=done))
+    pieces = [piece for event in events for piece in stream.pieces(event)]
+    return [piece["logprobs"] for piece in pieces if piece["logprobs"]]
+
+
+@pytest.mark.parametrize("data", ["aϦ東b😀c".encode(), b"a\xe6\x9db\xf0\x9f\xcf\xa6\xffc", b"a\xe6\x9d"])
+def test_a_stream_gives_the_tokens_of_the_whole_answer_each_once_and_a_character_s_together(data: bytes) -> None:
+    whole, pieces = completion_logprobs(BYTES, chosen(data), ()), streamed(data)
+    for name in ("text_offset", "tokens", "token_logprobs"):
+        assert [one for piece in pieces for one in piece[name]] == whole[name]
+
+
+def test_tokens_of_a_character_come_in_one_piece() -> None:
+    assert [piece["text_offset"] for piece in streamed("aϦ東".encode())] == [[0], [1, 1], [2, 2, 2]]
 
 
 def test_bytes_that_are_no_text_count_as_the_decoder_shows_them() -> None:
