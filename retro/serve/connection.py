@@ -7,7 +7,6 @@ the server without ever being asked for a key. Bodies have their own limit, in `
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,9 +20,12 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
 
     Args:
         head_seconds: From the connection, or from a later request's first byte, to the end of the head.
-        most: Connections at once. One more takes the place of the one that waits longest without a whole head; if all
-            are being answered, it is closed.
+        most: Connections at once. One more takes the place of the one that has waited longest for a whole head, or is
+            closed itself where all others have one.
     """
+
+    # In the order in which they began to wait.
+    waiting: dict[Bounded, None] = {}
 
     class Bounded(H11Protocol):
         """One connection."""
@@ -34,12 +36,7 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
             self._until: asyncio.TimerHandle | None = None
             self._wait(head_seconds)
             if len(self.connections) > most:
-                self._make_room()
-
-        def _make_room(self) -> None:
-            others: list[Any] = [one for one in self.connections if one is not self and not _is_answered(one)]
-            oldest = min(others, key=lambda one: one.waits_until, default=self)
-            oldest.drop()
+                next(iter(waiting)).drop()
 
         def connection_lost(self, exc: Exception | None) -> None:
             """Wait for nothing more."""
@@ -68,26 +65,19 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
             """Whether a body still comes in that has been answered."""
             return self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
 
-        @property
-        def waits_until(self) -> float:
-            """When it is dropped, by the clock of the event loop."""
-            return self.loop.time() if self._until is None else self._until.when()
-
         def _wait(self, seconds: float) -> None:
             self._until = self.loop.call_later(seconds, self.drop)
+            waiting[self] = None
 
         def _stop_waiting(self) -> None:
             if self._until is not None:
                 self._until.cancel()
                 self._until = None
+                del waiting[self]
 
         def drop(self) -> None:
             """Close it without a word: there is no request to answer."""
+            self._stop_waiting()
             self.transport.abort()
 
     return Bounded
-
-
-def _is_answered(connection: Any) -> bool:
-    """Whether a request of it is being answered."""
-    return connection.cycle is not None and not connection.cycle.response_complete
