@@ -150,11 +150,9 @@ def _weights_changed(out: Path, settings: dict[str, Any]) -> bool:
     before, now = made["checkpoints"], settings["checkpoints"]
     if before == now:
         return False
-    shapes = ({name: [None, shape] for name, (_, shape) in known.items()} for known in (before, now))
-    others = (
-        _with_precision({**one, "checkpoints": known}) for one, known in zip((made, settings), shapes, strict=True)
-    )
-    if differences(*others):
+    shapes_before, shapes_now = ({name: [None, shape] for name, (_, shape) in known.items()} for known in (before, now))
+    measured = _with_precision({**made, "checkpoints": shapes_before})
+    if differences(measured, _with_precision({**settings, "checkpoints": shapes_now})):
         return False
     log.warning("%s: the models were trained on since they were measured; measuring them again", out)
     return True
