@@ -24,7 +24,7 @@ from retro.common.artifacts import (
 )
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
-from retro.common.files import write_json
+from retro.common.files import read_json, write_json
 from retro.common.precision import Choice
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
