@@ -119,7 +119,7 @@ def test_runs_over_other_questions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"question 1 has answers \['bob'\]"):
         compare(a, open_side(b))
     path.write_text("{\n")
-    with pytest.raises(ArtifactError, match="line 1 is not valid JSON"):
+    with pytest.raises(ArtifactError, match="line 1 is broken JSON"):
         open_side(b)
 
 
