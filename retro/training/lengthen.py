@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from retro.common.artifacts import MANIFEST, differences
+from retro.common.artifacts import MANIFEST, REPORT, differences
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json, write_json
 from retro.mcore import parallel
@@ -110,11 +110,11 @@ def record_run(out: Path, settings: dict[str, Any], *also: Path) -> None:
     Args:
         out: The training directory.
         settings: Its settings.
-        also: Further files that say so: the manifest of the stage.
+        also: Further files that say so: the manifest of the stage, whose report goes too.
     """
     parallel.barrier()
     if parallel.is_main():
-        for path in (*also, out / RESULT):
+        for path in (*(path.with_name(REPORT) for path in also), *also, out / RESULT):
             path.unlink(missing_ok=True)
         write_json(out / CONFIG, settings)
 
