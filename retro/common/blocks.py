@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path
-from retro.common.hdf5 import UNREADABLE, new_file, open_file, write_columns
+from retro.common.hdf5 import new_file, open_file, write_columns
+from retro.common.json_text import parse_json, wrong_type
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,7 @@ class BlockStore:
         """
         remedy = f"Run `retro {self.stage}` again; it is built anew"
         with open_file(self.path(number), remedy) as file:
-            counts: dict[str, int] = json.loads(str(file.attrs["counts"]))
-        return counts
+            return _counts(file.attrs["counts"])
 
     def remove(self) -> None:
         """Delete the blocks: what they held is in the stage's artifact now."""
@@ -163,14 +162,14 @@ class BlockStore:
         """What is wrong with block `number` ("" if nothing), and its content."""
         nothing = Block({})
         try:
-            with h5py.File(self.path(number), "r") as file:
+            with open_file(self.path(number), "") as file:
                 attributes = dict(file.attrs)
-                block = Block({name: file[name][...] for name in file}, json.loads(str(attributes["counts"])))
-            rows, inputs, checksum = (attributes[name] for name in ("rows", "inputs", "checksum"))
-        except FileNotFoundError:
-            return "is missing", nothing
-        except UNREADABLE as error:
-            return f"cannot be read ({' '.join(str(error).split())})", nothing
+                block = Block({name: file[name][...] for name in file}, _counts(attributes["counts"]))
+                rows, inputs, checksum = (attributes[name] for name in ("rows", "inputs", "checksum"))
+                if not isinstance(rows, np.integer) or not all(array.ndim for array in block.arrays.values()):
+                    raise ValueError("its rows are no rows")
+        except ArtifactError as error:
+            return error.problem, nothing
         if inputs != self.inputs[number]:
             return "was made from other inputs or settings", nothing
         if {len(array) for array in block.arrays.values()} != {int(rows)}:
@@ -182,10 +181,17 @@ class BlockStore:
 
 def _inputs_of(path: Path) -> str:
     try:
-        with h5py.File(path, "r") as file:
+        with open_file(path, "") as file:
             return str(file.attrs["inputs"])
-    except UNREADABLE:
+    except ArtifactError:
         return ""
+
+
+def _counts(text: object) -> dict[str, int]:
+    counts: dict[str, int] = parse_json(str(text))
+    if wrong_type(counts, dict[str, int]) is not None:
+        raise ValueError("its counts are no counts")
+    return counts
 
 
 def ranges(total: int, size: int) -> list[range]:

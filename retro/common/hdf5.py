@@ -6,8 +6,10 @@ then indexes a memory map: about 80 times the rows per second of h5py's own row 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ArtifactError
+from retro.common.input_files import ErrorClass, require_regular
 
 # What h5py raises for a file that is cut short or damaged depends on where the damage is.
-UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
+
+_NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)  # h5py keeps booleans as an enumeration
+_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
+_MOST_OBJECTS = 1 << 16
+_LONGEST = 1 << 16
+"""Bytes of an attribute."""
 
 
 @contextmanager
@@ -109,20 +118,78 @@ class _Guarded:
 
 
 @contextmanager
-def open_file(path: Path, remedy: str) -> Iterator[h5py.File]:
-    """Open `path` for reading.
+def open_file(path: Path, remedy: str, *, error: ErrorClass = ArtifactError) -> Iterator[h5py.File]:
+    """Open `path` for reading, if all that it holds is its own: see `_problem_of`.
 
     Raises:
-        ArtifactError: The file is missing, or HDF5 cannot read it.
+        ArtifactError, DataError: The file is missing, is no regular file, HDF5 cannot read it, or it leads elsewhere.
     """
-    if not path.exists():
-        raise ArtifactError(path, "is missing", remedy)
+    require_regular(path, remedy, error=error)
     try:
+        status = path.stat()
+        problem = _problem_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
+        if problem:
+            raise error(path, problem, remedy)
         with h5py.File(path, "r") as file:
             yield file
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(path, f"cannot be read as HDF5 ({reason})", remedy) from None
+    except UNREADABLE as cause:
+        reason = " ".join(str(cause).split())
+        raise error(path, f"cannot be read as HDF5 ({reason})", remedy) from None
+
+
+@lru_cache(maxsize=4096)
+def _problem_of(path: Path, size: int, changed_ns: int, inode: int) -> str:
+    """What a file holds beside plain numbers of its own in groups; empty if nothing. A file is walked through once.
+
+    HDF5 follows links, to this file or to others; takes values from other files (external storage, virtual datasets);
+    and keeps references and types of other objects. A stage writes none of it, so it is a forgery or another's file.
+    """
+    with h5py.File(path, "r") as file:
+        groups, seen = [(file, "")], {h5py.h5o.get_info(file.id).addr}
+        while groups:
+            group, above = groups.pop()
+            problem = _attributes(group, above or "the file")
+            for name in group if not problem else ():
+                where = f"{above}/{name}".lstrip("/")
+                if group.id.links.get_info(name.encode("utf-8", "surrogateescape")).type != h5py.h5l.TYPE_HARD:
+                    return f"has a link in place of {where!r}"
+                found = group[name]
+                address = h5py.h5o.get_info(found.id).addr
+                if address in seen or len(seen) > _MOST_OBJECTS:
+                    return f"has {where!r} under several names" if address in seen else "has too many objects"
+                seen.add(address)
+                if isinstance(found, h5py.Group):
+                    groups.append((found, where))
+                    continue
+                if not isinstance(found, h5py.Dataset):
+                    return f"has a type in place of the dataset {where!r}"
+                problem = problem or _dataset(found, where, size) or _attributes(found, where)
+            if problem:
+                return problem
+    return ""
+
+
+def _dataset(dataset: h5py.Dataset, where: str, size: int) -> str:
+    created, kind = dataset.id.get_create_plist(), dataset.id.get_type()
+    if created.get_layout() == h5py.h5d.VIRTUAL or created.get_external_count():
+        return f"takes the values of {where!r} from other files"
+    if kind.get_class() not in _NUMBERS or kind.committed():
+        return f"has something else than numbers in {where!r}"
+    if any(created.get_filter(number)[0] not in _FILTERS for number in range(created.get_nfilters())):
+        return f"stores {where!r} through a filter that is not HDF5's own"
+    # zlib makes at most 1,032 bytes of one.
+    most = size if created.get_layout() == h5py.h5d.CONTIGUOUS else 1100 * dataset.id.get_storage_size() + (1 << 16)
+    if math.prod(dataset.shape or ()) * kind.get_size() > most:
+        return f"says that {where!r} has shape {dataset.shape}, more than its {size} bytes can hold"
+    return ""
+
+
+def _attributes(owner: h5py.Group | h5py.Dataset, where: str) -> str:
+    for name in owner.attrs:
+        found = owner.attrs.get_id(name)
+        if found.get_type().get_class() not in (*_NUMBERS, h5py.h5t.STRING) or found.get_storage_size() > _LONGEST:
+            return f"has something else than numbers and texts in attribute {name!r} of {where}"
+    return ""
 
 
 def create_column(
@@ -141,29 +208,47 @@ def write_columns(group: h5py.Group, arrays: Mapping[str, NDArray[Any]]) -> None
             column[...] = arrays[name]
 
 
-def map_column(path: Path, name: str, remedy: str) -> NDArray[Any]:
+def map_column(
+    path: Path,
+    name: str,
+    remedy: str,
+    *,
+    dtype: np.dtype[Any] | type[np.generic] | None = None,
+    width: int | None = None,
+) -> NDArray[Any]:
     """Memory-map dataset `name` of an HDF5 file, read-only.
 
     Args:
         path: The file.
         name: The dataset, with its groups: `wikipedia/neighbors`.
         remedy: What to tell the user to do when the file cannot be used.
+        dtype: Type that its values must have; None: any.
+        width: Columns that it must have, 0 where it has one dimension; None: any.
 
     Raises:
-        ArtifactError: The file or dataset is missing, is cut short, or is stored in compressed or chunked form.
+        ArtifactError: The file or dataset is missing, is cut short, is stored in compressed or chunked form, or has
+            another type or shape.
     """
     with open_file(path, remedy) as file:
         if not isinstance(file.get(name), h5py.Dataset):
             raise ArtifactError(path, f"has no dataset {name!r}", remedy)
         dataset = file[name]
-        shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
-    bytes_needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        shape, found, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
+    if (dtype is not None and found != np.dtype(dtype).newbyteorder("<")) or not _has_width(shape, width):
+        columns = "" if width is None else f" in {width} columns" if width else " in one dimension"
+        needed = f"{np.dtype(dtype) if dtype is not None else 'numbers'}{columns}"
+        raise ArtifactError(path, f"has {name!r} of type {found} and shape {shape}; needed is {needed}", remedy)
+    bytes_needed = math.prod(shape) * found.itemsize
     if bytes_needed == 0:
-        return np.empty(shape, dtype)
+        return np.empty(shape, found)
     if offset is None:
         raise ArtifactError(path, f"stores {name!r} in pieces, so it cannot be memory-mapped", remedy)
-    found = path.stat().st_size
-    if found < offset + bytes_needed:
-        raise ArtifactError(path, f"ends at byte {found}, but {name!r} reaches to {offset + bytes_needed}", remedy)
+    size = path.stat().st_size
+    if size < offset + bytes_needed:
+        raise ArtifactError(path, f"ends at byte {size}, but {name!r} reaches to {offset + bytes_needed}", remedy)
     # As a plain array: numpy's memmap class costs some microseconds at every indexing.
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape).view(np.ndarray)
+    return np.memmap(path, dtype=found, mode="r", offset=offset, shape=shape).view(np.ndarray)
+
+
+def _has_width(shape: tuple[int, ...] | None, width: int | None) -> bool:
+    return shape is not None and (width is None or shape[1:] == ((width,) if width else ()))

@@ -40,6 +40,8 @@ class ChunkDatabase:
     """Rows that must not be found, ascending: their documents were removed, their places stay."""
     parts: tuple[ChunkDatabase, ...] = ()
     """What it was joined from, in the order of their rows; nothing for what the db stage wrote."""
+    directory: Path = Path()
+    """Where it was opened, to name it in errors; of one that was joined, no folder."""
 
     @classmethod
     def open(cls, directory: Path, corpus: Corpus) -> ChunkDatabase:
@@ -59,7 +61,7 @@ class ChunkDatabase:
                 raise ArtifactError(
                     path, f"column {name!r} is {found}, needed {dtype} ({manifest.counts['rows']},)", remedy
                 )
-        return cls(manifest, corpus, columns)
+        return cls(manifest, corpus, columns, directory=directory)
 
     @classmethod
     def joined(cls, manifest: Manifest, parts: Sequence[ChunkDatabase], removed: Int64) -> ChunkDatabase:
@@ -156,6 +158,8 @@ class ChunkDatabase:
         continues_N = self.columns["continues"][rows_N].astype(bool)
         # A chunk that continues is full, so its continuation lies right behind it in the token file: one read.
         next_N = rows_N + continues_N
+        if next_N.size and next_N.max() >= self.rows:
+            raise self._damaged(f"row {self.rows - 1}, the last one, is said to continue")
         count_N = continues_N * self.chunk_length + self.columns["token_count"][next_N]
         tokens_NR, mask_NR = self._gather(rows_N, np.where(ids_N < 0, 0, count_N), self.retrieved_length)
         shape = (*neighbor_ids.shape, self.retrieved_length)
@@ -182,7 +186,13 @@ class ChunkDatabase:
         # With one source there is nothing to look up, and a look-up misses the cache for every row.
         one = len(self.corpus.sources) == 1
         source_N = np.zeros(len(rows_N), dtype=np.int64) if one else self.columns["source"][rows_N].astype(np.int64)
-        return self.corpus.gather(source_N, self.columns["token_start"][rows_N], count_N, width)
+        try:
+            return self.corpus.gather(source_N, self.columns["token_start"][rows_N], count_N, width)
+        except (ValueError, IndexError) as error:  # the rows are there: it is what they say that is wrong
+            raise self._damaged(f"its rows do not fit its corpus ({error})") from None
+
+    def _damaged(self, problem: str) -> ArtifactError:
+        return ArtifactError(self.directory / FILE, problem, f"Run `retro {STAGE}` with --redo")
 
     def _checked(self, rows: Int64, lowest: int) -> Int64:
         rows = np.asarray(rows, dtype=np.int64)

@@ -92,7 +92,7 @@ def parts_of(directory: Path, manifest: Manifest) -> tuple[Part, ...]:
 
 def removed_rows(directory: Path) -> NDArray[np.int64]:
     """All rows that a version holds and that must not be found, ascending."""
-    return np.asarray(map_column(directory / REMOVED_FILE, REMOVED, REMEDY), dtype=np.int64)
+    return np.asarray(map_column(directory / REMOVED_FILE, REMOVED, REMEDY, dtype=np.int64, width=0), dtype=np.int64)
 
 
 def open_database(directory: Path, corpus: Corpus) -> ChunkDatabase:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import DataError
-from retro.common.hdf5 import UNREADABLE
+from retro.common.hdf5 import open_file
 from retro.db.schema import COLUMNS
 
 CHUNKS, WRITTEN = "chunks", "n_written"
@@ -50,15 +50,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
     """A file of theirs.
 
     Raises:
-        DataError: It is missing, or HDF5 cannot read it.
+        DataError: It is missing, HDF5 cannot read it, or it leads to other files.
     """
-    if not path.exists():
-        raise DataError(path, "is missing", REBUILD)
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except UNREADABLE as error:
-        raise DataError(path, f"cannot be read as HDF5 ({' '.join(str(error).split())})", REBUILD) from None
+    with open_file(path, REBUILD, error=DataError) as file:
+        yield file
 
 
 def table(path: Path, file: h5py.File, name: str, width: int, dtype: type[np.generic]) -> h5py.Dataset:

@@ -169,7 +169,7 @@ def require_learned(out: Path) -> None:
 
 
 def _hashing(config: EmbedderConfig, directory: Path) -> HashingEmbedder:
-    idf_V = np.asarray(map_column(directory / HASHING_FILE, "idf", _REMEDY), dtype=np.float32)
+    idf_V = np.asarray(map_column(directory / HASHING_FILE, "idf", _REMEDY, width=0), dtype=np.float32)
     return HashingEmbedder(config.dimension, idf_V)
 
 

@@ -27,6 +27,8 @@ class Neighbors:
     directory: Path
     manifest: Manifest
     sources: tuple[str, ...]
+    database_rows: int
+    """Rows of the database that they were found in."""
     _maps: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
     @classmethod
@@ -39,12 +41,16 @@ class Neighbors:
         manifest = read_manifest(directory, STAGE)
         require_parent(directory, manifest, "corpus", corpus.manifest)
         require_database(directory, manifest, db)
-        return cls(directory, manifest, corpus.sources)
+        return cls(directory, manifest, corpus.sources, db.rows)
 
     @property
     def database_version(self) -> int:
         """The version of the database they were found in."""
         return int(self.manifest.counts["database_version"])
+
+    @property
+    def _remedy(self) -> str:
+        return f"Delete {self.directory} and run `retro neighbors` again"
 
     @property
     def saved(self) -> int:
@@ -73,6 +79,9 @@ class Neighbors:
             ValueError: There is no such chunk.
         """
         ids_NK: Int64 = self._rows(split, source, chunk_numbers, k, NEIGHBORS).astype(np.int64, copy=False)
+        if ids_NK.size and (ids_NK.min() < -1 or ids_NK.max() >= self.database_rows):
+            problem = f"has neighbors {ids_NK.min()} to {ids_NK.max()} in a database of {self.database_rows} rows"
+            raise ArtifactError(self.directory / file_name(SPLITS[split]), problem, self._remedy)
         return ids_NK
 
     def scores(self, split: int, source: int, chunk_numbers: Int64, k: int) -> NDArray[np.float32]:
@@ -99,8 +108,7 @@ class Neighbors:
                     self.directory, problem, "Add it to neighbors.splits and run `retro neighbors` again"
                 )
             path = self.directory / file_name(SPLITS[split])
-            remedy = f"Delete {self.directory} and run `retro neighbors` again"
-            self._maps[key] = map_column(path, f"{self.sources[source]}/{name}", remedy)
+            self._maps[key] = map_column(path, f"{self.sources[source]}/{name}", self._remedy, width=self.saved)
         return self._maps[key]
 
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro.common.artifacts import MANIFEST, describe_files, read_manifest, write_manifest
+from retro.common.artifacts import MANIFEST, describe_files, parse_manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.common.hdf5 import create_column, new_file
@@ -129,3 +131,24 @@ def test_an_edited_manifest_is_named(copied: Path, corpus: Corpus) -> None:
     write_json(copied / MANIFEST, data)
     with pytest.raises(ArtifactError, match="was edited"):
         ChunkDatabase.open(copied, corpus)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("source", 9, "its rows do not fit its corpus"),
+        ("token_start", -1, "its rows do not fit its corpus"),
+        ("token_start", 1 << 60, "its rows do not fit its corpus"),
+        ("token_count", -5, "its rows do not fit its corpus"),
+        ("token_count", 1 << 30, "its rows do not fit its corpus"),
+        ("continues", 1, "the last one, is said to continue"),
+    ],
+)
+def test_rows_with_forged_values_are_named(copied: Path, corpus: Corpus, column: str, value: int, words: str) -> None:
+    with h5py.File(copied / "db.h5", "r+") as file:
+        file[column][-1] = value
+    manifest = parse_manifest(copied / MANIFEST, "")
+    write_manifest(copied, replace(manifest, files=describe_files(copied, list(manifest.files))))
+    forged = ChunkDatabase.open(copied, corpus)
+    with pytest.raises(ArtifactError, match=words):
+        forged.neighbor_tokens(np.array([forged.rows - 1]))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from retro.common.artifacts import MANIFEST
+from retro.common.artifacts import MANIFEST, describe_files, parse_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db import build as db_build
@@ -88,3 +90,14 @@ def test_unfinished_neighbors_are_named(copied: Path, db: ChunkDatabase, corpus:
     (copied / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match="Run `retro neighbors` first"):
         Neighbors.open(copied, db, corpus)
+
+
+@pytest.mark.parametrize("row", [-7, 1 << 40])
+def test_neighbors_outside_of_the_database_are_named(copied: Path, db: ChunkDatabase, corpus: Corpus, row: int) -> None:
+    with h5py.File(copied / "train.h5", "r+") as file:
+        file[f"{corpus.sources[0]}/neighbors"][0, 0] = row
+    manifest = parse_manifest(copied / MANIFEST, "")
+    write_manifest(copied, replace(manifest, files=describe_files(copied, list(manifest.files))))
+    forged = Neighbors.open(copied, db, corpus)
+    with pytest.raises(ArtifactError, match=rf"train\.h5: has neighbors .*{row}.* in a database of {db.rows} rows"):
+        forged.of(0, 0, np.array([0, 1]), 1)
