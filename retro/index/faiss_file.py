@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import Manifest, require_file
+from retro.common.errors import ArtifactError
 from retro.common.rows import Rows
 from retro.index.config import STAGE
 from retro.index.embeddings import FILE as EMBEDDINGS_FILE
-from retro.index.faiss_index import load_index
+from retro.index.faiss_index import load_index, require_header
 from retro.index.faiss_loader import load_faiss
 from retro.index.on_disk import LISTS_FILE
 from retro.index.policy import is_exact
@@ -37,6 +38,7 @@ class FaissFile:
         """
         self.rows = rows
         self._directory, self._name, self._manifest = directory, name, manifest
+        require_header(directory / name, len(rows), int(manifest.counts["dimension"]))
 
     @cached_property
     def _index(self) -> VectorIndex:
@@ -69,8 +71,16 @@ class FaissFile:
 
         Row numbers, here and in what is found, count from the first row of the file.
         """
+
+        def found(queries_QD: NDArray[np.float32], depth: int) -> Hits:
+            hits = self._index.search(queries_QD, depth, rows)
+            if hits[0].size and hits[0].max() >= len(self.rows):
+                problem = f"has the number {hits[0].max()} for one of its {len(self.rows)} vectors"
+                raise ArtifactError(self._directory / self._name, problem, f"Run `retro {STAGE}` with --redo")
+            return hits
+
         return settle(
-            lambda queries_QD, depth: self._index.search(queries_QD, depth, rows),
+            found,
             vectors_QD,
             k,
             len(rows),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path
+from retro.common.input_files import require_regular
 from retro.common.progress import Progress
 from retro.common.rows import Rows
 from retro.index.config import EF_SEARCH, NPROBE, REFINE_FACTOR, IndexConfig
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
 
 INDEX_FILE = "index.faiss"
+_HEADER = struct.Struct("<4siq")
+"""Kind, dimension and number of vectors, with which every Faiss file begins."""
 _ADDED_AT_ONCE = 65_536
 _BATCH = 20
 """Queries from which exact search goes by matrix products, as Faiss itself does. Asked for some of its rows, though,
@@ -127,6 +131,7 @@ def load_index(path: Path, rows: int, dimension: int, *, mapped: bool = False) -
         ArtifactError: Faiss cannot read it, or it has another number of vectors or another dimension.
     """
     remedy = f"Delete {path.parent} and run `retro index` again"
+    require_header(path, rows, dimension)
     try:
         faiss = load_faiss()
         # Lists in a file of their own are always mapped, and looked for beside the index, wherever that was moved to.
@@ -140,6 +145,26 @@ def load_index(path: Path, rows: int, dimension: int, *, mapped: bool = False) -
         found = f"holds {index.ntotal} vectors of {index.d} values, needed are {rows} of {dimension}"
         raise ArtifactError(path, found, remedy)
     return index
+
+
+def require_header(path: Path, rows: int, dimension: int) -> None:
+    """Check that a Faiss file begins as one of that many vectors does, without reading the rest.
+
+    Raises:
+        ArtifactError: It is missing, is no file, or is of another number of vectors or another dimension.
+    """
+    remedy = f"Delete {path.parent} and run `retro index` again"
+    require_regular(path, remedy)
+    with path.open("rb") as stream:
+        start = stream.read(_HEADER.size)
+    if len(start) < _HEADER.size:
+        raise ArtifactError(path, f"cannot be read by Faiss (it has {len(start)} bytes)", remedy)
+    kind, found_dimension, found_rows = _HEADER.unpack(start)
+    if not kind.startswith(b"I"):
+        raise ArtifactError(path, f"cannot be read by Faiss (it begins with {kind!r})", remedy)
+    if (found_rows, found_dimension) != (rows, dimension):
+        found = f"holds {found_rows} vectors of {found_dimension} values, needed are {rows} of {dimension}"
+        raise ArtifactError(path, found, remedy)
 
 
 def search_index(index: Any, vectors_QD: NDArray[np.float32], k: int, rows: Rows, settings: SearchSettings) -> Hits:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
+
+import psutil
 
 from retro.common.errors import ConfigError
 from retro.index.config import IndexConfig
@@ -13,6 +17,7 @@ from retro.index.faiss_loader import load_faiss
 log = logging.getLogger(__name__)
 
 SETTING = "index.faiss"
+_LONGEST = 200
 EXACT_UP_TO = 200_000
 """Rows up to which exact search is the default: two cores answer 200,000 queries of 384 values in under 5 minutes."""
 SCALAR_UP_TO = 10_000_000
@@ -71,9 +76,10 @@ def create_index(factory: str, dimension: int, train_vectors: int) -> Any:
         train_vectors: How many vectors there will be to train it.
 
     Raises:
-        ConfigError: Faiss cannot make such an index, it cannot be restricted to a range of rows (neighbors come from
-            train chunks only), or there are fewer training vectors than it has centroids.
+        ConfigError: It does not fit into memory, Faiss cannot make it, it cannot be restricted to a range of rows
+            (neighbors come from train chunks only), or there are fewer training vectors than it has centroids.
     """
+    _require_possible(factory, dimension, train_vectors)
     faiss = load_faiss()
     try:
         # Kept as it comes: its downcast does not own it, and would dangle.
@@ -89,19 +95,49 @@ def create_index(factory: str, dimension: int, train_vectors: int) -> Any:
     return index
 
 
+def _require_possible(factory: str, dimension: int, train_vectors: int) -> None:
+    """Raise ConfigError for numbers that cannot be, before Faiss takes memory for them: an empty index of 10^8 lists
+    takes 13 GB."""
+    lists = [int(number) for number in re.findall(r"IVF(\d{1,18})", factory)]
+    _require_vectors(factory, max(lists, default=0), train_vectors)
+    bytes_needed = sum(_least_bytes(factory, dimension, train_vectors))
+    free = psutil.virtual_memory().available
+    if len(factory) > _LONGEST or bytes_needed > free:
+        what = f"about {bytes_needed / 1e9:,.0f} GB for its centroids, tables and links, {free / 1e9:,.1f} GB are free"
+        raise ConfigError(SETTING, factory[:_LONGEST], f"needs {what}; use 'auto', or fewer lists, bits or links")
+
+
+def _least_bytes(factory: str, dimension: int, vectors: int) -> Iterator[int]:
+    """Bytes that the parts of an index take at least, each by the numbers in its name; numbers are at most 10^18."""
+    for bits in re.findall(r"IMI2x(\d{1,18})", factory):
+        yield 32 << min(2 * int(bits), 64)
+    for kind, count, bits in re.findall(r"(PQ|RQ|LSQ|PLSQ|PRQ)(\d{1,18})(?:x(\d{1,18}))?", factory):
+        yield (1 if kind == "PQ" else int(count)) * 4 * dimension << min(int(bits or 8), 64)
+    for size in re.findall(r"(?:PCA[RW]*|RR|ITQ|Pad|OPQ\d{1,18}_)(\d{1,18})", factory):
+        yield 4 * dimension * int(size)
+    for lists, links in re.findall(r"(IVF\d{1,18}_)?(?:HNSW|NSG)(\d{1,18})", factory):
+        yield 8 * int(links) * (int(lists[3:-1]) if lists else max(vectors, 1))
+    if re.search(r"\d{19}", factory):
+        yield 1 << 64
+
+
 def _check_vectors(faiss: Any, index: Any, factory: str, train_vectors: int) -> None:
     needed = vectors_needed(faiss, index)
+    _require_vectors(factory, needed, train_vectors)
+    if train_vectors < needed * GOOD_VECTORS_PER_CENTROID and needed > 1:
+        log.warning(
+            "%s = %r: %d training vectors for %d centroids; %d would cluster well",
+            *(SETTING, factory, train_vectors, needed, needed * GOOD_VECTORS_PER_CENTROID),
+        )
+
+
+def _require_vectors(factory: str, needed: int, train_vectors: int) -> None:
     if train_vectors < needed:
         raise ConfigError(
             SETTING,
             factory,
             f"needs at least {needed} training vectors ({needed * GOOD_VECTORS_PER_CENTROID} to be good), "
             f"the train split has {train_vectors}; use 'auto', or fewer lists or bits",
-        )
-    if train_vectors < needed * GOOD_VECTORS_PER_CENTROID and needed > 1:
-        log.warning(
-            "%s = %r: %d training vectors for %d centroids; %d would cluster well",
-            *(SETTING, factory, train_vectors, needed, needed * GOOD_VECTORS_PER_CENTROID),
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.common.rows import Rows
+from retro.index import policy
 from retro.index.config import IndexConfig
 from retro.index.faiss_index import SearchSettings, exact_hits, fill_index, search_index
 from retro.index.faiss_loader import load_faiss
@@ -66,7 +67,7 @@ def test_few_training_vectors_are_warned_of(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.parametrize("factory", ["nonsense", "PQ5", "IMI2x4,PQ8"])
 def test_a_string_that_faiss_refuses_is_a_setting_that_is_wrong(factory: str) -> None:
-    with pytest.raises(ConfigError, match=rf"IndexConfig\.faiss = '{factory}': needs a Faiss factory string"):
+    with pytest.raises(ConfigError, match=rf"index\.faiss = '{factory}': needs a Faiss factory string"):
         create_index(factory, 16, 10_000)
 
 
@@ -180,3 +181,25 @@ def test_an_exact_index_finds_the_same_among_some_of_its_rows_however_many_ask(q
     products[:, ~rows.contains(np.arange(300))] = -np.inf
     assert ids.tolist() == np.argsort(-products, axis=1)[:, :7].tolist()
     assert np.allclose(scores, -np.sort(-products, axis=1)[:, :7], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("IVF99999999,PQ7", "needs at least 99999999 training vectors"),
+        ("IVF99999999_HNSW32,SQ8", "needs at least 99999999 training vectors"),
+        ("IVF" + "9" * 30 + ",Flat", "training vectors"),
+        ("IMI2x20,PQ8", "GB for its centroids"),
+        ("PQ8x40", "GB for its centroids"),
+        ("RR99999999999,Flat", "GB for its centroids"),
+        ("OPQ8_99999999999,PQ8", "GB for its centroids"),
+        ("HNSW999999999,Flat", "GB for its centroids"),
+        ("Flat," * 100, "GB for its centroids"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_memory_is_taken(
+    factory: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "load_faiss", lambda: pytest.fail("Faiss was asked"))
+    with pytest.raises(ConfigError, match=words):
+        create_index(factory, 64, 10_000)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from retro.common.artifacts import MANIFEST, describe_files, read_manifest, write_manifest
+from retro.common.artifacts import MANIFEST, describe_files, parse_manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
 from retro.common.hdf5 import map_column
@@ -95,7 +96,7 @@ def test_an_embedder_of_another_dimension_is_refused(copied: Path, db: ChunkData
     manifest = read_manifest(copied, "index")
     manifest.counts["dimension"] = 32
     write_manifest(copied, manifest)
-    with pytest.raises(ArtifactError, match="says vectors of 32 values, the embedder beside it gives 64"):
+    with pytest.raises(ArtifactError, match=r"holds \d+ vectors of 64 values, needed are \d+ of 32"):
         _ = open_searcher(copied, db).embedder
 
 
@@ -146,3 +147,13 @@ def test_asking_for_every_passage_ends_and_overlaps_none(retriever: Retriever) -
     (passages,) = retriever.retrieve(["fox"], retriever.db.rows)
     assert 51 <= len(passages) < retriever.db.rows
     assert retriever.retrieve([], 3) == []
+
+
+def test_a_forged_number_of_vectors_is_named_when_the_index_is_opened(copied: Path, db: ChunkDatabase) -> None:
+    path = copied / "index.faiss"
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + (1 << 40).to_bytes(8, "little") + content[16:])
+    manifest = parse_manifest(copied / "manifest.json", "")
+    write_manifest(copied, replace(manifest, files=describe_files(copied, list(manifest.files))))
+    with pytest.raises(ArtifactError, match=r"index\.faiss: holds 1099511627776 vectors of 64 values, needed are"):
+        open_searcher(copied, db)
