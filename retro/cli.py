@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,7 +35,9 @@ from retro.pipeline import (
     stage,
     stages_until,
 )
-from retro.run_config import RunConfig, as_yaml, load_run_config, model_section
+
+if TYPE_CHECKING:
+    from retro.run_config import RunConfig
 
 app = typer.Typer(
     name="retro",
@@ -101,6 +103,9 @@ def read_arguments(arguments: list[str] | None, extra: list[str] | None = None) 
     overrides = [text for text in arguments or [] if "=" in text]
     if len(files) > 1:
         raise ConfigError("arguments", files, "needs one config file; settings have the form section.setting=value")
+    # Settings cost half of what the shortest commands take, so `retro --help` does without them.
+    from retro.run_config import load_run_config
+
     return load_run_config(Path(files[0]) if files else None, overrides + (extra or []))
 
 
@@ -292,6 +297,8 @@ def convert(
     from retro.training.convert import convert as run_conversion
 
     shape = run_conversion(folder, out, chunk_length=chunk_length, vocabulary=vocabulary)
+    from retro.run_config import model_section
+
     output.say(model_section(shape.model), end="")
 
 
@@ -328,6 +335,7 @@ def import_db(
     _start(verbose)
     from retro.common.lock import run_lock
     from retro.importing.run import import_project
+    from retro.run_config import RunConfig
 
     run_config = RunConfig(run_dir=out)
     dirs = (stage(name).path(run_config) for name in ("corpus", "db"))
@@ -480,12 +488,17 @@ def doctor() -> None:
 @config_app.command("show")
 def config_show(arguments: Arguments = None) -> None:
     """Print a run's settings, every default filled in."""
-    output.say(as_yaml(read_arguments(arguments)), end="")
+    config = read_arguments(arguments)
+    from retro.run_config import as_yaml
+
+    output.say(as_yaml(config), end="")
 
 
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON schema of a run's settings."""
+    from retro.run_config import RunConfig
+
     output.json(RunConfig.model_json_schema())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,7 +16,11 @@ from typer.core import TyperGroup
 from retro.common.errors import ConfigError, DataError
 from retro.common.terminal import output
 from retro.pipeline import database_home
-from retro.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from retro.run_config import RunConfig
+
+    Read = Callable[[list[str]], RunConfig]
 
 Words = Annotated[
     list[str] | None,
@@ -32,7 +36,6 @@ Source = Annotated[
     str | None, typer.Option(help="The source the documents belong to; not needed where there is only one.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-Read = Callable[[list[str]], RunConfig]
 STAGE = "build"
 
 

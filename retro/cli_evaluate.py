@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retro.common.files import write_plain_json
 from retro.common.terminal import output
-from retro.run_config import RunConfig
 
-Read = Callable[[list[str] | None], RunConfig]
+if TYPE_CHECKING:
+    from retro.run_config import RunConfig
+
+    Read = Callable[[list[str] | None], RunConfig]
+
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG.yaml] [section.setting=value]...", help="The run, and settings to change."),
@@ -69,6 +71,8 @@ def _add_compare(app: typer.Typer, start: Callable[[bool], None]) -> None:
         b = open_side(run_b, task=task, setting=setting_b or setting)
         found = compare_sides(a, b)
         if json is not None:
+            from retro.common.files import write_plain_json
+
             write_plain_json(json, found)
         show_comparison(found, output, questions=show)
 

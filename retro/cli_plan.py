@@ -7,15 +7,18 @@ retro plan db --tokens 1.2T                     a database
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from retro.common.errors import ConfigError
-from retro.run_config import RunConfig
 
-Read = Callable[[list[str] | None], RunConfig]
+if TYPE_CHECKING:
+    from retro.run_config import RunConfig
+
+    Read = Callable[[list[str] | None], RunConfig]
+
 Words = Annotated[
     list[str] | None,
     typer.Argument(

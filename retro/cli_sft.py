@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from retro.cli_database import STAGE, StageOrCommand
 from retro.common.terminal import output
-from retro.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from retro.run_config import RunConfig
+
+    Read = Callable[[list[str] | None], RunConfig]
 
 Words = Annotated[
     list[str] | None,
@@ -23,7 +27,6 @@ Words = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Numbers for machines.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-Read = Callable[[list[str] | None], RunConfig]
 
 
 def sft_app(run_stage: Callable[..., None], read: Read, start: Callable[[bool], None]) -> typer.Typer:

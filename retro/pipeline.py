@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retro.common.artifacts import Manifest
-from retro.common.config import unknown_name
 from retro.common.errors import ConfigError, RetroError
 from retro.common.files import discard
 from retro.common.worker import worker_of
-from retro.run_config import RunConfig
 
 if TYPE_CHECKING:
+    from retro.common.artifacts import Manifest
     from retro.living.state import Home
+    from retro.run_config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +65,25 @@ def _database_name(config: RunConfig) -> str:
     return f"{owner}_v{_database_version(config)}"
 
 
+def _database_owner(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"run_dir": config.database.run_dir or config.run_dir})
+
+
 def database_home(config: RunConfig) -> Home:
     """Where the database lies that this run reads, and its versions: its own, or another run's."""
     from retro.db.versions import VERSIONS, Part
     from retro.living.state import Home
 
-    owner = config.model_copy(update={"run_dir": config.database.run_dir or config.run_dir})
+    owner = _database_owner(config)
     base = Part(corpus=_dir(owner, "corpus"), db=_dir(owner, "db"), index=_dir(owner, "index"))
     return Home(base=base, versions=owner.run_dir / VERSIONS)
 
 
 def _database_version(config: RunConfig, *, answers: bool = False) -> int:
     automatic = "latest" if answers else 0
-    wanted = config.database.version
-    return database_home(config).number(automatic if wanted == "auto" else wanted)
+    wanted = automatic if config.database.version == "auto" else config.database.version
+    # Version 0 is always there; to look for others takes the modules that read them.
+    return 0 if wanted == 0 else database_home(config).number(wanted)
 
 
 def database_dirs(config: RunConfig, *, answers: bool = False) -> tuple[Path, Path]:
@@ -92,7 +96,11 @@ def database_dirs(config: RunConfig, *, answers: bool = False) -> tuple[Path, Pa
     Raises:
         ConfigError: There is no such version.
     """
-    return database_home(config).place(_database_version(config, answers=answers))
+    number = _database_version(config, answers=answers)
+    if number == 0:
+        owner = _database_owner(config)
+        return _dir(owner, "db"), _dir(owner, "index")
+    return database_home(config).place(number)
 
 
 def _corpus(config: RunConfig) -> Manifest:
@@ -225,6 +233,8 @@ def stages_until(name: str) -> tuple[Stage, ...]:
     """
     names = [one.name for one in STAGES]
     if name not in names:
+        from retro.common.config import unknown_name
+
         raise ConfigError("--until", name, unknown_name(name, names).replace("a setting", "a stage"))
     return STAGES[: names.index(name) + 1]
 

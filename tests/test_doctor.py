@@ -76,10 +76,29 @@ def test_this_machine_has_what_the_quickstart_needs() -> None:
     assert "checksum as published" in found["offline embedder"].found
 
 
-def test_a_torch_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("library", [None, b"", b"no library"])
+def test_a_torch_that_does_not_load_is_a_problem(
+    site: Path, monkeypatch: pytest.MonkeyPatch, library: bytes | None
+) -> None:
+    install(site, "torch", "9.9.9", "torch/__init__.py")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(packages, "may_have_gpu", lambda: False)
+    monkeypatch.setattr(packages, "folder_of", lambda name: site / name)
+    (site / "torch/lib").mkdir()
+    if library is not None:
+        (site / "torch/lib/libtorch_cpu.so").write_bytes(library)
+    found = packages.torch_build()
+    assert (found.state, found.advice) == ("problem", "Remove it and install it again")
+    assert found.found.startswith("9.9.9, cannot be imported (")
+    assert "libtorch_cpu.so" in found.found
+    assert packages.cuda_devices() == Finding("GPUs", "note", "unknown without torch")
+
+
+def test_a_torch_that_may_see_a_gpu_is_imported(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(site, "torch", "9.9.9")
+    monkeypatch.setattr(packages, "may_have_gpu", lambda: True)
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert packages.torch_build().state == "problem"
-    assert packages.torch_build().found.endswith("cannot be imported")
+    assert packages.torch_build().found.startswith("9.9.9, cannot be imported (import of torch halted")
 
 
 def test_gpus_of_one_kind_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,11 +129,12 @@ def test_only_mcore_imports_megatron() -> None:
     assert users == {"mcore"}
 
 
-def loaded_after(statement: str) -> set[str]:
-    """The heavy packages that are loaded in a new interpreter after `statement`."""
-    code = f"{statement}\nimport sys\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+def loaded_after(statement: str, *more: str) -> set[str]:
+    """The heavy packages, and `more`, that are loaded in a new interpreter after `statement`."""
+    names = (*HEAVY, *more)
+    code = f"{statement}\nimport sys\nprint(*(name for name in {names!r} if name in sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    return set(done.stdout.split())
+    return set(done.stderr.splitlines()[-1].split()) if done.stderr.strip() else set()
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -148,7 +149,38 @@ def test_no_config_loads_anything_heavy() -> None:
 
 
 def test_the_command_line_answers_without_loading_anything_heavy() -> None:
-    assert loaded_after("import retro.cli") == set()
+    assert loaded_after("import retro.cli", "pydantic", "psutil") == set()
+
+
+NEVER = {"torch", "megatron", "transformers", "sentence_transformers", "matplotlib", "scipy", "pandas", "faiss"}
+LIGHT = {
+    "--help": NEVER | {"pydantic", "numpy"},
+    "config show": NEVER | {"numpy"},
+    "status RUN": NEVER | {"numpy", "h5py"},
+    "doctor": NEVER - {"faiss"},
+    "corpus SETTINGS": NEVER,
+    "db SETTINGS": NEVER,
+    "verify RUN": NEVER,
+}
+"""What commands never load, since they need none of it: each costs tenths of a second, or seconds."""
+
+
+def command_line(*words: str) -> str:
+    """A statement that runs a command, and goes on after it."""
+    return f"from retro.cli import app\ntry: app({list(words)!r}, standalone_mode=False)\nexcept SystemExit: pass"
+
+
+@pytest.mark.parametrize("words", LIGHT)
+def test_what_needs_no_model_loads_none(words: str, tmp_path: Path) -> None:
+    (tmp_path / "text.jsonl").write_text("".join(f'{{"text": "words of document {n}"}}\n' for n in range(60)))
+    sources = f"corpus.sources=[{{name: a, path: {tmp_path}/text.jsonl}}]"
+    settings = [f"run_dir={tmp_path}/run", sources, "corpus.tokenizer.vocab_size=300"]
+    if words.endswith(("RUN", "SETTINGS")):
+        for stage in ("corpus", "db"):
+            assert loaded_after(command_line(stage, *settings), *NEVER).isdisjoint(NEVER)
+    meant = {"RUN": [f"{tmp_path}/run"], "SETTINGS": settings}
+    asked = [each for word in words.split() for each in meant.get(word, [word])]
+    assert loaded_after(command_line(*asked), *LIGHT[words]).isdisjoint(LIGHT[words])
 
 
 def test_no_package_lies_below_tools() -> None:

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import psutil
 from typing_extensions import TypedDict
 
 from retro.common.errors import ArtifactError
@@ -70,6 +69,8 @@ class Holder:
 
     def lives(self) -> bool:
         """Whether the process still exists; only for one that `is_here`."""
+        import psutil
+
         try:
             return abs(psutil.Process(self.pid).create_time() - self.started) < 1.0
         except psutil.NoSuchProcess:
@@ -154,6 +155,8 @@ class Claims:
             if self.holder(name) is not None:
                 return ""
             path.unlink(missing_ok=True)  # a dead worker's
+        import psutil
+
         me = Holder(this_machine(), os.getpid(), psutil.Process().create_time(), uuid.uuid4().hex)
         try:
             with failed_writes_are_artifact_errors(path), path.open("x", encoding="utf-8") as stream:

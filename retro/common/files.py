@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from retro.common import own_checksum
 from retro.common.errors import ArtifactError
 from retro.common.input_files import MAX_BYTES, ErrorClass, open_regular, read_text
@@ -53,8 +51,14 @@ def _remove_leftovers(path: Path) -> None:
     beginning = f".{path.name}.{socket.gethostname()}."
     for leftover in path.parent.glob(f"{glob.escape(beginning)}*.tmp"):
         pid = leftover.name.removeprefix(beginning).removesuffix(".tmp").partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if pid.isdigit() and not _is_alive(int(pid)):
             leftover.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(pid))
 
 
 @contextmanager

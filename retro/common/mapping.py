@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 Advice = Literal["auto", "plain", "random"]
@@ -25,7 +24,11 @@ Advice = Literal["auto", "plain", "random"]
 
 def at_random(advice: Advice, size: int) -> bool:
     """Whether files of `size` bytes in all are read at random."""
-    return advice == "random" or (advice == "auto" and size > psutil.virtual_memory().available)
+    if advice != "auto":
+        return advice == "random"
+    import psutil
+
+    return bool(size > psutil.virtual_memory().available)
 
 
 class MappedFile:

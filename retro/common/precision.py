@@ -112,7 +112,7 @@ def find_hardware() -> Hardware:
 
 
 def _find_gpu() -> Hardware | None:
-    if not _may_have_gpu():
+    if not may_have_gpu():
         return None
     try:
         import torch
@@ -124,9 +124,9 @@ def _find_gpu() -> Hardware | None:
     return Hardware(has, f"the {torch.cuda.get_device_name()} {'has' if has else 'has no'} bfloat16", gpu=True)
 
 
-def _may_have_gpu() -> bool:
-    """False where no torch of this environment can see a GPU; found without importing it."""
-    if "torch" in sys.modules:
+def may_have_gpu() -> bool:
+    """False where no torch of this environment can see a GPU; found without importing it, which takes seconds."""
+    if sys.modules.get("torch") is not None:
         return True
     return any(Path("/dev", name).exists() for name in _GPU_NODES) and bool(torch_builds())
 
@@ -165,11 +165,12 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
     return set()
 
 
-def renamed(data: Any, old: str, values: Mapping[bool, Precision] | None = None) -> Any:
+def renamed(data: Any, owner: str, old: str, values: Mapping[bool, Precision] | None = None) -> Any:
     """Settings with `precision` in place of the name that it had before.
 
     Args:
         data: A section as it was given; anything but a mapping is left alone.
+        owner: The section's class, for the error.
         old: The former name.
         values: What its values are now called; None where they are the same.
 
@@ -179,7 +180,9 @@ def renamed(data: Any, old: str, values: Mapping[bool, Precision] | None = None)
     if not isinstance(data, Mapping) or old not in data:
         return data
     if "precision" in data:
-        raise ConfigError(old, data[old], "is the former name of `precision`, which is given too; leave it out")
+        raise ConfigError(
+            f"{owner}.{old}", data[old], "is the former name of `precision`, which is given too; leave it out"
+        )
     value = data[old]
     if values is not None and isinstance(value, bool):
         value = values[value]

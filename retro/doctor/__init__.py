@@ -34,7 +34,7 @@ _COLORS = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 def examine() -> list[Finding]:
-    """All findings, in the order of `CHECKS`. Takes a few seconds, nearly all of them torch's import."""
+    """All findings, in the order of `CHECKS`. Takes a second, and where there may be a GPU torch's import too."""
     return [check() for check in CHECKS]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DependencyError, RetroError
+from retro.common.precision import may_have_gpu, torch_builds
 from retro.doctor.finding import Finding, folder_of, version_of
 
 DISTRIBUTION = "instruct-retro"
@@ -20,12 +22,27 @@ TRANSFORMER_ENGINE = ">=2.9,<2.12"
 GIB = 2**30
 
 
+class _TorchError(Exception):
+    """torch cannot be imported; says why."""
+
+
 def _torch() -> Any:
+    """The torch module where it may see a GPU, else None: importing it takes seconds, and its library is loaded alone.
+
+    Raises:
+        _TorchError: It cannot be imported.
+    """
     # A torch whose libraries are missing raises OSError.
     try:
-        return importlib.import_module("torch")
-    except (ImportError, OSError):
-        return None
+        if may_have_gpu():
+            return importlib.import_module("torch")
+        folder = folder_of("torch")
+        if folder is None:
+            raise _TorchError("its folder is missing")
+        ctypes.CDLL(str(folder / "lib" / "libtorch_cpu.so"))
+    except (ImportError, OSError, ValueError) as error:
+        raise _TorchError(" ".join(str(error).split())[:200]) from None
+    return None
 
 
 def torch_build() -> Finding:
@@ -33,23 +50,34 @@ def torch_build() -> Finding:
     installed = version_of("torch")
     if installed is None:
         return Finding("torch", "problem", "not installed", "Install it first, CPU or CUDA build: docs/install.md")
-    torch = _torch()
-    if torch is None:
-        return Finding("torch", "problem", f"{installed}, cannot be imported", "Remove it and install it again")
-    build = f"CUDA {torch.version.cuda} build" if torch.version.cuda else "CPU build"
-    return Finding("torch", "ok", f"{torch.__version__}, {build}")
+    try:
+        torch = _torch()
+    except _TorchError as error:
+        found = f"{installed}, cannot be imported ({error})"
+        return Finding("torch", "problem", found, "Remove it and install it again")
+    cuda = _cuda_of(torch)
+    found = installed if torch is None else torch.__version__
+    return Finding("torch", "ok", f"{found}, {f'CUDA {cuda} build' if cuda else 'CPU build'}")
+
+
+def _cuda_of(torch: Any) -> str | None:
+    """The CUDA that torch is built for; None for a CPU build."""
+    found = torch_builds().get("cuda") if torch is None else torch.version.cuda
+    return None if found is None else str(found)
 
 
 def cuda_devices() -> Finding:
     """The GPUs that torch sees, or why it sees none."""
-    name, torch = "GPUs", _torch()
-    if torch is None:
+    name = "GPUs"
+    try:
+        torch = _torch()
+    except _TorchError:
         return Finding(name, "note", "unknown without torch")
-    if torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_available():
         every = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
         kinds = Counter(f"{one.name} with {one.total_memory / GIB:.0f} GiB" for one in every)
         return Finding(name, "ok", ", ".join(f"{count} × {kind}" for kind, count in kinds.items()))
-    if torch.version.cuda:
+    if _cuda_of(torch):
         advice = "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES; a container needs `--gpus all`"
         return Finding(name, "note", "none seen, though torch is a CUDA build; everything runs on the CPU", advice)
     if shutil.which("nvidia-smi"):
@@ -132,12 +160,18 @@ def apex() -> Finding:
 
 def retro_import() -> Finding:
     """Whether another distribution also installs an import named `retro`."""
-    owners = set(metadata.packages_distributions().get("retro", ())) - {DISTRIBUTION}
+    owners = {str(one.metadata["Name"]) for one in metadata.distributions() if _owns_retro(one)} - {DISTRIBUTION}
     here = Path(__file__).parents[1]
     if owners:
         found = f"{' and '.join(sorted(owners))} installs the same name; this one runs from {here}"
         return Finding("import retro", "problem", found, f"Run `pip uninstall {' '.join(sorted(owners))}`")
     return Finding("import retro", "ok", f"{version_of(DISTRIBUTION) or 'not installed, run'} from {here}")
+
+
+def _owns_retro(distribution: metadata.Distribution) -> bool:
+    """Whether it installs a package named `retro`. Its list of files is searched as a text: to take every list of an
+    environment apart takes half a second."""
+    return any(line.startswith("retro/") for line in (distribution.read_text("RECORD") or "").split("\n"))
 
 
 def embedder() -> Finding:

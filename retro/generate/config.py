@@ -22,7 +22,7 @@ LEAST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
 
 def with_precision(data: Any) -> Any:
     """Settings of generation with `precision` where an older toolkit had `bfloat16`, true or false."""
-    return renamed(data, "bfloat16", {True: "bfloat16", False: "float32"})
+    return renamed(data, "GenerateConfig", "bfloat16", {True: "bfloat16", False: "float32"})
 
 
 class SamplingConfig(StageConfig):

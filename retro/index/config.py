@@ -52,7 +52,7 @@ class EmbedderConfig(StageConfig):
     def _former_name(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "dtype" in data:
             tell_new_name("index.embedder.dtype", "index.embedder.precision")
-        return renamed(data, "dtype")
+        return renamed(data, cls.__name__, "dtype")
 
     @model_validator(mode="after")
     def _a_model_where_one_is_needed(self) -> Self:
@@ -184,5 +184,5 @@ class IndexConfig(StageConfig):
     @classmethod
     def filled(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of an index with every default filled in: those of an older toolkit lack what came later."""
-        embedder = renamed(settings.get("embedder", {}), "dtype")
+        embedder = renamed(settings.get("embedder", {}), "EmbedderConfig", "dtype")
         return config_json(cls(**{**settings, "embedder": embedder}))

@@ -101,7 +101,7 @@ def _chosen(path: Path, config: EmbedderConfig) -> EmbedderConfig | None:
 def _settings_in(described: Any, path: Path) -> EmbedderConfig:
     if not isinstance(described, dict) or "config" not in described:
         raise ArtifactError(path, "does not describe an embedder", _REMEDY)
-    return EmbedderConfig(**renamed(described["config"], "dtype"))
+    return EmbedderConfig(**renamed(described["config"], "EmbedderConfig", "dtype"))
 
 
 def adopt_embedder(directory: Path, out: Path, gang: Gang) -> Embedder:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retro.common.errors import ConfigError, RetroError
 from retro.common.terminal import Cell, Table, output, styled
 from retro.run_config import RunConfig, load_run_config
 from retro.upkeep.status import State, Status, as_json, has_run, status_of
-from retro.upkeep.verify import Verification, Verified
+
+if TYPE_CHECKING:
+    from retro.upkeep.verify import Verified
 
 _STYLES: dict[State, str] = {
     "done": "green",
@@ -104,6 +107,8 @@ def run_verification(arguments: Sequence[str], *, share: float, repair: bool, se
         raise ConfigError("--recompute", share, "needs a share of the blocks, 0 to 1")
     if (share or repair) and not has_settings:
         raise ConfigError("run", arguments[0], "needs the run's YAML file: blocks are made from its settings")
+    from retro.upkeep.verify import Verification
+
     verification = Verification(config, command, repair=repair)
     verification.read_all()
     if share:

@@ -7,17 +7,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from retro.common.artifacts import MANIFEST, Manifest, is_complete, read_manifest, require_same_config
-from retro.common.blocks import BlockStore
 from retro.common.claims import WORKERS, Claims
 from retro.common.errors import ArtifactError
-from retro.common.gang import Plan
 from retro.common.lock import is_held
 from retro.pipeline import STAGES, Stage, stage
 from retro.run_config import RunConfig
 from retro.upkeep.parents import require_parents
+
+if TYPE_CHECKING:
+    from retro.common.blocks import BlockStore
+    from retro.common.gang import Plan
 
 State = Literal["done", "running", "stopped", "stale", "broken", "missing"]
 _RATE_OVER_S = 600.0
@@ -119,6 +121,9 @@ def _require_settings(directory: Path, manifest: Manifest, config: RunConfig) ->
 
 
 def _building(one: Stage, directory: Path, path: Path) -> Status:
+    # Here, because a run whose stages are finished is looked at without numpy and h5py.
+    from retro.common.gang import Plan
+
     try:
         plan = Plan.read(path)
     except ArtifactError as error:

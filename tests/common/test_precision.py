@@ -12,7 +12,7 @@ import pytest
 from retro.common import precision
 from retro.common.artifacts import differences
 from retro.common.errors import ConfigError
-from retro.common.precision import Choice, choose, is_bfloat16, renamed, tell_new_name
+from retro.common.precision import Choice, choose, is_bfloat16, tell_new_name
 from retro.generate.config import GenerateConfig
 from retro.index.config import EmbedderConfig, IndexConfig
 from retro.training.config import TrainConfig
@@ -131,7 +131,7 @@ def test_former_names_are_read_and_named_once(caplog: pytest.LogCaptureFixture) 
         "index.embedder.dtype is the former name of index.embedder.precision; it is still read",
     ]
     with pytest.raises(ConfigError, match=r"bfloat16 = True: is the former name of `precision`, which is given too"):
-        renamed({"bfloat16": True, "precision": "auto"}, "bfloat16")
+        GenerateConfig.model_validate({"bfloat16": True, "precision": "auto"})
     with pytest.raises(ConfigError, match=r"precision = 7: needs 'auto', 'float32' or 'bfloat16'"):
         GenerateConfig.model_validate({"bfloat16": 7})
 
