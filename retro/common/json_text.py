@@ -6,14 +6,17 @@ import json
 import re
 import sys
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from annotated_types import Ge, Lt
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 MAX_JSON_DEPTH = 100
 """Lists and objects within each other. Python would read some hundreds, and fail later, in whatever walks them."""
 
-Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Count = Annotated[int, Ge(0), Lt(1 << 63)]
 """A number of things, of bytes, or of a place: what a forged file may not make negative, or larger than an int64."""
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -97,6 +100,9 @@ def wrong_type(value: Any, expect: Any) -> str | None:
         expect: A type of plain values: `dict[str, list[Count]]`, a TypedDict; a TypedDict may have other keys beside
             its own. Nothing is converted.
     """
+    # Here, because `retro --help` does without it: it takes half of that command's time.
+    from pydantic import ValidationError
+
     try:
         _adapter(expect).validate_python(value, strict=True)
     except ValidationError as error:
@@ -112,6 +118,8 @@ def wrong_type(value: Any, expect: Any) -> str | None:
 
 @lru_cache(maxsize=128)
 def _adapter(expect: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(expect)
 
 

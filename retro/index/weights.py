@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import logging
 from pathlib import Path
+from typing import Any
 
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import read_json, sha256_file
@@ -93,7 +94,7 @@ def check_model(folder: Path, config: EmbedderConfig) -> str:
         )
     modules = folder / "modules.json"
     if modules.exists():
-        for module in read_json(modules, "Give a sentence-transformers folder"):
+        for module in read_json(modules, "Give a sentence-transformers folder", list[dict[str, Any]]):
             if not str(module.get("type", "")).startswith("sentence_transformers."):
                 problem = f"asks for {module.get('type')!r}, which is not a part of sentence-transformers"
                 raise DataError(modules, problem, "Models that bring their own code are not run")
