@@ -11,6 +11,7 @@ import pytest
 
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError, TrainingError
+from retro.common.files import read_json
 from retro.common.precision import Hardware
 from retro.pipeline import stage
 from retro.pretrain import perplexity
@@ -94,11 +95,12 @@ def pretrained_bytes(run: Path) -> dict[str, bytes]:
     torch's table of contents of a checkpoint is a pickle, which says which equal words were one object in memory.
     """
     root, table = run / "5_pretrain", ".metadata"
-    kept = sorted(path for path in root.rglob("step_00000010/*") if path.name not in (table, "checkpoint.json"))
+    others = {table, "checkpoint.json", ".verified.json"}
+    kept = sorted(path for path in root.rglob("step_00000010/*") if path.name not in others)
     kept += [root / "manifest.json", root / "perplexity/manifest.json", root / "perplexity/perplexity.json"]
     found = {str(path.relative_to(root)): path.read_bytes() for path in kept}
     for path in root.rglob("step_00000010/checkpoint.json"):
-        described = json.loads(path.read_text())
+        described = read_json(path, "")
         del described["files"][table]
         found[str(path.relative_to(root))] = json.dumps(described).encode()
     return found
@@ -123,11 +125,11 @@ def test_a_lengthened_run_that_is_stopped_is_not_complete_and_goes_on(trained: P
     folder = copy(trained, tmp_path)
     longer, retro = config_of(folder, "train.steps=8"), folder / "run/5_pretrain/retro"
 
-    def stop(step: int) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("retro.training.saver.Saver.save", lambda saver, step: stop(step))
+        patch.setattr("retro.training.saver.Saver.save", stop)
         stage("pretrain").run(longer)
     assert not (folder / "run/5_pretrain/manifest.json").exists()
     assert not (folder / "run/5_pretrain/gpt/result.json").exists()
