@@ -1,25 +1,24 @@
-"""`python -m retro`: the same as the `retro` command."""
+"""The `retro` command, and `python -m retro`."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from retro import cli
 
-
-def main(command: Callable[[], None] = cli.main) -> None:
+def main(command: Callable[[], None] | None = None) -> None:
     """Run the command line. One of several processes of a launcher ends without Python's own winding up.
 
     That one takes apart what threads of torch and gloo still use, and now and then ends in `terminate called without
     an active exception` and exit code 134.
     """
     try:
-        command()
+        (command or _command_line())()
     except BaseException as error:
         # Looked at now: processes of srun are found on the way.
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -31,6 +30,15 @@ def main(command: Callable[[], None] = cli.main) -> None:
         _end(130 if isinstance(error, KeyboardInterrupt) else 1)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _end(0)
+
+
+def _command_line() -> Callable[[], None]:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # Until the command line has set its own: loading it takes a moment, in which nothing is begun.
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    from retro.cli import main as command_line
+
+    return command_line
 
 
 def _end(code: object) -> NoReturn:

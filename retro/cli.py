@@ -5,14 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retro import __version__
+from retro.cli_common import (
+    AsJson,
+    Redo,
+    Words,
+    Workers,
+    next_command,
+    read_arguments,
+    read_named,
+    say_farewell,
+    share_log_options,
+)
 from retro.cli_database import database_app
 from retro.cli_evaluate import add_evaluation
 from retro.cli_plan import plan_app
@@ -20,19 +32,20 @@ from retro.cli_sft import sft_app
 from retro.common.errors import ConfigError, RetroError
 from retro.common.files import discard, failed_write
 from retro.common.launcher import join_launcher
-from retro.common.progress import set_up_logging
+from retro.common.progress import Progress, duration
+from retro.common.stopping import Stopped, end, heed_signals
 from retro.common.terminal import complain, never_fail_to_encode, output
-from retro.common.worker import companions, end_with_parent, worker_of
+from retro.common.worker import companions, worker_of
 from retro.pipeline import (
     STAGES,
-    Stage,
     drop_replaced,
     leakage_path,
     measure_leakage,
+    number_of,
     redoing,
     report_path,
-    run_all,
     stage,
+    stage_lock,
     stages_until,
 )
 
@@ -47,37 +60,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-config_app = typer.Typer(help="Show a run's settings.", no_args_is_help=True)
+config_app = typer.Typer(help="Show a run's settings.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 
 log = logging.getLogger(__name__)
-
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[CONFIG.yaml] [section.setting=value]...", help="A run's YAML file, and settings to change."
-    ),
-]
-Redo = Annotated[bool, typer.Option("--redo", help="Remove what this stage and the following ones wrote, first.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine that build it together.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 
 
 def main() -> None:
     """Run the command line; user mistakes become one line on stderr and exit code 2."""
     never_fail_to_encode()
+    heed_signals(say_farewell)
     try:
         # Gives the code of a typer.Exit that a command raised, instead of raising it on.
         if code := app(standalone_mode=False):
             sys.exit(code)
+        sys.stdout.flush()
     except RetroError as error:
+        Progress.clear()
         # A wrong setting is wrong on every process of a launcher; the first one says so.
         if not (isinstance(error, ConfigError) and int(os.environ.get("RANK", "0"))):
             complain(str(error))
+            log.error("%s", error, extra={"printed": True})
         sys.exit(2)
-    except KeyboardInterrupt:
-        complain("interrupted; run the same command again to go on")
-        sys.exit(130)
+    except Stopped as stopped:
+        end(stopped.number, say_farewell)
+    except BrokenPipeError:
+        # Who reads the output has seen enough. Nothing is left to flush to, which the interpreter would try.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except typer.Abort:
         sys.exit(1)
     except Exception as error:
@@ -97,88 +107,99 @@ def _usage_error(error: Exception) -> None:
     sys.exit(2)
 
 
-def read_arguments(arguments: list[str] | None, extra: list[str] | None = None) -> RunConfig:
-    """The run config from a command's arguments: at most one file, then overrides."""
-    files = [text for text in arguments or [] if "=" not in text]
-    overrides = [text for text in arguments or [] if "=" in text]
-    if len(files) > 1:
-        raise ConfigError("arguments", files, "needs one config file; settings have the form section.setting=value")
-    # Settings cost half of what the shortest commands take, so `retro --help` does without them.
-    from retro.run_config import load_run_config
+def _run_stage(
+    name: str, config: RunConfig, words: Sequence[str] | None, again: bool = False, workers: int = 1, place: str = ""
+) -> None:
+    """Run a stage, or find it complete.
 
-    return load_run_config(Path(files[0]) if files else None, overrides + (extra or []))
-
-
-def _start(verbose: bool) -> None:
-    end_with_parent()
-    set_up_logging(verbose=verbose, rank=worker_of().rank)
-
-
-def _run_stage(name: str, config: RunConfig, again: bool, together: AbstractContextManager[None] | None = None) -> None:
+    Args:
+        name: The stage.
+        config: The run.
+        words: That name the run on the command line, for the processes that help.
+        again: Remove what it and the following stages wrote, first.
+        workers: Processes that build it.
+        place: Among the stages to run, such as `[2/9] `.
+    """
     from retro.common.artifacts import is_complete
-    from retro.common.lock import run_lock
 
     if stage(name).processes:
         join_launcher()
+    one, started = stage(name), time.monotonic()
+    path = one.path(config)
     # Slices of the questions are answered side by side, each holding its own lock too; so do workers on blocks.
-    slices = name == "generate" and config.generate.is_slice
-    shared = (slices or stage(name).blocks) and not again
-    with run_lock(config.run_dir, shared=shared):
-        with redoing(config, name) if again else nullcontext(), together or nullcontext():
-            manifest = stage(name).run(config)
-        if not shared:
+    together = one.blocks or (name == "generate" and config.generate.is_slice)
+    before = is_complete(path) and not again
+    with stage_lock(config, name, together=together, redo=again):
+        # Before any library is loaded, which takes its time.
+        log.info("%s%s: %s", place, name, "already complete; checking it" if before else f"begins, in {path}")
+        with redoing(config, name) if again else nullcontext(), companions(workers, [name, *(words or [])]):
+            one.run(config)
+        if again or not together:
             drop_replaced(config, name)
     # A slice that others are to follow has answered its questions; the stage is not complete.
-    if is_complete(stage(name).path(config)):
-        log.info("%s: complete, fingerprint %s", name, manifest.fingerprint)
+    if is_complete(path) and not before:
+        log.info("%s: done in %s: %s", name, duration(time.monotonic() - started), path)
+
+
+def _say_next(name: str, config: RunConfig, words: Sequence[str] | None) -> None:
+    """Say which command a finished stage makes possible."""
+    from retro.common.artifacts import is_complete
+
+    if not is_complete(stage(name).path(config)):
+        return
+    left = [one for one in STAGES[number_of(name) + 1 :] if not is_complete(one.path(config))]
+    if left:
+        log.info("next: %s", next_command(left[0].name, words))
+    elif name == STAGES[-1].name:
+        log.info("next: %s", next_command("ask", [*(words or ["CONFIG.yaml"]), "a question"]))
 
 
 def _stage_command(name: str) -> Callable[..., None]:
-    def command(arguments: Arguments = None, again: Redo = False, verbose: Verbose = False) -> None:
-        _start(verbose)
-        _run_stage(name, read_arguments(arguments), again)
+    def command(arguments: Words = None, again: Redo = False) -> None:
+        config = read_named(name, arguments)
+        _run_stage(name, config, arguments, again)
+        _say_next(name, config, arguments)
 
     command.__doc__ = stage(name).summary
     return command
 
 
 def _block_command(name: str) -> Callable[..., None]:
-    def command(
-        arguments: Arguments = None, again: Redo = False, workers: Workers = 1, verbose: Verbose = False
-    ) -> None:
-        _start(verbose)
-        _run_stage(name, read_arguments(arguments), again, companions(workers, [name, *(arguments or [])]))
+    def command(arguments: Words = None, again: Redo = False, workers: Workers = 1) -> None:
+        config = read_named(name, arguments)
+        _run_stage(name, config, arguments, again, workers)
+        _say_next(name, config, arguments)
 
     command.__doc__ = stage(name).summary
     return command
 
 
 for _one in STAGES:
-    if _one.name not in ("db", "index", "pretrain", "sft", "evaluate"):
+    if _one.name not in ("db", "index", "pretrain", "perplexity", "sft", "evaluate"):
         app.command(_one.name)((_block_command if _one.blocks else _stage_command)(_one.name))
-app.add_typer(database_app(_block_command("db"), read_arguments, _start), name="db")
-app.add_typer(sft_app(_stage_command("sft"), read_arguments, _start), name="sft")
+app.add_typer(database_app(_block_command("db")), name="db")
+app.add_typer(sft_app(_stage_command("sft")), name="sft")
 
 
 @app.command()
 def index(
-    arguments: Arguments = None,
+    arguments: Words = None,
     target_recall: Annotated[
         float | None, typer.Option(help="Share of the ten nearest that a search has to find: index.target_recall.")
     ] = None,
     again: Redo = False,
     workers: Workers = 1,
-    verbose: Verbose = False,
 ) -> None:
     """Chunks to embeddings and a Faiss index."""
     words = [*(arguments or []), *([] if target_recall is None else [f"index.target_recall={target_recall}"])]
-    _start(verbose)
-    _run_stage("index", read_arguments(words), again, companions(workers, ["index", *words]))
+    config = read_named("index", words)
+    _run_stage("index", config, words, again, workers)
+    _say_next("index", config, arguments)
 
 
 @app.command()
 def pretrain(
-    arguments: Arguments = None,
+    arguments: Words = None,
     again: Redo = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print layers, parameters and memory; train nothing.")
@@ -189,10 +210,9 @@ def pretrain(
     no_load_optim: Annotated[
         bool, typer.Option("--no-load-optim", help="Start with a clean optimizer (--finetune always does).")
     ] = False,
-    verbose: Verbose = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pretrain Retro (or a GPT) and its baselines."""
-    _start(verbose)
     extra = []
     if load is not None:
         if not finetune:
@@ -201,25 +221,35 @@ def pretrain(
         extra = [f"pretrain.start_from={load}"]
     elif finetune or no_load_optim:
         raise ConfigError("--finetune", True, "needs --load CHECKPOINT")
-    config = read_arguments(arguments, extra)
     if dry_run:
         from retro.show_plan import show_dry_run
 
-        show_dry_run(config)
+        show_dry_run(read_arguments(arguments, extra))
         return
+    config = read_named("pretrain", arguments, extra)
     if not skip_train:
-        _run_stage("pretrain", config, again)
-    _run_stage("perplexity", config, again=False)
-    _show_tables(config)
+        _run_stage("pretrain", config, arguments, again)
+    _run_stage("perplexity", config, arguments)
+    _show_tables(config, as_json=as_json)
+    _say_next("perplexity", config, arguments)
 
 
-app.add_typer(plan_app(read_arguments, _start), name="plan")
-add_evaluation(app, read_arguments, _start)
+@app.command()
+def perplexity(arguments: Words = None, again: Redo = False, as_json: AsJson = False) -> None:
+    """Perplexity with real, shuffled and no neighbors."""
+    config = read_named("perplexity", arguments)
+    _run_stage("perplexity", config, arguments, again)
+    _show_tables(config, as_json=as_json)
+    _say_next("perplexity", config, arguments)
+
+
+app.add_typer(plan_app(), name="plan")
+add_evaluation(app)
 
 
 @app.command()
 def evaluate(
-    arguments: Arguments = None,
+    arguments: Words = None,
     again: Redo = False,
     plain: Annotated[
         Path | None, typer.Option(help="Score a file with one answer a line instead; needs --questions.")
@@ -229,11 +259,10 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Score so many lines of --plain; the original scorer: 3000 of a dev file.")
     ] = None,
-    verbose: Verbose = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score the answers and write the report."""
-    _start(verbose)
-    config = read_arguments(arguments)
+    config = read_arguments(arguments) if plain is not None else read_named("evaluate", arguments)
     if plain is not None:
         from retro.evaluate.plain import run_plain
 
@@ -244,40 +273,34 @@ def evaluate(
         scores = run_plain(config.evaluate, plain, questions, out, start=start, limit=limit)
         output.json(scores)
         return
-    _run_stage("evaluate", config, again)
-    _show_tables(config)
+    _run_stage("evaluate", config, arguments, again)
+    _show_tables(config, as_json=as_json)
+    _say_next("evaluate", config, arguments)
 
 
 @app.command()
 def run(
-    arguments: Arguments = None,
+    arguments: Words = None,
     again: Redo = False,
     until: Annotated[str, typer.Option(help="The last stage to run.")] = STAGES[-1].name,
     workers: Workers = 1,
-    verbose: Verbose = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run all stages in order, skipping what is complete."""
-    _start(verbose)
-    config = read_arguments(arguments)
+    config = read_named("run", arguments)
     stages = stages_until(until)
     if any(one.processes for one in stages):
         join_launcher()
     from retro.common.lock import run_lock
 
     # Stages of blocks only may be run by many at once, as the tasks of an array do.
-    shared = all(one.blocks for one in stages) and not again
-
-    def together(one: Stage) -> AbstractContextManager[None]:
-        return companions(workers if one.blocks else 1, [one.name, *(arguments or [])])
-
-    with run_lock(config.run_dir, shared=shared):
-        with redoing(config, "corpus") if again else nullcontext(), together(stages[0]):
-            stages[0].run(config)
-        run_all(config, stages, together)
-        if not shared:
-            drop_replaced(config, stages[0].name)
+    with run_lock(config.run_dir, shared=all(one.blocks for one in stages) and not again):
+        for number, one in enumerate(stages, start=1):
+            place, first = f"[{number}/{len(stages)}] ", number == 1
+            _run_stage(one.name, config, arguments, again and first, workers if one.blocks else 1, place)
     if any(one.trains for one in stages):
-        _show_tables(config)
+        _show_tables(config, as_json=as_json)
+    _say_next(stages[-1].name, config, arguments)
 
 
 @app.command()
@@ -290,10 +313,8 @@ def convert(
     vocabulary: Annotated[
         int | None, typer.Option(min=1, help="Tokens in its tokenizer; all rows of its embedding without.")
     ] = None,
-    verbose: Verbose = False,
 ) -> None:
     """Turn a legacy Megatron checkpoint (InstructRetro's layout) into one of this toolkit; print its model section."""
-    _start(verbose)
     from retro.training.convert import convert as run_conversion
 
     shape = run_conversion(folder, out, chunk_length=chunk_length, vocabulary=vocabulary)
@@ -312,10 +333,8 @@ def merge_lora(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; without it, the precision of the training.")
     ] = None,
-    verbose: Verbose = False,
 ) -> None:
     """Add adapters (train.lora) to the weights they were trained on: a checkpoint that stands alone."""
-    _start(verbose)
     from retro.training.merge import merge
 
     merge(checkpoint, out, base=base, dtype=dtype)
@@ -329,20 +348,17 @@ def import_db(
         Path | None, typer.Option(help="SentencePiece .model or tokenizer.json; without it, what the project names.")
     ] = None,
     eod_token: Annotated[str | None, typer.Option(help="Token that ends a document, if not the usual one.")] = None,
-    verbose: Verbose = False,
 ) -> None:
     """Take over a chunk database that NVIDIA's tools built: same chunks, same row numbers."""
-    _start(verbose)
-    from retro.common.lock import run_lock
     from retro.importing.run import import_project
     from retro.run_config import RunConfig
 
     run_config = RunConfig(run_dir=out)
     dirs = (stage(name).path(run_config) for name in ("corpus", "db"))
-    with run_lock(out):
+    with stage_lock(run_config, "corpus", redo=True):
         found = import_project(project, out, *dirs, tokenizer=tokenizer, eod_token=eod_token)
     rows = ", ".join(f"{count:,} {split}" for split, count in found.rows.items())
-    output.say(f"imported: {rows} chunks; go on with: retro index {found.run_file}")
+    output.say(f"imported: {rows} chunks; go on with: {next_command('index', [str(found.run_file)])}")
 
 
 @app.command()
@@ -360,37 +376,40 @@ def inspect(
     neighbors: Annotated[int | None, typer.Option(help="Shown of a chunk; as many as the model reads.")] = None,
     html: Annotated[Path | None, typer.Option(help="Of samples: write them as a page that needs nothing else.")] = None,
     samples: Annotated[int, typer.Option(help="On that page, from NUMBER on.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
     """Look at a chunk, a chunk's neighbors, training samples, or the whole database."""
-    _start(verbose=False)
     from retro.inspect.show import Wanted, show, view_and_number
 
     number, arguments = view_and_number(words or [])
     wanted = Wanted(
-        what=what, number=number, split=split, source=source, neighbors=neighbors, html=html, samples=samples
-    )
+        what=what, number=number, split=split, source=source, neighbors=neighbors, html=html, samples=samples,
+        as_json=as_json,
+    )  # fmt: skip
     show(read_arguments(arguments), wanted)
 
 
 @app.command()
 def leakage(
-    arguments: Arguments = None,
+    arguments: Words = None,
     again: Annotated[bool, typer.Option("--redo", help="Measure the overlaps anew.")] = False,
     workers: Workers = 1,
-    verbose: Verbose = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how much of the held-out text stands in the training text, and what perplexity is without it."""
-    _start(verbose)
-    config = read_arguments(arguments)
-    from retro.common.lock import run_lock
+    config = read_named("leakage", arguments)
     from retro.leakage.tables import print_leakage
 
-    with run_lock(config.run_dir, shared=True):
+    # It reads what perplexity reads, and its numbers.
+    with stage_lock(config, "perplexity", together=True):
         if again:
             discard(leakage_path(config))
         with companions(workers, ["leakage", *(arguments or [])]):
             result = measure_leakage(config)
     if worker_of().rank:
+        return
+    if as_json:
+        output.json(result)
         return
     print_leakage(result, output)
     output.say(f"pictures and all numbers: {leakage_path(config)}")
@@ -398,32 +417,34 @@ def leakage(
 
 @app.command()
 def ask(
-    run_config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A run's YAML file.")],
-    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[section.setting=value]...", help="Settings to change.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CONFIG.yaml QUESTION [section.setting=value]...",
+            help="A run's YAML file, a question in quotes, and settings to change.",
+        ),
     ] = None,
     passages_from: Annotated[
         str, typer.Option(help="retriever, live (search on while the answer grows) or none.")
     ] = "retriever",
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Write the answer while it grows.")] = True,
-    verbose: Verbose = False,
+    as_json: AsJson = False,
 ) -> None:
     """Answer one question with the tuned model, and say which passages it read."""
-    _start(verbose)
-    from retro.show_answer import show_answer
+    from retro.show_answer import run_and_question, show_answer
 
-    config = read_arguments([run_config, *(settings or [])])
-    show_answer(config, question, passages_from=passages_from, stream=stream)
+    arguments, question = run_and_question(words or [])
+    show_answer(
+        read_arguments(arguments), question, passages_from=passages_from, stream=stream and not as_json, as_json=as_json
+    )
 
 
 @app.command()
-def serve(arguments: Arguments = None, verbose: Verbose = False) -> None:
+def serve(arguments: Words = None) -> None:
     """Answer over HTTP, as OpenAI's API does, with the passages that were read; a page to ask on at /."""
-    _start(verbose)
     from retro.cli_serve import serve_run
 
-    serve_run(read_arguments(arguments))
+    serve_run(read_named("serve", arguments))
 
 
 @app.command()
@@ -440,10 +461,8 @@ def export(
     run: Annotated[
         Path | None, typer.Option(help="The run that made it; without it, the one above the checkpoint.")
     ] = None,
-    verbose: Verbose = False,
 ) -> None:
     """Write a checkpoint as a folder that transformers opens."""
-    _start(verbose)
     from retro.export.run import export as write
 
     write(checkpoint, out, decoder_only=decoder_only, dtype=dtype, step=step, run_dir=run)
@@ -452,11 +471,10 @@ def export(
 
 @app.command()
 def status(
-    arguments: Arguments = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Numbers for machines.")] = False,
+    arguments: Words = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say how far a run is (by its config or its directory): done, running, stopped, stale, missing, broken."""
-    _start(verbose=False)
     from retro.upkeep.show import show_status
 
     show_status(arguments or [], as_numbers=as_json)
@@ -464,29 +482,28 @@ def status(
 
 @app.command()
 def verify(
-    arguments: Arguments = None,
+    arguments: Words = None,
     recompute: Annotated[float, typer.Option(help="Share of the blocks to make once more and compare.")] = 0.0,
     repair: Annotated[bool, typer.Option("--repair", help="Make damaged blocks again.")] = False,
     seed: Annotated[int, typer.Option(help="Draws the blocks to make once more.")] = 0,
-    verbose: Verbose = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read every file of a run again, and compare it with what was written down of it."""
-    _start(verbose)
     from retro.upkeep.show import run_verification
 
-    run_verification(arguments or [], share=recompute, repair=repair, seed=seed)
+    run_verification(arguments or [], share=recompute, repair=repair, seed=seed, as_json=as_json)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, what is missing or wrong, and what to do."""
     from retro import doctor as examination
 
-    raise typer.Exit(examination.run())
+    raise typer.Exit(examination.run(as_json=as_json))
 
 
 @config_app.command("show")
-def config_show(arguments: Arguments = None) -> None:
+def config_show(arguments: Words = None) -> None:
     """Print a run's settings, every default filled in."""
     config = read_arguments(arguments)
     from retro.run_config import as_yaml
@@ -509,12 +526,19 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-def _show_tables(config: RunConfig) -> None:
+def _show_tables(config: RunConfig, *, as_json: bool = False) -> None:
     if int(os.environ.get("RANK", "0")):
         return
-    from retro.evaluate.tables import print_tables
+    from retro.evaluate.tables import print_tables, table_numbers
 
-    print_tables(config.run_dir, output, config.generate.name)
     report = report_path(config)
+    if as_json:
+        shown = {"report": str(report)} if report.exists() else {}
+        output.json(table_numbers(config.run_dir, config.generate.name) | shown)
+        return
+    print_tables(config.run_dir, output, config.generate.name)
     if report.exists():
         output.say(f"report: {report}")
+
+
+share_log_options(app)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from retro.cli_common import AsJson, read_arguments
 from retro.common.errors import ConfigError, DataError
 from retro.common.terminal import output
 from retro.pipeline import database_home
@@ -20,7 +21,6 @@ from retro.pipeline import database_home
 if TYPE_CHECKING:
     from retro.run_config import RunConfig
 
-    Read = Callable[[list[str]], RunConfig]
 
 Words = Annotated[
     list[str] | None,
@@ -35,7 +35,6 @@ WordsAndPath = Annotated[
 Source = Annotated[
     str | None, typer.Option(help="The source the documents belong to; not needed where there is only one.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 STAGE = "build"
 
 
@@ -49,13 +48,11 @@ class StageOrCommand(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def database_app(run_stage: Callable[..., None], read: Read, start: Callable[[bool], None]) -> typer.Typer:
+def database_app(run_stage: Callable[..., None]) -> typer.Typer:
     """The `db` group.
 
     Args:
         run_stage: The command that runs the db stage.
-        read: From a command's words to the run's settings.
-        start: Sets up the log; told whether to say more.
     """
     app = typer.Typer(
         cls=StageOrCommand,
@@ -65,21 +62,19 @@ def database_app(run_stage: Callable[..., None], read: Read, start: Callable[[bo
     app.command(STAGE)(run_stage)
 
     @app.command()
-    def add(words: WordsAndPath = None, source: Source = None, verbose: Verbose = False) -> None:
+    def add(words: WordsAndPath = None, source: Source = None) -> None:
         """Add the documents of a file or folder: the next version of the database."""
         from retro.living import change
 
-        start(verbose)
-        config, path = _run_and_path(words, read)
+        config, path = _run_and_path(words)
         change.add(database_home(config), path, source)
 
     @app.command()
-    def replace(words: WordsAndPath = None, source: Source = None, verbose: Verbose = False) -> None:
+    def replace(words: WordsAndPath = None, source: Source = None) -> None:
         """Replace documents by those of the same ids in a file or folder: the next version."""
         from retro.living import change
 
-        start(verbose)
-        config, path = _run_and_path(words, read)
+        config, path = _run_and_path(words)
         change.replace_documents(database_home(config), path, source)
 
     @app.command()
@@ -88,52 +83,52 @@ def database_app(run_stage: Callable[..., None], read: Read, start: Callable[[bo
         id_: Annotated[list[str] | None, typer.Option("--id", help="A document's id; may be given again.")] = None,
         ids: Annotated[Path | None, typer.Option(help="A file with one id a line.")] = None,
         source: Source = None,
-        verbose: Verbose = False,
     ) -> None:
         """Remove documents: the next version."""
         from retro.living import change
 
-        start(verbose)
         wanted = [*(id_ or []), *(_lines(ids) if ids else [])]
         if not wanted:
             raise ConfigError("--id", wanted, "needs the id of a document, or --ids FILE")
-        change.remove(database_home(_own_run(words, read)), wanted, source)
+        change.remove(database_home(_own_run(words)), wanted, source)
 
     @app.command()
-    def compact(words: Words = None, verbose: Verbose = False) -> None:
+    def compact(words: Words = None) -> None:
         """Write what lives into one database and one index, nothing tokenised or embedded again: the next version."""
         from retro.living.compact import compact as compact_database
 
-        start(verbose)
-        compact_database(database_home(_own_run(words, read)))
+        compact_database(database_home(_own_run(words)))
 
     @app.command()
-    def versions(words: Words = None) -> None:
+    def versions(words: Words = None, as_json: AsJson = False) -> None:
         """List the versions of the database."""
-        from retro.living.show import table_of
+        from retro.living.show import numbers_of, table_of
 
-        start(False)
-        output.table(table_of(database_home(_own_run(words, read))))
+        home = database_home(_own_run(words))
+        if as_json:
+            output.json(numbers_of(home))
+        else:
+            output.table(table_of(home))
 
     return app
 
 
-def _own_run(words: list[str] | None, read: Read) -> RunConfig:
-    config = read(words or [])
+def _own_run(words: list[str] | None) -> RunConfig:
+    config = read_arguments(words)
     if config.database.run_dir is not None:
         need = "needs to be left out: a database is changed through its own run's config"
         raise ConfigError("database.run_dir", str(config.database.run_dir), need)
     return config
 
 
-def _run_and_path(words: list[str] | None, read: Read) -> tuple[RunConfig, Path]:
+def _run_and_path(words: list[str] | None) -> tuple[RunConfig, Path]:
     """A config ends in .yaml or .yml, a setting has an equals sign; the word that is left is the path."""
     paths = [word for word in words or [] if "=" not in word and not word.endswith((".yaml", ".yml"))]
     if len(paths) != 1:
         raise ConfigError(
             "PATH", paths, "needs one file or folder of documents, as in `retro db add run.yaml new.jsonl`"
         )
-    return _own_run([word for word in words or [] if word != paths[0]], read), Path(paths[0])
+    return _own_run([word for word in words or [] if word != paths[0]]), Path(paths[0])
 
 
 def _lines(path: Path) -> list[str]:

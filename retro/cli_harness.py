@@ -24,6 +24,7 @@ def run_harness(
     few_shot: int | None,
     limit: int | None,
     out: Path | None,
+    as_json: bool = False,
 ) -> Path:
     """Run tasks of the harness.
 
@@ -35,6 +36,7 @@ def run_harness(
         few_shot: Examples; None: as the task says.
         limit: Questions of each task; None: all.
         out: The results' file; None: `lm_eval.json` in the run's directory.
+        as_json: Print the results as the file has them, instead of a table.
 
     Returns:
         The results' file.
@@ -69,8 +71,11 @@ def run_harness(
     found = evaluate(model, wanted)
     path = out or config.run_dir / "lm_eval.json"
     write_plain_json(path, found)
-    output.table(harness_table(found))
-    output.say(f"all numbers: {path}")
+    if as_json:
+        output.json(found)
+    else:
+        output.table(harness_table(found))
+        output.say(f"all numbers: {path}")
     return path
 
 

@@ -6,26 +6,14 @@ retro plan db --tokens 1.2T                     a database
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from retro.cli_common import AsJson, Words, read_arguments
 from retro.common.errors import ConfigError
 
-if TYPE_CHECKING:
-    from retro.run_config import RunConfig
-
-    Read = Callable[[list[str] | None], RunConfig]
-
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[CONFIG.yaml] [section.setting=value]...", help="A run's YAML file, and settings to change."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Numbers for machines.")]
 MODEL = "model"
 
 
@@ -39,13 +27,8 @@ class ModelUnlessNamed(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def plan_app(read: Read, start: Callable[[bool], None]) -> typer.Typer:
-    """The `plan` group.
-
-    Args:
-        read: From a command's words to the run's settings.
-        start: Sets up the log; told whether to say more.
-    """
+def plan_app() -> typer.Typer:
+    """The `plan` group."""
     app = typer.Typer(
         cls=ModelUnlessNamed,
         help="Say what a model or a database needs, before anything is allocated.\n\n"
@@ -53,12 +36,12 @@ def plan_app(read: Read, start: Callable[[bool], None]) -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    _add_model(app, read, start)
-    _add_database(app, start)
+    _add_model(app)
+    _add_database(app)
     return app
 
 
-def _add_model(app: typer.Typer, read: Read, start: Callable[[bool], None]) -> None:
+def _add_model(app: typer.Typer) -> None:
     @app.command(MODEL)
     def model(
         arguments: Words = None,
@@ -71,7 +54,6 @@ def _add_model(app: typer.Typer, read: Read, start: Callable[[bool], None]) -> N
         as_json: AsJson = False,
     ) -> None:
         """Say what a run needs: weights, memory, FLOPs, GPU-hours. Proposes a layout where none is given."""
-        start(False)
         from retro.show_plan import overrides_of_size, show_plan
 
         given = list(arguments or [])
@@ -80,12 +62,12 @@ def _add_model(app: typer.Typer, read: Read, start: Callable[[bool], None]) -> N
                 raise ConfigError("--size", size, "needs no config file beside it: give one of the two")
             given = overrides_of_size(size) + given
         show_plan(
-            read(given), gpus=gpus, gpu=gpu, tokens=tokens, utilisation=utilisation, vocabulary=vocabulary,
+            read_arguments(given), gpus=gpus, gpu=gpu, tokens=tokens, utilisation=utilisation, vocabulary=vocabulary,
             as_json=as_json,
         )  # fmt: skip
 
 
-def _add_database(app: typer.Typer, start: Callable[[bool], None]) -> None:
+def _add_database(app: typer.Typer) -> None:
     @app.command("db")
     def database(
         tokens: Annotated[str, typer.Option(help="Tokens of the text, as 330b or 1.2T.")],
@@ -108,7 +90,6 @@ def _add_database(app: typer.Typer, start: Callable[[bool], None]) -> None:
         as_json: AsJson = False,
     ) -> None:
         """Say what a database of some size needs: disk, memory, GPU-hours, training sample, query hours."""
-        start(False)
         from retro.planner.ask_database import ask
         from retro.planner.show_database import show
         from retro.show_plan import token_budget as number

@@ -9,33 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from retro.cli_common import AsJson, read_arguments
 from retro.cli_database import STAGE, StageOrCommand
 from retro.common.terminal import output
-
-if TYPE_CHECKING:
-    from retro.run_config import RunConfig
-
-    Read = Callable[[list[str] | None], RunConfig]
 
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG.yaml] [section.setting=value]...", help="The run whose tuning is measured."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Numbers for machines.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 
 
-def sft_app(run_stage: Callable[..., None], read: Read, start: Callable[[bool], None]) -> typer.Typer:
+def sft_app(run_stage: Callable[..., None]) -> typer.Typer:
     """The `sft` group.
 
     Args:
         run_stage: The command that runs the sft stage.
-        read: From a command's words to the run's settings.
-        start: Sets up the log; told whether to say more.
     """
     app = typer.Typer(
         cls=StageOrCommand,
@@ -43,12 +35,12 @@ def sft_app(run_stage: Callable[..., None], read: Read, start: Callable[[bool], 
         rich_markup_mode=None,
     )
     app.command(STAGE)(run_stage)
-    _add_convert(app, start)
-    _add_stats(app, read, start)
+    _add_convert(app)
+    _add_stats(app)
     return app
 
 
-def _add_convert(app: typer.Typer, start: Callable[[bool], None]) -> None:
+def _add_convert(app: typer.Typer) -> None:
     @app.command()
     def convert(
         form: Annotated[
@@ -80,10 +72,8 @@ def _add_convert(app: typer.Typer, start: Callable[[bool], None]) -> None:
             bool, typer.Option("--skip-bad", help="Count items that cannot be used, instead of stopping at the first.")
         ] = False,
         as_json: AsJson = False,
-        verbose: Verbose = False,
     ) -> None:
         """Turn a public file of questions or chats into question files that `retro` tunes on and asks."""
-        start(verbose)
         from retro.sft.convert.items import Options
         from retro.sft.convert.run import Wanted, run
 
@@ -100,11 +90,10 @@ def _add_convert(app: typer.Typer, start: Callable[[bool], None]) -> None:
             output.say(f"{file}: {count:,} questions")
 
 
-def _add_stats(app: typer.Typer, read: Read, start: Callable[[bool], None]) -> None:
+def _add_stats(app: typer.Typer) -> None:
     @app.command()
-    def stats(words: Words = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
+    def stats(words: Words = None, as_json: AsJson = False) -> None:
         """Say how long prompts, passages and answers are, and what fits, before any tuning."""
-        start(verbose)
         from retro.show_sft import show_stats
 
-        show_stats(read(words), as_json=as_json)
+        show_stats(read_arguments(words), as_json=as_json)

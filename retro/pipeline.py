@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retro.common.errors import ConfigError, RetroError
 from retro.common.files import discard
+from retro.common.lock import is_held, run_lock
 from retro.common.worker import worker_of
 
 if TYPE_CHECKING:
@@ -216,6 +217,11 @@ def stage(name: str) -> Stage:
     return next(one for one in STAGES if one.name == name)
 
 
+def number_of(name: str) -> int:
+    """Where the stage of that name stands in the order, from 0."""
+    return next(number for number, one in enumerate(STAGES) if one.name == name)
+
+
 def _dir(config: RunConfig, name: str) -> Path:
     return stage(name).path(config)
 
@@ -239,16 +245,42 @@ def stages_until(name: str) -> tuple[Stage, ...]:
     return STAGES[: names.index(name) + 1]
 
 
-def run_all(
-    config: RunConfig,
-    stages: tuple[Stage, ...] = STAGES,
-    around: Callable[[Stage], AbstractContextManager[None]] = lambda one: nullcontext(),
-) -> None:
-    """Run stages in order, each within `around` it; what is complete is checked and skipped."""
-    for number, one in enumerate(stages, start=1):
-        log.info("[%d/%d] %s", number, len(stages), one.name)
-        with around(one):
-            one.run(config)
+@contextmanager
+def stage_lock(config: RunConfig, name: str, *, together: bool = False, redo: bool = False) -> Iterator[None]:
+    """Keep a stage from being made by two processes, and what it reads from being removed meanwhile.
+
+    Several stages of a run may be worked on at once, as answers are while another model trains.
+
+    Args:
+        config: The run.
+        name: The stage.
+        together: Whether others may make it too: workers on blocks, slices of the questions.
+        redo: Whether what it and the following ones wrote is removed.
+
+    Raises:
+        ArtifactError: Another process makes it, or works with what would be removed.
+    """
+    number = number_of(name)
+    with ExitStack() as held:
+        for place, one in enumerate(STAGES):
+            if place <= number or redo:
+                shared = place < number or not redo
+                kept = run_lock(config.run_dir, shared=shared, name=_lock_name(config, one, "kept"), what=one.name)
+                held.enter_context(kept)
+        shared = together and not redo
+        made = run_lock(config.run_dir, shared=shared, name=_lock_name(config, stage(name), "made"), what=name)
+        held.enter_context(made)
+        yield
+
+
+def is_being_made(config: RunConfig, one: Stage) -> bool:
+    """Whether a process works on a stage now."""
+    return is_held(config.run_dir, _lock_name(config, one, "made"))
+
+
+def _lock_name(config: RunConfig, one: Stage, of: str) -> str:
+    # By directory: answers under another name, or with another database, are another stage's worth of files.
+    return f".locks/{one.path(config).relative_to(config.run_dir).as_posix().replace('/', '_')}.{of}"
 
 
 @contextmanager
@@ -258,7 +290,7 @@ def redoing(config: RunConfig, name: str) -> Iterator[None]:
     When the work inside is refused, everything is put back as it was. When it was stopped after it had saved
     checkpoints, these stay, so that it can go on, and the old is kept beside them until the stage is complete.
     """
-    first = next(number for number, one in enumerate(STAGES) if one.name == name)
+    first = number_of(name)
     for path in _paths_from(config, first):
         old = _aside(path)
         if path.exists():
@@ -279,10 +311,11 @@ def redoing(config: RunConfig, name: str) -> Iterator[None]:
 
 
 def drop_replaced(config: RunConfig, name: str) -> None:
-    """Remove what `redoing` set aside, once the stage is complete."""
-    first = next(number for number, one in enumerate(STAGES) if one.name == name)
-    for path in _paths_from(config, first):
-        if _aside(path).exists():
+    """Remove what `redoing` set aside, once the stage is complete, but what another process set aside just now."""
+    first = number_of(name)
+    for one in STAGES[first:]:
+        path = one.path(config)
+        if _aside(path).exists() and (one.name == name or not is_being_made(config, one)):
             discard(_aside(path))
             log.info("removed what %s held before", path)
 

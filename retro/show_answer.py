@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 from retro.common.answers import Answer
+from retro.common.errors import ConfigError
 from retro.common.terminal import output
 from retro.common.worker import worker_of
 from retro.pipeline import database_dirs, stage
 from retro.run_config import RunConfig
 
+SECTIONS = frozenset(RunConfig.model_fields)
+"""First parts of the names of settings."""
 
-def show_answer(config: RunConfig, question: str, *, passages_from: str, stream: bool) -> None:
+
+def run_and_question(words: Sequence[str]) -> tuple[list[str], str]:
+    """Tell the words that name a run, its file and settings to change, from the question.
+
+    A word is a setting where its name begins with a section of a run config; a question may hold an equals sign.
+
+    Raises:
+        ConfigError: There is no question, or more than one.
+    """
+    settings = [word for word in words if word.partition("=")[1] and word.split("=")[0].split(".")[0] in SECTIONS]
+    texts = [word for word in words if word not in settings]
+    files = [word for word in texts[:1] if word.endswith((".yaml", ".yml")) or len(texts) > 1]
+    questions = texts[len(files) :]
+    example = 'as in `retro ask run.yaml "Who wrote it?"`'
+    if len(questions) != 1:
+        problem = "needs one question, in quotes" if questions else "needs a question"
+        raise ConfigError("QUESTION", questions or None, f"{problem}, {example}")
+    if not words or not (files or settings):
+        raise ConfigError("CONFIG", None, f"needs a run's YAML file before the question, {example}")
+    return [*files, *settings], questions[0]
+
+
+def show_answer(config: RunConfig, question: str, *, passages_from: str, stream: bool, as_json: bool = False) -> None:
     """Answer a question and print the answer, then the passages that were read.
 
     Args:
@@ -17,6 +45,7 @@ def show_answer(config: RunConfig, question: str, *, passages_from: str, stream:
         question: Its text.
         passages_from: See `retro.generate.single.answer_one`.
         stream: Whether to print the answer while it grows.
+        as_json: Print answer and passages for machines.
 
     Raises:
         RetroError: As there.
@@ -38,7 +67,9 @@ def show_answer(config: RunConfig, question: str, *, passages_from: str, stream:
             output.stream_text(text)
 
     answer = answer_one(config.generate, config.parallel, places, question, passages_from=passages_from, say=say)
-    if speaks:
+    if speaks and as_json:
+        output.json(asdict(answer))
+    elif speaks:
         output.say("" if stream else answer.prediction, *passage_lines(answer))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from retro.common.tasks import all_tasks
 from retro.common.terminal import Table
 
@@ -17,6 +19,12 @@ def tasks_table() -> Table:
     for one in all_tasks():
         table.add_row(one.name, str(one.version), one.kind, ", ".join(one.metrics), one.description)
     return table
+
+
+def tasks_numbers() -> list[dict[str, Any]]:
+    """The same for machines."""
+    names = ("name", "version", "kind", "metrics", "description", "official")
+    return [{name: getattr(one, name) for name in names} for one in all_tasks()]
 
 
 def tasks_markdown() -> str:

@@ -201,7 +201,7 @@ def test_help_and_version_cost_no_heavy_import() -> None:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock")
+    files = (path for path in sorted(run.rglob("*")) if path.is_file() and not {".lock", ".locks"} & set(path.parts))
     return {str(path): path.read_bytes() for path in files}
 
 

@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE_ALL = {
     "__main__",
     "cli",
+    "cli_common",
     "cli_database",
     "cli_evaluate",
     "cli_harness",

@@ -1,4 +1,4 @@
-"""One process at a time works in a run directory: two would write the same files."""
+"""Locks in a run directory: two processes would write the same files, or one remove what the other reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retro.common.worker import COMPANION
 
 
 @contextmanager
-def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock") -> Iterator[None]:
+def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock", what: str = "") -> Iterator[None]:
     """Hold the run directory. The processes of one launcher hold it together, through their first one, and so do the
     companions that a process started.
 
@@ -21,6 +21,7 @@ def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock") -> Ite
         run_dir: What to hold.
         shared: Let others in who hold it shared too, such as slices of one stage, or workers on its blocks.
         name: File in `run_dir` that stands for what is held.
+        what: The same for people, if not the whole run.
 
     Raises:
         ArtifactError: Another process works here. The system frees the lock when that process ends, however it ends.
@@ -30,7 +31,7 @@ def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock") -> Ite
         return
     path = run_dir / name
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a")
     except OSError as error:
         raise ConfigError(
@@ -40,9 +41,8 @@ def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock") -> Ite
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ArtifactError(
-                path, "another process works in this run", "Wait for it, or use another run_dir"
-            ) from None
+            problem = f"another process works in this run{f' on {what}' if what else ''}"
+            raise ArtifactError(path, problem, "Wait for it, or use another run_dir") from None
         yield
 
 

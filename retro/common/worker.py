@@ -94,6 +94,8 @@ def companions(count: int, arguments: Sequence[str]) -> Iterator[None]:
         subprocess.Popen(
             [sys.executable, "-m", "retro", *arguments],
             env=os.environ | started | {VARIABLE: f"{rank}/{count}", "LOCAL_RANK": str(rank)},
+            # Ctrl-C is this process's to heed, which then ends them.
+            process_group=0,
         )
         for rank in range(1, count)
     ]
@@ -107,7 +109,7 @@ def companions(count: int, arguments: Sequence[str]) -> Iterator[None]:
     finally:
         # The stage is complete, so what they still do (starting up, mostly) is of no use any more.
         for process in processes:
-            process.terminate()
+            process.kill()
         for process in processes:
             process.wait()
         if before is None:

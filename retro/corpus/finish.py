@@ -129,7 +129,7 @@ class Finish:
         summary = report(made, questions, time.monotonic() - self.started)
         extents = write_extents(self.work, self.sources, self.config.block_bytes)
         write_json(self.out / REPORT, asdict(summary) | {"checksums": self.checksums, "blocks": extents})
-        log.info("corpus: %s", summary)
+        log.info("corpus: %s", summary.line)
 
 
 def built_in_texts(config: CorpusConfig, out: Path) -> dict[str, Path]:

@@ -36,6 +36,14 @@ class CorpusReport:
     seconds: float
     """Of this run; a resumed run did not do everything."""
 
+    @property
+    def line(self) -> str:
+        """What it did, in a sentence."""
+        rejects = ", ".join(f"{count:,} {reason}" for reason, count in self.rejects.items() if count)
+        aside = f"; set aside: {rejects}" if rejects else ""
+        questions = f"; {self.questions:,} questions" if self.questions else ""
+        return f"{self.documents:,} documents, {self.words:,} words, {self.tokens:,} tokens{aside}{questions}"
+
 
 def manifest_counts(
     sources: Mapping[str, SourceCounts], inputs: Mapping[str, Identity], texts: Mapping[str, Path]

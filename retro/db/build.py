@@ -50,6 +50,13 @@ class DbReport:
     seconds: float
     chunks_per_second: float
 
+    @property
+    def line(self) -> str:
+        """What it did, for people."""
+        cut = f", {self.documents_cut:,} cut" if self.documents_cut else ""
+        empty = f", {self.empty_documents:,} empty" if self.empty_documents else ""
+        return f"{self.chunks:,} chunks of {self.documents:,} documents{empty}{cut}; {self.tokens:,} tokens"
+
 
 def run(config: DbConfig, corpus_dir: Path, out: Path, *, worker: Worker = ALONE) -> Manifest:
     """Build the chunk database in `out`.
@@ -83,7 +90,7 @@ def run(config: DbConfig, corpus_dir: Path, out: Path, *, worker: Worker = ALONE
         attributes: dict[str, int | str] = {"chunk_length": config.chunk_length, "corpus": corpus.manifest.fingerprint}
         counts = merge_blocks(work.store, out, attributes)
         report = _report(corpus, _plan(corpus, config), counts, built, time.monotonic() - started)
-        log.info("db: %s", report)
+        log.info("db: %s", report.line)
         write_json(out / REPORT, asdict(report))
         return Manifest(
             stage=STAGE,

@@ -7,6 +7,7 @@ Nothing here fails because something is missing, so it can be the first thing th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from retro.common.terminal import Table, Terminal, output, styled
 from retro.doctor import machine, packages
@@ -50,10 +51,13 @@ def report(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def run(terminal: Terminal = output) -> int:
-    """Print the table; 1 when a problem was found, else 0."""
+def run(terminal: Terminal = output, *, as_json: bool = False) -> int:
+    """Print the table, or the findings for machines; 1 when a problem was found, else 0."""
     findings = examine()
     problems = sum(finding.state == "problem" for finding in findings)
+    if as_json:
+        terminal.json([asdict(finding) for finding in findings])
+        return 1 if problems else 0
     terminal.table(report(findings))
     terminal.say(f"{problems} to mend, see above." if problems else "Nothing to mend.")
     return 1 if problems else 0

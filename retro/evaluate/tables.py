@@ -121,6 +121,12 @@ def _by_k(item: tuple[str, float]) -> int:
     return int(item[0])
 
 
+def table_numbers(run_dir: Path, asked: str = "") -> dict[str, Any]:
+    """What `print_tables` prints, for machines; only what there is."""
+    run = summarize(run_dir, asked)
+    return {name: found for name, found in (("perplexity", run.perplexity), ("answers", run.scores)) if found}
+
+
 def print_tables(run_dir: Path, terminal: Terminal, asked: str = "") -> None:
     """Print both tables of a run, as far as it got; `asked` is the `generate.name` of the answers."""
     run = summarize(run_dir, asked)

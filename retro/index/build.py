@@ -75,6 +75,11 @@ class IndexReport:
     embed_seconds: float
     index_seconds: float
 
+    @property
+    def line(self) -> str:
+        """What it did, for people."""
+        return f"{self.chunks:,} chunks as {self.dimension} values in {self.faiss}, {self.index_bytes / 1e6:,.1f} MB"
+
 
 def run(
     config: IndexConfig,
@@ -134,7 +139,7 @@ def run(
         report = (_index if config.backend == "faiss" else _milvus)(assembly, db, embedder)
         report |= {"chunks_embedded": embedded, "embed_seconds": round(embed_seconds, 3)}
         report |= {"chunks_per_second": round(embedded / max(embed_seconds, 1e-9), 1)}
-        log.info("index: %s", IndexReport(**report))
+        log.info("index: %s", IndexReport(**report).line)
         write_json(out / REPORT, report | _precision(config, embedder))
         files = describe_files(out, _files(config, embedder, out))
         if like is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database
 from retro.inspect import terminal
-from retro.inspect.distributions import chunk_lengths, distributions, rows_by_source
+from retro.inspect.distributions import Distributions, chunk_lengths, distributions, rows_by_source
 from retro.inspect.page import write_page
 from retro.inspect.view import Looker
 from retro.neighbors.reader import Neighbors
@@ -40,6 +40,8 @@ class Wanted:
     """Write a page instead."""
     samples: int = 20
     """On that page, from `number` on."""
+    as_json: bool = False
+    """Print it for machines."""
 
 
 def view_and_number(words: list[str]) -> tuple[int, list[str]]:
@@ -70,7 +72,7 @@ def show(config: RunConfig, wanted: Wanted) -> None:
         raise ConfigError("--source", wanted.source, f"needs a number from 0 to {len(corpus.sources) - 1}")
     database = open_database(database_dirs(config)[0], corpus)
     if wanted.what == "chunk":
-        _show_row(database, wanted.number)
+        _show_row(database, wanted.number, as_json=wanted.as_json)
     elif wanted.what == "database":
         _show_database(config, corpus, database, wanted)
     else:
@@ -83,24 +85,39 @@ def _require(what: str, number: int, total: int) -> None:
         raise ConfigError(what, number, need)
 
 
-def _show_row(database: ChunkDatabase, row: int) -> None:
+def _show_row(database: ChunkDatabase, row: int, *, as_json: bool) -> None:
     _require("chunk", row, database.rows)
-    continues = bool(database.columns["continues"][row])
-    terminal.show_row(database, row, database.text(row), database.text(row + 1) if continues else None)
+    continuation = database.text(row + 1) if bool(database.columns["continues"][row]) else None
+    if not as_json:
+        terminal.show_row(database, row, database.text(row), continuation)
+        return
+    tokens = int(database.columns["token_count"][row])
+    known = {"row": row, "document": database.document_id(row), "title": database.document_title(row), "tokens": tokens}
+    output.json(known | {"text": database.text(row), "continuation": continuation})
 
 
 def _show_database(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: Wanted) -> None:
-    terminal.show_sources(rows_by_source(database), database)
-    if not (stage("neighbors").path(config) / "manifest.json").exists():
+    rows = rows_by_source(database)
+    searched = (stage("neighbors").path(config) / "manifest.json").exists()
+    if wanted.as_json:
+        numbers = {"chunks": database.rows, "chunk_length": database.chunk_length, "sources": list(map(asdict, rows))}
+        spread = _spread(config, corpus, database, wanted) if searched else None
+        output.json(numbers | {"neighbors": None if spread is None else asdict(spread)})
+        return
+    terminal.show_sources(rows, database)
+    if not searched:
         terminal.show_histogram(chunk_lengths(database))
         output.say("", styled(("No neighbors were searched yet: `retro neighbors` does.", "dim")))
         return
-    found = Neighbors.open(stage("neighbors").path(config), database, corpus)
-    split = SPLITS.index(wanted.split)
-    spread = distributions(database, found, split, _shown(config, found, wanted))
+    spread = _spread(config, corpus, database, wanted)
     for histogram in spread.histograms:
         terminal.show_histogram(histogram)
     terminal.show_hubs(spread.hubs, spread.spread, spread.few, database)
+
+
+def _spread(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: Wanted) -> Distributions:
+    found = Neighbors.open(stage("neighbors").path(config), database, corpus)
+    return distributions(database, found, SPLITS.index(wanted.split), _shown(config, found, wanted))
 
 
 def _shown(config: RunConfig, found: Neighbors, wanted: Wanted) -> int:
@@ -126,11 +143,17 @@ def _looker(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: 
 def _show_stream(looker: Looker, wanted: Wanted) -> None:
     if wanted.what == "neighbors":
         _require("neighbors", wanted.number, looker.stream.chunks)
+        if wanted.as_json:
+            output.json(asdict(looker.chunk(wanted.number)))
+            return
         terminal.show_chunk(looker.chunk(wanted.number), looker.name)
         terminal.legend()
         return
     _require("sample", wanted.number, looker.samples)
     if wanted.html is None:
+        if wanted.as_json:
+            output.json(asdict(looker.sample(wanted.number)))
+            return
         for chunk in looker.sample(wanted.number).chunks:
             terminal.show_chunk(chunk, looker.name)
         terminal.legend()
@@ -139,5 +162,8 @@ def _show_stream(looker: Looker, wanted: Wanted) -> None:
         raise ConfigError("--samples", wanted.samples, "needs a positive number")
     numbers = np.arange(wanted.number, min(wanted.number + wanted.samples, looker.samples)).tolist()
     spread = distributions(looker.db, looker.found, looker.split, looker.shown)
-    write_page(looker, numbers, spread, wanted.html)
+    try:
+        write_page(looker, numbers, spread, wanted.html)
+    except OSError as error:
+        raise ConfigError("--html", str(wanted.html), f"cannot be written ({error.strerror or error})") from None
     output.say(f"page: {wanted.html}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from retro.common.artifacts import Manifest, read_manifest
 from retro.common.terminal import Table
 from retro.db.schema import STAGE
@@ -22,10 +25,31 @@ def table_of(home: Home) -> Table:
         left = name in ("change", "fingerprint")
         # Whole, so that it can be compared with what others record.
         table.add_column(name, align="left" if left else "right", whole=left)
-    table.add_row(*_line(read_manifest(home.base.db, STAGE)))
-    for directory in versions_in(home.versions).values():
-        table.add_row(*_line(read_version(directory)))
+    for manifest in _manifests(home):
+        table.add_row(*_line(manifest))
     return table
+
+
+def numbers_of(home: Home) -> list[dict[str, Any]]:
+    """The same for machines: of each version the counts that its manifest has.
+
+    Raises:
+        ArtifactError: As `table_of`.
+    """
+    return [
+        {
+            "version": manifest.config.get("version", 0),
+            "change": manifest.config.get("change", "as built"),
+            "counts": manifest.counts,
+            "fingerprint": manifest.fingerprint,
+        }
+        for manifest in _manifests(home)
+    ]
+
+
+def _manifests(home: Home) -> Iterator[Manifest]:
+    yield read_manifest(home.base.db, STAGE)
+    yield from map(read_version, versions_in(home.versions).values())
 
 
 def _line(manifest: Manifest) -> tuple[str, ...]:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from retro.common.errors import RetroError
 from retro.common.files import atomic_path, read_json, write_plain_json
-from retro.common.lock import run_lock
 from retro.matrix.cells import Cell
 from retro.matrix.config import MatrixConfig
 from retro.matrix.page import page
 from retro.matrix.table import Result, as_json, as_markdown
-from retro.pipeline import stage
+from retro.pipeline import stage, stage_lock
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +25,8 @@ def run_cell(cell: Cell) -> Path:
     Raises:
         RetroError: A stage cannot be run.
     """
-    with run_lock(cell.config.run_dir):
-        for name in STAGES:
+    for name in STAGES:
+        with stage_lock(cell.config, name):
             stage(name).run(cell.config)
     return stage("evaluate").path(cell.config)
 

@@ -57,6 +57,14 @@ class NeighborsReport:
     seconds: float
     queries_per_second: float
 
+    @property
+    def line(self) -> str:
+        """What it did, for people."""
+        queries = ", ".join(f"{count:,} {split}" for split, count in self.queries.items())
+        few = ", ".join(f"{count:,} {reason}" for reason, count in self.fewer_than_saved.items() if count)
+        said = f"; fewer than asked for: {few}" if few else ""
+        return f"{queries} chunks searched, mean score of the nearest {self.mean_best_score:.2f}{said}"
+
 
 def run(
     config: NeighborsConfig, corpus_dir: Path, db_dir: Path, index_dir: Path, out: Path, *, worker: Worker = ALONE
@@ -106,7 +114,7 @@ def run(
     def join() -> Manifest:
         totals = merge_blocks(work.store, _plan(corpus, config, db.chunk_length), out, corpus.sources, config)
         report = _report(totals, config, db.retrievable, asked, time.monotonic() - started)
-        log.info("neighbors: %s", report)
+        log.info("neighbors: %s", report.line)
         write_json(out / REPORT, asdict(report))
         return Manifest(
             stage=STAGE,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retro.common.errors import ConfigError, RetroError
 from retro.common.terminal import Cell, Table, output, styled
 from retro.run_config import RunConfig, load_run_config
-from retro.upkeep.status import State, Status, as_json, has_run, status_of
+from retro.upkeep.status import State, Status, has_run, status_of
+from retro.upkeep.status import as_json as for_machines
 
 if TYPE_CHECKING:
     from retro.upkeep.verify import Verified
@@ -56,7 +58,7 @@ def show_status(arguments: Sequence[str], *, as_numbers: bool) -> None:
     config, _, compare = named_run(arguments)
     statuses = status_of(config, compare_settings=compare)
     if as_numbers:
-        output.json(as_json(statuses))
+        output.json(for_machines(statuses))
         return
     table = Table(title=f"{config.run_dir}", rules="none")
     for name in ("stage", "state"):
@@ -89,7 +91,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
-def run_verification(arguments: Sequence[str], *, share: float, repair: bool, seed: int) -> None:
+def run_verification(arguments: Sequence[str], *, share: float, repair: bool, seed: int, as_json: bool = False) -> None:
     """Verify a run and print what was found.
 
     Args:
@@ -97,6 +99,7 @@ def run_verification(arguments: Sequence[str], *, share: float, repair: bool, se
         share: Of the blocks to make once more.
         repair: Mend damaged blocks.
         seed: Draws the blocks.
+        as_json: Print what was found for machines.
 
     Raises:
         ConfigError: `share` is no share, or what was asked needs the run's settings, and a directory was given.
@@ -113,11 +116,13 @@ def run_verification(arguments: Sequence[str], *, share: float, repair: bool, se
     verification.read_all()
     if share:
         verification.recompute(share, seed)
-    for problem in verification.found.problems:
-        output.say(problem)
-    if verification.found.not_covered:
-        output.say(_not_covered(verification.found.not_covered))
-    output.say(_summary(verification.found))
+    if as_json:
+        output.json(asdict(verification.found))
+    else:
+        output.say(*verification.found.problems)
+        if verification.found.not_covered:
+            output.say(_not_covered(verification.found.not_covered))
+        output.say(_summary(verification.found))
     if verification.found.problems:
         count = len(verification.found.problems)
         raise RetroError(f"{config.run_dir}: {count} problem{'s' if count > 1 else ''}, named above with what to do")

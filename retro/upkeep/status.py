@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from retro.common.artifacts import MANIFEST, Manifest, is_complete, read_manifest, require_same_config
 from retro.common.claims import WORKERS, Claims
 from retro.common.errors import ArtifactError
-from retro.common.lock import is_held
-from retro.pipeline import STAGES, Stage, stage
+from retro.pipeline import STAGES, Stage, is_being_made, stage
 from retro.run_config import RunConfig
 from retro.upkeep.parents import require_parents
 
@@ -179,7 +178,7 @@ def _training(one: Stage, directory: Path, config: RunConfig) -> Status:
     except ArtifactError as error:
         return _broken(one, error, f"delete {newest}: it only says how training went")
     last = steps[-1] if steps else {}
-    running = is_held(config.run_dir)
+    running = is_being_made(config, one)
     rate = float(last["tokens_per_second"]) if running and "tokens_per_second" in last else None
     ago = time.time() - max(logs)
     return Status(

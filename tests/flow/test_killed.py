@@ -29,7 +29,16 @@ AT_WORK = {
     "evaluate": "*",
 }
 # Files whose content is rates, times, inodes, or an index that torch stamps with an identifier of its own.
-NOT_COMPARED = {"report.json", "checkpoint.json", ".metadata", "log.jsonl", "result.json", "report.html", ".lock"}
+NOT_COMPARED = {
+    "report.json",
+    "checkpoint.json",
+    ".metadata",
+    "log.jsonl",
+    "result.json",
+    "report.html",
+    ".lock",
+    ".locks",
+}
 NOT_COMPARED |= {".verified.json"}
 
 
@@ -64,7 +73,7 @@ def contents(run: Path) -> dict[str, bytes]:
     """Every file that must not differ, by its path in the run."""
     found = {}
     for path in sorted(run.rglob("*")):
-        if path.is_file() and path.name not in NOT_COMPARED and "checkpoints" not in path.parts:
+        if path.is_file() and not NOT_COMPARED & set(path.parts) and "checkpoints" not in path.parts:
             found[str(path.relative_to(run))] = path.read_bytes()
     return found
 

@@ -84,7 +84,7 @@ def written(run: Path) -> dict[str, int]:
     files = (
         path
         for path in run.rglob("*")
-        if path.is_file() and path.name not in ("report.html", ".lock", ".verified.json")
+        if path.is_file() and not {"report.html", ".lock", ".locks", ".verified.json"} & set(path.parts)
     )
     return {str(path.relative_to(run)): path.stat().st_mtime_ns for path in files}
 
@@ -274,7 +274,8 @@ def test_two_processes_do_not_answer_one_slice(folder: Path, copied: Path) -> No
         pytest.raises(ArtifactError, match="another process works"),
     ):
         retro("generate", *ask)
-    with run_lock(copied, shared=True), pytest.raises(ArtifactError, match="another process works in this run"):
+    scoring = run_lock(copied, name=".locks/8_evaluate.made")
+    with scoring, pytest.raises(ArtifactError, match="another process works in this run on evaluate"):
         retro("evaluate", folder / "run.yaml", f"run_dir={copied}")
 
 

@@ -45,7 +45,9 @@ def call(script: str, *arguments: str, **variables: str) -> subprocess.Completed
 
 
 def printed(script: str, *arguments: str, **variables: str) -> list[str]:
-    """The words of the one command that a script prints."""
+    """The words of the one command that a script prints; of a checkpoint that lies in no run, the run is named."""
+    if script in (TUNE, GENERATE) and not variables.keys() & {"RUN_DIR", "CONFIG"}:
+        variables["RUN_DIR"] = "runs/big"
     done = call(script, *arguments, **variables)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
@@ -141,6 +143,17 @@ def test_the_arguments_of_tuning_go_before_its_config_and_later_settings_before_
     assert (found.train.lr, found.train.schedule, found.train.steps) == (1e-4, "constant", 30)
 
 
+def test_the_run_that_a_checkpoint_lies_in_is_the_run(tmp_path: Path) -> None:
+    (tmp_path / "run/1_corpus").mkdir(parents=True)
+    checkpoint = f"{tmp_path}/run/5_pretrain/retro"
+    tuning, asking = ["sft", "843m", "128", "5e-6", checkpoint], [*ASKED[:9], checkpoint, "2"]
+    for script, arguments in ((TUNE, tuning), (GENERATE, asking)):
+        done = call(script, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert f" run_dir={tmp_path}/run " in done.stdout
+    assert "run_dir" not in call(TUNE, *tuning, CONFIG="a.yaml").stdout
+
+
 def test_tuning_takes_a_blend_file_anywhere(tmp_path: Path) -> None:
     blend = tmp_path / "mine.yaml"
     shutil.copy(ROOT / "tools/retro/sft/blends/open_inst.yaml", blend)
@@ -149,7 +162,7 @@ def test_tuning_takes_a_blend_file_anywhere(tmp_path: Path) -> None:
 
 
 def test_answering_ends_in_the_command_of_its_eleven_arguments() -> None:
-    assert printed(GENERATE, *ASKED) == ["retro", "generate", *ANSWERS.split()]
+    assert printed(GENERATE, *ASKED) == ["retro", "generate", "run_dir=runs/big", *ANSWERS.split()]
     config = accepted(printed(GENERATE, *ASKED)).generate
     assert (config.start, config.count, config.step, config.size) == (0, 20000, 1000, "43b")
     assert (config.contexts_in_prompt, config.passages, config.settings) == (5, 2, ("with_passages",))
@@ -210,6 +223,8 @@ def test_scoring_takes_a_run_a_name_or_a_prediction_file() -> None:
         (GENERATE, [*ASKED[:2], "beam", *ASKED[3:]], {}, "no sampling 'beam'; needs greedy, topk or topp"),
         (GENERATE, [*ASKED[:8], "pp4", *ASKED[9:]], {}, "model card 'pp4': needs pp1"),
         (GENERATE, [*ASKED, "2"], {}, "retrieve '2': needs 0 or 1"),
+        (TUNE, ["sft", "843m", "128", "5e-6", "c"], {}, "RUN_DIR is not set and c lies in no run; give the run whose"),
+        (GENERATE, ASKED, {}, "RUN_DIR is not set and runs/big/6_sft lies in no run; give the run whose"),
         (EVALUATE, ["a", "b", "c"], {}, "usage: evaluate.sh [<name>"),
     ],
 )

@@ -163,7 +163,7 @@ def test_only_the_last_slice_makes_the_stage_complete(folder: Path, caplog: pyte
     said = []
     for start in (0, 5):
         asked = ["generate.name=said", "generate.settings=[closed_book]", f"generate.start={start}", "generate.count=5"]
-        _run_stage("generate", small_config(folder, *asked), again=False)
+        _run_stage("generate", small_config(folder, *asked), [])
         said.append("generate: complete" in caplog.text)
     assert said == [False, True]
 

@@ -22,6 +22,23 @@ add() {
   if [[ -n $2 ]]; then settings+=("$1=$2"); fi
 }
 
+# need_run <checkpoint>: sets run_dir to RUN_DIR, or to the run that <checkpoint> lies in, unless CONFIG or a setting says.
+need_run() {
+  local checkpoint=$1 folder
+  shift
+  add run_dir "${RUN_DIR:-}"
+  if [[ -n ${RUN_DIR:-}${CONFIG:-} || " $* " == *" run_dir="* ]]; then return; fi
+  folder=$(realpath -m -- "$checkpoint")
+  while [[ $folder != / ]]; do
+    if [[ -d $folder/1_corpus ]]; then
+      add run_dir "$folder"
+      return
+    fi
+    folder=$(dirname -- "$folder")
+  done
+  stop "RUN_DIR is not set and $checkpoint lies in no run; give the run whose corpus it was trained on, RUN_DIR=runs/big"
+}
+
 # launch <processes> <arguments of retro …>: under torchrun where there is more than one process.
 launch() {
   local processes=$1

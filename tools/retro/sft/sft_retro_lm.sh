@@ -10,7 +10,8 @@
 # Variables:
 #   DATA      folder of the question sets, <DATA>/<set>/<set>_QA_train.json (no default; blends that name it need it)
 #   CONFIG    the run's YAML file (default: none, the settings of the paper)
-#   RUN_DIR   the run whose corpus the checkpoint was trained on (default: what the YAML file says, else runs/default)
+#   RUN_DIR   the run whose corpus the checkpoint was trained on (default: what the YAML file says, else the one
+#             that <checkpoint> lies in)
 #   NPROC     processes on this machine (default 1)
 set -euo pipefail
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -25,7 +26,7 @@ if [[ ! -f $blend ]]; then
   stop "no blend '$1'; needs one of: $known, or the path of a blend file"
 fi
 
-add run_dir "${RUN_DIR:-}"
+need_run "$5" "${@:6}"
 # The blend given is the blend used, whatever sets the config names; likewise the learning rate.
 settings+=("sft.data.blend=$blend" "sft.data.sets=[]" "sft.size=$2" "sft.start_from=$5")
 settings+=("sft.train.global_batch=$3" "sft.train.lr=$4" "sft.train.schedule=constant")

@@ -19,7 +19,8 @@
 #   DATA      folder of the questions, <DATA>/<task>/<task>_QA_<split>.json (default: what the YAML file says, else the
 #             questions that the corpus stage derived)
 #   CONFIG    the run's YAML file (default: none). It must ask as the checkpoint was tuned: generate.style and so on
-#   RUN_DIR   the run whose corpus the checkpoint was trained on (default: what the YAML file says, else runs/default)
+#   RUN_DIR   the run whose corpus the checkpoint was trained on (default: what the YAML file says, else the one
+#             that <checkpoint> lies in)
 set -euo pipefail
 here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=tools/retro/launch.sh
@@ -44,7 +45,7 @@ case ${12:-} in
   *) stop "retrieve '${12}': needs 0 or 1" ;;
 esac
 
-add run_dir "${RUN_DIR:-}"
+need_run "$checkpoint" "${@:rest}"
 if [[ -n ${DATA:-} ]]; then settings+=("generate.data=$DATA" "generate.questions=[]"); fi
 settings+=("generate.name=$name" "generate.task=$task" "generate.size=$size" "generate.split=$split")
 settings+=("generate.checkpoint=$checkpoint" "generate.step=$step" "generate.sampling.temperature=$temperature")

@@ -1,0 +1,124 @@
+"""What all commands share: options of the log, words that name a run, how a command ends."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retro.common.errors import ConfigError
+from retro.common.progress import Progress, set_up_logging
+from retro.common.terminal import complain
+from retro.common.worker import COMPANION, end_with_parent, worker_of
+from retro.pipeline import STAGES
+
+if TYPE_CHECKING:
+    from retro.run_config import RunConfig
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.yaml] [section.setting=value]...", help="A run's YAML file, and settings to change."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Numbers for machines.")]
+Redo = Annotated[bool, typer.Option("--redo", help="Remove what this stage and the following ones wrote, first.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine that build it together.")]
+
+EXAMPLES = "tools/retro/examples/configs"
+_GOES_ON = {*(stage.name for stage in STAGES), "run", "leakage", "matrix"}
+"""Commands that go on where they were stopped."""
+
+
+def _log_options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log only warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    log_file: Annotated[Path | None, typer.Option("--log-file", help="Append the log to this file too.")] = None,
+) -> None:
+    """Set up the log. Every command has these options."""
+    end_with_parent()
+    set_up_logging(quiet=quiet, verbose=verbose, rank=worker_of().rank, file=log_file)
+
+
+def share_log_options(app: typer.Typer) -> None:
+    """Give every command of `app`, and of the groups below it, the options of the log."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _with_log_options(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            share_log_options(group.typer_instance)
+
+
+def _with_log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    own, shared = (inspect.signature(one, eval_str=True) for one in (command, _log_options))
+
+    def both(**given: Any) -> Any:
+        _log_options(**{name: given.pop(name) for name in shared.parameters})
+        return command(**given)
+
+    both.__name__, both.__doc__ = command.__name__, command.__doc__
+    both.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*own.parameters.values(), *shared.parameters.values()]
+    )
+    return both
+
+
+def read_arguments(arguments: Sequence[str] | None, extra: Sequence[str] = ()) -> RunConfig:
+    """The run config from a command's words: at most one file, then overrides."""
+    files = [text for text in arguments or [] if "=" not in text]
+    overrides = [text for text in arguments or [] if "=" in text]
+    if len(files) > 1:
+        raise ConfigError("arguments", files, "needs one config file; settings have the form section.setting=value")
+    # Settings cost half of what the shortest commands take, so `retro --help` does without them.
+    from retro.run_config import load_run_config
+
+    return load_run_config(Path(files[0]) if files else None, [*overrides, *extra])
+
+
+def read_named(command: str, arguments: Sequence[str] | None, extra: Sequence[str] = ()) -> RunConfig:
+    """As `read_arguments`, for commands that work long: what they work on must have been named.
+
+    Raises:
+        ConfigError: It was not. Defaults alone would read Python's documentation and train for an hour.
+    """
+    config = read_arguments(arguments, extra)
+    words = arguments or []
+    # A stage after the first needs what the ones before it made, so that its run is named by its directory.
+    begins = command in ("run", "corpus")
+    if not any("=" not in word or not begins or word.startswith("corpus.") for word in words):
+        found = f"retro {shlex.join([command, *words])}"
+        need = f"needs a run's YAML file, as in `retro {command} {EXAMPLES}/quickstart.yaml`"
+        raise ConfigError("CONFIG", None, f"{need}; `{found}` names no text to work on" if begins else need)
+    return config
+
+
+def next_command(command: str, arguments: Sequence[str] | None) -> str:
+    """A command for the same run, as it is typed."""
+    return shlex.join(["retro", *command.split(), *(arguments or [])])
+
+
+def say_farewell(number: int) -> None:
+    """Say why the process ends, and how to go on; companions and ranks above 0 leave that to the first process."""
+    if COMPANION in os.environ or int(os.environ.get("RANK", "0")):
+        return
+    Progress.clear()
+    why = "stopped by Ctrl-C" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    words = [word for word in sys.argv[1:] if word != "--redo"]
+    names = [word for word in words if not word.startswith("-")]
+    if not names or names[0] not in _GOES_ON or (len(names) > 1 and f"{names[0]} {names[1]}" in _CHANGES):
+        complain(why)
+    elif "WORLD_SIZE" in os.environ:
+        complain(f"{why}; what is finished is kept. Go on with the same command, without --redo")
+    else:
+        complain(f"{why}; what is finished is kept. Go on with: {next_command('', words)}")
+
+
+_CHANGES = {f"db {change}" for change in ("add", "replace", "remove", "compact", "versions")} | {"sft stats"}
