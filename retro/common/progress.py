@@ -158,6 +158,15 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
+def human_size(size: float) -> str:
+    """Bytes in a unit that keeps the number small, of 1000: 1.37 TB."""
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    step = 0
+    while size >= 1000 and step < len(units) - 1:
+        size, step = size / 1000, step + 1
+    return f"{size:.3g} {units[step]}"
+
+
 def progress(items: Iterable[T], *, total: int, what: str, unit: str, every_s: float = 15.0) -> Iterator[T]:
     """Yield `items`, showing progress.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from retro.common.progress import human_size
 from retro.common.terminal import Table, output
 from retro.planner import published_database as published
 from retro.planner.database import DatabasePlan
@@ -90,10 +91,10 @@ def _header(question: Question) -> list[str]:
 def _bytes_table(title: str, sizes: dict[str, float], *, total: bool) -> Table:
     table = _table(title, "", "bytes", "")
     for name, size in sizes.items():
-        table.add_row(name, f"{size:,.0f}", human(size))
+        table.add_row(name, f"{size:,.0f}", human_size(size))
     if total:
         table.end_section()
-        table.add_row("together", f"{sum(sizes.values()):,.0f}", human(sum(sizes.values())))
+        table.add_row("together", f"{sum(sizes.values()):,.0f}", human_size(sum(sizes.values())))
     return table
 
 
@@ -106,9 +107,9 @@ def _parts(plan: DatabasePlan) -> Table:
     table = _table("The index", "part", "bytes", "")
     for name, size in asdict(plan.index_bytes).items():
         if size:
-            table.add_row(name.replace("_", " "), f"{size:,.0f}", human(size))
+            table.add_row(name.replace("_", " "), f"{size:,.0f}", human_size(size))
     table.end_section()
-    table.add_row("together", f"{plan.index_bytes.total:,.0f}", human(plan.index_bytes.total))
+    table.add_row("together", f"{plan.index_bytes.total:,.0f}", human_size(plan.index_bytes.total))
     return table
 
 
@@ -187,15 +188,6 @@ def _table(title: str, first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, align="right")
     return table
-
-
-def human(size: float) -> str:
-    """Bytes in a unit that keeps the number small, of 1000: 1.37 TB."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    step = 0
-    while size >= 1000 and step < len(units) - 1:
-        size, step = size / 1000, step + 1
-    return f"{size:.3g} {units[step]}"
 
 
 def _hours(value: float | None) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retro.common.errors import ConfigError, RetroError
+from retro.common.progress import duration, human_size
 from retro.common.terminal import Cell, Table, output, styled
 from retro.run_config import RunConfig, load_run_config
 from retro.upkeep.status import State, Status, has_run, status_of
@@ -16,6 +19,7 @@ from retro.upkeep.status import as_json as for_machines
 if TYPE_CHECKING:
     from retro.upkeep.verify import Verified
 
+log = logging.getLogger(__name__)
 _STYLES: dict[State, str] = {
     "done": "green",
     "running": "bold cyan",
@@ -51,6 +55,8 @@ def named_run(arguments: Sequence[str]) -> tuple[RunConfig, str, bool]:
 def show_status(arguments: Sequence[str], *, as_numbers: bool) -> None:
     """Print how far a run is.
 
+    Fingerprints are shown where the log says more, with --verbose.
+
     Args:
         arguments: Its config with overrides, or its directory.
         as_numbers: JSON instead of a table.
@@ -63,32 +69,31 @@ def show_status(arguments: Sequence[str], *, as_numbers: bool) -> None:
     table = Table(title=f"{config.run_dir}", rules="none")
     for name in ("stage", "state"):
         table.add_column(name, whole=True)
-    for name in ("done", "rate", "left"):
+    for name in ("done", "rate", "left", "took", "size"):
         table.add_column(name, align="right", whole=True)
     table.add_column("")
     for one in statuses:
-        table.add_row(*_cells(one))
+        table.add_row(*_cells(one, verbose=log.isEnabledFor(logging.DEBUG)))
     output.table(table)
+    left = [one for one in statuses if one.state != "done"]
+    if compare and left and all(one.state != "running" for one in left):
+        output.say(f"next: {shlex.join(['retro', 'run', *arguments])}")
 
 
-def _cells(one: Status) -> tuple[Cell, ...]:
+def _cells(one: Status, *, verbose: bool) -> tuple[Cell, ...]:
     done = "" if one.done is None else f"{one.done:,}"
     if one.total:
         done = f"{one.done:,}/{one.total:,} {one.unit}"
     elif done:
         done = f"{done} {one.unit}"
     rate = "" if one.per_second is None else f"{one.per_second:,.1f}/s"
-    left = "" if one.seconds_left is None else _duration(one.seconds_left)
+    left = "" if one.seconds_left is None else duration(one.seconds_left)
     workers = f"{len(one.workers)} at work: {', '.join(one.workers[:4])}{'…' if len(one.workers) > 4 else ''}"
-    note = "; ".join(part for part in (workers if one.workers else "", one.note) if part)
-    return one.stage, styled((one.state, _STYLES[one.state])), done, rate, left, note
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
+    fingerprint = f"fingerprint {one.fingerprint}" if verbose and one.fingerprint else ""
+    note = "; ".join(part for part in (workers if one.workers else "", one.note, fingerprint) if part)
+    took = "" if one.seconds is None else duration(one.seconds)
+    size = "" if one.bytes is None else human_size(one.bytes)
+    return one.stage, styled((one.state, _STYLES[one.state])), done, rate, left, took, size, note
 
 
 def run_verification(arguments: Sequence[str], *, share: float, repair: bool, seed: int, as_json: bool = False) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from retro.common.artifacts import MANIFEST, Manifest, is_complete, read_manifest, require_same_config
+from retro.common.artifacts import MANIFEST, REPORT, Manifest, is_complete, read_manifest, require_same_config
 from retro.common.claims import WORKERS, Claims
 from retro.common.errors import ArtifactError
+from retro.common.files import read_json
 from retro.pipeline import STAGES, Stage, is_being_made, stage
 from retro.run_config import RunConfig
 from retro.upkeep.parents import require_parents
@@ -43,6 +45,12 @@ class Status:
     seconds_left: float | None = None
     workers: tuple[str, ...] = ()
     """host:pid of those at work."""
+    seconds: float | None = None
+    """That the stage took, as its report says; None while it is not finished, or where no report is left."""
+    bytes: int | None = None
+    """Of its files."""
+    fingerprint: str = ""
+    """Of its manifest."""
     note: str = ""
     """What is wrong and what to do, or what else there is to say."""
 
@@ -109,7 +117,40 @@ def _complete(one: Stage, directory: Path, config: RunConfig, compare_settings: 
             _require_settings(directory, manifest, config)
     except ArtifactError as error:
         return Status(stage=one.name, state="stale", note=str(error))
-    return Status(stage=one.name, state="done", note=f"fingerprint {manifest.fingerprint}")
+    return Status(
+        stage=one.name,
+        state="done",
+        seconds=_seconds(directory),
+        bytes=_bytes(directory, config),
+        fingerprint=manifest.fingerprint,
+    )
+
+
+def _seconds(directory: Path) -> float | None:
+    """What a stage's report says that it took; reports are for people, so that a damaged one is as good as none."""
+    if not (directory / REPORT).exists():
+        return None
+    try:
+        report = read_json(directory / REPORT, "")
+    except ArtifactError:
+        return None
+    # The index stage counts its two halves.
+    parts = (
+        [report.get(name) for name in ("seconds", "embed_seconds", "index_seconds")] if isinstance(report, dict) else []
+    )
+    known = [float(part) for part in parts if isinstance(part, int | float)]
+    return sum(known) if known else None
+
+
+def _bytes(directory: Path, config: RunConfig) -> int:
+    """Of all files of a stage, those of a stage within it aside. One that is removed meanwhile counts nothing."""
+    inner = [path for path in (one.path(config) for one in STAGES) if directory in path.parents]
+    total = 0
+    for path in directory.rglob("*"):
+        if not any(other in path.parents for other in inner):
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _require_settings(directory: Path, manifest: Manifest, config: RunConfig) -> None:

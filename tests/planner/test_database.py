@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError
+from retro.common.progress import human_size
 from retro.common.terminal import output
 from retro.db.schema import COLUMNS
 from retro.planner import published_database as published
@@ -17,7 +18,7 @@ from retro.planner.database import DatabasePlan, default_sample, rows_of
 from retro.planner.embedder_shapes import EmbedderShape, find_embedder
 from retro.planner.faiss_string import parse
 from retro.planner.measure_database import Rates, measure
-from retro.planner.show_database import Question, hours, human, show
+from retro.planner.show_database import Question, hours, show
 
 
 def small_plan(index: str = "IVF10,SQ8", **changes: Any) -> DatabasePlan:
@@ -192,4 +193,4 @@ def test_options_that_cannot_be_are_refused() -> None:
 
 
 def test_bytes_are_said_in_a_unit_that_keeps_them_small() -> None:
-    assert [human(size) for size in (402, 655_390, 1.371e12, 3e18)] == ["402 B", "655 kB", "1.37 TB", "3e+03 PB"]
+    assert [human_size(size) for size in (402, 655_390, 1.371e12, 3e18)] == ["402 B", "655 kB", "1.37 TB", "3e+03 PB"]

@@ -180,3 +180,19 @@ def test_files_that_are_removed_in_the_middle_of_a_look_are_no_error(run: RunCon
         removed = directory.with_name("removed")
         shutil.rmtree(removed, ignore_errors=True) if removed.is_dir() else removed.unlink(missing_ok=True)
         kept.rename(directory)
+
+
+def test_a_finished_stage_says_how_long_it_took_and_how_much_it_holds(
+    run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, directory = statuses(run)["db"], stage("db").path(run)
+    assert found.seconds == json.loads((directory / "report.json").read_text())["seconds"]
+    assert found.bytes == sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    assert found.fingerprint == json.loads((directory / "manifest.json").read_text())["fingerprint"]
+    (directory / "report.json").write_text("[")
+    assert statuses(run)["db"].seconds is None
+    (tmp_path / "run.yaml").write_text(as_yaml(run))
+    show_status([str(tmp_path / "run.yaml")], as_numbers=False)
+    shown = capsys.readouterr().out
+    assert found.fingerprint not in shown
+    assert f"next: retro run {tmp_path}/run.yaml" in shown.splitlines()[-1]
