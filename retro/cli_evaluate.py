@@ -61,10 +61,10 @@ def _add_compare(app: typer.Typer) -> None:
         found = compare_sides(a, b)
         if file is not None and not as_json:
             raise ConfigError("arguments", str(file), "needs two runs")
-        if out or file:
+        if (written := out or file) is not None:
             from retro.common.files import write_plain_json
 
-            write_plain_json(out or file, found)
+            write_plain_json(written, found)
         if as_json and file is None:
             output.json(found)
         else:

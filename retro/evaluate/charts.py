@@ -113,7 +113,7 @@ def _frame(series: Sequence[Series], width: int, height: int) -> Frame:
     ys = later or [y for one in series for _, y in one.points]
     low, high = min(ys), max(ys)
     margin = 0.08 * (high - low) or 0.5
-    return Frame(52, width - 14, 12, height - 40, x_from, max(x_to, x_from + 1), low - margin, high + margin)
+    return Frame(66, width - 14, 12, height - 40, x_from, max(x_to, x_from + 1), low - margin, high + margin)
 
 
 def _axes(frame: Frame, x_label: str, y_label: str, width: int, height: int) -> str:

@@ -19,8 +19,10 @@ def section(run: RunSummary) -> str:
     head = '<section id="leakage"><h2>Leakage</h2>'
     found = run.leakage
     if not found:
+        # Nothing is wrong: it is measured when it is asked for.
         return (
-            f'{head}<div class="panel"><p class="lack">No leakage.json: retro leakage has not run.</p></div></section>'
+            f'{head}<div class="panel"><p class="note">Not measured. <code>retro leakage</code>, then <code>retro '
+            f"evaluate</code>, says how much of the held-out text stands in the training text.</p></div></section>"
         )
     said = "".join(f"<li>{escape(one)}</li>" for one in [*_stale(run, found), *found["sentences"]])
     charts = "".join(_chart(found, measure) for measure in _WHERE) if _rows(found, "training") else ""

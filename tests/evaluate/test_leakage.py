@@ -65,6 +65,8 @@ def test_overlaps_without_a_model_have_no_curve(tmp_path: Path) -> None:
     assert "other perplexities" not in page
 
 
-def test_leakage_that_was_not_measured_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_leakage_that_was_not_measured_is_no_fault_of_the_run(tmp_path: Path) -> None:
     write_fake_run(tmp_path)
-    assert "retro leakage has not run" in page_of(tmp_path)
+    page = page_of(tmp_path)
+    assert "Not measured. <code>retro leakage</code>" in page
+    assert "lack" not in page

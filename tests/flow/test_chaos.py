@@ -24,7 +24,7 @@ from retro.common.artifacts import MANIFEST, is_complete, read_manifest
 from retro.common.claims import WORKERS
 from retro.common.errors import ArtifactError, RetroError
 from retro.common.worker import VARIABLE
-from retro.pipeline import STAGES, run_all
+from retro.pipeline import STAGES
 from retro.run_config import RunConfig
 from tests.tiny_road import small_config
 
@@ -53,7 +53,8 @@ def start(config: RunConfig, rank: int, world: int, files_until_full: int | None
         os.environ[VARIABLE] = f"{rank}/{world}"
         if files_until_full is not None:
             fill_the_disk(files_until_full)
-        run_all(config, FOUR)
+        for one in FOUR:
+            one.run(config)
         code = 0
     except RetroError as error:
         print(error)
