@@ -132,7 +132,7 @@ class Progress:
         else:
             left = [f"{duration((self.total - self.count) / rate)} left"] if rate > 0 else []
         counted = f"{self.count:,}/{self.total:,} {self.unit}"
-        return [counted, shown, *left, *([self.note] if self.note else [])]
+        return [counted, shown, *left, *(self.note.split(", ") if self.note else [])]
 
     def _draw(self) -> None:
         self.last_drawn = time.monotonic()

@@ -191,7 +191,8 @@ def bar_line(*, what: str, share: float, facts: Sequence[str], width: int | None
     """
     width = (width or shutil.get_terminal_size().columns) - 1
     kept = list(facts)
-    while len(kept) > 1 and len(_joined(what, kept)) > width:
+    bar = 13 if width > 58 else 0
+    while len(kept) > 1 and len(_joined(what, kept)) > width - bar:
         kept.pop()
     text = _joined(what, kept)
     room = min(width - len(text) - 3, 30)
@@ -211,7 +212,7 @@ def _text(cell: Cell, style: str = "") -> Any:
     pieces = cell if isinstance(cell, Styled) else ((cell, ""),)
     text = Text(style=style)
     for piece, own in pieces:
-        text.append(visible(piece), style=own or None)
+        text.append(visible(piece).expandtabs(), style=own or None)
     return text
 
 

@@ -141,6 +141,12 @@ def test_a_bar_fits_any_width(width: int, line: str) -> None:
     assert shown == line
 
 
+def test_the_loss_has_room_beside_the_bar_at_80_columns() -> None:
+    facts = ["600/1,000 steps", "385.7/s", "1.0 s left", "loss 5.879", "lr 6.0e-05", "1742 tokens/s"]
+    shown = bar_line(what="pretrain retro", share=0.6, facts=facts, width=80)
+    assert shown == "pretrain retro [########.....] 600/1,000 steps, 385.7/s, 1.0 s left, loss 5.879"
+
+
 def test_a_duration_is_said_in_the_unit_that_fits() -> None:
     assert [duration(s) for s in (0.25, 48, 119, 120, 7199, 7200)] == [
         "0.2 s",
