@@ -73,7 +73,7 @@ class SentencePieceTokenizer:
     def __init__(self, path: Path, *, eod: int | None = None, eod_token: str | None = None) -> None:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise DataError(path, f"is not a SentencePiece model ({_one_line(error)})", "Give a .model file") from None
         self.vocab_size: int = self._model.vocab_size()
         self.eod: int = self._find_eod(path, eod_token) if eod is None else eod

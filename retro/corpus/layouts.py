@@ -134,7 +134,9 @@ def _long_enough(item: Item, min_words: int) -> Item:
 
 def _reject(file: InputFile, line: int, error: _BadLineError, content: bytes) -> Reject:
     excerpt = content[: 4 * _EXCERPT_CHARACTERS].decode("utf-8", "replace").strip()[:_EXCERPT_CHARACTERS]
-    return Reject(file.name, line, error.reason, error.detail, excerpt)
+    # A key that is named may have half a character, which no file can hold.
+    detail = error.detail.encode("utf-8", "backslashreplace").decode()
+    return Reject(file.name, line, error.reason, detail, excerpt)
 
 
 def _decode(content: bytes) -> str:

@@ -196,6 +196,9 @@ class TorchFile:
         """Where the bytes of a part begin in the file, and how many they are."""
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
             raise PickleError("its parts are compressed, which torch does not do")
+        # A list of contents that is damaged gives places before the file's beginning.
+        if record.header_offset < 0:
+            raise PickleError("it is damaged (a part begins before the file)")
         with self.path.open("rb") as stream:
             stream.seek(self._start + record.header_offset)
             header = stream.read(30)

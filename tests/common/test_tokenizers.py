@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.common.tokenizers import Tokenizer, find_tokenizer_file, load_tokenizer, save_tokenizer
+from retro.common.tokenizers import (
+    SentencePieceTokenizer,
+    Tokenizer,
+    find_tokenizer_file,
+    load_tokenizer,
+    save_tokenizer,
+)
 from retro.corpus.vocabulary import train_sentencepiece
 
 TEXT = ["def area(width, height):", "    return width * height", "the area of the room and the width of the door"]
@@ -181,3 +187,14 @@ def test_a_folder_stands_for_the_one_tokenizer_in_it(tmp_path: Path) -> None:
         find_tokenizer_file(tmp_path, "sentencepiece")
     with pytest.raises(DataError, match="no such file"):
         find_tokenizer_file(tmp_path / "nowhere", "sentencepiece")
+
+
+def test_a_sentencepiece_model_whose_error_is_no_text_is_named(tmp_path: Path) -> None:
+    # The library's message holds bytes of the file, and cannot be decoded: found by fuzzing.
+    def fail(**_: object) -> None:
+        b"\xff".decode()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sentencepiece.SentencePieceProcessor", fail)
+        with pytest.raises(DataError, match="is not a SentencePiece model"):
+            SentencePieceTokenizer(tmp_path / "x.model")

@@ -60,6 +60,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
         (b"\xff\xfe", "invalid UTF-8", "byte 0xff at offset 0"),
         (b'{"text": "caf\xe9"}', "invalid UTF-8", "byte 0xe9 at offset 13"),
         (b'["text"]', "not a JSON object", "found list"),
+        (b'{"\\ud800": 1}', "missing text", "no key 'text'; the line has: \\ud800"),
         (b'{"body": 1, "a": 2}', "missing text", "no key 'text'; the line has: a, body"),
         (b'{"text": ["a"]}', "text is not a string", "'text' is list"),
         (b'{"text": null}', "text is not a string", "'text' is NoneType"),
