@@ -248,6 +248,17 @@ def _open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeigh
     return StoredTensors(info.path) if info.adapters is None else _open_merged(info, info.adapters, base)
 
 
+def require_whole(path: Path) -> None:
+    """Check that a checkpoint has the weights of the model that it describes, in their sizes. None are read.
+
+    Raises:
+        ArtifactError: It has not.
+    """
+    info = read_info(path)
+    if info.adapters is None:
+        _require_its_weights(info, _open_weights(info))
+
+
 def _require_its_weights(info: CheckpointInfo, stored: StoredWeights) -> None:
     """Check, before a model is built, that the weights are those of the model that a checkpoint describes.
 

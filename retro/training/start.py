@@ -41,6 +41,18 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> Non
     engine.load_weights(fill_from(engine.weights(), source, shape))
 
 
+def require_weights(shape: ModelShape, path: Path) -> None:
+    """Check that the weights of a model lie at a path, in the sizes it has, before the model is built. None are read.
+
+    Raises:
+        DataError, ArtifactError, TrainingError: As `start_from`.
+    """
+    if checkpoint.holds_one(path):
+        checkpoint.require_whole(checkpoint.find(path))
+    else:
+        require_fits(open_source(path, shape), shape)
+
+
 def open_source(path: Path, shape: ModelShape) -> WeightSource:
     """The weights of another toolkit's model, checked against a model's settings as far as it states its own.
 

@@ -27,6 +27,7 @@ FOLDER_SETTINGS = (
 )  # fmt: skip
 """The settings of ModelConfig that a folder gives."""
 
+_MOST_LAYERS = 10_000
 _REMEDY = "Give a folder whose architecture is supported"
 # Settings that change nothing that a forward pass in evaluation mode computes, or only its rounding.
 _HARMLESS = {
@@ -113,14 +114,14 @@ class _Settings:
     def integer(self, name: str, default: int | None = None) -> int:
         """A positive whole number."""
         value = self.get(name, default)
-        if not isinstance(value, int | float) or value != int(value) or value < 1:
-            self.refuse(name, value, "a positive whole number")
+        if type(value) not in (int, float) or not 1 <= value < 2**31 or value != int(value):
+            self.refuse(name, value, "a positive whole number below 2,147,483,648")
         return int(value)
 
     def number(self, name: str, default: float) -> float:
         """A positive number."""
         value = self.get(name, default)
-        if not isinstance(value, int | float) or value <= 0:
+        if type(value) not in (int, float) or not 0 < value < 2**31:
             self.refuse(name, value, "a positive number")
         return float(value)
 
@@ -140,15 +141,32 @@ class _Settings:
 
     def refuse(self, name: str, value: object, need: str) -> None:
         """Raise DataError for an entry."""
-        raise DataError(self.path, f"{name} = {value!r} is not supported; needed {need}", _REMEDY)
+        raise DataError(self.path, f"{name} = {_short(value)} is not supported; needed {need}", _REMEDY)
 
     def require_nothing_left(self) -> None:
         """Refuse entries that were neither taken nor are known to be harmless."""
         unknown = sorted(name for name in self.data.keys() - self.seen if self.data[name] not in (None, False))
         if unknown:
             name = unknown[0]
-            problem = f"{name} = {self.data[name]!r} is not known here and may change what the model computes"
+            problem = (
+                f"{name[:80]} = {_short(self.data[name])} is not known here and may change what the model computes"
+            )
             raise DataError(self.path, problem, f"If it does not, take it out of a copy of {CONFIG}")
+
+
+def _short(value: object) -> str:
+    # Numbers of more digits cannot be written out.
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    found = repr(value)
+    return found if len(found) <= 100 else f"{found[:97]}..."
+
+
+def _layers(source: _Settings, name: str) -> int:
+    found = source.integer(name)
+    if found > _MOST_LAYERS:
+        source.refuse(name, found, f"at most {_MOST_LAYERS}")
+    return found
 
 
 def _llama(source: _Settings, *, groups: int | None = None, positions: int = 2048) -> dict[str, Any]:
@@ -159,7 +177,7 @@ def _llama(source: _Settings, *, groups: int | None = None, positions: int = 204
     source.require("head_dim", hidden // heads, hidden // heads)
     base, scaling = _rope(source)
     return {
-        "layers": source.integer("num_hidden_layers"),
+        "layers": _layers(source, "num_hidden_layers"),
         "hidden_size": hidden,
         "heads": heads,
         "query_groups": source.integer("num_key_value_heads", groups or heads),
@@ -190,7 +208,7 @@ def _gpt2(source: _Settings) -> dict[str, Any]:
     activations = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
     activation = source.require("activation_function", "gelu_new", *activations)
     return {
-        "layers": source.integer("n_layer"),
+        "layers": _layers(source, "n_layer"),
         "hidden_size": hidden,
         "heads": heads,
         "query_groups": heads,

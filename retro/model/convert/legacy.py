@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retro.common.errors import DataError
+from retro.common.errors import ConfigError, DataError
 from retro.common.plain_pickle import Made, Name, Names, PickleError, plain_values
 from retro.mcore.torch_files import NAMES, TorchFile
 from retro.model.config import ModelConfig, ModelShape
@@ -88,9 +88,9 @@ class LegacyCheckpoint:
         files = _rank_files(folder)
         loaded = [_load(file) for file in files]
         self.args = _args(loaded[0][1], files[0])
-        ranks = int(getattr(self.args, "tensor_model_parallel_size", len(files)))
+        ranks = getattr(self.args, "tensor_model_parallel_size", len(files))
         if ranks != len(files):
-            problem = f"holds {len(files)} ranks, needs the {ranks} of its args (tensor_model_parallel_size)"
+            problem = f"holds {len(files)} ranks, needs the {_short(ranks)} of its args (tensor_model_parallel_size)"
             raise DataError(files[0].parents[1], problem, "Fetch the missing mp_rank folders")
         self._ranks = [_weights(*rank) for rank in loaded]
         placed = self._places(files)
@@ -101,7 +101,18 @@ class LegacyCheckpoint:
 
     @property
     def shape(self) -> ModelShape:
-        """The model: settings from args and weights, vocabulary from the embedding."""
+        """The model: settings from args and weights, vocabulary from the embedding.
+
+        Raises:
+            DataError: The args are not those of a model.
+        """
+        try:
+            return self._shape()
+        except (ConfigError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+            problem = f"its args do not describe a model ({' '.join(str(error).split())[:200]})"
+            raise DataError(self.path, problem, _SOURCE) from None
+
+    def _shape(self) -> ModelShape:
         keys = [key.replace("layernorm", "norm") for key in self._ranks[0]]
         model = settings(self.args, reading_layers(keys), encoder_layers(keys), self.path)
         rows = sum(rank[_EMBEDDING].size(0) for rank in self._ranks)

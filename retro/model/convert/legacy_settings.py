@@ -16,6 +16,7 @@ from retro.model.sizes import SIZES
 
 # Chunks are cut by Megatron's database, which records their length elsewhere; 64 is that of all published ones.
 CHUNK_LENGTH = 64
+_MOST_LAYERS = 10_000
 _REMEDY = "This toolkit has no model that computes the same; use another checkpoint"
 # Options that change what a model computes, and the values under which it is a model of this toolkit.
 _MUST_BE: dict[str, tuple[object, ...]] = {
@@ -52,6 +53,8 @@ def settings(args: Namespace, reading: Sequence[int], encoder_layers: int, path:
         raise DataError(path, problem, _REMEDY)
     grouped = getattr(args, "group_query_attention", False)
     layers = _need(args, "num_layers", path)
+    if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
+        raise DataError(path, f"has num_layers that are none or more than {_MOST_LAYERS}", _REMEDY)
     return {
         "size": _size(layers, hidden, heads),
         "layers": layers,
