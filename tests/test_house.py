@@ -216,6 +216,23 @@ def test_errors_are_caught_by_name() -> None:
     assert broad == set(BROAD_EXCEPT)
 
 
+def test_nothing_is_unpickled() -> None:
+    # A pickle runs what it names. Ours are read as plain data (retro/common/plain_pickle.py).
+    found = {path.relative_to(ROOT).as_posix(): sorted(unpickles(path)) for path in MODULES if unpickles(path)}
+    assert found == {}
+
+
+def unpickles(path: Path) -> set[str]:
+    """Calls of a file that may follow a pickle: readers of pickles, of torch's and numpy's, and torch's checkpoints."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    allowing = {"allow_pickle" for call in calls for keyword in call.keywords if keyword.arg == "allow_pickle"}
+    readers = {
+        *("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "FileSystemReader", "marshal.loads"),
+        *("dist_checkpointing.load", "joblib.load", "shelve.open", "dill.load", "torch.hub.load"),
+    }
+    return (readers & {ast.unparse(call.func) for call in calls}) | allowing
+
+
 def test_one_module_alone_prints() -> None:
     # It shows users' texts as they are: none is parsed as markup, none steers the terminal.
     printing = {path.relative_to(ROOT).as_posix() for path in MODULES if prints(path)}

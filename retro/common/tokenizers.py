@@ -10,8 +10,11 @@ Every directory that holds a tokenizer has its file, `tokenizer.model` or `token
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,17 +29,23 @@ from typing_extensions import TypedDict
 from retro.common.artifacts import fingerprint
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
+from retro.common.folder_tokens import named_eod
 from retro.common.json_text import Count, wrong_type
 from retro.common.pieces import Cut, huggingface_cuts, sentencepiece_cuts
 
 Kind: TypeAlias = Literal["sentencepiece", "huggingface"]
 TokenIds: TypeAlias = Sequence[int] | NDArray[Any]
 
+log = logging.getLogger(__name__)
+
 META = "tokenizer_meta.json"
 FILE_NAMES: dict[str, str] = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
 EOD_NAMES = ("<|endoftext|>", "</s>", "[EOD]", "[SEP]")
-"""Looked for in this order when no end-of-document token is given."""
+"""Looked for in this order when neither the user nor the tokenizer's folder names an end-of-document token."""
+LARGEST_VOCABULARY = 10_000_000
+"""Tokens; the largest published vocabularies have 262,144. Ids beyond would make embeddings of terabytes."""
 _WORDS_IN_A_ROW = 512
+_PROBE_S = 120.0
 
 
 class Tokenizer(Protocol):
@@ -75,7 +84,7 @@ class SentencePieceTokenizer:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise DataError(path, f"is not a SentencePiece model ({_one_line(error)})", "Give a .model file") from None
-        self.vocab_size: int = self._model.vocab_size()
+        self.vocab_size: int = _require_vocabulary(path, self._model.vocab_size())
         self.eod: int = self._find_eod(path, eod_token) if eod is None else eod
         self.fingerprint: str = _fingerprint("sentencepiece", path, self.vocab_size, self.eod)
         self._path = path
@@ -87,6 +96,14 @@ class SentencePieceTokenizer:
         unknown = self._model.unk_id()
         ids = {name: self._model.piece_to_id(name) for name in _wanted(eod_token)}
         return _first_known({name: None if id_ == unknown else id_ for name, id_ in ids.items()}, path, eod_token)
+
+    def has(self, token: str) -> bool:
+        """Whether it has a token of that name."""
+        return int(self._model.piece_to_id(token)) != self._model.unk_id()
+
+    def piece(self, id_: int) -> str | None:
+        """The name of a token; None where there is none."""
+        return str(self._model.id_to_piece(id_)) if 0 <= id_ < self.vocab_size else None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text."""
@@ -134,20 +151,39 @@ class HuggingFaceTokenizer:
         self._model.no_padding()
         # A text that spells the name of a special token is text: it must not end its own document.
         self._model.encode_special_tokens = True
-        self.vocab_size: int = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
+        ids = self._model.get_vocab(with_added_tokens=True).values()
+        self.vocab_size: int = _require_vocabulary(path, max(ids, default=-1) + 1)
+        self._path = path
         self.eod: int = self._find_eod(path, eod_token) if eod is None else eod
         self.fingerprint: str = _fingerprint("huggingface", path, self.vocab_size, self.eod)
 
     def _find_eod(self, path: Path, eod_token: str | None) -> int:
         return _first_known({name: self._model.token_to_id(name) for name in _wanted(eod_token)}, path, eod_token)
 
+    def has(self, token: str) -> bool:
+        """Whether it has a token of that name."""
+        return self._model.token_to_id(token) is not None
+
+    def piece(self, id_: int) -> str | None:
+        """The name of a token; None where there is none."""
+        found: str | None = self._model.id_to_token(id_) if 0 <= id_ < self.vocab_size else None
+        return found
+
     def encode(self, text: str) -> list[int]:
         """Token ids of one text."""
-        return list(self._model.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self._model.encode(text, add_special_tokens=False).ids)
+        # The library raises a bare Exception for a word that its model cannot spell.
+        except Exception as error:  # noqa: BLE001
+            raise _cannot_spell(self._path, text, error) from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many texts."""
-        return [list(row.ids) for row in self._model.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            return [list(row.ids) for row in self._model.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except Exception:  # noqa: BLE001
+            # It does not say which text it was; one of these fails, unless the fault was of the moment.
+            return [self.encode(text) for text in texts]
 
     @cached_property
     def cuts(self) -> tuple[Cut, ...]:
@@ -158,7 +194,10 @@ class HuggingFaceTokenizer:
         """Token ids of many short texts: twice as fast as `encode_batch`, because rows hold many words each."""
         groups = [list(words[at : at + _WORDS_IN_A_ROW]) for at in range(0, len(words), _WORDS_IN_A_ROW)]
         # The fast call does not say which word a token belongs to.
-        rows = self._model.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
+        try:
+            rows = self._model.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
+        except Exception:  # noqa: BLE001
+            return [self.encode(word) for word in words]
         return [ids for group, row in zip(groups, rows, strict=True) for ids in _by_word(row, len(group))]
 
     def decode(self, ids: TokenIds) -> str:
@@ -222,15 +261,21 @@ def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | Non
         file: A SentencePiece model or a `tokenizer.json`; it may already stand in `directory`.
         kind: Which of the two it is.
         directory: Where it goes.
-        eod_token: The token that ends a document; None takes the model's EOS, else the first of EOD_NAMES.
+        eod_token: The token that ends a document; None takes that of the file's folder (see `folder_eod`), else the
+            model's EOS, else the first of EOD_NAMES.
 
     Raises:
         DataError: It is not such a file.
         ConfigError: It has no such token.
     """
-    tokenizer = _CLASSES[kind](file, eod_token=eod_token)
     path = directory / FILE_NAMES[kind]
-    if file.resolve() != path.resolve():
+    brought = file.resolve() != path.resolve()
+    if brought:
+        probe_tokenizer(file, kind)
+    token = eod_token if eod_token is not None or not brought else folder_eod(file, kind)
+    tokenizer = _CLASSES[kind](file, eod_token=token)
+    log.info("documents end with token %d of %s", tokenizer.eod, file)
+    if brought:
         with atomic_path(path) as temporary:
             shutil.copyfile(file, temporary)
     meta = {
@@ -241,6 +286,61 @@ def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | Non
     }
     write_json(directory / META, meta)
     return load_tokenizer(directory)
+
+
+def folder_eod(file: Path, kind: Kind) -> str | None:
+    """The token that the folder of a tokenizer file says ends a text; None where it says nothing.
+
+    Raises:
+        DataError: A file there is damaged, or names a token that the tokenizer has not.
+    """
+    found = named_eod(file.parent)
+    if found is None:
+        return None
+    where, token = found
+    model = _CLASSES[kind](file, eod=0)
+    if isinstance(token, int):
+        text = model.piece(token)
+        problem = f"says that texts end with token {token}"
+    else:
+        text = token if model.has(token) else None
+        problem = f"says that texts end with {token[:80]!r}"
+    if text is None:
+        remedy = "Give corpus.tokenizer.eod_token, or the tokenizer file that belongs to this folder"
+        raise DataError(where, f"{problem}, which {file.name} has not", remedy)
+    log.info("%s %s", where, problem)
+    return text
+
+
+def probe_tokenizer(file: Path, kind: Kind) -> None:
+    """Open a tokenizer file, encode and decode with it, in another process: a damaged one may end the process.
+
+    Raises:
+        DataError: It ends the process, or takes longer than two minutes.
+    """
+    command = [sys.executable, "-m", "retro.common.tokenizer_probe", kind, str(file)]
+    try:
+        found = subprocess.run(command, capture_output=True, timeout=_PROBE_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise DataError(file, "is damaged: its library does not return from it", "Fetch the file again") from None
+    if found.returncode:
+        last = found.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        problem = (
+            f"is damaged: its library fails when it is used ({' '.join(last)[:200] or f'exit {found.returncode}'})"
+        )
+        raise DataError(file, problem, "Fetch the file again")
+
+
+def _require_vocabulary(path: Path, size: int) -> int:
+    if not 0 < size <= LARGEST_VOCABULARY:
+        problem = f"has {'no tokens' if size <= 0 else f'token ids up to {size - 1:,}'}"
+        raise DataError(path, problem, f"Give a tokenizer of 1 to {LARGEST_VOCABULARY:,} tokens")
+    return size
+
+
+def _cannot_spell(path: Path, text: str, error: Exception) -> DataError:
+    problem = f"cannot spell the text {text[:60]!r} ({_one_line(error)})"
+    return DataError(path, problem, "Give a tokenizer with an unknown token, or one that falls back to bytes")
 
 
 def find_tokenizer_file(path: Path, kind: Kind) -> Path:

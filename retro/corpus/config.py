@@ -70,7 +70,14 @@ class TokenizerConfig(StageConfig):
     """Pieces of a model trained here, 256 of them bytes; a tokenizer file brings its own size."""
 
     eod_token: str | None = None
-    """Token that ends a document. Without one: the model's EOS, else <|endoftext|>, </s>, [EOD] or [SEP]."""
+    """Token that ends a document. Without one: what the file's folder names (eos_token of tokenizer_config.json or
+    special_tokens_map.json, else eos_token_id of generation_config.json or config.json), else the model's EOS, else
+    <|endoftext|>, </s>, [EOD] or [SEP]."""
+
+    max_lost_fraction: Fraction = 0.02
+    """Stop when a tokenizer file loses more than this share of a sample's letters, digits and signs: encoded and
+    decoded again, they are gone. Case, accents and white space may change. A smaller loss is a warning; 1 never stops.
+    Changes no byte of the corpus."""
 
     sample_characters: PositiveInt = 50_000_000
     """At most this many characters, spread evenly over the corpus, are learned from; they stand in memory at once."""
@@ -121,6 +128,8 @@ class CorpusConfig(StageConfig):
         if self.held_out == "random":
             # Not recorded, so that corpora made before there was a choice stay what they are.
             del settings["held_out"]
+        # Stops or does not; nor did corpora made before there was such a check record it.
+        settings["tokenizer"].pop("max_lost_fraction", None)
         return settings
 
     @model_validator(mode="after")

@@ -11,9 +11,9 @@ from typing import Any
 import sentencepiece
 
 from retro.common.artifacts import fingerprint
-from retro.common.config import config_json
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
+from retro.common.folder_tokens import named_eod
 from retro.common.progress import Progress
 from retro.common.tokenizers import (
     FILE_NAMES,
@@ -27,6 +27,7 @@ from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
 from retro.corpus.inputs import Identity
 from retro.corpus.layouts import Document, read_source
+from retro.corpus.spelling import require_spelling
 from retro.corpus.split import SAMPLE, random_keys, split_documents
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,9 @@ def prepare_tokenizer(
     record = directory / _MADE_FROM
     record.unlink(missing_ok=True)
     settings = config.tokenizer
-    if settings.path is not None:
-        file = find_tokenizer_file(settings.path.expanduser(), settings.kind)
+    given = None if settings.path is None else find_tokenizer_file(settings.path.expanduser(), settings.kind)
+    if given is not None:
+        file = given
     else:
         file = directory / FILE_NAMES["sentencepiece"]
         model = train_sentencepiece(training_sample(config, sources), settings.vocab_size)
@@ -60,6 +62,8 @@ def prepare_tokenizer(
             temporary.write_bytes(model)
     tokenizer = save_tokenizer(file, settings.kind, directory, settings.eod_token)
     _require_asked_size(config, tokenizer)
+    if given is not None:
+        require_spelling(config, sources, tokenizer, given)
     write_json(record, {"of": made_from} | _digests(directory))
     return tokenizer
 
@@ -94,10 +98,11 @@ def tokenizer_origin(config: CorpusConfig, inputs: Mapping[str, Identity]) -> st
 
 def _origin(config: CorpusConfig, inputs: Mapping[str, Identity]) -> dict[str, Any]:
     """All that shapes the tokenizer: for a file its bytes, for a trained one the texts and the split too."""
-    settings = config_json(config.tokenizer)
+    settings: dict[str, Any] = config.shaping["tokenizer"]
     if config.tokenizer.path is not None:
         file = find_tokenizer_file(config.tokenizer.path.expanduser(), config.tokenizer.kind)
-        return settings | {"sha256": sha256_file(file)}
+        named = None if config.tokenizer.eod_token is not None else named_eod(file.parent)
+        return settings | {"sha256": sha256_file(file)} | ({} if named is None else {"eod": named[1]})
     everything = config.shaping
     names = ("sources", "split", "seed", "min_words", "held_out")
     shared = {name: everything[name] for name in names if name in everything}

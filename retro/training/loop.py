@@ -101,11 +101,12 @@ def train(
     """
     checkpoints = out / "checkpoints"
     base = None if config.lora is None else _base_of_adapters(config.lora, checkpoints, start_from)
-    if (base or start_from) is not None and (config.lora is not None or not checkpoint.complete(checkpoints)):
+    origin = base or start_from
+    if origin is not None and (config.lora is not None or not checkpoint.complete(checkpoints)):
         # Before memory is taken for a model of that size: the sizes of a folder's config may be made up.
-        start.require_weights(shape, base or start_from)
+        start.require_weights(shape, origin)
     engine = build_engine(shape, config, layout)
-    step = _resume_or_start(engine, shape, config, checkpoints, base or start_from)
+    step = _resume_or_start(engine, shape, config, checkpoints, origin)
     begin()
     started, first_step = time.monotonic(), step
     result = StepResult(loss=math.nan, tokens=0, grad_norm=math.nan, lr=0.0)

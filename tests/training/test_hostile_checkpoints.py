@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from retro.common.artifacts import describe_files
 from retro.common.errors import ArtifactError, DataError, RetroError
 from retro.common.files import read_json, write_json
 from retro.export.run import export
+from retro.model.config import ModelConfig
 from retro.model.convert.legacy import LegacyCheckpoint
-from retro.training import checkpoint
+from retro.training import checkpoint, loop
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.convert import convert
 from retro.training.finished import INFO
@@ -29,6 +31,7 @@ from retro.training.start import start_from
 from tests.mcore.hostile import Evil, infected, payloads
 from tests.model.convert.legacy_megatron import GPT, random_weights, write
 from tests.model.tiny import tiny_shape
+from tests.training.fake import CycleSource
 
 SHAPE = tiny_shape(retrieval=False)
 CONFIG = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0)
@@ -194,3 +197,22 @@ def test_a_legacy_checkpoint_with_code_is_refused_by_all_that_take_one(tmp_path:
     with pytest.raises(DataError, match=r"cannot be read safely: it names posix\.system"):
         start_from(engine(), SHAPE, folder)
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_made_up_sizes_of_a_folder_are_found_before_a_model_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"model.embed_tokens.weight": torch.zeros(50, 16)}, tmp_path / "model.safetensors")
+    config = {"model_type": "llama", "hidden_size": 10**9, "intermediate_size": 32, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "vocab_size": 50}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(loop, "build_engine", None)
+    shape = SHAPE.model_copy(update={"model": ModelConfig(size=str(tmp_path), retrieval=False)})
+    with pytest.raises(DataError, match=r"lacks the tensor|is \[50, 16\], its config says \[50, 1000000000\]"):
+        loop.train(
+            out=tmp_path / "out", shape=shape, config=CONFIG, layout=ParallelConfig(), source=CycleSource(),
+            validation=None, start_from=tmp_path,
+        )  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**12}))
+    with pytest.raises(DataError, match="num_hidden_layers = 1000000000000 is not supported"):
+        start_from(engine(), SHAPE, tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from retro.common.errors import DataError, TrainingError
-from retro.common.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from retro.common.tokenizers import HuggingFaceTokenizer, Kind, SentencePieceTokenizer, probe_tokenizer
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.hf_config import FolderConfig, read_folder_config
 from retro.model.convert.hf_layouts import LAYOUTS, LM_HEAD
@@ -112,6 +112,10 @@ class HuggingFaceSource:
 def _tokens(folder: Path) -> set[int]:
     """Tokens that the folder's own tokenizer files have."""
     found = set()
+    kinds: dict[str, Kind] = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
+    for name, kind in kinds.items():
+        if (folder / name).exists():
+            probe_tokenizer(folder / name, kind)
     if (folder / "tokenizer.json").exists():
         found.add(HuggingFaceTokenizer(folder / "tokenizer.json", eod=0).vocab_size)
     if (folder / "tokenizer.model").exists():
