@@ -85,6 +85,9 @@ def read_index(directory: Path) -> dict[str, IndexedTensor]:
     """
     path = directory / INDEX
     try:
+        # A pipe would be waited for.
+        if path.exists() and not path.is_file():
+            raise PickleError("it is no file")
         with path.open("rb") as stream:
             data = stream.read(MOST_PICKLED + 1)
         if len(data) > MOST_PICKLED:

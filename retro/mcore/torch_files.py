@@ -124,6 +124,8 @@ class TorchFile:
             PickleError: It is no such file, or is damaged.
             OSError: It cannot be read.
         """
+        if path.exists() and not path.is_file():
+            raise PickleError("it is no file")
         self.path, self._names = path, names
         self._start, self._length = start, path.stat().st_size - start if length is None else length
         try:

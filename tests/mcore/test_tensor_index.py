@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,10 @@ def test_a_missing_index_and_a_folder_in_its_place_are_artifact_errors(tmp_path:
         read_index(tmp_path)
     (tmp_path / ".metadata").mkdir()
     with pytest.raises(ArtifactError, match="cannot be read"):
+        read_index(tmp_path)
+    (tmp_path / ".metadata").rmdir()
+    os.mkfifo(tmp_path / ".metadata")
+    with pytest.raises(ArtifactError, match="cannot be read safely: it is no file"):
         read_index(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import random
 import zipfile
@@ -129,6 +130,12 @@ def read_all(path: Path) -> Any:
             stored.read()
             stored.map()
     return value
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pt")
+    with pytest.raises(PickleError, match="it is no file"):
+        TorchFile(tmp_path / "x.pt")
 
 
 def test_any_bytes_give_a_value_or_one_error(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def read_tracker(folder: Path) -> str:
         DataError: It is missing, unreadable, or something else.
     """
     path = folder / TRACKER
+    if path.exists() and not path.is_file():
+        raise DataError(path, "is no file", "Give the directory of one checkpoint itself")
     try:
         with path.open("rb") as stream:
             newest = stream.read(64).decode(errors="replace").strip()
