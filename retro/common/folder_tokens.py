@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from retro.common.errors import ArtifactError, DataError
+from retro.common.errors import DataError
 from retro.common.files import read_json
 
 # In the order in which transformers decides: the tokenizer's own settings before those of the model.
@@ -45,11 +45,7 @@ def named_eod(folder: Path) -> tuple[Path, str | int] | None:
 def _entry(path: Path, key: str) -> Any:
     if not path.is_file():
         return None
-    try:
-        data = read_json(path, "Fetch the file again", dict[str, Any])
-    except ArtifactError as error:
-        raise DataError(path, error.problem, "Fetch the file again") from None
-    return data.get(key)
+    return read_json(path, "Fetch the file again", error=DataError, keys_once=False).get(key)
 
 
 def _odd(path: Path, key: str) -> DataError:

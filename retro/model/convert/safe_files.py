@@ -102,7 +102,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[str]:
     """The files that an index names."""
-    where = read_json(index, FETCH)
+    where = read_json(index, FETCH, Any, error=DataError, keys_once=False)
     names = where.get("weight_map") if isinstance(where, dict) else None
     if not isinstance(names, dict) or not names:
         raise DataError(index, "is no index of safetensors files (it has no weight_map)", FETCH)

@@ -129,7 +129,9 @@ def test_a_run_of_megatrons_trainer_means_its_newest_checkpoint(tmp_path: Path) 
 @pytest.mark.parametrize("note", [b"", b"-1", b"9" * 5_000, b"\xff\xfe", "१२".encode(), b"1e3", b"../../x"])
 def test_a_note_of_no_iteration_is_one_error(note: bytes, tmp_path: Path) -> None:
     (tmp_path / "latest_checkpointed_iteration.txt").write_bytes(note)
-    with pytest.raises(DataError, match=r"latest_checkpointed_iteration\.txt: says .*, needs 'release' or the number of"):
+    with pytest.raises(
+        DataError, match=r"latest_checkpointed_iteration\.txt: says .*, needs 'release' or the number of"
+    ):
         find_megatron(tmp_path)
 
 
