@@ -35,7 +35,7 @@ from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource
 
 SHAPE = tiny_shape(retrieval=False)
-CONFIG = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0)
+CONFIG = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0, precision="float32")
 
 
 def engine() -> Any:
