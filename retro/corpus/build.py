@@ -18,7 +18,7 @@ from retro.common.errors import ArtifactError
 from retro.common.files import read_json
 from retro.common.gang import Gang
 from retro.common.resume import completed, remove_unlisted_files
-from retro.common.tokenizers import Tokenizer
+from retro.common.tokenizers import Tokenizer, load_tokenizer
 from retro.common.worker import ALONE, Worker
 from retro.corpus import pystdlib
 from retro.corpus.blocks import TokenWork
@@ -75,7 +75,7 @@ def _make(config: CorpusConfig, out: Path, checksums: Checksums, worker: Worker,
     sources = [_find(source, out, gang) for source in config.sources]
     surveys = _survey(config, sources, out / BLOCKS, checksums, gang)
     inputs = {source.name: survey.identity for source, survey in zip(sources, surveys, strict=True)}
-    tokenizer = _tokenizer(config, sources, inputs, out, gang)
+    tokenizer, sampled = _tokenizer(config, sources, inputs, out, gang)
     known = _known(config, sources, inputs, tokenizer, out)
     joined = frozenset(number for number, source in enumerate(sources) if source.name in known)
     work = TokenWork(config, sources, surveys, tokenizer, out / BLOCKS / "tokens", joined=joined)
@@ -89,6 +89,7 @@ def _make(config: CorpusConfig, out: Path, checksums: Checksums, worker: Worker,
             tokenizer=tokenizer,
             work=work,
             known=known,
+            sampled=sampled,
             checksums=checksums,
             started=started,
         ),
@@ -106,14 +107,17 @@ def _survey(
 
 def _tokenizer(
     config: CorpusConfig, sources: Sequence[Source], inputs: Mapping[str, Identity], out: Path, gang: Gang
-) -> Tokenizer:
-    directory, origin = out / TOKENIZER, tokenizer_origin(config, inputs)
+) -> tuple[Tokenizer, frozenset[str]]:
+    """The tokenizer, and the sources that were read for it now."""
+    directory, origin, sampled = out / TOKENIZER, tokenizer_origin(config, inputs), False
 
     def prepare() -> Tokenizer:
-        return prepare_tokenizer(config, sources, inputs, directory)
+        nonlocal sampled
+        sampled = config.tokenizer.path is None
+        return prepare_tokenizer(config, sources, inputs, out)
 
     gang.once("tokenizer", lambda: is_prepared(origin, directory), prepare)
-    return prepare()
+    return load_tokenizer(directory), frozenset(source.name for source in sources if sampled)
 
 
 def _known(

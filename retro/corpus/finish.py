@@ -38,7 +38,8 @@ from retro.corpus.places import (
 )
 from retro.corpus.questions import derive_questions
 from retro.corpus.reader import DOCUMENTS_FILE, SPLITS, STAGE
-from retro.corpus.records import SourceCounts, SourceRecord, finished_source, made_from, require_enough, write_record
+from retro.corpus.records import SourceCounts, SourceRecord, finished_source, made_from, write_record
+from retro.corpus.rejects import require_enough
 from retro.corpus.split import require_documents_in_splits, split_documents, stream_orders
 from retro.corpus.summary import manifest_counts, report, split_counts, tokenizer_counts
 from retro.corpus.vocabulary import is_prepared, tokenizer_origin
@@ -60,6 +61,8 @@ class Finish:
     work: TokenWork
     known: Mapping[str, SourceRecord]
     """Sources found finished at the start."""
+    sampled: frozenset[str]
+    """Sources whose rejects were told already, when this process learned the tokenizer."""
     checksums: Checksums
     started: float
     """Reading of the monotonic clock, in seconds."""
@@ -100,7 +103,9 @@ class Finish:
             return known
         record_path(self.out, source.name).unlink(missing_ok=True)
         counts = self._join(number, source)
-        require_enough(self.config, source, counts, self.out)
+        told = require_enough(self.config, source, counts.documents, counts.rejects, self.out)
+        if told and source.name not in self.sampled:
+            log.warning("corpus: %s", told)
         return write_record(self.out, source.name, origin, inputs, counts)
 
     def _join(self, number: int, source: Source) -> SourceCounts:

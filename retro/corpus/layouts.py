@@ -211,6 +211,9 @@ def _whole_file(content: bytes, file: InputFile) -> Item:
 
 
 def _text(content: bytes) -> str:
+    # Letters of two bytes, without a byte order mark, are valid UTF-8 with a zero byte beside each.
+    if content.count(0) * 4 > len(content):
+        raise _BadLineError("zero bytes", f"{content.count(0)} of {len(content)}")
     return _decode(content).replace("\r\n", "\n").lstrip("\n").rstrip()
 
 

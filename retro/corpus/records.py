@@ -9,13 +9,12 @@ from typing import Any
 
 from retro.common.artifacts import describe_files, fingerprint
 from retro.common.config import config_json
-from retro.common.errors import DataError
 from retro.common.files import read_json, write_json
 from retro.common.tokenizers import Tokenizer
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
 from retro.corpus.inputs import Identity, first_difference
-from retro.corpus.places import record_path, rejects_path, source_files
+from retro.corpus.places import record_path, source_files
 
 log = logging.getLogger(__name__)
 
@@ -77,20 +76,3 @@ def write_record(out: Path, source: str, origin: str, inputs: Identity, counts: 
     described = {"made_from": origin, "inputs": inputs, "counts": asdict(counts), "files": files}
     write_json(record_path(out, source), described)
     return SourceRecord(counts=counts, files=files)
-
-
-def require_enough(config: CorpusConfig, source: Source, counts: SourceCounts, out: Path) -> None:
-    """Raise DataError when a source has no document, or more was set aside than is allowed."""
-    origin = source.config.path or source.config.built_in or ""
-    rejected = sum(counts.rejects.values())
-    by_reason = ", ".join(f"{count} {reason}" for reason, count in counts.rejects.items())
-    told = f" ({by_reason}; see {rejects_path(out, source.name)})" if rejected else ""
-    if counts.documents == 0:
-        problem = f"holds no document{told}"
-        raise DataError(origin, problem, "Check the source's path, kind and text_key")
-    bad = rejected / (rejected + counts.documents)
-    if bad > config.max_bad_fraction:
-        problem = f"{bad:.1%} of it was set aside{told}, max_bad_fraction allows {config.max_bad_fraction:.1%}"
-        raise DataError(origin, problem, "Mend the source, or allow more")
-    if rejected:
-        log.warning("corpus: %s: %d set aside%s", source.name, rejected, told)

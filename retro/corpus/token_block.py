@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from retro.common.packed import DocumentEncoder
 from retro.corpus.documents import document_line
 from retro.corpus.files import Advance, Source
 from retro.corpus.layouts import Document, Item, Reject, Span, read_spans
+from retro.corpus.rejects import reject_lines
 
 _BATCH_CHARACTERS = 4_000_000
 _REASON = "reject: "
@@ -91,9 +91,7 @@ def tokenise(
         made.tokens.append(packed.tokens)
         made.lengths.append(packed.lengths)
         made.names.append("".join(document_line(d.id, d.title) for d in documents).encode())
-        # A line may be set aside for half a character, which UTF-8 cannot hold; JSON spells it with a backslash.
-        lines = "".join(_reject_line(source.name, reject) for reject in rejects)
-        made.rejects.append(lines.encode(errors="backslashreplace"))
+        made.rejects.append(reject_lines(source.name, rejects))
         made.reasons.update(reject.reason for reject in rejects)
         made.words += sum(document.words for document in documents)
     return made.stored()
@@ -111,7 +109,3 @@ def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _reject_line(source: str, reject: Reject) -> str:
-    return json.dumps({"source": source} | asdict(reject), ensure_ascii=False) + "\n"

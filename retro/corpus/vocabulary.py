@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from retro.common.tokenizers import (
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
 from retro.corpus.inputs import Identity
-from retro.corpus.layouts import Document, read_source
+from retro.corpus.layouts import read_source
+from retro.corpus.places import TOKENIZER
+from retro.corpus.rejects import Sifted, require_enough, sifted
 from retro.corpus.spelling import require_spelling
 from retro.corpus.split import SAMPLE, random_keys, split_documents
 
@@ -38,15 +41,16 @@ _KEYS_AT_ONCE = 1 << 16
 
 
 def prepare_tokenizer(
-    config: CorpusConfig, sources: Sequence[Source], inputs: Mapping[str, Identity], directory: Path
+    config: CorpusConfig, sources: Sequence[Source], inputs: Mapping[str, Identity], out: Path
 ) -> Tokenizer:
-    """Put the tokenizer into `directory`, or open it when a run with the same settings and input already has.
+    """Put the tokenizer into the stage's directory, or open it when a run with the same settings and input already has.
 
     Raises:
         ConfigError: Nothing to train on, or a size that the given file does not have.
-        DataError: The given file is missing or is not a tokenizer.
+        DataError: The given file is missing or is not a tokenizer; or a source has no document, or too much of it was
+            set aside.
     """
-    made_from = tokenizer_origin(config, inputs)
+    directory, made_from = out / TOKENIZER, tokenizer_origin(config, inputs)
     if is_prepared(made_from, directory):
         return load_tokenizer(directory)
     record = directory / _MADE_FROM
@@ -57,7 +61,7 @@ def prepare_tokenizer(
         file = given
     else:
         file = directory / FILE_NAMES["sentencepiece"]
-        model = train_sentencepiece(training_sample(config, sources), settings.vocab_size)
+        model = train_sentencepiece(training_sample(config, sources, out), settings.vocab_size)
         with atomic_path(file) as temporary:
             temporary.write_bytes(model)
     tokenizer = save_tokenizer(file, settings.kind, directory, settings.eod_token)
@@ -119,14 +123,16 @@ def _require_asked_size(config: CorpusConfig, tokenizer: Tokenizer) -> None:
         raise ConfigError("corpus.tokenizer.vocab_size", asked, need)
 
 
-def training_sample(config: CorpusConfig, sources: Sequence[Source]) -> list[str]:
+def training_sample(config: CorpusConfig, sources: Sequence[Source], out: Path) -> list[str]:
     """Texts of training documents, spread evenly over all sources, up to the cap on characters.
 
     A document is kept while its random key is below a threshold that halves whenever the kept ones outgrow the
-    cap: one pass over text of any size, and every part of it is as likely as every other.
+    cap: one pass over text of any size, and every part of it is as likely as every other. What is no document is
+    counted, written to the rejects in `out` and told.
 
     Raises:
         ConfigError: A source is already tokenised, or no text is left to train on.
+        DataError: A source has no document, or too much of it was set aside.
     """
     kept: list[tuple[int, int, int, str]] = []
     threshold, characters = 1 << 64, 0
@@ -135,33 +141,43 @@ def training_sample(config: CorpusConfig, sources: Sequence[Source]) -> list[str
         if source.kind == "megatron":
             need = f"needs the tokenizer that made {source.name}: a Megatron corpus has no text to train on"
             raise ConfigError("corpus.tokenizer.path", None, need)
-        count = 0
-        for number, (key, document) in enumerate(_keyed_documents(config, source)):
-            count = number + 1
-            if key >= threshold:
-                continue
-            kept.append((key, place, number, document.text))
-            characters += len(document.text)
-            while characters > config.tokenizer.sample_characters and len(kept) > 1:
-                threshold //= 2
-                kept = [entry for entry in kept if entry[0] < threshold]
-                characters = sum(len(entry[3]) for entry in kept)
-        splits[place] = split_documents(count, config.split, config.seed, source.name, config.held_out)
+        with _documents(config, source, out) as documents:
+            for number, (key, document) in enumerate(zip(_keys(config, source), documents, strict=False)):
+                if key >= threshold:
+                    continue
+                kept.append((key, place, number, document.text))
+                characters += len(document.text)
+                while characters > config.tokenizer.sample_characters and len(kept) > 1:
+                    threshold //= 2
+                    kept = [entry for entry in kept if entry[0] < threshold]
+                    characters = sum(len(entry[3]) for entry in kept)
+        told = require_enough(config, source, documents.documents, documents.reasons, out)
+        if told:
+            log.warning("corpus: %s", told)
+        splits[place] = split_documents(documents.documents, config.split, config.seed, source.name, config.held_out)
     texts = [text for _, place, number, text in kept if splits[place][number] == 0]
     if not texts:
-        raise ConfigError("corpus.tokenizer.path", None, "needs a tokenizer file: there is no text to train one on")
+        counted = sum(len(split) for split in splits.values())
+        need = f"needs a tokenizer file: of {counted} documents none is in the training split, to train one on"
+        raise ConfigError("corpus.tokenizer.path", None, need)
     return texts
 
 
-def _keyed_documents(config: CorpusConfig, source: Source) -> Iterator[tuple[int, Document]]:
-    generator = random_keys(config.seed, source.name, SAMPLE)
-    keys: list[int] = []
+@contextmanager
+def _documents(config: CorpusConfig, source: Source, out: Path) -> Iterator[Sifted]:
     size = sum(file.path.stat().st_size for file in source.files)
-    with Progress(size, what=f"corpus: sampling {source.name} for the tokenizer", unit="bytes") as bar:
-        for item in read_source(source, config.min_words, bar.advance):
-            if isinstance(item, Document):
-                keys = keys or generator.random_raw(_KEYS_AT_ONCE).tolist()[::-1]
-                yield keys.pop(), item
+    with (
+        Progress(size, what=f"corpus: sampling {source.name} for the tokenizer", unit="bytes") as bar,
+        sifted(source, read_source(source, config.min_words, bar.advance), out) as documents,
+    ):
+        yield documents
+
+
+def _keys(config: CorpusConfig, source: Source) -> Iterator[int]:
+    """A random key for each document, without end."""
+    generator = random_keys(config.seed, source.name, SAMPLE)
+    while True:
+        yield from generator.random_raw(_KEYS_AT_ONCE).tolist()
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:

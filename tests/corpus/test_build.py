@@ -98,7 +98,7 @@ def test_bad_lines_are_counted_and_written_aside(tmp_path: Path, caplog: pytest.
         "excerpt": '{"text": 1}',
     }
     assert [(line["line"], line["reason"]) for line in lines[1:]] == [(42, "invalid JSON"), (43, "invalid JSON")]
-    assert "a: 3 set aside (2 invalid JSON, 1 text is not a string; see " in caplog.text
+    assert caplog.text.count("a: 3 set aside (2 invalid JSON, 1 text is not a string; see ") == 1
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["rejects"] == {"invalid JSON": 2, "text is not a string": 1}
 
@@ -118,13 +118,25 @@ def test_short_documents_are_set_aside(tmp_path: Path) -> None:
     assert manifest.counts["sources"]["a"]["rejects"] == {"too short": sum(count < 13 for count in words)}
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "nonsense\n"])
-def test_an_empty_corpus_is_an_error(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "Check the source's path, kind and text_key"),
+        ("\n\n", "Check the source's path, kind and text_key"),
+        ("nonsense\n", r"\(1 invalid JSON; see .*\): its lines are no JSON objects. Set the source's kind: text"),
+    ],
+)
+def test_an_empty_corpus_is_an_error_whoever_makes_the_tokenizer(
+    tmp_path: Path, content: str, told: str, given: bool
+) -> None:
     tiny_tokenizer(tmp_path / "given")
     (tmp_path / "a.jsonl").write_text(content)
-    config = settings({"name": "a", "path": tmp_path / "a.jsonl"}, tokenizer={"path": tmp_path / "given"})
-    with pytest.raises(DataError, match=r"a\.jsonl: holds no document.*Check the source's path, kind and text_key"):
+    tokenizer = {"path": tmp_path / "given"} if given else {"vocab_size": 320}
+    config = settings({"name": "a", "path": tmp_path / "a.jsonl"}, tokenizer=tokenizer)
+    with pytest.raises(DataError, match=rf"a\.jsonl: holds no document.*{told}"):
         run(config, tmp_path / "out")
+    assert (tmp_path / "out" / "sources" / "a.rejects.jsonl").read_text().count("\n") == content.count("nonsense")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

@@ -146,3 +146,7 @@ def test_a_cut_gz_stops_the_source_because_what_is_missing_cannot_be_counted(tmp
     content = gzip.compress(b'{"text": "one"}\n' * 1000)
     with pytest.raises(DataError, match=r"f\.jsonl\.gz: is cut short or damaged"):
         read(tmp_path / "f.jsonl.gz", content[:-20])
+
+
+def test_text_with_a_zero_byte_beside_each_letter_is_set_aside(tmp_path: Path) -> None:
+    assert rejects(read(tmp_path / "f.txt", "some words".encode("utf-16-le"))) == [(1, "zero bytes", "10 of 20")]
