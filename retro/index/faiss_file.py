@@ -73,7 +73,8 @@ class FaissFile:
         """
 
         def found(queries_QD: NDArray[np.float32], depth: int) -> Hits:
-            hits = self._index.search(queries_QD, depth, rows)
+            # Ties are followed deeper; that is no reason to look into further lists.
+            hits = self._index.search(queries_QD, depth, rows, least=k)
             if hits[0].size and hits[0].max() >= len(self.rows):
                 problem = f"has the number {hits[0].max()} for one of its {len(self.rows)} vectors"
                 raise ArtifactError(self._directory / self._name, problem, f"Run `retro {STAGE}` with --redo")

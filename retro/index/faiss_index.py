@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ INDEX_FILE = "index.faiss"
 _HEADER = struct.Struct("<4siq")
 """Kind, dimension and number of vectors, with which every Faiss file begins."""
 _ADDED_AT_ONCE = 65_536
+_WIDER = 4
+"""By how much more is looked at where too little was found."""
 _BATCH = 20
 """Queries from which exact search goes by matrix products, as Faiss itself does. Asked for some of its rows, though,
 Faiss takes vector by vector: on 120,000 vectors of 384 values a query cost 25 times as much."""
@@ -167,8 +169,13 @@ def require_header(path: Path, rows: int, dimension: int) -> None:
         raise ArtifactError(path, found, remedy)
 
 
-def search_index(index: Any, vectors_QD: NDArray[np.float32], k: int, rows: Rows, settings: SearchSettings) -> Hits:
+def search_index(
+    index: Any, vectors_QD: NDArray[np.float32], k: int, rows: Rows, settings: SearchSettings, least: int | None = None
+) -> Hits:
     """The `k` rows of greatest inner product with each query, best first.
+
+    Where the lists that are looked into hold too few of the rows (copies of a text fill some lists and leave others
+    empty), further ones are looked into, for the queries that need it.
 
     Args:
         index: A filled index.
@@ -176,6 +183,7 @@ def search_index(index: Any, vectors_QD: NDArray[np.float32], k: int, rows: Rows
         k: At least 1.
         rows: Only these rows are found.
         settings: How hard to look.
+        least: How many have to be found, if there are as many rows: `k`, unless fewer will do.
 
     Returns:
         ids int64 [Q, k], -1 where the index found no more; scores float32 [Q, k], -inf there.
@@ -186,14 +194,23 @@ def search_index(index: Any, vectors_QD: NDArray[np.float32], k: int, rows: Rows
         stored_ND = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
         return exact_hits(stored_ND, vectors_QD, k, rows)
     behind, queries_QD = transformed(faiss, index, _float32(vectors_QD))
-    parameters = _parameters(faiss, behind, selector_of(rows), settings)
-    # A query finds the same, whichever others are asked beside it.
-    with vector_by_vector(faiss):
-        scores_QK, ids_QK = _in_parts(
-            faiss, lambda part: behind.search(queries_QD[part], k, params=parameters), queries_QD
-        )
+    selector = selector_of(rows)
+    scores_QK, ids_QK = _search(faiss, behind, queries_QD, k, _parameters(faiss, behind, selector, settings))
+    needed = min(k if least is None else least, k, len(rows))
+    short = np.flatnonzero(ids_QK[:, needed - 1] < 0) if needed else np.zeros(0, dtype=np.int64)
+    while len(short) and _leaves_out(faiss, behind, settings):
+        settings = replace(settings, nprobe=_WIDER * settings.nprobe, ef_search=_WIDER * settings.ef_search)
+        parameters = _parameters(faiss, behind, selector, settings)
+        scores_QK[short], ids_QK[short] = _search(faiss, behind, queries_QD[short], k, parameters)
+        short = short[ids_QK[short, needed - 1] < 0]
     scores_QK[ids_QK < 0] = -np.inf
     return ids_QK, scores_QK
+
+
+def _search(faiss: Any, index: Any, queries_QD: Float32, k: int, parameters: Any) -> tuple[Float32, NDArray[np.int64]]:
+    # A query finds the same, whichever others are asked beside it.
+    with vector_by_vector(faiss):
+        return _in_parts(faiss, lambda part: index.search(queries_QD[part], k, params=parameters), queries_QD)
 
 
 def _nearest(faiss: Any, queries_QD: Float32, vectors_ND: Float32, k: int) -> tuple[Float32, NDArray[np.int64]]:
@@ -262,6 +279,18 @@ def _parameters(faiss: Any, index: Any, selector: Any, settings: SearchSettings)
     if isinstance(part, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=settings.ef_search, sel=selector)
     return faiss.SearchParameters(sel=selector)
+
+
+def _leaves_out(faiss: Any, index: Any, settings: SearchSettings) -> bool:
+    """Whether a search under these settings may leave a list, or a node of a graph, unseen."""
+    part = faiss.downcast_index(index)
+    if isinstance(part, faiss.IndexPreTransform):
+        return _leaves_out(faiss, part.index, settings)
+    if isinstance(part, faiss.IndexRefine):
+        return _leaves_out(faiss, part.base_index, settings)
+    if isinstance(part, faiss.IndexIVF):
+        return bool(settings.nprobe < part.nlist)
+    return isinstance(part, faiss.IndexHNSW) and bool(settings.ef_search < part.ntotal)
 
 
 def _float32(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -71,12 +71,13 @@ def gpus_for(device: Device) -> int:
 def _train(faiss: Any, index: Any, vectors_SD: Float32, gpus: int, reproducible: bool) -> None:
     # A name of its own: the downcast does not keep the index alive.
     part = faiss.downcast_index(index)
+    _without_warnings(faiss, part)
     if isinstance(part, faiss.IndexPreTransform):
         for place in range(part.chain.size()):
             step = faiss.downcast_VectorTransform(part.chain.at(place))
             if not step.is_trained:
                 with on_one_thread(faiss, when=reproducible):
-                    step.train(vectors_SD)
+                    _train_transform(faiss, step, vectors_SD)
             vectors_SD = apply_each(faiss, step, vectors_SD) if reproducible else step.apply(vectors_SD)
         _train(faiss, part.index, vectors_SD, gpus, reproducible)
     elif isinstance(part, faiss.IndexRefine):
@@ -88,6 +89,28 @@ def _train(faiss: Any, index: Any, vectors_SD: Float32, gpus: int, reproducible:
         with on_one_thread(faiss, when=reproducible and is_graph(faiss, part)):
             part.train(vectors_SD)
     part.is_trained = True
+
+
+def _train_transform(faiss: Any, step: Any, vectors_SD: Float32) -> None:
+    codes = None
+    if isinstance(step, faiss.OPQMatrix) and step.pq is None:
+        # As Faiss would make it, but for the warnings: it clusters M codebooks 50 times.
+        codes = faiss.ProductQuantizer(step.d_out, step.M, 8)
+        codes.cp.min_points_per_centroid = 1
+        step.pq = codes
+    step.train(vectors_SD)
+    if codes is not None:
+        step.pq = None
+
+
+def _without_warnings(faiss: Any, index: Any) -> None:
+    """Have Faiss not say, for every codebook, on the terminal, that it has few vectors: `policy` says it once."""
+    holders = [index, *(getattr(index, name, None) for name in ("pq", "refine_pq", "rq", "lsq", "prq", "plsq"))]
+    for holder in holders:
+        if holder is not None and hasattr(holder, "cp"):
+            holder.cp.min_points_per_centroid = 1
+    if isinstance(index, faiss.IndexHNSW):
+        _without_warnings(faiss, faiss.downcast_index(index.storage))
 
 
 def _train_lists(faiss: Any, index: Any, vectors_SD: Float32, gpus: int, reproducible: bool) -> None:

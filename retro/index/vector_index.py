@@ -38,17 +38,24 @@ class VectorIndex:
     vectors_ND: NDArray[Any] | None = None
     """Where candidates are ranked again: all vectors, memory-mapped."""
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows, least: int | None = None) -> Hits:
         """The `k` rows of greatest inner product with each query, best first.
+
+        Args:
+            vectors_QD: [Q, D] queries.
+            k: At least 1.
+            rows: Only these rows are found.
+            least: How many have to be found, if there are as many rows: `k`, unless fewer will do.
 
         Returns:
             ids int64 [Q, k], -1 where the index found no more; scores float32 [Q, k], -inf there. The scores are those
             of the codes, or exact ones where candidates are ranked again.
         """
+        least = k if least is None else least
         if self.vectors_ND is None:
-            return search_index(self.faiss_index, vectors_QD, k, rows, self.settings)
+            return search_index(self.faiss_index, vectors_QD, k, rows, self.settings, least)
         wanted = max(k, min(max(k, LEAST_RANKED) * self.settings.refine_factor, len(rows)))
-        ids_QC, _ = search_index(self.faiss_index, vectors_QD, wanted, rows, self.settings)
+        ids_QC, _ = search_index(self.faiss_index, vectors_QD, wanted, rows, self.settings, least)
         return rerank(self.vectors_ND, vectors_QD, ids_QC, k)
 
 

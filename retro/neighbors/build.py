@@ -115,6 +115,7 @@ def run(
         totals = merge_blocks(work.store, _plan(corpus, config, db.chunk_length), out, corpus.sources, config)
         report = _report(totals, config, db.retrievable, asked, time.monotonic() - started)
         log.info("neighbors: %s", report.line)
+        _warn_of_missing(totals, report)
         write_json(out / REPORT, asdict(report))
         return Manifest(
             stage=STAGE,
@@ -227,6 +228,17 @@ def _report(totals: Totals, config: NeighborsConfig, rows: Rows, asked: int, sec
         seconds=round(seconds, 3),
         queries_per_second=round(asked / max(seconds, 1e-9), 1),
     )
+
+
+def _warn_of_missing(totals: Totals, report: NeighborsReport) -> None:
+    """Say it when queries that have text have no neighbor."""
+    missing = report.without_neighbors - totals.counts["no_text"]
+    if missing > 0:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in report.fewer_than_saved.items() if count)
+        log.warning(
+            "neighbors: %d of %d chunks with text have no neighbor (fewer than saved: %s)",
+            *(missing, totals.counts["queries"] - totals.counts["no_text"], reasons),
+        )
 
 
 def _counts(report: NeighborsReport) -> dict[str, Any]:

@@ -140,12 +140,25 @@ def test_a_database_with_too_few_other_chunks_says_so(dirs: Dirs, db: ChunkDatab
     assert report["without_neighbors"] == 0
 
 
-def test_an_approximate_index_that_finds_too_few_says_so(corpus_dir: Path, db_dir: Path, tmp_path: Path) -> None:
+def test_an_approximate_index_looks_into_further_lists_where_one_holds_too_few(
+    corpus_dir: Path, db_dir: Path, tmp_path: Path
+) -> None:
     index_build.run(index_config(faiss="IVF20,Flat", nprobe=1), corpus_dir, db_dir, tmp_path / "3")
     run(neighbors_config(saved=40, searched=40), corpus_dir, db_dir, tmp_path / "3", tmp_path / "4")
     report = read_json(tmp_path / "4" / "report.json", "")
-    assert report["fewer_than_saved"]["few_found"] > 0
-    assert report["fewer_than_saved"]["few_chunks"] == 0
+    assert report["fewer_than_saved"] == {"few_chunks": 0, "few_found": 0, "no_text": 0}
+
+
+def test_chunks_without_any_neighbor_are_told_in_a_warning(
+    corpus_dir: Path, db_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    index_build.run(index_config(faiss="IVF20,Flat", nprobe=1), corpus_dir, db_dir, tmp_path / "3")
+    monkeypatch.setattr("retro.neighbors.query.own_document_mask", lambda found, *_: np.ones(found.shape, dtype=bool))
+    run(neighbors_config(saved=2, searched=2), corpus_dir, db_dir, tmp_path / "3", tmp_path / "4")
+    report = read_json(tmp_path / "4" / "report.json", "")
+    told = f"neighbors: {report['without_neighbors']} of {sum(report['queries'].values())} chunks with text have no"
+    assert report["without_neighbors"] > 0
+    assert told in caplog.text
 
 
 def test_a_query_without_text_has_no_neighbor(
