@@ -6,23 +6,11 @@ assistant's turns, as a question of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from retro.common.qa_data import Question, Role, Turn
-from retro.sft.convert.items import BadItemError, Converted, Item, Options, id_of, text_of
-
-_ROLES: Mapping[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-}
+from retro.common.qa_data import Question, Turn
+from retro.sft.convert.items import ROLES, BadItemError, Converted, Item, Options, id_of, text_of
 
 
 def sharegpt(item: Item, number: str, options: Options) -> list[Converted]:
@@ -136,12 +124,12 @@ def _turn(message: Any, role_key: str, text_key: str) -> Turn:
     if not isinstance(message, dict):
         raise BadItemError("wrong_type", f"has the turn {str(message)[:40]!r}, needs an object")
     role = str(message.get(role_key))
-    if role not in _ROLES:
-        raise BadItemError("unknown_role", f"has a turn of {role!r}, known: {', '.join(_ROLES)}")
+    if role not in ROLES:
+        raise BadItemError("unknown_role", f"has a turn of {role!r}, known: {', '.join(ROLES)}")
     content = message.get(text_key)
     if isinstance(content, list):
         message = message | {text_key: _joined(content)}
-    return Turn(_ROLES[role], text_of(message, text_key, "text_in_a_turn"))
+    return Turn(ROLES[role], text_of(message, text_key, "text_in_a_turn"))
 
 
 def _joined(parts: Sequence[Any]) -> str:

@@ -13,6 +13,7 @@ from retro.common.json_items import OnBad, json_items, load_json, read_text
 from retro.common.json_text import JsonError, parse_json
 from retro.common.qa_data import Question
 from retro.sft.convert.documents import Documents
+from retro.sft.convert.fields import FieldUse, with_what_came_before
 from retro.sft.convert.items import BadItemError, Converted, Format, Found, Options
 
 
@@ -28,6 +29,8 @@ class Conversion:
     """Items left out, by reason."""
     items: int = 0
     """Items read, those left out included."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Fields that hold something and that nobody looked at, with the number of objects that have them."""
 
     def counts(self) -> dict[str, Any]:
         """Numbers for people and machines."""
@@ -37,6 +40,7 @@ class Conversion:
             "unanswerable": sum(question.unanswerable for question in self.questions),
             "passages": len(self.documents),
             "skipped": {reason: count for reason, count in sorted(self.skipped.items()) if count},
+            "ignored_fields": self.ignored,
         }
 
 
@@ -54,6 +58,7 @@ def convert_file(path: Path, form: Format, options: Options, *, skip_bad: bool) 
     """
     made = Conversion()
     names: dict[str, str] = {}
+    use = FieldUse()
 
     def refuse(reason: str, error: DataError) -> None:
         if not skip_bad:
@@ -62,7 +67,7 @@ def convert_file(path: Path, form: Format, options: Options, *, skip_bad: bool) 
 
     for number, (place, item) in enumerate(_found(path, form, made, refuse)):
         try:
-            found = _converted(item, form, str(number), options)
+            found = _converted(item, form, str(number), options, use)
             for one in found:
                 _add(made, names, one, place)
             # What the options leave out is no mistake, but it is told.
@@ -70,6 +75,7 @@ def convert_file(path: Path, form: Format, options: Options, *, skip_bad: bool) 
         except BadItemError as error:
             remedy = "Mend the item, check that the file has the format that was named, or use --skip-bad"
             refuse(error.reason, DataError(path, f"{place} {error.problem}", remedy))
+    made.ignored = use.ignored()
     if not made.questions:
         problem = f"has no question that could be used, of {made.items} items ({dict(sorted(made.skipped.items()))})"
         raise DataError(path, problem, "Check that the file has the format that was named")
@@ -111,10 +117,13 @@ def _whole(path: Path, text: str) -> dict[str, Any] | None:
     return found if any(isinstance(value, list) and key.lower() == "data" for key, value in found.items()) else None
 
 
-def _converted(item: Mapping[str, Any] | BadItemError, form: Format, number: str, options: Options) -> list[Converted]:
+def _converted(
+    item: Mapping[str, Any] | BadItemError, form: Format, number: str, options: Options, use: FieldUse
+) -> list[Converted]:
     if isinstance(item, BadItemError):
         raise item
-    return form.convert(item, number, options)
+    watched = use.watch(item)
+    return with_what_came_before(watched, form.convert(watched, number, options))
 
 
 def _add(made: Conversion, names: dict[str, str], one: Converted, place: str) -> None:

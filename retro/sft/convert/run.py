@@ -98,6 +98,11 @@ def run(wanted: Wanted) -> dict[str, Any]:
     counts = made.counts()
     for reason, count in counts["skipped"].items():
         log.warning("%s: %d of %d items left out: %s", wanted.path, count, made.items, reason)
+    if made.ignored:
+        told = ", ".join(f"{field} ({count})" for field, count in made.ignored.items())
+        log.warning(
+            "%s: fields that %s does not look at, with how often they are there: %s", wanted.path, wanted.name, told
+        )
     return counts | {"files": {str(files[part]): len(questions) for part, questions in parts.items()}}
 
 

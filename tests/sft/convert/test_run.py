@@ -39,6 +39,7 @@ def test_a_folder_becomes_a_set_that_tuning_finds_by_its_name(tmp_path: Path) ->
         "unanswerable": 0,
         "passages": 0,
         "skipped": {},
+        "ignored_fields": {},
         "files": {str(path): 40},
     }
     assert len(ids(path)) == 40
