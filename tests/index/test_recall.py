@@ -27,7 +27,7 @@ class Answers(VectorIndex):
 
     answers: tuple[int, ...] = ()
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows, least: int | None = None) -> Hits:
         ids = np.array([self.answers[:k]] * len(vectors_QD), dtype=np.int64)
         return ids, np.zeros(ids.shape, dtype=np.float32)
 

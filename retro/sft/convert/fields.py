@@ -124,7 +124,7 @@ def _earlier(one: Any) -> list[Turn]:
         return [Turn("user", one[0].strip()), Turn("assistant", one[1].strip())]
     if isinstance(one, dict):
         role, text = (one.get(a) if one.get(a) is not None else one.get(b) for a, b in _TURN_KEYS)
-        if role in ROLES and isinstance(text, str) and text.strip():
+        if isinstance(role, str) and role in ROLES and isinstance(text, str) and text.strip():
             return [Turn(ROLES[role], text.strip())]
     raise BadItemError("wrong_type", f"has {str(one)[:60]!r} in {HISTORY!r}, needs [question, answer] or a turn")
 
