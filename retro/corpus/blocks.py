@@ -14,6 +14,7 @@ from retro.common.packed import DocumentEncoder
 from retro.common.tokenizers import Tokenizer
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Advance, Source
+from retro.corpus.html import html_library
 from retro.corpus.layouts import Span
 from retro.corpus.reader import STAGE
 from retro.corpus.survey import Survey
@@ -118,7 +119,8 @@ class TokenWork:
 
     def _made_from(self, plan: BlockPlan) -> Mapping[str, Any]:
         source, identity = self._sources[plan.source], self._surveys[plan.source].identity
-        return {
+        library = {"html": html_library()} if source.kind == "html" else {}
+        return library | {
             "files": [identity[file] for file in sorted({span.file for span in plan.spans})],
             "spans": [list(span) for span in plan.spans],
             "source": config_json(source.config),

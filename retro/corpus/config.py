@@ -11,9 +11,27 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from retro.common.config import StageConfig, config_json
 from retro.common.errors import ConfigError
 
-SourceKind: TypeAlias = Literal["auto", "jsonl", "text", "folder", "wikitext", "megatron", "pystdlib"]
+SourceKind: TypeAlias = Literal[
+    "auto", "jsonl", "text", "folder", "wikitext", "html", "parquet", "arrow", "megatron", "pystdlib"
+]
 DocumentUnit: TypeAlias = Literal["auto", "file", "blank_line", "line"]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+
+TEXT_KEYS = (
+    "text",
+    "content",
+    "contents",
+    "body",
+    "article",
+    "document",
+    "passage",
+    "page_content",
+    "raw_content",
+    "abstract",
+    "markdown",
+    "sentence",
+)
+"""Names under which public corpora have a document's text, the usual ones first."""
 
 
 class SourceConfig(StageConfig):
@@ -32,13 +50,13 @@ class SourceConfig(StageConfig):
     """How the text is laid out; `auto` goes by the file's ending and says in the log what it took."""
 
     text_key: Annotated[str, Field(min_length=1)] = "text"
-    """Key of a document's text (jsonl)."""
+    """Key of a document's text (jsonl), or its column (parquet, arrow)."""
 
     id_key: Annotated[str, Field(min_length=1)] = "id"
-    """Key of a document's id (jsonl). A line without it is named by its file and line number."""
+    """Key or column of a document's id. A line without it is named by its file and line number."""
 
     title_key: Annotated[str, Field(min_length=1)] = "title"
-    """Key of a document's title (jsonl). A line without it has an empty title."""
+    """Key or column of a document's title. A line without it has an empty title."""
 
     documents: DocumentUnit = "auto"
     """What one document is in plain text: a whole `file`, what stands between blank lines, or a `line`.

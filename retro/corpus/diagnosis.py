@@ -9,24 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from retro.common.errors import DataError
+from retro.corpus.config import TEXT_KEYS
 from retro.corpus.files import BOM, Source, open_bytes
 from retro.corpus.folder import InputFile
 
-TEXT_KEYS = (
-    "text",
-    "content",
-    "contents",
-    "body",
-    "article",
-    "document",
-    "passage",
-    "page_content",
-    "raw_content",
-    "abstract",
-    "markdown",
-    "sentence",
-)
-"""Names under which public corpora have a document's text, the usual ones first."""
 _HEAD_BYTES = 1 << 20
 _LINES = 100
 _UTF_16 = "UTF-16, two bytes a character; UTF-8 is needed"
@@ -61,6 +47,8 @@ def diagnose(source: Source, file: InputFile, reasons: Mapping[str, int]) -> Dia
         file: The file of the first reject.
         reasons: How many were set aside, by reason.
     """
+    if source.kind in ("parquet", "arrow"):
+        return None
     try:
         with open_bytes(file.path) as stream:
             head = stream.read(_HEAD_BYTES)

@@ -16,14 +16,35 @@ from typing import BinaryIO, cast
 from retro.common.errors import ConfigError, DataError
 from retro.corpus.config import SourceConfig
 from retro.corpus.folder import HIDDEN, Folder, InputFile, is_folder, list_folder, printable
+from retro.corpus.tables import require_whole_dataset
 from retro.corpus.token_files import bin_path, idx_path
+from retro.corpus.zst import DamagedZstdError, ZstdStream
 
 log = logging.getLogger(__name__)
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 TEXT_ENDINGS = (".txt", ".md", ".markdown", ".rst", ".tokens")
+HTML_ENDINGS = (".html", ".htm", ".xhtml")
+ENDINGS: dict[str, tuple[str, ...]] = {
+    "jsonl": JSON_ENDINGS,
+    "folder": TEXT_ENDINGS,
+    "html": HTML_ENDINGS,
+    "parquet": (".parquet",),
+    "arrow": (".arrow",),
+}
+"""Of the files of a folder, by how it is read."""
+COMPRESSED = (".gz", ".zst")
 BOM = b"\xef\xbb\xbf"
 """May stand at the start of a UTF-8 file; no part of its text."""
+DATASET_FILES = ("state.json", "dataset_dict.json", "dataset_info.json")
+"""What `save_to_disk` of HuggingFace's datasets puts beside its Arrow files."""
+_CONTENTS = {
+    "jsonl": "JSON lines",
+    "folder": "text",
+    "html": "HTML",
+    "parquet": "Parquet files",
+    "arrow": "Arrow files",
+}
 _BUFFER_BYTES = 1 << 20
 _SNIFFED_LINES = 100
 
@@ -36,7 +57,7 @@ class Source:
 
     config: SourceConfig
     kind: str
-    """jsonl, text, folder, wikitext or megatron."""
+    """jsonl, text, folder, wikitext, html, parquet, arrow or megatron."""
     files: tuple[InputFile, ...]
 
     @property
@@ -49,7 +70,7 @@ class Source:
         """What one document is in plain text: a `file`, what stands between `blank_line`s, or a `line`."""
         if self.config.documents != "auto":
             return self.config.documents
-        return "file" if self.kind == "folder" else "blank_line"
+        return "file" if self.kind in ("folder", "html") else "blank_line"
 
 
 def resolve(config: SourceConfig, path: Path) -> Source:
@@ -99,34 +120,46 @@ def _kind(path: Path, folder: Folder | None) -> str:
     if _is_megatron(path):
         return "megatron"
     ending = _ending(path.name)
-    if ending in JSON_ENDINGS:
-        return "jsonl"
     if ending in TEXT_ENDINGS:
         return "wikitext" if _starts_with_heading(path) else "text"
-    known = ", ".join((*JSON_ENDINGS, *TEXT_ENDINGS))
+    kind = next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
+    if kind is not None:
+        return kind
+    known = ", ".join(ending for endings in ENDINGS.values() for ending in endings)
     raise DataError(
         path, f"its ending {ending!r} does not tell how it is laid out (known: {known})", "Set the source's kind"
     )
 
 
 def _kind_of_folder(path: Path, folder: Folder) -> str:
-    endings = {_ending(file.name) for file in folder.files}
-    json_found, text_found = endings & set(JSON_ENDINGS), endings & set(TEXT_ENDINGS)
-    if json_found and text_found:
-        problem = f"holds JSON lines ({', '.join(sorted(json_found))}) and text ({', '.join(sorted(text_found))})"
-        raise DataError(path, problem, "Set the source's kind to jsonl or folder, or make two sources of it")
-    return "jsonl" if json_found else "folder"
+    if any(file.name.rpartition("/")[2] in DATASET_FILES for file in folder.files):
+        return "arrow"
+    there = {_ending(file.name) for file in folder.files}
+    found = {kind: sorted(there & set(endings)) for kind, endings in ENDINGS.items() if there & set(endings)}
+    if len(found) > 1:
+        # Pages beside texts are passed over, and counted, as they were before pages could be read.
+        found.pop("html", None)
+    if len(found) > 1:
+        told = " and ".join(f"{_CONTENTS[kind]} ({', '.join(endings)})" for kind, endings in found.items())
+        remedy = f"Set the source's kind to {' or '.join(found)}, or make two sources of it"
+        raise DataError(path, f"holds {told}", remedy)
+    return next(iter(found), "folder")
 
 
 def _files(path: Path, kind: str, folder: Folder | None) -> tuple[InputFile, ...]:
     if folder is None:
         return (InputFile(printable(path.name), path),)
-    endings = JSON_ENDINGS if kind == "jsonl" else TEXT_ENDINGS
+    endings = ENDINGS.get(kind, TEXT_ENDINGS)
+    if kind == "arrow":
+        for state in (file.path for file in folder.files if file.path.name == "state.json"):
+            require_whole_dataset(state)
     found = tuple(file for file in folder.files if _ending(file.name) in endings)
-    others = Counter(_ending(file.name) or "none" for file in folder.files if _ending(file.name) not in endings)
+    rest = (file.name for file in folder.files if _ending(file.name) not in endings)
+    described = DATASET_FILES if kind == "arrow" else ()
+    others = Counter(_ending(name) or "none" for name in rest if name.rpartition("/")[2] not in described)
     told = _passed_over(others, folder.passed_over)
     if not found:
-        problem = f"holds no file with one of the endings {', '.join(endings)} (also .gz)"
+        problem = f"holds no file with one of the endings {', '.join(endings)} (also .gz, .zst)"
         problem += f"; it holds {told}" if told else ""
         raise DataError(path, problem, "Give another folder, or set the source's kind")
     if told:
@@ -146,7 +179,12 @@ def _passed_over(endings: Counter[str], reasons: Counter[str]) -> str:
 
 
 def _ending(name: str) -> str:
-    return PurePosixPath(name.lower().removesuffix(".gz")).suffix
+    return PurePosixPath(name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether the bytes of a file are not those of its text."""
+    return path.suffix in COMPRESSED
 
 
 def is_heading(line: bytes) -> bool:
@@ -181,21 +219,26 @@ class _CountedFile(io.FileIO):
 
 @contextmanager
 def open_bytes(path: Path, advance: Advance = lambda count: None) -> Iterator[BinaryIO]:
-    """Open a file for reading, through gzip when it ends in `.gz`.
+    """Open a file for reading, through gzip when it ends in `.gz`, through Zstandard when it ends in `.zst`.
 
     Raises:
         DataError: It cannot be read, or the compressed data is cut short or damaged.
+        DependencyError: It ends in `.zst`, and zstandard is missing.
     """
     try:
         with open_stored(path, advance) as raw:
             if path.suffix == ".gz":
                 with gzip.GzipFile(fileobj=raw) as stream:
                     yield cast(BinaryIO, stream)
+            elif path.suffix == ".zst":
+                with io.BufferedReader(ZstdStream(raw), _BUFFER_BYTES) as text:
+                    yield text
             else:
                 yield raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, DamagedZstdError) as error:
         problem = f"is cut short or damaged ({error})"
-        raise DataError(path, problem, "Fetch it again; `gzip -t` checks it") from None
+        tool = "zstd" if path.suffix == ".zst" else "gzip"
+        raise DataError(path, problem, f"Fetch it again; `{tool} -t` checks it") from None
 
 
 @contextmanager

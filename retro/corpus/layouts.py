@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import BOM, Advance, Source, is_heading, open_bytes
 from retro.corpus.folder import InputFile
+from retro.corpus.html import PageError, page_of
+from retro.corpus.tables import TABLES, table_rows
 
 _EXCERPT_CHARACTERS = 200
 
@@ -62,11 +64,11 @@ class Span(NamedTuple):
     file: int
     """Place of the file in its source."""
     start: int
-    """Its first byte."""
+    """Its first byte; of a table, its first row."""
     end: int | None
-    """The byte after its last; None for the file's end."""
+    """The byte, or row, after its last; None for the file's end."""
     first_line: int
-    """Number of its first line in the file, counted from 1."""
+    """Number of its first line, or row, in the file, counted from 1."""
 
 
 def read_source(source: Source, min_words: int, advance: Advance) -> Iterator[Item]:
@@ -88,12 +90,30 @@ def read_spans(source: Source, spans: Iterable[Span], min_words: int, advance: A
     """
     for span in spans:
         file = source.files[span.file]
+        if source.kind in TABLES:
+            for item in _rows(source, file, span, advance):
+                yield _long_enough(item, min_words)
+            continue
         with open_bytes(file.path, advance) as stream:
             for item in _items(source, file, stream, span):
                 yield _long_enough(item, min_words)
 
 
+def _rows(source: Source, file: InputFile, span: Span, advance: Advance) -> Iterator[Item]:
+    """A document for each row of a table; rows are counted from 1, as lines are."""
+    rows = table_rows(file.path, source.kind, source.config, span.start, span.end)
+    for number, row in enumerate(rows, start=span.start + 1):
+        text = row[source.config.text_key]
+        advance(len(text) if text is not None else 0)
+        try:
+            yield _document_of(row, number, file, source.config)
+        except _BadLineError as error:
+            yield _reject(file, number, error, str(row).encode())
+
+
 def _items(source: Source, file: InputFile, stream: BinaryIO, span: Span) -> Iterator[Item]:
+    if source.kind == "html":
+        return iter([_page(stream.read(), file)])
     if source.kind in ("text", "folder") and source.unit == "file":
         return iter([_whole_file(stream.read().removeprefix(BOM), file)])
     lines = enumerate(_lines(stream, span), start=span.first_line)
@@ -168,16 +188,24 @@ def _json_document(line: bytes, number: int, file: InputFile, config: SourceConf
         raise _BadLineError("invalid JSON", str(error)) from None
     if not isinstance(data, dict):
         raise _BadLineError("not a JSON object", f"found {type(data).__name__}")
+    document = _document_of(data, number, file, config)
+    if "\\ud" in text_line.lower():
+        _require_whole_characters(document.id, document.title, document.text)
+    return document
+
+
+def _document_of(data: dict[str, Any], number: int, file: InputFile, config: SourceConfig) -> Document:
+    """The document of an object or a row."""
     if config.text_key not in data:
         keys = ", ".join(sorted(data)[:10])
         raise _BadLineError("missing text", f"no key {config.text_key!r}; the line has: {keys}")
     text = data[config.text_key]
+    if isinstance(text, bytes):
+        _decode(text)
     if not isinstance(text, str):
         raise _BadLineError("text is not a string", f"{config.text_key!r} is {type(text).__name__}")
     identifier = _name(data, config.id_key) or f"{file.name}:{number}"
     title = _name(data, config.title_key)
-    if "\\ud" in text_line.lower():
-        _require_whole_characters(identifier, title, text)
     return Document(identifier, title, text, file.name, number, len(text.split()))
 
 
@@ -208,6 +236,16 @@ def _whole_file(content: bytes, file: InputFile) -> Item:
     except _BadLineError as error:
         return _reject(file, number, error, content)
     return Document(file.name, file.name, text, file.name, number, len(text.split()))
+
+
+def _page(content: bytes, file: InputFile) -> Item:
+    """The text of an HTML page, under its own title."""
+    try:
+        page = page_of(content)
+    except PageError as error:
+        return _reject(file, 1, _BadLineError(*error.args), content)
+    title = page.title or file.name
+    return Document(file.name, title, page.text, file.name, 1, len(page.text.split()))
 
 
 def _text(content: bytes) -> str:

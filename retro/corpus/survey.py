@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,12 @@ from retro.common.artifacts import fingerprint
 from retro.common.blocks import Block, BlockStore
 from retro.common.errors import DataError
 from retro.corpus.borders import cuts, rule_of
-from retro.corpus.files import Advance, Source, open_stored
+from retro.corpus.files import Advance, Source, is_compressed, open_stored
 from retro.corpus.folder import InputFile
 from retro.corpus.inputs import Checksums, Identity, stamp_of
 from retro.corpus.layouts import Span
 from retro.corpus.reader import STAGE
+from retro.corpus.tables import TABLES, table_parts
 
 _GROUP_BYTES = 1 << 28
 _GROUP_FILES = 10_000
@@ -79,11 +80,13 @@ class SurveyWork:
         group = self.groups[number]
         source = self.sources[group.source]
         found = [(file, *_survey(source.files[file], source, self.block_bytes, advance)) for file in group.files]
-        rows = [(file, at, end, line) for file, _, parts in found for at, end, line in parts]
+        rows = [(file, part.start, part.end, part.first_line) for file, _, parts in found for part in parts]
         digests = [digest for _, digest, parts in found for _ in parts]
+        sizes = [part.bytes for _, _, parts in found for part in parts]
         return Block(
             {
                 "span": np.array(rows, dtype=np.int64),
+                "bytes": np.array(sizes, dtype=np.int64),
                 "sha256": np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32),
             }
         )
@@ -102,11 +105,13 @@ class SurveyWork:
             ArtifactError: A block is missing or damaged.
         """
         spans: list[list[Span]] = [[] for _ in self.sources]
+        sizes: list[list[int]] = [[] for _ in self.sources]
         identities: list[Identity] = [[] for _ in self.sources]
         for number, group in enumerate(self.groups):
             block = (block_of or self.store.take)(number)
             files = self.sources[group.source].files
             spans[group.source] += [Span(*row) for row in block.arrays["span"].tolist()]
+            sizes[group.source] += block.arrays["bytes"].tolist()
             for file, digest in _digests(block):
                 stamp, size = stamp_of(files[file].path)
                 remembered[stamp] = digest
@@ -115,15 +120,17 @@ class SurveyWork:
             Survey(
                 identity=identity,
                 spans=tuple(_as_read(source, span) for span in parts),
-                sizes=tuple((span.end or 0) - span.start for span in parts),
+                sizes=tuple(of_parts),
             )
-            for source, identity, parts in zip(self.sources, identities, spans, strict=True)
+            for source, identity, parts, of_parts in zip(self.sources, identities, spans, sizes, strict=True)
         ]
 
     def _made_from(self, group: FileGroup) -> Mapping[str, Any]:
         source = self.sources[group.source]
         stamps = [stamp_of(source.files[file].path)[0] for file in group.files]
-        return {"stamps": stamps, "kind": source.kind, "unit": source.unit, "block_bytes": self.block_bytes}
+        made_from = {"stamps": stamps, "kind": source.kind, "unit": source.unit, "block_bytes": self.block_bytes}
+        # A table has not the same parts where other columns are read; `parts` tells blocks of another form apart.
+        return made_from | {"text_key": source.config.text_key, "parts": "with bytes"}
 
 
 def _groups(number: int, source: Source) -> Iterator[FileGroup]:
@@ -135,25 +142,36 @@ def _groups(number: int, source: Source) -> Iterator[FileGroup]:
             first, size = file + 1, 0
 
 
-def _survey(
-    file: InputFile, source: Source, block_bytes: int, advance: Advance
-) -> tuple[bytes, list[tuple[int, int, int]]]:
-    """SHA-256 of a file, and first byte, end and first line of each part."""
+class _Part(NamedTuple):
+    """A part of a file."""
+
+    start: int
+    end: int
+    first_line: int
+    bytes: int
+
+
+def _survey(file: InputFile, source: Source, block_bytes: int, advance: Advance) -> tuple[bytes, list[_Part]]:
+    """SHA-256 of a file, and its parts."""
+    tables: list[_Part] | None = None
+    if source.kind in TABLES:
+        rows = table_parts(file.path, source.kind, source.config, block_bytes)
+        tables = [_Part(part.start, part.stop, part.start + 1, part.bytes) for part in rows]
     with open_stored(file.path) as stream:
         size = stamp_of(file.path)[1]
         begins = [0]
-        if file.path.suffix != ".gz" and source.kind != "megatron" and size > block_bytes:
+        if not is_compressed(file.path) and source.kind not in ("megatron", *TABLES) and size > block_bytes:
             rule = rule_of(source, stream)
             begins = list(cuts(stream, size, block_bytes, rule)) if rule else [0]
         digest, line, parts = hashlib.sha256(), 1, []
         stream.seek(0)
         for at, end in pairwise([*begins, size]):
-            parts.append((at, end, line))
+            parts.append(_Part(at, end, line, end - at))
             line += _read_part(stream, end - at, digest, advance)
             if stream.tell() != end:
                 problem = f"ended at byte {stream.tell()}, but had {size}"
                 raise DataError(file.path, problem, "Let it be, while it is read")
-    return digest.digest(), parts
+    return digest.digest(), parts if tables is None else tables
 
 
 def _read_part(stream: BinaryIO, left: int, digest: Any, advance: Advance) -> int:
@@ -172,7 +190,8 @@ def _read_part(stream: BinaryIO, left: int, digest: Any, advance: Advance) -> in
 
 def _as_read(source: Source, span: Span) -> Span:
     """Offsets of a compressed file are those of its compressed bytes, which nobody can read from."""
-    return span._replace(end=None) if source.files[span.file].path.suffix == ".gz" else span
+    compressed = is_compressed(source.files[span.file].path) and source.kind not in TABLES
+    return span._replace(end=None) if compressed else span
 
 
 def _digests(block: Block) -> Iterator[tuple[int, str]]:

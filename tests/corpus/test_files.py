@@ -73,7 +73,7 @@ def test_a_folder_of_json_lines_is_read_as_json_lines(tmp_path: Path) -> None:
 def test_a_folder_of_both_needs_a_kind(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "b.txt").touch()
-    with pytest.raises(DataError, match=r"holds JSON lines \(\.jsonl\) and text \(\.txt\). Set the source's kind"):
+    with pytest.raises(DataError, match=r"holds JSON lines \(\.jsonl\) and text \(\.txt\)\. Set the source's kind"):
         find(tmp_path)
     assert [file.name for file in find(tmp_path, kind="folder").files] == ["b.txt"]
 
@@ -87,7 +87,9 @@ def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_of_nothing_but_what_is_passed_over_says_so(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("nowhere")
     (tmp_path / ".b.txt").touch()
-    with pytest.raises(DataError, match=r"\(also \.gz\); it holds 1 hidden \(a .*\), 1 links that lead nowhere\. Give"):
+    with pytest.raises(
+        DataError, match=r"\(also \.gz, \.zst\); it holds 1 hidden \(a .*\), 1 links that lead nowhere\. Give"
+    ):
         find(tmp_path)
 
 

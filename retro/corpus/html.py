@@ -1,0 +1,84 @@
+"""The text of a page: what a browser would show, laid out in lines, without scripts and styles."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from retro.common.errors import DependencyError
+
+_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{2,40})", re.IGNORECASE)
+_HEAD_BYTES = 4096
+
+
+class PageError(Exception):
+    """A page that cannot be read; `args` are a reason for counting and a detail."""
+
+
+class Page(NamedTuple):
+    """What a page says."""
+
+    title: str
+    text: str
+
+
+def page_of(content: bytes) -> Page:
+    """Title and text of an HTML page; both empty where it has none.
+
+    Raises:
+        PageError: It is neither UTF-8 nor in the character set that it names, or nests too deep.
+        DependencyError: inscriptis is missing.
+    """
+    inscriptis, lxml_html, etree = _libraries()
+    encoding = _encoding_of(content)
+    try:
+        parser = lxml_html.HTMLParser(encoding=encoding, remove_comments=True)
+        tree = lxml_html.document_fromstring(content, parser=parser)
+        text = inscriptis.Inscriptis(tree, None).get_text()
+    except etree.ParserError:
+        return Page("", "")
+    except (RecursionError, etree.LxmlError) as error:
+        raise PageError("unreadable HTML", " ".join(str(error).split())[:200]) from None
+    lines = (line.rstrip() for line in text.split("\n"))
+    return Page(" ".join((tree.findtext(".//title") or "").split()), "\n".join(lines).strip("\n"))
+
+
+def _encoding_of(content: bytes) -> str:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        named = _CHARSET.search(content[:_HEAD_BYTES])
+        name = named.group(1).decode("ascii") if named else ""
+        if name and _decodes(content, name):
+            return name
+        raise PageError("invalid UTF-8", f"byte 0x{content[error.start]:02x} at offset {error.start}") from None
+    return "utf-8"
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        return False
+    return True
+
+
+def html_library() -> str:
+    """Name and version of the library that decides what the text of a page is.
+
+    Raises:
+        DependencyError: It is missing.
+    """
+    _libraries()
+    return f"inscriptis {metadata.version('inscriptis')}"
+
+
+def _libraries() -> tuple[Any, Any, Any]:
+    try:
+        inscriptis, lxml_html, etree = map(importlib.import_module, ("inscriptis", "lxml.html", "lxml.etree"))
+    except ImportError as error:
+        problem = f"takes the text out of HTML, and cannot be imported ({error})"
+        raise DependencyError("inscriptis", problem, 'Run `pip install "instruct-retro[formats]"`') from None
+    return inscriptis, lxml_html, etree
