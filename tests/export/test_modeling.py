@@ -183,11 +183,12 @@ def test_a_folder_survives_being_saved_by_transformers(settings: dict[str, Any],
     first = load(exported(shape, with_gate(tiny_model(shape)), tmp_path / "out"))
     first.save_pretrained(tmp_path / "again")
     again = load(tmp_path / "again")
-    assert {name: tuple(weight.shape) for name, weight in again.named_parameters()} == {
-        name: tuple(weight.shape) for name, weight in first.named_parameters()
-    }
+    weights = dict(first.named_parameters())
+    assert {name for name, _ in again.named_parameters()} == set(weights)
+    assert all(torch.equal(weight, weights[name]) for name, weight in again.named_parameters())
     inputs = tiny_inputs(12)
-    assert torch.equal(again(*inputs.args()).logits, first(*inputs.args()).logits)
+    # Not bit for bit: where a weight lies in memory decides which kernel multiplies it on some processors.
+    torch.testing.assert_close(again(*inputs.args()).logits, first(*inputs.args()).logits, rtol=1e-6, atol=1e-6)
 
 
 def test_weights_in_bfloat16_are_loaded_and_computed_as_such(tmp_path: Path) -> None:
