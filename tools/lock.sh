@@ -43,7 +43,7 @@ resolve() {
     "$@" pyproject.toml "$work/build.in" --output-file "locks/$name.txt"
 }
 
-resolve test "" --extra quickstart --extra milvus-lite --extra eval --extra serve --extra dev "$@"
+resolve test "" --extra quickstart --extra milvus-lite --extra eval --extra formats --extra serve --extra dev "$@"
 resolve quickstart locks/test.txt --extra quickstart "$@"
 # The GPU image brings these, built for its CUDA, and keeps them.
 image=(torch numpy triton setuptools)
