@@ -56,7 +56,7 @@ def _weights_read(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Path,
         tuned = stage("sft").path(config)
         if is_complete(tuned):
             name = parse_manifest(tuned / MANIFEST, "Run `retro sft` with --redo").counts["name"]
-            yield tuned / name, made["checkpoint"]
+            yield tuned / name, made["identity"]["checkpoint"]
 
 
 def _directory_of(name: str, child: str, config: RunConfig) -> Path | None:
