@@ -93,7 +93,7 @@ def test_equals_at_the_end_of_a_list_are_the_lowest_rows(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF16,PQ8x4fs", "IVF16,SQ8,RFlat"])
 def test_an_index_that_cannot_be_divided_is_refused_before_it_is_built(factory: str) -> None:
-    words = rf"IndexConfig\.shards = 2: needs an index of flat codes or .* IndexConfig\.faiss is '{factory}'"
+    words = rf"index\.shards = 2: needs an index of flat codes or .* index\.faiss is '{factory}'"
     index = create_index(factory, DIMENSION, ROWS)
     with pytest.raises(ConfigError, match=words):
         require_divisible(index, ROWS, 2, factory)
@@ -101,5 +101,5 @@ def test_an_index_that_cannot_be_divided_is_refused_before_it_is_built(factory: 
 
 
 def test_more_files_than_rows_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"IndexConfig\.shards = 4: needs to be at most the number of chunks, 3"):
+    with pytest.raises(ConfigError, match=r"index\.shards = 4: needs to be at most the number of chunks, 3"):
         require_divisible(create_index("Flat", DIMENSION, 3), 3, 4, "Flat")
