@@ -322,7 +322,8 @@ def test_a_huggingface_tokenizer_file_makes_the_tokens(tmp_path: Path) -> None:
     model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     model.save(str(tmp_path / "tokenizer.json"))
     config = settings(
-        jsonl(tmp_path / "a.jsonl"), tokenizer={"kind": "huggingface", "path": tmp_path / "tokenizer.json"}
+        jsonl(tmp_path / "a.jsonl"),
+        tokenizer={"kind": "huggingface", "path": tmp_path / "tokenizer.json", "max_lost_fraction": 0.1},
     )
     manifest = run(config, tmp_path / "out")
     assert manifest.counts["tokenizer"]["eod"] == 1

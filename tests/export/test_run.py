@@ -42,6 +42,7 @@ def road_config(folder: Path, *overrides: str) -> RunConfig:
         "model.activation=swiglu",
         "model.normalization=RMSNorm",
         "train.precision=bfloat16",
+        "sft.train.precision=float32",  # not auto: a finished run records what that became
         *overrides,
     )
 

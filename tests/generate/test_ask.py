@@ -347,14 +347,20 @@ def test_questions_without_any_passage_are_not_asked_with_passages() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"sampling": {"temperature": -1}}, r"SamplingConfig\.temperature = -1: needs "),
-        ({"sampling": {"top_k": 5}}, r"SamplingConfig\.top_k = 5: needs 0 at temperature 0"),
-        ({"sampling": {"top_p": 0.5}}, r"SamplingConfig\.top_p = 0.5: needs 1 at temperature 0"),
-        ({"sampling": {"temperature": 1, "top_p": 1.1}}, r"SamplingConfig\.top_p = 1.1: needs "),
-        ({"sampling": {"repetition_penalty": 1e-300}}, r"SamplingConfig\.repetition_penalty = 1e-300: needs .* 0\.01"),
-        ({"sampling": {"repetition_penalty": 101}}, r"SamplingConfig\.repetition_penalty = 101: needs .* 100"),
-        ({"sampling": {"min_new_tokens": -1}}, r"SamplingConfig\.min_new_tokens = -1: needs "),
-        ({"sampling": {"stop": [""]}}, r"SamplingConfig\.stop = \(''\,\): needs texts that are not empty"),
+        ({"sampling": {"temperature": -1}}, r"GenerateConfig\.sampling\.temperature = -1: needs "),
+        ({"sampling": {"top_k": 5}}, r"GenerateConfig\.sampling\.top_k = 5: needs 0 at temperature 0"),
+        ({"sampling": {"top_p": 0.5}}, r"GenerateConfig\.sampling\.top_p = 0.5: needs 1 at temperature 0"),
+        ({"sampling": {"temperature": 1, "top_p": 1.1}}, r"GenerateConfig\.sampling\.top_p = 1.1: needs "),
+        (
+            {"sampling": {"repetition_penalty": 1e-300}},
+            r"GenerateConfig\.sampling\.repetition_penalty = 1e-300: needs .* 0\.01",
+        ),
+        (
+            {"sampling": {"repetition_penalty": 101}},
+            r"GenerateConfig\.sampling\.repetition_penalty = 101: needs .* 100",
+        ),
+        ({"sampling": {"min_new_tokens": -1}}, r"GenerateConfig\.sampling\.min_new_tokens = -1: needs "),
+        ({"sampling": {"stop": [""]}}, r"GenerateConfig\.sampling\.stop = \(''\,\): needs texts that are not empty"),
         ({"sampling": {"min_new_tokens": 9}}, r"max_new_tokens = 3: needs at least sampling.min_new_tokens = 9"),
         ({"retrieval_every": 0, "settings": ["live_retrieval"]}, r"retrieval_every = 0: needs "),
         ({"retrieval_every": 3}, r"retrieval_every = 3: needs live_retrieval among generate.settings"),

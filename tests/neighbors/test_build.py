@@ -274,9 +274,9 @@ def test_only_the_splits_asked_for_are_searched(dirs: Dirs, tmp_path: Path) -> N
         ({"searched": 3}, r"NeighborsConfig\.searched = 3: needs to be at least saved = 4"),
         ({"saved": 0}, r"NeighborsConfig\.saved = 0: needs"),
         ({"splits": ("train", "train")}, r"NeighborsConfig\.splits = \('train', 'train'\): needs each split once"),
-        ({"filters": {"overlap_above": 1.5}}, r"FilterConfig\.overlap_above = 1\.5: needs"),
-        ({"filters": {"near_duplicates_above": -1}}, r"FilterConfig\.near_duplicates_above = -1: needs"),
-        ({"filters": {"shingle": 0}}, r"FilterConfig\.shingle = 0: needs"),
+        ({"filters": {"overlap_above": 1.5}}, r"NeighborsConfig\.filters\.overlap_above = 1\.5: needs"),
+        ({"filters": {"near_duplicates_above": -1}}, r"NeighborsConfig\.filters\.near_duplicates_above = -1: needs"),
+        ({"filters": {"shingle": 0}}, r"NeighborsConfig\.filters\.shingle = 0: needs"),
         ({"splits": ("dev",)}, r"NeighborsConfig\.splits\.0 = 'dev': needs"),
     ],
 )
