@@ -65,12 +65,12 @@ def print_leakage(result: Mapping[str, Any], terminal: Terminal) -> None:
     for measure, score in shown if result["measures"]["training"]["rows"] else []:
         terminal.table(score_table(result, measure, score))
     for sentence in result["sentences"]:
-        terminal.say(f"* {sentence}")
+        terminal.wrap(f"* {sentence}")
     if result["chunks_left_out"]:
         left_out = (
             f"{result['chunks_left_out']:,} chunks were not predicted whole (perplexity.samples) and do not count."
         )
-        terminal.say(f"* {left_out}")
+        terminal.wrap(f"* {left_out}")
 
 
 def _shown(score: float | None) -> str:
