@@ -377,7 +377,7 @@ def test_a_version_that_does_not_exist_is_refused(home: Home) -> None:
         remove(home, [number], "a")
     assert home.number("latest") == 3
     assert home.number(0) == 0
-    with pytest.raises(ConfigError, match=r"DatabaseConfig\.version = 4: needs a version .*: 0 to 3"):
+    with pytest.raises(ConfigError, match=r"database\.version = 4: needs a version .*: 0 to 3"):
         home.number(4)
     assert home.place(0) == (home.base.db, home.base.index)
     assert home.place(2) == (home.directory(2), home.directory(2))

@@ -232,5 +232,5 @@ def test_without_a_setting_answers_read_the_latest_version_and_training_the_firs
 
 @pytest.mark.parametrize("value", ["-1", "newest"])
 def test_a_version_is_a_number_or_a_word_that_is_known(value: str) -> None:
-    with pytest.raises(ConfigError, match=r"DatabaseConfig\.version.*needs"):
+    with pytest.raises(ConfigError, match=r"database\.version.*needs"):
         load_run_config(None, [f"database.version={value}"])
