@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_while_codes_are_written_is_one_error(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"faiss": "HNSW8", "on_disk": True}, r"on_disk = True: needs inverted lists .* IndexConfig\.faiss is 'HNSW8'"),
+        ({"faiss": "HNSW8", "on_disk": True}, r"on_disk = True: needs inverted lists .* index\.faiss is 'HNSW8'"),
         ({"faiss": "IVF4,PQ4x4fs", "on_disk": True}, "on_disk = True: needs inverted lists"),
         ({"faiss": RABITQ, "keep_embeddings": False}, f"keep_embeddings = False: needs to be true for {RABITQ}"),
     ],

@@ -168,7 +168,7 @@ def test_a_database_of_another_corpus_is_refused(db_dir: Path, tmp_path: Path) -
 def test_too_few_training_vectors_are_said_before_anything_is_embedded(
     corpus_dir: Path, db_dir: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"IndexConfig\.faiss = 'IVF5000,Flat': needs at least 5000 training vectors"):
+    with pytest.raises(ConfigError, match=r"index\.faiss = 'IVF5000,Flat': needs at least 5000 training vectors"):
         run(index_config(faiss="IVF5000,Flat"), corpus_dir, db_dir, tmp_path)
     assert not (tmp_path / "blocks").exists()
 
