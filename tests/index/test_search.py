@@ -9,7 +9,7 @@ import pytest
 
 from retro.common.artifacts import MANIFEST, describe_files, parse_manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError
-from retro.common.files import read_json
+from retro.common.files import read_json, write_json
 from retro.common.hdf5 import map_column
 from retro.common.rows import Rows
 from retro.corpus.reader import Corpus
@@ -104,7 +104,8 @@ def test_an_embedder_of_another_identity_is_refused(copied: Path, db: ChunkDatab
     described = read_json(copied / "embedder.json", "")
     path = copied / "embedder.json"
     manifest = read_manifest(copied, "index")
-    path.write_text(path.read_text(encoding="utf-8").replace(described["identity"]["idf_sha256"], "0" * 64))
+    described["identity"]["idf_sha256"] = "0" * 64
+    write_json(path, described)
     manifest.files.update(describe_files(copied, ["embedder.json"]))
     write_manifest(copied, manifest)
     with pytest.raises(ArtifactError, match="records an embedder with idf_sha256 '0000"):
