@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from retro.common.errors import ConfigError, require
+from retro.common.errors import ConfigError
 from retro.common.precision import Choice, choose, is_bfloat16
 from retro.common.tasks.task import Task
 from retro.corpus.reader import Corpus
@@ -53,7 +53,8 @@ def for_model(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> Genera
         need = "needs an encoder that reads what is found: a Retro, and generate.encoder=true"
         raise ConfigError("generate.settings", "live_retrieval", need)
     every, most = config.retrieval_every, info.shape.chunk_length
-    require(config, "retrieval_every", every is None or every <= most, f"1 to {most}, the tokens of a chunk")
+    if every is not None and every > most:
+        raise ConfigError("generate.retrieval_every", every, f"needs 1 to {most}, the tokens of a chunk")
     _warn_of_more_passages(config, info, encoder=encoder)
     return config.model_copy(update={"encoder": encoder})
 
