@@ -42,7 +42,7 @@ def test_chunks_are_addressed_by_number_in_any_order(neighbors: Neighbors, corpu
 
 
 def test_more_neighbors_than_were_saved_are_refused(neighbors: Neighbors) -> None:
-    with pytest.raises(ConfigError, match=r"NeighborsConfig\.saved = 4: needs to be at least 5"):
+    with pytest.raises(ConfigError, match=r"neighbors\.saved = 4: needs to be at least 5"):
         neighbors.of(0, 0, np.array([0]), 5)
 
 
