@@ -72,6 +72,8 @@ class _BesideBars(logging.StreamHandler):  # type: ignore[type-arg]
 
     def emit(self, record: logging.LogRecord) -> None:
         Progress.clear()
+        # The one of now: whoever captures what is written puts another stream in its place, and closes it later.
+        self.stream = sys.stderr
         super().emit(record)
 
 

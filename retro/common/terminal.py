@@ -8,6 +8,7 @@ nothing is ever parsed as markup.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -111,11 +112,12 @@ class Terminal:
     @property
     def _console(self) -> Any:
         # When it is first needed: importing rich takes a tenth of a second, which most commands need not spend.
-        if self._made is None or self._made[0] != self.width:
+        wanted = self.width, os.environ.get("COLUMNS")
+        if self._made is None or self._made[0] != wanted:
             from rich.console import Console
 
             console = Console(file=self._stream, width=self.width, markup=False, emoji=False, highlight=False)
-            self._made = self.width, console
+            self._made = wanted, console
         return self._made[1]
 
     @property

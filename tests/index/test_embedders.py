@@ -48,7 +48,7 @@ def test_other_frequencies_are_another_embedder(made: Path) -> None:
 
 def test_a_description_that_is_none_is_named(made: Path) -> None:
     write_plain_json(made / "embedder.json", ["x"])
-    with pytest.raises(ArtifactError, match="does not describe an embedder"):
+    with pytest.raises(ArtifactError, match=r"embedder\.json: holds a list of 1, needed is: an object"):
         open_embedder(made)
 
 
