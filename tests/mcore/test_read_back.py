@@ -20,7 +20,7 @@ from retro.training.loop import build_engine
 from retro.training.saver import Saver
 from tests.model.tiny import tiny_shape
 
-CONFIG = TrainConfig(steps=4, global_batch=1, micro_batch=1, warmup_steps=0)
+CONFIG = TrainConfig(steps=4, global_batch=1, micro_batch=1, warmup_steps=0, precision="float32")
 
 
 @pytest.fixture
