@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -29,3 +30,13 @@ def width_of_the_terminal() -> Iterator[None]:
     """A test that sets the width of what commands print leaves the next one the usual 80."""
     yield
     output.width = None
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_signals() -> Iterator[None]:
+    """A test that runs the command line in this process leaves the next one the handlers that there were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
