@@ -130,6 +130,7 @@ class TorchFile:
         self._start, self._length = start, path.stat().st_size - start if length is None else length
         try:
             self._records = self._list()
+        # NotImplementedError is how zipfile refuses an archive of a later version or another compression.
         except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OverflowError, struct.error) as error:
             why = " ".join(str(error).split())[:100]
             raise PickleError(f"it is cut short or not a torch file of version 1.6 or later ({why})") from None
