@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -26,17 +27,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def width_of_the_terminal() -> Iterator[None]:
-    """A test that sets the width of what commands print leaves the next one the usual 80."""
+def process_as_it_was() -> Iterator[None]:
+    """What the command line sets in the process that runs it: the next test finds it as it was."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    log = logging.getLogger()
+    handlers, level = log.handlers[:], log.level
     yield
     output.width = None
-
-
-@pytest.fixture(autouse=True)
-def handlers_of_signals() -> Iterator[None]:
-    """A test that runs the command line in this process leaves the next one the handlers that there were."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
+    for number, handler in signals.items():
         if signal.getsignal(number) is not handler:
             signal.signal(number, handler)
+    log.handlers[:] = handlers
+    log.setLevel(level)

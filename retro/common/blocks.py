@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path
-from retro.common.hdf5 import new_file, open_file, write_columns
+from retro.common.hdf5 import new_file, open_file, read_text, write_columns, write_texts
 from retro.common.json_text import parse_json, wrong_type
 
 log = logging.getLogger(__name__)
@@ -117,9 +117,8 @@ class BlockStore:
         with atomic_path(self.path(number)) as temporary, new_file(temporary) as file:
             write_columns(file, block.arrays)
             file.attrs["rows"] = block.rows
-            file.attrs["inputs"] = self.inputs[number]
-            file.attrs["counts"] = json.dumps(block.counts, sort_keys=True)
-            file.attrs["checksum"] = block.checksum
+            counts = json.dumps(block.counts, sort_keys=True)
+            write_texts(file, {"inputs": self.inputs[number], "counts": counts, "checksum": block.checksum})
 
     def read(self, number: int) -> Block:
         """Read a finished block and check it.
@@ -152,7 +151,7 @@ class BlockStore:
         """
         remedy = f"Run `retro {self.stage}` again; it is built anew"
         with open_file(self.path(number), remedy) as file:
-            return _counts(file.attrs["counts"])
+            return _counts(read_text(file, "counts"))
 
     def remove(self) -> None:
         """Delete the blocks: what they held is in the stage's artifact now."""
@@ -163,9 +162,8 @@ class BlockStore:
         nothing = Block({})
         try:
             with open_file(self.path(number), "") as file:
-                attributes = dict(file.attrs)
-                block = Block({name: file[name][...] for name in file}, _counts(attributes["counts"]))
-                rows, inputs, checksum = (attributes[name] for name in ("rows", "inputs", "checksum"))
+                block = Block({name: file[name][...] for name in file}, _counts(read_text(file, "counts")))
+                rows, inputs, checksum = file.attrs["rows"], read_text(file, "inputs"), read_text(file, "checksum")
                 if not isinstance(rows, np.integer) or not all(array.ndim for array in block.arrays.values()):
                     raise ValueError("its rows are no rows")
         except ArtifactError as error:
@@ -182,13 +180,13 @@ class BlockStore:
 def _inputs_of(path: Path) -> str:
     try:
         with open_file(path, "") as file:
-            return str(file.attrs["inputs"])
+            return read_text(file, "inputs")
     except ArtifactError:
         return ""
 
 
-def _counts(text: object) -> dict[str, int]:
-    counts: dict[str, int] = parse_json(str(text))
+def _counts(text: str) -> dict[str, int]:
+    counts: dict[str, int] = parse_json(text)
     if wrong_type(counts, dict[str, int]) is not None:
         raise ValueError("its counts are no counts")
     return counts

@@ -187,9 +187,35 @@ def _dataset(dataset: h5py.Dataset, where: str, size: int) -> str:
 def _attributes(owner: h5py.Group | h5py.Dataset, where: str) -> str:
     for name in owner.attrs:
         found = owner.attrs.get_id(name)
-        if found.get_type().get_class() not in (*_NUMBERS, h5py.h5t.STRING) or found.get_storage_size() > _LONGEST:
+        kind = found.get_type()
+        text = kind.get_class() == h5py.h5t.STRING
+        if not (text or kind.get_class() in _NUMBERS) or found.get_storage_size() > _LONGEST:
             return f"has something else than numbers and texts in attribute {name!r} of {where}"
+        if text and kind.is_variable_str():
+            return f"keeps attribute {name!r} of {where} apart, as a text of any length"
     return ""
+
+
+def write_texts(owner: h5py.Group, texts: Mapping[str, str]) -> None:
+    """Store short texts as attributes, each in the place of its own length.
+
+    A text of any length, as h5py would write it, lies in a heap: of one whose place there is damaged, HDF5 may never
+    come back.
+    """
+    for name, text in texts.items():
+        owner.attrs[name] = np.bytes_(text.encode())
+
+
+def read_text(owner: h5py.Group, name: str) -> str:
+    """A text that `write_texts` stored.
+
+    Raises:
+        KeyError, TypeError, UnicodeDecodeError: There is none; of a damaged file, inside `open_file`.
+    """
+    text = owner.attrs[name]
+    if not isinstance(text, bytes):
+        raise TypeError(f"attribute {name!r} is no text")
+    return text.decode()
 
 
 def create_column(

@@ -9,7 +9,8 @@ tokenizers' libraries take, and gives the same tokens, because it is done only w
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from retro.common.pieces import Cut
 from retro.common.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
+_PART_CHARACTERS = 4_000_000
+_BEGINS_SPACE = re.compile("(?<![ \u2581]) ")
 _REMEMBERED_PIECES = 500_000
 _REMEMBERED_CHARACTERS = 16_000_000
 
@@ -45,7 +48,38 @@ def packed_encoder(tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Encode:
     # The finest cut first: a coarse piece that is new is looked up by its parts.
     for cut in reversed(tokenizer.cuts):
         encode = _Remembered(cut, encode, dtype).encode
-    return encode
+    return _InParts(encode, dtype).encode
+
+
+class _InParts:
+    """Encodes long texts part by part: the list of a text's pieces takes twenty times the text."""
+
+    def __init__(self, encode: Encode, dtype: np.dtype[Any]) -> None:
+        self._encode, self._dtype = encode, dtype
+
+    def encode(self, texts: Sequence[str]) -> Packed:
+        """Tokens of some texts."""
+        if sum(map(len, texts)) <= _PART_CHARACTERS:
+            return self._encode(texts)
+        tokens, lengths_D = [np.zeros(0, dtype=self._dtype)], np.zeros(len(texts), dtype=np.int64)
+        for number, text in enumerate(texts):
+            for part in _parts(text):
+                packed = self._encode([part])
+                tokens.append(packed.tokens)
+                lengths_D[number] += len(packed.tokens)
+        return Packed(np.concatenate(tokens), lengths_D)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text from space to space, where every `Cut` cuts too: a space begins a piece, or belongs to none."""
+    begin = 0
+    while len(text) - begin > _PART_CHARACTERS:
+        found = _BEGINS_SPACE.search(text, begin + _PART_CHARACTERS)
+        if found is None:
+            break
+        yield text[begin : found.start()]
+        begin = found.start()
+    yield text[begin:]
 
 
 class DocumentEncoder:

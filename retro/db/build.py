@@ -87,8 +87,7 @@ def run(config: DbConfig, corpus_dir: Path, out: Path, *, worker: Worker = ALONE
     built = gang.work(work)
 
     def join() -> Manifest:
-        attributes: dict[str, int | str] = {"chunk_length": config.chunk_length, "corpus": corpus.manifest.fingerprint}
-        counts = merge_blocks(work.store, out, attributes)
+        counts = merge_blocks(work.store, out, config.chunk_length, corpus.manifest.fingerprint)
         report = _report(corpus, _plan(corpus, config), counts, built, time.monotonic() - started)
         log.info("db: %s", report.line)
         write_json(out / REPORT, asdict(report))

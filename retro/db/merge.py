@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -16,18 +15,19 @@ from retro.common.errors import DataError
 from retro.common.files import atomic_path
 from retro.common.hdf5 import create_column, new_file
 from retro.corpus.reader import SPLITS
-from retro.db.schema import COLUMNS, FILE
+from retro.db.schema import COLUMNS, FILE, write_header
 
 Int64 = NDArray[np.int64]
 
 
-def merge_blocks(store: BlockStore, out: Path, attributes: Mapping[str, int | str]) -> list[dict[str, int]]:
+def merge_blocks(store: BlockStore, out: Path, chunk_length: int, corpus: str) -> list[dict[str, int]]:
     """Write db.h5 into `out`; one block at a time is in memory.
 
     Args:
         store: Finished blocks, each sorted by split, with counts `rows_train`, `rows_valid`, `rows_test`.
         out: The stage's directory.
-        attributes: What the file says about itself.
+        chunk_length: Of the database.
+        corpus: Fingerprint of the corpus that its chunks are of.
 
     Returns:
         The counts of every block.
@@ -47,8 +47,7 @@ def merge_blocks(store: BlockStore, out: Path, attributes: Mapping[str, int | st
             create_column(file, name, (rows,), dtype)
         for number in range(len(store)):
             _copy_block(file, store.take(number), rows_BT[number], begin_BT[number])
-        for name, value in sorted(attributes.items()):
-            file.attrs[name] = value
+        write_header(file, chunk_length, corpus)
     return counts
 
 

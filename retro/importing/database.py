@@ -19,7 +19,7 @@ from retro.common.resume import completed, fingerprints
 from retro.corpus.reader import Corpus
 from retro.db.build import DbReport
 from retro.db.config import DbConfig
-from retro.db.schema import COLUMNS, FILE, STAGE
+from retro.db.schema import COLUMNS, FILE, STAGE, write_header
 from retro.importing.blocks import BlockCounts, count_blocks
 from retro.importing.project import Project, recorded_counts
 from retro.importing.rows import REBUILD, Documents, read_rows
@@ -96,8 +96,7 @@ def _write_rows(
                     by_source[split] = [sum(pair) for pair in zip(by_source[split], here, strict=True)]
                     place += count
                     bar.advance(count)
-        file.attrs["chunk_length"] = project.chunk_length
-        file.attrs["corpus"] = corpus.manifest.fingerprint
+        write_header(file, project.chunk_length, corpus.manifest.fingerprint)
     return by_source
 
 

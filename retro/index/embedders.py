@@ -20,7 +20,7 @@ from retro.common.config import config_json
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
 from retro.common.gang import Gang
-from retro.common.hdf5 import map_column, new_file, open_file, write_columns
+from retro.common.hdf5 import map_column, new_file, open_file, read_text, write_columns, write_texts
 from retro.common.precision import choose, renamed
 from retro.index.batching import ignore
 from retro.index.config import EmbedderConfig
@@ -136,8 +136,7 @@ def _learn(path: Path, texts: Iterable[Sequence[str]], learned_from: str) -> Non
     block = Block({"idf": count_documents(texts)})
     with atomic_path(path) as temporary, new_file(temporary) as file:
         write_columns(file, block.arrays)
-        file.attrs["learned_from"] = learned_from
-        file.attrs["checksum"] = block.checksum
+        write_texts(file, {"learned_from": learned_from, "checksum": block.checksum})
 
 
 def _texts_of(path: Path) -> str:
@@ -146,7 +145,7 @@ def _texts_of(path: Path) -> str:
         return ""
     try:
         with open_file(path, _REMEDY) as file:
-            learned_from, checksum = str(file.attrs["learned_from"]), file.attrs["checksum"]
+            learned_from, checksum = read_text(file, "learned_from"), read_text(file, "checksum")
             whole = Block({"idf": file["idf"][...]}).checksum == checksum
     except ArtifactError as error:
         log.warning("%s; it is learned again", error)

@@ -109,6 +109,7 @@ def too_large(file: h5py.File) -> None:
         (lambda file: file.create_dataset("d", data=["text"]), "has something else than numbers in 'd'"),
         (lambda file: file.create_dataset("d", data=np.zeros(2, "i4,f4")), "has something else than numbers in 'd'"),
         (lambda file: file["b"].attrs.create("x", file.ref, dtype=h5py.ref_dtype), "in attribute 'x' of b"),
+        (lambda file: file["b"].attrs.__setitem__("x", "text"), "keeps attribute 'x' of b apart"),
         (lambda file: file["a"].__setitem__("d", file["b"]), "under several names"),
         (lambda file: file["a"].__setitem__("d", file), "under several names"),
         (too_large, "more than its .* bytes can hold"),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -67,11 +68,17 @@ def plain(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
 
 
 @settings(max_examples=400, deadline=None)
-@given(batches=st.lists(st.lists(st.one_of(TEXTS, st.text(max_size=20)), max_size=4), min_size=1, max_size=3))
-def test_remembered_words_give_the_tokens_of_the_whole_text(tokenizer: Tokenizer, batches: list[list[str]]) -> None:
+@given(
+    batches=st.lists(st.lists(st.one_of(TEXTS, st.text(max_size=20)), max_size=4), min_size=1, max_size=3),
+    part=st.sampled_from([1, 3, 4_000_000]),
+)
+def test_remembered_words_give_the_tokens_of_the_whole_text(
+    tokenizer: Tokenizer, batches: list[list[str]], part: int
+) -> None:
     encoder = DocumentEncoder(tokenizer, INT32)
     for texts in batches:
-        found = encoder.encode(texts)
+        with mock.patch.object(packed, "_PART_CHARACTERS", part):
+            found = encoder.encode(texts)
         assert found.tokens.tolist() == plain(tokenizer, texts)
         assert found.lengths.tolist() == [len(tokenizer.encode(text)) + 1 for text in texts]
 
@@ -100,7 +107,8 @@ def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
             patch.setattr(packed, limit, 5)
             encoder = DocumentEncoder(tokenizer, INT32)
             assert [t for text in texts for t in encoder.encode([text]).tokens.tolist()] == plain(tokenizer, texts)
-            assert len(encoder._encode.__self__._memory) <= 5  # type: ignore[attr-defined]
+            in_parts = encoder._encode.__self__  # type: ignore[attr-defined]
+            assert len(in_parts._encode.__self__._memory) <= 5
 
 
 def test_no_text_and_empty_texts_are_encoded_too(tokenizer: Tokenizer) -> None:

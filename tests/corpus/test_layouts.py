@@ -4,13 +4,17 @@ import gzip
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retro.common.errors import DataError
+from retro.corpus import layouts
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import resolve
-from retro.corpus.layouts import Document, Item, Reject, read_source
+from retro.corpus.layouts import Document, Item, Reject, read_source, words_in
 
 
 def read(path: Path, content: bytes | None = None, min_words: int = 1, **settings: Any) -> list[Item]:
@@ -150,3 +154,9 @@ def test_a_cut_gz_stops_the_source_because_what_is_missing_cannot_be_counted(tmp
 
 def test_text_with_a_zero_byte_beside_each_letter_is_set_aside(tmp_path: Path) -> None:
     assert rejects(read(tmp_path / "f.txt", "some words".encode("utf-16-le"))) == [(1, "zero bytes", "10 of 20")]
+
+
+@given(text=st.text(alphabet="ab é\n\x1c\u2003"), part=st.integers(1, 5))
+def test_words_counted_slice_by_slice_are_those_of_split(text: str, part: int) -> None:
+    with mock.patch.object(layouts, "_SLICE_CHARACTERS", part):
+        assert words_in(text) == len(text.split())

@@ -102,21 +102,22 @@ def _override_seeds() -> list[bytes]:
 
 
 def _hdf5_seeds() -> list[bytes]:
-    from retro.common.hdf5 import new_file, write_columns
+    from retro.common.hdf5 import new_file, write_columns, write_texts
 
     def write(path: Path) -> None:
         with new_file(path) as file:
             write_columns(file, {"source": np.zeros(9, np.uint16), "token_start": np.arange(9)})
             write_columns(file.create_group("text"), {"neighbors": np.zeros((4, 2), np.int64)})
-            # No text: of one whose place in the file is damaged, HDF5's own library may never come back.
             file.attrs["chunk_length"] = 64
+            write_texts(file, {"corpus": "0123abc", "counts": '{"documents": 3}'})
 
     return [_written(write)]
 
 
 def _read_hdf5(path: Path) -> None:
     from retro.common.errors import ArtifactError
-    from retro.common.hdf5 import map_column
+    from retro.common.hdf5 import map_column, open_file, read_text
+    from retro.common.json_text import parse_json
 
     for name in ("token_start", "text/neighbors"):
         try:
@@ -124,6 +125,8 @@ def _read_hdf5(path: Path) -> None:
         except ArtifactError as error:
             str(error).encode()
     map_column(path, "source", "")
+    with open_file(path, "") as file:
+        parse_json(read_text(file, "counts"))
 
 
 def _index_seeds() -> list[bytes]:
