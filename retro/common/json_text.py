@@ -43,14 +43,15 @@ class DeepJsonError(JsonError):
     """It nests too deep."""
 
 
-def parse_json(text: str | bytes, *, keys_once: bool = False) -> Any:
+def parse_json(text: str | bytes, *, keys_once: bool = False, finite: bool = False) -> Any:
     """The one value that a JSON text is.
 
-    NaN and Infinity are read as Python writes them. A `\\u` escape may give half a character; see `half_character`.
+    A `\\u` escape may give half a character; see `half_character`.
 
     Args:
         text: The text, or its UTF-8 bytes.
         keys_once: Whether a key that an object has twice is an error, instead of counting the last time.
+        finite: Whether NaN and Infinity, which no other language writes, are errors.
 
     Raises:
         JsonError: It is broken, nests deeper than MAX_JSON_DEPTH, or has a number of thousands of digits.
@@ -61,13 +62,14 @@ def parse_json(text: str | bytes, *, keys_once: bool = False) -> Any:
         except UnicodeDecodeError as error:
             raise BrokenJsonError(f"broken JSON: byte 0x{text[error.start]:02x} is not UTF-8", "", 0) from None
     try:
-        value = json.loads(text, object_pairs_hook=_keys_once if keys_once else None)
+        hooks = {"object_pairs_hook": _keys_once if keys_once else None, "parse_constant": _refuse if finite else None}
+        value = json.loads(text, **hooks)
     except RecursionError:
         raise DeepJsonError("nests too deep", text, 0) from None
     except json.JSONDecodeError as error:
         raise BrokenJsonError(f"broken JSON: {error.msg}", text, error.pos) from None
-    except _KeyTwiceError as error:
-        raise BrokenJsonError(f"the key {error.args[0][:80]!r} twice in one object", text, 0) from None
+    except _RefusedError as error:
+        raise BrokenJsonError(error.args[0], text, 0) from None
     except ValueError:
         raise LongNumberError("a number of too many digits", text, _long_number(text)) from None
     if text.count("[") + text.count("{") > MAX_JSON_DEPTH and _depth_exceeds(value, MAX_JSON_DEPTH):
@@ -130,15 +132,20 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-class _KeyTwiceError(Exception):
-    pass
+class _RefusedError(Exception):
+    """What Python's parser would let through."""
+
+
+def _refuse(constant: str) -> None:
+    raise _RefusedError(f"{constant}, which is no JSON number")
 
 
 def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen = set[str]()
-        raise _KeyTwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+        key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _RefusedError(f"the key {key[:80]!r} twice in one object")
     return found
 
 

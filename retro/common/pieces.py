@@ -6,13 +6,14 @@ can remember the tokens of each word. The rules here are exact, not usual: a tok
 
 from __future__ import annotations
 
-import json
 import re
 import string
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from retro.common.json_text import parse_json
 
 Cut = Callable[[str], list[str]]
 """Cuts a text into pieces. What it leaves out, such as white space, gives no tokens."""
@@ -47,7 +48,7 @@ def huggingface_cuts(tokenizer_json: str) -> tuple[Cut, ...]:
     Such a tokenizer changes characters one by one, cuts at white space and around punctuation, and gives each word its
     tokens whatever stands beside it.
     """
-    described: dict[str, Any] = json.loads(tokenizer_json)
+    described: dict[str, Any] = parse_json(tokenizer_json)
     kinds = [(described.get(name) or {}).get("type") for name in ("normalizer", "pre_tokenizer")]
     # Other added tokens are looked for in the whole text, across cuts.
     plain = all(token["special"] for token in described.get("added_tokens") or [])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from retro.common.errors import DataError
+from retro.common.json_text import JsonError, parse_json
 from retro.corpus.config import TEXT_KEYS
 from retro.corpus.files import BOM, Source, open_bytes
 from retro.corpus.folder import InputFile
@@ -147,8 +147,8 @@ def _nested_text(one: dict[str, Any]) -> str:
 def _objects(head: bytes) -> Iterator[dict[str, Any]]:
     for line in head.removeprefix(BOM).split(b"\n")[:_LINES]:
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
+            found = parse_json(line)
+        except JsonError:
             continue
         if isinstance(found, dict):
             yield found
@@ -161,7 +161,7 @@ def _quoted(file: InputFile) -> str:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
-    except (ValueError, RecursionError):
+        parse_json(line)
+    except JsonError:
         return False
     return True

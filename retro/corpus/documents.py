@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ArtifactError
+from retro.common.json_text import JsonError, parse_json
 
 _SCAN_BYTES = 1 << 26
 _REMEDY = "Run `retro corpus` again"
@@ -58,11 +59,7 @@ class DocumentNames:
         with self.path.open("rb") as stream:
             stream.seek(start)
             line = stream.read(end - start)
-        try:
-            data: dict[str, str] = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ArtifactError(self.path, f"line {document + 1} is not JSON ({error})", _REMEDY) from None
-        return data
+        return self._parsed(document + 1, line)
 
     def lines(self) -> Iterator[dict[str, str]]:
         """`{"id", "title"}` of all documents, in order, without keeping any.
@@ -71,12 +68,18 @@ class DocumentNames:
             ArtifactError: A line is not JSON, or there are not as many as documents.
         """
         number = 0
-        try:
-            with self.path.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):  # noqa: B007 - named in the error
-                    yield json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ArtifactError(self.path, f"line {number} is not JSON ({error})", _REMEDY) from None
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield self._parsed(number, line)
         if number != self.documents:
             problem = f"has {number} lines; the token file has {self.documents} documents"
             raise ArtifactError(self.path, problem, _REMEDY)
+
+    def _parsed(self, number: int, line: bytes) -> dict[str, str]:
+        try:
+            names = parse_json(line)
+        except JsonError as error:
+            raise ArtifactError(self.path, f"line {number} is not JSON ({error})", _REMEDY) from None
+        if not isinstance(names, dict) or not all(isinstance(names.get(key), str) for key in ("id", "title")):
+            raise ArtifactError(self.path, f"line {number} is no id and title", _REMEDY)
+        return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -18,6 +17,7 @@ from retro.common.artifacts import REPORT, Manifest, describe_files
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, write_json, write_plain_json
 from retro.common.hdf5 import new_file, write_columns
+from retro.common.json_text import parse_json
 from retro.common.resume import remove_temporary_files
 from retro.common.tokenizers import FILE_NAMES, META, Tokenizer
 from retro.corpus.blocks import TokenWork
@@ -171,7 +171,7 @@ def _write_questions(config: CorpusConfig, splits: Splits, out: Path) -> dict[st
     items: dict[str, list[Any]] = {part: [] for part in SPLITS}
     for name, text in texts.items():
         split_of = dict(zip(_document_ids(out, name), splits[name].tolist(), strict=True))
-        documents = [json.loads(line) for line in text.read_text("utf-8").splitlines()]
+        documents = [parse_json(line) for line in text.read_text("utf-8").splitlines()]
         for question in derive_questions([d for d in documents if d["id"] in split_of]):
             items[SPLITS[split_of[question["document_ids"][0]]]].append(question)
     if not texts:
@@ -183,4 +183,4 @@ def _write_questions(config: CorpusConfig, splits: Splits, out: Path) -> dict[st
 
 def _document_ids(out: Path, source: str) -> list[str]:
     with names_path(out, source).open(encoding="utf-8") as lines:
-        return [json.loads(line)["id"] for line in lines]
+        return [parse_json(line)["id"] for line in lines]

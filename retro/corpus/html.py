@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from contextlib import suppress
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -32,9 +33,10 @@ def page_of(content: bytes) -> Page:
         DependencyError: inscriptis is missing.
     """
     inscriptis, lxml_html, etree = _libraries()
-    encoding = _encoding_of(content)
+    # Always as UTF-8: lxml knows fewer names of character sets than Python does.
+    content = _utf8_of(content)
     try:
-        parser = lxml_html.HTMLParser(encoding=encoding, remove_comments=True)
+        parser = lxml_html.HTMLParser(encoding="utf-8", remove_comments=True)
         tree = lxml_html.document_fromstring(content, parser=parser)
         text = inscriptis.Inscriptis(tree, None).get_text()
     except etree.ParserError:
@@ -45,24 +47,17 @@ def page_of(content: bytes) -> Page:
     return Page(" ".join((tree.findtext(".//title") or "").split()), "\n".join(lines).strip("\n"))
 
 
-def _encoding_of(content: bytes) -> str:
+def _utf8_of(content: bytes) -> bytes:
     try:
         content.decode("utf-8")
+        return content
     except UnicodeDecodeError as error:
-        named = _CHARSET.search(content[:_HEAD_BYTES])
-        name = named.group(1).decode("ascii") if named else ""
-        if name and _decodes(content, name):
-            return name
-        raise PageError("invalid UTF-8", f"byte 0x{content[error.start]:02x} at offset {error.start}") from None
-    return "utf-8"
-
-
-def _decodes(content: bytes, encoding: str) -> bool:
-    try:
-        content.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
-        return False
-    return True
+        where = f"byte 0x{content[error.start]:02x} at offset {error.start}"
+    named = _CHARSET.search(content[:_HEAD_BYTES])
+    if named is not None:
+        with suppress(UnicodeError, LookupError):
+            return content.decode(named.group(1).decode("ascii")).encode("utf-8")
+    raise PageError("invalid UTF-8", where)
 
 
 def html_library() -> str:

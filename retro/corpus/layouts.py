@@ -6,11 +6,11 @@ What is no document comes out as a reject, with its reason.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
+from retro.common.json_text import JsonError, parse_json
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import BOM, Advance, Source, is_heading, open_bytes
 from retro.corpus.folder import InputFile
@@ -192,11 +192,10 @@ def _json_lines(lines: Lines, file: InputFile, config: SourceConfig) -> Iterator
 def _json_document(line: bytes, number: int, file: InputFile, config: SourceConfig) -> Document:
     text_line = _decode(line).rstrip("\r\n")
     try:
-        data = json.loads(text_line)
-    except json.JSONDecodeError as error:
-        raise _BadLineError("invalid JSON", f"column {error.colno}: {error.msg}") from None
-    except (RecursionError, ValueError) as error:
-        raise _BadLineError("invalid JSON", str(error)) from None
+        data = parse_json(text_line)
+    except JsonError as error:
+        detail = error.problem.removeprefix("broken JSON: ")
+        raise _BadLineError("invalid JSON", f"column {error.column}: {detail}") from None
     if not isinstance(data, dict):
         raise _BadLineError("not a JSON object", f"found {type(data).__name__}")
     document = _document_of(data, number, file, config)
@@ -263,6 +262,9 @@ def _text(content: bytes) -> str:
     # Letters of two bytes, without a byte order mark, are valid UTF-8 with a zero byte beside each.
     if content.count(0) * 4 > len(content):
         raise _BadLineError("zero bytes", f"{content.count(0)} of {len(content)}")
+    if b"\n" not in content and content.rstrip().count(b"\r") > 1:
+        # One line, if nothing were said: nothing would part its documents.
+        raise _BadLineError("lines end in CR alone", f"{content.count(13)} of them; `tr '\\r' '\\n'` mends it")
     return _decode(content).replace("\r\n", "\n").lstrip("\n").rstrip()
 
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from retro.common.errors import DataError
 from retro.common.files import atomic_path
+from retro.common.json_text import parse_json
 from retro.corpus.config import CorpusConfig
 from retro.corpus.diagnosis import Diagnosis, diagnose
 from retro.corpus.files import Source
@@ -100,7 +101,7 @@ def _first_rejects(path: Path) -> list[Reject]:
     found: dict[str, Reject] = {}
     with path.open("rb") as lines:
         for line in lines:
-            fields = json.loads(line)
+            fields = parse_json(line)
             del fields["source"]
             found.setdefault(fields["reason"], Reject(**fields))
             if len(found) == _SHOWN:

@@ -6,14 +6,15 @@ Of a row only the columns are read that a document is made of. Where a file is c
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from retro.common import input_files
 from retro.common.errors import DataError, DependencyError
+from retro.common.json_text import JsonError, parse_json
 from retro.corpus.config import TEXT_KEYS, SourceConfig
 
 TABLES = ("parquet", "arrow")
@@ -30,7 +31,7 @@ class Rows(NamedTuple):
     start: int
     stop: int
     bytes: int
-    """Of the columns that are read, uncompressed; about."""
+    """Of all columns, uncompressed; about."""
 
 
 def table_parts(path: Path, kind: str, config: SourceConfig, block_bytes: int) -> list[Rows]:
@@ -77,10 +78,10 @@ def require_whole_dataset(state: Path) -> None:
         DataError: A file is missing, the rows are a selection of those stored, or the state cannot be read.
     """
     try:
-        described = json.loads(state.read_bytes())
+        described = parse_json(input_files.read_bytes(state, _REMEDY, error=DataError))
         names = [str(one["filename"]) for one in described["_data_files"]]
         selected = described.get("_indices_files") or described.get("_indices_data_files")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (JsonError, KeyError, TypeError, AttributeError) as error:
         raise DataError(state, f"does not describe a dataset ({error!r})", "Save the dataset again") from None
     missing = [name for name in names if not state.with_name(name).is_file()]
     if missing:
@@ -124,13 +125,12 @@ def _text_or_bytes(value: Any) -> Any:
 
 def _parquet_groups(path: Path, config: SourceConfig) -> Iterator[Rows]:
     with _parquet(path) as file:
-        names = set(_columns(path, file.schema_arrow, config))
+        _columns(path, file.schema_arrow, config)
         at = 0
         for number in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(number)
-            columns = [group.column(place) for place in range(group.num_columns)]
-            size = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] in names)
-            yield Rows(at, at + group.num_rows, size)
+            # Not the sizes of the columns that are read: of a damaged one, asking for it ends the process.
+            yield Rows(at, at + group.num_rows, group.total_byte_size)
             at += group.num_rows
 
 
@@ -238,7 +238,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     pyarrow = _pyarrow()
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(path, f"is cut short or damaged ({' '.join(str(error).split())[:200]})", _REMEDY) from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -15,7 +14,7 @@ import yaml
 
 from retro.common.artifacts import MANIFEST
 from retro.common.errors import ConfigError
-from retro.common.files import failed_writes_are_artifact_errors, fsync
+from retro.common.files import failed_writes_are_artifact_errors, fsync, read_json
 from retro.evaluate.run_summary import stage_dir
 from retro.export.card import CARD, SETTINGS, run_settings, write_card
 from retro.export.facts import Facts, find_run, gather
@@ -137,6 +136,6 @@ def _write_rest(facts: Facts, run_dir: Path | None, folder: Path, *, decoder_onl
     if settings:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         (folder / SETTINGS).write_text(text, encoding="utf-8")
-    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    architecture = read_json(folder / "config.json", "Export again")["architectures"][0]
     card = write_card(facts, tokenizer, decoder_only=decoder_only, architecture=architecture)
     (folder / CARD).write_text(card, encoding="utf-8")

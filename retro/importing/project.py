@@ -6,19 +6,27 @@ The layout is that of Megatron-LM up to core 0.15: `config.json`, token files be
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from retro.common.errors import DataError
+from retro.common.files import read_json
+from retro.common.json_text import Count
 from retro.corpus.token_files import bin_path, idx_path
 
 CONFIG = "config.json"
 INFOS = "db/indexed_dataset_infos.json"
 _REMEDY = "Give the folder that the preprocessing of Megatron-LM's Retro wrote"
+
+
+class _CorpusInfo(TypedDict):
+    prefix: str
+    n_chunks_train: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +68,8 @@ def open_project(directory: Path) -> Project:
     Raises:
         DataError: It is no such project, or a setting or token file is missing.
     """
-    settings = _read(directory / CONFIG)
-    if not isinstance(settings, dict):
-        raise DataError(directory / CONFIG, f"holds a {type(settings).__name__}, no settings", _REMEDY)
     path = directory / CONFIG
+    settings = read_json(path, _REMEDY, error=DataError)
     length = _setting(path, settings, "retro_gpt_chunk_length")
     if not isinstance(length, int) or length < 1:
         raise DataError(path, f"has retro_gpt_chunk_length = {length!r}, no number of tokens", _REMEDY)
@@ -72,15 +78,6 @@ def open_project(directory: Path) -> Project:
     return Project(
         directory=directory, corpora=corpora, chunk_length=length, train_fraction=fraction, settings=settings
     )
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(path, "is missing", _REMEDY) from None
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"is not JSON ({error})", _REMEDY) from None
 
 
 def _setting(path: Path, settings: dict[str, Any], name: str) -> Any:
@@ -148,15 +145,15 @@ def recorded_counts(project: Project) -> dict[str, int]:
     path = project.directory / INFOS
     if not path.exists():
         return {}
-    infos = _read(path)
-    if not isinstance(infos, list) or len(infos) != len(project.corpora):
+    infos = read_json(path, _REMEDY, list[_CorpusInfo], error=DataError)
+    if len(infos) != len(project.corpora):
         raise DataError(
             path, f"does not list the {len(project.corpora)} corpora of {CONFIG}", "Build the database anew"
         )
     counts = {}
     for info, corpus in zip(infos, project.corpora, strict=True):
-        if Path(str(info.get("prefix", ""))).name != corpus.prefix.name or "n_chunks_train" not in info:
-            problem = f"describes {info.get('prefix')!r} where {CONFIG} names {corpus.prefix.name!r}"
+        if Path(info["prefix"]).name != corpus.prefix.name:
+            problem = f"describes {info['prefix']!r} where {CONFIG} names {corpus.prefix.name!r}"
             raise DataError(path, problem, "Build the database anew: one of the two is older")
-        counts[corpus.name] = int(info["n_chunks_train"])
+        counts[corpus.name] = info["n_chunks_train"]
     return counts

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from retro.common.json_text import DeepJsonError, JsonError, half_character, parse_json
 from retro.serve.refusal import RefusalError
 
 
@@ -50,48 +49,16 @@ def read_object(body: bytes) -> dict[str, Any]:
             brackets in each other, or half a surrogate pair, which is no text.
     """
     try:
-        data = json.loads(body.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_keys_once)
-    except UnicodeDecodeError as error:
-        raise _not_json(f"is not UTF-8 (byte {error.start})") from None
-    except RecursionError:
-        raise _not_json("is nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise _not_json(f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
-    except ValueError as error:
-        # Of the parser's other errors only Python's own limit on digits is not ours.
-        problem = str(error) if isinstance(error, _UnfitError) else "holds a number of too many digits"
-        raise _not_json(problem) from None
+        data = parse_json(body, keys_once=True, finite=True)
+    except DeepJsonError:
+        raise _not_json("nests too deep") from None
+    except JsonError as error:
+        raise _not_json(f"is not JSON that is read: {error}") from None
     if not isinstance(data, dict):
         raise _not_json(f"is a JSON {_json_name(data)}; send an object")
-    if b"\\u" in body:
-        _require_text(data)
+    if half_character(body.decode(), data) is not None:
+        raise _not_json("holds half a surrogate pair (\\ud800 to \\udfff alone), which is no text")
     return data
-
-
-class _UnfitError(ValueError):
-    """Something that JSON libraries let through."""
-
-
-def _no_number(name: str) -> None:
-    raise _UnfitError(f"holds {name}, which is not a JSON number")
-
-
-def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
-        raise _UnfitError(f"has the key {twice[:60]!r} twice")
-    return found
-
-
-def _require_text(data: dict[str, Any]) -> None:
-    try:
-        json.dumps(data, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        raise _not_json("is nested too deeply") from None
-    except UnicodeEncodeError:
-        raise _not_json("holds half a surrogate pair (\\ud800 to \\udfff alone), which is no text") from None
 
 
 def _not_json(problem: str) -> RefusalError:

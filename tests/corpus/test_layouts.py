@@ -160,3 +160,9 @@ def test_text_with_a_zero_byte_beside_each_letter_is_set_aside(tmp_path: Path) -
 def test_words_counted_slice_by_slice_are_those_of_split(text: str, part: int) -> None:
     with mock.patch.object(layouts, "_SLICE_CHARACTERS", part):
         assert words_in(text) == len(text.split())
+
+
+@pytest.mark.parametrize("settings", [{}, {"documents": "line"}, {"documents": "file"}])
+def test_lines_that_end_in_cr_alone_are_not_taken_for_one_line(tmp_path: Path, settings: dict[str, Any]) -> None:
+    detail = "3 of them; `tr '\\r' '\\n'` mends it"
+    assert rejects(read(tmp_path / "f.txt", b"one\rtwo\r\rthree", **settings)) == [(1, "lines end in CR alone", detail)]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -324,6 +325,98 @@ def _read_questions(path: Path) -> object:
     return read_questions(path)
 
 
+def _model_folder_seeds() -> list[bytes]:
+    llama = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    llama |= {"num_hidden_layers": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "vocab_size": 100}
+    scaling = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+    scaling |= {"high_freq_factor": 4.0, "low_freq_factor": 1.0}
+    gpt2 = {"model_type": "gpt2", "n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 32, "vocab_size": 100}
+    return [json.dumps(one).encode() for one in (llama, llama | {"rope_scaling": scaling}, gpt2)]
+
+
+def _read_model_folder(path: Path) -> object:
+    from retro.model.convert.hf_config import is_folder, read_folder_config
+
+    return is_folder(path.parent), read_folder_config(path.parent)
+
+
+def _request_seeds() -> list[bytes]:
+    body = {"question": "who é?", "documents": ["a", "b"], "top_k": 3, "temperature": 0.5, "stop": None}
+    return [json.dumps(body).encode(), json.dumps(body, ensure_ascii=False).encode()]
+
+
+def _read_request(path: Path) -> object:
+    from retro.common.errors import DataError
+    from retro.serve.body import read_object
+    from retro.serve.refusal import RefusalError
+
+    try:
+        body = read_object(path.read_bytes())
+    except RefusalError as refusal:
+        raise DataError("request", refusal.message.encode().decode(), "") from None
+    json.dumps(body, ensure_ascii=False).encode()
+    return body
+
+
+def _page_seeds() -> list[bytes]:
+    table = "<table><tr><td>a<td>b</table><ul><li>one<li>two</ul><pre>x\n y</pre>"
+    page = f"<html><head><meta charset=utf-8><title>é</title></head><body><h1>A</h1><p>some &amp; text</p>{table}"
+    return [page.encode(), page.replace("utf-8", "latin-1").encode("latin-1")]
+
+
+def _read_page(path: Path) -> object:
+    return _documents(path, "html")
+
+
+def _parquet_seeds() -> list[bytes]:
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({"text": ["some text", "é", None] * 4, "id": list(range(12)), "other": [0.5] * 12})
+    written = []
+    for settings in ({}, {"compression": "zstd", "use_dictionary": False}, {"row_group_size": 5}):
+        content = io.BytesIO()
+        parquet.write_table(table, content, **settings)
+        written.append(content.getvalue())
+    return written
+
+
+def _read_parquet(path: Path) -> object:
+    return _documents(path, "parquet")
+
+
+def _arrow_seeds() -> list[bytes]:
+    import pyarrow
+    from pyarrow import ipc
+
+    table = pyarrow.table({"text": ["some text", "é", None] * 4, "id": list(range(12))})
+    written = []
+    for make in (ipc.new_stream, ipc.new_file):
+        content = io.BytesIO()
+        with make(content, table.schema) as writer:
+            writer.write_table(table, max_chunksize=5)
+        written.append(content.getvalue())
+    return written
+
+
+def _read_arrow(path: Path) -> object:
+    return _documents(path, "arrow")
+
+
+def _documents(path: Path, kind: Literal["html", "parquet", "arrow"]) -> int:
+    from retro.corpus.config import SourceConfig
+    from retro.corpus.files import resolve
+    from retro.corpus.layouts import read_source
+    from retro.corpus.tables import TABLES, table_parts
+
+    source = resolve(SourceConfig(name="a", path=path, kind=kind), path)
+    if kind in TABLES:
+        table_parts(path, kind, source.config, 100)
+    found = list(read_source(source, 1, lambda count: None))
+    json.dumps([asdict(one) for one in found], ensure_ascii=False).encode()
+    return len(found)
+
+
 TARGETS: dict[str, Target] = {
     "json": Target(_json_seeds, _read_json, "input.json"),
     "yaml": Target(_yaml_seeds, _read_yaml, "input.yaml", quick=100),
@@ -338,4 +431,9 @@ TARGETS: dict[str, Target] = {
     "sentencepiece": Target(_sentencepiece_seeds, _read_sentencepiece, "tokenizer.model", quick=200),
     "corpus_lines": Target(_corpus_seeds, _read_corpus, "input.jsonl"),
     "questions": Target(_question_seeds, _read_questions, "input.json", quick=200),
+    "model_folder": Target(_model_folder_seeds, _read_model_folder, "config.json"),
+    "request": Target(_request_seeds, _read_request),
+    "html": Target(_page_seeds, _read_page, "input.html"),
+    "parquet": Target(_parquet_seeds, _read_parquet, "input.parquet"),
+    "arrow": Target(_arrow_seeds, _read_arrow, "input.arrow"),
 }

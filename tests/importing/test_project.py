@@ -55,10 +55,10 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"config\.json: is missing"):
         open_project(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(DataError, match=r"config\.json: is not JSON"):
+    with pytest.raises(DataError, match=r"config\.json: is not valid JSON"):
         open_project(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(DataError, match="holds a list, no settings"):
+    with pytest.raises(DataError, match="holds a list of 0, needed is: an object"):
         open_project(tmp_path)
 
 

@@ -43,23 +43,23 @@ def test_what_is_not_said_to_be_json_is_not_read(kind: str) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "is not JSON: Expecting value at line 1 column 1"),
-        (b'{"a": 1', "is not JSON: Expecting ',' delimiter"),
+        (b"", "broken JSON: Expecting value at line 1, column 1"),
+        (b'{"a": 1', "broken JSON: Expecting ',' delimiter"),
         (b"[1, 2]", "is a JSON list; send an object"),
         (b"null", "is a JSON null"),
         (b'"a"', "is a JSON string"),
         (b"true", "is a JSON boolean"),
         (b"1.5", "is a JSON number"),
-        (b'{"a": NaN}', "holds NaN"),
-        (b'{"a": -Infinity}', "holds -Infinity"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", "holds a number of too many digits"),
-        (b'{"a": 1, "b": 2, "a": 3}', "has the key 'a' twice"),
-        (b'{"a": "\xff"}', r"is not UTF-8 \(byte 7\)"),
+        (b'{"a": NaN}', "NaN, which is no JSON number"),
+        (b'{"a": -Infinity}', "-Infinity, which is no"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "a number of too many digits at line 1, column 7"),
+        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' twice"),
+        (b'{"a": "\xff"}', "byte 0xff is not UTF-8"),
         (b'{"a": "\\ud800"}', "holds half a surrogate pair"),
         (b'{"\\udfff": ""}', "holds half a surrogate pair"),
-        (b'{"a":' + b"[" * 400_000, "is nested too deeply"),
-        (b'{"a":' * 200_000, "is nested too deeply"),
-        (b'{"a":' + b"[" * 400_000 + b"]" * 400_000 + b"}", "is nested too deeply"),
+        (b'{"a":' + b"[" * 400_000, "nests too deep"),
+        (b'{"a":' * 200_000, "nests too deep"),
+        (b'{"a":' + b"[" * 400_000 + b"]" * 400_000 + b"}", "nests too deep"),
     ],
     ids=lambda value: repr(value)[:24],
 )
@@ -74,9 +74,9 @@ def test_whole_pairs_and_escapes_are_text() -> None:
 
 
 def test_nesting_just_within_python_s_limit_is_refused_or_read_and_never_fails() -> None:
-    for depth in range(100, 3000, 100):
+    for depth in range(50, 3000, 50):
         body = b'{"a": "\\u00e4", "b": ' + b"[" * depth + b"]" * depth + b"}"
         try:
             assert read_object(body)["a"] == "ä"
         except RefusalError as refusal:
-            assert "nested" in refusal.message
+            assert "nests" in refusal.message

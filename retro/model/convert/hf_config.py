@@ -6,13 +6,13 @@ here, is refused by name. Loads neither torch nor transformers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
+from retro.common.files import read_json
 
 CONFIG = "config.json"
 LLAMA_3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -60,10 +60,9 @@ class FolderConfig:
 def is_folder(path: Path) -> bool:
     """Whether a folder holds a HuggingFace model (a run's own config.json names no model type)."""
     try:
-        data = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "model_type" in read_json(path / CONFIG, "", error=DataError)
+    except DataError:
         return False
-    return isinstance(data, dict) and "model_type" in data
 
 
 def read_folder_config(folder: Path) -> FolderConfig:
@@ -76,13 +75,8 @@ def read_folder_config(folder: Path) -> FolderConfig:
         DataError: There is none, or it asks for something that is not supported.
     """
     path = folder / CONFIG
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(path, "no such file", "Give a HuggingFace model folder") from None
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"cannot be read ({error})", "Give a HuggingFace model folder") from None
-    family = data.get("model_type") if isinstance(data, dict) else None
+    data = read_json(path, "Give a HuggingFace model folder", error=DataError, keys_once=False)
+    family = data.get("model_type")
     if not isinstance(family, str) or family not in _FAMILIES:
         problem = f"has model_type {family!r}; supported are {', '.join(sorted(_FAMILIES))}"
         raise DataError(path, problem, "Convert the model to one of these families")

@@ -157,10 +157,10 @@ def test_what_is_not_supported_is_named(
 
 
 def test_a_folder_without_a_readable_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"config\.json: no such file"):
+    with pytest.raises(DataError, match=r"config\.json: is missing"):
         read_folder_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(DataError, match=r"config\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"config\.json: is not valid JSON"):
         read_folder_config(tmp_path)
 
 
