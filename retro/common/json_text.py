@@ -62,8 +62,8 @@ def parse_json(text: str | bytes, *, keys_once: bool = False, finite: bool = Fal
         except UnicodeDecodeError as error:
             raise BrokenJsonError(f"broken JSON: byte 0x{text[error.start]:02x} is not UTF-8", "", 0) from None
     try:
-        hooks = {"object_pairs_hook": _keys_once if keys_once else None, "parse_constant": _refuse if finite else None}
-        value = json.loads(text, **hooks)
+        pairs, constant = _keys_once if keys_once else None, _refuse if finite else None
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
     except RecursionError:
         raise DeepJsonError("nests too deep", text, 0) from None
     except json.JSONDecodeError as error:
