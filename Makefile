@@ -13,6 +13,10 @@ TORCH ?= $(shell cat locks/torch.txt)
 # Where torch comes from when pip's own sources do not have the CPU build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# Modules are compiled when they are first imported (see LOCKED). A shell that forbids to keep what was compiled makes
+# every start twice as slow.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 QUICKSTART := $(VENV)/.quickstart
 TEST := $(VENV)/.test
@@ -33,7 +37,7 @@ quickstart-env: $(QUICKSTART)  ## Only make .venv, as `make quickstart` needs it
 # Two processes with one thread each, and a file's tests all in one of them, so that what they share is made once. Those
 # of tests/parallel start up to four processes of their own.
 test: lint  ## Everything that must pass: lint, then all tests
-	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-env: $(TEST)  ## Only make .venv, as `make test` needs it
 

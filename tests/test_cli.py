@@ -19,6 +19,8 @@ from tests.importing.nvidia import FakeProject
 from tests.model.convert.legacy_megatron import INSTRUCT_RETRO, random_weights, write
 from tests.tiny_road import run_stages, small_config
 
+pytestmark = pytest.mark.slow
+
 
 def retro(*arguments: str, columns: int = 110) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[1]

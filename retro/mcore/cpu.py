@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch.utils import _device
 
+from retro.mcore.light_import import import_megatron
+
 _FACTORIES = ("tensor", "zeros", "empty", "ones", "full", "arange", "rand", "randn")
 _applied = False
 
@@ -40,11 +42,13 @@ def apply_cpu_adapter() -> None:
     warnings.filterwarnings("ignore", module=r"megatron\..*")
     warnings.filterwarnings("ignore", message=r".*(Apex|apex|Transformer Engine|transformer_engine|te_|TE ).*")
     if _applied or not on_cpu():
+        import_megatron(compiled=True)
         return
     _applied = True
     # Without this, importing megatron-core on a machine without CUDA starts Triton's driver look-up.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     _map_devices()
+    import_megatron(compiled=False)
     _map_random_states()
     _map_type_names()
 

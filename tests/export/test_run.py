@@ -31,6 +31,8 @@ from tests.model.tiny import VOCABULARY, tiny_inputs, tiny_model, tiny_shape
 from tests.test_cli import refused, retro
 from tests.tiny_road import run_stages, small_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LLAMA = {"activation": "swiglu", "normalization": "RMSNorm"}
 

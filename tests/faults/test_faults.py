@@ -16,6 +16,8 @@ from retro.run_config import as_yaml
 from tests.faults.inject import KINDS, Server, build_shim, inject, prepare, serving
 from tests.tiny_road import run_stages, small_config
 
+pytestmark = pytest.mark.slow
+
 STAGE_NAMES = [one.name for one in STAGES if one.name != "perplexity"]
 
 

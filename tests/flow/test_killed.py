@@ -10,11 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from retro.common.artifacts import read_manifest
 from retro.pipeline import STAGES
 from retro.run_config import RunConfig, as_yaml
 from retro.training.log import read_log
 from tests.tiny_road import small_config
+
+pytestmark = pytest.mark.slow
 
 # The file whose appearance, anywhere below the stage's directory, says that the stage is at work but not done.
 AT_WORK = {

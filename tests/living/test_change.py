@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,8 @@ from tests.db.stops import flip_byte, killed, stops_everywhere
 from tests.index.road import INDEX, index_config
 from tests.living.places import home_of, place_of, scores, stories
 
+pytestmark = pytest.mark.slow
+
 ASKED = [story(3), story(45), story(102), "seven wizards in the yard"]
 
 
@@ -50,6 +54,11 @@ def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     db_build.run(DbConfig(chunk_length=2), run / "1_corpus", run / "2_db")
     index_build.run(index_config(embedder={"dimension": 4096}), run / "1_corpus", run / "2_db", run / "3_index")
     return run
+
+
+def ninth(stops: Iterator[Path]) -> Path:
+    """Where a change was stopped with some of its files written."""
+    return next(itertools.islice(stops, 8, None))
 
 
 def write_tokens(path: Path) -> None:
@@ -299,9 +308,7 @@ def test_another_change_takes_the_place_of_a_stopped_one(
     corpus_dir: Path, index_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = stories(tmp_path / "new.jsonl", 100)
-    stopped = list(stops_everywhere(lambda versions: add(home_of(corpus_dir, versions), path, "a") and None, tmp_path))[
-        8
-    ]
+    stopped = ninth(stops_everywhere(lambda versions: add(home_of(corpus_dir, versions), path, "a"), tmp_path))
     home = home_of(corpus_dir, stopped)
     assert (home.directory(1) / "corpus").exists()
     with caplog.at_level(logging.WARNING):
@@ -435,7 +442,7 @@ def test_a_refused_change_leaves_what_was_stopped(corpus_dir: Path, index_dir: P
     def home_in(versions: Path) -> Home:
         return home_of(corpus_dir, versions)
 
-    home = home_in(list(stops_everywhere(lambda versions: add(home_in(versions), new, "a"), tmp_path))[8])
+    home = home_in(ninth(stops_everywhere(lambda versions: add(home_in(versions), new, "a"), tmp_path)))
     before = sorted(path.name for path in home.directory(1).iterdir())
     assert "request.json" in before
     with pytest.raises((ConfigError, DataError)):

@@ -22,25 +22,17 @@ def launch(processes: int, runs: list[dict[str, Any]], folder: Path) -> None:
 
 
 def launch_module(processes: int, *arguments: str) -> None:
-    """Run a module in so many processes; a process that fails shows its last words."""
-    common = os.environ | {
+    """Run a module's `main` in so many processes; what they said is shown when one of them fails."""
+    environment = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(processes)
-    ]
-    said = [process.communicate(timeout=600)[1].decode() for process in started]
-    failed = [words[-3000:] for process, words in zip(started, said, strict=True) if process.returncode]
-    assert not failed, "\n".join(failed)
+    command = [sys.executable, "-m", "tests.parallel.forked", *arguments]
+    ended = subprocess.run(command, env=environment, stderr=subprocess.PIPE, timeout=600, check=False)
+    assert not ended.returncode, ended.stderr.decode()[-6000:]
 
 
 def free_port() -> int:

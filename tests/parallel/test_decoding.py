@@ -17,6 +17,8 @@ from tests.parallel.decoding_worker import decode
 from tests.parallel.launch import launch_module
 from tests.training.fake import CycleSource
 
+pytestmark = pytest.mark.slow
+
 Settings = dict[str, Any]
 
 MODELS: dict[str, Settings] = {

@@ -9,6 +9,8 @@ import pytest
 from tests.parallel.launch import launch_module
 from tests.tiny_road import run_stages, small_config
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     "generate.settings=[retrieved_passages, live_retrieval]",
     "generate.retrieval_every=3",

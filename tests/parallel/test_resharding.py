@@ -17,6 +17,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from tests.parallel.launch import curve, launch
 
+pytestmark = pytest.mark.slow
+
 RELATIVE_TOLERANCE = 2e-5
 
 Settings = dict[str, Any]
