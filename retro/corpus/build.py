@@ -25,6 +25,7 @@ from retro.corpus.blocks import TokenWork
 from retro.corpus.config import CorpusConfig, SourceConfig
 from retro.corpus.files import Source, resolve
 from retro.corpus.finish import Finish
+from retro.corpus.hub import local_path, local_path_if_there
 from retro.corpus.inputs import Checksums, Identity, identify, require_unchanged
 from retro.corpus.places import BLOCKS, QUESTIONS, RECORDS, TOKENIZER, built_in_text, record_path
 from retro.corpus.reader import STAGE
@@ -147,7 +148,7 @@ def _remembered(out: Path) -> Checksums:
 
 def _find(source: SourceConfig, out: Path, gang: Gang) -> Source:
     if source.path is not None:
-        return resolve(source, source.path.expanduser())
+        return resolve(source, local_path(source.path))
     text = built_in_text(out, source.name)
     name = f"text of {source.name}"
     gang.once(name, lambda: pystdlib.is_materialised(text), lambda: pystdlib.materialise(text))
@@ -161,15 +162,11 @@ def _require_same_input(config: CorpusConfig, out: Path, checksums: Checksums) -
         inputs: Identity = read_json(record, "Run `retro corpus` again")["inputs"]
         if source.path is None:
             _require_same_interpreter(out, source.name)
-        elif not _exists(source.path.expanduser()):
+        elif (path := local_path_if_there(source.path)) is None:
             log.warning("corpus: %s is gone, so whether it changed cannot be checked", source.path)
         else:
-            found = identify(resolve(source, source.path.expanduser()), checksums)
+            found = identify(resolve(source, path), checksums)
             require_unchanged(record, source.name, inputs, found)
-
-
-def _exists(path: Path) -> bool:
-    return path.exists() or path.with_name(path.name + ".bin").exists()
 
 
 def _require_same_interpreter(out: Path, source: str) -> None:

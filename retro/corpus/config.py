@@ -41,7 +41,8 @@ class SourceConfig(StageConfig):
     """Names the source's files in the artifact: letters, digits, `_`, `-` and `.`, at most 100 of them."""
 
     path: Path | None = None
-    """A file, a folder, or the prefix of a Megatron .bin/.idx pair."""
+    """A file, a folder, the prefix of a Megatron .bin/.idx pair, or a folder or file of a dataset on the HuggingFace
+    Hub: `hf://datasets/ORG/NAME@~parquet/SUBSET/SPLIT`."""
 
     built_in: Literal["pystdlib"] | None = None
     """Instead of `path`: `pystdlib` is the documentation inside the running Python interpreter."""

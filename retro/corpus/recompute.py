@@ -16,6 +16,7 @@ from retro.corpus.blocks import TokenWork
 from retro.corpus.config import CorpusConfig, SourceConfig
 from retro.corpus.extents import SourceRows
 from retro.corpus.files import Source, resolve
+from retro.corpus.hub import local_path_if_there
 from retro.corpus.inputs import require_unchanged
 from retro.corpus.places import BLOCKS, TOKENIZER, built_in_text, record_path
 from retro.corpus.survey import Survey, SurveyWork
@@ -69,8 +70,8 @@ def open_work(config: CorpusConfig, out: Path) -> BlockWork:
 
 
 def _find(source: SourceConfig, out: Path) -> Source | None:
-    path = built_in_text(out, source.name) if source.path is None else source.path.expanduser()
-    if path.exists() or path.with_name(path.name + ".bin").exists():
+    path = local_path_if_there(source.path or built_in_text(out, source.name))
+    if path is not None:
         return resolve(source, path)
     log.warning("corpus: %s is gone, so its blocks cannot be made once more", path)
     return None
