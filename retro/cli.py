@@ -20,9 +20,9 @@ from retro.cli_common import (
     Words,
     Workers,
     next_command,
+    print_how_to_resume,
     read_arguments,
     read_named,
-    say_farewell,
     share_log_options,
 )
 from retro.cli_database import database_app
@@ -33,7 +33,7 @@ from retro.common.errors import ConfigError, RetroError
 from retro.common.files import discard, failed_write
 from retro.common.launcher import join_launcher
 from retro.common.progress import Progress, duration
-from retro.common.stopping import Stopped, end, heed_signals
+from retro.common.stopping import Stopped, end, handle_signals
 from retro.common.terminal import complain, never_fail_to_encode, output
 from retro.common.worker import companions, worker_of
 from retro.pipeline import (
@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run the command line; user mistakes become one line on stderr and exit code 2."""
     never_fail_to_encode()
-    heed_signals(say_farewell)
+    handle_signals(print_how_to_resume)
     try:
         # Gives the code of a typer.Exit that a command raised, instead of raising it on.
         if code := app(standalone_mode=False):
@@ -83,7 +83,7 @@ def main() -> None:
             log.error("%s", error, extra={"printed": True})
         sys.exit(2)
     except Stopped as stopped:
-        end(stopped.number, say_farewell)
+        end(stopped.number, print_how_to_resume)
     except BrokenPipeError:
         # Who reads the output has seen enough. Nothing is left to flush to, which the interpreter would try.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

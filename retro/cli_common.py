@@ -105,7 +105,7 @@ def next_command(command: str, arguments: Sequence[str] | None) -> str:
     return shlex.join(["retro", *command.split(), *(arguments or [])])
 
 
-def say_farewell(number: int) -> None:
+def print_how_to_resume(number: int) -> None:
     """Say why the process ends, and how to go on; companions and ranks above 0 leave that to the first process."""
     if COMPANION in os.environ or int(os.environ.get("RANK", "0")):
         return

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from retro.cli_common import read_named, say_farewell
+from retro.cli_common import print_how_to_resume, read_named
 from retro.common.errors import ConfigError
 from retro.show_answer import run_and_question
 
@@ -30,7 +30,7 @@ def test_the_last_line_says_how_to_go_on(
     words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["retro", *words])
-    say_farewell(signal.SIGINT)
+    print_how_to_resume(signal.SIGINT)
     assert capsys.readouterr().err == f"retro: {line}\n"
 
 
@@ -39,7 +39,7 @@ def test_one_process_of_several_says_it(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, line in (("0", "retro: stopped by SIGTERM; what is finished is kept. Go on with the same"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
-        say_farewell(signal.SIGTERM)
+        print_how_to_resume(signal.SIGTERM)
         assert capsys.readouterr().err.startswith(line)
         assert line or capsys.readouterr().err == ""
 

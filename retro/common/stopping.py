@@ -29,35 +29,35 @@ class Stopped(BaseException):
         self.number = number
 
 
-def heed_signals(farewell: Callable[[int], None]) -> None:
+def handle_signals(announce: Callable[[int], None]) -> None:
     """Raise `Stopped` in the main thread at the first signal, and end the process soon after it.
 
     A signal that the parent had us ignore, as of a job in the background, stays ignored. Who sets other handlers, as
     the server does, has them to himself.
 
     Args:
-        farewell: Says why the process ends; told the signal's number. Called once at most.
+        announce: Says why the process ends; told the signal's number. Called once at most.
     """
     if any(signal.getsignal(number) is _stop for number in _SIGNALS):
         return
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     # Written to by the interpreter's own handler, at once; ours has to wait until a call into a library returns.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in heeded:
+    for number in handled:
         signal.signal(number, _stop)
     sys.unraisablehook = _quietly(sys.unraisablehook)
-    threading.Thread(target=_watch, args=(reader, farewell), daemon=True, name="signals").start()
+    threading.Thread(target=_watch, args=(reader, announce), daemon=True, name="signals").start()
 
 
-def end(number: int, farewell: Callable[[int], None]) -> NoReturn:
+def end(number: int, announce: Callable[[int], None]) -> NoReturn:
     """End the process as a shell expects of one that a signal ended: with 128 and its number.
 
     At once, so that no thread is waited for, and no destructor of a library finds its threads still running.
     """
     with _ending:
-        farewell(number)
+        announce(number)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -68,7 +68,7 @@ def end(number: int, farewell: Callable[[int], None]) -> NoReturn:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     for one in _SIGNALS:
-        # A second one must not break into the tidying up that the first began; the watcher heeds it.
+        # A second one must not break into the tidying up that the first began; the watcher handles it.
         if signal.getsignal(one) is _stop:
             signal.signal(one, _tidying_up)
     raise Stopped(number)
@@ -85,10 +85,10 @@ def _quietly(otherwise: Callable[[sys.UnraisableHookArgs], object]) -> Callable[
 
 
 def _tidying_up(number: int, frame: FrameType | None) -> None:
-    """The first signal is being heeded."""
+    """The first signal is being handled."""
 
 
-def _watch(reader: int, farewell: Callable[[int], None]) -> None:
+def _watch(reader: int, announce: Callable[[int], None]) -> None:
     first = 0
     while not first:
         (number,) = os.read(reader, 1)
@@ -98,7 +98,7 @@ def _watch(reader: int, farewell: Callable[[int], None]) -> None:
     os.set_blocking(reader, False)
     while time.monotonic() < until and not _again(reader):
         time.sleep(0.02)
-    end(first, farewell)
+    end(first, announce)
 
 
 def _again(reader: int) -> bool:

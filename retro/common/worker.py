@@ -94,7 +94,7 @@ def companions(count: int, arguments: Sequence[str]) -> Iterator[None]:
         subprocess.Popen(
             [sys.executable, "-m", "retro", *arguments],
             env=os.environ | started | {VARIABLE: f"{rank}/{count}", "LOCAL_RANK": str(rank)},
-            # Ctrl-C is this process's to heed, which then ends them.
+            # Ctrl-C is this process's to handle, which then ends them.
             process_group=0,
         )
         for rank in range(1, count)

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BEGIN = """
 import sys, threading, time
-from retro.common.stopping import Stopped, end, heed_signals
-def farewell(number):
-    sys.stderr.write(f"farewell {number}\\n")
-heed_signals(farewell)
+from retro.common.stopping import Stopped, end, handle_signals
+def announce(number):
+    sys.stderr.write(f"announce {number}\\n")
+handle_signals(announce)
 """
 WAIT = """
 try:
@@ -24,7 +24,7 @@ try:
     finally:
         print("tidied up", flush=True)
 except Stopped as stopped:
-    end(stopped.number, farewell)
+    end(stopped.number, announce)
 """
 
 
@@ -52,18 +52,18 @@ def told(code: str, *numbers: int, ready: str = "ready", ignored: bool = False) 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_program_after_it_tidied_up_and_said_why(number: int, code: int) -> None:
-    assert told(WAIT, number) == (code, "ready\ntidied up\n", f"farewell {number}\n")
+    assert told(WAIT, number) == (code, "ready\ntidied up\n", f"announce {number}\n")
 
 
 def test_what_does_not_come_to_an_end_is_ended() -> None:
     stuck = WAIT.replace('print("tidied up", flush=True)', "time.sleep(600)")
-    assert told(stuck, signal.SIGTERM) == (143, "ready\n", f"farewell {signal.SIGTERM}\n")
+    assert told(stuck, signal.SIGTERM) == (143, "ready\n", f"announce {signal.SIGTERM}\n")
 
 
 def test_pressing_ctrl_c_twice_ends_at_once() -> None:
     patient = "import retro.common.stopping as stopping\nstopping.GRACE_S = 600\n" + WAIT
     slow = patient.replace('print("tidied up", flush=True)', 'print("ready again", flush=True); time.sleep(600)')
-    assert told(slow, signal.SIGINT, signal.SIGINT) == (130, "ready\nready again\n", f"farewell {signal.SIGINT}\n")
+    assert told(slow, signal.SIGINT, signal.SIGINT) == (130, "ready\nready again\n", f"announce {signal.SIGINT}\n")
 
 
 def test_no_thread_of_a_library_holds_the_end_up() -> None:
@@ -81,12 +81,12 @@ one = Dying()
 del one
 time.sleep(60)
 """
-    assert told(dying, signal.SIGTERM) == (143, "ready\n", f"farewell {signal.SIGTERM}\n")
+    assert told(dying, signal.SIGTERM) == (143, "ready\n", f"announce {signal.SIGTERM}\n")
 
 
 def test_an_error_handler_does_not_take_a_signal_for_an_error() -> None:
     swallowing = WAIT.replace("    finally:", "    except Exception:")
-    assert told(swallowing, signal.SIGTERM) == (143, "ready\n", f"farewell {signal.SIGTERM}\n")
+    assert told(swallowing, signal.SIGTERM) == (143, "ready\n", f"announce {signal.SIGTERM}\n")
 
 
 def test_a_signal_that_the_parent_ignores_stays_ignored() -> None:

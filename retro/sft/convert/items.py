@@ -73,7 +73,7 @@ class Format:
     walk: Callable[[Any], Iterable[Found]] | None = None
     """From the one JSON object that a file of it is to its items; None: the file is a list, or one object per line."""
     options: tuple[str, ...] = field(default=())
-    """Which of the options it heeds."""
+    """Which of the options it uses."""
 
 
 def text_of(item: Item, key: str, what: str) -> str:

@@ -110,7 +110,7 @@ def _require_options(wanted: Wanted, form: Format) -> None:
     usual = Options()
     for name, value in vars(wanted.options).items():
         if value != getattr(usual, name) and name not in form.options:
-            raise ConfigError(f"--{name}", value, f"needs a format that heeds it; {wanted.name} does not")
+            raise ConfigError(f"--{name}", value, f"needs a format that uses it; {wanted.name} does not")
     if wanted.part not in PARTS:
         raise ConfigError("--part", wanted.part, unknown_name(wanted.part, PARTS).replace("a setting", "a part"))
     if not 0 <= wanted.dev < 1:

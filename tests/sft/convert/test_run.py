@@ -140,8 +140,8 @@ def test_nothing_is_written_when_an_item_is_bad(tmp_path: Path) -> None:
         ({"dev": 0.5, "part": "dev"}, "--part = 'dev': needs to be left out beside --dev"),
         ({"dev": 0.5, "out": Path("out.json")}, "OUT = 'out.json': needs to be a folder"),
         ({"dev": 1e-9}, "--dev = 1e-09: needs to leave a question to each part: dev got none of 40"),
-        ({"options": Options(turns="every")}, "--turns = 'every': needs a format that heeds it; nq_open does not"),
-        ({"options": Options(passages=True)}, "--passages = True: needs a format that heeds it"),
+        ({"options": Options(turns="every")}, "--turns = 'every': needs a format that uses it; nq_open does not"),
+        ({"options": Options(passages=True)}, "--passages = True: needs a format that uses it"),
         ({"corpus": Path("corpus.jsonl")}, "--corpus = 'corpus.jsonl': needs a format with passages"),
     ],
 )
