@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from contextlib import suppress
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from retro.common.errors import DependencyError
+from retro.common.optional import import_optional
 
 _CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{2,40})", re.IGNORECASE)
 _HEAD_BYTES = 4096
@@ -71,9 +70,8 @@ def html_library() -> str:
 
 
 def _libraries() -> tuple[Any, Any, Any]:
-    try:
-        inscriptis, lxml_html, etree = map(importlib.import_module, ("inscriptis", "lxml.html", "lxml.etree"))
-    except ImportError as error:
-        problem = f"takes the text out of HTML, and cannot be imported ({error})"
-        raise DependencyError("inscriptis", problem, 'Run `pip install "instruct-retro[formats]"`') from None
+    inscriptis, lxml_html, etree = (
+        import_optional(name, extra="formats", use="takes the text out of HTML")
+        for name in ("inscriptis", "lxml.html", "lxml.etree")
+    )
     return inscriptis, lxml_html, etree

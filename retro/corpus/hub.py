@@ -10,9 +10,10 @@ import glob
 import logging
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from retro.common.errors import DataError, DependencyError
+from retro.common import hub
+from retro.common.errors import DataError
 from retro.common.input_files import is_below
 
 log = logging.getLogger(__name__)
@@ -56,24 +57,21 @@ def _on_hub(path: Path) -> bool:
 
 def _fetched(path: Path, *, cached: bool) -> Path:
     place, name = _place(path), str(path).replace(":/", "://", 1)
-    try:
-        snapshot = _client().snapshot_download(
-            place.dataset,
-            repo_type="dataset",
-            revision=place.revision,
-            allow_patterns=[glob.escape(place.path), f"{glob.escape(place.path)}/*"],
-            local_files_only=cached,
-        )
-    # The client raises its own, httpx's and the system's errors; to the user all mean the same.
-    except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:200]
-        remedy = "Check the name and the network, or download the dataset elsewhere and give its folder"
-        raise DataError(name, f"the HuggingFace Hub does not give it ({reason})", remedy) from None
-    found = Path(snapshot) / place.path
+    snapshot = hub.fetch(
+        place.dataset,
+        [glob.escape(place.path), f"{glob.escape(place.path)}/*"],
+        kind="dataset",
+        extra="formats",
+        name=name,
+        remedy="Check the name and the network, or download the dataset elsewhere and give its folder",
+        revision=place.revision,
+        cached=cached,
+    )
+    found = snapshot / place.path
     if not found.exists():
         where = f"https://huggingface.co/datasets/{place.dataset}/tree/{place.revision}"
         raise DataError(name, f"the dataset has no {place.path!r}", f"{where} shows what it has")
-    log.info("corpus: %s is at commit %s", name, Path(snapshot).name)
+    log.info("corpus: %s is at commit %s", name, snapshot.name)
     return found
 
 
@@ -85,14 +83,3 @@ def _place(path: Path) -> _Place:
         raise DataError(str(path), need, remedy)
     revision = (found[2] or "main").replace("%2F", "/")
     return _Place(found[1], _REVISIONS.get(revision, revision), found[3].rstrip("/"))
-
-
-def _client() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        remedy = 'Run `pip install "instruct-retro[formats]"`'
-        raise DependencyError(
-            "huggingface_hub", "fetches datasets from the Hub, and is not installed", remedy
-        ) from None
-    return huggingface_hub

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retro.common import input_files
-from retro.common.errors import DataError, DependencyError
+from retro.common.errors import DataError
 from retro.common.json_text import JsonError, parse_json
+from retro.common.optional import import_optional
 from retro.corpus.config import TEXT_KEYS, SourceConfig
 
 TABLES = ("parquet", "arrow")
@@ -243,8 +244,4 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _pyarrow() -> Any:
-    try:
-        return importlib.import_module("pyarrow")
-    except ImportError as error:
-        problem = f"reads Parquet and Arrow files, and cannot be imported ({error})"
-        raise DependencyError("pyarrow", problem, 'Run `pip install "instruct-retro[formats]"`') from None
+    return import_optional("pyarrow", extra="formats", use="reads Parquet and Arrow files")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from typing import Any, BinaryIO
 
-from retro.common.errors import DependencyError
+from retro.common.optional import import_optional
 
 _READ_BYTES = 1 << 17
 _WINDOW_BYTES = 1 << 27
@@ -21,7 +20,7 @@ class ZstdStream(io.RawIOBase):
     """The text of a Zstandard file, of one frame or many."""
 
     def __init__(self, raw: BinaryIO) -> None:
-        self._zstandard = _zstandard()
+        self._zstandard = import_optional("zstandard", extra="formats", use="reads .zst files")
         self._raw, self._given, self._made = raw, b"", b""
         self._frame: Any = None
 
@@ -57,11 +56,3 @@ class ZstdStream(io.RawIOBase):
         self._given = self._frame.unused_data if self._frame.eof else b""
         if self._frame.eof:
             self._frame = None
-
-
-def _zstandard() -> Any:
-    try:
-        return importlib.import_module("zstandard")
-    except ImportError as error:
-        problem = f"reads .zst files, and cannot be imported ({error})"
-        raise DependencyError("zstandard", problem, 'Run `pip install "instruct-retro[formats]"`') from None

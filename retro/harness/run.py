@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from retro.common.errors import ConfigError, DataError, DependencyError
+from retro.common.errors import ConfigError, DataError
+from retro.common.optional import import_optional
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
@@ -54,11 +55,7 @@ def require_packages() -> None:
     Raises:
         DependencyError: It is not; the extra that brings it is named.
     """
-    try:
-        __import__("lm_eval")
-    except ImportError:
-        problem = "is not installed, and retro lm-eval needs it"
-        raise DependencyError("lm-eval", problem, "pip install 'instruct-retro[eval]'") from None
+    import_optional("lm_eval", extra="eval", use="is what retro lm-eval runs", package="lm-eval")
 
 
 def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none", "live"], seed: int = 1234) -> RetroLM:

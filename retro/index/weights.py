@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from retro.common import hub
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import read_json, sha256_file
 from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
@@ -34,7 +35,8 @@ def find_model(config: EmbedderConfig) -> Path:
         return Path(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(name, "no such model folder", "Check index.embedder.model")
-    return _from_hub(name)
+    remedy = "Give a model folder, or a name of the Hub while online"
+    return hub.fetch(name, _HUB_FILES, kind="model", extra="embed", name=name, remedy=remedy)
 
 
 def _built_in_folder() -> Path:
@@ -43,22 +45,6 @@ def _built_in_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise DependencyError(BUILT_IN_MODEL, "is not installed", 'Run `pip install "instruct-retro[quickstart]"`')
     return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def _from_hub(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise DependencyError(
-            "huggingface_hub", "is not installed", 'Run `pip install "instruct-retro[embed]"`'
-        ) from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-    # The hub client raises its own, httpx's and the system's errors; to the user all mean the same.
-    except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:200]
-        remedy = "Give a model folder, or a hub name while online"
-        raise DataError(name, f"is no folder, and the HuggingFace hub does not give it ({reason})", remedy) from None
 
 
 def weights_digest(folder: Path) -> str:

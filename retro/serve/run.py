@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from retro.common.errors import ConfigError, DependencyError
+from retro.common.errors import ConfigError
+from retro.common.optional import import_optional
 from retro.serve.config import KEY_VARIABLE, ServeConfig
 
 if TYPE_CHECKING:
@@ -35,12 +36,7 @@ def require_packages() -> None:
         DependencyError: One is not; the extra that brings it is named.
     """
     for module, package in (("fastapi", "fastapi"), ("uvicorn", "uvicorn"), ("prometheus_client", "prometheus-client")):
-        try:
-            __import__(module)
-        except ImportError:
-            raise DependencyError(
-                package, "is not installed, and the server needs it", "pip install 'instruct-retro[serve]'"
-            ) from None
+        import_optional(module, extra="serve", use="is a part of the server", package=package)
 
 
 def with_key(config: ServeConfig) -> ServeConfig:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from retro.common.artifacts import fingerprint
 from retro.common.config import config_json
-from retro.common.errors import ConfigError, DependencyError
+from retro.common.errors import ConfigError
+from retro.common.optional import import_optional
 from retro.training.config import TrainConfig
 
 
@@ -46,11 +47,11 @@ def open_boards(config: TrainConfig, out: Path, step: int, what: str) -> list[Bo
 
 class _TensorBoard:
     def __init__(self, directory: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise _missing("tensorboard", "train.tensorboard=false") from None
-        self._writer: Any = SummaryWriter(str(directory), purge_step=step + 1)
+        module = import_optional(
+            "torch.utils.tensorboard", extra="track", use="writes TensorBoard's files", package="tensorboard",
+            instead="set train.tensorboard=false",
+        )  # fmt: skip
+        self._writer: Any = module.SummaryWriter(str(directory), purge_step=step + 1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -64,10 +65,9 @@ class _WeightsAndBiases:
     """One run of a project. The key is wandb's own affair (`wandb login`, WANDB_API_KEY); it is never read here."""
 
     def __init__(self, config: TrainConfig, out: Path, what: str) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise _missing("wandb", "train.wandb=''") from None
+        wandb = import_optional(
+            "wandb", extra="track", use="shows training on Weights & Biases", instead="set train.wandb=''"
+        )
         out.mkdir(parents=True, exist_ok=True)
         settings = {"console": "off", "disable_git": True, "disable_code": True, "silent": True}
         try:
@@ -91,7 +91,3 @@ class _WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def _missing(package: str, without: str) -> DependencyError:
-    return DependencyError(package, "is not installed", f"pip install 'instruct-retro[track]', or set {without}")

@@ -158,5 +158,5 @@ def test_without_an_encoder_nothing_is_searched(folder: Path) -> None:
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    with pytest.raises(DependencyError, match=r"lm-eval: is not installed.*pip install 'instruct-retro\[eval\]'"):
+    with pytest.raises(DependencyError, match=r"lm-eval: is what .*instruct-retro\[eval\]"):
         require_packages()
