@@ -88,6 +88,8 @@ def test_a_stream_without_a_whole_sample_says_so(road: RunConfig) -> None:
         ({"what": "chunk", "html": Path("x.html")}, "--html = 'x.html': needs `retro inspect sample`"),
         ({"what": "sample", "html": Path("/")}, "--html = '/': needs the name of a file in a folder that exists"),
         ({"what": "sample", "html": Path("/no/x.html")}, "--html = '/no/x.html': needs the name of a file in a folder"),
+        # Not even root may make a file there.
+        ({"what": "sample", "html": Path("/proc/x.html")}, "--html = '/proc/x.html': cannot be written ("),
         ({"what": "sample", "html": Path("x.html"), "samples": 0}, "--samples = 0: needs a positive number"),
     ],
 )
