@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError
 from retro.pipeline import stage
 from retro.run_config import RunConfig, as_yaml
-from retro.upkeep.show import run_verification
+from retro.upkeep.show import run_verification, show_status
 from retro.upkeep.verify import Verification, Verified
 from tests.db.stops import Stopped, flip_byte, stopped_at_rename
 from tests.tiny_road import run_stages, small_config
@@ -172,6 +173,25 @@ def test_a_manifest_that_is_gone_is_missed_by_what_was_made_from_it(run: RunConf
     problems = verified(run).problems
     assert len(problems) == 2
     assert all(line.startswith(f"{path}: is missing, and ") and "run `retro db`" in line for line in problems)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to itself", "pipe"])
+def test_a_manifest_that_is_no_file_is_named_and_status_goes_on(
+    run: RunConfig, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stage("db").path(run) / "manifest.json"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path.name)
+    problems = verified(run).problems
+    assert [one for one in problems if "2_db/manifest.json" in str(one)]
+    show_status([str(run.run_dir)], as_numbers=True)
+    states = [one["state"] for one in json.loads(capsys.readouterr().out)]
+    assert states[:2] == ["done", "broken"]
 
 
 def test_an_artifact_of_another_parent_is_named(run: RunConfig) -> None:
