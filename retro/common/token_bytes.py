@@ -16,7 +16,7 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from retro.common.files import read_json
-from retro.common.tokenizers import FILE_NAMES, tokenizer_kind
+from retro.common.tokenizers import FILE_NAMES, Tokenizer, tokenizer_kind
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _REMEDY = "Run `retro corpus` again"
@@ -45,6 +45,12 @@ def read_token_bytes(directory: Path) -> list[bytes] | None:
     kind = tokenizer_kind(directory)
     path = directory / FILE_NAMES[kind]
     return _sentencepiece(path) if kind == "sentencepiece" else _huggingface(read_json(path, _REMEDY, keys_once=False))
+
+
+def shown_token_bytes(directory: Path, tokenizer: Tokenizer) -> list[bytes] | None:
+    """The same, of tokens as a text shows them: SentencePiece's unknown token, which is no text, is shown by a sign."""
+    found = read_token_bytes(directory)
+    return found and [one or tokenizer.decode([id_]).encode() for id_, one in enumerate(found)]
 
 
 def _sentencepiece(path: Path) -> list[bytes]:

@@ -99,12 +99,7 @@ def _offsets(served: Served, ids: Sequence[int], before: Sequence[int]) -> list[
     if served.token_bytes is None:
         return [len(served.tokenizer.decode([*before, *ids[:n]])) for n in range(len(ids))]
     parts = [served.token_bytes[id_] for id_ in (*before, *ids)]
-    data, text = b"".join(parts), served.tokenizer.decode([*before, *ids])
-    open_end = _open_end(data)
-    if open_end:
-        # The rest of a last character may be still to come.
-        data, text = data[:-open_end], text.rstrip(_BROKEN)
-    letters = letters_of_bytes(text, data) + [len(text)] * open_end
+    letters = letters_of_bytes(served.tokenizer.decode([*before, *ids]), b"".join(parts))
     starts = [0]
     for part in parts:
         starts.append(starts[-1] + len(part))

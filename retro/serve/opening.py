@@ -13,7 +13,7 @@ from typing import Any
 from retro.common.errors import ConfigError
 from retro.common.precision import is_bfloat16
 from retro.common.qa_data import PassageLike
-from retro.common.token_bytes import read_token_bytes
+from retro.common.token_bytes import shown_token_bytes
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
@@ -106,7 +106,7 @@ def _served(
         name=config.model_name or name,
         created=int(time.time()),
         tokenizer=corpus.tokenizer,
-        token_bytes=read_token_bytes(corpus.directory / "tokenizer"),
+        token_bytes=shown_token_bytes(corpus.directory / "tokenizer", corpus.tokenizer),
         sequence_length=decoder.sequence_length,
         chunk_length=decoder.chunk_length,
         neighbors=decoder.neighbors,

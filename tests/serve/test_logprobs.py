@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 
-from retro.common.token_bytes import read_token_bytes
+from retro.common.token_bytes import read_token_bytes, shown_token_bytes
 from retro.generate.request import ChosenToken, Completion, Event, Request, TokenProbability
 from retro.serve.asking import Ask
 from retro.serve.forms import COMPLETION, ChoiceStream
@@ -129,3 +130,15 @@ def test_real_tokenizers_give_every_letter_its_place(tmp_path: Path, make: objec
     assert any(text.startswith("bytes:") for text in found["tokens"])
     content = chat_logprobs(served, chosen(ids), ())["content"]
     assert bytes(byte for one in content for byte in one["bytes"]).decode() == TEXT
+
+
+def test_what_stands_behind_an_unknown_token_is_at_its_place(tmp_path: Path) -> None:
+    tokenizer = sentence_piece(tmp_path)
+    unknown = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "saved/tokenizer.model")).unk_id()
+    served = fake_service(tokenizer=tokenizer, token_bytes=shown_token_bytes(tmp_path / "saved", tokenizer)).served
+    ids = [*tokenizer.encode("one"), unknown, *tokenizer.encode("two")]
+    text = tokenizer.decode(ids)
+    found = completion_logprobs(served, chosen(ids), ())
+    assert " \u2047 " in text
+    assert all(text.startswith(one, at) for one, at in zip(found["tokens"], found["text_offset"], strict=True))
+    assert completion_logprobs(served, chosen(ids[-1:]), ids[:-1])["text_offset"] == found["text_offset"][-1:]
