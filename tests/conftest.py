@@ -34,14 +34,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
-    """What the command line sets in the process that runs it: the next test finds it as it was."""
+    """What the command line sets in the process that runs it is undone before and after a test.
+
+    Before it too: a fixture of its module may have run a command.
+    """
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    log = logging.getLogger()
-    handlers, level = log.handlers[:], log.level
+    _quiet_log()
     yield
+    _quiet_log()
     output.width = None
     for number, handler in signals.items():
         if signal.getsignal(number) is not handler:
             signal.signal(number, handler)
-    log.handlers[:] = handlers
-    log.setLevel(level)
+
+
+def _quiet_log() -> None:
+    log = logging.getLogger()
+    log.handlers[:] = [handler for handler in log.handlers if type(handler).__module__.startswith("_pytest.")]
+    log.setLevel(logging.WARNING)
