@@ -85,7 +85,9 @@ def make_embedder(
 
 def _choose(path: Path, config: EmbedderConfig) -> None:
     """Write down what `auto` means for all who build this index, on whatever machines, also after a stop."""
-    chosen = config.model_copy(update={"precision": choose(config.precision).precision})
+    choice = choose(config.precision)
+    choice.tell("index.embedder.precision")
+    chosen = config.model_copy(update={"precision": choice.precision})
     write_json(path, {"config": config_json(chosen)})
 
 

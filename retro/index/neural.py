@@ -108,9 +108,10 @@ class HuggingFaceEmbedder:
 
 
 def _computed_in(precision: Precision) -> str:
-    """A torch dtype by its name. What a stage or an index was begun in has been put in place of `auto` before."""
+    """A torch dtype by its name. What an index was begun in has been put in place of `auto` before, and told."""
     choice = choose(precision)
-    choice.tell("index.embedder.precision")
+    if precision == "auto" or choice.cost:
+        choice.tell("index.embedder.precision")
     return choice.precision
 
 
