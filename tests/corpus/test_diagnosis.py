@@ -38,7 +38,7 @@ def told(path: Path, content: bytes, **settings: str) -> Diagnosis | None:
         (ROWS.decode().encode("utf-16"), "it is UTF-16, two bytes", "Convert it: iconv -f UTF-16 -t UTF-8 "),
         (ROWS.decode().encode("utf-16-be"), "it is UTF-16, two bytes", "Convert it: iconv -f UTF-16 -t UTF-8 "),
         (ROWS.decode().encode("utf-32"), "it is UTF-32, four bytes", "Convert it: iconv -f UTF-32 -t UTF-8 "),
-        (gzip.compress(ROWS, mtime=0), "it is compressed with gzip, by its first bytes", "Give the text in it, or the ending"),
+        (gzip.compress(ROWS, mtime=0), "it is compressed with gzip, by its", "Give the text in it, or the ending"),
         (b'{"text": "caf\xe9"}\n', "it is not UTF-8", "Convert it, if it is Western text: iconv -f WINDOWS-1252 "),
     ],
 )
