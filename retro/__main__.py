@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -17,19 +18,29 @@ def main(command: Callable[[], None] | None = None) -> None:
     That one takes apart what threads of torch and gloo still use, and now and then ends in `terminate called without
     an active exception` and exit code 134.
     """
+    # Closed by the shell: what is printed goes nowhere, and is no error.
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
         (command or _command_line())()
     except BaseException as error:
         # Looked at now: processes of srun are found on the way.
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if not _is_one_of_several():
             raise
         if isinstance(error, SystemExit):
             _end(error.code)
         if not isinstance(error, KeyboardInterrupt):
             traceback.print_exc()
         _end(130 if isinstance(error, KeyboardInterrupt) else 1)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _is_one_of_several():
         _end(0)
+
+
+def _is_one_of_several() -> bool:
+    world = os.environ.get("WORLD_SIZE", "1")
+    return world.isdecimal() and int(world) > 1
 
 
 def _command_line() -> Callable[[], None]:

@@ -93,7 +93,8 @@ def read_named(command: str, arguments: Sequence[str] | None, extra: Sequence[st
     words = arguments or []
     # A stage after the first needs what the ones before it made, so that its run is named by its directory.
     begins = command in ("run", "corpus")
-    if not any("=" not in word or not begins or word.startswith("corpus.") for word in words):
+    nothing = begins and config.model_fields_set <= {"run_dir"}
+    if nothing or not any("=" not in word or not begins or word.startswith("corpus.") for word in words):
         found = f"retro {shlex.join([command, *words])}"
         need = f"needs a run's YAML file, as in `retro {command} {EXAMPLES}/quickstart.yaml`"
         raise ConfigError("CONFIG", None, f"{need}; `{found}` names no text to work on" if begins else need)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from retro.common.answers import Answer
+from retro.common.config import is_broken
 from retro.common.errors import ConfigError
 from retro.common.terminal import output
 from retro.common.worker import worker_of
@@ -32,6 +33,8 @@ def run_and_question(words: Sequence[str]) -> tuple[list[str], str]:
     if len(questions) != 1:
         problem = "needs one question, in quotes" if questions else "needs a question"
         raise ConfigError("QUESTION", questions or None, f"{problem}, {example}")
+    if not questions[0].strip() or is_broken(questions[0]):
+        raise ConfigError("QUESTION", questions[0], f"needs text, in UTF-8, {example}")
     if not words or not (files or settings):
         raise ConfigError("CONFIG", None, f"needs a run's YAML file before the question, {example}")
     return [*files, *settings], questions[0]

@@ -78,6 +78,8 @@ def test_a_question_is_told_from_settings(words: list[str], run: list[str], ques
         (["run.yaml"], "QUESTION = None: needs a question, as in"),
         (["run.yaml", "run_dir=x"], "QUESTION = None: needs a question, as in"),
         (["run.yaml", "Who", "wrote", "it"], r"QUESTION = \['Who', 'wrote', 'it'\]: needs one question, in quotes"),
+        (["run.yaml", " "], "QUESTION = ' ': needs text"),
+        (["run.yaml", "a\udcffb"], "QUESTION = .*: needs text, in UTF-8"),
         (["Who?"], "CONFIG = None: needs a run's YAML file before the question"),
     ],
 )

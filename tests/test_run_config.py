@@ -42,6 +42,13 @@ def test_overrides_go_before_the_file_and_numbers_without_a_dot_are_numbers(tmp_
         ("a." * 2000 + "b=1", "override = 'a.a.*: needs a name of at most 50 parts"),
         ('run_dir="a\\0b"', "run_dir = 'a.x00b': needs a path without NUL"),
         ("train=3", "train = 3: needs"),
+        ("train.steps=true", "train.steps = True: needs a number, which true and false are not"),
+        ("corpus.split=[true, 0, 0]", "corpus.split = .*: needs a number, which true and false are not"),
+        ("run_dir=", "run_dir = None: needs a path, as text"),
+        ("run_dir=12", "run_dir = 12: needs a path, as text"),
+        ('run_dir=""', "run_dir = '': needs a path, which no text at all is not"),
+        (".train=1", "override = '.train=1': needs the form section.setting=value"),
+        ("tr\udcffain.steps=1", "override = .*: needs the form section.setting=value"),
     ],
 )
 def test_a_wrong_override_is_answered_with_what_was_needed(override: str, words: str) -> None:

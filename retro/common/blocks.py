@@ -103,7 +103,7 @@ class BlockStore:
             paths = list(self.directory.iterdir())
         except FileNotFoundError:
             return set()
-        return {int(path.stem) for path in paths if path.suffix == ".h5" and path.stem.isdigit()}
+        return {int(path.stem) for path in paths if path.suffix == ".h5" and path.stem.isdecimal()}
 
     def write(self, number: int, block: Block) -> None:
         """Store a finished block.

@@ -127,13 +127,20 @@ def _prepared(owner: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]
         kind, value = owner.model_fields[name].annotation, prepared[name]
         if value is None and isinstance(kind, type) and issubclass(kind, StageConfig):
             prepared[name] = {}
-        elif _has_paths(kind):
+        elif _has_truth(value) and _holds(kind, (int, float)) and not _holds(kind, (bool,)):
+            raise ConfigError(f"{owner.__name__}.{name}", value, "needs a number, which true and false are not")
+        elif _holds(kind, (Path,)):
             prepared[name] = _expanded(f"{owner.__name__}.{name}", value)
     return prepared
 
 
-def _has_paths(kind: object) -> bool:
-    return kind is Path or any(map(_has_paths, get_args(kind)))
+def _holds(kind: object, types: tuple[type, ...]) -> bool:
+    """Whether an annotation has one of some types, at any depth; a value that a Literal names counts as its type."""
+    return kind in types or type(kind) in types or any(_holds(inner, types) for inner in get_args(kind))
+
+
+def _has_truth(value: object) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_has_truth, value)))
 
 
 def _expanded(setting: str, value: Any) -> Any:
@@ -142,7 +149,9 @@ def _expanded(setting: str, value: Any) -> Any:
     if not isinstance(value, str | Path):
         return value
     text = str(value)
-    if "\0" in text or (not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)):
+    if not text:
+        raise ConfigError(setting, text, "needs a path, which no text at all is not")
+    if "\0" in text or (not text.isascii() and is_broken(text)):
         raise ConfigError(setting, text, "needs a path without NUL, in UTF-8")
     # Not Path.expanduser, which fails where there is no such user.
     return Path(os.path.expanduser(text)) if text.startswith("~") else value  # noqa: PTH111
@@ -158,6 +167,8 @@ def _config_error(owner: type[StageConfig], error: ValidationError) -> ConfigErr
         return ConfigError(setting, first["input"], unknown_name(path[-1], list(section.model_fields)))
     if first["type"] == "missing":
         return ConfigError(setting, None, "needs a value; it has no default")
+    if first["type"] == "path_type":
+        return ConfigError(setting, first["input"], "needs a path, as text")
     message = str(first["msg"]).removeprefix("Value error, ")
     message = message.removeprefix("Input should be ")
     return ConfigError(setting, first["input"], f"needs {message}")
@@ -206,7 +217,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     merged: dict[str, Any] = copy.deepcopy(dict(data))
     for override in overrides:
         name, sign, text = override.partition("=")
-        if not sign or not name.strip():
+        if not sign or not all(name.strip().split(".")) or is_broken(name):
             raise ConfigError("override", override, "needs the form section.setting=value, as in train.lr=3e-4")
         *sections, last = name.strip().split(".")
         if len(sections) >= MAX_YAML_DEPTH:
@@ -218,6 +229,11 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         target = _section(merged, name, sections, value)
         target[_place(target, name, last)] = value
     return merged
+
+
+def is_broken(word: str) -> bool:
+    """Whether a word of the command line had bytes that are no UTF-8, for which Python puts halves of characters."""
+    return any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _section(data: dict[str, Any], name: str, sections: Sequence[str], value: object) -> Any:

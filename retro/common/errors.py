@@ -27,7 +27,7 @@ class ArtifactError(RetroError):
     """A file that a stage wrote is missing, cut short, damaged, or was made under another config."""
 
     def __init__(self, path: Path, problem: str, remedy: str) -> None:
-        super().__init__(f"{path}: {problem}. {remedy}")
+        super().__init__(f"{path}: {problem}{'' if problem.endswith('?') else '.'} {remedy}")
         self.path = path
         self.problem = problem
 
@@ -36,7 +36,7 @@ class DataError(RetroError):
     """A file that the user brought cannot be used as it is."""
 
     def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
-        super().__init__(f"{path}: {problem}. {remedy}")
+        super().__init__(f"{path}: {problem}{'' if problem.endswith('?') else '.'} {remedy}")
         self.path = path
 
 

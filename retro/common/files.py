@@ -16,7 +16,7 @@ from typing import Any
 
 from retro.common import own_checksum
 from retro.common.errors import ArtifactError
-from retro.common.input_files import MAX_BYTES, ErrorClass, open_regular, read_text
+from retro.common.input_files import MAX_BYTES, ErrorClass, kind_of, open_regular, read_text
 from retro.common.json_text import JsonError, half_character, parse_json, wrong_type
 
 
@@ -27,6 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A kill leaves at most a `*.tmp` file, never a half-written `path`. A full disk is an ArtifactError, and what was
     complete before stays as it was.
     """
+    require_place(path)
     temporary = temporary_path(path)
     try:
         with failed_writes_are_artifact_errors(path):
@@ -36,6 +37,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
             fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_place(path: Path) -> None:
+    """Raise ArtifactError where something stands that a written file must not take the place of.
+
+    Renaming would put the file in the place of a device as readily as of a file.
+    """
+    what = kind_of(path)
+    if what not in ("", "a file"):
+        raise ArtifactError(path, f"cannot be written: there is {what}", "Remove it, or name another place")
 
 
 def temporary_path(path: Path) -> Path:
@@ -51,7 +62,7 @@ def _remove_leftovers(path: Path) -> None:
     beginning = f".{path.name}.{socket.gethostname()}."
     for leftover in path.parent.glob(f"{glob.escape(beginning)}*.tmp"):
         pid = leftover.name.removeprefix(beginning).removesuffix(".tmp").partition("-")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
+        if pid.isdecimal() and not _is_alive(int(pid)):
             leftover.unlink(missing_ok=True)
 
 

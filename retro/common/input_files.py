@@ -44,6 +44,15 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def kind_of(path: Path) -> str:
+    """What is at a path, or where its link leads: "a file", "a folder", "a named pipe"; empty where nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return ""
+    return "a file" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
 def require_regular(path: Path, remedy: str, *, error: ErrorClass = ArtifactError, missing: str = "is missing") -> None:
     """Raise `error` unless `path` is a regular file that can be opened; for libraries that open files by name."""
     try:

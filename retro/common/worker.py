@@ -52,20 +52,29 @@ def worker_of(environment: Mapping[str, str] = os.environ) -> Worker:
     """This process's place among the workers, as its launcher says.
 
     Raises:
-        ConfigError: The variable is not `rank/world`.
+        ConfigError: The variable is not `rank/world`, or a launcher's is no number.
     """
     text = environment.get(VARIABLE)
     if text is not None:
         rank, _, world = text.partition("/")
-        if rank.isdigit() and world.isdigit() and int(rank) < int(world):
+        if rank.isdecimal() and world.isdecimal() and int(rank) < int(world):
             return Worker(int(rank), int(world))
         raise ConfigError(VARIABLE, text, "needs the form rank/world, as 0/4 to 3/4 for four workers")
     for rank, world, first in _LAUNCHERS:
         if rank in environment and world in environment:
-            number, workers = int(environment[rank]) - int(environment.get(first, "0")), int(environment[world])
+            number, workers = _number(environment, rank) - _number(environment, first), _number(environment, world)
+            if workers < 1:
+                raise ConfigError(world, environment[world], "needs at least 1, as a launcher sets it")
             # An array with gaps has ranks beyond its count; where one begins is all that is decided here.
             return Worker(number % workers, workers)
     return ALONE
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "0")
+    if not text.isdecimal() or len(text) > 9:
+        raise ConfigError(name, text, "needs a whole number, as a launcher sets it")
+    return int(text)
 
 
 COMPANION = "RETRO_COMPANION"

@@ -10,6 +10,7 @@ from retro.common.errors import ArtifactError, DataError
 from retro.common.files import sha256_file
 from retro.common.progress import Progress
 from retro.corpus.files import Source
+from retro.corpus.folder import printable
 
 Checksums = dict[str, str]
 Identity = list[dict[str, Any]]
@@ -45,7 +46,7 @@ def stamp_of(path: Path) -> tuple[str, int]:
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})", "Check the file and its permissions") from None
     # The inode stands for the file that a link leads to: of many small files, following links took most of the time.
-    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {status.st_ino}", status.st_size
+    return f"{printable(str(path.absolute()))} {status.st_size} {status.st_mtime_ns} {status.st_ino}", status.st_size
 
 
 def require_unchanged(artifact: Path, source: str, made_from: Identity, now: Identity) -> None:

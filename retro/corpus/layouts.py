@@ -221,7 +221,8 @@ def _document_of(data: dict[str, Any], number: int, file: InputFile, config: Sou
 
 def _name(data: dict[str, Any], key: str) -> str:
     value = data.get(key)
-    if value is None:
+    # Tables that pandas wrote as JSON have NaN where nothing is.
+    if value is None or value != value:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _BadLineError("id or title is not a string", f"{key!r} is {type(value).__name__}")

@@ -46,7 +46,7 @@ class Part:
 
 def versions_in(directory: Path) -> dict[int, Path]:
     """Folders of the finished versions in `directory`, by number, ascending."""
-    found = {int(path.name): path for path in directory.glob("[0-9]*") if path.name.isdigit() and is_complete(path)}
+    found = {int(path.name): path for path in directory.glob("[0-9]*") if path.name.isdecimal() and is_complete(path)}
     return dict(sorted(found.items()))
 
 

@@ -29,7 +29,7 @@ def cores() -> Finding:
     """The cores that this process may use, which in a container or a batch job is not all."""
     usable, threads = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS")
     found = f"{usable} of {os.cpu_count()} usable"
-    if threads is not None and threads.isdigit() and int(threads) < usable:
+    if threads is not None and threads.isdecimal() and int(threads) < usable:
         return Finding("cores", "note", f"{found}, but OMP_NUM_THREADS={threads}", "Unset it to use all of them")
     return Finding("cores", "ok", found)
 

@@ -46,7 +46,7 @@ class Wanted:
 
 def view_and_number(words: list[str]) -> tuple[int, list[str]]:
     """The number among a command's words, 0 without one, and the words that are left."""
-    if words and words[0].lstrip("-").isdigit():
+    if words and words[0].lstrip("-").isdecimal():
         return int(words[0]), words[1:]
     return 0, words
 

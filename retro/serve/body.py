@@ -25,7 +25,7 @@ async def read_body(headers: Mapping[str, str], parts: AsyncIterator[bytes], lim
     if kind != "application/json":
         raise RefusalError(415, f"Content-Type is {kind or 'missing'!r}; send application/json")
     said = headers.get("content-length", "0")
-    if not said.isdigit() or len(said) > 18 or int(said) > limit:
+    if not said.isdecimal() or len(said) > 18 or int(said) > limit:
         raise _too_long(limit)
     body = bytearray()
     async for part in parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -143,3 +144,12 @@ def test_space_is_asked_for_before_a_file_grows_under_a_map(tmp_path: Path, monk
     require_space(tmp_path / "x", 5_000_000)
     with pytest.raises(ArtifactError, match=r"needs 1\.00 GB, and the disk has 0\.01 GB left: the disk is full"):
         require_space(tmp_path / "x", 10**9)
+
+
+def test_no_file_takes_the_place_of_what_is_none(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, what in (("folder", "a folder"), ("pipe", "a named pipe")):
+        with pytest.raises(ArtifactError, match=f"{name}: cannot be written: there is {what}"):
+            write_json(tmp_path / name, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]

@@ -76,6 +76,12 @@ def test_launchers_say_which_worker_this_is(environment: dict[str, str], worker:
     assert worker_of(environment) == worker
 
 
+@pytest.mark.parametrize(("rank", "world"), [("\u00b2", "1"), ("0", "abc"), ("0", "0"), ("-1", "2")])
+def test_a_launcher_s_variable_that_is_no_number_is_named(rank: str, world: str) -> None:
+    with pytest.raises(ConfigError, match=r"(RANK|WORLD_SIZE) = .*as a launcher sets it"):
+        worker_of({"RANK": rank, "WORLD_SIZE": world})
+
+
 @pytest.mark.parametrize("text", ["3", "4/4", "a/b", ""])
 def test_a_variable_that_is_no_worker_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"RETRO_WORKER = .*needs the form rank/world"):

@@ -166,3 +166,8 @@ def test_words_counted_slice_by_slice_are_those_of_split(text: str, part: int) -
 def test_lines_that_end_in_cr_alone_are_not_taken_for_one_line(tmp_path: Path, settings: dict[str, Any]) -> None:
     detail = "3 of them; `tr '\\r' '\\n'` mends it"
     assert rejects(read(tmp_path / "f.txt", b"one\rtwo\r\rthree", **settings)) == [(1, "lines end in CR alone", detail)]
+
+
+def test_an_id_that_pandas_left_out_is_none(tmp_path: Path) -> None:
+    found = read(tmp_path / "f.jsonl", b'{"id": NaN, "title": NaN, "text": "one"}\n')
+    assert texts(found) == [("f.jsonl:1", "", "one")]

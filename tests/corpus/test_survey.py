@@ -106,3 +106,12 @@ def test_parts_are_gathered_into_blocks_of_some_size(tmp_path: Path) -> None:
         (1, [2, 3], 11),
         (1, [4], 1),
     ]
+
+
+def test_a_file_whose_name_is_no_utf8_is_surveyed(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("one two")
+    config = SourceConfig(name="s", path=tmp_path)
+    work = SurveyWork([resolve(config, tmp_path)], 1000, tmp_path / "blocks")
+    work.store.write(0, work.make(0, lambda count: None))
+    (found,) = work.collect({})
+    assert found.identity[0]["name"] == "caf\\xe9.txt"
