@@ -234,6 +234,27 @@ _LONGEST_LABEL = 64
 _NO_LABELS = {"id", "_id", "question_id", "qid", "question", *_ANSWER_FIELDS, *CONTEXT_FIELDS}
 
 
+_READ = _NO_LABELS | {"answer_groups", "chunk_ctxs", "document_ids", "is_impossible", "labels", "multichoice_options"}
+_READ |= {"qa_type", "supporting_facts", "turns"}
+# A label counts answers by kind. That is not what such a field is for.
+_OF_PROMPTS = {
+    "system",
+    "system_prompt",
+    "instruction",
+    "history",
+    "conversation",
+    "conversations",
+    "messages",
+    "input",
+}
+
+
+def unread_fields(question: Question, item: Mapping[str, Any], fields: Fields) -> list[str]:
+    """Fields of an item that its question has nothing of: no part of the prompt, no answer, no label."""
+    read = _READ | {fields.answers, fields.contexts} | ({name for name, _ in question.labels} - _OF_PROMPTS)
+    return [name for name in item if name not in read and item[name] not in (None, "", [], {})]
+
+
 def _labels(path: Path, place: str, item: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What the item says in `labels`; without that, its short texts, whole numbers and yes-or-no fields."""
     given = item.get("labels")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from retro.common.errors import DataError
 from retro.common.json_items import OnBad, json_items, read_text
 from retro.common.qa_data import Question
-from retro.common.qa_fields import Fields, NothingToLearnError, question_of
+from retro.common.qa_fields import Fields, NothingToLearnError, question_of, unread_fields
+from retro.common.terminal import visible
+
+log = logging.getLogger(__name__)
 
 
 def read_questions(path: Path, fields: Fields | None = None, *, on_bad: OnBad | None = None) -> list[Question]:
@@ -26,13 +31,19 @@ def read_questions(path: Path, fields: Fields | None = None, *, on_bad: OnBad | 
             share an id.
     """
     questions: list[Question] = []
+    unread: Counter[str] = Counter()
+    fields = fields or Fields()
     for item in json_items(path, read_text(path)):
         try:
-            questions.append(question_of(path, item, fields or Fields()))
+            questions.append(question_of(path, item, fields))
+            unread.update(unread_fields(questions[-1], item.value, fields))
         except NothingToLearnError as error:
             if on_bad is None:
                 raise
             on_bad("no_answer", error)
+    if unread:
+        told = ", ".join(f"{visible(name)} ({count})" for name, count in unread.most_common(8))
+        log.info("%s: fields that nothing is read from, with how many items have them: %s", path.name, told)
     return distinct_questions(path, questions)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,17 @@ def test_answers_may_come_in_groups(tmp_path: Path) -> None:
     for wrong in wrongs:
         with pytest.raises(DataError, match="item 0 has answer_groups = "):
             one(tmp_path, answer="Ada", answer_groups=wrong)
+
+
+def test_fields_that_nothing_is_read_from_are_named_with_a_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [
+        {"question": "a?", "answers": ["x"], "system": "Be brief.", "history": ["b"], "level": "easy", "score": 0.5},
+        {"question": "c?", "answers": ["x"], "history": ["d"], "ctxs": [], "level": "hard", "turns": []},
+    ]
+    (tmp_path / "q.json").write_text(json.dumps(items))
+    with caplog.at_level(logging.INFO):
+        read_questions(tmp_path / "q.json")
+    (line,) = caplog.messages
+    assert line.endswith("have them: history (2), system (1), score (1)")
