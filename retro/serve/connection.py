@@ -60,6 +60,19 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
                 self._unset_keepalive_if_required()
                 self._wait(_LINGER_SECONDS)
 
+        def send_400_response(self, msg: str) -> None:
+            """Answer what is not HTTP, once, and have the application answer it no more.
+
+            h11 raises for a second answer, which asyncio and uvicorn log with all its frames.
+            """
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.close()
+            if self.cycle is not None:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+
         @property
         def _lingers(self) -> bool:
             """Whether a body still comes in that has been answered."""

@@ -159,6 +159,33 @@ def test_a_body_that_is_longer_than_it_says_is_stopped(server: Running) -> None:
 
 
 @pytest.mark.parametrize(
+    ("authorization", "sent", "status"),
+    [
+        ("", b"zz\r\n{}\r\n", b"400"),
+        (f"Authorization: Bearer {KEY}\r\n", b"zz\r\n{}\r\n", b"400"),
+        ("", b"", b"401"),
+    ],
+)
+def test_a_body_in_broken_chunks_is_a_line_of_the_log(
+    locked: Running, authorization: str, sent: bytes, status: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{authorization}"
+    head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", locked.port), timeout=20) as connection:
+        connection.sendall(head.encode() + sent)
+        found = connection.recv(4096)
+        if not sent:
+            # Answered before its body came, which is broken.
+            connection.sendall(b"zz\r\n{}\r\n")
+        while more := connection.recv(4096):
+            found += more
+    assert found.startswith(b"HTTP/1.1 " + status)
+    assert found.count(b"HTTP/1.1") == 1
+    assert locked.get("/health/live").status == 200
+    assert [record.getMessage() for record in caplog.records] == ["Invalid HTTP request received."]
+
+
+@pytest.mark.parametrize(
     ("body", "status"),
     [
         (b"{", 400),
