@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
+
 from retro.common.errors import ConfigError, DataError
 from retro.common.optional import import_optional
 from retro.corpus.reader import Corpus
@@ -143,20 +145,39 @@ def _manager(wanted: Wanted) -> Any:
     manager = TaskManager(include_path=None if wanted.include_path is None else str(wanted.include_path))
     for name in wanted.tasks:
         if not manager.match_tasks([name]):
+            _require_yaml(wanted.include_path, name)
             need = "needs a task, group or tag of lm-evaluation-harness, or of --include-path; see `lm-eval ls tasks`"
             raise ConfigError("--tasks", name, need)
     return manager
 
 
+def _require_yaml(folder: Path | None, name: str) -> None:
+    """Check the files of --include-path, of which the harness leaves out without a word what it cannot read."""
+    for path in sorted(folder.glob("**/*.yaml")) if folder is not None else ():
+        try:
+            yaml.compose(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            problem = f"is no YAML file that can be read ({_short(error)}), and no other file gives the task {name!r}"
+            raise DataError(path, problem, "Mend the file") from None
+
+
 def _prepare(manager: Any, names: Sequence[str], model: RetroLM) -> None:
     """Have tasks looked at when the harness loads them: before the first question, and not twice."""
+    from datasets.exceptions import DatasetsError
+
     load = manager.load
 
     def load_and_look(tasks: Any) -> Any:
         try:
             found = load(tasks)
         except OSError as error:
-            raise _unreachable(_first_without_data(load, names), error) from None
+            raise _unreachable(_first_without_data(load, names, OSError), error) from None
+        except (DatasetsError, ValueError) as error:
+            name = _first_without_data(load, names, (DatasetsError, ValueError))
+            problem = f"cannot be loaded with its data ({_short(error.__cause__ or error)})"
+            raise DataError(
+                f"the task {name!r}", problem, "Mend its file: dataset_path and dataset_kwargs name the data"
+            ) from None
         for name, task in found["tasks"].items():
             if task.get_config("output_type") == "generate_until":
                 settings = dict(task.get_config("generation_kwargs") or {})
@@ -166,23 +187,29 @@ def _prepare(manager: Any, names: Sequence[str], model: RetroLM) -> None:
     manager.load = load_and_look
 
 
-def _first_without_data(load: Callable[[list[str]], Any], names: Sequence[str]) -> str:
+def _first_without_data(
+    load: Callable[[list[str]], Any], names: Sequence[str], errors: type[Exception] | tuple[type[Exception], ...]
+) -> str:
     """The first task that cannot be loaded by itself."""
     for name in names:
         try:
             load([name])
-        except OSError:
+        except errors:
             return name
     return ", ".join(names)
 
 
 def _unreachable(name: str, error: OSError) -> DataError:
-    problem = f"its data are not on this machine and could not be fetched ({' '.join(str(error).split())[:300]})"
+    problem = f"its data are not on this machine and could not be fetched ({_short(error)})"
     remedy = (
         "It needs a network once: run it where there is one, and bring HuggingFace's cache (HF_HOME) here; or give "
         "tasks over local files, with --include-path"
     )
     return DataError(f"the task {name!r}", problem, remedy)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _plain(values: Any) -> dict[str, Any]:

@@ -142,6 +142,26 @@ def test_a_task_whose_data_cannot_be_fetched_is_one_line(folder: Path, tmp_path:
         run(folder, tasks="topics_choice,far", include_path=tmp_path)
 
 
+def test_a_task_whose_data_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "near.yaml").write_text(CHOICE.format(folder=folder))
+    (tmp_path / "bare.yaml").write_text("task: bare\ndataset_path: json\n")
+    with pytest.raises(DataError, match=r"the task 'bare': cannot be loaded with its data \(.+\)\. Mend its file"):
+        run(folder, tasks="topics_choice,bare", include_path=tmp_path)
+
+
+def test_a_task_file_that_cannot_be_read_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def empty(include_path: str | None = None, include_defaults: bool = True) -> TaskManager:
+        return TaskManager(include_path=include_path, include_defaults=False)
+
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", empty)
+    (tmp_path / "good.yaml").write_text(CHOICE.format(folder=folder) + "process_docs: !function other.docs\n")
+    (tmp_path / "half.yaml").write_text("task: [")
+    with pytest.raises(DataError, match=r"half\.yaml: is no YAML file.*no other file gives the task 'mytask'"):
+        run(folder, tasks="mytask", include_path=tmp_path)
+
+
 def test_a_setting_that_is_not_known_is_named_before_the_first_question(folder: Path, tmp_path: Path) -> None:
     for name, text in (("choice", CHOICE), ("until", UNTIL.replace("max_gen_toks: 4", "num_beams: 4"))):
         (tmp_path / f"{name}.yaml").write_text(text.format(folder=folder))
