@@ -39,15 +39,16 @@ def set_up_logging(*, verbose: bool = False, quiet: bool = False, rank: int = 0,
     screen.setFormatter(_ForPeople() if terminal and not verbose else _Visible(_DATED))
     screen.addFilter(lambda record: not getattr(record, "printed", False))
     screen.setLevel(logging.WARNING if quiet else level)
-    handlers: list[logging.Handler] = [screen]
+    # Before the file: without a handler, logging itself prints what is wrong with it.
+    logging.basicConfig(level=logging.WARNING, handlers=[screen], force=True)
+    logging.getLogger("retro").setLevel(level)
     if file is not None and not rank:
         try:
-            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+            beside = logging.FileHandler(file, encoding="utf-8")
         except OSError as error:
             raise ConfigError("--log-file", str(file), f"cannot be written ({error.strerror})") from None
-        handlers[-1].setFormatter(_Visible(_DATED))
-    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
-    logging.getLogger("retro").setLevel(level)
+        beside.setFormatter(_Visible(_DATED))
+        logging.getLogger().addHandler(beside)
     Progress.drawn = terminal and not quiet and not rank
 
 

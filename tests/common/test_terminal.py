@@ -100,9 +100,13 @@ def test_quiet_is_for_the_terminal_and_not_for_the_file(tmp_path: Path, capsys: 
 
 
 @pytest.mark.usefixtures("logging_as_before")
-def test_a_log_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_log_file_that_cannot_be_written_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger().handlers.clear()  # as when a command begins
     with pytest.raises(ConfigError, match=r"--log-file = .*: cannot be written"):
         set_up_logging(file=tmp_path / "absent" / "log")
+    # As the command line does after it has printed the line.
+    logging.getLogger("retro.x").error("cannot be written", extra={"printed": True})
+    assert capsys.readouterr().err == ""
 
 
 class Screen(io.StringIO):
