@@ -15,7 +15,7 @@ import yaml
 from retro.common.artifacts import MANIFEST
 from retro.common.errors import ConfigError
 from retro.common.files import failed_writes_are_artifact_errors, fsync, read_json
-from retro.evaluate.run_summary import stage_dir
+from retro.evaluate.run_summary import STAGES, stage_dir
 from retro.export.card import CARD, SETTINGS, run_settings, write_card
 from retro.export.facts import Facts, find_run, gather
 from retro.export.folder import write_generation, write_retro
@@ -86,8 +86,12 @@ def _write_model(
 
 
 def _require(out: Path, dtype: str | None, run_dir: Path | None) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError("OUT", str(out), "needs a folder that does not exist yet, or is empty")
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        link = "; this is a link" if out.is_symlink() else ""
+        raise ConfigError("OUT", str(out), f"needs a folder that does not exist yet, or is empty{link}")
+    home = find_run(out)
+    if home is not None and out.resolve().relative_to(home).parts[0] in {folder for _, folder, _ in STAGES}:
+        raise ConfigError("OUT", str(out), "needs a folder outside the stages of a run, whose files are checked")
     if dtype is not None and dtype not in PRECISIONS:
         raise ConfigError("--dtype", dtype, f"needs {' or '.join(PRECISIONS)}")
     if run_dir is not None and not (stage_dir(run_dir, "corpus") / MANIFEST).exists():

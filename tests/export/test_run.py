@@ -373,6 +373,23 @@ def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_link_is_no_place_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, target in (("dangling", "nosuch"), ("whole", "empty")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(ConfigError, match=r"needs a folder that does not exist yet, or is empty; this is a link"):
+            export(saved(tmp_path), tmp_path / name)
+    assert files(tmp_path) == ["checkpoints", "dangling", "empty", "whole"]
+
+
+def test_a_stage_of_a_run_is_no_place_for_a_folder(road: Path) -> None:
+    before = files(road / "5_pretrain")
+    for name in ("5_pretrain/x", "6_sft/checkpoints/x"):
+        with pytest.raises(ConfigError, match="needs a folder outside the stages of a run"):
+            export(road / "5_pretrain", road / name)
+    assert files(road / "5_pretrain") == before
+
+
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="absent: holds no complete checkpoint"):
         export(tmp_path / "absent", tmp_path / "out")
