@@ -29,7 +29,7 @@ from retro.cli_database import database_app
 from retro.cli_evaluate import add_evaluation
 from retro.cli_plan import plan_app
 from retro.cli_sft import sft_app
-from retro.common.errors import ConfigError, RetroError
+from retro.common.errors import ConfigError, DataError, RetroError
 from retro.common.files import discard, failed_write
 from retro.common.launcher import join_launcher
 from retro.common.progress import Progress, duration
@@ -355,8 +355,14 @@ def import_db(
 
     run_config = RunConfig(run_dir=out)
     dirs = (stage(name).path(run_config) for name in ("corpus", "db"))
+    new = not out.exists()
     with stage_lock(run_config, "corpus", redo=True):
-        found = import_project(project, out, *dirs, tokenizer=tokenizer, eod_token=eod_token)
+        try:
+            found = import_project(project, out, *dirs, tokenizer=tokenizer, eod_token=eod_token)
+        except (ConfigError, DataError):
+            if new:
+                discard(out)
+            raise
     rows = ", ".join(f"{count:,} {split}" for split, count in found.rows.items())
     output.say(f"imported: {rows} chunks; go on with: {next_command('index', [str(found.run_file)])}")
 

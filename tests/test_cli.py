@@ -154,7 +154,15 @@ def test_a_database_of_nvidias_tools_is_taken_over(tmp_path: Path) -> None:
     rows = f"imported: {len(project.train)} train, {len(project.valid)} valid chunks"
     assert done.stdout == f"{rows}; go on with: retro index {tmp_path}/run/run.yaml\n"
     assert "db: already complete" in retro("db", f"{tmp_path}/run/run.yaml").stderr
-    assert "config.json: is missing" in refused("import-db", str(tmp_path), str(tmp_path / "other"))
+
+
+def test_a_refused_import_leaves_nothing_of_a_new_run_and_all_of_another(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/notes.txt").write_text("mine")
+    for name in ("new", "old"):
+        assert "config.json: is missing" in refused("import-db", str(tmp_path / "absent"), str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old/notes.txt").read_text() == "mine"
 
 
 def test_samples_become_a_page(road: Path, tmp_path: Path) -> None:
