@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -94,11 +95,24 @@ def main() -> None:
         if type(error).__module__.startswith(("click", "typer")):
             _usage_error(error)
         if why := failed_write(error):
-            what = getattr(error, "filename", None) or "a file of the run"
+            what = getattr(error, "filename", None) or _leave_output(error) or "a file of the run"
             remedy = "everything complete is kept. Free some space or check the disk, and run the same command again"
             complain(f"{what}: could not be written ({why}); {remedy}")
             sys.exit(2)
         raise
+
+
+def _leave_output(error: BaseException) -> str:
+    """Standard output, where it is what could not be written; the interpreter is then kept from trying again.
+
+    The system's error names no stream: what wrote last tells.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    writer = str(frames[-1].f_globals.get("__name__"))
+    if writer.partition(".")[0] not in ("rich", "typer", "click") and writer not in (__name__, output.__module__):
+        return ""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return "standard output"
 
 
 def _usage_error(error: Exception) -> None:

@@ -165,6 +165,21 @@ def test_a_refused_import_leaves_nothing_of_a_new_run_and_all_of_another(tmp_pat
     assert (tmp_path / "old/notes.txt").read_text() == "mine"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["config", "schema"], ["tasks"]])
+def test_standard_output_on_a_full_disk_is_named(
+    arguments: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "retro", *arguments]
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert found.returncode == 2
+    assert found.stderr.startswith("retro: standard output: could not be written (no space left); ")
+    assert found.stderr.count("\n") == 1
+
+
 def test_samples_become_a_page(road: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = retro("inspect", "sample", "1", str(road), "--html", str(page), "--samples", "2")
