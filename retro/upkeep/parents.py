@@ -28,13 +28,12 @@ def require_parents(directory: Path, manifest: Manifest, config: RunConfig) -> N
             continue
         path = above / MANIFEST
         if not path.exists():
-            remedy = f"Put it back, or run `retro {name}` and the stages after it again"
-            raise ArtifactError(path, f"is missing, and {directory} was made from it", remedy)
+            raise _missing(path, directory, name)
         require_parent(directory, manifest, name, parse_manifest(path, f"Run `retro {name}` with --redo"))
-    for run, made_from in _weights_read(manifest, config):
+    for run, made_from in _weights_read(directory, manifest, config):
         result = run / RESULT
         if not run.exists():
-            continue
+            raise _missing(run, directory, "sft" if manifest.stage == "generate" else "pretrain")
         found = read_json(result, f"Delete {result}")["weights_sha256"][:16] if result.exists() else None
         if found != made_from:
             now = "have steps left to take" if found is None else f"are {found} now"
@@ -43,7 +42,12 @@ def require_parents(directory: Path, manifest: Manifest, config: RunConfig) -> N
             raise ArtifactError(directory / MANIFEST, problem, f"`retro {manifest.stage}` {remedy}")
 
 
-def _weights_read(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Path, str]]:
+def _missing(path: Path, directory: Path, name: str) -> ArtifactError:
+    remedy = f"Put it back, or run `retro {name}` and the stages after it again"
+    return ArtifactError(path, f"is missing, and {directory} was made from it", remedy)
+
+
+def _weights_read(directory: Path, manifest: Manifest, config: RunConfig) -> Iterator[tuple[Path, str]]:
     """Models of this run that a stage read: where one was trained, and the name of the weights that were read."""
     made = manifest.config
     if manifest.stage == "perplexity":
@@ -54,9 +58,10 @@ def _weights_read(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Path,
         yield stage("pretrain").path(config) / ("retro" if shape["model"]["retrieval"] else "gpt"), weights
     elif manifest.stage == "generate" and not (made["generate"].get("checkpoint") or made["generate"].get("step")):
         tuned = stage("sft").path(config)
-        if is_complete(tuned):
-            name = parse_manifest(tuned / MANIFEST, "Run `retro sft` with --redo").counts["name"]
-            yield tuned / name, made["identity"]["checkpoint"]
+        if not is_complete(tuned):
+            raise _missing(tuned / MANIFEST, directory, "sft")
+        name = parse_manifest(tuned / MANIFEST, "Run `retro sft` with --redo").counts["name"]
+        yield tuned / name, made["identity"]["checkpoint"]
 
 
 def _directory_of(name: str, child: str, config: RunConfig) -> Path | None:

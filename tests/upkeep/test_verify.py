@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from retro.common.artifacts import read_manifest
+from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError
 from retro.pipeline import stage
 from retro.run_config import RunConfig, as_yaml
@@ -112,7 +113,7 @@ def test_a_byte_that_a_failing_disk_changed_is_found(run: RunConfig) -> None:
 
 def test_rows_that_were_wrong_from_the_start_come_out_otherwise(run: RunConfig) -> None:
     """As after a fault of memory: every checksum is right, the content is not."""
-    from retro.common.artifacts import describe_files, write_manifest
+    from retro.common.artifacts import describe_files
 
     directory = stage("neighbors").path(run)
     manifest = read_manifest(directory, "neighbors")
@@ -173,6 +174,38 @@ def test_a_manifest_that_is_gone_is_missed_by_what_was_made_from_it(run: RunConf
     problems = verified(run).problems
     assert len(problems) == 2
     assert all(line.startswith(f"{path}: is missing, and ") and "run `retro db`" in line for line in problems)
+
+
+def write_stage(directory: Path, name: str, made: dict[str, Any]) -> None:
+    """The manifest of a stage that reads a trained model."""
+    directory.mkdir(parents=True)
+    counts = {"name": "tuned", "result": {}}
+    write_manifest(directory, Manifest(stage=name, config=made, parents={}, counts=counts))
+
+
+ANSWERS = {"generate": {}, "identity": {"checkpoint": "ab"}}
+TUNED = {"sft": {}, "checkpoint": ["ab", {"model": {"retrieval": True}}]}
+MEASURED = {"checkpoints": {"retro": ["ab", {}]}}
+
+
+@pytest.mark.parametrize(
+    ("child", "made", "missing"),
+    [
+        ("generate", ANSWERS, "6_sft/manifest.json"),
+        ("sft", TUNED, "5_pretrain/retro"),
+        ("perplexity", MEASURED, "5_pretrain/retro"),
+    ],
+)
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_trained_model_that_is_gone_is_missed_by_what_was_made_from_it(
+    run: RunConfig, child: str, made: dict[str, Any], missing: str, is_file: bool
+) -> None:
+    directory = stage(child).path(run)
+    write_stage(directory, child, made)
+    if is_file and not (trained := run.run_dir / missing.split("/")[0]).exists():
+        trained.write_text("no folder")
+    wanted = f"{run.run_dir / missing}: is missing, and {directory} was made from it. Put it back, or run `retro"
+    assert any(line.startswith(wanted) for line in verified(run).problems)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link to itself", "pipe"])
