@@ -105,19 +105,22 @@ def read_manifest(directory: Path, stage: str, *, remedy: str | None = None) -> 
     if not is_complete(directory):
         raise ArtifactError(path, "is missing", f"Run `retro {stage}` first")
     again = remedy or f"Run `retro {stage}` with --redo"
-    manifest = parse_manifest(path, again)
-    if manifest.stage != stage:
-        raise ArtifactError(path, f"belongs to stage {manifest.stage!r}, not {stage!r}", "Give the right directory")
+    manifest = parse_manifest(path, again, stage)
     for name, known in manifest.files.items():
         _require_bytes(directory / name, known, again)
     return manifest
 
 
-def parse_manifest(path: Path, remedy: str) -> Manifest:
+def parse_manifest(path: Path, remedy: str, stage: str | None = None) -> Manifest:
     """What a manifest says, whatever has become of its files.
 
+    Args:
+        path: The manifest.
+        remedy: What to do about damage.
+        stage: The stage that must have written it; None: any.
+
     Raises:
-        ArtifactError: It is damaged, or was edited.
+        ArtifactError: It is damaged, was edited, or is another stage's.
     """
     data = read_json(path, remedy, ManifestData)
     recorded = data.pop("fingerprint")
@@ -130,6 +133,8 @@ def parse_manifest(path: Path, remedy: str) -> Manifest:
             raise ArtifactError(path, f"names the file {name!r}, which is not below its folder", remedy)
     if manifest.fingerprint != recorded:
         raise ArtifactError(path, "was edited after it was written", remedy)
+    if stage not in (None, manifest.stage):
+        raise ArtifactError(path, f"belongs to stage {manifest.stage!r}, not {stage!r}", "Give the right directory")
     return manifest
 
 

@@ -60,7 +60,7 @@ def _weights_read(directory: Path, manifest: Manifest, config: RunConfig) -> Ite
         tuned = stage("sft").path(config)
         if not is_complete(tuned):
             raise _missing(tuned / MANIFEST, directory, "sft")
-        name = parse_manifest(tuned / MANIFEST, "Run `retro sft` with --redo").counts["name"]
+        name = parse_manifest(tuned / MANIFEST, "Run `retro sft` with --redo", "sft").counts["name"]
         yield tuned / name, made["identity"]["checkpoint"]
 
 

@@ -109,12 +109,13 @@ class Verification:
                 self.found.problems.append(str(error))
 
     def _artifact(self, path: Path) -> None:
+        place = next((one.name for one in STAGES if one.path(self.config) == path.parent), None)
         try:
-            manifest = parse_manifest(path, "Run its stage with --redo")
+            manifest = parse_manifest(path, "Run its stage with --redo", place)
         except ArtifactError as error:
             self.found.problems.append(str(error))
             return
-        if any(one.name == manifest.stage and one.path(self.config) == path.parent for one in STAGES):
+        if place is not None:
             self._parents(path.parent, manifest)
         self.found.problems += training_problems(path.parent, manifest)
         self._listed |= {path.parent / name for name in manifest.files}

@@ -208,6 +208,19 @@ def test_a_trained_model_that_is_gone_is_missed_by_what_was_made_from_it(
     assert any(line.startswith(wanted) for line in verified(run).problems)
 
 
+def test_stages_that_were_swapped_are_named_and_status_goes_on(
+    run: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stage(stage("generate").path(run), "generate", ANSWERS)
+    tuned = stage("sft").path(run)
+    write_stage(tuned, "pretrain", {})
+    wrong = f"{tuned}/manifest.json: belongs to stage 'pretrain', not 'sft'. Give the right directory"
+    assert wrong in verified(run).problems
+    show_status([str(run.run_dir)], as_numbers=True)
+    found = {one["stage"]: one["state"] for one in json.loads(capsys.readouterr().out)}
+    assert (found["sft"], found["generate"]) == ("broken", "stale")
+
+
 @pytest.mark.parametrize("kind", ["folder", "link to itself", "pipe"])
 def test_a_manifest_that_is_no_file_is_named_and_status_goes_on(
     run: RunConfig, kind: str, capsys: pytest.CaptureFixture[str]
