@@ -33,7 +33,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with failed_writes_are_artifact_errors(path):
             yield temporary
             fsync(temporary)
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except IsADirectoryError:
+                problem = "is a folder, and a file is to be written there"
+                raise ArtifactError(path, problem, "Move it away and run the same command again") from None
             fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -35,9 +35,16 @@ def known_sha256(file: Path) -> str:
 
 
 def forget(directory: Path) -> None:
-    """Have the files of a directory read again when they are asked for next."""
-    (directory / VERIFIED).unlink(missing_ok=True)
+    """Have the files of a directory read again when they are asked for next.
+
+    Raises:
+        ArtifactError: There is a folder where is remembered what was read.
+    """
     _sha256_of.cache_clear()
+    try:
+        (directory / VERIFIED).unlink(missing_ok=True)
+    except IsADirectoryError:
+        raise ArtifactError(directory / VERIFIED, "is a folder, not a file", "Remove it") from None
 
 
 def _state(status: os.stat_result) -> tuple[int, int, int]:
@@ -60,14 +67,17 @@ def _write(memory: Path, known: dict[str, list[int | str]]) -> None:
     # Renamed, but not forced to the disk: to lose it costs one reading.
     temporary = memory.with_name(f"{VERIFIED}.{socket.gethostname()}.{os.getpid()}-{threading.get_ident()}.tmp")
     temporary.write_text(own_checksum.document(known), encoding="utf-8")
-    temporary.rename(memory)
+    try:
+        temporary.rename(memory)
+    except IsADirectoryError:  # said when it was read
+        temporary.unlink()
 
 
 def _read(memory: Path) -> dict[str, list[int | str]]:
     if not os.path.lexists(memory):
         return {}
     try:
-        known: dict[str, list[int | str]] = read_json(memory, "It is written again", dict[str, list[int | str]])
+        known: dict[str, list[int | str]] = read_json(memory, "Files are read again", dict[str, list[int | str]])
     except ArtifactError as error:
         log.warning("%s", error)
         return {}

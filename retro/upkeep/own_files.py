@@ -10,6 +10,7 @@ from retro.common.artifacts import MANIFEST, REPORT, Manifest
 from retro.common.block_work import BLOCKS_FILE
 from retro.common.errors import RetroError
 from retro.common.files import read_json, read_json_lines
+from retro.common.input_files import read_bytes
 from retro.common.own_checksum import is_covered, page_problem
 from retro.common.verified import VERIFIED
 from retro.pipeline import STAGES
@@ -66,7 +67,7 @@ def own_problem(path: Path) -> str:
     """What is wrong with a file by its own checksum; empty if nothing, or if it has none."""
     try:
         if path.suffix == ".html":
-            problem = page_problem(path.read_bytes().decode("utf-8", "replace"))
+            problem = page_problem(read_bytes(path, "Run `retro evaluate` again").decode("utf-8", "replace"))
             return problem and f"{path}: {problem}. Run `retro evaluate` again"
         if path.suffix == ".jsonl":
             read_json_lines(path, _REMEDY)

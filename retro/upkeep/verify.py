@@ -119,9 +119,13 @@ class Verification:
             self._parents(path.parent, manifest)
         self.found.problems += training_problems(path.parent, manifest)
         self._listed |= {path.parent / name for name in manifest.files}
+        for directory in sorted({(path.parent / name).parent for name in manifest.files}):
+            try:
+                forget(directory)
+            except ArtifactError as error:
+                self.found.problems.append(str(error))
         for name, known in manifest.files.items():
             self.found.files += 1
-            forget((path.parent / name).parent)
             try:
                 require_file(path.parent, manifest, name, "")
                 self.found.bytes += int(known["bytes"])

@@ -49,6 +49,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_folder_where_a_file_is_to_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(ArtifactError, match="is a folder"), atomic_path(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     left = tmp_path / f".file.{socket.gethostname()}.{int(dead.stdout)}.tmp"

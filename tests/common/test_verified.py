@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from retro.common import verified
+from retro.common.errors import ArtifactError
 from retro.common.verified import VERIFIED, forget, known_sha256
 
 
@@ -71,3 +72,12 @@ def test_a_damaged_memory_costs_a_reading(tmp_path: Path) -> None:
 def test_a_missing_file_is_a_system_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         known_sha256(tmp_path / "a")
+
+
+def test_a_folder_in_its_place_costs_readings_and_forgetting_names_it(tmp_path: Path) -> None:
+    (tmp_path / VERIFIED).mkdir()
+    digest = settled(tmp_path / "a", b"1")
+    assert known_sha256(tmp_path / "a") == digest
+    with pytest.raises(ArtifactError, match="is a folder"):
+        forget(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [VERIFIED, "a"]

@@ -240,6 +240,16 @@ def test_a_manifest_that_is_no_file_is_named_and_status_goes_on(
     assert states[:2] == ["done", "broken"]
 
 
+@pytest.mark.parametrize("name", ["2_db/.verified.json", "report.html"])
+def test_a_folder_in_the_place_of_a_file_is_named(run: RunConfig, name: str) -> None:
+    path = run.run_dir / name
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    (line,) = verified(run).problems
+    assert line.startswith(f"{path}: ")
+    assert "is a folder, not a file" in line
+
+
 def test_an_artifact_of_another_parent_is_named(run: RunConfig) -> None:
     shutil.rmtree(stage("db").path(run))
     smaller = run.model_copy(update={"db": run.db.model_copy(update={"chunk_length": 8})})
