@@ -45,6 +45,7 @@ from retro.pipeline import (
     number_of,
     redoing,
     report_path,
+    require_folders,
     stage,
     stage_lock,
     stages_until,
@@ -303,6 +304,7 @@ def run(
     """Run all stages in order, skipping what is complete."""
     config = read_named("run", arguments)
     stages = stages_until(until)
+    require_folders(config, stages)
     if any(one.processes for one in stages):
         join_launcher()
     from retro.common.lock import run_lock

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retro.common.errors import ConfigError, RetroError
+from retro.common.errors import ArtifactError, ConfigError, RetroError
 from retro.common.files import discard
 from retro.common.lock import is_held, run_lock
 from retro.common.worker import worker_of
@@ -245,6 +246,27 @@ def stages_until(name: str) -> tuple[Stage, ...]:
     return STAGES[: names.index(name) + 1]
 
 
+def require_folder(path: Path) -> None:
+    """Check that the path of a stage is a folder, or free.
+
+    Raises:
+        ArtifactError: Something else is there.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        remedy = "Move it away, or put the folder back, and run the same command again"
+        raise ArtifactError(path, "is no folder, and a stage is to be there", remedy)
+
+
+def require_folders(config: RunConfig, stages: Sequence[Stage] = STAGES) -> None:
+    """Check the paths of several stages, before any work is done.
+
+    Raises:
+        ArtifactError: One is neither a folder nor free.
+    """
+    for one in stages:
+        require_folder(one.path(config))
+
+
 @contextmanager
 def stage_lock(config: RunConfig, name: str, *, together: bool = False, redo: bool = False) -> Iterator[None]:
     """Keep a stage from being made by two processes, and what it reads from being removed meanwhile.
@@ -258,9 +280,10 @@ def stage_lock(config: RunConfig, name: str, *, together: bool = False, redo: bo
         redo: Whether what it and the following ones wrote is removed.
 
     Raises:
-        ArtifactError: Another process makes it, or works with what would be removed.
+        ArtifactError: Another process makes it, or works with what would be removed; or what lies there is no folder.
     """
     number = number_of(name)
+    require_folders(config, STAGES[number:] if redo else STAGES[number : number + 1])
     with ExitStack() as held:
         for place, one in enumerate(STAGES):
             if place <= number or redo:

@@ -52,3 +52,13 @@ def test_answers_under_two_names_are_two_stages(tmp_path: Path) -> None:
     one, two = (load_run_config(None, [f"run_dir={tmp_path}", f"generate.name={name}"]) for name in ("a", "b"))
     with stage_lock(one, "generate"), stage_lock(two, "generate"):
         assert refused(stage_lock(two, "generate")) == "generate"
+
+
+def test_a_stage_whose_path_is_no_folder_does_not_begin(config: RunConfig) -> None:
+    path = stage("index").path(config)
+    path.write_text("no folder")
+    for name, redo in (("index", False), ("db", True)):
+        with pytest.raises(ArtifactError, match="3_index: is no folder"), stage_lock(config, name, redo=redo):
+            pass
+    with stage_lock(config, "evaluate"):
+        assert path.exists()

@@ -8,12 +8,12 @@ from typing import Any
 
 from retro.common.artifacts import MANIFEST, REPORT, Manifest
 from retro.common.block_work import BLOCKS_FILE
-from retro.common.errors import RetroError
+from retro.common.errors import ArtifactError, RetroError
 from retro.common.files import read_json, read_json_lines
 from retro.common.input_files import read_bytes
 from retro.common.own_checksum import is_covered, page_problem
 from retro.common.verified import VERIFIED
-from retro.pipeline import STAGES
+from retro.pipeline import STAGES, require_folder
 from retro.run_config import RunConfig
 from retro.training.finished import CHECKPOINTS, INFO, RESULT, problems_of, require_result, runs_of
 
@@ -88,9 +88,13 @@ def has_no_checksum(path: Path) -> bool:
 
 
 def unfinished(config: RunConfig) -> Iterator[str]:
-    """Stages whose manifest is gone, or that were stopped right before they wrote it."""
+    """Stages whose folder or manifest is gone, or that were stopped right before they wrote it."""
     for one in STAGES:
         directory = one.path(config)
+        try:
+            require_folder(directory)
+        except ArtifactError as error:
+            yield str(error)
         if (directory / REPORT).exists() and not (directory / MANIFEST).exists():
             said = f"is missing, and {REPORT} beside it says that the stage was done"
             yield f"{directory / MANIFEST}: {said}. Put it back, or run `retro {one.name}` again"

@@ -14,7 +14,7 @@ from retro.common.artifacts import MANIFEST, REPORT, Manifest, is_complete, read
 from retro.common.claims import WORKERS, Claims
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
-from retro.pipeline import STAGES, Stage, is_being_made, stage
+from retro.pipeline import STAGES, Stage, is_being_made, require_folder, stage
 from retro.run_config import RunConfig
 from retro.upkeep.parents import require_parents
 
@@ -82,6 +82,10 @@ def _stage_status(one: Stage, config: RunConfig, compare_settings: bool) -> list
 
 def _look(one: Stage, config: RunConfig, compare_settings: bool) -> list[Status]:
     directory = one.path(config)
+    try:
+        require_folder(directory)
+    except ArtifactError as error:
+        return [_broken(one, error, "move it away, or put the folder back")]
     if is_complete(directory):
         return [_complete(one, directory, config, compare_settings)]
     plans = sorted((directory / WORKERS).glob("*.json"))

@@ -196,3 +196,17 @@ def test_a_finished_stage_says_how_long_it_took_and_how_much_it_holds(
     shown = capsys.readouterr().out
     assert found.fingerprint not in shown
     assert f"next: retro run {tmp_path}/run.yaml" in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link to nothing"])
+def test_what_is_no_folder_where_a_stage_should_be_makes_it_broken(run: RunConfig, kind: str) -> None:
+    path = stage("sft").path(run)
+    if kind == "file":
+        path.write_text("hi")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    found = statuses(run)
+    assert [found[name].state for name in ("index", "sft", "generate")] == ["done", "broken", "missing"]
+    assert found["sft"].note.startswith("6_sft is no folder")
