@@ -29,6 +29,15 @@ _STYLES: dict[State, str] = {
     "missing": "dim",
 }
 
+_HEADINGS = ("stage", "state", "done", "rate", "left", "took", "size")
+_KEPT = 2
+"""So many columns stay, however narrow a terminal is."""
+_DROPPED = ("rate", "size", "took", "left", "done")
+"""The others, from the first that goes to the last."""
+_GAP = 2
+_NOTE = 20
+"""Characters that notes need to stand in a column."""
+
 
 def named_run(arguments: Sequence[str]) -> tuple[RunConfig, str, bool]:
     """The run that a command line names, by its config or by its directory.
@@ -67,17 +76,44 @@ def show_status(arguments: Sequence[str], *, as_numbers: bool) -> None:
         output.json(for_machines(statuses))
         return
     table = Table(title=f"{config.run_dir}", rules="none")
-    for name in ("stage", "state"):
-        table.add_column(name, whole=True)
-    for name in ("done", "rate", "left", "took", "size"):
-        table.add_column(name, align="right", whole=True)
-    table.add_column("")
-    for one in statuses:
-        table.add_row(*_cells(one, verbose=log.isEnabledFor(logging.DEBUG)))
+    rows = [_cells(one, verbose=log.isEnabledFor(logging.DEBUG)) for one in statuses]
+    shown, beside = _fitting(rows, output.columns)
+    for number in shown:
+        table.add_column(_HEADINGS[number], align="left" if number < _KEPT else "right", whole=True)
+    if beside:
+        table.add_column("", fold=True)
+    for row in rows:
+        table.add_row(*(row[number] for number in shown), *(row[-1:] if beside else ()))
     output.table(table)
+    if not beside:
+        for one, row in zip(statuses, rows, strict=True):
+            if row[-1]:
+                output.wrap(f"{one.stage}: {_shown(row[-1])}")
     left = [one for one in statuses if one.state != "done"]
     if compare and left and all(one.state != "running" for one in left):
         output.say(f"next: {shlex.join(['retro', 'run', *arguments])}")
+
+
+def _fitting(rows: Sequence[tuple[Cell, ...]], room: int) -> tuple[list[int], bool]:
+    """The columns to show in so many characters, each of them whole, and whether the notes have room beside them.
+
+    Where not all fit, those go first that say nothing, then the notes, which are printed below.
+    """
+    numbers = range(len(_HEADINGS))
+    widths = [max(len(_shown(row[number])) for row in (_HEADINGS, *rows)) + _GAP for number in numbers]
+    note = min(_NOTE, max(len(_shown(row[-1])) for row in rows))
+    said = [number for number in numbers if number < _KEPT or any(_shown(row[number]) for row in rows)]
+    for shown in (list(numbers), said):
+        if sum(widths[number] for number in shown) + note <= room:
+            return shown, True
+    for name in _DROPPED:
+        if sum(widths[number] for number in said) - _GAP > room:
+            said = [number for number in said if _HEADINGS[number] != name]
+    return said, False
+
+
+def _shown(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else "".join(piece for piece, _ in cell)
 
 
 def _cells(one: Status, *, verbose: bool) -> tuple[Cell, ...]:

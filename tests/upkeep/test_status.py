@@ -210,3 +210,19 @@ def test_what_is_no_folder_where_a_stage_should_be_makes_it_broken(run: RunConfi
     found = statuses(run)
     assert [found[name].state for name in ("index", "sft", "generate")] == ["done", "broken", "missing"]
     assert found["sft"].note.startswith("6_sft is no folder")
+
+
+@pytest.mark.parametrize("columns", [20, 30, 40, 60, 80])
+def test_what_a_narrow_terminal_shows_is_whole(
+    run: RunConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show_status([str(run.run_dir)], as_numbers=False)
+    shown = capsys.readouterr().out
+    assert "\u2026" not in shown
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= columns
+    heading = next(line for line in lines if line.startswith("stage")).split()
+    wanted = {20: [], 30: ["took"], 40: ["took", "size"], 60: ["took", "size"]}
+    assert heading == ["stage", "state", *wanted.get(columns, ["done", "rate", "left", "took", "size"])]
+    assert " ".join(shown.split()).count("neighbors makes it") == 1
