@@ -33,11 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with failed_writes_are_artifact_errors(path):
             yield temporary
             fsync(temporary)
-            try:
-                temporary.replace(path)
-            except IsADirectoryError:
-                problem = "is a folder, and a file is to be written there"
-                raise ArtifactError(path, problem, "Move it away and run the same command again") from None
+            temporary.replace(path)
             fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,7 +46,7 @@ def require_place(path: Path) -> None:
     """
     what = kind_of(path)
     if what not in ("", "a file"):
-        raise ArtifactError(path, f"cannot be written: there is {what}", "Remove it, or name another place")
+        raise ArtifactError(path, f"is {what}, and a file is to be written there", "Move it away, or name another place")
 
 
 def temporary_path(path: Path) -> Path:

@@ -150,6 +150,6 @@ def test_no_file_takes_the_place_of_what_is_none(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name, what in (("folder", "a folder"), ("pipe", "a named pipe")):
-        with pytest.raises(ArtifactError, match=f"{name}: cannot be written: there is {what}"):
+        with pytest.raises(ArtifactError, match=f"{name}: is {what}, and a file is to be written there"):
             write_json(tmp_path / name, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
