@@ -46,7 +46,8 @@ def require_place(path: Path) -> None:
     """
     what = kind_of(path)
     if what not in ("", "a file"):
-        raise ArtifactError(path, f"is {what}, and a file is to be written there", "Move it away, or name another place")
+        problem = f"is {what}, and a file is to be written there"
+        raise ArtifactError(path, problem, "Move it away, or name another place")
 
 
 def temporary_path(path: Path) -> Path:
