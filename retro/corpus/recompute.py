@@ -70,10 +70,11 @@ def open_work(config: CorpusConfig, out: Path) -> BlockWork:
 
 
 def _find(source: SourceConfig, out: Path) -> Source | None:
-    path = local_path_if_there(source.path or built_in_text(out, source.name))
+    given = source.path or built_in_text(out, source.name)
+    path = local_path_if_there(given)
     if path is not None:
         return resolve(source, path)
-    log.warning("corpus: %s is gone, so its blocks cannot be made once more", path)
+    log.warning("corpus: %s is gone, so its blocks cannot be made once more", given)
     return None
 
 

@@ -160,7 +160,7 @@ def test_half_a_character_is_named_where_it_stands(tmp_path: Path) -> None:
         read_questions(path)
 
 
-@pytest.mark.parametrize("content", ["[" * 5000, '{"question": ' + "[" * 100_000])
+@pytest.mark.parametrize("content", ["[" * 5000 + "]" * 5000, '{"question": ' + "[" * 100_000])
 def test_what_nests_too_deep_is_an_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "set.json"
     path.write_text(content)

@@ -51,7 +51,7 @@ def test_values_are_plain_and_names_are_texts_as_typed(text: str, value: object)
         ("? {a: 1}\n: 3", "a mapping stands where a name is needed"),
         ("a: 1\na: 2", "'a' stands twice"),
         ('a: "\\ud800"', "half a character"),
-        ('a: "\\UFFFFFFFF"', "too large"),
+        ('a: "\\UFFFFFFFF"', "too large|not in range"),
         ("%YAML " + "9" * 5000 + ".1\n---\na: 1", "digits"),
         ("!!map [a]", "a mapping is needed"),
         ("[" * 10_000, f"more than {MAX_YAML_DEPTH} deep"),
@@ -94,7 +94,7 @@ def test_a_path_that_is_no_file_is_named_and_not_waited_for(tmp_path: Path) -> N
     assert "it is a device, not a file" in refused(Path("/dev/zero"))
     assert "Too many levels of symbolic links" in refused(tmp_path / "loop.yaml")
     assert "File name too long" in refused(tmp_path / ("x" * 300))
-    assert "embedded null byte" in refused(tmp_path / "a\0b")
+    assert "embedded null" in refused(tmp_path / "a\0b")
 
 
 @pytest.mark.parametrize(
