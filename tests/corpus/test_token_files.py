@@ -207,6 +207,7 @@ def test_an_index_shorter_than_its_header_is_told(prefix: Path) -> None:
         ([3, 0, 2], [0, 6, 6], [0, 2, 1, 3]),  # documents out of order
         ([3, 0, 2], [0, 6, 6], [0, 1, 2, 2]),  # the last sequence belongs to no document
         ([3, -1, 3], [0, 6, 4], [0, 1, 2, 3]),  # a sequence of negative length
+        ([3, 0, 2], [0, 6, 6], [0, 2**63 - 1, -(2**63) + 4, 3]),  # whose differences are all positive, in 64 bits
     ],
 )
 def test_sequences_that_do_not_lie_end_to_end_are_refused(
