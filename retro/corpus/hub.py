@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "hf:/"
 # A path has lost the second slash.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
 _PLACE = re.compile(r"hf:/+datasets/([\w.-]+/[\w.-]+)(?:@(refs/[\w.-]+/[\w.-]+|[\w.~%-]+))?/(.+)")
 _REVISIONS = {"~parquet": "refs/convert/parquet"}
 
@@ -34,10 +35,16 @@ def local_path(path: Path) -> Path:
     """Where the files of a source lie on this machine; what of them is on the Hub is fetched first.
 
     Raises:
-        DataError: The Hub does not give them, or the name is none of a part of a dataset.
+        DataError: The Hub does not give them, or the name is none of a part of a dataset. Or it is an address of
+            another kind.
         DependencyError: huggingface_hub is missing.
     """
-    return _fetched(path, cached=False) if _on_hub(path) else path.expanduser()
+    if _on_hub(path):
+        return _fetched(path, cached=False)
+    if _ADDRESS.match(str(path)) and not path.exists():
+        problem = "is an address; sources are read from this machine, or from hf://datasets/ORG/NAME/PATH"
+        raise DataError(_as_typed(path), problem, "Download it, and give the folder or file")
+    return path.expanduser()
 
 
 def local_path_if_there(path: Path) -> Path | None:
@@ -51,12 +58,16 @@ def local_path_if_there(path: Path) -> Path | None:
     return path if path.exists() or path.with_name(path.name + ".bin").exists() else None
 
 
+def _as_typed(path: Path) -> str:
+    return str(path).replace(":/", "://", 1)
+
+
 def _on_hub(path: Path) -> bool:
     return str(path).startswith(_PREFIX)
 
 
 def _fetched(path: Path, *, cached: bool) -> Path:
-    place, name = _place(path), str(path).replace(":/", "://", 1)
+    place, name = _place(path), _as_typed(path)
     snapshot = hub.fetch(
         place.dataset,
         [glob.escape(place.path), f"{glob.escape(place.path)}/*"],
@@ -80,6 +91,6 @@ def _place(path: Path) -> _Place:
     if found is None or not is_below(found[3]):
         need = "is no part of a dataset: needed is hf://datasets/ORG/NAME[@REVISION]/PATH"
         remedy = "Name one folder or file, so that no text is read twice from several versions of the dataset"
-        raise DataError(str(path), need, remedy)
+        raise DataError(_as_typed(path), need, remedy)
     revision = (found[2] or "main").replace("%2F", "/")
     return _Place(found[1], _REVISIONS.get(revision, revision), found[3].rstrip("/"))

@@ -138,3 +138,9 @@ def test_what_is_no_part_of_a_dataset_is_refused(name: str) -> None:
 def test_a_part_that_was_never_fetched_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert local_path_if_there(Path("hf://datasets/org/name/en")) is None
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/texts", "https://example.org/a.jsonl"])
+def test_other_addresses_are_not_taken_for_missing_files(address: str) -> None:
+    with pytest.raises(DataError, match=f"{address}: is an address; sources are read from this machine"):
+        local_path(Path(address))
