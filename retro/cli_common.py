@@ -108,7 +108,7 @@ def next_command(command: str, arguments: Sequence[str] | None) -> str:
 
 def print_how_to_resume(number: int) -> None:
     """Say why the process ends, and how to go on; companions and ranks above 0 leave that to the first process."""
-    if COMPANION in os.environ or int(os.environ.get("RANK", "0")):
+    if COMPANION in os.environ or os.environ.get("RANK", "0") != "0":
         return
     Progress.clear()
     why = "stopped by Ctrl-C" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"

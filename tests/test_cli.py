@@ -165,7 +165,6 @@ def test_a_refused_import_leaves_nothing_of_a_new_run_and_all_of_another(tmp_pat
     assert (tmp_path / "old/notes.txt").read_text() == "mine"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["config", "schema"], ["tasks"]])
 def test_standard_output_on_a_full_disk_is_named(

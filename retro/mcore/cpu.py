@@ -41,7 +41,9 @@ def apply_cpu_adapter() -> None:
     # megatron-core warns of each optional package it does not find; `retro doctor` says it once, in one place.
     warnings.filterwarnings("ignore", module=r"megatron\..*")
     warnings.filterwarnings("ignore", message=r".*(Apex|apex|Transformer Engine|transformer_engine|te_|TE ).*")
-    if _applied or not on_cpu():
+    if _applied:
+        return
+    if not on_cpu():
         import_megatron(compiled=True)
         return
     _applied = True

@@ -60,7 +60,7 @@ class FolderConfig:
 def is_folder(path: Path) -> bool:
     """Whether a folder holds a HuggingFace model (a run's own config.json names no model type)."""
     try:
-        return "model_type" in read_json(path / CONFIG, "", error=DataError)
+        return "model_type" in read_json(path / CONFIG, "", error=DataError, keys_once=False)
     except DataError:
         return False
 
