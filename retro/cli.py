@@ -474,7 +474,8 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the directory of a finished stage or model.")],
     out: Annotated[Path, typer.Argument(help="The folder to write; must not exist, or be empty.")],
     decoder_only: Annotated[
-        bool, typer.Option("--decoder-only", help="Leave out encoder and cross-attention: a plain Llama or GPT-2.")
+        bool,
+        typer.Option("--decoder-only", help="Leave out encoder and cross-attention: a plain Llama, Qwen or GPT-2."),
     ] = False,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; without it, the precision of the training.")

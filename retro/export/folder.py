@@ -46,7 +46,7 @@ def retro_config(shape: ModelShape) -> dict[str, Any]:
 
 def _network(model: ModelConfig) -> dict[str, Any]:
     """The model section, and what follows from it; without the size that gave its defaults, which may be a folder."""
-    settings = config_json(model) | {"head_width": model.head_width}
+    settings = config_json(model)
     del settings["size"]
     return settings | {"cross_attention_layers": list(model.cross_attention_layers)}
 

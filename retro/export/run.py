@@ -46,7 +46,7 @@ def export(
     Args:
         path: A checkpoint, a directory of them, or a finished stage.
         out: The folder; must not exist, or be empty.
-        decoder_only: Leave out encoder and cross-attention, and write a plain Llama or GPT-2.
+        decoder_only: Leave out encoder and cross-attention, and write a folder of a family of transformers.
         dtype: Precision of the weights; None takes the one it was trained in.
         step: Which checkpoint of several; None takes the newest.
         run_dir: The run that made it; None looks above the checkpoint.

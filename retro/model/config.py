@@ -20,14 +20,16 @@ class ModelConfig(StageConfig):
     """A GPT decoder, and how it reads retrieved neighbors (Borgeaud et al. 2022, section 2.4)."""
 
     size: str = "tiny"
-    """A row of the size table, or a HuggingFace folder of a Llama, Mistral or GPT-2 (its config.json); the settings
+    """A row of the size table, or a HuggingFace model folder of a supported family (its config.json); the settings
     below default to it."""
     layers: PositiveInt = 4
     """Decoder layers."""
     hidden_size: PositiveInt = 128
     """Width of the residual stream, d."""
     heads: PositiveInt = 4
-    """Attention heads; the width of a head is hidden_size / heads."""
+    """Attention heads."""
+    head_width: PositiveInt = 32
+    """Width of a head; hidden_size / heads where it is not given."""
     query_groups: PositiveInt = 4
     """Key/value heads (grouped-query attention); equal to `heads` for plain multi-head attention."""
     ffn_hidden_size: PositiveInt = 512
@@ -51,8 +53,14 @@ class ModelConfig(StageConfig):
     """Base period of the rotary frequencies."""
     rope_scaling: float = Field(default=1.0, ge=1.0)
     """Llama 3.1's factor on rotary periods: those over 8,192 tokens are stretched by it, those over 2,048 in part."""
+    rope_skip_interval: NonNegativeInt = 0
+    """Every so many decoder layers, one leaves its queries and keys unrotated (SmolLM3: 4); 0: none does."""
     bias: bool = False
     """Whether linear layers have a bias."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values of self-attention have a bias where other linear layers have none (Qwen2)."""
+    qk_norm: bool = False
+    """Norm the queries and keys of each head in self-attention, before they are rotated (Qwen3)."""
     tied_embeddings: bool = False
     """Whether the output layer shares the input embedding's weights."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -90,17 +98,15 @@ class ModelConfig(StageConfig):
         size = data.get("size", "tiny")
         # A saved model has all its settings and no longer needs the folder that they came from.
         if size not in SIZES and set(FOLDER_SETTINGS) <= set(data):
-            return data
-        return {**find_size(str(size)).settings, **data}
+            return _with_head_width(data)
+        return _with_head_width({**find_size(str(size)).settings, **data})
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:
-        require(
-            self,
-            "heads",
-            self.hidden_size % self.heads == 0,
-            f"a divisor of hidden_size = {self.hidden_size}",
-        )
+        fits = self.hidden_size % self.heads == 0 or self.head_width != self.hidden_size // self.heads
+        require(self, "heads", fits, f"a divisor of hidden_size = {self.hidden_size}, or model.head_width")
+        even = int(self.head_width * self.rope_percent) % 2 == 0
+        require(self, "head_width", self.positions != "rope" or even, "an even rotated width: rope turns pairs")
         require(self, "query_groups", self.heads % self.query_groups == 0, f"a divisor of heads = {self.heads}")
         if self.retrieval:
             need = f"a layer of the decoder, at most layers = {self.layers}"
@@ -108,9 +114,14 @@ class ModelConfig(StageConfig):
         return self
 
     @property
-    def head_width(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.heads
+    def query_width(self) -> int:
+        """Width of the queries of all heads."""
+        return self.heads * self.head_width
+
+    def rotates(self, number: int) -> bool:
+        """Whether decoder layer `number`, counted from 1, rotates queries and keys."""
+        skips = self.rope_skip_interval and number % self.rope_skip_interval == 0
+        return self.positions == "rope" and not skips
 
     @property
     def cross_attention_layers(self) -> tuple[int, ...]:
@@ -118,6 +129,14 @@ class ModelConfig(StageConfig):
         if not self.retrieval:
             return ()
         return tuple(range(self.first_cross_attention, self.layers + 1, self.cross_attention_every))
+
+
+def _with_head_width(data: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the width of a head, where sizes are numbers that have one."""
+    hidden, heads = (data.get(name, ModelConfig.model_fields[name].default) for name in ("hidden_size", "heads"))
+    if "head_width" in data or type(hidden) is not int or type(heads) is not int or not 0 < heads <= hidden:
+        return data
+    return data | {"head_width": hidden // heads}
 
 
 class ModelShape(StageConfig):

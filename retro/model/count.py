@@ -1,11 +1,11 @@
 """How many weights a model has, by formula; and a GPT with as many weights as a Retro.
 
-    decoder layer   d^2 (2 + 2 g/n) attention, d f (2 or 3) feed-forward, 2 norms
-    cross-attention d^2 (2 + 2 g/n) and a norm, in each layer that reads neighbors
+    decoder layer   d w (2 n + 2 g) attention, d f (2 or 3) feed-forward, 2 norms
+    cross-attention d w (2 n + 2 g) and a norm, in each layer that reads neighbors
     encoder         decoder layers, and one cross-attention in the first
 
-with d the hidden size, f the feed-forward width, n heads and g query groups. Held against real models in
-`tests/model/test_count.py`.
+with d the hidden size, f the feed-forward width, n heads of width w (d = n w as a rule) and g query groups.
+Held against real models in `tests/model/test_count.py`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def count_parameters(shape: ModelShape) -> ParameterCount:
     embeddings = shape.padded_vocabulary * hidden * (1 if model.tied_embeddings else 2)
     if model.positions == "learned":
         embeddings += shape.position_rows * hidden
-    norm = hidden * (1 if model.normalization == "RMSNorm" else 2)
-    layer = _attention(model) + _feed_forward(model) + 2 * norm
+    norm = hidden * _norm_parameters(model)
+    layer = _attention(model) + _self_attention_extras(model) + _feed_forward(model) + 2 * norm
     reading = len(model.cross_attention_layers)
     gate = 1 if model.gate == "learned" else 0
     return ParameterCount(
@@ -60,8 +60,19 @@ def count_parameters(shape: ModelShape) -> ParameterCount:
 
 def _attention(model: ModelConfig) -> int:
     key_value = 2 * model.query_groups * model.head_width
-    weights = model.hidden_size * (2 * model.hidden_size + key_value)
-    return weights + (2 * model.hidden_size + key_value if model.bias else 0)
+    weights = model.hidden_size * (2 * model.query_width + key_value)
+    return weights + (model.query_width + key_value + model.hidden_size if model.bias else 0)
+
+
+def _self_attention_extras(model: ModelConfig) -> int:
+    """What only self-attention may have: biases of its own, norms of queries and keys."""
+    biases = (model.heads + 2 * model.query_groups) * model.head_width
+    norms = 2 * model.head_width * _norm_parameters(model)
+    return (biases if model.qkv_bias and not model.bias else 0) + (norms if model.qk_norm else 0)
+
+
+def _norm_parameters(model: ModelConfig) -> int:
+    return 1 if model.normalization == "RMSNorm" else 2
 
 
 def _feed_forward(model: ModelConfig) -> int:

@@ -38,7 +38,7 @@ def encoder_layer_spec(kernels: Kernels, shape: ModelShape, *, reads_chunk: bool
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=kernels.norm,
-            self_attention=self_attention_spec(kernels, AttnMaskType.padding),
+            self_attention=self_attention_spec(kernels, AttnMaskType.padding, qk_norm=shape.model.qk_norm),
             self_attn_bda=get_bias_dropout_add,
             pre_cross_attn_layernorm=kernels.norm if reads_chunk else IdentityOp,
             cross_attention=cross if reads_chunk else IdentityOp,

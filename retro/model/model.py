@@ -63,7 +63,7 @@ class RetroModel(GPTModel):
         kernels = choose(options.layers, bfloat16=options.bfloat16)
         groups = ProcessGroupCollection.use_mpu_process_groups()
         model = shape.model
-        config = _config(shape, options, layers=model.layers, dropout=model.dropout)
+        config = _config(shape, options, layers=model.layers, dropout=model.dropout, decoder=True)
         place = parallel.place(chunk)
         super().__init__(
             config=config,
@@ -178,7 +178,9 @@ def build_stage(shape: ModelShape, options: BuildOptions) -> list[RetroModel]:
     return [RetroModel(shape, options, chunk) for chunk in range(options.layout.virtual_pipeline)]
 
 
-def _config(shape: ModelShape, options: BuildOptions, *, layers: int, dropout: float) -> TransformerConfig:
+def _config(
+    shape: ModelShape, options: BuildOptions, *, layers: int, dropout: float, decoder: bool
+) -> TransformerConfig:
     return transformer_config(
         shape.model,
         layers=layers,
@@ -186,6 +188,7 @@ def _config(shape: ModelShape, options: BuildOptions, *, layers: int, dropout: f
         bfloat16=options.bfloat16,
         layout=options.layout,
         recompute=options.recompute,
+        decoder=decoder,
     )
 
 
@@ -206,6 +209,7 @@ def _layer_specs(
         decoder_layer_spec(
             kernels,
             _cross_attention(shape, options, kernels, groups, number),
+            qk_norm=shape.model.qk_norm,
             ends_stage=hands_on and number == numbers[-1],
         )
         for number in numbers
@@ -226,6 +230,6 @@ def _cross_attention(
         layout = replace(options.layout, pipeline=1, virtual_pipeline=1, stage_layers=())
         options = replace(options, layout=layout, recompute=recompute)
         layers, dropout = shape.model.encoder_layers, shape.model.encoder_dropout
-        config = _config(shape, options, layers=layers, dropout=dropout)
+        config = _config(shape, options, layers=layers, dropout=dropout, decoder=False)
         params["encoder"] = NeighborEncoder(config, kernels, shape, groups)
     return ModuleSpec(module=ChunkedCrossAttention, params=params)

@@ -89,7 +89,8 @@ class ReferenceRetro:
         reading = self.model.cross_attention_layers if neighbors_LKR is not None else ()
         for number in range(1, self.model.layers + 1):
             name = f"decoder.layers.{number - 1}."
-            rotary = range(length) if self.model.positions == "rope" else None
+            skips = self.model.rope_skip_interval and number % self.model.rope_skip_interval == 0
+            rotary = range(length) if self.model.positions == "rope" and not skips else None
             x_SH = x_SH + self._self_attention(name, self._norm(name + "input_layernorm", x_SH), causal_SS, rotary)
             if number in reading:
                 assert neighbors_LKR is not None and mask_LKR is not None
@@ -176,8 +177,7 @@ class ReferenceRetro:
         return (scaled * weight + self.weights[name + ".bias"]).to(x.dtype)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        bias = self.weights[name + ".bias"] if self.model.bias else 0.0
-        return x @ self.weights[name + ".weight"].T + bias
+        return x @ self.weights[name + ".weight"].T + self.weights.get(name + ".bias", 0.0)
 
     def _mlp(self, name: str, x: Tensor) -> Tensor:
         inner = self._linear(name + "linear_fc1", x)
@@ -199,6 +199,9 @@ class ReferenceRetro:
             mixed[:, :, per_group],
             mixed[:, :, per_group + 1],
         )
+        if self.model.qk_norm:
+            query = self._norm(layer + "self_attention.q_layernorm", query)
+            key = self._norm(layer + "self_attention.k_layernorm", key)
         rotated = (positions, positions) if positions is not None else None
         return self._linear(layer + "self_attention.linear_proj", self._attend(query, key, value, mask_SS, rotated))
 

@@ -56,8 +56,20 @@ def transformer_config(
     bfloat16: bool,
     layout: Layout,
     recompute: str = "none",
+    decoder: bool = True,
 ) -> TransformerConfig:
-    """megatron-core's config for a stack of `layers` layers of this model's width."""
+    """megatron-core's config for a stack of `layers` layers of this model's width.
+
+    Args:
+        model: The network.
+        layers: Layers of the stack.
+        dropout: On hidden states and attention weights.
+        bfloat16: Precision.
+        layout: Ranks that share the stack.
+        recompute: What the backward pass computes again.
+        decoder: Whether this is the decoder, some of whose layers may not rotate; or the encoder.
+    """
+    skips = decoder and model.positions == "rope" and model.rope_skip_interval
     return TransformerConfig(
         num_layers=layers,
         hidden_size=model.hidden_size,
@@ -71,6 +83,9 @@ def transformer_config(
         layernorm_zero_centered_gamma=model.zero_centered_norm,
         layernorm_epsilon=model.norm_epsilon,
         add_bias_linear=model.bias,
+        add_qkv_bias=model.qkv_bias,
+        no_rope_freq=[int(not model.rotates(number)) for number in range(1, layers + 1)] if skips else None,
+        qk_layernorm=model.qk_norm,
         gated_linear_unit=model.activation == "swiglu",
         activation_func=_ACTIVATIONS[model.activation],
         init_method_std=model.init_std,
@@ -129,7 +144,7 @@ def mlp_spec(kernels: Kernels) -> ModuleSpec:
     return ModuleSpec(module=MLP, submodules=submodules)
 
 
-def self_attention_spec(kernels: Kernels, mask_type: AttnMaskType) -> ModuleSpec:
+def self_attention_spec(kernels: Kernels, mask_type: AttnMaskType, *, qk_norm: bool) -> ModuleSpec:
     """megatron-core's SelfAttention over a fused core."""
     return ModuleSpec(
         module=SelfAttention,
@@ -138,18 +153,21 @@ def self_attention_spec(kernels: Kernels, mask_type: AttnMaskType) -> ModuleSpec
             linear_qkv=kernels.column_linear,
             core_attention=kernels.causal_core if mask_type == AttnMaskType.causal else FusedAttentionCore,
             linear_proj=kernels.row_linear,
-            q_layernorm=IdentityOp,
-            k_layernorm=IdentityOp,
+            q_layernorm=kernels.norm if qk_norm else IdentityOp,
+            k_layernorm=kernels.norm if qk_norm else IdentityOp,
         ),
     )
 
 
-def decoder_layer_spec(kernels: Kernels, cross_attention: ModuleSpec | None, *, ends_stage: bool = False) -> ModuleSpec:
+def decoder_layer_spec(
+    kernels: Kernels, cross_attention: ModuleSpec | None, *, qk_norm: bool, ends_stage: bool = False
+) -> ModuleSpec:
     """One decoder layer.
 
     Args:
         kernels: What it is built of.
         cross_attention: Reads neighbors between self-attention and feed-forward; None in a plain layer.
+        qk_norm: Whether its self-attention norms queries and keys.
         ends_stage: Whether its output travels to another pipeline stage, the neighbors with it.
     """
     reads = cross_attention is not None
@@ -157,7 +175,7 @@ def decoder_layer_spec(kernels: Kernels, cross_attention: ModuleSpec | None, *, 
         module=LastLayerOfStage if ends_stage else TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=kernels.norm,
-            self_attention=self_attention_spec(kernels, AttnMaskType.causal),
+            self_attention=self_attention_spec(kernels, AttnMaskType.causal, qk_norm=qk_norm),
             self_attn_bda=get_bias_dropout_add,
             pre_cross_attn_layernorm=kernels.norm if reads else IdentityOp,
             cross_attention=cross_attention if reads else IdentityOp,

@@ -25,36 +25,39 @@ def weight_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
                 sizes |= _layer_sizes(shape, inner, crossing=encoder_layer == 0)
         if number in model.cross_attention_layers and model.gate == "learned":
             sizes[name + "cross_attention.learned_gate"] = (1,)
-    sizes |= _norm_sizes(shape, "decoder.final_layernorm")
+    sizes |= _norm_sizes(shape, "decoder.final_layernorm", model.hidden_size)
     return sizes if model.tied_embeddings else sizes | {"output_layer.weight": vocabulary}
 
 
 def _layer_sizes(shape: ModelShape, name: str, *, crossing: bool) -> dict[str, tuple[int, ...]]:
     model = shape.model
     hidden, inner = model.hidden_size, model.ffn_hidden_size
-    key_value = 2 * model.query_groups * model.head_width
+    query, key_value = model.heads * model.head_width, 2 * model.query_groups * model.head_width
     linear = {
-        "self_attention.linear_qkv": (hidden + key_value, hidden),
-        "self_attention.linear_proj": (hidden, hidden),
+        "self_attention.linear_qkv": (query + key_value, hidden),
+        "self_attention.linear_proj": (hidden, query),
         "mlp.linear_fc1": (2 * inner if model.activation == "swiglu" else inner, hidden),
         "mlp.linear_fc2": (hidden, inner),
     }
     norms = ["input_layernorm", "pre_mlp_layernorm"]
     if crossing:
         norms.append("pre_cross_attn_layernorm")
-        linear["cross_attention.linear_q"] = (hidden, hidden)
+        linear["cross_attention.linear_q"] = (query, hidden)
         linear["cross_attention.linear_kv"] = (key_value, hidden)
-        linear["cross_attention.linear_proj"] = (hidden, hidden)
+        linear["cross_attention.linear_proj"] = (hidden, query)
     sizes: dict[str, tuple[int, ...]] = {}
     for norm in norms:
-        sizes |= _norm_sizes(shape, name + norm)
+        sizes |= _norm_sizes(shape, name + norm, hidden)
+    if model.qk_norm:
+        for norm in ("q_layernorm", "k_layernorm"):
+            sizes |= _norm_sizes(shape, f"{name}self_attention.{norm}", model.head_width)
     for part, size in linear.items():
         sizes[f"{name}{part}.weight"] = size
-        if model.bias:
+        if model.bias or (model.qkv_bias and part == "self_attention.linear_qkv"):
             sizes[f"{name}{part}.bias"] = size[:1]
     return sizes
 
 
-def _norm_sizes(shape: ModelShape, name: str) -> dict[str, tuple[int, ...]]:
+def _norm_sizes(shape: ModelShape, name: str, width: int) -> dict[str, tuple[int, ...]]:
     kinds = ("weight",) if shape.model.normalization == "RMSNorm" else ("weight", "bias")
-    return {f"{name}.{kind}": (shape.model.hidden_size,) for kind in kinds}
+    return {f"{name}.{kind}": (width,) for kind in kinds}

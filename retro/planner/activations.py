@@ -99,9 +99,11 @@ class Activations:
     def _layer(self, tokens: int, rows: int, *, rope: bool | None = None, dropout: float | None = None) -> Kept:
         model = self.model
         rope = model.positions == "rope" if rope is None else rope
-        split = 2 * model.hidden_size + _key_value(model)
+        split = 2 * model.query_width + _key_value(model)
+        if model.qk_norm:
+            split += model.query_width + _key_value(model) // 2
         if rope:
-            split += model.hidden_size + _key_value(model) // 2
+            split += model.query_width + _key_value(model) // 2
         kept = Kept() if self.recompute == "selective" else self._feed_forward(tokens)
         kept += Kept(4.0 * tokens * model.hidden_size * self.width, tokens * (split * self.width + self._sums()))
         kept += Kept(fixed=4.0 * rows * self._angles()) if rope else Kept()
@@ -162,7 +164,7 @@ class Activations:
 
     def _query_and_output(self) -> int:
         """Bytes of a token's query and output; the output twice, in chunks and in sequence, if attention keeps it."""
-        return (2 if self.recompute == "selective" else 3) * self.model.hidden_size * self.width
+        return (2 if self.recompute == "selective" else 3) * self.model.query_width * self.width
 
     def _sums(self) -> int:
         """Bytes of attention's log-sum-exp of a token, which recomputing the attention cores frees."""

@@ -1,7 +1,8 @@
 """FLOPs of one decoder token, forward. A multiplication and an addition count two; training costs three forwards.
 
 With d the hidden size, f the feed-forward width, g/n the share of key/value heads, s the sequence, V the padded
-vocabulary, K neighbors of R tokens for each chunk of M, and rho = K R / M encoder tokens for each decoder token:
+vocabulary, K neighbors of R tokens for each chunk of M, and rho = K R / M encoder tokens for each decoder token (heads
+that together are wider than d count with their own width in attention):
 
     projections      4 d^2 (query, output) + 4 d^2 g/n (key, value)
     feed-forward     4 d f (GELU) or 6 d f (SwiGLU)
@@ -109,15 +110,15 @@ def _unprojected(model: ModelConfig, keys: float) -> float:
 
 
 def _attention_core(model: ModelConfig, keys: float) -> float:
-    return 4.0 * keys * model.hidden_size
+    return 4.0 * keys * model.query_width
 
 
 def _query_output(model: ModelConfig) -> float:
-    return 4.0 * model.hidden_size**2
+    return 4.0 * model.hidden_size * model.query_width
 
 
 def _key_value(model: ModelConfig) -> float:
-    return 4.0 * model.hidden_size**2 * model.query_groups / model.heads
+    return 4.0 * model.hidden_size * model.query_groups * model.head_width
 
 
 def _cross_attention(shape: ModelShape) -> float:

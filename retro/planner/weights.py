@@ -98,10 +98,17 @@ def _layer(model: ModelConfig) -> Weights:
     feed_forward = Weights(model.hidden_size * (inner + model.ffn_hidden_size), 0)
     if model.bias:
         feed_forward += Weights(inner, model.hidden_size)
-    return _attention(model) + feed_forward + _norm(model) * 2
+    return _attention(model) + _self_attention_extras(model) + feed_forward + _norm(model) * 2
 
 
 def _attention(model: ModelConfig) -> Weights:
     key_value = 2 * model.query_groups * model.head_width
-    matrices = Weights(model.hidden_size * (2 * model.hidden_size + key_value), 0)
-    return matrices + Weights(model.hidden_size + key_value, model.hidden_size) if model.bias else matrices
+    matrices = Weights(model.hidden_size * (2 * model.query_width + key_value), 0)
+    return matrices + Weights(model.query_width + key_value, model.hidden_size) if model.bias else matrices
+
+
+def _self_attention_extras(model: ModelConfig) -> Weights:
+    """What only self-attention may have: biases of its own, norms of queries and keys."""
+    biases = model.query_width + 2 * model.query_groups * model.head_width
+    norms = 2 * model.head_width * (1 if model.normalization == "RMSNorm" else 2)
+    return Weights(biases if model.qkv_bias and not model.bias else 0, norms if model.qk_norm else 0)

@@ -18,8 +18,8 @@ class PretrainConfig(StageConfig):
     """Also train, on the same tokens in the same order: `gpt`, the same model without retrieval; `gpt_equal`, a GPT
     with as many parameters as the Retro, in wider feed-forward layers."""
     start_from: Path | None = None
-    """What to start from, the optimizer clean (retro-fitting): a GPT or Retro checkpoint, a HuggingFace folder of a
-    Llama, Mistral or GPT-2 (give it as `model.size` too), a megatron-core GPT checkpoint (torch_dist), or a legacy
+    """What to start from, the optimizer clean (retro-fitting): a GPT or Retro checkpoint, a HuggingFace folder (give
+    it as `model.size` too), a megatron-core GPT checkpoint (torch_dist), or a legacy
     Megatron one (InstructRetro's layout; `retro convert` prints its model section)."""
 
 

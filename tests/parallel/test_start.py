@@ -17,7 +17,7 @@ from tests.parallel.launch import launch_module
 from tests.training.fake import CycleSource
 from tests.training.test_start import shape_of
 
-FAMILIES = ("llama, grouped queries", "gpt2")
+FAMILIES = ("llama, grouped queries", "qwen2", "qwen3", "phi3", "smollm3", "gpt2")
 LAYOUTS = ("tensor", "pipeline", "pipeline virtual_pipeline")
 
 

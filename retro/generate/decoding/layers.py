@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from retro.generate.decoding.cache import KeyValueCache
@@ -30,6 +31,9 @@ class LayerParts:
 
     input_norm: Any
     query_key_value: Any
+    query_norm: Any
+    """None where queries are not normed; keys likewise."""
+    key_norm: Any
     output: Any
     cross_norm: Any
     cross: ChunkedCrossAttention | None
@@ -44,6 +48,8 @@ class LayerParts:
         return cls(
             input_norm=layer.input_layernorm,
             query_key_value=attention.linear_qkv,
+            query_norm=attention.q_layernorm if attention.config.qk_layernorm else None,
+            key_norm=attention.k_layernorm if attention.config.qk_layernorm else None,
             output=attention.linear_proj,
             cross_norm=layer.pre_cross_attn_layernorm,
             cross=cross if reads and isinstance(cross, ChunkedCrossAttention) else None,
@@ -67,7 +73,11 @@ def read_self(
     keys, values = cache.keys[number], cache.values[number]
     groups = keys.size(1)
     heads = mixed[:, 0].unflatten(-1, (groups, -1, keys.size(3)))
-    turned = rotate(heads[:, :, :-1].flatten(1, 2), turn).unflatten(1, (groups, -1))
+    queries_and_keys = heads[:, :, :-1]
+    if layer.query_norm is not None:
+        query, key = layer.query_norm(heads[:, :, :-2]), layer.key_norm(heads[:, :, -2:-1])
+        queries_and_keys = torch.cat((query, key), dim=2)
+    turned = rotate(queries_and_keys.flatten(1, 2), turn).unflatten(1, (groups, -1))
     for kept, new in ((keys, turned[:, :, -1]), (values, heads[:, :, -1])):
         _store(kept, new, step)
     attended = _read(turned[:, :, :-1], keys, values, step.runs, step.stretches)

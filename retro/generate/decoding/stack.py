@@ -42,6 +42,7 @@ class CachedStack:
         self.mask_BT = torch.zeros(0, 0, dtype=torch.bool, device=device())
         """True where a token of the neighbors that a row reads is real."""
         self._rotation, self._cross_rotation = _rotations(model, crosses)
+        self._rotates = [shape.model.rotates(layer.layer_number) for layer in model.decoder.layers]
 
     def reserve(self, slots: int, tokens: int, entries: int) -> None:
         """Have room for so many sequences of so many tokens that read so many entries of neighbors."""
@@ -83,7 +84,7 @@ class CachedStack:
             cross_turn = self._cross_rotation.at(reading.position_P)
         crossed = 0
         for number, layer in enumerate(self._layers):
-            hidden_P1H = read_self(layer, self._own, number, hidden_P1H, step, turn)
+            hidden_P1H = read_self(layer, self._own, number, hidden_P1H, step, turn if self._rotates[number] else None)
             cross = layer.cross
             if cross is not None and (reading.anything or cross.encoder is not None):
                 normed_P1H = layer.cross_norm(hidden_P1H)

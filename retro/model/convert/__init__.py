@@ -8,5 +8,5 @@ megatron.py      such a source: any megatron-core GPT checkpoint
 legacy.py        such a source: a checkpoint of Megatron-LM before megatron-core, InstructRetro's layout;
                  legacy_names.py says where its tensors belong, legacy_settings.py what model it is
 safe_files.py    safetensors files, read in part and written in several
-writer.py        the decoder as a plain Llama or GPT-2 folder
+writer.py        the decoder as a folder of a family of transformers
 """

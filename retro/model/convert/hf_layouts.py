@@ -14,22 +14,57 @@ LM_HEAD = "lm_head.weight"
 
 
 def llama_layout(model: ModelConfig, vocabulary: int) -> Layout:
-    """Llama and Mistral: separate query, key, value, gate and up projections; no biases."""
-    hidden, inner = model.hidden_size, model.ffn_hidden_size
+    """Llama, Mistral, Qwen, SmolLM3: separate query, key, value, gate and up projections; biases and norms of queries
+    and keys where the model has them."""
+    inner = model.ffn_hidden_size
+
+    def qkv(layer: str, kind: str) -> tuple[Piece, ...]:
+        return _separate_qkv(model, f"{layer}self_attn.", kind)
+
+    def gate_up(layer: str, kind: str) -> tuple[Piece, ...]:
+        return Piece(f"{layer}mlp.gate_proj.{kind}", 0, inner), Piece(f"{layer}mlp.up_proj.{kind}", 0, inner)
+
+    return _llama_like(model, vocabulary, qkv, gate_up)
+
+
+def phi3_layout(model: ModelConfig, vocabulary: int) -> Layout:
+    """Phi-3: one matrix for all queries, then all keys, then all values; one for gate and up."""
+
+    def qkv(layer: str, kind: str) -> tuple[Piece, ...]:
+        return _stacked_qkv(model, f"{layer}self_attn.qkv_proj.{kind}")
+
+    def gate_up(layer: str, kind: str) -> tuple[Piece, ...]:
+        return (Piece(f"{layer}mlp.gate_up_proj.{kind}", 0, 2 * model.ffn_hidden_size),)
+
+    return _llama_like(model, vocabulary, qkv, gate_up)
+
+
+PiecesOf = Callable[[str, str], tuple[Piece, ...]]
+"""From the name of a layer, and `weight` or `bias`, to the pieces of a matrix of ours."""
+
+
+def _llama_like(model: ModelConfig, vocabulary: int, qkv: PiecesOf, gate_up: PiecesOf) -> Layout:
+    hidden, width = model.hidden_size, model.head_width
     layout: Layout = {EMBEDDING: (Piece("model.embed_tokens.weight", 0, vocabulary),)}
     for number in range(model.layers):
         ours, theirs = f"decoder.layers.{number}.", f"model.layers.{number}."
         layout |= {
             f"{ours}input_layernorm.weight": (Piece(f"{theirs}input_layernorm.weight", 0, hidden),),
-            f"{ours}self_attention.linear_qkv.weight": _separate_qkv(model, f"{theirs}self_attn."),
-            f"{ours}self_attention.linear_proj.weight": (Piece(f"{theirs}self_attn.o_proj.weight", 0, hidden),),
             f"{ours}pre_mlp_layernorm.weight": (Piece(f"{theirs}post_attention_layernorm.weight", 0, hidden),),
-            f"{ours}mlp.linear_fc1.weight": (
-                Piece(f"{theirs}mlp.gate_proj.weight", 0, inner),
-                Piece(f"{theirs}mlp.up_proj.weight", 0, inner),
-            ),
-            f"{ours}mlp.linear_fc2.weight": (Piece(f"{theirs}mlp.down_proj.weight", 0, hidden),),
         }
+        for kind in ("weight", "bias") if model.bias else ("weight",):
+            layout |= {
+                f"{ours}self_attention.linear_qkv.{kind}": qkv(theirs, kind),
+                f"{ours}self_attention.linear_proj.{kind}": (Piece(f"{theirs}self_attn.o_proj.{kind}", 0, hidden),),
+                f"{ours}mlp.linear_fc1.{kind}": gate_up(theirs, kind),
+                f"{ours}mlp.linear_fc2.{kind}": (Piece(f"{theirs}mlp.down_proj.{kind}", 0, hidden),),
+            }
+        if model.qkv_bias:
+            layout[f"{ours}self_attention.linear_qkv.bias"] = qkv(theirs, "bias")
+        if model.qk_norm:
+            for part in "qk":
+                norm = Piece(f"{theirs}self_attn.{part}_norm.weight", 0, width)
+                layout[f"{ours}self_attention.{part}_layernorm.weight"] = (norm,)
     layout[f"{FINAL_NORM}.weight"] = (Piece("model.norm.weight", 0, hidden),)
     return layout | _output(model, vocabulary)
 
@@ -65,18 +100,35 @@ def gpt2_layout(model: ModelConfig, vocabulary: int, positions: int) -> Layout:
     return layout | _output(model, vocabulary)
 
 
-def _separate_qkv(model: ModelConfig, attention: str) -> tuple[Piece, ...]:
+def _separate_qkv(model: ModelConfig, attention: str, kind: str) -> tuple[Piece, ...]:
     """Group by group: the query heads of the group, then its key, then its value."""
     width = model.head_width
     queries = model.heads // model.query_groups * width
     pieces = []
     for group in range(model.query_groups):
         pieces += [
-            Piece(f"{attention}q_proj.weight", group * queries, (group + 1) * queries),
-            Piece(f"{attention}k_proj.weight", group * width, (group + 1) * width),
-            Piece(f"{attention}v_proj.weight", group * width, (group + 1) * width),
+            Piece(f"{attention}q_proj.{kind}", group * queries, (group + 1) * queries),
+            Piece(f"{attention}k_proj.{kind}", group * width, (group + 1) * width),
+            Piece(f"{attention}v_proj.{kind}", group * width, (group + 1) * width),
         ]
     return tuple(pieces)
+
+
+def _stacked_qkv(model: ModelConfig, tensor: str) -> tuple[Piece, ...]:
+    """Group by group, from a matrix of all queries, then all keys, then all values."""
+    width = model.head_width
+    queries = model.heads // model.query_groups * width
+    keys = model.query_width
+    values = keys + model.query_groups * width
+    return tuple(
+        Piece(tensor, start, stop)
+        for group in range(model.query_groups)
+        for start, stop in (
+            (group * queries, (group + 1) * queries),
+            (keys + group * width, keys + (group + 1) * width),
+            (values + group * width, values + (group + 1) * width),
+        )
+    )
 
 
 def _joined_qkv(model: ModelConfig, tensor: str) -> tuple[Piece, ...]:
@@ -92,8 +144,11 @@ def _output(model: ModelConfig, vocabulary: int) -> Layout:
 
 LayoutOf = Callable[[ModelConfig, int, int], Layout]
 LAYOUTS: dict[str, LayoutOf] = {
-    "llama": lambda model, vocabulary, _: llama_layout(model, vocabulary),
-    "mistral": lambda model, vocabulary, _: llama_layout(model, vocabulary),
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "smollm3"),
+        lambda model, vocabulary, _: llama_layout(model, vocabulary),
+    ),
+    "phi3": lambda model, vocabulary, _: phi3_layout(model, vocabulary),
     "gpt2": gpt2_layout,
 }
 """Of each family: from a model, its vocabulary's rows and its table of positions' rows to the layout."""

@@ -1,4 +1,4 @@
-"""Weights from a HuggingFace folder of a Llama, Mistral or GPT-2, read from its safetensors without transformers."""
+"""Weights from a HuggingFace folder of a supported family, read from its safetensors without transformers."""
 
 from __future__ import annotations
 

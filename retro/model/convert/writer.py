@@ -1,4 +1,4 @@
-"""The decoder alone, as a plain Llama or GPT-2 folder that `transformers` reads without any code of ours.
+"""The decoder alone, as a folder of a family that `transformers` reads without any code of ours.
 
 Wang et al. 2023 (arXiv:2310.07713, section 4) found that InstructRetro keeps its gains with the encoder dropped; what
 is left is a GPT, and this writes it. Padding rows of the embedding are cut; norms stored as their distance from one
@@ -23,18 +23,22 @@ from retro.model.convert.pieces import Layout, assemble, invert
 from retro.model.convert.safe_files import ONE_FILE, write_safetensors
 from retro.model.names import EMBEDDING, OUTPUT, decoder_sizes
 
-_LLAMA_NEEDS: dict[str, tuple[Any, ...]] = {
+_Needs = dict[str, tuple[Any, ...]]
+_LLAMA_LIKE: _Needs = {
     "normalization": ("RMSNorm",),
     "activation": ("swiglu",),
     "positions": ("rope",),
     "rope_percent": (1.0,),
-    "bias": (False,),
 }
-_GPT2_NEEDS: dict[str, tuple[Any, ...]] = {
-    "normalization": ("LayerNorm",),
-    "activation": ("gelu", "gelu_tanh"),
-    "positions": ("learned",),
+_NO_EXTRAS: _Needs = {"qkv_bias": (False,), "qk_norm": (False,), "rope_skip_interval": (0,)}
+_NEEDS: dict[str, _Needs] = {
+    "llama": _LLAMA_LIKE | _NO_EXTRAS,
+    "qwen2": _LLAMA_LIKE | _NO_EXTRAS | {"bias": (False,), "qkv_bias": (True,)},
+    "qwen3": _LLAMA_LIKE | _NO_EXTRAS | {"bias": (False,), "qk_norm": (True,)},
+    "gpt2": _NO_EXTRAS
+    | {"normalization": ("LayerNorm",), "activation": ("gelu", "gelu_tanh"), "positions": ("learned",)},
 }
+_NAMES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3", "gpt2": "GPT-2"}
 
 
 def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path, *, file_limit: int = ONE_FILE) -> None:
@@ -47,7 +51,7 @@ def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path, *
         file_limit: Bytes of one file of weights at most.
 
     Raises:
-        ConfigError: Neither Llama nor GPT-2 computes this decoder; the settings in the way are named.
+        ConfigError: No family here computes this decoder; the settings in the way are named.
     """
     family = plain_family(shape.model)
     wanted = decoder_sizes(shape)
@@ -67,21 +71,25 @@ def write_decoder(shape: ModelShape, weights: Mapping[str, Tensor], out: Path, *
 
 
 def plain_family(model: ModelConfig) -> str:
-    """The family that computes this decoder: `llama` or `gpt2`.
+    """The family that computes this decoder: `llama`, `qwen2`, `qwen3`, `smollm3` or `gpt2`.
 
     Raises:
-        ConfigError: Neither does; the settings in the way are named.
+        ConfigError: None does; the settings in the way of the nearest are named.
     """
-    lacking = {"llama": _lacking(model, _LLAMA_NEEDS), "gpt2": _lacking(model, _GPT2_NEEDS)}
+    needs = dict(_NEEDS)
+    if model.rope_skip_interval:
+        needs["smollm3"] = _LLAMA_LIKE | _NO_EXTRAS | {"rope_skip_interval": (model.rope_skip_interval,)}
+    lacking = {family: _lacking(model, wanted) for family, wanted in needs.items()}
     if model.query_groups != model.heads:
         lacking["gpt2"].append(f"query_groups = {model.query_groups} (needs heads = {model.heads})")
+    if model.query_width != model.hidden_size:
+        lacking["gpt2"].append(f"head_width = {model.head_width} (needs hidden_size / heads)")
     for family, settings in lacking.items():
         if not settings:
             return family
-    need = (
-        "needs an architecture that Llama or GPT-2 has to be written as a plain folder; in the way of Llama: "
-        f"{', '.join(lacking['llama'])}; of GPT-2: {', '.join(lacking['gpt2'])}"
-    )
+    nearest = sorted(lacking, key=lambda family: len(lacking[family]))[:2]
+    ways = "; ".join(f"in the way of {_NAMES[family]}: {', '.join(lacking[family])}" for family in nearest)
+    need = f"needs an architecture that a family of transformers has to be written as a plain folder; {ways}"
     raise ConfigError("model.size", model.size, need)
 
 
@@ -99,28 +107,34 @@ def folder_config(shape: ModelShape, family: str) -> dict[str, Any]:
         "eos_token_id": None,
         "pad_token_id": None,
     }
-    return common | (_llama_config(model) if family == "llama" else _gpt2_config(shape))
+    return common | (_gpt2_config(shape) if family == "gpt2" else _llama_config(model, family))
 
 
-def _llama_config(model: ModelConfig) -> dict[str, Any]:
+def _llama_config(model: ModelConfig, family: str) -> dict[str, Any]:
     scaled = model.rope_scaling > 1.0
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.ffn_hidden_size,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "num_key_value_heads": model.query_groups,
-        "head_dim": model.head_width,
-        "hidden_act": "silu",
-        "max_position_embeddings": model.sequence_length,
-        "rms_norm_eps": model.norm_epsilon,
-        "rope_theta": float(model.rope_base),
-        "rope_scaling": LLAMA_3_ROPE | {"rope_type": "llama3", "factor": model.rope_scaling} if scaled else None,
-        "attention_bias": False,
-        "mlp_bias": False,
-    }
+    skips = {"no_rope_layer_interval": model.rope_skip_interval} if family == "smollm3" else {}
+    # A Qwen2 always has biases on queries, keys and values, and no setting for them.
+    bias = {} if family == "qwen2" else {"attention_bias": model.bias}
+    return (
+        skips
+        | bias
+        | {
+            "model_type": family,
+            "architectures": [f"{_NAMES[family]}ForCausalLM"],
+            "hidden_size": model.hidden_size,
+            "intermediate_size": model.ffn_hidden_size,
+            "num_hidden_layers": model.layers,
+            "num_attention_heads": model.heads,
+            "num_key_value_heads": model.query_groups,
+            "head_dim": model.head_width,
+            "hidden_act": "silu",
+            "max_position_embeddings": model.sequence_length,
+            "rms_norm_eps": model.norm_epsilon,
+            "rope_theta": float(model.rope_base),
+            "rope_scaling": LLAMA_3_ROPE | {"rope_type": "llama3", "factor": model.rope_scaling} if scaled else None,
+            "mlp_bias": model.bias,
+        }
+    )
 
 
 def _gpt2_config(shape: ModelShape) -> dict[str, Any]:

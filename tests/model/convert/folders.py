@@ -44,12 +44,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, tied": ("llama", LLAMA | {"num_key_value_heads": 1, "tie_word_embeddings": True}),
     "llama 3.1": ("llama", LLAMA | {"rope_theta": 500_000.0, "rope_scaling": LLAMA_3, "hidden_size": 64}),
     "mistral": ("mistral", LLAMA | {"num_key_value_heads": 2, "sliding_window": 64}),
+    "mistral, wide heads": ("mistral", LLAMA | {"head_dim": 16, "sliding_window": None}),
+    "llama, biases": ("llama", LLAMA | {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 2}),
+    "qwen2": ("qwen2", LLAMA | {"num_key_value_heads": 2, "use_sliding_window": False}),
+    "qwen3": ("qwen3", LLAMA | {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True}),
+    "phi3": ("phi3", LLAMA | {"num_key_value_heads": 2, "pad_token_id": 0, "sliding_window": 64}),
+    "smollm3": ("smollm3", LLAMA | {"num_key_value_heads": 2, "pad_token_id": 0, "no_rope_layer_interval": 2}),
     "gpt2": ("gpt2", GPT2),
     "gpt2, untied": ("gpt2", GPT2 | {"tie_word_embeddings": False, "n_inner": None, "activation_function": "gelu"}),
 }
 _CLASSES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM),
+    "smollm3": (transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM),
     "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
 }
 

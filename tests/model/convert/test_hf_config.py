@@ -11,7 +11,7 @@ import pytest
 from retro.common.config import config_json
 from retro.common.errors import ConfigError, DataError
 from retro.model.config import ModelConfig
-from retro.model.convert.hf_config import FOLDER_SETTINGS, read_folder_config
+from retro.model.convert.hf_config import FOLDER_SETTINGS, LATER_SETTINGS, read_folder_config
 from retro.model.sizes import find_size
 
 # The shape of Llama 3.1 8B, in the form of transformers 4.
@@ -48,6 +48,24 @@ MISTRAL = {
     "num_hidden_layers": 32,
     "sliding_window": None,
     "vocab_size": 32000,
+}
+# The shape of Qwen3 0.6B.
+QWEN_3 = {
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "head_dim": 128,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 28,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
 }
 GPT2 = {
     "model_type": "gpt2",
@@ -115,7 +133,7 @@ def test_a_gpt2_folder_gives_a_model_its_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [LLAMA_31, MISTRAL, GPT2], ids=["llama", "mistral", "gpt2"])
 def test_every_family_gives_the_same_settings(config: dict[str, Any], tmp_path: Path) -> None:
-    assert sorted(read_folder_config(write(tmp_path, config)).settings) == sorted(FOLDER_SETTINGS)
+    assert sorted(read_folder_config(write(tmp_path, config)).settings) == sorted(FOLDER_SETTINGS + LATER_SETTINGS)
 
 
 def test_a_saved_model_needs_its_folder_no_more(tmp_path: Path) -> None:
@@ -130,11 +148,22 @@ def test_a_saved_model_needs_its_folder_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "changes", "words"),
     [
-        (LLAMA_31, {"model_type": "qwen3"}, "has model_type 'qwen3'; supported are gpt2, llama, mistral"),
-        (LLAMA_31, {"attention_bias": True}, "attention_bias = True is not supported; needed False"),
-        (LLAMA_31, {"mlp_bias": True}, "mlp_bias = True is not supported"),
+        (
+            LLAMA_31,
+            {"model_type": "gemma2"},
+            "has model_type 'gemma2'; supported are gpt2, llama, mistral, phi3, qwen2",
+        ),
+        (LLAMA_31, {"attention_bias": True}, "mlp_bias = False is not supported; needed True, as attention_bias"),
+        (LLAMA_31, {"mlp_bias": True}, "mlp_bias = True is not supported; needed False, as attention_bias"),
+        (QWEN_3, {"attention_bias": True}, "attention_bias = True is not supported"),
+        (QWEN_3, {"layer_types": ["linear_attention"]}, "layer_types = .* is not supported; needed full_attention or"),
+        (QWEN_3, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling = {'rope_type': 'yarn'"),
+        (
+            LLAMA_31,
+            {"num_attention_heads": 30, "head_dim": None},
+            "num_attention_heads = 30 .*a divisor of hidden_size",
+        ),
         (LLAMA_31, {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported; needed silu"),
-        (LLAMA_31, {"head_dim": 256}, "head_dim = 256 is not supported; needed 128"),
         (LLAMA_31, {"rope_theta": 0.5}, "rope_theta = 0.5 is not supported; needed a positive whole number"),
         (LLAMA_31, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling = {'rope_type': 'linear'"),
         (LLAMA_31, {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "needed llama3 with {'low_freq_factor'"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def test_retrieval_starts_fresh_and_is_seen_once_a_gate_opens(tmp_path: Path) ->
         assert not torch.allclose(model(*inputs.args()), before)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "phi3"])
 def test_a_folder_written_again_holds_the_same_tensors(family: str, tmp_path: Path) -> None:
     plain = make_folder(tmp_path / "in", family)
     shape = shape_of(tmp_path / "in", sequence_length=64)
@@ -81,6 +82,17 @@ def test_a_folder_written_again_holds_the_same_tensors(family: str, tmp_path: Pa
     again = HuggingFaceSource(tmp_path / "out")
     assert again.model == HuggingFaceSource(tmp_path / "in").model
     assert plain.config.vocab_size == again.config.vocabulary
+
+
+def test_a_phi3_is_written_as_the_llama_that_it_computes(tmp_path: Path) -> None:
+    plain = make_folder(tmp_path / "in", "phi3")
+    shape = shape_of(tmp_path / "in", sequence_length=64)
+    write_decoder(shape, dict(filled(shape, tmp_path / "in").named_parameters()), tmp_path / "out")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.config.model_type == "llama"
+    tokens = tiny_inputs(30).tokens_BS
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens).logits, plain(tokens).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_several_files_are_read_by_their_index(tmp_path: Path) -> None:

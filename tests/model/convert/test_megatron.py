@@ -40,7 +40,7 @@ def plain_gpt_model(shape: ModelShape) -> Any:
     parallel.seed(9)
     model = shape.model
     config = transformer_config(model, layers=model.layers, dropout=0.0, bfloat16=False, layout=ONE_PROCESS)
-    specs = [decoder_layer_spec(LOCAL, None) for _ in range(model.layers)]
+    specs = [decoder_layer_spec(LOCAL, None, qk_norm=model.qk_norm) for _ in range(model.layers)]
     gpt = GPTModel(
         config=config,
         transformer_layer_spec=TransformerBlockSubmodules(layer_specs=specs, layer_norm=Norm),

@@ -86,9 +86,10 @@ def test_a_decoder_that_neither_family_has_is_refused_with_what_is_in_the_way(tm
     with pytest.raises(ConfigError) as caught:
         write_decoder(tiny_shape(query_groups=2, rope_percent=0.5), {}, tmp_path / "out")
     assert str(caught.value) == (
-        "model.size = 'tiny': needs an architecture that Llama or GPT-2 has to be written as a plain folder; in the "
-        "way of Llama: normalization = LayerNorm (needs RMSNorm), activation = gelu (needs swiglu), "
-        "rope_percent = 0.5 (needs 1.0); of GPT-2: positions = rope (needs learned), query_groups = 2 (needs heads = 4)"
+        "model.size = 'tiny': needs an architecture that a family of transformers has to be written as a plain folder; "
+        "in the way of GPT-2: positions = rope (needs learned), query_groups = 2 (needs heads = 4); in the way of "
+        "Llama: normalization = LayerNorm (needs RMSNorm), activation = gelu (needs swiglu), rope_percent = 0.5 "
+        "(needs 1.0)"
     )
     assert not (tmp_path / "out").exists()
 
