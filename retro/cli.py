@@ -321,7 +321,12 @@ def run(
 
 @app.command()
 def convert(
-    folder: Annotated[Path, typer.Argument(help="It holds latest_checkpointed_iteration.txt and release/.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A HuggingFace folder, a .gguf file, a megatron-core checkpoint, or a legacy Megatron one."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
     chunk_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a chunk; 64 where the checkpoint does not say.")
@@ -329,11 +334,15 @@ def convert(
     vocabulary: Annotated[
         int | None, typer.Option(min=1, help="Tokens in its tokenizer; all rows of its embedding without.")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A run's YAML file with the model section, which megatron-core does not state.")
+    ] = None,
 ) -> None:
-    """Turn a legacy Megatron checkpoint (InstructRetro's layout) into one of this toolkit; print its model section."""
+    """Turn a model of another toolkit into a checkpoint of this one; print its model section."""
     from retro.training.convert import convert as run_conversion
 
-    shape = run_conversion(folder, out, chunk_length=chunk_length, vocabulary=vocabulary)
+    given = None if config is None else read_arguments([str(config)]).model
+    shape = run_conversion(model, out, chunk_length=chunk_length, vocabulary=vocabulary, model=given)
     from retro.run_config import model_section
 
     output.say(model_section(shape.model), end="")

@@ -67,7 +67,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["plan", "db", "--tokens", "1b", "--index", "IVF8,LSH"], "--index = 'IVF8,LSH': needs parts of known size"),
         (["plan", "db", "--tokens", "1b", "--sample", "some"], "--sample = 'some': needs a number of vectors, as 100b"),
         (["db", "run_dir=/nonexistent-folder/run"], "/nonexistent-folder"),
-        (["convert", "absent", "out"], "absent/latest_checkpointed_iteration.txt: is missing or cannot be read"),
+        (["convert", "absent", "out"], "absent: no such directory. Give a HuggingFace folder, a .gguf file"),
         (["merge-lora", "absent", "out"], "absent: holds no complete checkpoint"),
         (["sft", "absent.yaml"], "absent.yaml: no such config file"),
         (["sft", "convert", "dolyl", "in", "out"], "FORMAT = 'dolyl': is not a known format; did you mean 'dolly'?"),

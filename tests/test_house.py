@@ -80,6 +80,7 @@ BROAD_EXCEPT = {
     "retro/__main__.py": "one of several processes ends without Python's winding up, whatever it ends for",
     "retro/cli.py": "tells errors of the argument parser from the rest, which it raises again",
     "retro/importing/tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
+    "retro/model/convert/gguf_tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
     "retro/common/tokenizers.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
     "retro/corpus/pystdlib_collect.py": "a module of the standard library may fail in any way when it is imported",
     "retro/index/neural.py": "transformers raises nearly everything for a bad model folder",

@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 
 from retro.common.artifacts import fingerprint
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.common.files import atomic_path, read_json, sha256_file, write_json
+from retro.common.files import atomic_path, fsync, read_json, sha256_file, write_json
 from retro.common.folder_tokens import named_eod
 from retro.common.json_text import Count, wrong_type
 from retro.common.pieces import Cut, huggingface_cuts, sentencepiece_cuts
@@ -39,6 +39,8 @@ TokenIds: TypeAlias = Sequence[int] | NDArray[Any]
 log = logging.getLogger(__name__)
 
 META = "tokenizer_meta.json"
+COMPANIONS = (META, "conventions.json")
+"""What may lie beside a tokenizer's file."""
 FILE_NAMES: dict[str, str] = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
 EOD_NAMES = ("<|endoftext|>", "</s>", "[EOD]", "[SEP]")
 """Looked for in this order when neither the user nor the tokenizer's folder names an end-of-document token."""
@@ -286,6 +288,21 @@ def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | Non
     }
     write_json(directory / META, meta)
     return load_tokenizer(directory)
+
+
+def copy_tokenizer_files(directory: Path, out: Path) -> None:
+    """Copy what `save_tokenizer` put into `directory` to a new directory.
+
+    Raises:
+        ArtifactError: It is missing, or its bytes are not those that were saved.
+    """
+    load_tokenizer(directory)
+    out.mkdir()
+    for name in (FILE_NAMES[tokenizer_kind(directory)], *COMPANIONS):
+        if (directory / name).exists():
+            shutil.copyfile(directory / name, out / name)
+            fsync(out / name)
+    fsync(out)
 
 
 def folder_eod(file: Path, kind: Kind) -> str | None:

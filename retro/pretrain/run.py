@@ -166,6 +166,7 @@ def _train_variant(
         validation=Validation(source=held_out, samples=held_out.samples) if held_out.samples else None,
         start_from=config.start_from,
         what=f"{STAGE} {variant}",
+        tokenizer=data.corpus.directory / "tokenizer",
         begin=lambda: record_run(out, settings, out.parent / MANIFEST),
     )
     if parallel.is_main():

@@ -131,6 +131,7 @@ def run(
             validation=held_out,
             start_from=parent.path,
             what=STAGE,
+            tokenizer=corpus.directory / "tokenizer",
             begin=lambda: record_run(run_dir, settings, *([out / MANIFEST] if again else [])),
         )
         if parallel.is_main():

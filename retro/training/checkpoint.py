@@ -2,8 +2,11 @@
 
     checkpoints/step_00000200/checkpoint.json    what it is: model shape, step, size and SHA-256 of each file
     checkpoints/step_00000200/*                  megatron-core's sharded checkpoint, of a whole model or of adapters
+    checkpoints/step_00000200/tokenizer/         the tokenizer that the model speaks, and its conventions
 
-A directory under its final name is complete; one that was cut short still bears its temporary name.
+Where a checkpoint is asked for, a model of another toolkit may be given (`model/convert/external.py`): it is opened as
+a checkpoint of step 0. A directory under its final name is complete; one that was cut short still bears its temporary
+name.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from retro.mcore.lora import is_adapter
 from retro.mcore.shards import fill
 from retro.mcore.stored import StoredTensors
 from retro.model.config import ModelShape
+from retro.model.convert import external
+from retro.model.convert.external import ExternalModel
 from retro.model.model import BuildOptions, RetroModel, build_stage
 from retro.model.weight_names import weight_sizes
 from retro.training.architecture import require_same_architecture
@@ -50,9 +55,28 @@ class CheckpointInfo:
     """Settings under which it was trained."""
     adapters: AdapterInfo | None = None
     """What it says about adapters if it holds them alone; None where it holds a whole model."""
+    external: ExternalModel | None = None
+    """The model of another toolkit that this is; None for a checkpoint of ours."""
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """A directory with the tokenizer that it speaks; None where it came without one."""
+        if self.external is not None:
+            return self.external.tokenizer
+        own = self.path / TOKENIZER
+        return own if own.is_dir() else None
 
 
-_NO_CHECKPOINT = "Give a checkpoint, a directory of them, or the directory of a stage that trains and has finished"
+_NO_CHECKPOINT = (
+    "Give a checkpoint, a directory of them, the directory of a stage that trains and has finished, a HuggingFace "
+    "folder (config.json and *.safetensors) or a .gguf file"
+)
+TOKENIZER = "tokenizer"
+
+
+def is_external(path: Path) -> bool:
+    """Whether a path that `find` gave is the folder of an external model."""
+    return not (path / INFO).exists() and external.resolve(path) == path
 
 
 def step_directory(directory: Path, step: int) -> Path:
@@ -76,17 +100,25 @@ def holds_one(path: Path) -> bool:
     return (path / INFO).exists() or bool(complete(path) or complete(path / CHECKPOINTS))
 
 
+def holds_model(path: Path) -> bool:
+    """Whether `find` would find a checkpoint of ours, or a model of another toolkit."""
+    return holds_one(path) or external.resolve(path) is not None
+
+
 def find(path: Path, step: int | None = None) -> Path:
-    """The checkpoint that `path` means: one itself, or one in a stage directory.
+    """The checkpoint that `path` means: one itself, one in a stage directory, or the folder of an external model.
 
     Args:
-        path: A checkpoint, or a directory that holds some.
+        path: A checkpoint, a directory that holds some, or what `external.resolve` takes.
         step: Which of them; None takes the newest.
 
     Raises:
         ArtifactError: There is none, or none of that step; the steps that are there are named.
+        DataError: An external model cannot be used.
     """
     found = [path] if (path / INFO).exists() else complete(path) or complete(path / CHECKPOINTS)
+    if not found and (folder := external.resolve(path)) is not None:
+        found = [folder]
     if not found:
         raise ArtifactError(path, "holds no complete checkpoint", _NO_CHECKPOINT)
     if step is None:
@@ -149,6 +181,10 @@ def _damage(file: Path, known: Mapping[str, Any]) -> str | None:
 
 def _describe(path: Path) -> tuple[CheckpointInfo, dict[str, Any]]:
     """What a checkpoint says about itself, and about its files."""
+    if is_external(path):
+        model = external.open_external(path)
+        origin = {"external": path.name}
+        return CheckpointInfo(path=path, shape=model.shape, step=0, config=origin, external=model), {}
     data = read_json(path / INFO, _REMEDY)
     require_of_its_run(path)
     try:
@@ -174,6 +210,8 @@ def identity(path: Path) -> str:
 
     Taken from the run's result if it finished there, else from the checkpoint's own description.
     """
+    if is_external(path):
+        return external.open_external(path).fingerprint
     data, run = read_json(path / INFO, "Use an older checkpoint"), path.parent.parent
     if (run / RESULT).exists() and complete(path.parent)[-1:] == [path]:
         result, remedy = read_result(run), f"Delete {run / RESULT} and run the stage again"
@@ -195,6 +233,8 @@ def describe_adapters(lora: LoraConfig, base: Path, checkpoint: Path) -> dict[st
 
 def mark(checkpoint: Path) -> str:
     """A name for the bytes of a checkpoint: its description has the checksums of its files."""
+    if is_external(checkpoint):
+        return external.open_external(checkpoint).fingerprint
     return fingerprint(read_json(checkpoint / INFO, "Use another checkpoint"))
 
 
@@ -210,7 +250,7 @@ def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None
         ArtifactError: It is not there, or is another one.
     """
     base = given or Path(os.path.normpath(checkpoint.resolve() / adapters.base))
-    if not (base / INFO).exists():
+    if not (base / INFO).exists() and not is_external(base):
         problem = f"has adapters for the checkpoint {base}, and nothing is there"
         raise ArtifactError(checkpoint, problem, "Put it back, or name its place: `retro merge-lora … --base`")
     if mark(base) != adapters.base_mark:
@@ -245,6 +285,8 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> Non
 
 def _open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeights:
     """What a verified checkpoint has; adapters come merged into the weights that they adapt."""
+    if info.external is not None:
+        return external.ExternalWeights(info.external.source, info.shape)
     return StoredTensors(info.path) if info.adapters is None else _open_merged(info, info.adapters, base)
 
 
@@ -306,7 +348,8 @@ def _open_merged(info: CheckpointInfo, adapters: AdapterInfo, given: Path | None
     """Base and adapters as one; the base may have been adapted itself. The base's files are verified."""
     base = read_info(find_base(info.path, adapters, given))
     verify(base.path)
-    below = StoredTensors(base.path) if base.adapters is None else _open_merged(base, base.adapters, None)
+    # An external model's vocabulary is padded as the adapted model's is.
+    below = _open_weights(replace(base, shape=info.shape) if base.external else base)
     return MergedWeights(below, StoredTensors(info.path), adapters)
 
 

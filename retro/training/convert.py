@@ -1,7 +1,8 @@
-"""A checkpoint of another toolkit, written as one of this one: what can be tuned, asked, measured and exported.
+"""A model of another toolkit, written as a checkpoint of this one.
 
-Nothing but weights comes along, so a run goes on from it with a clean optimizer: `retro pretrain --load OUT
---finetune`, or `sft.start_from=OUT`.
+Nothing but weights and the tokenizer comes along, so a run goes on from it with a clean optimizer. Most commands take a
+HuggingFace folder, a .gguf file or a legacy checkpoint as they are; a megatron-core checkpoint has to be converted,
+with the model section that it does not state.
 """
 
 from __future__ import annotations
@@ -10,53 +11,106 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from retro.common.errors import ConfigError
+from retro.common.errors import ConfigError, DataError
 from retro.mcore import parallel
-from retro.model.config import ModelShape
-from retro.model.convert.legacy import LegacyCheckpoint
+from retro.model.config import ModelConfig, ModelShape
+from retro.model.convert import external
+from retro.model.convert.megatron import MegatronSource, find_megatron
+from retro.model.convert.source import WeightSource, require_fits
 from retro.model.model import BuildOptions, RetroModel
+from retro.training.merged import StoredWeights
 from retro.training.saver import save_weights
 
 log = logging.getLogger(__name__)
 
 
-def convert(folder: Path, out: Path, *, chunk_length: int | None = None, vocabulary: int | None = None) -> ModelShape:
-    """Convert a checkpoint of Megatron-LM's legacy GPT or Retro model.
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    chunk_length: int | None = None,
+    vocabulary: int | None = None,
+    model: ModelConfig | None = None,
+) -> ModelShape:
+    """Convert a model of another toolkit.
 
     It takes one process and as much memory as the weights in their own precision.
 
     Args:
-        folder: The folder that holds `latest_checkpointed_iteration.txt`.
+        path: What `retro.model.convert.external` opens, or a megatron-core checkpoint.
         out: The checkpoint to write; must not exist.
         chunk_length: Tokens of a chunk, M; None takes what the checkpoint says, or the published 64.
         vocabulary: Tokens in the tokenizer; None takes what the checkpoint says, or all rows of the embedding.
+        model: The model section, for a megatron-core checkpoint.
 
     Returns:
         The model.
 
     Raises:
-        ConfigError: `out` exists, or the vocabulary is larger than the embedding.
+        ConfigError: `out` exists, the vocabulary is larger than the embedding, or the model section is missing.
         DataError: The checkpoint cannot be used as it is.
     """
     if out.exists():
         raise ConfigError("OUT", str(out), "needs a path where nothing is yet")
-    source = LegacyCheckpoint(folder)
-    shape = _with(source.shape, chunk_length, vocabulary)
-    source.require(shape)
-    parallel.start()
-    parallel.seed(0)
-    model = RetroModel(shape, BuildOptions(bfloat16=source.dtype == torch.bfloat16))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(source.read(name))
-    save_weights(model, shape, {"converted_from": folder.name}, out)
+    folder, tokenizer = external.resolve(path), None
+    if folder is not None:
+        found = external.open_external(folder)
+        shape = _with(found.shape, chunk_length, vocabulary)
+        weights: StoredWeights = external.ExternalWeights(found.source, shape)
+        tokenizer = found.tokenizer
+    else:
+        shape, source = _open_megatron(path, model, chunk_length, vocabulary)
+        weights = external.ExternalWeights(source, shape)
+    _write(weights, shape, path, out, tokenizer)
     layers = ", ".join(map(str, shape.model.cross_attention_layers)) or "none"
     log.info(
         "%s: %d weights of %s; layers that read neighbors: %s; chunks of %d; %d tokens",
-        out, len(source.names), folder, layers, shape.chunk_length, shape.vocabulary,
+        out, len(weights.sizes), path, layers, shape.chunk_length, shape.vocabulary,
     )  # fmt: skip
     return shape
+
+
+def _write(weights: StoredWeights, shape: ModelShape, path: Path, out: Path, tokenizer: Path | None) -> None:
+    parallel.start()
+    parallel.seed(0)
+    target: RetroModel | None = None
+    for name in weights.sizes:
+        stored = _whole(weights, name)
+        if target is None:
+            target = RetroModel(shape, BuildOptions(bfloat16=stored.dtype == torch.bfloat16))
+            parameters = dict(target.named_parameters())
+        with torch.no_grad():
+            parameters[name].copy_(stored)
+    if target is None:
+        raise DataError(path, "has no weights", "Fetch it again")
+    save_weights(target, shape, {"converted_from": path.name}, out, tokenizer=tokenizer)
+
+
+def _whole(weights: StoredWeights, name: str) -> Tensor:
+    return weights.read(name, tuple(slice(0, length) for length in weights.sizes[name]))
+
+
+def _open_megatron(
+    path: Path, model: ModelConfig | None, chunk_length: int | None, vocabulary: int | None
+) -> tuple[ModelShape, WeightSource]:
+    found = find_megatron(path)
+    if found is None:
+        problem = "holds no model that can be converted" if path.exists() else "no such directory"
+        remedy = (
+            "Give a HuggingFace folder, a .gguf file, a megatron-core checkpoint (.metadata), or a legacy Megatron one"
+        )
+        raise DataError(path, problem, remedy)
+    if model is None or vocabulary is None:
+        problem = "is a megatron-core checkpoint, which does not state rotary settings, norm epsilon and vocabulary"
+        remedy = "Give --config CONFIG.yaml, whose model section says them, and --vocabulary, the tokenizer's tokens"
+        raise DataError(found, problem, remedy)
+    plain = model.model_copy(update={"retrieval": False})
+    shape = ModelShape(model=plain, vocabulary=vocabulary, chunk_length=chunk_length or external.CHUNK_LENGTH)
+    source = MegatronSource(found, shape)
+    require_fits(source, shape)
+    return shape, source
 
 
 def _with(shape: ModelShape, chunk_length: int | None, vocabulary: int | None) -> ModelShape:

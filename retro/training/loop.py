@@ -80,6 +80,7 @@ def train(
     validation: Validation | None,
     start_from: Path | None = None,
     what: str = "pretrain",
+    tokenizer: Path | None = None,
     begin: Callable[[], None] = lambda: None,
 ) -> Result:
     """Train a model, or go on with a run that was stopped.
@@ -93,6 +94,7 @@ def train(
         validation: Evaluated every `evaluate_every` steps; None does not evaluate.
         start_from: A checkpoint whose weights to start from, optimizer clean.
         what: The stage, for progress lines.
+        tokenizer: The directory of the model's tokenizer, which goes into each checkpoint.
         begin: Called on every rank once all is known to fit, before the first step.
 
     Raises:
@@ -117,7 +119,7 @@ def train(
         first_signal_only(),
         TrainingLog(_log_path(out), resumed_step=step, boards=boards) as lines,
         Progress(config.steps, what=what, unit="steps", done=step) as bar,
-        Saver(engine, shape, config, checkpoints, base) as saver,
+        Saver(engine, shape, config, checkpoints, base, tokenizer) as saver,
         Feed(source, shape, engine.chunks, config.micro_batch) as feed,
     ):
         while step < config.steps:
@@ -246,9 +248,11 @@ def _base_of_adapters(lora: LoraConfig, checkpoints: Path, start_from: Path | No
     info = checkpoint.read_info(found[-1]) if found else None
     if info is not None and info.adapters is not None:
         return checkpoint.find_base(info.path, info.adapters)
-    if start_from is None or not checkpoint.holds_one(start_from):
+    if start_from is None or not checkpoint.holds_model(start_from):
         given = "none is given" if start_from is None else f"{start_from} holds none"
-        need = f"needs a checkpoint of this toolkit to adapt (start_from), and {given}; train the whole model first"
+        need = (
+            f"needs a checkpoint or a HuggingFace folder to adapt (start_from), and {given}; train a whole model first"
+        )
         raise ConfigError("train.lora", lora.model_dump(), need)
     return checkpoint.find(start_from)
 

@@ -46,6 +46,6 @@ def merge(path: Path, out: Path, *, base: Path | None = None, dtype: str | None 
     model, _ = checkpoint.load_model(info.path, bfloat16=precision == "bfloat16", base=base)
     # Its weights are named by what they were made of.
     origin = {"merged_from": checkpoint.identity(info.path), "precision": precision}
-    save_weights(model, info.shape, info.config | origin, out, info.step)
+    save_weights(model, info.shape, info.config | origin, out, info.step, info.tokenizer)
     log.info("%s: the adapters of %s, of rank %d, in the weights of %s", out, info.path, info.adapters.rank, precision)
     return info.shape

@@ -12,13 +12,14 @@ from retro.common.artifacts import describe_files
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.common.files import discard, failed_writes_are_artifact_errors, fsync, write_json
+from retro.common.tokenizers import copy_tokenizer_files
 from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, sharded_weights
 from retro.mcore.read_back import Sums, sums_of
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
-from retro.training.checkpoint import complete, describe_adapters, step_directory, step_of
+from retro.training.checkpoint import TOKENIZER, complete, describe_adapters, step_directory, step_of
 from retro.training.config import TrainConfig
 from retro.training.finished import INFO
 
@@ -38,6 +39,7 @@ class Saver:
         config: TrainConfig,
         directory: Path,
         base: Path | None = None,
+        tokenizer: Path | None = None,
     ) -> None:
         """Nothing is written yet.
 
@@ -47,7 +49,9 @@ class Saver:
             config: Its settings, recorded too; says which checkpoints to keep and whether to write in the background.
             directory: Where the checkpoints of the run lie.
             base: The checkpoint that adapters are trained on; None where a whole model is trained.
+            tokenizer: The directory of the model's tokenizer, which goes into each checkpoint.
         """
+        self._tokenizer = tokenizer
         self.engine, self.shape, self.config, self.directory = engine, shape, config, directory
         self._under_way: tuple[int, sharded.Saving] | None = None
         self._before: tuple[int, Sums] | None = None
@@ -117,7 +121,9 @@ class Saver:
             files = saving.finish()
         if parallel.is_main():
             with _tidying(final):
-                _complete(final, self.shape, {"train": config_json(self.config)}, step, files, self._said)
+                _complete(
+                    final, self.shape, {"train": config_json(self.config)}, step, files, self._said, self._tokenizer
+                )
             for old in superseded(complete(self.directory), self.config.keep_last, self.config.keep_every):
                 discard(old)
         parallel.barrier()
@@ -134,7 +140,14 @@ def superseded(found: list[Path], keep_last: int, keep_every: int) -> list[Path]
     return [path for path in found[:-keep_last] if not keep_every or step_of(path) % keep_every]
 
 
-def save_weights(model: RetroModel, shape: ModelShape, config: dict[str, Any], final: Path, step: int = 0) -> None:
+def save_weights(
+    model: RetroModel,
+    shape: ModelShape,
+    config: dict[str, Any],
+    final: Path,
+    step: int = 0,
+    tokenizer: Path | None = None,
+) -> None:
     """Write a checkpoint of weights alone, for another run to start from. For one process.
 
     Args:
@@ -143,6 +156,7 @@ def save_weights(model: RetroModel, shape: ModelShape, config: dict[str, Any], f
         config: What is recorded about where it comes from.
         final: The checkpoint; what is there is replaced.
         step: How long it was trained, as far as is known.
+        tokenizer: The directory of the model's tokenizer, if it is known.
 
     Raises:
         ArtifactError: The disk is full.
@@ -150,7 +164,7 @@ def save_weights(model: RetroModel, shape: ModelShape, config: dict[str, Any], f
     _make_empty(_temporary(final))
     with _tidying(final):
         files = sharded.save({"weights": sharded_weights([model])}, _temporary(final))
-        _complete(final, shape, config, step, files)
+        _complete(final, shape, config, step, files, tokenizer=tokenizer)
 
 
 def _complete(
@@ -160,10 +174,14 @@ def _complete(
     step: int,
     files: dict[str, Any],
     more: dict[str, Any] | None = None,
+    tokenizer: Path | None = None,
 ) -> None:
     """Say what a checkpoint is, and `more`, and give it its final name. `files` are described already."""
     temporary = _temporary(final)
-    rest = [path.name for path in temporary.iterdir() if path.name not in files]
+    if tokenizer is not None:
+        copy_tokenizer_files(tokenizer, temporary / TOKENIZER)
+    found = (str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
+    rest = [name for name in found if name not in files]
     described = dict(sorted((files | describe_files(temporary, rest)).items()))
     said = {"shape": config_json(shape), "step": step, "config": config, "files": described}
     write_json(temporary / INFO, said | (more or {}))

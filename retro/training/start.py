@@ -8,6 +8,7 @@ from pathlib import Path
 from retro.common.errors import DataError
 from retro.mcore.engine import Engine
 from retro.model.config import ModelShape
+from retro.model.convert.external import resolve
 from retro.model.convert.hf_config import is_folder
 from retro.model.convert.huggingface import HuggingFaceSource
 from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
@@ -59,6 +60,7 @@ def open_source(path: Path, shape: ModelShape) -> WeightSource:
     Raises:
         DataError, ArtifactError, TrainingError: As `start_from`.
     """
+    path = resolve(path) or path
     if is_folder(path):
         folder = HuggingFaceSource(path)
         require_same_architecture(path, folder.shape(shape), shape)

@@ -279,9 +279,11 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
 
 
 def test_adapters_need_a_whole_model_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.lora = .*needs a checkpoint of this toolkit.*none is given"):
+    with pytest.raises(ConfigError, match=r"train\.lora = .*needs a checkpoint or a HuggingFace folder.*none is given"):
         run(tmp_path / "out", lora=LORA)
-    with pytest.raises(ConfigError, match=r"train\.lora = .*needs a checkpoint of this toolkit.*empty holds none"):
+    with pytest.raises(
+        ConfigError, match=r"train\.lora = .*needs a checkpoint or a HuggingFace folder.*empty holds none"
+    ):
         run(tmp_path / "out", lora=LORA, start_from=tmp_path / "empty")
     gpt = made(tmp_path / "gpt", retrieval=False)
     with pytest.raises(

@@ -86,6 +86,7 @@ class LegacyCheckpoint:
         """
         self.path = folder
         files = _rank_files(folder)
+        self.files = files
         loaded = [_load(file) for file in files]
         self.args = _args(loaded[0][1], files[0])
         ranks = getattr(self.args, "tensor_model_parallel_size", len(files))

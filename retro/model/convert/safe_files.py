@@ -38,7 +38,7 @@ class SafeFiles:
         self._where: dict[str, Path] = {}
         self.sizes: dict[str, tuple[int, ...]] = {}
         self._open: dict[Path, Any] = {}
-        for file in _files(folder):
+        for file in weight_files(folder):
             for name in self._opened(file).keys():  # noqa: SIM118 - not a dict
                 self._add(name, file)
 
@@ -78,7 +78,7 @@ class SafeFiles:
         return self._open[file]
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights: `model.safetensors`, else those that the index names, else the only one.
 
     transformers takes the first two, in this order. Whatever else lies there (backups, an adapter, Mistral's own

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import TrainingError
+from retro.mcore.lora import is_adapter
 from retro.mcore.shards import fill
 from retro.model.config import ModelShape
 from retro.model.names import EMBEDDING, OUTPUT, POSITIONS, decoder_sizes, is_retrieval
@@ -64,7 +65,9 @@ def _rows_fit(name: str, there: int, here: int, shape: ModelShape) -> bool:
 
 
 def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) -> dict[str, Any]:
-    """Copy a source's weights into the shards of this rank, in place; retrieval that it lacks keeps fresh weights.
+    """Copy a source's weights into the shards of this rank, in place.
+
+    New adapters keep their fresh weights, and retrieval does that the source lacks.
 
     Rows that only pad the vocabulary become the mean of all tokens' rows. Zero rows would have a logit of 0, which
     wins where all real logits lie far below, as GPT-2's do; a mean row's share of the probability is at most one
@@ -78,15 +81,14 @@ def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) ->
     Returns:
         The weights for `Engine.load_weights`.
     """
-    fresh = []
+    fresh: list[str] = []
 
     def read(name: str, part: tuple[slice, ...]) -> Tensor | None:
-        if is_retrieval(name) and source.size(name) is None:
-            fresh.append(name)
+        if source.size(name) is None and (is_adapter(name) or is_retrieval(name)):
+            if not is_adapter(name):
+                fresh.append(name)
             return None
-        if name in (EMBEDDING, OUTPUT):
-            return _read_vocabulary(source, name, part, shape.vocabulary)
-        return source.read(name, part)
+        return read_weight(source, name, part, shape.vocabulary)
 
     filled = fill(state, read)
     if fresh:
@@ -94,6 +96,13 @@ def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) ->
             "%d tensors of retrieval are not in %s and start fresh, %s the first", len(fresh), source.path, fresh[0]
         )
     return filled
+
+
+def read_weight(source: WeightSource, name: str, part: tuple[slice, ...], vocabulary: int) -> Tensor:
+    """A part of a weight; rows below the last token of embedding and output layer are the mean of all tokens' rows."""
+    if name in (EMBEDDING, OUTPUT):
+        return _read_vocabulary(source, name, part, vocabulary)
+    return source.read(name, part)
 
 
 def _read_vocabulary(source: WeightSource, name: str, part: tuple[slice, ...], vocabulary: int) -> Tensor:

