@@ -5,7 +5,8 @@ per document, on one core) and needs `transformers` merely to open a `tokenizer.
 from a tokenizer file.
 
 Every directory that holds a tokenizer has its file, `tokenizer.model` or `tokenizer.json`, and a
-`tokenizer_meta.json` that fixes the end-of-document token and the file's SHA-256.
+`tokenizer_meta.json` that fixes the end-of-document token and the file's SHA-256; a `conventions.json` where more is
+known (`retro.common.conventions`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from retro.common.artifacts import fingerprint
+from retro.common.conventions import Conventions, folder_conventions, load_conventions, write_conventions
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, fsync, read_json, sha256_file, write_json
 from retro.common.folder_tokens import named_eod
@@ -80,6 +82,8 @@ class Tokenizer(Protocol):
 
 class SentencePieceTokenizer:
     """A SentencePiece model."""
+
+    conventions = Conventions()
 
     def __init__(self, path: Path, *, eod: int | None = None, eod_token: str | None = None) -> None:
         try:
@@ -140,6 +144,8 @@ class SentencePieceTokenizer:
 class HuggingFaceTokenizer:
     """A `tokenizer.json` of the HuggingFace `tokenizers` library."""
 
+    conventions = Conventions()
+
     def __init__(self, path: Path, *, eod: int | None = None, eod_token: str | None = None) -> None:
         try:
             self._model = tokenizers.Tokenizer.from_file(str(path))
@@ -158,6 +164,11 @@ class HuggingFaceTokenizer:
         self._path = path
         self.eod: int = self._find_eod(path, eod_token) if eod is None else eod
         self.fingerprint: str = _fingerprint("huggingface", path, self.vocab_size, self.eod)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
 
     def _find_eod(self, path: Path, eod_token: str | None) -> int:
         return _first_known({name: self._model.token_to_id(name) for name in _wanted(eod_token)}, path, eod_token)
@@ -230,7 +241,16 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise ArtifactError(path, "is missing", remedy)
     if sha256_file(path) != meta.get("sha256"):
         raise ArtifactError(path, f"is not the file that {META} describes: its SHA-256 differs", remedy)
-    return _CLASSES[meta["kind"]](path, eod=meta["eod"])
+    tokenizer = _CLASSES[meta["kind"]](path, eod=meta["eod"])
+    tokenizer.conventions = load_conventions(directory)
+    return tokenizer
+
+
+def conventions_of(tokenizer: object) -> Conventions:
+    """How a tokenizer's prompts begin, where answers end, and its chat template, as far as that is known."""
+    if isinstance(tokenizer, SentencePieceTokenizer | HuggingFaceTokenizer):
+        return tokenizer.conventions
+    return Conventions()
 
 
 def tokenizer_kind(directory: Path) -> Kind:
@@ -257,7 +277,7 @@ def _read_meta(directory: Path) -> dict[str, Any]:
 
 
 def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | None = None) -> Tokenizer:
-    """Copy a tokenizer file into `directory`, with its description written last.
+    """Copy a tokenizer file into `directory`, with what its folder says of it, and its description written last.
 
     Args:
         file: A SentencePiece model or a `tokenizer.json`; it may already stand in `directory`.
@@ -278,6 +298,7 @@ def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | Non
     tokenizer = _CLASSES[kind](file, eod_token=token)
     log.info("documents end with token %d of %s", tokenizer.eod, file)
     if brought:
+        write_conventions(folder_conventions(file.parent, file), directory)
         with atomic_path(path) as temporary:
             shutil.copyfile(file, temporary)
     meta = {

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files
+from retro.common.conventions import CONVENTIONS
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, write_json, write_plain_json
 from retro.common.hdf5 import new_file, write_columns
@@ -123,7 +124,7 @@ class Finish:
             "questions": questions,
             "tokenizer": tokenizer_counts(self.tokenizer),
         }
-        files = describe_files(out, _other_files(config, questions))
+        files = describe_files(out, _other_files(config, questions, out))
         for record in records.values():
             files |= record.files
         return Manifest(
@@ -142,11 +143,13 @@ def built_in_texts(config: CorpusConfig, out: Path) -> dict[str, Path]:
     return {s.name: built_in_text(out, s.name) for s in config.sources if s.built_in is not None}
 
 
-def _other_files(config: CorpusConfig, questions: Mapping[str, object]) -> list[str]:
+def _other_files(config: CorpusConfig, questions: Mapping[str, object], out: Path) -> list[str]:
     """Files of the artifact that no source's record describes."""
     names = [f"{RECORDS}/{source.name}.json" for source in config.sources]
     names += [DOCUMENTS_FILE, REJECTS, *(f"{QUESTIONS}/{part}.json" for part in questions)]
-    return [*names, f"{TOKENIZER}/{META}", f"{TOKENIZER}/{FILE_NAMES[config.tokenizer.kind]}"]
+    names += [f"{TOKENIZER}/{META}", f"{TOKENIZER}/{FILE_NAMES[config.tokenizer.kind]}"]
+    known = f"{TOKENIZER}/{CONVENTIONS}"
+    return [*names, known] if (out / known).exists() else names
 
 
 def _write_documents(config: CorpusConfig, splits: Splits, path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import sentencepiece
 
 from retro.common.artifacts import fingerprint
+from retro.common.conventions import CONVENTIONS
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
 from retro.common.folder_tokens import named_eod
@@ -87,7 +88,7 @@ def is_prepared(made_from: str, directory: Path) -> bool:
 
 def _digests(directory: Path) -> dict[str, str]:
     """SHA-256 of the tokenizer's files, by name."""
-    files = (directory / name for name in (META, *FILE_NAMES.values()))
+    files = (directory / name for name in (META, CONVENTIONS, *FILE_NAMES.values()))
     return {file.name: sha256_file(file) for file in files if file.exists()}
 
 
