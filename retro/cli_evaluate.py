@@ -103,6 +103,12 @@ def _add_harness(app: typer.Typer) -> None:
         few_shot: Annotated[int | None, typer.Option(min=0, help="Examples; without it, as the task says.")] = None,
         limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task; without it, all.")] = None,
         out: Annotated[Path | None, typer.Option(help="Where results go; without it, lm_eval.json of the run.")] = None,
+        apply_chat_template: Annotated[
+            bool, typer.Option("--apply-chat-template", help="Ask with the chat template of the model's folder.")
+        ] = False,
+        system_instruction: Annotated[
+            str | None, typer.Option(help="A text before every question; with a chat template, its system turn.")
+        ] = None,
         as_json: AsJson = False,
     ) -> None:
         """Run tasks of lm-evaluation-harness on a run's model (generate.checkpoint, or the one it tuned)."""
@@ -110,5 +116,6 @@ def _add_harness(app: typer.Typer) -> None:
 
         run_harness(
             read_arguments(arguments), tasks=tasks, include_path=include_path, retrieval=retrieval, few_shot=few_shot,
-            limit=limit, out=out, as_json=as_json,
+            limit=limit, out=out, apply_chat_template=apply_chat_template, system_instruction=system_instruction,
+            as_json=as_json,
         )  # fmt: skip

@@ -24,6 +24,8 @@ def run_harness(
     few_shot: int | None,
     limit: int | None,
     out: Path | None,
+    apply_chat_template: bool = False,
+    system_instruction: str | None = None,
     as_json: bool = False,
 ) -> Path:
     """Run tasks of the harness.
@@ -36,6 +38,8 @@ def run_harness(
         few_shot: Examples; None: as the task says.
         limit: Questions of each task; None: all.
         out: The results' file; None: `lm_eval.json` in the run's directory.
+        apply_chat_template: Ask questions as conversations, with the model's chat template.
+        system_instruction: What stands before every question, or is the system turn.
         as_json: Print the results as the file has them, instead of a table.
 
     Returns:
@@ -67,6 +71,8 @@ def run_harness(
         few_shot=few_shot,
         limit=limit,
         seed=config.generate.seed,
+        apply_chat_template=apply_chat_template,
+        system_instruction=system_instruction,
     )
     found = evaluate(model, wanted)
     path = out or config.run_dir / "lm_eval.json"

@@ -220,15 +220,17 @@ def require_same_config(
 def differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Each setting that differs, with both values, by its dotted name.
 
-    A `precision` that is auto now asks for whatever it was begun in, and differs from nothing.
+    A `precision` that is auto now asks for whatever it was begun in, and differs from nothing; nor does an
+    `add_special_tokens` that is auto from none, which older manifests have.
     """
     found = []
     for key in sorted(set(made) | set(wanted)):
         name = f"{prefix}{key}"
         before, now = made.get(key), wanted.get(key)
+        may_be_auto = ("precision", "add_special_tokens") if before is None else ("precision",)
         if isinstance(before, dict) and isinstance(now, dict):
             found += differences(before, now, f"{name}.")
-        elif _at_home(before) != _at_home(now) and not (key == "precision" and now == "auto"):
+        elif _at_home(before) != _at_home(now) and not (key in may_be_auto and now == "auto"):
             found.append(f"{name} was {before!r}, now {now!r}")
     return found
 

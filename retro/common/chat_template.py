@@ -61,6 +61,11 @@ class ChatTemplate:
         self._model = _opened(self._file.read_text(encoding="utf-8"))
         self._shield = _Shield(self._file)
 
+    @property
+    def text(self) -> str:
+        """The template itself."""
+        return self._conventions.chat_template
+
     def render(self, messages: Sequence[Message], *, begin_answer: bool) -> str:
         """A conversation as text.
 
@@ -99,6 +104,18 @@ class ChatTemplate:
                 return Rendered(ids=list(found.ids), starts=[start for start, _ in found.offsets], text=text)
             return self._shield.encode(text, names)
         # The library raises a bare Exception for a word that its model cannot spell.
+        except Exception as error:  # noqa: BLE001
+            raise _failed(self._file, error) from None
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text that was rendered: what spells a special token is one.
+
+        Raises:
+            DataError: The tokenizer cannot spell it.
+        """
+        try:
+            return list(self._model.encode(text, add_special_tokens=False).ids)
+        # As in `encode`.
         except Exception as error:  # noqa: BLE001
             raise _failed(self._file, error) from None
 

@@ -11,25 +11,29 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import sentencepiece
-import tokenizers
 import yaml
 from typing_extensions import TypedDict
 
 from retro.common.artifacts import fingerprint
-from retro.common.errors import ArtifactError, DataError
+from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json, write_json
 from retro.common.input_files import read_text
 from retro.common.json_text import Count
 from retro.common.yaml_files import parse_yaml
+
+if TYPE_CHECKING:
+    import tokenizers
 
 log = logging.getLogger(__name__)
 
 CONVENTIONS = "conventions.json"
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that transformers calls by a name; a chat template may use them as variables."""
+AddSpecialTokens: TypeAlias = Literal["auto"] | bool
+"""Whether prompts begin with what the tokenizer adds by itself (`auto`), with it or else the begin-of-sequence token
+(true), or with nothing (false)."""
 _NO_LIMIT = 10**9
 """transformers writes 10^30 as `model_max_length` where it knows none."""
 _AGAIN = "Fetch the file again"
@@ -64,6 +68,26 @@ class Conventions:
     def identity(self) -> str:
         """A name for all of it that shapes prompts and answers."""
         return fingerprint([self.prefix, self.ends, self.chat_template, dict(self.tokens)])
+
+
+def prompt_prefix(conventions: Conventions, wanted: AddSpecialTokens, setting: str) -> tuple[int, ...]:
+    """The tokens that a prompt begins with.
+
+    Args:
+        conventions: The tokenizer's.
+        wanted: Which of them.
+        setting: What says so, by name.
+
+    Raises:
+        ConfigError: A begin-of-sequence token is wanted, and there is none.
+    """
+    if wanted is False:
+        return ()
+    if wanted is True and not conventions.prefix:
+        if "bos_token" not in conventions.ids:
+            raise ConfigError(setting, True, "needs a tokenizer whose folder names a bos_token; auto does without")
+        return (conventions.ids["bos_token"],)
+    return conventions.prefix
 
 
 class _Known(TypedDict):
@@ -170,6 +194,8 @@ def _of_tokenizers(file: Path) -> _Read:
     transformers leaves `add_bos_token` and `add_eos_token` of tokenizer_config.json aside where there is a
     tokenizer.json: what that file's own post-processor does is what counts.
     """
+    import tokenizers
+
     try:
         model = tokenizers.Tokenizer.from_file(str(file))
     # The library raises a bare Exception for every kind of bad file.
@@ -199,6 +225,8 @@ def _around(model: tokenizers.Tokenizer, vocabulary: Mapping[str, int]) -> tuple
 
 def _of_sentencepiece(file: Path, config: Mapping[str, Any], named: Mapping[str, str]) -> _Read:
     """As `_of_tokenizers`. A SentencePiece model says nothing of its own: here `add_bos_token` counts."""
+    import sentencepiece
+
     try:
         model = sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError, UnicodeDecodeError):

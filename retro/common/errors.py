@@ -37,7 +37,7 @@ class DataError(RetroError):
 
     def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
         super().__init__(f"{path}: {problem}{'' if problem.endswith('?') else '.'} {remedy}")
-        self.path = path
+        self.path, self.problem = path, problem
 
 
 class TrainingError(RetroError):

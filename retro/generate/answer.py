@@ -22,7 +22,14 @@ from retro.db.versions import mark_of
 from retro.generate.ask import Asker, answer_all
 from retro.generate.config import GenerateConfig, with_precision
 from retro.generate.given import find_passages
-from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
+from retro.generate.opening import (
+    conventions_identity,
+    find_checkpoint,
+    for_model,
+    open_engine,
+    prompt_texts,
+    with_choice,
+)
 from retro.generate.questions import load_questions, slice_bounds
 from retro.generate.ranks import on_first_rank
 from retro.generate.records import begun_precision, covered, header_path, join_slices, plain_name, write_plain
@@ -81,6 +88,7 @@ def run(
         "prompts": texts.identity,
         "task": task_identity(task),
     }
+    identity |= conventions_identity(corpus.tokenizer, config)
     if config.searches:
         identity["database"] = mark_of(db_dir)
     made = completed(out, STAGE, settings | {"identity": identity}, {"corpus": corpus.manifest}, compared=_renamed)

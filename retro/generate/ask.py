@@ -13,11 +13,13 @@ from time import monotonic
 from typing import Any
 
 from retro.common.answers import QUESTIONS, Answer, passage_record, question_lines
+from retro.common.conventions import prompt_prefix
 from retro.common.errors import ConfigError
 from retro.common.files import atomic_path
 from retro.common.progress import Progress
 from retro.common.qa_data import Question
 from retro.common.tasks.task import Task
+from retro.common.tokenizers import conventions_of
 from retro.generate.config import GenerateConfig, SamplingConfig, Setting
 from retro.generate.engine import BatchEngine
 from retro.generate.given import Passages
@@ -25,8 +27,9 @@ from retro.generate.questions import slice_bounds
 from retro.generate.ranks import SharedAnswerFile, on_first_rank
 from retro.generate.records import answer_path, header_path, plain_name, write_plain
 from retro.generate.request import Completion, GivenPassages, LiveRetrieval, Reading, Request, Sampling
-from retro.generate.task_prompt import few_shot_examples, task_prompt
-from retro.sft.encode import fit_prompt, prompt_room
+from retro.generate.task_prompt import few_shot_examples, task_chat, task_prompt
+from retro.sft.chat import STYLE, chat_of, encode_chats
+from retro.sft.encode import PromptIds, fit_prompt, prompt_room
 from retro.sft.prepare import encode_prompts
 from retro.sft.prompt_texts import PromptTexts, shipped_prompts
 
@@ -145,25 +148,32 @@ def build_requests(asker: Asker, setting: Setting, passages: Sequence[Passages])
         need = f"needs to leave a prompt of {decoder.chunk_length} tokens in a sequence of {decoder.sequence_length}"
         raise ConfigError("generate.max_new_tokens", longest, need)
     start, count = asker.slice
-    examples = few_shot_examples(asker.task)
-    style: dict[str, Any] = {
-        "style": config.style,
-        "contexts_in_prompt": config.contexts_in_prompt,
-        "texts": asker.texts,
-        "template": config.template,
-    }
     questions = asker.questions[start : start + count]
-    prompts = [
-        task_prompt(question, mine, asker.task, examples=examples, **style)
-        for question, mine in zip(questions, passages, strict=True)
-    ]
     requests: list[Request | None] = []
-    for place, ids in enumerate(encode_prompts(prompts, asker.engine.tokenizer)):
+    for place, ids in enumerate(_prompts(asker, questions, passages)):
         fitted = fit_prompt(ids, room)
         reading = _reading(config, setting, questions[place], passages[place])
         sampling = sampling_of(config.sampling, asker.task, longest, seed=question_seed(config.seed, start + place))
         requests.append(None if fitted is None else Request(prompt=fitted[0], sampling=sampling, reading=reading))
     return requests
+
+
+def _prompts(asker: Asker, questions: Sequence[Question], passages: Sequence[Passages]) -> list[PromptIds]:
+    config, tokenizer = asker.config, asker.engine.tokenizer
+    ways: dict[str, Any] = {
+        "contexts_in_prompt": config.contexts_in_prompt,
+        "examples": few_shot_examples(asker.task),
+        "texts": asker.texts,
+        "template": config.template,
+    }
+    pairs = list(zip(questions, passages, strict=True))
+    if config.style == STYLE:
+        chat = chat_of(tokenizer, "generate.style")
+        ways["takes_system"] = chat.takes_system
+        return encode_chats([task_chat(*pair, asker.task, **ways) for pair in pairs], chat)
+    prefix = prompt_prefix(conventions_of(tokenizer), config.add_special_tokens, "generate.add_special_tokens")
+    prompts = [task_prompt(*pair, asker.task, style=config.style, **ways) for pair in pairs]
+    return encode_prompts(prompts, tokenizer, prefix)
 
 
 def _reading(config: GenerateConfig, setting: Setting, question: Question, passages: Passages) -> Reading:

@@ -27,25 +27,25 @@ class Choice:
 
     sampling: Sampling
     may_end: bool = True
-    """Whether the end token may be chosen."""
+    """Whether an end token may be chosen."""
     seen_V: Tensor | None = None
     """True for tokens that stand in prompt or answer; needed with a repetition penalty."""
     uniform: float = 0.0
     """A number in [0, 1); not looked at when the likeliest token is taken."""
 
 
-def choose(logits_BV: Tensor, choices: Sequence[Choice], end: int) -> Tensor:
+def choose(logits_BV: Tensor, choices: Sequence[Choice], ends: Sequence[int]) -> Tensor:
     """One token for each row.
 
     Args:
         logits_BV: float32; left as they are.
         choices: [B].
-        end: The end token.
+        ends: The end tokens.
 
     Returns:
         [B] int64.
     """
-    adjusted_BV = _adjusted(logits_BV, choices, end)
+    adjusted_BV = _adjusted(logits_BV, choices, ends)
     chosen_B = adjusted_BV.argmax(dim=-1)
     drawing = [row for row, choice in enumerate(choices) if choice.sampling.temperature > 0]
     if drawing:
@@ -53,8 +53,8 @@ def choose(logits_BV: Tensor, choices: Sequence[Choice], end: int) -> Tensor:
     return chosen_B
 
 
-def _adjusted(logits_BV: Tensor, choices: Sequence[Choice], end: int) -> Tensor:
-    """Logits with repetitions penalised, and without the end token where it may not come yet."""
+def _adjusted(logits_BV: Tensor, choices: Sequence[Choice], ends: Sequence[int]) -> Tensor:
+    """Logits with repetitions penalised, and without the end tokens where none may come yet."""
     if all(choice.may_end and choice.sampling.repetition_penalty == 1.0 for choice in choices):
         return logits_BV
     adjusted_BV = logits_BV.clone()
@@ -65,7 +65,7 @@ def _adjusted(logits_BV: Tensor, choices: Sequence[Choice], end: int) -> Tensor:
             lowered_V = torch.where(logits_V > 0, logits_V / penalty, logits_V * penalty)
             adjusted_BV[row] = torch.where(choice.seen_V, lowered_V, logits_V)
         if not choice.may_end:
-            adjusted_BV[row, end] = float("-inf")
+            adjusted_BV[row, list(ends)] = float("-inf")
     return adjusted_BV
 
 

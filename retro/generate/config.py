@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
+from retro.common.conventions import AddSpecialTokens
 from retro.common.errors import require
 from retro.common.precision import Precision, renamed, tell_new_name
 
@@ -134,8 +135,14 @@ class GenerateConfig(StageConfig):
     neighbor_text: Literal["text", "title_and_text"] = "title_and_text"
     """What of a passage the encoder reads. Use what the model was tuned with."""
 
-    style: Literal["plain", "instructretro"] = "instructretro"
-    """Prompt style. Use what the model was tuned with."""
+    style: Literal["plain", "instructretro", "chat"] = "instructretro"
+    """Prompt style. Use what the model was tuned with. `chat` writes the turns with the chat template of the
+    tokenizer's folder (docs/generation.md)."""
+
+    add_special_tokens: AddSpecialTokens = "auto"
+    """Whether prompts begin with a begin-of-sequence token. `auto`: with what the tokenizer's folder adds by itself,
+    which is nothing for a tokenizer of one's own; true: with that, or else the bos_token it names; false: never. In
+    style `chat` the template writes what belongs there, whatever this says."""
 
     prompts: Path | None = None
     """A file of prompt texts, laid over the shipped ones (docs/tuning.md). Use what the model was tuned with."""

@@ -201,7 +201,7 @@ class BatchEngine:
         going_on = [generations[row] for row in rows]
         choices = [one.choice(logits_BV.device) for one in going_on]
         probabilities = Probabilities(logits_BV)
-        ids = choose(logits_BV, choices, self.decoder.end).tolist()
+        ids = choose(logits_BV, choices, self.decoder.ends).tolist()
         for row, (one, id_, logprob) in enumerate(zip(going_on, ids, probabilities.of(ids), strict=True)):
             request = one.request
             one.take(probabilities.token(row, id_, logprob, request.top_logprobs, request.named_tokens))

@@ -80,7 +80,7 @@ class Generation:
 
     def take(self, token: ChosenToken) -> None:
         """Go on with a chosen token, or end with it."""
-        if token.id == self._decoder.end:
+        if token.id in self._decoder.ends:
             self.finish("end")
             return
         self.ids.append(token.id)

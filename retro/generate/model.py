@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from retro.common.errors import ConfigError
@@ -16,14 +17,16 @@ from retro.training.config import ParallelConfig
 log = logging.getLogger(__name__)
 
 
-def open_decoder(checkpoint: Path, layout: ParallelConfig, end: int, *, bfloat16: bool = False) -> Decoder:
+def open_decoder(
+    checkpoint: Path, layout: ParallelConfig, end: int | Sequence[int], *, bfloat16: bool = False
+) -> Decoder:
     """The model of a checkpoint, ready to go on from prompts.
 
     Args:
         checkpoint: One, or a stage directory whose newest is taken.
         layout: Ranks that share the model, whatever it was trained on. All of them make the same calls. What spreads
             a batch or the work of a training step has no use here: `sequence` and `distributed_optimizer` are ignored.
-        end: The end-of-document id.
+        end: The id that ends an answer, or all of those that do.
         bfloat16: Compute in bfloat16.
 
     Raises:

@@ -9,12 +9,14 @@ from typing import Any
 from retro.common.errors import ConfigError
 from retro.common.precision import Choice, choose, is_bfloat16
 from retro.common.tasks.task import Task
+from retro.common.tokenizers import Tokenizer, conventions_of
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.model import open_decoder
 from retro.generate.ranks import on_first_rank, search_once
 from retro.mcore import parallel
+from retro.sft.chat import STYLE, chat_of, has_chat
 from retro.sft.passages import Retrieve
 from retro.sft.prompt_texts import PromptTexts, load_prompts
 from retro.sft.prompts import require_template
@@ -97,6 +99,29 @@ def with_choice(config: GenerateConfig, begun: str | None = None) -> tuple[Gener
     return config.model_copy(update={"precision": choice.precision}), choice
 
 
+def end_tokens(tokenizer: Tokenizer, config: GenerateConfig) -> tuple[int, ...]:
+    """All tokens at which an answer ends: that of a document, those that the tokenizer's folder names, and in style
+    `chat` the one with which the chat template ends a turn.
+
+    Raises:
+        ConfigError: Style `chat` is wanted, and there is no chat template.
+        DataError: It is no template.
+    """
+    known = conventions_of(tokenizer)
+    if config.style == STYLE:
+        return tuple(dict.fromkeys((tokenizer.eod, *known.ends, chat_of(tokenizer, "generate.style").turn_end)))
+    if has_chat(tokenizer) and "style" not in config.model_fields_set:
+        log.info("the tokenizer has a chat template; generate.style=chat asks with it, now it is %s", config.style)
+    return tuple(dict.fromkeys((tokenizer.eod, *known.ends)))
+
+
+def conventions_identity(tokenizer: Tokenizer, config: GenerateConfig) -> dict[str, str]:
+    """What the tokenizer's folder says, where it shapes the answers; nothing of a tokenizer of one's own."""
+    known = conventions_of(tokenizer)
+    shapes = config.style == STYLE or known.prefix or set(known.ends) - {tokenizer.eod}
+    return {"conventions": known.identity} if shapes else {}
+
+
 def open_engine(
     config: GenerateConfig,
     layout: ParallelConfig,
@@ -122,7 +147,8 @@ def open_engine(
     """
     require_tokenizer(info, corpus)
     layout = layout if parallel.world_size() > 1 else ParallelConfig()
-    decoder = open_decoder(info.path, layout, corpus.tokenizer.eod, bfloat16=is_bfloat16(config.precision))
+    ends = end_tokens(corpus.tokenizer, config)
+    decoder = open_decoder(info.path, layout, ends, bfloat16=is_bfloat16(config.precision))
     retrieve = None
     if config.searches:
         most = max(config.passages, config.contexts_in_prompt)

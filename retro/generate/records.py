@@ -100,7 +100,9 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
             raise ArtifactError(path, f"has no {beside.name} that says what made it", _REDO)
         write_json(beside, dict(header))
         return
-    known = with_precision(read_json(beside, _REDO))
+    # What an older toolkit did not have.
+    added = {"add_special_tokens": "auto"}
+    known, header = added | with_precision(read_json(beside, _REDO)), added | dict(header)
     if known != header:
         keys = sorted(key for key in {*known, *header} if known.get(key) != header.get(key))
         changes = "; ".join(f"{key} was {_short(known.get(key))}, now {_short(header.get(key))}" for key in keys[:3])

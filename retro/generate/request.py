@@ -51,8 +51,8 @@ class Decoder(Protocol):
 
     vocabulary: int
     """V: ids at and above are padding of the embedding."""
-    end: int
-    """The end-of-document id."""
+    ends: tuple[int, ...]
+    """Ids that end an answer, at least one."""
     sequence_length: int
     """Most tokens of a sequence."""
     chunk_length: int
@@ -199,7 +199,7 @@ class Request:
 
 
 Ended = Literal["end", "stop", "length", "cancelled", "hook"]
-"""Why a generation ended: end token, stop string, token limit or full sequence, the asker left, its hook said so."""
+"""Why a generation ended: an end token, stop string, token limit or full sequence, the asker left, its hook said so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from retro.common.errors import DataError
 from retro.common.qa_data import Context, PassageLike, Question
 from retro.common.qa_layouts import read_task_questions
 from retro.common.tasks.task import Example, Task
+from retro.sft.chat import Chat, build_chat
 from retro.sft.prompt_texts import PromptTexts, Rule, shipped_prompts
 from retro.sft.prompts import Prompt, Style, answer_text, build_prompt, require_template
 
@@ -57,6 +58,37 @@ def rule_of_task(task: Task, texts: PromptTexts) -> Rule:
     if task.instruction is None:
         return rule
     return Rule(kind=rule.kind, texts=rule.texts.model_copy(update={"instruction": task.instruction}))
+
+
+def task_chat(
+    question: Question,
+    passages: Sequence[PassageLike],
+    task: Task,
+    *,
+    contexts_in_prompt: int,
+    examples: Sequence[Question],
+    takes_system: bool,
+    texts: PromptTexts | None = None,
+    template: str = "",
+) -> Chat:
+    """The conversation of one question, with the task's examples as turns of their own; arguments as `task_prompt`.
+
+    Raises:
+        ConfigError: The task names a template that there is not.
+    """
+    known = texts or shipped_prompts()
+    require_template(f"{task.name}.template", task.template, known)
+    return build_chat(
+        question,
+        passages,
+        rule=rule_of_task(task, known),
+        contexts_in_prompt=contexts_in_prompt,
+        takes_system=takes_system,
+        texts=known,
+        template=template or task.template,
+        examples=examples,
+        example_contexts=task.few_shot.contexts,
+    )
 
 
 def task_prompt(

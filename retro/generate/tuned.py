@@ -12,7 +12,7 @@ from retro.sft.prompt_texts import PromptTexts, shipped_prompts
 
 log = logging.getLogger(__name__)
 
-_COMPARED = ("style", "template", "contexts_in_prompt", "neighbor_text")
+_COMPARED = ("style", "add_special_tokens", "template", "contexts_in_prompt", "neighbor_text")
 
 
 def warn_of_other_prompts(config: GenerateConfig, checkpoint: Path, texts: PromptTexts | None = None) -> list[str]:

@@ -13,7 +13,9 @@ from typing import Any, Protocol, cast
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from retro.common.errors import DataError
+from retro.common.artifacts import fingerprint
+from retro.common.chat_template import ChatTemplate
+from retro.common.errors import ConfigError, DataError
 from retro.common.progress import Progress
 from retro.generate.request import Completion, Reading, Request
 from retro.generate.scoring import Score, Scored
@@ -61,6 +63,9 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         reading: Reading = None,
         seed: int = 1234,
         precision: str = "float32",
+        prefix: Sequence[int] = (),
+        begin: int | None = None,
+        chat: ChatTemplate | None = None,
     ) -> None:
         """Wrap an engine.
 
@@ -71,21 +76,64 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             reading: What the encoder reads; None: nothing.
             seed: Of tasks that draw tokens; each request has a stream of its own.
             precision: What the engine computes in, for the results.
+            prefix: What every text begins with, as the model's tokenizer adds it.
+            begin: The token before a text without a context; None: that which ends a document.
+            chat: The model's chat template. Once the harness has it written, texts have real special tokens where they
+                spell one, in a task's own texts as well.
         """
         super().__init__()
         self.engine, self.tokens = engine, tokenizer
         self.sequence_length, self.reading, self.seed = sequence_length, reading, seed
-        self.precision = precision
+        self.precision, self.prefix, self.begin = precision, tuple(prefix), begin
+        self.chat, self._chats = chat, False
         self._asked: dict[tuple[str, str], Any] = {}
 
     @property
     def eot_token_id(self) -> int:
-        """The token before a text that has no context."""
+        """The token that ends a document."""
         return self.tokens.eod
 
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text that has no context, as the harness's `hf` model takes it."""
+        return self.eot_token_id if self.begin is None else self.begin
+
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids of a text; special tokens are never added."""
-        return self.tokens.encode(string)
+        """Token ids of a text, after the prefix unless none is wanted."""
+        prefix = () if add_special_tokens is False else self.prefix
+        if self.chat is None or not self._chats:
+            return [*prefix, *self.tokens.encode(string)]
+        ids = self.chat.encode_text(string)
+        return ids if tuple(ids[: len(prefix)]) == prefix else [*prefix, *ids]
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The name under which the harness keeps what it asked."""
+        return "retro" if self.chat is None else f"retro_{fingerprint(self.chat.text)}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The model's chat template, for the results."""
+        return "" if self.chat is None or not chat_template else self.chat.text
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A task's question as a conversation; without `add_generation_prompt` the last message is gone on with.
+
+        A template that refuses a system turn gets none, as with the harness's `hf` model.
+
+        Raises:
+            ConfigError: The model has no chat template.
+            DataError: The template refuses the conversation.
+        """
+        if self.chat is None:
+            need = "needs a model whose tokenizer has a chat template, in a tokenizer.json's directory"
+            raise ConfigError("--apply-chat-template", True, need)
+        self._chats = True
+        if chat_history[0]["role"] == "system" and not self.chat.takes_system:
+            log.warning("the chat template has no system turn: the one that was asked for is left out")
+            chat_history = chat_history[1:]
+        text = self.chat.render(chat_history, begin_answer=add_generation_prompt)
+        last = chat_history[-1]["content"].strip()
+        return text if add_generation_prompt else text[: text.rindex(last) + len(last)]
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[Any]:
         """How likely each continuation is, and whether it is the likeliest: pairs.
@@ -165,7 +213,7 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     def _request(self, number: int, context: str, settings: dict[str, Any], task: str | None) -> Request:
         sampling = sampling_of(settings, task, seed=self.seed + number, sequence_length=self.sequence_length)
         room = self.sequence_length - sampling.max_new_tokens
-        prompt = self.tok_encode(context) or [self.eot_token_id]
+        prompt = self.tok_encode(context) or [self.prefix_token_id]
         return Request(prompt=prompt[-room:], sampling=sampling, reading=self.reading)
 
 

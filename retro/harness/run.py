@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from retro.common.conventions import prompt_prefix
 from retro.common.errors import ConfigError, DataError
 from retro.common.optional import import_optional
+from retro.common.tokenizers import conventions_of
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
 from retro.generate.request import LiveRetrieval
 from retro.harness.settings import sampling_of
+from retro.sft.chat import chat_of, has_chat
 from retro.training.config import ParallelConfig
 
 if TYPE_CHECKING:
@@ -49,6 +52,10 @@ class Wanted:
     """Questions of each task; None: all."""
     seed: int = 1234
     """Of examples and of tasks that draw tokens."""
+    apply_chat_template: bool = False
+    """Whether questions are asked as conversations, with the model's chat template."""
+    system_instruction: str | None = None
+    """What stands before every question; with a chat template, its system turn."""
 
 
 def require_packages() -> None:
@@ -84,6 +91,7 @@ def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none",
     for_model(asked, info)
     asked, choice = with_choice(asked)
     engine, _ = open_engine(asked, ParallelConfig(), info, corpus, places.db, places.index)
+    known = conventions_of(corpus.tokenizer)
     return RetroLM(
         engine,
         corpus.tokenizer,
@@ -91,6 +99,9 @@ def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none",
         reading=LiveRetrieval(passages=generate.passages) if retrieval == "live" else None,
         seed=seed,
         precision=choice.precision,
+        chat=chat_of(corpus.tokenizer, "--apply-chat-template") if has_chat(corpus.tokenizer) else None,
+        prefix=prompt_prefix(known, generate.add_special_tokens, "generate.add_special_tokens"),
+        begin=None if generate.add_special_tokens is False else known.ids.get("bos_token"),
     )
 
 
@@ -115,6 +126,8 @@ def evaluate(model: RetroLM, wanted: Wanted) -> dict[str, Any]:
         limit=wanted.limit,
         task_manager=manager,
         log_samples=False,
+        apply_chat_template=wanted.apply_chat_template,
+        system_instruction=wanted.system_instruction,
         random_seed=wanted.seed,
         numpy_random_seed=wanted.seed,
         torch_random_seed=wanted.seed,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from retro.common.qa_data import Context, PassageLike
 from retro.generate.request import GivenPassages, LiveRetrieval, Reading, Request, Sampling
-from retro.serve.chat import chat_prompt, last_question
+from retro.serve.chat import chat_ids, last_question
 from retro.serve.parameters import (
     LARGEST_SEED,
     ChatParameters,
@@ -21,7 +21,6 @@ from retro.serve.parameters import (
 from retro.serve.refusal import RefusalError, unsuitable
 from retro.serve.served import Limits, Served
 from retro.sft.encode import fit_prompt
-from retro.sft.prepare import encode_prompts
 
 Source = Literal["live", "given", "none"]
 COMPLETION_TOKENS = 16
@@ -114,9 +113,7 @@ def _chat_ids(
     wanted: int | None,
 ) -> list[int]:
     """The prompt of a chat; passages in it are cut, then dropped, where it does not fit beside the answer."""
-    prompt = chat_prompt(messages, passages, served)
-    tokenizer: Any = served.tokenizer
-    ids = encode_prompts([prompt], tokenizer)[0]
+    ids = chat_ids(messages, passages, served)
     room = served.sequence_length - min(wanted or limits.new_tokens, served.sequence_length // 2)
     fitted = fit_prompt(ids, min(room, limits.prompt_tokens))
     # What does not fit without passages may still fit before a shorter answer.
@@ -134,7 +131,7 @@ def _prompts(prompt: Any, served: Served) -> list[list[int]]:
     rows = [one for one in many if isinstance(one, list) and one and all(_is_id(id_) for id_ in one)]
     if len(texts) == len(many):
         # An empty text begins a document.
-        return [ids or [served.tokenizer.eod] for ids in served.tokenizer.encode_batch(texts)]
+        return [[*served.prefix, *ids] or [served.tokenizer.eod] for ids in served.tokenizer.encode_batch(texts)]
     if len(rows) < len(many):
         raise unsuitable("prompt", "needs a text, a list of texts, a list of token ids, or a list of such lists")
     largest, smallest = max(map(max, rows)), min(map(min, rows))

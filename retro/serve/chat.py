@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from retro.common.errors import DataError
 from retro.common.qa_data import PassageLike, Question, Role, Turn
 from retro.serve.parameters import MessageParameters
 from retro.serve.refusal import unsuitable
 from retro.serve.served import Served
+from retro.sft.chat import STYLE, build_chat, chat_of, encode_chats
+from retro.sft.encode import PromptIds
+from retro.sft.prepare import encode_prompts
+from retro.sft.prompt_texts import shipped_prompts
 from retro.sft.prompts import Prompt, build_prompt
 
 
@@ -25,6 +31,32 @@ def last_question(messages: Sequence[MessageParameters]) -> str:
     if not messages[last].text.strip():
         raise unsuitable(f"messages[{last}].content", "is empty")
     return messages[last].text
+
+
+def chat_ids(messages: Sequence[MessageParameters], passages: Sequence[PassageLike], served: Served) -> PromptIds:
+    """The prompt of a chat in token ids; arguments as `chat_prompt`.
+
+    Raises:
+        RefusalError: The model's chat template does not write such a conversation.
+    """
+    tokenizer: Any = served.tokenizer
+    if served.style != STYLE:
+        return encode_prompts([chat_prompt(messages, passages, served)], tokenizer, served.prefix)[0]
+    template = chat_of(tokenizer, "generate.style")
+    turns = tuple(Turn(_ROLES[message.role], message.text) for message in messages[:-1])
+    chat = build_chat(
+        Question(id="", question=last_question(messages), answers=(), turns=turns),
+        passages,
+        rule=(served.texts or shipped_prompts()).rule_of_kind(served.kind),
+        contexts_in_prompt=served.contexts_in_prompt,
+        takes_system=template.takes_system,
+        texts=served.texts,
+        template=served.template,
+    )
+    try:
+        return encode_chats([chat], template)[0]
+    except DataError as error:
+        raise unsuitable("messages", f"cannot be written as this model's conversation: {error.problem}") from None
 
 
 def chat_prompt(messages: Sequence[MessageParameters], passages: Sequence[PassageLike], served: Served) -> Prompt:

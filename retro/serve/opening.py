@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retro.common.conventions import prompt_prefix
 from retro.common.errors import ConfigError
 from retro.common.precision import is_bfloat16
 from retro.common.qa_data import PassageLike
 from retro.common.token_bytes import shown_token_bytes
+from retro.common.tokenizers import conventions_of
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.model import open_decoder
-from retro.generate.opening import find_checkpoint, with_choice
+from retro.generate.opening import end_tokens, find_checkpoint, with_choice
 from retro.generate.request import Decoder, Engine
 from retro.generate.tuned import warn_of_other_prompts
 from retro.mcore import parallel
@@ -77,7 +79,8 @@ def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, 
     warn_of_other_prompts(generate, info.path, texts)
     generate, _ = with_choice(generate)
     bfloat16 = is_bfloat16(generate.precision)
-    decoder = open_decoder(info.path, ParallelConfig(), corpus.tokenizer.eod, bfloat16=bfloat16)
+    ends = end_tokens(corpus.tokenizer, generate)
+    decoder = open_decoder(info.path, ParallelConfig(), ends, bfloat16=bfloat16)
     retrieve = None
     if config.retrieval == "live" and (generate.encoder or generate.contexts_in_prompt):
         most = max(config.max_passages, generate.contexts_in_prompt)
@@ -117,6 +120,9 @@ def _served(
         contexts_in_prompt=generate.contexts_in_prompt,
         texts=texts,
         template=generate.template,
+        prefix=prompt_prefix(
+            conventions_of(corpus.tokenizer), generate.add_special_tokens, "generate.add_special_tokens"
+        ),
     )
 
 

@@ -44,6 +44,8 @@ class Served:
     """The prompt texts; None: the shipped ones."""
     template: str = ""
     """One of their templates; empty: the usual prompt."""
+    prefix: tuple[int, ...] = ()
+    """What prompts begin with, except those that a chat template writes."""
 
     @property
     def uses_passages(self) -> bool:

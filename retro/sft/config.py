@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
+from retro.common.conventions import AddSpecialTokens
 from retro.common.errors import ConfigError, DataError, require
 from retro.common.json_items import read_text
 from retro.common.yaml_files import read_yaml
@@ -105,9 +106,13 @@ class SftDataConfig(StageConfig):
     data: Path | None = None
     """Folder of the question sets; goes before the blend file's own `data`."""
 
-    style: Literal["plain", "instructretro"] = "instructretro"
+    style: Literal["plain", "instructretro", "chat"] = "instructretro"
     """Prompt style. `plain` is a dozen tokens around the question, for models with a few hundred tokens of
-    context."""
+    context. `chat` writes the turns with the chat template of the tokenizer's folder; the loss is on the answer and
+    the token that ends the assistant's turn."""
+
+    add_special_tokens: AddSpecialTokens = "auto"
+    """Whether prompts begin with a begin-of-sequence token, as `generate.add_special_tokens` says."""
 
     contexts_in_prompt: NonNegativeInt = 1
     """Passages shown in the prompt itself; they are cut, then dropped, when the prompt does not fit."""

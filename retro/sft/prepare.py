@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from retro.common.conventions import prompt_prefix
 from retro.common.errors import DataError
 from retro.common.qa_data import PassageLike, Question
+from retro.common.tokenizers import conventions_of
 from retro.sft.answer_chunks import Passages, passages_of_answers, rows_of_answers
 from retro.sft.blend import Blend
+from retro.sft.chat import STYLE, Chat, build_chat, chat_of, encode_chats
 from retro.sft.config import SftDataConfig
 from retro.sft.encode import EncodedSample, PromptIds, Skip, encode_sample, prompt_room
 from retro.sft.mixture import Share, mixture_record, shares
@@ -216,15 +219,14 @@ def _encode_samples(
     tokenizer: Encoder,
     shape: Shape,
 ) -> list[EncodedSample | Skip]:
-    prompts = prompt_ids(config, texts, one, passages, tokenizer)
-    answers = answer_ids(one, tokenizer)
+    prompts, answers = sample_ids(config, texts, one, passages, tokenizer)
     chunk = shape.chunk_length if config.encoder else 1
     outcomes = [
-        encode_sample(prompt, ids, end=tokenizer.eod, sequence_length=shape.sequence_length, chunk_length=chunk)
-        for prompt, ids in zip(prompts, answers, strict=True)
+        encode_sample(prompt, ids, end=end, sequence_length=shape.sequence_length, chunk_length=chunk)
+        for prompt, (ids, end) in zip(prompts, answers, strict=True)
     ]
     if not config.skip_unusable:
-        _refuse_what_does_not_fit(one, outcomes, prompts, answers, shape.sequence_length, chunk)
+        _refuse_what_does_not_fit(one, outcomes, prompts, [ids for ids, _ in answers], shape.sequence_length, chunk)
     return outcomes
 
 
@@ -255,14 +257,25 @@ def _refuse_what_does_not_fit(
     )
 
 
-def prompt_ids(
+def sample_ids(
     config: SftDataConfig,
     texts: PromptTexts,
     one: QuestionSet,
     passages: Sequence[Sequence[PassageLike]],
     tokenizer: Encoder,
-) -> list[PromptIds]:
-    """The prompt of each question of a set, in token ids, with as many passages as the settings show."""
+) -> tuple[list[PromptIds], list[tuple[list[int], int]]]:
+    """The prompt of each question of a set, with as many passages as the settings show, and the answer that it teaches
+    with the token that ends it.
+
+    All gold answers count in evaluation; one sequence can teach only one, and the first is the canonical one.
+    """
+    pairs = list(zip(one.questions, passages, strict=True))
+    golds = [question.answers[0] for question in one.questions]
+    if config.style == STYLE:
+        template = chat_of(tokenizer, "sft.data.style")
+        chats = [_chat(config, texts, one, *pair, takes_system=template.takes_system) for pair in pairs]
+        answers = [template.answer(chat.messages, gold) for chat, gold in zip(chats, golds, strict=True)]
+        return encode_chats(chats, template), answers
     prompts = [
         build_prompt(
             question,
@@ -273,26 +286,40 @@ def prompt_ids(
             texts=texts,
             template=config.template,
         )
-        for question, mine in zip(one.questions, passages, strict=True)
+        for question, mine in pairs
     ]
-    return encode_prompts(prompts, tokenizer)
+    prefix = prompt_prefix(conventions_of(tokenizer), config.add_special_tokens, "sft.data.add_special_tokens")
+    encoded = tokenizer.encode_batch([answer_text(gold) for gold in golds])
+    return encode_prompts(prompts, tokenizer, prefix), [(ids, tokenizer.eod) for ids in encoded]
 
 
-def answer_ids(one: QuestionSet, tokenizer: Encoder) -> list[list[int]]:
-    """The answer that each question of a set teaches, in token ids, without its end token.
+def _chat(
+    config: SftDataConfig,
+    texts: PromptTexts,
+    one: QuestionSet,
+    question: Question,
+    passages: Sequence[PassageLike],
+    *,
+    takes_system: bool,
+) -> Chat:
+    return build_chat(
+        question,
+        passages,
+        rule=one.rule,
+        contexts_in_prompt=config.contexts_in_prompt,
+        takes_system=takes_system,
+        texts=texts,
+        template=config.template,
+    )
 
-    All gold answers count in evaluation; one sequence can teach only one, and the first is the canonical one.
-    """
-    return tokenizer.encode_batch([answer_text(question.answers[0]) for question in one.questions])
 
-
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: Encoder) -> list[PromptIds]:
-    """Token ids of prompts, part by part, in one call of the tokenizer."""
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Encoder, prefix: Sequence[int] = ()) -> list[PromptIds]:
+    """Token ids of prompts, part by part, in one call of the tokenizer, each begun with `prefix`."""
     parts = [part for prompt in prompts for part in (prompt.head, *prompt.contexts, prompt.tail)]
     encoded = iter(tokenizer.encode_batch(parts) if parts else [])
     result = []
     for prompt in prompts:
-        head = next(encoded)
+        head = [*prefix, *next(encoded)]
         contexts = [next(encoded) for _ in prompt.contexts]
         result.append(PromptIds(head, contexts, next(encoded)))
     return result

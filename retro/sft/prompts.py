@@ -15,7 +15,7 @@ from retro.common.errors import ConfigError
 from retro.common.qa_data import PassageLike, Question, Turn
 from retro.sft.prompt_texts import DEFAULT_KIND, PromptTexts, Rule, StyleTexts, shipped_prompts
 
-Style = Literal["plain", "instructretro"]
+Style = Literal["plain", "instructretro", "chat"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def build_prompt(
     Args:
         question: The question, with what was said before it, and its options if it has any.
         passages: Candidates for the prompt, best first.
-        style: `instructretro`, or `plain` for tiny models.
+        style: `instructretro`, or `plain` for tiny models. `chat` is written by `retro.sft.chat`.
         kind: A kind, or what `PromptTexts.rule_of_set` gave for the question's set.
         contexts_in_prompt: How many passages to show at most.
         texts: The prompt texts; absent: the shipped ones.
@@ -94,7 +94,7 @@ def build_prompt(
     form = known.styles[style]
     rule = kind if isinstance(kind, Rule) else known.rule_of_kind(kind)
     shown = passages[:contexts_in_prompt] if rule.texts.contexts else ()
-    asked = _instruction(rule, form, template) + question.question + lettered_options(question.options)
+    asked = asked_text(question, rule, form, template)
     before, after = known.templates[template].split("{passages}", 1) if template else ("", "{question}")
     opening, closing = _last_turn(form, rule, asked)
     # The passages stand before the whole conversation; with a template, inside its last turn.
@@ -103,14 +103,16 @@ def build_prompt(
     lead = rule.texts.lead if form.instructions else ""
     return Prompt(
         head=_preamble(form, question.turns) + head,
-        contexts=tuple(_render(form, passage) + form.separator for passage in shown),
+        contexts=tuple(render_passage(form, passage) + form.separator for passage in shown),
         tail=tail + after.replace("{question}", asked) + closing + lead,
     )
 
 
-def _instruction(rule: Rule, form: StyleTexts, template: str) -> str:
+def asked_text(question: Question, rule: Rule, form: StyleTexts, template: str) -> str:
+    """What is asked: instruction, question and options."""
     wanted = form.instructions and (rule.texts.in_template or not template)
-    return f"{rule.texts.instruction} " if wanted and rule.texts.instruction else ""
+    instruction = f"{rule.texts.instruction} " if wanted and rule.texts.instruction else ""
+    return instruction + question.question + lettered_options(question.options)
 
 
 def _last_turn(form: StyleTexts, rule: Rule, asked: str) -> tuple[str, str]:
@@ -135,7 +137,8 @@ def _earlier(form: StyleTexts, turns: Sequence[Turn]) -> str:
     return "".join(ways[turn.role].replace("{text}", turn.text) + form.separator for turn in turns)
 
 
-def _render(form: StyleTexts, passage: PassageLike) -> str:
+def render_passage(form: StyleTexts, passage: PassageLike) -> str:
+    """A passage as a prompt shows it."""
     titled = passage.title and (form.repeats_title or not passage.text.startswith(passage.title))
     template = form.context if titled else form.untitled_context
     # One pass over the template: a passage that happens to hold "{text}" must stay as it is.

@@ -17,7 +17,7 @@ from retro.sft.config import SftDataConfig
 from retro.sft.encode import EncodedSample, PromptIds, encode_sample, input_lengths, slots_of
 from retro.sft.packing import WINDOW, first_fit_decreasing
 from retro.sft.passages import Encoder
-from retro.sft.prepare import Shape, answer_ids, prompt_ids
+from retro.sft.prepare import Shape, sample_ids
 from retro.sft.prompt_texts import PromptTexts
 from retro.sft.sets import QuestionSet
 
@@ -88,11 +88,11 @@ def measure_set(
     """
     own = config.passages_from == "contexts"
     passages: list[tuple[PassageLike, ...]] = [question.contexts if own else () for question in one.questions]
-    prompts, answers = prompt_ids(config, texts, one, passages, tokenizer), answer_ids(one, tokenizer)
+    prompts, answers = sample_ids(config, texts, one, passages, tokenizer)
     chunk = shape.chunk_length if config.encoder else 1
     outcomes = [
-        encode_sample(prompt, ids, end=tokenizer.eod, sequence_length=shape.sequence_length, chunk_length=chunk)
-        for prompt, ids in zip(prompts, answers, strict=True)
+        encode_sample(prompt, ids, end=end, sequence_length=shape.sequence_length, chunk_length=chunk)
+        for prompt, (ids, end) in zip(prompts, answers, strict=True)
     ]
     samples = [sample for sample in outcomes if isinstance(sample, EncodedSample)]
     lost = sum(sample.lost_context > 0 for sample in samples)
@@ -104,7 +104,7 @@ def measure_set(
         kind=one.rule.kind,
         questions=len(one.questions) + one.without_answer,
         no_answer=one.without_answer,
-        **_lengths(prompts, answers),
+        **_lengths(prompts, [ids for ids, _ in answers]),
         fit=len(samples) - lost,
         cut=lost,
         question_too_long=reasons["question_too_long"],

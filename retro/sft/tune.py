@@ -26,6 +26,7 @@ from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.common.files import read_json, write_json
 from retro.common.precision import Choice
+from retro.common.tokenizers import conventions_of
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
 from retro.mcore import parallel
@@ -89,6 +90,9 @@ def run(
         "prompts": load_prompts(config.data.prompts).identity,
         "checkpoint": [checkpoint.identity(parent.path), config_json(parent.shape)],
     }
+    known = conventions_of(corpus.tokenizer)
+    if config.data.style == "chat" or (known.prefix and config.data.add_special_tokens):
+        settings["conventions"] = known.identity
     retrieves = config.data.passages_from != "contexts" and (config.data.encoder or config.data.contexts_in_prompt)
     if retrieves:
         settings["database"] = mark_of(db_dir)

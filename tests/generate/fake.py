@@ -71,7 +71,7 @@ class FakeDecoder:
     """Goes by a rule; remembers what it was given."""
 
     vocabulary = len(LETTERS)
-    end = END
+    ends: tuple[int, ...] = (END,)
     chunk_length = 4
     neighbors = 2
     retrieved_length = 5

@@ -21,7 +21,7 @@ END = 0
 
 def one(sampling: Sampling, uniform: float = 0.0, logits: Tensor = LOGITS, **more: object) -> int:
     choice = Choice(sampling=sampling, uniform=uniform, **more)  # type: ignore[arg-type]
-    return int(choose(logits, [choice], END))
+    return int(choose(logits, [choice], [END]))
 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_draw() -> None:
@@ -106,7 +106,7 @@ def test_rows_with_settings_of_their_own_are_chosen_apart() -> None:
         Choice(sampling=Sampling(temperature=1.0), uniform=0.95),
         Choice(sampling=Sampling(temperature=1.0, top_k=1), uniform=0.95),
     ]
-    chosen = choose(LOGITS.repeat(4, 1), choices, END)
+    chosen = choose(LOGITS.repeat(4, 1), choices, [END])
     assert chosen.tolist() == [1, 3, 0, 1]
     assert chosen.dtype == torch.int64
 
@@ -133,13 +133,13 @@ def test_drawing_from_the_likeliest_is_drawing_from_all(spread: float, monkeypat
         Sampling(temperature=0.3, top_k=4, top_p=0.8),
     ]
     choices = [Choice(sampling=kinds[row % 5], uniform=(row * 0.37) % 1) for row in range(40)]
-    everything = choose(logits, choices, END).tolist()
+    everything = choose(logits, choices, [END]).tolist()
     monkeypatch.setattr(choosing, "CANDIDATES", 4)
     if spread:
-        assert choose(logits, choices, END).tolist() == everything
+        assert choose(logits, choices, [END]).tolist() == everything
     for row in range(40):
-        alone = choose(logits[row : row + 1], choices[row : row + 1], END).tolist()
-        assert alone == [choose(logits, choices, END).tolist()[row]]
+        alone = choose(logits[row : row + 1], choices[row : row + 1], [END]).tolist()
+        assert alone == [choose(logits, choices, [END]).tolist()[row]]
 
 
 def test_log_probabilities_are_those_of_the_softmax() -> None:

@@ -49,6 +49,23 @@ def test_an_answer_ends_at_the_end_token_which_is_no_part_of_it() -> None:
     assert [token.logprob for token in found.tokens] == pytest.approx([expected] * 5, abs=1e-6)
 
 
+def test_an_answer_ends_at_each_of_several_end_tokens() -> None:
+    for text, wanted in (("yes#no", "yes"), ("yes.no", "yes"), ("y#e.s", "y")):
+        decoder = FakeDecoder(says(text, 2))
+        decoder.ends = (END, LETTERS.index("."))
+        found = answer(decoder, ask(max_new_tokens=10))
+        assert (found.text, found.ended) == (wanted, "end")
+        assert ids_of(found) == letters(wanted)
+
+
+def test_no_end_token_is_chosen_before_the_least_number_of_tokens() -> None:
+    logits = torch.zeros(len(LETTERS))
+    logits[END], logits[LETTERS.index(".")], logits[LETTERS.index("c")] = 5.0, 4.0, 1.0
+    decoder = FakeDecoder(lambda row: logits)
+    decoder.ends = (END, LETTERS.index("."))
+    assert answer(decoder, ask(min_new_tokens=3)).text == "ccc"
+
+
 def test_it_ends_at_the_token_limit_or_when_the_sequence_is_full() -> None:
     assert answer(FakeDecoder(says("paris", 2)), ask(max_new_tokens=3)).text == "par"
     # A sequence of four tokens: prompt ab, pa read, r chosen and never read.

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from retro.common.errors import ConfigError, DataError
+from retro.common.tokenizers import save_tokenizer
 from retro.generate.engine import BatchEngine
 from retro.generate.request import LiveRetrieval, Sampling
 from retro.harness.lm import RetroLM
 from retro.harness.settings import sampling_of
+from retro.sft.chat import chat_of
+from tests.common.chat_folders import KINDS, make_folder
 from tests.generate.fake import END, FakeDecoder, LetterTokenizer, Row, Rule, letters, passage, random_rule, says
 
 
@@ -155,3 +159,35 @@ def test_every_chunk_reads_what_its_search_finds(live: bool) -> None:
     assert lm.generate_until(asked(("xyz", {"max_gen_toks": 3}))) == ["bbb" if live else "aaa"]
     ((_, greedy),) = lm.loglikelihood(asked(("xyz", "bb")), disable_tqdm=True)
     assert greedy is live
+
+
+def test_every_text_begins_with_the_prefix_and_an_empty_context_is_the_begin_token() -> None:
+    lm = model(always("a"))
+    lm.prefix, lm.begin = (5,), 6
+    lm.loglikelihood(asked(("x", "ab"), ("", "ab")), disable_tqdm=True)
+    assert [row.ids for row in lm.fake.closed] == [[5, *letters("xa")], [6, *letters("a")]]
+    lm.fake.closed.clear()
+    # As the harness's hf model: the begin token, and then the text as its tokenizer gives it.
+    lm.loglikelihood_rolling(asked(("ab",)))
+    assert [row.ids for row in lm.fake.closed] == [[6, 5, *letters("a")]]
+    lm.fake.closed.clear()
+    lm.generate_until(asked(("x", {"max_gen_toks": 1}), ("", {"max_gen_toks": 1})))
+    assert [row.ids[:2] for row in lm.fake.closed] == [[5, *letters("x")], [5]]
+
+
+def test_a_question_in_the_chat_template_has_its_special_tokens(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    tokenizer = save_tokenizer(make_folder(tmp_path, "llama3"), "huggingface", tmp_path / "saved")
+    engine: Any = None
+    lm = RetroLM(engine, tokenizer, sequence_length=64, prefix=(0,), begin=0, chat=chat_of(tokenizer, "x"))
+    assert lm.tok_encode("<|eot_id|>") == [0, *tokenizer.encode("<|eot_id|>")]
+    messages = [{"role": "user", "content": "Hello"}]
+    text = lm.apply_chat_template(messages)
+    assert lm.tok_encode(text) == chat_of(tokenizer, "x").encode(messages, begin_answer=True).ids
+    assert lm.tok_encode("a") == [0, *tokenizer.encode("a")]
+    going_on = lm.apply_chat_template([*messages, {"role": "assistant", "content": "The answer is"}], False)
+    assert going_on.endswith("<|end_header_id|>\n\nThe answer is")
+    assert lm.chat_template(True) == KINDS["llama3"].template
+    without = RetroLM(engine, tokenizer, sequence_length=64)
+    with pytest.raises(ConfigError, match="--apply-chat-template = True: needs a model whose tokenizer has a chat"):
+        without.apply_chat_template(messages)

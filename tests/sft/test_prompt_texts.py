@@ -88,7 +88,7 @@ def test_a_file_of_ones_own_gives_only_what_differs(tmp_path: Path) -> None:
 
 def test_the_identity_changes_with_any_text(tmp_path: Path) -> None:
     shipped = load_prompts(None).identity
-    assert (shipped["name"], shipped["version"]) == ("shipped", 2)
+    assert (shipped["name"], shipped["version"]) == ("shipped", 3)
     first = load_prompts(own(tmp_path, OWN)).identity
     # Forgotten to raise the version: the fingerprint tells.
     second = load_prompts(own(tmp_path, OWN.replace("brief", "short"))).identity

@@ -31,9 +31,10 @@ from retro.model.model import RetroModel
 class CachedDecoder:
     """See `request.Decoder`."""
 
-    def __init__(self, model: RetroModel, end: int) -> None:
+    def __init__(self, model: RetroModel, end: int | Sequence[int]) -> None:
         shape = model.shape
-        self.model, self.end = model.eval(), end
+        self.model = model.eval()
+        self.ends = (end,) if isinstance(end, int) else tuple(one for one in end if one < shape.vocabulary)
         self.vocabulary = shape.vocabulary
         self.sequence_length = shape.model.sequence_length
         self.chunk_length = shape.chunk_length

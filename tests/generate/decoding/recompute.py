@@ -29,7 +29,8 @@ class Recompute:
 
     def __init__(self, shape: ModelShape) -> None:
         self.shape = shape
-        self.vocabulary, self.end = shape.vocabulary, 0
+        self.vocabulary = shape.vocabulary
+        self.ends: tuple[int, ...] = (0,)
         self.sequence_length, self.chunk_length = shape.model.sequence_length, shape.chunk_length
         self.neighbors, self.retrieved_length = shape.model.neighbors, shape.retrieved_length
         self.reads_neighbors = shape.model.retrieval

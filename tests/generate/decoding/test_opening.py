@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_checkpoint_decodes_as_the_model_that_was_saved(trained: Path) -> None:
     decoder = open_decoder(trained, ParallelConfig(), 3)
-    assert (decoder.end, decoder.vocabulary, decoder.sequence_length) == (3, VOCABULARY, 32)
+    assert (decoder.ends, decoder.vocabulary, decoder.sequence_length) == ((3,), VOCABULARY, 32)
     assert (decoder.chunk_length, decoder.neighbors, decoder.retrieved_length) == (CHUNK, 2, 2 * CHUNK)
     assert decoder.reads_neighbors
     random = np.random.default_rng(1)
