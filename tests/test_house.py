@@ -82,6 +82,8 @@ BROAD_EXCEPT = {
     "retro/importing/tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
     "retro/model/convert/gguf_tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
     "retro/common/tokenizers.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
+    "retro/common/conventions.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
+    "retro/common/chat_template.py": "a template's expressions raise whatever Python raises; and as above",
     "retro/corpus/pystdlib_collect.py": "a module of the standard library may fail in any way when it is imported",
     "retro/index/neural.py": "transformers raises nearly everything for a bad model folder",
     "retro/serve/scheduler.py": "whatever a model, an index or a tokenizer raises in a step must become an answer",

@@ -12,6 +12,7 @@ from retro.export import sections
 from retro.export.facts import Facts
 from retro.export.tokenizer import CopiedTokenizer
 from retro.export.usage import example
+from retro.model.sizes import SIZES
 
 CARD = "README.md"
 SETTINGS = "run.yaml"
@@ -29,7 +30,7 @@ def write_card(facts: Facts, tokenizer: CopiedTokenizer | None, *, decoder_only:
     reads = facts.info.shape.model.retrieval and not decoder_only
     own_code = architecture == "RetroForCausalLM"
     parts = [
-        _head(facts, own_code),
+        _head(facts, own_code, tokenizer),
         _summary(facts, architecture, decoder_only),
         "## Use\n\n" + _use_notes(own_code, reads, tokenizer) + example(tokenizer, reads=reads, own_code=own_code),
         "## Network\n\n" + sections.network(facts, decoder_only=decoder_only),
@@ -42,9 +43,13 @@ def write_card(facts: Facts, tokenizer: CopiedTokenizer | None, *, decoder_only:
     return "\n\n".join(parts) + "\n"
 
 
-def _head(facts: Facts, own_code: bool) -> str:
+def _head(facts: Facts, own_code: bool, tokenizer: CopiedTokenizer | None) -> str:
     tags = ["instruct-retro", "retro", "retrieval-augmented"] if own_code else ["instruct-retro"]
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
+    if tokenizer is not None and facts.info.shape.model.size not in SIZES:
+        # The weights began as those of the folder whose tokenizer this is.
+        known = tokenizer.conventions
+        front |= dict(known.license) | ({"base_model": known.base_model} if known.base_model else {})
     name = " / ".join(filter(None, [facts.run_name, facts.training.name]))
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}"
 
@@ -76,7 +81,16 @@ def _use_notes(own_code: bool, reads: bool, tokenizer: CopiedTokenizer | None) -
     if tokenizer is None:
         notes.append("The folder holds no tokenizer: none was found beside the checkpoint.")
     elif not tokenizer.opens_in_transformers:
-        notes.append("The tokenizer is a SentencePiece model, opened with the `sentencepiece` package.")
+        notes.append(
+            "The tokenizer is a SentencePiece model, opened with the `sentencepiece` package. What AutoTokenizer would "
+            "make of it may give other ids."
+        )
+    if tokenizer is not None and tokenizer.conventions.chat_template:
+        notes.append(
+            "The folder has the chat template of the model that it began with: `tokenizer.apply_chat_template`. A text "
+            "that spells a special token is that token in transformers; in the toolkit it is text, unless the template "
+            "writes it."
+        )
     return "".join(f"{note}\n\n" for note in notes)
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.config import config_json
-from retro.common.files import write_plain_json
+from retro.common.conventions import Conventions
+from retro.common.files import read_json, write_plain_json
 from retro.export.modeling import MODELING, modeling_source
+from retro.export.tokenizer import CopiedTokenizer
 from retro.model.config import ModelConfig, ModelShape
+from retro.model.sizes import SIZES
 
 
 def write_retro(shape: ModelShape, dtype: str, out: Path) -> None:
@@ -44,6 +47,15 @@ def retro_config(shape: ModelShape) -> dict[str, Any]:
     }
 
 
+def keep_positions(shape: ModelShape, known: Conventions, out: Path) -> None:
+    """Write into `config.json` how far the model that the weights began with reads, where that is further than it was
+    trained here: its positions have no table."""
+    most, begun = known.max_position_embeddings or 0, shape.model.size not in SIZES
+    if begun and shape.model.positions == "rope" and most > shape.model.sequence_length:
+        settings = read_json(out / "config.json", "Export again")
+        write_plain_json(out / "config.json", settings | {"max_position_embeddings": most})
+
+
 def _network(model: ModelConfig) -> dict[str, Any]:
     """The model section, and what follows from it; without the size that gave its defaults, which may be a folder."""
     settings = config_json(model)
@@ -51,14 +63,21 @@ def _network(model: ModelConfig) -> dict[str, Any]:
     return settings | {"cross_attention_layers": list(model.cross_attention_layers)}
 
 
-def write_generation(eod: int | None, out: Path, *, cache: bool) -> None:
-    """Write how to generate: greedy, until the token that ends a document.
+def write_generation(tokenizer: CopiedTokenizer | None, out: Path, *, cache: bool) -> None:
+    """Write how to generate: greedy, until a token that ends an answer.
 
     Args:
-        eod: Its id; None when the folder has no tokenizer.
+        tokenizer: What lies in the folder, or None.
         out: The folder.
         cache: Whether the architecture keeps keys and values between steps.
     """
     # Null says that there is none; where the key is missing, some architectures take that of their own tokenizer.
-    ids = {"bos_token_id": None, "eos_token_id": eod, "pad_token_id": eod}
+    ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    if tokenizer is not None:
+        ends = list(tokenizer.ends)
+        ids = {
+            "bos_token_id": tokenizer.conventions.ids.get("bos_token"),
+            "eos_token_id": ends if len(ends) > 1 else ends[0],
+            "pad_token_id": tokenizer.pad,
+        }
     write_plain_json(out / "generation_config.json", ids | {"do_sample": False, "use_cache": cache})

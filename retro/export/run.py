@@ -18,7 +18,7 @@ from retro.common.files import failed_writes_are_artifact_errors, fsync, read_js
 from retro.evaluate.run_summary import STAGES, stage_dir
 from retro.export.card import CARD, SETTINGS, run_settings, write_card
 from retro.export.facts import Facts, find_run, gather
-from retro.export.folder import write_generation, write_retro
+from retro.export.folder import keep_positions, write_generation, write_retro
 from retro.export.tokenizer import CopiedTokenizer, copy_tokenizer
 from retro.export.weights import in_precision, without_padding, write_weights
 from retro.model.convert.safe_files import ONE_FILE
@@ -135,7 +135,9 @@ def _write_rest(facts: Facts, run_dir: Path | None, folder: Path, *, decoder_onl
         tokenizer = copy_tokenizer(stage_dir(run_dir, "corpus") / "tokenizer", facts.info.shape, folder)
     else:
         log.warning("export: no run was found above %s: the folder gets no tokenizer (see --run)", facts.info.path)
-    write_generation(None if tokenizer is None else tokenizer.eod, folder, cache=decoder_only)
+    write_generation(tokenizer, folder, cache=decoder_only)
+    if tokenizer is not None and decoder_only:
+        keep_positions(facts.info.shape, tokenizer.conventions, folder)
     settings = run_settings(facts)
     if settings:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from retro.common.errors import ArtifactError
+from retro.common.chat_template import ChatTemplate
+from retro.common.conventions import CONVENTIONS, Conventions
+from retro.common.errors import ArtifactError, DataError
 from retro.common.files import write_plain_json
-from retro.common.tokenizers import FILE_NAMES, META, HuggingFaceTokenizer, Tokenizer, load_tokenizer
+from retro.common.tokenizers import (
+    FILE_NAMES,
+    META,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    conventions_of,
+    load_tokenizer,
+)
 from retro.model.config import ModelShape
+
+log = logging.getLogger(__name__)
+
+_BYTES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +36,16 @@ class CopiedTokenizer:
     eod: int
     """Id that ends a document, and an answer."""
     opens_in_transformers: bool
-    """Whether AutoTokenizer gives the ids that the model was trained on; a SentencePiece model is opened by itself."""
+    """Whether AutoTokenizer gives the ids that the model was trained on."""
+    ends: tuple[int, ...]
+    """All ids that end an answer."""
+    conventions: Conventions = field(default_factory=Conventions)
+    """What the folder that the tokenizer came from says."""
+
+    @property
+    def pad(self) -> int:
+        """Id that fills a batch."""
+        return self.conventions.ids.get("pad_token", self.eod)
 
 
 def copy_tokenizer(directory: Path, shape: ModelShape, out: Path) -> CopiedTokenizer:
@@ -35,30 +59,76 @@ def copy_tokenizer(directory: Path, shape: ModelShape, out: Path) -> CopiedToken
         problem = f"is tokenizer {tokenizer.fingerprint}, the checkpoint was trained with {shape.tokenizer}"
         raise ArtifactError(directory, problem, "Name the run it was trained in with --run")
     file = FILE_NAMES["huggingface" if isinstance(tokenizer, HuggingFaceTokenizer) else "sentencepiece"]
-    for name in (file, META):
-        shutil.copyfile(directory / name, out / name)
-    opens = isinstance(tokenizer, HuggingFaceTokenizer)
-    if opens:
-        write_plain_json(out / "tokenizer_config.json", _for_transformers(tokenizer, directory / file))
-    return CopiedTokenizer(file=file, eod=tokenizer.eod, opens_in_transformers=opens)
+    for name in (file, META, CONVENTIONS):
+        if (directory / name).exists():
+            shutil.copyfile(directory / name, out / name)
+    known = conventions_of(tokenizer)
+    settings = _for_transformers(tokenizer, known, directory / file)
+    if settings is not None:
+        write_plain_json(out / "tokenizer_config.json", settings)
+    if known.chat_template:
+        (out / "chat_template.jinja").write_text(known.chat_template, encoding="utf-8")
+    return CopiedTokenizer(
+        file=file,
+        eod=tokenizer.eod,
+        opens_in_transformers=settings is not None,
+        ends=tuple(dict.fromkeys((tokenizer.eod, *known.ends, *_turn_end(tokenizer)))),
+        conventions=known,
+    )
 
 
-def _for_transformers(tokenizer: Tokenizer, file: Path) -> dict[str, object]:
-    """Settings under which AutoTokenizer, called with add_special_tokens=False, gives the ids of our own tokenizer."""
-    end = _token_of(file, tokenizer.eod)
+def _turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The token with which the chat template ends a turn, where there is one that works."""
+    if not (isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.conventions.chat_template):
+        return ()
+    try:
+        return (ChatTemplate(tokenizer).turn_end,)
+    except DataError as error:
+        log.warning("export: %s", error)
+        return ()
+
+
+def _for_transformers(tokenizer: Tokenizer, known: Conventions, file: Path) -> dict[str, object] | None:
+    """Settings under which AutoTokenizer, called with add_special_tokens=False, gives the ids of our own tokenizer;
+    None where it is not sure that it does.
+
+    With a chat template, which writes special tokens, a text that spells one is that token in transformers.
+    """
+    if isinstance(tokenizer, HuggingFaceTokenizer) or (
+        isinstance(tokenizer, SentencePieceTokenizer) and _converts_exactly(file)
+    ):
+        end = str(tokenizer.piece(tokenizer.eod))
+    else:
+        return None
+    named = {name: text for name, text in known.tokens.items() if name != "eos_token"}
+    length = {} if known.model_max_length is None else {"model_max_length": known.model_max_length}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end,
         "pad_token": end,
+        **named,
+        **length,
         "padding_side": "left",
         "model_input_names": ["input_ids", "attention_mask"],
         # A text that spells the name of a special token is text.
-        "split_special_tokens": True,
+        "split_special_tokens": not known.chat_template,
         "clean_up_tokenization_spaces": False,
     }
 
 
-def _token_of(file: Path, wanted: int) -> str:
-    import tokenizers
+def _converts_exactly(file: Path) -> bool:
+    """Whether transformers makes of a SentencePiece model one that gives the same ids: those that the toolkit trains,
+    which change nothing of a text, put no space before it, and spell in bytes what they have no piece for."""
+    import sentencepiece
 
-    return str(tokenizers.Tokenizer.from_file(str(file)).id_to_token(wanted))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    probe = " \u00a0\ufb01\u2460\uff21 a\t b  "
+    pieces = [id_ for id_ in range(model.vocab_size()) if not (model.is_control(id_) or model.is_unknown(id_))]
+    whole = [id_ for id_ in pieces if not model.is_byte(id_)]
+    by_merges = [model.get_score(id_) for id_ in whole] == [-float(number) for number in range(len(whole))]
+    return (
+        model.normalize(probe) == probe.replace(" ", "\u2581")
+        and len(pieces) - len(whole) == _BYTES
+        and by_merges
+        and not any(model.is_unused(id_) for id_ in whole)
+    )

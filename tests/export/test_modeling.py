@@ -17,6 +17,7 @@ from torch import Tensor
 
 from retro.export.folder import write_generation, write_retro
 from retro.export.modeling import MODELING, modeling_source
+from retro.export.tokenizer import CopiedTokenizer
 from retro.export.weights import in_precision, without_padding, write_weights
 from retro.model import reference
 from retro.model.config import ModelShape
@@ -31,7 +32,8 @@ def exported(shape: ModelShape, model: RetroModel, out: Path, dtype: torch.dtype
     plain, weights = without_padding(shape, dict(model.named_parameters()))
     write_weights(in_precision(weights, dtype), out)
     write_retro(plain, str(dtype).removeprefix("torch."), out)
-    write_generation(1, out, cache=False)
+    tokenizer = CopiedTokenizer(file="tokenizer.json", eod=1, opens_in_transformers=True, ends=(1,))
+    write_generation(tokenizer, out, cache=False)
     return out
 
 

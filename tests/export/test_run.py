@@ -89,7 +89,7 @@ def files(folder: Path) -> list[str]:
 
 def test_a_folder_holds_all_that_transformers_asks_for(folders: dict[str, Path]) -> None:
     common = ["README.md", "config.json", "generation_config.json", "model.safetensors"]
-    ours = ["run.yaml", "tokenizer.model", "tokenizer_meta.json"]
+    ours = ["run.yaml", "tokenizer.model", "tokenizer_config.json", "tokenizer_meta.json"]
     assert files(folders["tuned"]) == [*common, "modeling_retro.py", *ours]
     assert files(folders["decoder"]) == [*common, *ours]
     assert files(folders["tuned"].parent) == sorted(folders), "nothing temporary is left"

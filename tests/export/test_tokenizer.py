@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sentencepiece
 
+from retro.common.conventions import Conventions
 from retro.common.errors import ArtifactError
-from retro.common.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from retro.common.tokenizers import Tokenizer, conventions_of, load_tokenizer, save_tokenizer
 from retro.corpus.vocabulary import train_sentencepiece
+from retro.export.folder import keep_positions, write_generation
 from retro.export.tokenizer import copy_tokenizer
 from retro.model.config import ModelShape
+from tests.common.chat_folders import KINDS, make_folder
 from tests.common.test_tokenizers import word_file
 from tests.model.tiny import tiny_shape
 
@@ -54,8 +61,12 @@ def test_a_sentencepiece_model_is_copied_to_the_letter(tmp_path: Path, out: Path
     (directory / "tokenizer.model").write_bytes(train_sentencepiece(["the width of the door", "a room"], 300))
     ours = save_tokenizer(directory / "tokenizer.model", "sentencepiece", directory)
     copied = copy_tokenizer(directory, shape_for(ours), out)
-    assert (copied.file, copied.eod, copied.opens_in_transformers) == ("tokenizer.model", ours.eod, False)
-    assert sorted(path.name for path in out.iterdir()) == ["tokenizer.model", "tokenizer_meta.json"]
+    assert (copied.file, copied.eod, copied.opens_in_transformers) == ("tokenizer.model", ours.eod, True)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "tokenizer_meta.json",
+    ]
     assert load_tokenizer(out).fingerprint == ours.fingerprint
 
 
@@ -69,3 +80,93 @@ def test_another_tokenizer_than_that_of_the_training_is_refused(words: Path, out
 def test_a_model_that_names_no_tokenizer_takes_the_run_s(words: Path, out: Path) -> None:
     copy_tokenizer(words, shape_for(None), out)
     assert json.loads((out / "tokenizer_config.json").read_text())["eos_token"] == "[SEP]"
+
+
+LINES = [
+    "<unk> in a line",
+    "<s> a </s>",
+    "  two  spaces  ",
+    "",
+    "\n\n",
+    "tab\there\r\n",
+    "<0x41> \u2581 \u00a0x \ufb01 \u2460",
+    "naïve 東京 \U0001f642 \x00 e\u0301 \ufeff",
+    "the width of the door</s>",
+]
+
+
+def test_autotokenizer_gives_our_ids_for_a_sentencepiece_model_that_was_trained_here(tmp_path: Path, out: Path) -> None:
+    from transformers import AutoTokenizer
+
+    directory = tmp_path / "pieces"
+    directory.mkdir()
+    text = ["the width of the door", "a room  with a view\tand naïve 東京", "def width(door):\n    return door"]
+    (directory / "tokenizer.model").write_bytes(train_sentencepiece(text * 5, 400))
+    ours = save_tokenizer(directory / "tokenizer.model", "sentencepiece", directory)
+    copy_tokenizer(directory, shape_for(ours), out)
+    theirs = AutoTokenizer.from_pretrained(out)
+    draw = random.Random(5)
+    letters = "".join(text) + "<>/unk\u2581\u00e9\u4eac\U0001f642\n\t  "
+    lines = LINES + ["".join(draw.choices(letters, k=draw.randrange(40))) for _ in range(300)]
+    assert [theirs.encode(line, add_special_tokens=False) for line in lines] == ours.encode_batch(lines)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"add_dummy_prefix": True},
+        {"normalization_rule_name": "nmt_nfkc"},
+        {"byte_fallback": False},
+        {"model_type": "unigram", "vocab_size": 290},
+        {"user_defined_symbols": ["<sep>"]},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_sentencepiece_model_of_another_build_is_not_promised(
+    settings: dict[str, Any], tmp_path: Path, out: Path
+) -> None:
+    ways: dict[str, Any] = {
+        "model_type": "bpe", "vocab_size": 400, "hard_vocab_limit": False, "byte_fallback": True,
+        "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False,
+        "allow_whitespace_only_pieces": True, "unk_id": 0, "eos_id": 1, "bos_id": -1, "pad_id": -1, "minloglevel": 2,
+    } | settings  # fmt: skip
+    model = io.BytesIO()
+    lines = iter(["the width of the door", "a room with a view"] * 5)
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=model, **ways)
+    directory = tmp_path / "pieces"
+    directory.mkdir()
+    (directory / "tokenizer.model").write_bytes(model.getvalue())
+    ours = save_tokenizer(directory / "tokenizer.model", "sentencepiece", directory)
+    assert not copy_tokenizer(directory, shape_for(ours), out).opens_in_transformers
+    assert not (out / "tokenizer_config.json").exists()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_chat_template_travels_with_its_special_tokens_and_ends(kind: str, tmp_path: Path, out: Path) -> None:
+    from transformers import AutoTokenizer
+
+    (tmp_path / "saved").mkdir()
+    ours = save_tokenizer(make_folder(tmp_path / "folder", kind), "huggingface", tmp_path / "saved")
+    copied = copy_tokenizer(tmp_path / "saved", shape_for(ours), out)
+    write_generation(copied, out, cache=True)
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "folder", out))
+    messages = [{"role": "user", "content": " Where to? "}]
+    asked = {"add_generation_prompt": True, "return_dict": False}
+    assert after.apply_chat_template(messages, **asked) == before.apply_chat_template(messages, **asked)
+    assert after.encode("Where to?") == before.encode("Where to?")
+    ends = [before.convert_tokens_to_ids(token) for token in KINDS[kind].ends]
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == (
+        ends if len(ends) > 1 else ends[0]
+    )
+    assert load_tokenizer(out).fingerprint == ours.fingerprint
+    assert conventions_of(load_tokenizer(out)) == conventions_of(ours)
+
+
+def test_what_a_start_model_says_is_kept(out: Path) -> None:
+    known = Conventions(max_position_embeddings=4096)
+    shape = tiny_shape(positions="rope")
+    for size, length in (("tiny", 32), ("/models/llama", 4096)):
+        model = shape.model.model_copy(update={"size": size})
+        (out / "config.json").write_text(json.dumps({"max_position_embeddings": 32}))
+        keep_positions(shape.model_copy(update={"model": model}), known, out)
+        assert json.loads((out / "config.json").read_text())["max_position_embeddings"] == length

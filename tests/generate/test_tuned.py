@@ -43,7 +43,7 @@ def test_other_prompt_texts_and_another_template_are_said(tmp_path: Path) -> Non
     template, texts = warn_of_other_prompts(GenerateConfig(), path, own)
     assert template == "generate.template is '', it was tuned with sft.data.template = 'reply'"
     assert texts.startswith("the prompt texts are 'own' version 7 (")
-    assert f"it was tuned with 'shipped' version 2 ({TEXTS.identity['fingerprint']})" in texts
+    assert f"it was tuned with 'shipped' version 3 ({TEXTS.identity['fingerprint']})" in texts
 
 
 def test_an_encoder_that_was_off_while_tuning_is_said_unless_it_is_off_again(tmp_path: Path) -> None:
