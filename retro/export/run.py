@@ -131,8 +131,11 @@ def _settle(folder: Path) -> None:
 def _write_rest(facts: Facts, run_dir: Path | None, folder: Path, *, decoder_only: bool) -> None:
     """Tokenizer, how to generate, settings of the run, and the card."""
     tokenizer: CopiedTokenizer | None = None
-    if run_dir is not None:
-        tokenizer = copy_tokenizer(stage_dir(run_dir, "corpus") / "tokenizer", facts.info.shape, folder)
+    directory = facts.info.tokenizer
+    if directory is None and run_dir is not None:
+        directory = stage_dir(run_dir, "corpus") / "tokenizer"
+    if directory is not None:
+        tokenizer = copy_tokenizer(directory, facts.info.shape, folder)
     else:
         log.warning("export: no run was found above %s: the folder gets no tokenizer (see --run)", facts.info.path)
     write_generation(tokenizer, folder, cache=decoder_only)

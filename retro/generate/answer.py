@@ -37,6 +37,7 @@ from retro.generate.task_prompt import task_identity
 from retro.generate.tuned import warn_of_other_prompts
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
+from retro.training.tokenizer import model_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def run(
         "prompts": texts.identity,
         "task": task_identity(task),
     }
-    identity |= conventions_identity(corpus.tokenizer, config)
+    identity |= conventions_identity(model_tokenizer(info, corpus)[0], config)
     if config.searches:
         identity["database"] = mark_of(db_dir)
     made = completed(out, STAGE, settings | {"identity": identity}, {"corpus": corpus.manifest}, compared=_renamed)

@@ -21,9 +21,10 @@ from retro.sft.passages import Retrieve
 from retro.sft.prompt_texts import PromptTexts, load_prompts
 from retro.sft.prompts import require_template
 from retro.sft.retriever import open_retriever
-from retro.sft.tune import require_tokenizer, tuned_checkpoint
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
+from retro.training.finished import of_stage
+from retro.training.tokenizer import model_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,13 @@ def find_checkpoint(config: GenerateConfig, path: Path) -> checkpoint.Checkpoint
 
     Args:
         config: Its step, and the size that it must have.
-        path: A checkpoint, a directory of them, or a finished tuning stage.
+        path: A checkpoint, a directory of them, a finished stage that trains, or a model of another toolkit.
 
     Raises:
         ArtifactError: There is none, or none of that step.
         TrainingError: It has another size.
     """
-    found = checkpoint.find(tuned_checkpoint(path) if (path / "manifest.json").exists() else path, config.step)
+    found = checkpoint.find(of_stage(path), config.step)
     checkpoint.require_size(found, config.size)
     return checkpoint.read_info(found)
 
@@ -126,7 +127,7 @@ def open_engine(
     config: GenerateConfig,
     layout: ParallelConfig,
     info: checkpoint.CheckpointInfo,
-    corpus: Corpus,
+    corpus: Corpus | None,
     db_dir: Path,
     index_dir: Path,
 ) -> tuple[BatchEngine, Retrieve | None]:
@@ -136,7 +137,7 @@ def open_engine(
         config: Passages, the precision that was chosen, how many are answered at once.
         layout: Processes. Without a launcher one process holds the whole model, whatever this says.
         info: The checkpoint.
-        corpus: The corpus whose tokenizer it was trained with.
+        corpus: The corpus; None where nothing is searched and the checkpoint has a tokenizer.
         db_dir: The chunk database; opened where `config.searches`.
         index_dir: The index; likewise.
 
@@ -145,17 +146,16 @@ def open_engine(
         TrainingError: The checkpoint was trained with another tokenizer.
         ArtifactError: Something is missing or damaged.
     """
-    require_tokenizer(info, corpus)
+    tokenizer: Any = model_tokenizer(info, corpus)[0]
     layout = layout if parallel.world_size() > 1 else ParallelConfig()
-    ends = end_tokens(corpus.tokenizer, config)
+    ends = end_tokens(tokenizer, config)
     decoder = open_decoder(info.path, layout, ends, bfloat16=is_bfloat16(config.precision))
     retrieve = None
-    if config.searches:
+    if config.searches and corpus is not None:
         most = max(config.passages, config.contexts_in_prompt)
         opened: list[Retrieve] = []
         on_first_rank(lambda: opened.append(open_retriever(corpus, db_dir, index_dir, most)))
         retrieve = search_once(opened[0] if opened else None)
-    tokenizer: Any = corpus.tokenizer
     engine = BatchEngine(
         decoder, tokenizer, retrieve, max_running=config.batch_size, neighbor_text=config.neighbor_text
     )

@@ -12,13 +12,13 @@ from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.common.qa_data import Question
 from retro.common.tasks import load_task
-from retro.corpus.reader import Corpus
 from retro.generate.ask import Asker, build_requests, record
 from retro.generate.config import GenerateConfig, Setting
 from retro.generate.given import find_passages
 from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
 from retro.generate.tuned import warn_of_other_prompts
 from retro.training.config import ParallelConfig
+from retro.training.tokenizer import open_corpus
 
 PassagesFrom = Literal["retriever", "live", "none"]
 _SETTINGS: dict[str, Setting] = {
@@ -67,12 +67,13 @@ def answer_one(
     if not question.strip():
         raise ConfigError("question", question, "needs a text")
     setting = _SETTINGS[passages_from]
-    info, corpus = find_checkpoint(config, places.checkpoint), Corpus.open(places.corpus)
+    info = find_checkpoint(config, places.checkpoint)
     config = config.model_copy(update={"settings": (setting,), "start": 0, "count": None})
     config, _ = with_choice(for_model(config, info))
     task = load_task(config.task)
     texts = prompt_texts(config, task)
     warn_of_other_prompts(config, info.path, texts)
+    corpus = open_corpus(places.corpus, info, searches=config.searches)
     engine, retrieve = open_engine(config, layout, info, corpus, places.db, places.index)
     asked = Question(id="0", question=question.strip(), answers=())
     asker = Asker(engine=engine, config=config, task=task, questions=[asked], identity={}, texts=texts)

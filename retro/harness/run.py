@@ -13,13 +13,13 @@ from retro.common.conventions import prompt_prefix
 from retro.common.errors import ConfigError, DataError
 from retro.common.optional import import_optional
 from retro.common.tokenizers import conventions_of
-from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
 from retro.generate.request import LiveRetrieval
 from retro.harness.settings import sampling_of
 from retro.sft.chat import chat_of, has_chat
 from retro.training.config import ParallelConfig
+from retro.training.tokenizer import model_tokenizer, open_corpus
 
 if TYPE_CHECKING:
     from retro.harness.lm import RetroLM
@@ -86,20 +86,21 @@ def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none",
     from retro.harness.lm import RetroLM
 
     asked = generate.model_copy(update={"settings": ("live_retrieval" if retrieval == "live" else "closed_book",)})
-    corpus = Corpus.open(places.corpus)
     info = find_checkpoint(asked, places.checkpoint)
     for_model(asked, info)
+    corpus = open_corpus(places.corpus, info, searches=asked.searches)
+    tokenizer: Any = model_tokenizer(info, corpus)[0]
     asked, choice = with_choice(asked)
     engine, _ = open_engine(asked, ParallelConfig(), info, corpus, places.db, places.index)
-    known = conventions_of(corpus.tokenizer)
+    known = conventions_of(tokenizer)
     return RetroLM(
         engine,
-        corpus.tokenizer,
+        tokenizer,
         sequence_length=engine.decoder.sequence_length,
         reading=LiveRetrieval(passages=generate.passages) if retrieval == "live" else None,
         seed=seed,
         precision=choice.precision,
-        chat=chat_of(corpus.tokenizer, "--apply-chat-template") if has_chat(corpus.tokenizer) else None,
+        chat=chat_of(tokenizer, "--apply-chat-template") if has_chat(tokenizer) else None,
         prefix=prompt_prefix(known, generate.add_special_tokens, "generate.add_special_tokens"),
         begin=None if generate.add_special_tokens is False else known.ids.get("bos_token"),
     )

@@ -15,8 +15,7 @@ from retro.common.errors import ConfigError
 from retro.common.precision import is_bfloat16
 from retro.common.qa_data import PassageLike
 from retro.common.token_bytes import shown_token_bytes
-from retro.common.tokenizers import conventions_of
-from retro.corpus.reader import Corpus
+from retro.common.tokenizers import Tokenizer, conventions_of
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.model import open_decoder
@@ -34,8 +33,8 @@ from retro.sft.passages import Retrieve
 from retro.sft.prompt_texts import PromptTexts, load_prompts
 from retro.sft.prompts import require_template
 from retro.sft.retriever import open_retriever
-from retro.sft.tune import require_tokenizer
 from retro.training.config import ParallelConfig
+from retro.training.tokenizer import model_tokenizer, open_corpus
 
 log = logging.getLogger(__name__)
 
@@ -71,25 +70,26 @@ def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, 
     texts = load_prompts(generate.prompts)
     texts.rule_of_kind(config.kind, "serve.kind")
     require_template("generate.template", generate.template, texts)
-    corpus, metrics = Corpus.open(places.corpus), Metrics()
-    info = find_checkpoint(generate, places.checkpoint)
-    require_tokenizer(info, corpus)
+    info, metrics = find_checkpoint(generate, places.checkpoint), Metrics()
     # A GPT has no encoder: passages reach it through the prompt alone.
     generate = generate.model_copy(update={"encoder": generate.encoder and info.shape.model.retrieval})
     warn_of_other_prompts(generate, info.path, texts)
     generate, _ = with_choice(generate)
     bfloat16 = is_bfloat16(generate.precision)
-    ends = end_tokens(corpus.tokenizer, generate)
+    searches = config.retrieval == "live" and bool(generate.encoder or generate.contexts_in_prompt)
+    corpus = open_corpus(places.corpus, info, searches=searches)
+    tokenizer, tokenizer_dir = model_tokenizer(info, corpus)
+    ends = end_tokens(tokenizer, generate)
     decoder = open_decoder(info.path, ParallelConfig(), ends, bfloat16=bfloat16)
     retrieve = None
-    if config.retrieval == "live" and (generate.encoder or generate.contexts_in_prompt):
+    if searches and corpus is not None:
         most = max(config.max_passages, generate.contexts_in_prompt)
         retrieve = metrics.counted(_in_turn(open_retriever(corpus, places.db, places.index, most)))
-    open_engine = _opener(decoder, corpus.tokenizer, retrieve, config, generate)
+    open_engine = _opener(decoder, tokenizer, retrieve, config, generate)
     capacity = config.max_running + config.max_queued
     return Service(
         config=config,
-        served=_served(config, generate, decoder, corpus, retrieve, texts, name),
+        served=_served(config, generate, decoder, tokenizer, tokenizer_dir, retrieve, texts, name),
         scheduler=Scheduler(open_engine, capacity=capacity, stall_seconds=config.seconds_per_request),
         metrics=metrics,
         arriving=Arriving(config.arrival_seconds),
@@ -100,7 +100,8 @@ def _served(
     config: ServeConfig,
     generate: GenerateConfig,
     decoder: Decoder,
-    corpus: Corpus,
+    tokenizer: Tokenizer,
+    tokenizer_dir: Path,
     retrieve: Retrieve | None,
     texts: PromptTexts,
     name: str,
@@ -108,8 +109,8 @@ def _served(
     return Served(
         name=config.model_name or name,
         created=int(time.time()),
-        tokenizer=corpus.tokenizer,
-        token_bytes=shown_token_bytes(corpus.directory / "tokenizer", corpus.tokenizer),
+        tokenizer=tokenizer,
+        token_bytes=shown_token_bytes(tokenizer_dir, tokenizer),
         sequence_length=decoder.sequence_length,
         chunk_length=decoder.chunk_length,
         neighbors=decoder.neighbors,
@@ -120,9 +121,7 @@ def _served(
         contexts_in_prompt=generate.contexts_in_prompt,
         texts=texts,
         template=generate.template,
-        prefix=prompt_prefix(
-            conventions_of(corpus.tokenizer), generate.add_special_tokens, "generate.add_special_tokens"
-        ),
+        prefix=prompt_prefix(conventions_of(tokenizer), generate.add_special_tokens, "generate.add_special_tokens"),
     )
 
 

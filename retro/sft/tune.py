@@ -23,7 +23,7 @@ from retro.common.artifacts import (
     write_manifest,
 )
 from retro.common.config import config_json
-from retro.common.errors import ArtifactError, TrainingError
+from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.common.precision import Choice
 from retro.common.tokenizers import conventions_of
@@ -38,10 +38,11 @@ from retro.sft.prompt_texts import load_prompts
 from retro.sft.retriever import open_retriever
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
-from retro.training.finished import write_result
+from retro.training.finished import of_stage, write_result
 from retro.training.lengthen import CONFIG, as_begun, goes_on, record_run, require_same_run
 from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.precision import choose_for_training
+from retro.training.tokenizer import model_tokenizer
 from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,9 @@ def run(
         ArtifactError: An artifact is missing or damaged, or `out` was tuned under other settings.
     """
     corpus = Corpus.open(corpus_dir)
-    parent = checkpoint.read_info(checkpoint.find(start_from))
+    parent = checkpoint.read_info(checkpoint.find(of_stage(start_from)))
     checkpoint.require_size(parent.path, config.size)
-    require_tokenizer(parent, corpus)
+    tokenizer, tokenizer_dir = model_tokenizer(parent, corpus)
     model = parent.shape.model
     name = tuned_name(config, model.size)
     training_config = as_begun(config.train, [out / name], "sft", "train")
@@ -90,7 +91,7 @@ def run(
         "prompts": load_prompts(config.data.prompts).identity,
         "checkpoint": [checkpoint.identity(parent.path), config_json(parent.shape)],
     }
-    known = conventions_of(corpus.tokenizer)
+    known = conventions_of(tokenizer)
     if config.data.style == "chat" or (known.prefix and config.data.add_special_tokens):
         settings["conventions"] = known.identity
     retrieves = config.data.passages_from != "contexts" and (config.data.encoder or config.data.contexts_in_prompt)
@@ -118,7 +119,7 @@ def run(
     retrieve = None
     if retrieves:
         retrieve = open_retriever(corpus, db_dir, index_dir, max(model.neighbors, config.data.contexts_in_prompt))
-    training, validation = _prepare(config, corpus, parent, retrieve)
+    training, validation = _prepare(config, corpus, parent, tokenizer, retrieve)
     result = finished_result(run_dir, config.train.steps)
     if result is None:
         _log_mixture(config, training)
@@ -135,7 +136,7 @@ def run(
             validation=held_out,
             start_from=parent.path,
             what=STAGE,
-            tokenizer=corpus.directory / "tokenizer",
+            tokenizer=tokenizer_dir,
             begin=lambda: record_run(run_dir, settings, *([out / MANIFEST] if again else [])),
         )
         if parallel.is_main():
@@ -169,34 +170,12 @@ def tuned_name(config: SftConfig, size: str) -> str:
     return f"retro-{blend}_pp1_same_format_ctx1_{Path(size).name}_{config.train.global_batch}_{lr}{adapters}"
 
 
-def require_tokenizer(info: checkpoint.CheckpointInfo, corpus: Corpus) -> None:
-    """Check that a checkpoint speaks the tokens of a corpus.
-
-    Raises:
-        TrainingError: It was trained with another tokenizer.
-    """
-    theirs, ours = info.shape.tokenizer, corpus.tokenizer.fingerprint
-    if theirs and theirs != ours:
-        raise TrainingError(
-            f"{info.path}: was trained with tokenizer {theirs} of {info.shape.vocabulary} tokens, {corpus.directory} "
-            f"has tokenizer {ours} of {corpus.tokenizer.vocab_size}. Use the run it was trained in"
-        )
-
-
-def tuned_checkpoint(out: Path) -> Path:
-    """The directory whose newest checkpoint a finished tuning stage left.
-
-    Raises:
-        ArtifactError: The stage did not finish.
-    """
-    name = read_manifest(out, STAGE).counts.get("name")
-    if not isinstance(name, str):
-        raise ArtifactError(out, "its manifest names no tuned model", f"Run `retro {STAGE}` again with --redo")
-    return out / name
-
-
 def _prepare(
-    config: SftConfig, corpus: Corpus, parent: checkpoint.CheckpointInfo, retrieve: Retrieve | None
+    config: SftConfig,
+    corpus: Corpus,
+    parent: checkpoint.CheckpointInfo,
+    tokenizer: Any,
+    retrieve: Retrieve | None,
 ) -> tuple[Prepared, Prepared | None]:
     model = parent.shape.model
     shape = Shape(
@@ -208,7 +187,6 @@ def _prepare(
     data = config.data
     if not model.retrieval:
         data = data.model_copy(update={"encoder": False})
-    tokenizer: Any = corpus.tokenizer
     arguments: dict[str, Any] = {"corpus_dir": corpus.directory, "retrieve": retrieve}
     training = prepare(data, "train", tokenizer, shape, **arguments)
     if training is None:

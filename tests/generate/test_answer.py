@@ -12,12 +12,14 @@ from retro.cli import _run_stage
 from retro.common.answers import Answer
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
+from retro.common.files import write_json
 from retro.common.precision import Hardware
 from retro.generate import answer
 from retro.generate.single import Places, answer_one
 from retro.pipeline import stage
 from retro.run_config import RunConfig
 from retro.show_answer import show_answer
+from retro.training import checkpoint
 from tests.tiny_road import run_stages, small_config
 
 
@@ -67,17 +69,40 @@ def test_answers_of_other_settings_are_not_mixed_in(folder: Path, tmp_path: Path
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
-    other = small_config(tmp_path, "corpus.tokenizer.vocab_size=320", f"sft.start_from={folder}/run/5_pretrain/retro")
+    mute = without_tokenizer(folder / "run/5_pretrain/retro", tmp_path / "mute")
+    other = small_config(tmp_path, "corpus.tokenizer.vocab_size=320", f"sft.start_from={mute}")
     run_stages(other, "corpus", "db", "index")
     with pytest.raises(
         TrainingError, match=r"was trained with tokenizer \w+ of 359 tokens, .* has tokenizer \w+ of 320"
     ):
         run_stages(other, "sft")
-    foreign = small_config(
-        tmp_path, "corpus.tokenizer.vocab_size=320", f"generate.checkpoint={folder}/run/5_pretrain/retro"
-    )
+    foreign = small_config(tmp_path, "corpus.tokenizer.vocab_size=320", f"generate.checkpoint={mute}")
     with pytest.raises(TrainingError, match="was trained with tokenizer"):
         ask(foreign, tmp_path / "out")
+
+
+def test_a_checkpoint_answers_over_a_corpus_of_another_tokenizer_with_its_own(folder: Path, tmp_path: Path) -> None:
+    path = f"{folder}/run/5_pretrain/retro"
+    settings = (f"generate.checkpoint={path}", "generate.settings=[closed_book]")
+    ask(small_config(folder, *settings), tmp_path / "same")
+    other = small_config(tmp_path, "corpus.tokenizer.vocab_size=320", *settings)
+    run_stages(other, "corpus")
+    ask(other, tmp_path / "other")
+    same, over_another = (
+        [json.loads(line)["prediction"] for line in (tmp_path / name / "closed_book.jsonl").read_text().splitlines()]
+        for name in ("same", "other")
+    )
+    assert same == over_another
+
+
+def without_tokenizer(run: Path, out: Path) -> Path:
+    """The newest checkpoint of a run as one that was saved before checkpoints held their tokenizer."""
+    shutil.copytree(checkpoint.find(run), out)
+    shutil.rmtree(out / "tokenizer")
+    said = json.loads((out / "checkpoint.json").read_text())
+    said["files"] = {name: known for name, known in said["files"].items() if not name.startswith("tokenizer/")}
+    write_json(out / "checkpoint.json", {name: value for name, value in said.items() if name != "checksum"})
+    return out
 
 
 def test_tuning_goes_on_after_a_stop_and_refuses_other_settings(folder: Path, tmp_path: Path) -> None:

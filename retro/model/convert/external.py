@@ -28,6 +28,8 @@ from retro.model.convert.safe_files import weight_files
 from retro.model.convert.source import WeightSource, read_weight
 from retro.model.weight_names import weight_sizes
 
+_FORMAT = 1
+"""Part of the key of cached tokenizers: counts changes of what is written for one."""
 CHUNK_LENGTH = 64
 """Tokens of a chunk in a model that never read any; the published value."""
 _TOKENIZERS: dict[str, Kind] = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
@@ -152,7 +154,8 @@ def _tokenizer_directory(folder: Path) -> Path | None:
         file = folder / name
         if file.is_file():
             parts = [(part, sha256_file(folder / part)) for part in (name, *_CONVENTIONS) if (folder / part).is_file()]
-            return cached_folder("tokenizers", fingerprint(parts), partial(_save, file, kind))
+            key = fingerprint([_FORMAT, *parts])
+            return cached_folder("tokenizers", key, partial(_save, file, kind))
     return None
 
 
