@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from retro.common.config import StageConfig
+from retro.common.conventions import AddSpecialTokens
 from retro.common.precision import Precision
 
 
@@ -40,3 +41,6 @@ class PerplexityConfig(StageConfig):
     hardware."""
     seed: int = 1234
     """Seeds the shuffling of neighbors."""
+    add_special_tokens: AddSpecialTokens = False
+    """Whether each sequence begins with a begin-of-sequence token in place of the token before it, as
+    `generate.add_special_tokens` says. Models of a folder that adds one by itself have lower perplexity with it."""

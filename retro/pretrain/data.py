@@ -40,6 +40,7 @@ class SequenceReader:
         neighbors_read: int,
         mode: NeighborMode = "real",
         seed: int = 0,
+        begin: int | None = None,
     ) -> None:
         chunk = database.chunk_length
         if sequence_length % chunk:
@@ -48,7 +49,7 @@ class SequenceReader:
         self.database, self.neighbors, self.mode = database, neighbors, mode
         self.split, self.length, self.read = split, sequence_length, neighbors_read
         self.chunks = sequence_length // chunk
-        self.eod = corpus.tokenizer.eod
+        self.eod, self.begin = corpus.tokenizer.eod, begin
         self.streams = [TokenStream(corpus, number, split, chunk) for number in range(len(corpus.sources))]
         self._orders = [np.random.default_rng((seed, n)).permutation(s.chunks) for n, s in enumerate(self.streams)]
 
@@ -73,8 +74,13 @@ class SequenceReader:
         tokens_BS = _together([self._tokens(one, numbers[rows]) for one, rows in parts], parts)
         real_B = _together([self._real(one, numbers[rows]) for one, rows in parts], parts)
         neighbors, neighbor_mask = self._neighbors(parts, numbers)
+        inputs_BS = tokens_BS[:, :-1]
+        if self.begin is not None:
+            # In place of the token before the first one that is asked for: chunks stay where they are.
+            inputs_BS = inputs_BS.copy()
+            inputs_BS[:, 0] = self.begin
         return Batch(
-            tokens_BS=tokens_BS[:, :-1],
+            tokens_BS=inputs_BS,
             labels_BS=tokens_BS[:, 1:],
             loss_mask_BS=self._counted(real_B),
             neighbors_BLKR=neighbors,

@@ -21,10 +21,12 @@ from retro.common.artifacts import (
     write_manifest,
 )
 from retro.common.config import config_json
-from retro.common.errors import ArtifactError, DataError, TrainingError
+from retro.common.conventions import prompt_prefix
+from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
 from retro.common.files import write_json
 from retro.common.precision import choose, is_bfloat16
 from retro.common.resume import completed, fingerprints
+from retro.common.tokenizers import conventions_of
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database
@@ -139,7 +141,8 @@ def run(
 
 def _with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of perplexity as they are now: an older toolkit always computed in float32, and did not say so."""
-    return {**settings, "perplexity": {"precision": "float32"} | settings["perplexity"]}
+    known = {"precision": "float32", "add_special_tokens": False}
+    return {**settings, "perplexity": known | settings["perplexity"]}
 
 
 def _weights_changed(out: Path, settings: dict[str, Any]) -> bool:
@@ -182,6 +185,7 @@ def _measure(
             neighbors_read=shape.model.neighbors,
             mode=mode,
             seed=config.seed,
+            begin=_begin(config, corpus),
         )
         source = EvaluationSource(reader)
         if source.samples == 0:
@@ -202,6 +206,21 @@ def _measure(
         log.info("perplexity %s, neighbors %s: %.2f over %d tokens", row.model, row.neighbors, row.perplexity, tokens)
         measured.append((row, of_chunks.by_source()))
     return measured
+
+
+def _begin(config: PerplexityConfig, corpus: Corpus) -> int | None:
+    """The token that each sequence begins with, where one is wanted.
+
+    Raises:
+        ConfigError: The tokenizer adds several, or one is wanted and there is none.
+    """
+    setting = "perplexity.add_special_tokens"
+    prefix = prompt_prefix(conventions_of(corpus.tokenizer), config.add_special_tokens, setting)
+    if len(prefix) > 1:
+        raise ConfigError(
+            setting, config.add_special_tokens, f"needs a tokenizer that adds one token, not {len(prefix)}"
+        )
+    return prefix[0] if prefix else None
 
 
 def evaluation_streams(corpus: Corpus, database: ChunkDatabase, split: str) -> list[TokenStream]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,20 @@ def test_a_conversation_that_the_template_refuses_is_refused_with_its_words(fold
         patch.setattr("retro.serve.chat.encode_chats", refuse)
         with pytest.raises(RefusalError, match=r"messages: .*\(Roles must alternate\)"):
             ask_chat(given, service.served, Limits.of(config.serve), "none")
+
+
+def test_perplexity_begins_sequences_with_the_token_that_is_wanted(folder: Path) -> None:
+    losses = []
+    for wanted in ("false", "auto", "true"):
+        config = config_of(folder, f"perplexity.add_special_tokens={wanted}", "perplexity.neighbors=[none]")
+        stage("perplexity").run(config)
+        out = stage("perplexity").path(config)
+        (row,) = (one for one in json.loads((out / "perplexity.json").read_text())["rows"] if one["model"] == "retro")
+        losses.append((row["loss"], row["tokens"]))
+        shutil.rmtree(out)
+    assert losses[0][1] == losses[1][1]
+    assert losses[0][0] != losses[1][0]
+    assert losses[1] == losses[2]
 
 
 def test_the_stage_answers_and_names_what_shaped_the_answers(folder: Path, tmp_path: Path) -> None:

@@ -50,6 +50,18 @@ def test_a_sequence_is_a_window_of_the_stream_and_labels_are_one_ahead(road: Run
     assert batch.token_mask_BS is None
 
 
+def test_a_begin_token_stands_in_place_of_the_token_before_the_first_one_asked_for(road: RunConfig) -> None:
+    plain = reader(road)
+    begun = SequenceReader(*artifacts(road), split=0, sequence_length=S, neighbors_read=plain.read, begin=7)
+    numbers = np.array([0, 3])
+    without, found = plain.fetch(0, numbers), begun.fetch(0, numbers)
+    assert found.tokens_BS[:, 0].tolist() == [7, 7]
+    assert (found.tokens_BS[:, 1:] == without.tokens_BS[:, 1:]).all()
+    assert (found.labels_BS == without.labels_BS).all()
+    assert found.neighbors_BLKR is not None
+    assert (found.neighbors_BLKR == without.neighbors_BLKR).all()
+
+
 def test_chunk_c_of_sequence_i_has_the_neighbors_of_stream_chunk_i_l_plus_c(road: RunConfig) -> None:
     _, database, neighbors = artifacts(road)
     batch = reader(road).fetch(1, np.array([1]))
