@@ -250,9 +250,22 @@ def pretrain(
 
 
 @app.command()
-def perplexity(arguments: Words = None, again: Redo = False, as_json: AsJson = False) -> None:
-    """Perplexity with real, shuffled and no neighbors."""
+def perplexity(
+    arguments: Words = None,
+    again: Redo = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Measure this one, of a stopped run too; --redo is then its own."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Perplexity with real, shuffled and no neighbors; perplexity.in_context={}: with passages in the prompt too."""
     config = read_named("perplexity", arguments)
+    if checkpoint is not None:
+        from retro.cli_perplexity import show_checkpoint
+
+        show_checkpoint(config, checkpoint, again=again, as_json=as_json)
+        return
     _run_stage("perplexity", config, arguments, again)
     _show_tables(config, as_json=as_json)
     _say_next("perplexity", config, arguments)

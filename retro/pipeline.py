@@ -140,12 +140,51 @@ def _pretrain(config: RunConfig) -> Manifest:
 
 
 def _perplexity(config: RunConfig) -> Manifest:
-    from retro.pretrain import perplexity
-
     checkpoints = {path.parent.name: path.parent for path in sorted(_dir(config, "pretrain").glob("*/result.json"))}
-    database, _ = database_dirs(config)
-    dirs = (_dir(config, "corpus"), database, _dir(config, "neighbors"), _dir(config, "perplexity"))
-    return perplexity.run(config.perplexity, config.parallel, checkpoints, *dirs)
+    return _measure_perplexity(config, checkpoints, _dir(config, "perplexity"))
+
+
+def _measure_perplexity(config: RunConfig, checkpoints: dict[str, Path], out: Path) -> Manifest:
+    from retro.pretrain import in_context, perplexity
+
+    database, index = database_dirs(config)
+    dirs = (_dir(config, "corpus"), database, _dir(config, "neighbors"))
+    prompts = in_context.prepare(config.perplexity, config.parallel, checkpoints, *dirs, index)
+    manifest = perplexity.run(config.perplexity, config.parallel, checkpoints, *dirs, out)
+    if prompts is not None:
+        in_context.run(prompts, out)
+    return manifest
+
+
+def measure_checkpoint(config: RunConfig, path: Path, *, again: bool = False) -> Path:
+    """Measure the perplexity of any checkpoint on this run's text: no stage, and the run's own numbers stay.
+
+    Args:
+        config: The run whose text and neighbors are read.
+        path: A checkpoint, a directory of them (of a run that was stopped too), or a finished stage.
+        again: Remove what was measured of it before, first.
+
+    Returns:
+        The folder with its numbers, one for each checkpoint.
+    """
+    from retro.training import checkpoint
+    from retro.training.finished import of_stage
+
+    found = checkpoint.find(of_stage(path)).resolve()
+    out = measured_checkpoint_path(config, found)
+    if again:
+        discard(out)
+    _measure_perplexity(config, {out.name.rpartition("_")[0]: found}, out)
+    return out
+
+
+def measured_checkpoint_path(config: RunConfig, checkpoint: Path) -> Path:
+    """Where the perplexity of a checkpoint goes that is no model of this run's pretraining stage."""
+    from retro.common.artifacts import fingerprint
+
+    model = f"{checkpoint.parent.parent.name}_" if checkpoint.parent.name == "checkpoints" else ""
+    name = f"{model}{checkpoint.name}_{fingerprint(str(checkpoint))[:8]}"
+    return config.run_dir / f"perplexity_of{_database_name(config)}" / name
 
 
 def _sft(config: RunConfig) -> Manifest:

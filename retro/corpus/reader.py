@@ -195,6 +195,7 @@ class TokenStream:
         length: Tokens in the stream.
         chunks: Whole chunks in the stream.
         documents: [documents] document numbers in stream order.
+        bounds: [documents + 1] stream position at which each of them begins; the last entry is `length`.
     """
 
     def __init__(self, corpus: Corpus, source: int, split: int, chunk_length: int) -> None:
@@ -204,8 +205,8 @@ class TokenStream:
         self.documents = corpus.stream_order(source, split)
         self._file = file
         self._file_starts = file.document_starts[self.documents]
-        self._bounds = stream_bounds(file.document_starts[self.documents + 1] - self._file_starts)
-        self.length = int(self._bounds[-1])
+        self.bounds = stream_bounds(file.document_starts[self.documents + 1] - self._file_starts)
+        self.length = int(self.bounds[-1])
         self.chunks = self.length // chunk_length
 
     def tokens(self, start_B: ArrayLike, width: int) -> NDArray[np.int32]:
@@ -221,7 +222,7 @@ class TokenStream:
             raise ValueError(
                 f"windows of {width} tokens from {start.min()} to {start.max()} leave a stream of {self.length}"
             )
-        start_P, count_P = window_pieces(self._bounds, self._file_starts, start, width)
+        start_P, count_P = window_pieces(self.bounds, self._file_starts, start, width)
         self._file.will_need(start_P, count_P)
         return joined_runs(self._file.tokens, start_P, count_P).reshape(len(start), width)
 
@@ -244,7 +245,7 @@ class TokenStream:
         if chunk_Q.size and (chunk_Q.min() < 0 or chunk_Q.max() >= self.chunks):
             raise ValueError(f"chunks {chunk_Q.min()} to {chunk_Q.max()} of a stream of {self.chunks} chunks")
         end_Q = np.minimum((chunk_Q + 2) * self.chunk_length, self.length)
-        return documents_at(self._bounds, chunk_Q * self.chunk_length), documents_at(self._bounds, end_Q - 1)
+        return documents_at(self.bounds, chunk_Q * self.chunk_length), documents_at(self.bounds, end_Q - 1)
 
     def own_documents(self, chunk: int) -> NDArray[np.int64]:
         """Document numbers that the neighbors of `chunk` must not come from."""

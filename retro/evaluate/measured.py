@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from retro.evaluate import slices
+from retro.evaluate import in_context, slices
 from retro.evaluate.charts import Series, interval_bar, line_chart, smooth
 from retro.evaluate.run_summary import Curve, RunSummary
 from retro.evaluate.tables import PerplexityRow, perplexity_rows, recall_text
@@ -39,6 +39,7 @@ def perplexity_section(run: RunSummary) -> str:
     body = lacking("No perplexity.json: retro perplexity has not run.")
     if run.perplexity:
         body = _perplexity_table(perplexity_rows(run.perplexity), str(run.perplexity.get("split", "?")))
+    body += in_context.panel(run.in_context)
     charts = _charts(run.pretraining, "pretraining") or lacking("No training log: retro pretrain has not run.")
     tuning = _charts(run.tuning, "tuning") or lacking("No tuning log: retro sft has not run.")
     return (

@@ -83,6 +83,8 @@ class RunSummary:
     pretraining: tuple[Curve, ...]
     tuning: tuple[Curve, ...]
     perplexity: Mapping[str, Any] | None
+    in_context: Mapping[str, Any] | None = None
+    """Perplexity with passages in the prompt."""
     leakage: Mapping[str, Any] | None
     scores: Mapping[str, Any] | None
     answers: Mapping[str, tuple[Answer, ...]]
@@ -123,6 +125,7 @@ def summarize(run_dir: Path, asked: str = "") -> RunSummary:
         pretraining=tuple(_curves(stage_dir(run_dir, "pretrain"))),
         tuning=tuple(_curves(stage_dir(run_dir, "sft"), "tuning")),
         perplexity=_json(stage_dir(run_dir, "perplexity") / "perplexity.json"),
+        in_context=_json(stage_dir(run_dir, "perplexity") / "in_context.json"),
         leakage=_json(run_dir / "leakage" / "leakage.json"),
         scores=scores,
         answers=_answers(stage_dir(run_dir, "generate", asked), scores),

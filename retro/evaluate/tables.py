@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retro.common.files import read_json
 from retro.common.terminal import Table, Terminal
-from retro.evaluate import slices
+from retro.evaluate import in_context, slices
 from retro.evaluate.reading import perplexity_of
 from retro.evaluate.run_summary import summarize
 from retro.evaluate.wording import count, loss, metric_name, model_name, percent, setting_name, signed_percent
@@ -124,7 +125,26 @@ def _by_k(item: tuple[str, float]) -> int:
 def table_numbers(run_dir: Path, asked: str = "") -> dict[str, Any]:
     """What `print_tables` prints, for machines; only what there is."""
     run = summarize(run_dir, asked)
-    return {name: found for name, found in (("perplexity", run.perplexity), ("answers", run.scores)) if found}
+    known = (("perplexity", run.perplexity), ("in_context", run.in_context), ("answers", run.scores))
+    return {name: found for name, found in known if found}
+
+
+_REDO = "Measure it again with --redo"
+
+
+def measured_numbers(directory: Path) -> dict[str, Any]:
+    """Perplexities in a folder of their own, for machines: without passages in the prompt, and with, if measured."""
+    names = {"perplexity": "perplexity.json", "in_context": "in_context.json"}
+    paths = {name: directory / file for name, file in names.items()}
+    return {name: read_json(path, _REDO) for name, path in paths.items() if path.exists()}
+
+
+def print_measured(directory: Path, terminal: Terminal) -> None:
+    """Print the tables of perplexities in a folder of their own."""
+    found = measured_numbers(directory)
+    terminal.table(perplexity_table(found["perplexity"]))
+    if "in_context" in found:
+        terminal.table(in_context.table(found["in_context"]))
 
 
 def print_tables(run_dir: Path, terminal: Terminal, asked: str = "") -> None:
@@ -132,6 +152,8 @@ def print_tables(run_dir: Path, terminal: Terminal, asked: str = "") -> None:
     run = summarize(run_dir, asked)
     if run.perplexity:
         terminal.table(perplexity_table(run.perplexity))
+    if run.in_context:
+        terminal.table(in_context.table(run.in_context))
     if run.scores:
         terminal.table(answers_table(run.scores))
         kinds = slices_table(run.scores)

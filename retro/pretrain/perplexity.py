@@ -96,7 +96,7 @@ def run(
     neighbors = Neighbors.open(neighbors_dir, database, corpus) if reading else None
     parents = {"corpus": corpus.manifest, "db": database.manifest}
     settings = {
-        "perplexity": config_json(config),
+        "perplexity": _own(config),
         "checkpoints": {
             name: [checkpoint.identity(info.path), config_json(info.shape)] for name, info in infos.items()
         },
@@ -109,7 +109,7 @@ def run(
     if parallel.rank() == 0:
         choice.tell("perplexity.precision")
     config = config.model_copy(update={"precision": choice.precision})
-    settings["perplexity"] = config_json(config)
+    settings["perplexity"] = _own(config)
     started = time.monotonic()
     measured = [
         one
@@ -137,6 +137,11 @@ def run(
         write_manifest(out, manifest)
     parallel.barrier()
     return manifest
+
+
+def _own(config: PerplexityConfig) -> dict[str, Any]:
+    """The settings that this measurement depends on: passages in the prompt are measured apart."""
+    return {name: value for name, value in config_json(config).items() if name != "in_context"}
 
 
 def _with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +177,7 @@ def _measure(
 ) -> list[tuple[Row, list[Columns]]]:
     chunks, info = checkpoint.load_stage(path, layout, bfloat16=is_bfloat16(config.precision))
     shape = info.shape
-    _require_same_text(info, corpus, database)
+    require_same_text(info, corpus, database)
     measured = []
     modes: tuple[NeighborMode, ...] = config.neighbors if shape.model.retrieval else ("none",)
     for mode in modes:
@@ -229,7 +234,12 @@ def evaluation_streams(corpus: Corpus, database: ChunkDatabase, split: str) -> l
     return [TokenStream(corpus, source, number, database.chunk_length) for source in range(len(corpus.sources))]
 
 
-def _require_same_text(info: checkpoint.CheckpointInfo, corpus: Corpus, database: ChunkDatabase) -> None:
+def require_same_text(info: checkpoint.CheckpointInfo, corpus: Corpus, database: ChunkDatabase) -> None:
+    """Check that a model was trained with the tokenizer, and a Retro with the chunk length, of the data here.
+
+    Raises:
+        TrainingError: It was not.
+    """
     pairs = [("tokenizer", info.shape.tokenizer, corpus.tokenizer.fingerprint)]
     if info.shape.model.retrieval:
         pairs.append(("chunk length", str(info.shape.chunk_length), str(database.chunk_length)))

@@ -29,6 +29,8 @@ from retro.common.hdf5 import map_column
 
 STAGE = "perplexity"
 TABLE_FILE, CHUNKS_FILE = "perplexity.json", "chunks.h5"
+IN_CONTEXT_FILE = "in_context.json"
+"""What was measured with passages in the prompt."""
 LOSS, TOKENS, BYTES = "loss", "tokens", "bytes"
 
 

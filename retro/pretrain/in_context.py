@@ -1,0 +1,259 @@
+"""Perplexity with passages in the prompt: what a search is worth to any model, whether or not it has an encoder.
+
+In-Context RALM (Ram et al. 2023, arXiv:2302.00083): before every `stride` tokens, search with the ones before them and
+put what is found in front of the text. Conditions differ in what stands there and in nothing else; they score the same
+tokens, so differences are taken document by document.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.common.artifacts import Manifest
+from retro.common.config import config_json
+from retro.common.errors import ConfigError, DataError
+from retro.common.files import read_json, write_json
+from retro.common.precision import choose, is_bfloat16
+from retro.common.progress import Progress
+from retro.common.resume import fingerprints
+from retro.corpus.reader import SPLITS, Corpus, TokenStream
+from retro.db.reader import ChunkDatabase
+from retro.db.versions import open_database
+from retro.index.searcher import open_searcher
+from retro.mcore import parallel
+from retro.model.config import ModelShape
+from retro.neighbors.reader import Neighbors
+from retro.pretrain.config import CONDITIONS, Condition, InContextConfig, PerplexityConfig
+from retro.pretrain.in_context_data import DocumentLosses, PromptSource, Targets, all_targets, spread
+from retro.pretrain.in_context_lengths import Lengths, lengths_of
+from retro.pretrain.in_context_passages import OtherDocuments, of_index, of_neighbors, shown_documents, shuffled
+from retro.pretrain.in_context_result import Losses, Summary
+from retro.pretrain.perplexity import evaluation_streams, require_same_text
+from retro.pretrain.reader import IN_CONTEXT_FILE
+from retro.training import checkpoint
+from retro.training.config import ParallelConfig
+from retro.training.validation import Validation, mean_loss
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands before the targets, for prompts of given lengths."""
+
+    targets: Targets
+    passages: Mapping[Condition, NDArray[np.int64]]
+    """[T, P] rows of the database; nothing for conditions without passages."""
+    without: int
+    """Targets for which nothing was found."""
+    own_when_shuffled: int
+    """Targets that had to be given passages found for a document that they show themselves."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, everything opened; see `prepare`."""
+
+    config: PerplexityConfig
+    settings: InContextConfig
+    layout: ParallelConfig
+    infos: Mapping[str, checkpoint.CheckpointInfo]
+    corpus: Corpus
+    database: ChunkDatabase
+    neighbors: Neighbors | None
+    index_dir: Path
+    streams: Sequence[TokenStream]
+    separator: Sequence[int]
+
+    def lengths(self, shape: ModelShape) -> Lengths:
+        """Of the prompts of a model; raises ConfigError where they do not fit."""
+        return lengths_of(self.settings, shape, self.database, len(self.separator))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What numbers depend on."""
+        parents = {"corpus": self.corpus.manifest, "db": self.database.manifest}
+        return {
+            "settings": config_json(self.settings) | {"split": self.config.split, "seed": self.config.seed},
+            "checkpoints": {name: checkpoint.identity(info.path) for name, info in self.infos.items()},
+            "parents": fingerprints(parents | self._origin()),
+        }
+
+    def _origin(self) -> dict[str, Manifest]:
+        """Where passages come from."""
+        if not {"found", "shuffled"} & set(self.settings.conditions):
+            return {}
+        if self.neighbors is not None:
+            return {"neighbors": self.neighbors.manifest}
+        return {"index": open_searcher(self.index_dir, self.database).manifest}
+
+    def find(self, lengths: Lengths) -> Found:
+        """Search, on the first rank for all."""
+        targets = spread(all_targets(self.streams, lengths.stride, self.settings.text), self.settings.targets)
+        if not len(targets):
+            problem = f"its {self.config.split} split has no text of more than {lengths.stride} tokens"
+            raise DataError(self.corpus.directory, problem, "Give more text, or a smaller perplexity.in_context.stride")
+        if not {"found", "shuffled"} & set(self.settings.conditions):
+            return Found(targets, {}, 0, 0)
+        return parallel.from_first(self._find(targets, lengths) if parallel.rank() == 0 else Found(targets, {}, 0, 0))
+
+    def _find(self, targets: Targets, lengths: Lengths) -> Found:
+        shown = shown_documents(self.streams, targets, max(lengths.prefix, lengths.query))
+        others = OtherDocuments(self.database, self.streams, targets, shown, self.settings.passages)
+        everything = np.arange(len(targets), dtype=np.int64)
+        if self.neighbors is None:
+            searcher = open_searcher(self.index_dir, self.database)
+            ids_TP = of_index(searcher, self.streams, targets, lengths.query, others)
+        else:
+            split = SPLITS.index(self.config.split)
+            ids_TC = of_neighbors(self.neighbors, split, targets, self.database.chunk_length)
+            ids_TP = others.keep(everything, ids_TC)
+        other_TP, own = shuffled(ids_TP, targets, shown, self.config.seed)
+        passages: dict[Condition, NDArray[np.int64]] = {"found": ids_TP, "shuffled": others.keep(everything, other_TP)}
+        return Found(targets, passages, int((ids_TP < 0).all(axis=1).sum()), own)
+
+
+def prepare(
+    config: PerplexityConfig,
+    layout: ParallelConfig,
+    checkpoints: Mapping[str, Path],
+    corpus_dir: Path,
+    db_dir: Path,
+    neighbors_dir: Path,
+    index_dir: Path,
+) -> Measurement | None:
+    """Open what is to be measured and check that it fits, before any model computes; None where nothing is asked for.
+
+    Args:
+        config: `in_context` in it; split, micro batch, precision and seed as for perplexity.
+        layout: Processes.
+        checkpoints: Name and directory of each model.
+        corpus_dir: The corpus.
+        db_dir: The chunk database.
+        neighbors_dir: Opened where passages come from there.
+        index_dir: Likewise.
+
+    Raises:
+        ArtifactError: Something is missing, damaged or does not belong together.
+        ConfigError: Prompts do not fit a model.
+        TrainingError: A checkpoint was trained with another tokenizer or chunk length.
+    """
+    settings = config.in_context
+    if settings is None:
+        return None
+    corpus = Corpus.open(corpus_dir)
+    database = open_database(db_dir, corpus)
+    reading = settings.search == "neighbors" and {"found", "shuffled"} & set(settings.conditions)
+    made = Measurement(
+        config=config,
+        settings=settings,
+        layout=layout,
+        infos={name: checkpoint.read_info(checkpoint.find(path)) for name, path in checkpoints.items()},
+        corpus=corpus,
+        database=database,
+        neighbors=Neighbors.open(neighbors_dir, database, corpus) if reading else None,
+        index_dir=index_dir,
+        streams=evaluation_streams(corpus, database, config.split),
+        separator=corpus.tokenizer.encode(settings.separator) if settings.separator else (),
+    )
+    if made.neighbors is not None and settings.passages > made.neighbors.saved:
+        need = f"needs at most {made.neighbors.saved}, as many as neighbors.saved; or perplexity.in_context.search=live"
+        raise ConfigError("perplexity.in_context.passages", settings.passages, need)
+    for info in made.infos.values():
+        require_same_text(info, corpus, database)
+        made.lengths(info.shape)
+    return made
+
+
+def run(measurement: Measurement, out: Path) -> dict[str, Any]:
+    """Measure, or find it measured; what was measured otherwise before is replaced.
+
+    Args:
+        measurement: As `prepare` gives it.
+        out: Where `in_context.json` goes.
+
+    Returns:
+        What it holds: "measured" (what the numbers depend on), "rows", "differences", "prompts".
+    """
+    path = out / IN_CONTEXT_FILE
+    described = measurement.described
+    remedy = f"Delete {path} and run `retro perplexity` again"
+    made = parallel.from_first(read_json(path, remedy) if path.exists() else None)
+    if made is not None:
+        if made.get("measured") == described:
+            log.info("perplexity in context: already complete in %s", path)
+            return dict(made)
+        log.warning("%s: was measured otherwise (settings, models or data); measuring again", path)
+    summary = Summary(measurement.settings, measurement.config.seed)
+    choice = parallel.from_first(choose(measurement.config.precision))
+    rows: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    prompts: dict[str, Any] = {}
+    for name, info in measurement.infos.items():
+        chunks, _ = checkpoint.load_stage(info.path, measurement.layout, bfloat16=is_bfloat16(choice.precision))
+        lengths = measurement.lengths(info.shape)
+        found = measurement.find(lengths)
+        losses = {
+            condition: _measure(measurement, condition, name, info.shape, chunks, lengths, found)
+            for condition in CONDITIONS
+            if condition in measurement.settings.conditions
+        }
+        rows += summary.rows(name, losses)
+        differences += summary.differences(name, losses)
+        counts = {"targets": len(found.targets), "without_passages": found.without}
+        prompts[name] = asdict(lengths) | counts | {"own_when_shuffled": found.own_when_shuffled}
+    result = {
+        "measured": described,
+        "split": measurement.config.split,
+        "precision": choice.precision,
+        "rows": rows,
+        "differences": differences,
+        "prompts": prompts,
+    }
+    if parallel.is_main():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
+    parallel.barrier()
+    return result
+
+
+def _measure(
+    measurement: Measurement,
+    condition: Condition,
+    name: str,
+    shape: ModelShape,
+    chunks: Sequence[Any],
+    lengths: Lengths,
+    found: Found,
+) -> Losses:
+    """Losses under one condition, document by document."""
+    layout = measurement.layout
+    source = PromptSource(
+        measurement.streams,
+        found.targets,
+        prefix=lengths.prefix + (lengths.room if condition == "more_text" else 0),
+        length=lengths.prompt(condition, layout.tensor if layout.sequence else 1),
+        eod=measurement.corpus.tokenizer.eod,
+        database=measurement.database,
+        passages_TP=found.passages.get(condition),
+        separator=measurement.separator,
+    )
+    documents = DocumentLosses(measurement.streams, found.targets)
+    everything = Validation(source=source, samples=len(found.targets))
+    with Progress(len(found.targets), what=f"{name}, {condition.replace('_', ' ')}", unit="prompts") as bar:
+
+        def seen(numbers_B: NDArray[np.int64], losses: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
+            documents.add(numbers_B, losses, mask)
+            bar.advance(int((numbers_B >= 0).sum()))
+
+        loss, tokens = mean_loss(chunks, shape, everything, len(found.targets), measurement.config.micro_batch, seen)
+    log.info("perplexity %s, %s in the prompt: %.2f over %d tokens", name, condition, math.exp(loss), tokens)
+    return documents.by_document()
