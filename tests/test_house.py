@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "index.policy",
         "index.faiss_loader",
     },
-    "pretrain": READERS | TRAINED | {"neighbors.reader"},
+    # Passages in the prompt are searched for, and what is measured of them needs intervals: arithmetic on arrays.
+    "pretrain": READERS | TRAINED | {"neighbors", "index", "evaluate.intervals", "evaluate.paired"},
     "leakage": READERS | {"neighbors.reader", "pretrain.reader"},
     "sft": READERS | TRAINED | {"neighbors.reader", "index", "pretrain"},
     "generate": READERS | TRAINED | {"neighbors.reader", "index", "sft"},
@@ -60,6 +61,7 @@ ABOVE_ALL = {
     "cli_database",
     "cli_evaluate",
     "cli_harness",
+    "cli_perplexity",
     "cli_plan",
     "cli_sft",
     "cli_serve",

@@ -226,6 +226,10 @@ class TokenStream:
         self._file.will_need(start_P, count_P)
         return joined_runs(self._file.tokens, start_P, count_P).reshape(len(start), width)
 
+    def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which document each stream position lies in, as a position in `documents`."""
+        return documents_at(self.bounds, positions)
+
     def chunk_documents(self, chunk_numbers: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First and last document, as positions in `documents`, that see the neighbors of each chunk u.
 
@@ -245,7 +249,7 @@ class TokenStream:
         if chunk_Q.size and (chunk_Q.min() < 0 or chunk_Q.max() >= self.chunks):
             raise ValueError(f"chunks {chunk_Q.min()} to {chunk_Q.max()} of a stream of {self.chunks} chunks")
         end_Q = np.minimum((chunk_Q + 2) * self.chunk_length, self.length)
-        return documents_at(self.bounds, chunk_Q * self.chunk_length), documents_at(self.bounds, end_Q - 1)
+        return self.documents_at(chunk_Q * self.chunk_length), self.documents_at(end_Q - 1)
 
     def own_documents(self, chunk: int) -> NDArray[np.int64]:
         """Document numbers that the neighbors of `chunk` must not come from."""

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.corpus.packing import documents_at
 from retro.corpus.reader import TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.mcore.parallel import sum_of_last_stages
@@ -163,7 +162,7 @@ class DocumentLosses:
         source = np.repeat(self.targets.source_T[numbers_B], count_B)
         for one in np.unique(source).tolist():
             here = source == one
-            document = self._first[one] + documents_at(self.streams[one].bounds, position[here])
+            document = self._first[one] + self.streams[one].documents_at(position[here])
             for sums, weights in zip(self._sums, (losses[here], None), strict=True):
                 sums += np.bincount(document, weights, len(sums))
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.progress import Progress
-from retro.corpus.packing import documents_at
 from retro.corpus.reader import TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.index.texts import texts_of
@@ -45,8 +44,8 @@ def shown_documents(streams: Sequence[TokenStream], targets: Targets, before: in
     for source, stream in enumerate(streams):
         here = targets.source_T == source
         start = targets.start_T[here]
-        first_T[here] = documents_at(stream.bounds, np.maximum(targets.begin_T[here], start - before))
-        last_T[here] = documents_at(stream.bounds, start + targets.count_T[here] - 1)
+        first_T[here] = stream.documents_at(np.maximum(targets.begin_T[here], start - before))
+        last_T[here] = stream.documents_at(start + targets.count_T[here] - 1)
     return first_T, last_T
 
 

@@ -68,7 +68,13 @@ def stream(*lengths: int) -> Any:
     def tokens(starts: Any, width: int) -> np.ndarray:
         return np.array([np.arange(start, start + width) for start in starts], dtype=np.int32)
 
-    return SimpleNamespace(bounds=bounds, length=int(bounds[-1]), documents=np.arange(len(lengths)), tokens=tokens)
+    def documents_at(positions: Any) -> Any:
+        return np.searchsorted(bounds, positions, side="right") - 1
+
+    return SimpleNamespace(
+        bounds=bounds, length=int(bounds[-1]), documents=np.arange(len(lengths)), tokens=tokens,
+        documents_at=documents_at,
+    )  # fmt: skip
 
 
 def test_a_stream_is_scored_from_its_second_run_on() -> None:
