@@ -31,6 +31,9 @@ class Fields:
 class NothingToLearnError(DataError):
     """A question is well-formed, but has no answer that could be learned or scored."""
 
+    number: int = -1
+    """Its place among the questions of its file, from 0, as far as that is known."""
+
 
 def question_of(path: Path, found: JsonItem, fields: Fields) -> Question:
     """One item as a question.

@@ -31,6 +31,7 @@ def read_questions(path: Path, fields: Fields | None = None, *, on_bad: OnBad | 
             share an id.
     """
     questions: list[Question] = []
+    refused = 0
     unread: Counter[str] = Counter()
     fields = fields or Fields()
     for item in json_items(path, read_text(path)):
@@ -40,6 +41,8 @@ def read_questions(path: Path, fields: Fields | None = None, *, on_bad: OnBad | 
         except NothingToLearnError as error:
             if on_bad is None:
                 raise
+            error.number = len(questions) + refused
+            refused += 1
             on_bad("no_answer", error)
     if unread:
         told = ", ".join(f"{visible(name)} ({count})" for name, count in unread.most_common(8))

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
-from retro.common.json_items import json_item, json_items, read_text
+from retro.common.json_items import OnBad, json_item, json_items, read_text
 from retro.common.json_text import JsonError, parse_json
 from retro.common.qa_data import Question
-from retro.common.qa_fields import Fields, question_of
+from retro.common.qa_fields import Fields, NothingToLearnError, question_of
 from retro.common.qa_files import distinct_questions, read_questions
 from retro.common.tasks.paths import MISSING, Place, find, places
 from retro.common.tasks.task import Layout, Task
@@ -26,10 +26,15 @@ log = logging.getLogger(__name__)
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
-def read_task_questions(path: Path, task: Task) -> list[Question]:
+def read_task_questions(path: Path, task: Task, *, on_bad: OnBad | None = None) -> list[Question]:
     """Read a question file in InstructRetro's form, or in one of the task's layouts.
 
     Which one it is, its first item says: the first layout of which question, answers and contexts are found in it.
+
+    Args:
+        path: The file.
+        task: Its layouts.
+        on_bad: As `read_questions` has it.
 
     Raises:
         DataError: The file is missing or broken, fits nothing, or a question lacks something.
@@ -38,11 +43,11 @@ def read_task_questions(path: Path, task: Task) -> list[Question]:
     for layout in task.layouts:
         first = next((place for name, root in roots[:2] for place in _places(layout, name, root)), None)
         if first is not None and _fits(layout, first):
-            return _read(path, task, layout, roots)
+            return _read(path, task, layout, roots, on_bad)
     if path.suffix in _TABLES:
         wanted = " or ".join(", ".join([one.question, *one.answers]) for one in task.layouts) or "no table"
         raise DataError(path, f"has no layout of task {task.name!r}", f"Its columns need to be {wanted}")
-    return read_questions(path, fields_of(task))
+    return read_questions(path, fields_of(task), on_bad=on_bad)
 
 
 def fields_of(task: Task) -> Fields:
@@ -79,17 +84,26 @@ def _fits(layout: Layout, place: Place) -> bool:
     return isinstance(question, str) and given and (answered or _has_none(layout, place))
 
 
-def _read(path: Path, task: Task, layout: Layout, roots: Sequence[tuple[str, Any]]) -> list[Question]:
-    questions, skipped = list[Question](), 0
+def _read(
+    path: Path, task: Task, layout: Layout, roots: Sequence[tuple[str, Any]], on_bad: OnBad | None
+) -> list[Question]:
+    questions, skipped, refused = list[Question](), 0, 0
     for name, root in roots:
         for place in _places(layout, name, root):
             item = _item(path, task, layout, place)
             if item is None:
                 skipped += 1
                 continue
-            number = len(questions) + skipped
+            number = len(questions) + skipped + refused
             found = json_item(path, number, place.name or f"item {number}", item)
-            questions.append(question_of(path, found, fields_of(task)))
+            try:
+                questions.append(question_of(path, found, fields_of(task)))
+            except NothingToLearnError as error:
+                if on_bad is None:
+                    raise
+                error.number = len(questions) + refused
+                refused += 1
+                on_bad("no_answer", error)
     if skipped:
         log.info("%s: %d questions without an answer are left out, as task %s says", path, skipped, task.name)
     return distinct_questions(path, questions)

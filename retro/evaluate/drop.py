@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from retro.common.json_text import JsonError, parse_json
+
 # Dims in this file.
 #   G spans of a gold answer   P spans of the prediction
 
@@ -20,21 +22,40 @@ Gold = Sequence[str]
 """The spans that are one answer together."""
 
 
-def drop_em(prediction: str, golds: Sequence[Gold]) -> float:
-    """1 if the prediction's spans are those of any gold answer, in any order."""
-    return float(any(_same(gold, spans_said(prediction, gold)) for gold in golds))
+def drop_em(prediction: str, golds: Sequence[Gold], *, part: bool = False) -> float:
+    """1 if the prediction's spans are those of any gold answer, in any order; `part` as for `drop_f1`."""
+    return float(any(_same(gold, _spans_for(prediction, gold, part=part)) for gold in golds))
 
 
-def drop_f1(prediction: str, golds: Sequence[Gold]) -> float:
-    """F1 of the spans, aligned as well as can be, to two digits as official; the best over all gold answers."""
-    return max(_aligned_f1(gold, spans_said(prediction, gold)) for gold in golds)
+def drop_f1(prediction: str, golds: Sequence[Gold], *, part: bool = False) -> float:
+    """F1 of the spans, aligned as well as can be, to two digits as official; the best over all gold answers.
+
+    Args:
+        prediction: What was said.
+        golds: Gold answers, each of one span or more.
+        part: Part the prediction at commas and "and" where the gold answer has several spans. No official rule: it
+            uses of the gold answer how many spans it has, and scores a text far higher.
+    """
+    return max(_aligned_f1(gold, _spans_for(prediction, gold, part=part)) for gold in golds)
 
 
-def spans_said(prediction: str, gold: Gold) -> list[str]:
-    """The prediction as spans: one, unless the gold answer has several; then it is parted at commas and "and"."""
-    if len(gold) == 1:
-        return [prediction]
-    return [part for part in _BETWEEN_SPANS.split(prediction.strip()) if part] or [prediction]
+def spans_said(prediction: str) -> list[str]:
+    """The prediction as spans: one, unless it is given as several, as a JSON list of texts."""
+    if prediction.lstrip().startswith("["):
+        try:
+            found = parse_json(prediction)
+        except JsonError:
+            return [prediction]
+        if isinstance(found, list) and found and all(isinstance(one, str) for one in found):
+            return found
+    return [prediction]
+
+
+def _spans_for(prediction: str, gold: Gold, *, part: bool) -> list[str]:
+    said = spans_said(prediction)
+    if not part or len(gold) == 1 or len(said) > 1:
+        return said
+    return [one for one in _BETWEEN_SPANS.split(prediction.strip()) if one] or [prediction]
 
 
 def normalize(text: str) -> str:
@@ -64,7 +85,8 @@ def _same(gold: Gold, said: Sequence[str]) -> bool:
 
 def _aligned_f1(gold: Gold, said: Sequence[str]) -> float:
     scores_GP = np.array([[_bag_f1(_bag(one), _bag(other)) for other in said] for one in gold])
-    return round(best_total(scores_GP) / max(len(gold), len(said)), 2)
+    # numpy's rounding, as official: halves in the decimal fraction, not in the binary one.
+    return float(np.round(best_total(scores_GP) / max(len(gold), len(said)), 2))
 
 
 def _bag(span: str) -> set[str]:

@@ -16,13 +16,13 @@ SQUAD = Rules()
 
 def exact_match(prediction: str, answers: Sequence[str], rules: Rules = SQUAD) -> float:
     """1 if the prediction equals any gold answer after normalizing, else 0."""
-    pairs = (rules.pair(gold, prediction) for gold in golds_of(answers))
+    pairs = (rules.pair(gold, prediction) for gold in rules.golds_of(answers))
     return float(any(gold == said for gold, said in pairs))
 
 
 def f1(prediction: str, answers: Sequence[str], rules: Rules = SQUAD) -> float:
     """Overlap of words with the gold answer that it overlaps most."""
-    return max(overlap(*rules.pair(gold, prediction), rules.whole_answers) for gold in golds_of(answers))
+    return max(overlap(*rules.pair(gold, prediction), rules.whole_answers) for gold in rules.golds_of(answers))
 
 
 def overlap(gold: str, prediction: str, whole: Sequence[str] = ()) -> float:
@@ -46,7 +46,7 @@ def overlap(gold: str, prediction: str, whole: Sequence[str] = ()) -> float:
 
 def word_recall(prediction: str, answers: Sequence[str], rules: Rules = SQUAD) -> float:
     """Share of a gold answer's words that the prediction has, whatever else it says (Adlakha et al. 2024)."""
-    return max(_recall(*rules.pair(gold, prediction)) for gold in golds_of(answers))
+    return max(_recall(*rules.pair(gold, prediction)) for gold in rules.golds_of(answers))
 
 
 def _recall(gold: str, prediction: str) -> float:
@@ -56,7 +56,20 @@ def _recall(gold: str, prediction: str) -> float:
     return sum((wanted & Counter(prediction.split())).values()) / sum(wanted.values())
 
 
-def substring_match(prediction: str, answers: Sequence[str]) -> float:
+def substring_match(prediction: str, answers: Sequence[str], rules: Rules = SQUAD) -> float:
+    """1 if any gold answer stands in the prediction as whole words, both normalized.
+
+    InstructRAG (Wei et al. 2024) and ASQA's string exact match normalize too, and take a gold answer within a word
+    (`4` in `1947`, `no` in `know`) for found; here it is not, as in what is told of the passages.
+    """
+    return float(any(_stands_in(*rules.pair(gold, prediction)) for gold in rules.golds_of(answers)))
+
+
+def _stands_in(gold: str, prediction: str) -> bool:
+    return f" {gold} " in f" {prediction} " if gold else not prediction
+
+
+def popqa_match(prediction: str, answers: Sequence[str]) -> float:
     """1 if any gold answer stands in the prediction: as written, in lower case, or capitalised (Mallen et al. 2023)."""
     forms = (form for gold in golds_of(answers) for form in (gold, gold.lower(), gold.capitalize()))
     return float(any(form in prediction for form in forms))
@@ -80,12 +93,13 @@ def quac_f1(prediction: str, answers: Sequence[str], rules: Rules) -> float:
     Where half of the people or more found no answer, that is the answer; else theirs are not compared with.
     """
     golds = golds_of(answers)
-    empty = [gold for gold in golds if not rules.plain(gold)]
-    kept = empty[:1] if 2 * len(empty) >= len(golds) else [gold for gold in golds if rules.plain(gold)]
-    if len(kept) == 1:
-        return f1(prediction, kept, rules)
-    parts = [f1(prediction, [*kept[:left_out], *kept[left_out + 1 :]], rules) for left_out in range(len(kept))]
-    return sum(parts) / len(parts)
+    none = [gold for gold in golds if rules.says_none(gold)]
+    kept = none[:1] if 2 * len(none) >= len(golds) else [gold for gold in golds if gold not in none]
+    # A span without words, such as `the`, is nobody's saying that there is no answer, and like no answer.
+    found = [f1(prediction, [gold], rules) if rules.plain(gold) or gold in none else 0.0 for gold in kept]
+    if len(found) == 1:
+        return found[0]
+    return sum(max(found[:place] + found[place + 1 :]) for place in range(len(found))) / len(found)
 
 
 _TOKEN = re.compile(r"[a-z0-9]+")

@@ -9,7 +9,9 @@ from typing import Any
 
 from retro.common.answers import Answer, Asked
 from retro.common.errors import ConfigError, DataError
+from retro.common.qa_fields import NothingToLearnError
 from retro.common.tasks import load_task
+from retro.common.tasks.task import Task
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.predictions import from_question_file
 from retro.evaluate.scores import score_answers, write_scores
@@ -21,6 +23,7 @@ _MARKER = re.compile(r"^\s*(?:answer|a):\s*", re.IGNORECASE)
 _NAME = re.compile(r"retro-generate-(?P<task>.+?)_.*_(?P<start>\d+)_(?P<count>\d+)_[^_]+")
 
 DEFAULT_TASK = "qa"
+_LINES_NAMED = 10
 
 
 def run_plain(
@@ -40,18 +43,50 @@ def run_plain(
         The scores, which are also in `out/scores.json`.
 
     Raises:
-        DataError: The files cannot be read, or differ in length.
+        DataError: The files cannot be read, or differ in length, or a question to be scored has no gold answer.
         ConfigError: No question stands at `start`.
     """
     task = load_task(config.task or DEFAULT_TASK)
-    known = from_question_file(questions, task)
+    known = _questions(questions, task)
     if not 0 <= start < len(known):
         raise ConfigError("--start", start, f"needs a number from 0 to {len(known) - 1}, the last question")
-    asked = known[start:][:limit]
+    asked = _with_gold(known[start:][:limit], start, questions)
     answers = {predictions.stem: read_plain(predictions, asked, limit)}
     scores, values = score_answers(config, task, asked, answers)
     write_scores(out, scores, asked, answers, values)
     return scores
+
+
+def _questions(path: Path, task: Task) -> list[Asked | None]:
+    """The questions of a file, None for one without a gold answer."""
+    without: set[int] = set()
+
+    def on_bad(reason: str, error: DataError) -> None:
+        if isinstance(error, NothingToLearnError):
+            without.add(error.number)
+
+    found = from_question_file(path, task, on_bad=on_bad)
+    rest = iter(found)
+    return [None if number in without else next(rest) for number in range(len(found) + len(without))]
+
+
+def _with_gold(asked: Sequence[Asked | None], start: int, questions: Path) -> list[Asked]:
+    """All of them; none may lack a gold answer, for a score over fewer questions looks like a better one.
+
+    Raises:
+        DataError: Some do; the lines that answer them are named.
+    """
+    lines = [number for number, one in enumerate(asked, start=1) if one is None]
+    if lines:
+        shown = ", ".join(map(str, lines[:_LINES_NAMED])) + (", …" if len(lines) > _LINES_NAMED else "")
+        first = f"; line 1 answers question {start}, counted from 0" if start else ""
+        problem = f"{len(lines)} of {len(asked)} questions have no gold answer: those of lines {shown}{first}"
+        remedy = (
+            "Take these lines out of both files, or score them as a task that has a text for no answer "
+            "(evaluate.task=squad2.0) where the file marks them as unanswerable"
+        )
+        raise DataError(questions, problem, remedy)
+    return [one for one in asked if one is not None]
 
 
 def read_plain(predictions: Path, asked: Sequence[Asked], limit: int | None = None) -> list[Answer]:

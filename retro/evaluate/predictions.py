@@ -9,6 +9,7 @@ from pathlib import Path
 from retro.common.answers import QUESTIONS, Answer, Asked, asked_of, read_answers, read_asked
 from retro.common.artifacts import Manifest
 from retro.common.errors import ArtifactError
+from retro.common.json_items import OnBad
 from retro.common.qa_layouts import read_task_questions
 from retro.common.tasks.task import Task
 from retro.evaluate.wording import in_order
@@ -79,6 +80,6 @@ def asked_questions(generate_dir: Path, questions: Path | None, task: Task) -> l
     return asked
 
 
-def from_question_file(path: Path, task: Task) -> list[Asked]:
-    """The questions of a file, in the form that answers are lined up with."""
-    return [asked_of(question) for question in read_task_questions(path, task)]
+def from_question_file(path: Path, task: Task, *, on_bad: OnBad | None = None) -> list[Asked]:
+    """The questions of a file, in the form that answers are lined up with; `on_bad` is told of those without gold."""
+    return [asked_of(question) for question in read_task_questions(path, task, on_bad=on_bad)]

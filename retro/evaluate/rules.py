@@ -59,6 +59,24 @@ class Rules:
         said = {NORMALIZERS[self.normalisation](phrase) for phrase in self.no_answer}
         return "" if short in said else short
 
+    def says_none(self, text: str) -> bool:
+        """Whether a text is blank or one of `no_answer`; not whether it merely has no words of its own."""
+        return not text.strip() or bool(NORMALIZERS[self.normalisation](text) and not self.plain(text))
+
+    def golds_of(self, answers: Sequence[str]) -> Sequence[str]:
+        """The gold answers that are compared with; there is one at least.
+
+        Where questions may have no answer, those that are empty as they are compared do not count beside others
+        (SQuAD 2.0's script): else an empty answer would match the gold answer `the`.
+
+        Raises:
+            ValueError: No gold answer is given.
+        """
+        golds = golds_of(answers)
+        if not self.no_answer:
+            return golds
+        return [gold for gold in golds if self.plain(gold)] or self.no_answer[:1]
+
     def pair(self, gold: str, prediction: str) -> tuple[str, str]:
         """Both as they are compared; merely stripped where the gold answer is all punctuation and articles.
 

@@ -10,7 +10,17 @@ from retro.common.errors import ArtifactError, ConfigError
 from retro.common.tasks.task import Metric, Task
 from retro.evaluate.choices import accuracy
 from retro.evaluate.drop import drop_em, drop_f1
-from retro.evaluate.metrics import exact_match, f1, quac_f1, rouge_l, string_em, substring_match, word_recall
+from retro.evaluate.metrics import (
+    exact_match,
+    f1,
+    popqa_match,
+    quac_f1,
+    rouge_l,
+    string_em,
+    substring_match,
+    word_recall,
+)
+from retro.evaluate.rouge import rouge_lsum
 from retro.evaluate.rules import Rules
 
 Measure = Callable[[str, Asked, Rules], float]
@@ -23,13 +33,17 @@ def _spans(asked: Asked) -> Sequence[Sequence[str]]:
 METRICS: Mapping[Metric, Measure] = {
     "exact_match": lambda said, asked, rules: exact_match(said, asked.answers, rules),
     "f1": lambda said, asked, rules: f1(said, asked.answers, rules),
-    "substring_match": lambda said, asked, rules: substring_match(said, asked.answers),
+    "substring_match": lambda said, asked, rules: substring_match(said, asked.answers, rules),
+    "popqa_match": lambda said, asked, rules: popqa_match(said, asked.answers),
     "word_recall": lambda said, asked, rules: word_recall(said, asked.answers, rules),
     "rouge_l": lambda said, asked, rules: rouge_l(said, asked.answers),
+    "rouge_lsum": lambda said, asked, rules: rouge_lsum(said, asked.answers),
     "accuracy": lambda said, asked, rules: accuracy(said, asked.answers, asked.options),
     "string_em": lambda said, asked, rules: string_em(said, asked.answer_groups, rules),
     "drop_em": lambda said, asked, rules: drop_em(said, _spans(asked)),
     "drop_f1": lambda said, asked, rules: drop_f1(said, _spans(asked)),
+    "drop_parted_em": lambda said, asked, rules: drop_em(said, _spans(asked), part=True),
+    "drop_parted_f1": lambda said, asked, rules: drop_f1(said, _spans(asked), part=True),
     "quac_f1": lambda said, asked, rules: quac_f1(said, asked.answers, rules),
 }
 """Every metric by its name in a task."""

@@ -20,12 +20,16 @@ _METRICS = {
     "exact_match": "Exact match",
     "f1": "F1",
     "substring_match": "Substring match",
+    "popqa_match": "Match (PopQA)",
     "word_recall": "Word recall",
     "rouge_l": "ROUGE-L",
+    "rouge_lsum": "ROUGE-Lsum, stemmed",
     "accuracy": "Accuracy",
     "string_em": "String exact match",
     "drop_em": "Exact match (DROP)",
     "drop_f1": "F1 (DROP)",
+    "drop_parted_em": "Exact match (DROP, parted)",
+    "drop_parted_f1": "F1 (DROP, parted)",
     "quac_f1": "F1 (QuAC)",
 }
 _MODELS = {"retro": "Retro", "gpt": "GPT", "gpt_equal": "GPT of equal parameters", "tuning": "Tuning"}

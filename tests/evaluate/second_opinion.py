@@ -68,6 +68,22 @@ def squad2(prediction: str, golds: list[str]) -> tuple[float, float]:
     return max(em for em, _ in found), max(f1 for _, f1 in found)
 
 
+def quac(prediction: str, golds: list[str]) -> float:
+    """F1 as QuAC's script has it; CANNOTANSWER alone says that there is no answer."""
+    none = [gold for gold in golds if gold == "CANNOTANSWER"]
+    kept = ["CANNOTANSWER"] if len(none) >= len(golds) - len(none) else [g for g in golds if g != "CANNOTANSWER"]
+    found = []
+    for gold in kept:
+        if "CANNOTANSWER" in (gold, prediction):
+            found.append(1.0 if gold == prediction else 0.0)
+            continue
+        said, wanted = words_of(prediction), words_of(gold)
+        found.append(f1_of_counts(len(said), len(wanted), shared(said, wanted)))
+    if len(found) == 1:
+        return found[0]
+    return sum(max(found[:n] + found[n + 1 :]) for n in range(len(found))) / len(found)
+
+
 def hotpotqa(prediction: str, gold: str) -> tuple[float, float]:
     """Exact match and F1 as HotpotQA's script has them: three answers stand for themselves alone."""
     said, wanted = words_of(prediction), words_of(gold)

@@ -59,9 +59,38 @@ def test_both_files_are_cut_at_the_limit(tmp_path: Path) -> None:
 
 def test_another_task_may_score_it(tmp_path: Path) -> None:
     scores = score(tmp_path, start=2, task="popqa")
-    assert scores["metrics"] == ["substring_match", "exact_match", "f1"]
+    assert scores["metrics"] == ["popqa_match", "substring_match", "exact_match", "f1"]
     # "the Lovelace." holds it, "Grace" is it.
-    assert scores["settings"][NAME]["substring_match"]["mean"] == 1.0
+    assert scores["settings"][NAME]["popqa_match"]["mean"] == 1.0
+
+
+def test_lines_without_a_gold_answer_are_counted_and_named(tmp_path: Path) -> None:
+    items = [{"question": f"Who {n}?", "answers": ["Ada"] if n % 3 else []} for n in range(40)]
+    items[4] = {"question": "Who 4?", "is_impossible": True}
+    questions, predictions = tmp_path / "q.json", tmp_path / "said.txt"
+    questions.write_text(json.dumps(items))
+    predictions.write_text("Ada\n" * 40)
+    out = tmp_path / "scores"
+    words = r"15 of 40 questions have no gold answer: those of lines 1, 4, 5, 7, 10, 13, 16, 19, 22, 25, …\. Take these"
+    with pytest.raises(DataError, match=words):
+        run_plain(EvaluateConfig(), predictions, questions, out)
+    predictions.write_text("Ada\n" * 3)
+    with pytest.raises(DataError, match=r"1 of 3 questions .* lines 2; line 1 answers question 5, counted from 0"):
+        run_plain(EvaluateConfig(), predictions, questions, out, start=5, limit=3)
+    # Questions that are not to be scored may lack one.
+    predictions.write_text("Ada\nBob\n")
+    scores = run_plain(EvaluateConfig(bootstrap_samples=20), predictions, questions, out, start=7, limit=2)
+    assert (scores["questions"], scores["settings"]["said"]["exact_match"]["mean"]) == (2, 0.5)
+
+
+def test_a_task_of_unanswerable_questions_scores_them_all(tmp_path: Path) -> None:
+    items = [{"question": "Who?", "answers": ["Ada"]}, {"question": "Why?", "is_impossible": True}]
+    questions, predictions = tmp_path / "q.json", tmp_path / "said.txt"
+    questions.write_text(json.dumps(items))
+    predictions.write_text("Ada\nunanswerable\n")
+    config = EvaluateConfig(bootstrap_samples=20, task="squad2.0")
+    scores = run_plain(config, predictions, questions, tmp_path / "scores")
+    assert scores["settings"]["said"]["f1"]["mean"] == 1.0
 
 
 def test_a_name_of_the_original_tools_says_what_to_give(tmp_path: Path) -> None:

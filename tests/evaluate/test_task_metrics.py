@@ -6,12 +6,22 @@ import pytest
 
 from retro.common.answers import Answer, Asked
 from retro.common.errors import ArtifactError, ConfigError
-from retro.common.tasks import load_task
+from retro.common.tasks import all_tasks, load_task
 from retro.common.tasks.task import Metric
 from retro.evaluate.choices import accuracy, chosen_option, verdict
 from retro.evaluate.drop import drop_em, drop_f1, normalize
-from retro.evaluate.metrics import exact_match, f1, quac_f1, rouge_l, string_em, substring_match, word_recall
+from retro.evaluate.metrics import (
+    exact_match,
+    f1,
+    popqa_match,
+    quac_f1,
+    rouge_l,
+    string_em,
+    substring_match,
+    word_recall,
+)
 from retro.evaluate.repetition import distinct, ends_in_loop, repeated
+from retro.evaluate.rouge import rouge_lsum
 from retro.evaluate.rules import Rules
 from retro.evaluate.scorer import METRICS, score, task_of
 
@@ -53,11 +63,52 @@ def test_word_recall_forgives_talk() -> None:
     assert word_recall("", ["unanswerable"], Rules.of(load_task("squad2.0"))) == 1.0
 
 
-def test_a_substring_may_be_part_of_a_word_but_not_of_other_case() -> None:
-    assert substring_match("born in Rome.", ["Paris", "Rome"]) == 1.0
-    assert substring_match("in rome", ["Rome"]) == 1.0
-    assert substring_match("Romeo", ["Rome"]) == 1.0
-    assert substring_match("ROME", ["Rome"]) == 0.0
+@pytest.mark.parametrize(
+    ("said", "golds", "found"),
+    [
+        ("She was born in ROME, Italy.", ["Paris", "Rome"], 1.0),
+        ("He likes Romeo", ["Rome"], 0.0),
+        ("in 1947", ["4"], 0.0),
+        ("the answer is: The Who!", ["who"], 1.0),
+        ("U.S. army", ["the US"], 1.0),
+        ("New Hampshire, York", ["New York"], 0.0),
+        ("", ["Rome"], 0.0),
+        ("it is ()", ["()"], 1.0),
+    ],
+)
+def test_a_substring_is_made_of_whole_normalized_words(said: str, golds: list[str], found: float) -> None:
+    assert substring_match(said, golds) == found
+
+
+def test_without_an_answer_a_substring_match_is_to_say_so() -> None:
+    rules = Rules.of(load_task("squad2.0"))
+    assert substring_match("No answer.", ["unanswerable"], rules) == 1.0
+    assert substring_match("there is no answer to it", ["unanswerable"], rules) == 0.0
+    assert substring_match("", ["unanswerable"], rules) == 1.0
+    # `the` has no words of its own, and does not count beside `cat`.
+    assert substring_match("", ["the", "cat"], rules) == 0.0
+    assert (exact_match("", ["the", "cat"], rules), f1("", ["the", "cat"], rules)) == (0.0, 0.0)
+
+
+def test_the_rule_of_popqa_takes_part_of_a_word_but_not_other_case() -> None:
+    assert popqa_match("born in Rome.", ["Paris", "Rome"]) == 1.0
+    assert popqa_match("in rome", ["Rome"]) == 1.0
+    assert popqa_match("Romeo", ["Rome"]) == 1.0
+    assert popqa_match("ROME", ["Rome"]) == 0.0
+
+
+def test_rouge_lsum_worked_by_hand() -> None:
+    # Gold: [the dog run] [polic arriv]; said: [polic arriv] [run dog]. Shared in order: "dog" or "run", and two more;
+    # three of five and of four words.
+    assert rouge_lsum("Police arrived. Running dogs!", ["The dog runs. Police arrive."]) == pytest.approx(2 * 3 / 9)
+    assert rouge_lsum("Running dogs. Police arrived.", ["run dog\npolice arriving"]) == 1.0
+    assert rouge_lsum("", ["x"]) == 0.0
+
+
+def test_a_tasks_answers_are_scored_by_substring_match_too() -> None:
+    asked_for_text = {"accuracy", "string_em", "rouge_lsum"}
+    for task in all_tasks():
+        assert "substring_match" in task.metrics or asked_for_text & set(task.metrics), task.name
 
 
 def test_rouge_l_worked_by_hand() -> None:
@@ -107,9 +158,12 @@ def test_drop_compares_numbers_as_numbers(text: str, plain: str) -> None:
         # "yards" is shared: precision and recall 1/2 if no number had to agree, and 2/3 with one word less.
         ("3", [["3 yards"]], 0, 0.67),
         ("three", [["4"], ["three"]], 1, 1),
-        ("Bob and Ada", [["Ada", "Bob"]], 1, 1),
+        # One span unless it is given as several: its two names are in no span alone.
+        ("Bob and Ada", [["Ada", "Bob"]], 0, 0.25),
+        ('["Bob", "Ada"]', [["Ada", "Bob"]], 1, 1),
+        ('["Bob", 3]', [["bob 3"]], 1, 1),
         ("Ada", [["Ada", "Bob"]], 0, 0.5),
-        ("Ada, Bob, Eve", [["Ada", "Bob"]], 0, 0.67),
+        ("Ada, Bob, Eve", [["Ada", "Bob"]], 0, 0.25),
         ("Ada and Bob", [["Ada and Bob"]], 1, 1),
         ("", [["Ada", "Bob"]], 0, 0),
         ("the", [["an"]], 1, 1),
@@ -201,8 +255,12 @@ def test_a_task_scores_with_what_its_questions_carry() -> None:
     one = asked(answers=("red",), options=("red", "blue"))
     assert score(load_task("race"), [one], [said("(A)")]) == {"accuracy": [1.0]}
     spans = asked(answers=("Ada, Bob",), answer_groups=(("Ada", "Bob"),))
-    assert score(load_task("quoref"), [spans], [said("Bob and Ada")]) == {"drop_f1": [1.0], "drop_em": [1.0]}
-    assert score(load_task("drop"), [asked()], [said("pink")]) == {"drop_f1": [1.0], "drop_em": [1.0]}
+    parted = load_task("quoref").model_copy(update={"metrics": ("drop_parted_f1", "drop_parted_em")})
+    bob = [said("Bob and Ada")]
+    assert score(parted, [spans], bob) == {"drop_parted_f1": [1.0], "drop_parted_em": [1.0]}
+    assert score(load_task("quoref"), [spans], bob) == {"drop_f1": [0.25], "drop_em": [0.0], "substring_match": [0.0]}
+    right = {"drop_f1": [1.0], "drop_em": [1.0], "substring_match": [1.0]}
+    assert score(load_task("drop"), [asked()], [said("pink")]) == right
 
 
 def test_a_question_that_does_not_fit_its_task_is_named() -> None:

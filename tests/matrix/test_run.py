@@ -53,7 +53,7 @@ def test_every_cell_goes_through_the_stages_and_is_not_done_again(folder: Path) 
     ]
     assert [Path(one.directory).name for one in results[:2]] == ["8_evaluate_m-tuned-qa", "8_evaluate_m-tuned-popqa"]
     assert results[1].scores is not None
-    assert results[1].scores["metrics"][0] == "substring_match"
+    assert results[1].scores["metrics"][0] == "popqa_match"
     assert set(results[1].scores["settings"]) == {"closed_book", "retrieved_passages"}
     answers = [folder / f"run/7_generate_m-{name}-qa/closed_book.jsonl" for name in ("tuned", "raw")]
     assert answers[0].read_bytes() != answers[1].read_bytes()

@@ -15,12 +15,16 @@ Metric = Literal[
     "exact_match",
     "f1",
     "substring_match",
+    "popqa_match",
     "word_recall",
     "rouge_l",
+    "rouge_lsum",
     "accuracy",
     "string_em",
     "drop_em",
     "drop_f1",
+    "drop_parted_em",
+    "drop_parted_f1",
     "quac_f1",
 ]
 AnswerForm = Literal["texts", "parts", "drop", "option"]
