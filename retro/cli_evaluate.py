@@ -101,7 +101,9 @@ def _add_harness(app: typer.Typer) -> None:
         include_path: Annotated[Path | None, typer.Option(help="A folder of further tasks.")] = None,
         retrieval: Annotated[str, typer.Option(help="What the encoder reads: none, or live from the index.")] = "none",
         few_shot: Annotated[int | None, typer.Option(min=0, help="Examples; without it, as the task says.")] = None,
-        limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task; without it, all.")] = None,
+        limit: Annotated[
+            float | None, typer.Option(help="Questions of each task, or below 1 their share; without it, all.")
+        ] = None,
         out: Annotated[Path | None, typer.Option(help="Where results go; without it, lm_eval.json of the run.")] = None,
         apply_chat_template: Annotated[
             bool, typer.Option("--apply-chat-template", help="Ask with the chat template of the model's folder.")
@@ -109,6 +111,24 @@ def _add_harness(app: typer.Typer) -> None:
         system_instruction: Annotated[
             str | None, typer.Option(help="A text before every question; with a chat template, its system turn.")
         ] = None,
+        samples: Annotated[
+            str | None, typer.Option(help='Which questions, as JSON or a file of it: {"arc_easy": [0, 3]}.')
+        ] = None,
+        gen_kwargs: Annotated[
+            str | None, typer.Option(help="Generation settings over the tasks' own: temperature=0.5,do_sample=true.")
+        ] = None,
+        batch_size: Annotated[
+            int | None, typer.Option(min=1, help="Sequences at once; without it, generate.batch_size.")
+        ] = None,
+        use_cache: Annotated[
+            Path | None, typer.Option(help="A file that keeps responses, to go on after a stop.")
+        ] = None,
+        log_samples: Annotated[
+            bool, typer.Option("--log-samples", help="Write every question with its responses too.")
+        ] = False,
+        predict_only: Annotated[
+            bool, typer.Option("--predict-only", help="Write the responses and score nothing.")
+        ] = False,
         as_json: AsJson = False,
     ) -> None:
         """Run tasks of lm-evaluation-harness on a run's model (generate.checkpoint, or the one it tuned)."""
@@ -116,6 +136,8 @@ def _add_harness(app: typer.Typer) -> None:
 
         run_harness(
             read_arguments(arguments), tasks=tasks, include_path=include_path, retrieval=retrieval, few_shot=few_shot,
-            limit=limit, out=out, apply_chat_template=apply_chat_template, system_instruction=system_instruction,
+            limit=limit, out=out, apply_chat_template=apply_chat_template, samples=samples,
+            system_instruction=system_instruction, gen_kwargs=gen_kwargs, batch_size=batch_size, use_cache=use_cache,
+            log_samples=log_samples, predict_only=predict_only,
             as_json=as_json,
         )  # fmt: skip

@@ -7,7 +7,7 @@ chunk finds. Prompts are the harness's own; retrieval changes nothing in them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 from lm_eval.api.model import TemplateLM
@@ -19,6 +19,7 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.progress import Progress
 from retro.generate.request import Completion, Reading, Request
 from retro.generate.scoring import Score, Scored
+from retro.harness.cache import ResponseCache, key_of
 from retro.harness.settings import sampling_of
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         prefix: Sequence[int] = (),
         begin: int | None = None,
         chat: ChatTemplate | None = None,
+        cache: ResponseCache | None = None,
     ) -> None:
         """Wrap an engine.
 
@@ -80,13 +82,17 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             begin: The token before a text without a context; None: that which ends a document.
             chat: The model's chat template. Once the harness has it written, texts have real special tokens where they
                 spell one, in a task's own texts as well.
+            cache: Responses that are known, and where new ones are kept.
         """
         super().__init__()
         self.engine, self.tokens = engine, tokenizer
         self.sequence_length, self.reading, self.seed = sequence_length, reading, seed
-        self.precision, self.prefix, self.begin = precision, tuple(prefix), begin
+        self.precision, self.prefix, self.begin, self.cache = precision, tuple(prefix), begin, cache
         self.chat, self._chats = chat, False
+        self.truncated: list[int] = []
+        """Tokens that contexts lost at their beginning, one number for each that did not fit."""
         self._asked: dict[tuple[str, str], Any] = {}
+        self._told = 0
 
     @property
     def eot_token_id(self) -> int:
@@ -142,8 +148,13 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             DataError: A continuation has no tokens; its task and question are named.
         """
         self._asked = {request.args: request for request in requests}
-        found: list[Any] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        return found
+
+        def new(rest: list[Any]) -> list[Any]:
+            found: list[Any] = super(RetroLM, self).loglikelihood(rest, disable_tqdm=disable_tqdm)
+            return found
+
+        # As the harness has them, whether or not they come from a file.
+        return [tuple(one) for one in self._remembered("loglikelihood", requests, new)]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
@@ -151,7 +162,9 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         for pair, _, continuation in requests:
             if not continuation:
                 raise _empty(self._asked.get(pair), *pair)
-        found = self._score([self._fitting(context, continuation) for _, context, continuation in requests])
+        pairs = [self._fitting(context, continuation) for _, context, continuation in requests]
+        self._tell_truncated(len(pairs))
+        found = self._score(pairs)
         results = [(one.logprob, one.greedy) for one in found]
         for (pair, _, _), result in zip(requests, results, strict=True):
             self.cache_hook.add_partial("loglikelihood", pair, result)
@@ -162,6 +175,9 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
         Each window begins anew; the last reads again as much before it as it has room for.
         """
+        return self._remembered("loglikelihood_rolling", requests, self._rolling)
+
+    def _rolling(self, requests: Any) -> list[float]:
         texts = [cast(str, request.args[0]) for request in requests]
         windows = [list(self._windows(text)) for text in texts]
         found = iter(self._score([window for mine in windows for window in mine]))
@@ -172,10 +188,16 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         """Go on from each context until one of its task's texts, or its most tokens."""
-        asked = [
-            self._request(number, request.args[0], dict(request.args[1]), _name(request))
+        asked = {
+            id(request): self._request(number, request.args[0], dict(request.args[1]), _name(request))
             for number, request in enumerate(requests)
-        ]
+        }
+        self._tell_truncated(len(asked))
+        return self._remembered(
+            "generate_until", requests, lambda rest: self._generate(rest, [asked[id(one)] for one in rest])
+        )
+
+    def _generate(self, requests: Any, asked: Sequence[Request]) -> list[str]:
         results: list[str] = []
         with Progress(len(asked), what="lm-eval", unit="answers") as bar:
             for start in range(0, len(asked), _BLOCK):
@@ -185,6 +207,32 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         for request, text in zip(requests, results, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return results
+
+    def _remembered(self, kind: str, requests: Any, new: Callable[[list[Any]], list[Any]]) -> list[Any]:
+        """Responses to all requests, those that are not known from `new`, kept block by block."""
+        if self.cache is None:
+            return new(list(requests))
+        keys = [None if _draws(request) else key_of(kind, request.args) for request in requests]
+        left = [place for place, key in enumerate(keys) if key is None or key not in self.cache]
+        found: dict[int, Any] = {}
+        for start in range(0, len(left), _BLOCK):
+            places = left[start : start + _BLOCK]
+            responses = new([requests[place] for place in places])
+            found |= dict(zip(places, responses, strict=True))
+            kept = [(key, found[place]) for place in places if (key := keys[place]) is not None]
+            self.cache.add([key for key, _ in kept], [response for _, response in kept])
+        return [found[place] if place in found else self.cache[str(key)] for place, key in enumerate(keys)]
+
+    def _tell_truncated(self, asked: int) -> None:
+        """Log how many contexts did not fit, since it was told last."""
+        lost = self.truncated[self._told :]
+        self._told = len(self.truncated)
+        if lost:
+            log.warning(
+                "%d of %d contexts are longer than the model's %d tokens leave room for, and lost their beginning: "
+                "%d tokens at most",
+                *(len(lost), asked, self.sequence_length, max(lost)),
+            )
 
     def _windows(self, text: str) -> Iterator[Pair]:
         windows = get_rolling_token_windows(
@@ -199,7 +247,12 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         if len(continuation) >= most:
             log.warning("a continuation of %d tokens is cut to %d", len(continuation), most - 1)
             continuation = continuation[-(most - 1) :]
-        return context[-(most - len(continuation)) :], continuation
+        return self._cut(context, most - len(continuation)), continuation
+
+    def _cut(self, context: list[int], room: int) -> list[int]:
+        if len(context) > room:
+            self.truncated.append(len(context) - room)
+        return context[-room:]
 
     def _score(self, pairs: Sequence[Pair]) -> list[Score]:
         asked = [Scored(prompt=one, continuation=other, reading=self.reading) for one, other in pairs]
@@ -214,7 +267,12 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         sampling = sampling_of(settings, task, seed=self.seed + number, sequence_length=self.sequence_length)
         room = self.sequence_length - sampling.max_new_tokens
         prompt = self.tok_encode(context) or [self.prefix_token_id]
-        return Request(prompt=prompt[-room:], sampling=sampling, reading=self.reading)
+        return Request(prompt=self._cut(prompt, room), sampling=sampling, reading=self.reading)
+
+
+def _draws(request: Any) -> bool:
+    """Whether the response to a request is drawn, and so another one each time."""
+    return len(request.args) > 1 and isinstance(request.args[1], dict) and bool(request.args[1].get("do_sample"))
 
 
 def _name(request: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,11 +13,14 @@ from retro.common.conventions import prompt_prefix
 from retro.common.errors import ConfigError, DataError
 from retro.common.optional import import_optional
 from retro.common.tokenizers import conventions_of
+from retro.db.versions import mark_of
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
 from retro.generate.request import LiveRetrieval
+from retro.harness.cache import ResponseCache
 from retro.harness.settings import sampling_of
 from retro.sft.chat import chat_of, has_chat
+from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 from retro.training.tokenizer import model_tokenizer, open_corpus
 
@@ -48,8 +51,16 @@ class Wanted:
     """What the encoder reads: nothing, or what a search for each finished chunk finds."""
     few_shot: int | None = None
     """Examples in each prompt; None: as the task says."""
-    limit: int | None = None
-    """Questions of each task; None: all."""
+    limit: int | float | None = None
+    """Questions of each task, or below 1 their share; None: all."""
+    samples: Mapping[str, Sequence[int]] | None = None
+    """Numbers of the questions to ask, by task; None: all."""
+    gen_kwargs: Mapping[str, Any] | None = None
+    """Generation settings laid over those of each task that generates."""
+    log_samples: bool = False
+    """Keep every question with its responses."""
+    predict_only: bool = False
+    """Keep the responses and score nothing."""
     seed: int = 1234
     """Of examples and of tasks that draw tokens."""
     apply_chat_template: bool = False
@@ -67,7 +78,13 @@ def require_packages() -> None:
     import_optional("lm_eval", extra="eval", use="is what retro lm-eval runs", package="lm-eval")
 
 
-def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none", "live"], seed: int = 1234) -> RetroLM:
+def open_lm(
+    generate: GenerateConfig,
+    places: Places,
+    retrieval: Literal["none", "live"],
+    seed: int = 1234,
+    use_cache: Path | None = None,
+) -> RetroLM:
     """The model of a run, for the harness.
 
     Args:
@@ -75,6 +92,7 @@ def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none",
         places: Of the run.
         retrieval: What the encoder reads.
         seed: Of tasks that draw tokens.
+        use_cache: A file that keeps responses, for calls that are stopped or repeated.
 
     Raises:
         DependencyError: lm-evaluation-harness is not installed.
@@ -92,7 +110,13 @@ def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none",
     tokenizer: Any = model_tokenizer(info, corpus)[0]
     asked, choice = with_choice(asked)
     engine, _ = open_engine(asked, ParallelConfig(), info, corpus, places.db, places.index)
-    known = conventions_of(tokenizer)
+    known, cache = conventions_of(tokenizer), None
+    prefix = prompt_prefix(known, generate.add_special_tokens, "generate.add_special_tokens")
+    if use_cache is not None:
+        live = [mark_of(places.db), generate.passages, generate.neighbor_text] if retrieval == "live" else []
+        model = {"checkpoint": checkpoint.identity(info.path), "precision": choice.precision, "live": live}
+        model |= {"prefix": prefix} if prefix else {}
+        cache = ResponseCache(use_cache, model)
     return RetroLM(
         engine,
         tokenizer,
@@ -101,16 +125,18 @@ def open_lm(generate: GenerateConfig, places: Places, retrieval: Literal["none",
         seed=seed,
         precision=choice.precision,
         chat=chat_of(tokenizer, "--apply-chat-template") if has_chat(tokenizer) else None,
-        prefix=prompt_prefix(known, generate.add_special_tokens, "generate.add_special_tokens"),
+        prefix=prefix,
         begin=None if generate.add_special_tokens is False else known.ids.get("bos_token"),
+        cache=cache,
     )
 
 
-def evaluate(model: RetroLM, wanted: Wanted) -> dict[str, Any]:
+def evaluate(model: RetroLM, wanted: Wanted) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Run the harness's tasks.
 
     Returns:
-        JSON values: "results" by task, "versions", "n-shot", "samples" (how many), "precision", and "asked". No times.
+        JSON values: "results" by task, "versions", "n-shot", "samples" (how many), "truncated" (contexts that did not
+        fit), "precision", and "asked"; no times. With them, by task, the questions with their responses, if kept.
 
     Raises:
         ConfigError: The harness knows no such task, or one wants answers that are generated in a way not known here.
@@ -119,16 +145,19 @@ def evaluate(model: RetroLM, wanted: Wanted) -> dict[str, Any]:
     from lm_eval.evaluator import simple_evaluate
 
     manager = _manager(wanted)
-    _prepare(manager, wanted.tasks, model)
+    _prepare(manager, wanted, model)
     found: Any = simple_evaluate(
         model=model,
         tasks=list(wanted.tasks),
         num_fewshot=wanted.few_shot,
         limit=wanted.limit,
         task_manager=manager,
-        log_samples=False,
         apply_chat_template=wanted.apply_chat_template,
+        log_samples=wanted.log_samples or wanted.predict_only,
+        samples=wanted.samples,
         system_instruction=wanted.system_instruction,
+        gen_kwargs=dict(wanted.gen_kwargs) if wanted.gen_kwargs else None,
+        predict_only=wanted.predict_only,
         random_seed=wanted.seed,
         numpy_random_seed=wanted.seed,
         torch_random_seed=wanted.seed,
@@ -138,14 +167,16 @@ def evaluate(model: RetroLM, wanted: Wanted) -> dict[str, Any]:
     )
     folder = None if wanted.include_path is None else str(wanted.include_path)
     asked = asdict(wanted) | {"tasks": list(wanted.tasks), "include_path": folder}
-    return {
+    numbers = {
         "asked": asked,
         "precision": model.precision,
         "results": {name: _plain(values) for name, values in found["results"].items()},
         "versions": dict(found["versions"]),
         "n-shot": dict(found["n-shot"]),
         "samples": {name: dict(counts) for name, counts in found["n-samples"].items()},
+        "truncated": {"contexts": len(model.truncated), "most_tokens": max(model.truncated, default=0)},
     }
+    return numbers, dict(found.get("samples") or {})
 
 
 def _manager(wanted: Wanted) -> Any:
@@ -175,11 +206,11 @@ def _require_yaml(folder: Path | None, name: str) -> None:
             raise DataError(path, problem, "Mend the file") from None
 
 
-def _prepare(manager: Any, names: Sequence[str], model: RetroLM) -> None:
+def _prepare(manager: Any, wanted: Wanted, model: RetroLM) -> None:
     """Have tasks looked at when the harness loads them: before the first question, and not twice."""
     from datasets.exceptions import DatasetsError
 
-    load = manager.load
+    load, names = manager.load, wanted.tasks
 
     def load_and_look(tasks: Any) -> Any:
         try:
@@ -192,13 +223,24 @@ def _prepare(manager: Any, names: Sequence[str], model: RetroLM) -> None:
             raise DataError(
                 f"the task {name!r}", problem, "Mend its file: dataset_path and dataset_kwargs name the data"
             ) from None
+        _require_samples(found["tasks"], wanted.samples)
         for name, task in found["tasks"].items():
             if task.get_config("output_type") == "generate_until":
-                settings = dict(task.get_config("generation_kwargs") or {})
+                settings = dict(task.get_config("generation_kwargs") or {}) | dict(wanted.gen_kwargs or {})
                 sampling_of(settings, name, seed=model.seed, sequence_length=model.sequence_length)
         return found
 
     manager.load = load_and_look
+
+
+def _require_samples(tasks: Mapping[str, Any], samples: Mapping[str, Sequence[int]] | None) -> None:
+    for name, numbers in (samples or {}).items():
+        if name not in tasks:
+            raise ConfigError("--samples", name, f"needs tasks that are asked: {', '.join(tasks)}")
+        count = len(tasks[name].eval_docs)
+        wrong = [number for number in numbers if not 0 <= number < count]
+        if wrong:
+            raise ConfigError("--samples", wrong, f"needs numbers from 0 to {count - 1}, the questions of {name!r}")
 
 
 def _first_without_data(

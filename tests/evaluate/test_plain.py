@@ -65,7 +65,7 @@ def test_another_task_may_score_it(tmp_path: Path) -> None:
 
 
 def test_lines_without_a_gold_answer_are_counted_and_named(tmp_path: Path) -> None:
-    items = [{"question": f"Who {n}?", "answers": ["Ada"] if n % 3 else []} for n in range(40)]
+    items: list[dict[str, Any]] = [{"question": f"Who {n}?", "answers": ["Ada"] if n % 3 else []} for n in range(40)]
     items[4] = {"question": "Who 4?", "is_impossible": True}
     questions, predictions = tmp_path / "q.json", tmp_path / "said.txt"
     questions.write_text(json.dumps(items))
@@ -84,7 +84,8 @@ def test_lines_without_a_gold_answer_are_counted_and_named(tmp_path: Path) -> No
 
 
 def test_a_task_of_unanswerable_questions_scores_them_all(tmp_path: Path) -> None:
-    items = [{"question": "Who?", "answers": ["Ada"]}, {"question": "Why?", "is_impossible": True}]
+    unanswerable: dict[str, Any] = {"question": "Why?", "is_impossible": True}
+    items = [{"question": "Who?", "answers": ["Ada"]}, unanswerable]
     questions, predictions = tmp_path / "q.json", tmp_path / "said.txt"
     questions.write_text(json.dumps(items))
     predictions.write_text("Ada\nunanswerable\n")

@@ -61,6 +61,19 @@ def test_a_long_context_loses_its_beginning() -> None:
     assert logprob == pytest.approx(4 * LIKELY, abs=1e-4)
 
 
+def test_contexts_that_are_cut_are_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    lm = model(always("a"), sequence_length=4)
+    # Of xyzuvw three tokens are left beside two to score, one of which is not read; of xyzu likewise.
+    lm.loglikelihood(asked(("xyzuvw", "aa"), ("xyzu", "aa"), ("xyz", "aa")), disable_tqdm=True)
+    assert lm.truncated == [3, 1]
+    assert "2 of 3 contexts are longer than the model's 4 tokens leave room for, and lost their" in caplog.text
+    assert "beginning: 3 tokens at most" in caplog.text
+    caplog.clear()
+    lm.generate_until(asked(("xyzuvw", {"max_gen_toks": 1}), ("x", {"max_gen_toks": 1})), disable_tqdm=True)
+    assert lm.truncated == [3, 1, 3]
+    assert "1 of 2 contexts" in caplog.text
+
+
 def test_the_likelihood_of_a_long_text_is_that_of_its_windows() -> None:
     lm = model(always("a"), sequence_length=4)
     assert lm.loglikelihood_rolling(asked(("aaaaaaaaab",), ("",))) == [

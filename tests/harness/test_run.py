@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from retro.cli_harness import harness_table, run_harness
 from retro.common.errors import ConfigError, DataError, DependencyError
 from retro.common.terminal import Terminal
+from retro.generate.engine import BatchEngine
 from retro.harness.run import require_packages
 from tests.tiny_road import run_stages, small_config
 
@@ -98,6 +99,102 @@ def test_results_are_the_same_bytes_again_and_go_where_they_are_asked(folder: Pa
     found = run(folder, tasks="topics_choice", limit=2, few_shot=1, out=tmp_path / "two.json")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     assert (found["samples"]["topics_choice"]["effective"], found["n-shot"]) == (2, {"topics_choice": 1})
+
+
+def kept(out: Path, task: str) -> list[dict[str, Any]]:
+    lines = out.with_name(f"{out.stem}_samples_{task}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_chosen_questions_are_asked_and_kept_with_their_responses(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "one.json"
+    instruction = {"system_instruction": "Be brief.", "log_samples": True}
+    found = run(folder, samples='{"topics_choice": [2], "topics_until": [0, 1]}', out=out, **instruction)
+    assert {name: counts["effective"] for name, counts in found["samples"].items()} == {
+        "topics_choice": 1,
+        "topics_until": 2,
+    }
+    choice, until = kept(out, "topics_choice"), kept(out, "topics_until")
+    assert [line["doc_id"] for line in choice] == [2]
+    assert [line["doc_id"] for line in until] == [0, 1]
+    assert all("Be brief." in json.dumps(line["arguments"]) for line in (*choice, *until))
+    assert all(isinstance(line["filtered_resps"][0], str) for line in until)
+
+
+def test_a_share_of_the_questions_is_rounded_up(folder: Path) -> None:
+    # Of three questions a half is one and a half.
+    assert run(folder, tasks="topics_choice", limit=0.5)["samples"]["topics_choice"]["effective"] == 2
+    with pytest.raises(ConfigError, match=r"--limit = 1\.5: needs a whole number of questions, or a share"):
+        run(folder, limit=1.5)
+    with pytest.raises(ConfigError, match=r"--samples = .* needs to be given without --limit"):
+        run(folder, limit=1, samples='{"topics_choice": [0]}')
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"samples": "nowhere.json"}, r"--samples = 'nowhere\.json': needs JSON, or a file of it"),
+        ({"samples": '{"topics_choice": ["a"]}'}, r"--samples = .*needs JSON"),
+        ({"samples": '{"arc": [0]}'}, r"--samples = 'arc': needs tasks that are asked: topics_choice, topics_until"),
+        ({"samples": '{"topics_choice": [0, 3]}'}, r"--samples = \[3\]: needs numbers from 0 to 2, the questions of"),
+        ({"gen_kwargs": "warm"}, r"--gen-kwargs = 'warm': needs name=value"),
+        ({"gen_kwargs": "num_beams=4"}, r"generation_kwargs\.num_beams = 4: of the task 'topics_until' needs 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_named_before_the_first_question(
+    folder: Path, options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        run(folder, **options)
+
+
+def test_generation_settings_are_laid_over_the_tasks_own(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "one.json"
+    asked = {"tasks": "topics_until", "out": out, "predict_only": True}
+    found = run(folder, gen_kwargs="max_gen_toks=1", **asked)
+    short = [line["resps"][0][0] for line in kept(out, "topics_until")]
+    assert found["asked"]["gen_kwargs"] == {"max_gen_toks": 1}
+    # Nothing is scored: the harness's metric for that is called bypass.
+    assert set(found["results"]["topics_until"]) >= {"bypass,none"}
+    run(folder, **asked)
+    longer = [line["resps"][0][0] for line in kept(out, "topics_until")]
+    assert all(one.startswith(other) for one, other in zip(longer, short, strict=True))
+    assert longer != short
+
+
+def counting(real: Callable[..., Any], asked: list[int]) -> Callable[..., Any]:
+    """A method of the engine that tells how many requests it was given."""
+
+    def call(self: BatchEngine, requests: list[Any]) -> Any:
+        asked.append(len(requests))
+        return real(self, requests)
+
+    return call
+
+
+def test_known_responses_are_not_asked_for_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "responses.jsonl"
+    first = run(folder, use_cache=cache, out=tmp_path / "one.json", batch_size=2)
+    whole = cache.read_text()
+    # Two options of three questions, three answers, and whose they are.
+    assert whole.count("\n") == 10
+    # As a kill leaves it: the last line cut short.
+    cache.write_text(whole[:-20])
+    asked: list[int] = []
+    for name in ("score", "generate"):
+        monkeypatch.setattr(BatchEngine, name, counting(getattr(BatchEngine, name), asked))
+    again = run(folder, use_cache=cache, out=tmp_path / "two.json")
+    assert again == first
+    assert asked == [1]
+    assert cache.read_text() == whole
+    with pytest.raises(ConfigError, match=r"--use-cache = .*: needs a file of its own for each model, retrieval"):
+        run(folder, use_cache=cache, retrieval="live")
+    cache.write_text("[]\n")
+    with pytest.raises(ConfigError, match=r"--use-cache = .*: needs a file of its own"):
+        run(folder, use_cache=cache)
+    cache.write_text("what\n")
+    with pytest.raises(ConfigError, match=r"--use-cache = .*: needs a file that `retro lm-eval --use-cache` wrote"):
+        run(folder, use_cache=cache)
 
 
 def test_the_table_has_every_metric() -> None:
