@@ -83,7 +83,7 @@ def run_harness(
     chosen = cast(Literal["none", "live"], retrieval)
     db, index = database_dirs(config, answers=True)
     tuned = config.generate.checkpoint or stage("sft").path(config)
-    places = Places(checkpoint=tuned, corpus=stage("corpus").path(config), db=db, index=index)
+    places = Places(checkpoint=tuned, corpus=stage("corpus").path(config), db=db, index=index, search=config.search)
     generate = config.generate
     if batch_size is not None:
         generate = generate.model_copy(update={"batch_size": batch_size})

@@ -25,7 +25,8 @@ def serve_run(config: RunConfig) -> None:
 
         db, index = database_dirs(config, answers=True)
         tuned = config.generate.checkpoint or stage("sft").path(config)
-        places = Places(checkpoint=tuned, corpus=stage("corpus").path(config), db=db, index=index)
+        corpus = stage("corpus").path(config)
+        places = Places(checkpoint=tuned, corpus=corpus, db=db, index=index, search=config.search)
         serve(open_service(settings, config.generate, places, config.run_dir.resolve().name), listener)
     finally:
         listener.close()

@@ -120,8 +120,14 @@ def _db(config: RunConfig) -> Manifest:
 def _index(config: RunConfig) -> Manifest:
     from retro.index import build
 
-    dirs = (_dir(config, name) for name in ("corpus", "db", "index"))
-    return build.run(config.index, *dirs, worker=worker_of())
+    corpus, db, out = (_dir(config, name) for name in ("corpus", "db", "index"))
+    if config.reads_words:
+        from retro.index.bm25 import build as bm25
+        from retro.index.bm25.config import DIRECTORY
+
+        # First, so that a stage with a manifest has both.
+        bm25.run(config.bm25, corpus, db, out / DIRECTORY, worker=worker_of())
+    return build.run(config.index, corpus, db, out, worker=worker_of())
 
 
 def _neighbors(config: RunConfig) -> Manifest:
@@ -192,7 +198,7 @@ def _sft(config: RunConfig) -> Manifest:
 
     start = config.sft.start_from or pretrained(config)
     dirs = (_dir(config, "corpus"), *database_dirs(config), _dir(config, "sft"))
-    return tune.run(config.sft, config.parallel, start, *dirs)
+    return tune.run(config.sft, config.parallel, start, *dirs, search=config.search)
 
 
 def _generate(config: RunConfig) -> Manifest:
@@ -200,7 +206,7 @@ def _generate(config: RunConfig) -> Manifest:
 
     checkpoint = config.generate.checkpoint or _dir(config, "sft")
     dirs = (_dir(config, "corpus"), *database_dirs(config, answers=True), _dir(config, "generate"))
-    return answer.run(config.generate, config.parallel, checkpoint, *dirs)
+    return answer.run(config.generate, config.parallel, checkpoint, *dirs, search=config.search)
 
 
 def _evaluate(config: RunConfig) -> Manifest:

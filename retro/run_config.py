@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import yaml
+from pydantic import model_validator
 
 from retro.common.config import StageConfig, apply_overrides, config_json
 from retro.common.errors import ConfigError, DataError
@@ -16,6 +17,7 @@ from retro.corpus.config import CorpusConfig
 from retro.db.config import DbConfig
 from retro.evaluate.config import EvaluateConfig
 from retro.generate.config import GenerateConfig
+from retro.index.bm25.config import Bm25Config, SearchConfig
 from retro.index.config import IndexConfig
 from retro.leakage.config import LeakageConfig
 from retro.living.config import DatabaseConfig
@@ -40,10 +42,15 @@ class RunConfig(StageConfig):
     """Stage 2: chunks."""
     index: IndexConfig = IndexConfig()
     """Stage 3: embedder and Faiss index."""
+    bm25: Bm25Config = Bm25Config()
+    """Stage 3: the BM25 index, which is built where `neighbors` or `search` read words."""
     neighbors: NeighborsConfig = NeighborsConfig()
     """Stage 4: neighbors of every training chunk."""
     database: DatabaseConfig = DatabaseConfig()
     """Which database neighbors and passages come from: another version, or another run's."""
+    search: SearchConfig = SearchConfig()
+    """By what it is searched for passages: in sft, generate, ask, serve and lm-eval. `neighbors` has the same settings
+    for the neighbors of training chunks."""
     model: ModelConfig = ModelConfig()
     """The network that stage 5 trains."""
     parallel: ParallelConfig = ParallelConfig()
@@ -64,6 +71,20 @@ class RunConfig(StageConfig):
     """Stage 8: scores and report."""
     serve: ServeConfig = ServeConfig()
     """Answering over HTTP; `retro serve`."""
+
+    @model_validator(mode="after")
+    def _vectors_where_they_are_searched(self) -> Self:
+        if self.index.embedder.kind == "none":
+            for name, search in (("neighbors", self.neighbors), ("search", self.search)):
+                if search.reads_vectors:
+                    need = "needs to be 'bm25' with index.embedder.kind = 'none', which makes no vectors"
+                    raise ConfigError(f"{name}.source", search.source, need)
+        return self
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether anything is searched by BM25."""
+        return self.neighbors.reads_words or self.search.reads_words
 
 
 def load_run_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:

@@ -61,6 +61,7 @@ def show_answer(config: RunConfig, question: str, *, passages_from: str, stream:
         corpus=stage("corpus").path(config),
         db=db,
         index=index,
+        search=config.search,
     )
     speaks = worker_of().rank == 0
 

@@ -67,14 +67,16 @@ def read_version(directory: Path) -> Manifest:
     return read_manifest(directory, VERSION, remedy=REMEDY)
 
 
-def mark_of(directory: Path) -> dict[str, int | str]:
+def mark_of(directory: Path, remedy: str = "Run `retro db` first") -> dict[str, int | str]:
     """Version and fingerprint of the database in a directory, as others record it; reads its manifest alone.
+
+    `remedy` says what to do where there is none.
 
     Raises:
         ArtifactError: There is no database, or its manifest is damaged.
     """
     path = directory / MANIFEST
-    data = read_json(path, "Run `retro db` first")
+    data = read_json(path, remedy)
     try:
         return {"version": int(data["config"].get("version", 0)), "fingerprint": str(data["fingerprint"])}
     except (AttributeError, KeyError, TypeError, ValueError) as error:

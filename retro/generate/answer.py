@@ -35,6 +35,8 @@ from retro.generate.ranks import on_first_rank
 from retro.generate.records import begun_precision, covered, header_path, join_slices, plain_name, write_plain
 from retro.generate.task_prompt import task_identity
 from retro.generate.tuned import warn_of_other_prompts
+from retro.index.bm25.config import SearchConfig
+from retro.sft.retriever import BY_VECTORS, search_identity
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 from retro.training.tokenizer import model_tokenizer
@@ -52,6 +54,7 @@ def run(
     db_dir: Path,
     index_dir: Path,
     out: Path,
+    search: SearchConfig = BY_VECTORS,
 ) -> Manifest:
     """Answer the questions, or those still missing after a stop.
 
@@ -66,6 +69,7 @@ def run(
         db_dir: The chunk database; opened when passages come from the retriever.
         index_dir: The index; likewise.
         out: The stage's directory.
+        search: By what the database is searched.
 
     Raises:
         ConfigError: A setting does not fit the model, the questions or the processes.
@@ -91,7 +95,7 @@ def run(
     }
     identity |= conventions_identity(model_tokenizer(info, corpus)[0], config)
     if config.searches:
-        identity["database"] = mark_of(db_dir)
+        identity |= {"database": mark_of(db_dir), **search_identity(search, index_dir)}
     made = completed(out, STAGE, settings | {"identity": identity}, {"corpus": corpus.manifest}, compared=_renamed)
     if made is not None:
         return made
@@ -100,7 +104,7 @@ def run(
     started = time.monotonic()
     config = for_model(config, info)
     warn_of_other_prompts(config, info.path, texts)
-    engine, retrieve = open_engine(config, layout, info, corpus, db_dir, index_dir)
+    engine, retrieve = open_engine(config, layout, info, corpus, db_dir, index_dir, search)
     asker = Asker(
         engine=engine,
         config=config,

@@ -15,12 +15,13 @@ from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.model import open_decoder
 from retro.generate.ranks import on_first_rank, search_once
+from retro.index.bm25.config import SearchConfig
 from retro.mcore import parallel
 from retro.sft.chat import STYLE, chat_of, has_chat
 from retro.sft.passages import Retrieve
 from retro.sft.prompt_texts import PromptTexts, load_prompts
 from retro.sft.prompts import require_template
-from retro.sft.retriever import open_retriever
+from retro.sft.retriever import BY_VECTORS, open_retriever
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 from retro.training.finished import of_stage
@@ -130,6 +131,7 @@ def open_engine(
     corpus: Corpus | None,
     db_dir: Path,
     index_dir: Path,
+    search: SearchConfig = BY_VECTORS,
 ) -> tuple[BatchEngine, Retrieve | None]:
     """The engine, and its search where one is needed: the first rank opens the index, for all.
 
@@ -140,6 +142,7 @@ def open_engine(
         corpus: The corpus; None where nothing is searched and the checkpoint has a tokenizer.
         db_dir: The chunk database; opened where `config.searches`.
         index_dir: The index; likewise.
+        search: By what it is searched.
 
     Raises:
         ConfigError: The layout does not fit the model or the processes.
@@ -154,7 +157,7 @@ def open_engine(
     if config.searches and corpus is not None:
         most = max(config.passages, config.contexts_in_prompt)
         opened: list[Retrieve] = []
-        on_first_rank(lambda: opened.append(open_retriever(corpus, db_dir, index_dir, most)))
+        on_first_rank(lambda: opened.append(open_retriever(corpus, db_dir, index_dir, most, search)))
         retrieve = search_once(opened[0] if opened else None)
     engine = BatchEngine(
         decoder, tokenizer, retrieve, max_running=config.batch_size, neighbor_text=config.neighbor_text

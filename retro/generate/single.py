@@ -17,6 +17,8 @@ from retro.generate.config import GenerateConfig, Setting
 from retro.generate.given import find_passages
 from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
 from retro.generate.tuned import warn_of_other_prompts
+from retro.index.bm25.config import SearchConfig
+from retro.sft.retriever import BY_VECTORS
 from retro.training.config import ParallelConfig
 from retro.training.tokenizer import open_corpus
 
@@ -36,6 +38,7 @@ class Places:
     corpus: Path
     db: Path
     index: Path
+    search: SearchConfig = BY_VECTORS
 
 
 def answer_one(
@@ -74,7 +77,7 @@ def answer_one(
     texts = prompt_texts(config, task)
     warn_of_other_prompts(config, info.path, texts)
     corpus = open_corpus(places.corpus, info, searches=config.searches)
-    engine, retrieve = open_engine(config, layout, info, corpus, places.db, places.index)
+    engine, retrieve = open_engine(config, layout, info, corpus, places.db, places.index, places.search)
     asked = Question(id="0", question=question.strip(), answers=())
     asker = Asker(engine=engine, config=config, task=task, questions=[asked], identity={}, texts=texts)
     found = find_passages(config, [asked], retrieve)[setting]

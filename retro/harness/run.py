@@ -19,7 +19,9 @@ from retro.generate.opening import find_checkpoint, for_model, open_engine, with
 from retro.generate.request import LiveRetrieval
 from retro.harness.cache import ResponseCache
 from retro.harness.settings import sampling_of
+from retro.index.bm25.config import SearchConfig
 from retro.sft.chat import chat_of, has_chat
+from retro.sft.retriever import BY_VECTORS
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 from retro.training.tokenizer import model_tokenizer, open_corpus
@@ -37,6 +39,7 @@ class Places:
     corpus: Path
     db: Path
     index: Path
+    search: SearchConfig = BY_VECTORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,7 @@ def open_lm(
     corpus = open_corpus(places.corpus, info, searches=asked.searches)
     tokenizer: Any = model_tokenizer(info, corpus)[0]
     asked, choice = with_choice(asked)
-    engine, _ = open_engine(asked, ParallelConfig(), info, corpus, places.db, places.index)
+    engine, _ = open_engine(asked, ParallelConfig(), info, corpus, places.db, places.index, places.search)
     known, cache = conventions_of(tokenizer), None
     prefix = prompt_prefix(known, generate.add_special_tokens, "generate.add_special_tokens")
     if use_cache is not None:

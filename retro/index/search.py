@@ -1,6 +1,6 @@
 """Ask a finished index by texts for passages."""
 
-# Dims in this file. Q queries   D dimension   K neighbors
+# Dims in this file. Q queries   K neighbors
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index.searcher import Searcher
+from retro.index.text_search import TextSearch, by_text
 from retro.index.texts import texts_of
 
 
@@ -27,14 +28,14 @@ class Passage:
     text: str
     """The chunk and its continuation."""
     score: float
-    """Inner product with the query, 1 for equal directions."""
+    """Inner product with the query, 1 for equal directions; with other searches, their score."""
 
 
 class Retriever:
     """Texts to passages. Searches all splits: questions may be answered from any document."""
 
-    def __init__(self, searcher: Searcher, db: ChunkDatabase, corpus: Corpus) -> None:
-        self.searcher = searcher
+    def __init__(self, searcher: Searcher | TextSearch, db: ChunkDatabase, corpus: Corpus) -> None:
+        self.searcher = by_text(searcher)
         self.db = db
         self.corpus = corpus
 
@@ -47,13 +48,13 @@ class Retriever:
             texts: Questions, or any text.
             k: Passages per text, at least 1.
         """
-        vectors_QD = self.searcher.embedder.embed(texts)
+        queries = self.searcher.prepare(texts)
         there_are = len(self.db.all_rows)
         wanted = min(4 * k, there_are)
         kept: list[list[tuple[int, float]]] = [[] for _ in texts]
         open_Q = np.arange(len(texts))
         while len(open_Q):
-            ids_QK, scores_QK = self.searcher.search(vectors_QD[open_Q], wanted)
+            ids_QK, scores_QK, _ = self.searcher.search(queries.take(open_Q), wanted)
             for place, ids_K, scores_K in zip(open_Q.tolist(), ids_QK, scores_QK, strict=True):
                 kept[place] = self._without_overlap(ids_K, scores_K, k)
             complete = wanted >= there_are

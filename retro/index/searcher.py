@@ -87,6 +87,12 @@ def open_searcher(directory: Path, db: ChunkDatabase) -> Searcher:
         return PartsSearcher.open(directory, db, open_searcher)
     manifest = read_manifest(directory, STAGE)
     require_parent(directory, manifest, "db", db.manifest)
+    if not manifest.counts["dimension"]:
+        remedy = (
+            "Search by words (neighbors.source=bm25, search.source=bm25), or choose an embedder and run "
+            f"`retro {STAGE}` with --redo"
+        )
+        raise ArtifactError(directory / MANIFEST, "holds no vectors: it was made with index.embedder.kind=none", remedy)
     return IndexSearcher(directory, manifest, db, open_backend(directory, manifest))
 
 

@@ -16,7 +16,7 @@ from retro.inspect.view import ChunkView, Looker, NeighborView, Piece, SampleVie
 _MARKS = {SHARED: "shared", LONGEST: "longest", END: "end"}
 _REASONS = {
     "few_chunks": "the database has no more chunks of other documents",
-    "few_found": "an approximate index found no more",
+    "few_found": "an approximate index found no more, or no more share a word with it",
     "filtered": "copies were filtered out, and nothing was left to take their place",
     "no_text": "the chunk has no text",
 }

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.artifacts import Manifest, describe_files, read_manifest, write_manifest
+from retro.common.artifacts import Manifest, describe_files, is_complete, read_manifest, write_manifest
 from retro.common.errors import ConfigError, DataError
 from retro.common.files import atomic_path, read_json, write_json
 from retro.common.hdf5 import new_file, write_columns
@@ -35,8 +35,12 @@ from retro.corpus.inputs import identify
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db import build as db_build
 from retro.db.config import DbConfig
+from retro.db.schema import STAGE as DB
 from retro.db.versions import REMOVED, REMOVED_FILE, VERSION, Part, read_version
 from retro.index import build as index_build
+from retro.index.bm25 import build as bm25_build
+from retro.index.bm25.config import DIRECTORY as BM25
+from retro.index.bm25.config import Bm25Config
 from retro.index.config import STAGE as INDEX
 from retro.index.config import IndexConfig
 from retro.living.added import corpus_config
@@ -174,10 +178,35 @@ def change(home: Home, ask: Callable[[Current], Request], make: Callable[[Curren
         request = ask(current)
         if current.number and read_json(home.directory(current.number) / REQUEST, "") == request:
             log.info("db: version %d is this very change", current.number)
+            index_words(home, current.number)
             return current.manifest
         out = home.directory(current.number + 1)
         with _begun(out, request):
-            return _finish(current, make(current, request, out), request, out)
+            manifest = _finish(current, make(current, request, out), request, out)
+        index_words(home, current.number + 1)
+        return manifest
+
+
+def index_words(home: Home, number: int) -> None:
+    """Build the BM25 index of a version, where the database it was made of has one.
+
+    What a word weighs follows from all chunks, so every version has an index of its own; but only chunks that came
+    last are tokenised, as long as the rows before them are the same.
+    """
+    before, out = home.place(number - 1)[1] / BM25, home.directory(number) / BM25
+    if not is_complete(before):
+        return
+    config = Bm25Config(**read_manifest(before, INDEX).config)
+    old, new = (_databases(home, one) for one in (number - 1, number))
+    grown_from = before if new[: len(old)] == old else None
+    bm25_build.run(config, home.base.corpus, home.directory(number), out, grown_from=grown_from)
+
+
+def _databases(home: Home, number: int) -> list[str]:
+    """Fingerprints of the parts of a version."""
+    if number == 0:
+        return [read_manifest(home.base.db, DB).fingerprint]
+    return [part["db"] for part in read_version(home.directory(number)).config["parts"]]
 
 
 @contextmanager

@@ -20,13 +20,14 @@ from retro.common.rows import Rows
 from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.versions import open_database
-from retro.index.searcher import Searcher, open_searcher
+from retro.index.bm25.search import open_search
+from retro.index.text_search import DenseSearch, TextSearch
 from retro.neighbors.config import STAGE, NeighborsConfig
 from retro.neighbors.copies import REASONS
 from retro.neighbors.exchange import EXCHANGE, QueryBlock, ShardExchange, remove_exchange
 from retro.neighbors.hubness import Hubness, counts_of, hubness
 from retro.neighbors.merge import ChunkRange, Totals, file_name, merge_blocks
-from retro.neighbors.query import FEW, NEIGHBORS, SCORES, StreamQueries
+from retro.neighbors.query import FEW, FOUND_BY, NEIGHBORS, SCORES, StreamQueries
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class NeighborsReport:
     """Share of the candidates whose tokens were compared that were dropped, by reason; empty without such filters."""
     hubness: dict[str, Hubness]
     """By split: how evenly neighbors are spread over the rows that may be neighbors."""
+    found_by: dict[str, int]
+    """Neighbors that vectors, words, or both put among the candidates."""
     mean_score: float
     """Mean score of all neighbors."""
     mean_best_score: float
@@ -63,7 +66,9 @@ class NeighborsReport:
         queries = ", ".join(f"{count:,} {split}" for split, count in self.queries.items())
         few = ", ".join(f"{count:,} {reason}" for reason, count in self.fewer_than_saved.items() if count)
         said = f"; fewer than asked for: {few}" if few else ""
-        return f"{queries} chunks searched, mean score of the nearest {self.mean_best_score:.2f}{said}"
+        by = ", ".join(f"{count:,} {what}" for what, count in self.found_by.items() if count)
+        found = f"; neighbors by {by}" if self.found_by["bm25"] else ""
+        return f"{queries} chunks searched, mean score of the nearest {self.mean_best_score:.2f}{found}{said}"
 
 
 def run(
@@ -75,7 +80,8 @@ def run(
         config: The stage's settings.
         corpus_dir: A finished corpus.
         db_dir: A finished chunk database.
-        index_dir: A finished index; its embedder embeds the queries.
+        index_dir: A finished index; its embedder embeds the queries. Below it the one of words, where these are
+            searched by.
         out: Where train.h5, valid.h5 and test.h5 go.
         worker: This process's place among those that search.
 
@@ -85,16 +91,17 @@ def run(
     Raises:
         ArtifactError: A parent is damaged or does not fit, `out` was made from other parents or under other settings,
             or the disk is full.
-        DataError, DependencyError: The embedding model cannot be used.
+        DataError, DependencyError: The embedding model cannot be used, or bm25s is missing.
     """
     corpus = Corpus.open(corpus_dir)
     db = open_database(db_dir, corpus)
-    searcher = open_searcher(index_dir, db)
-    parents = {"corpus": corpus.manifest, "db": db.manifest, "index": searcher.manifest}
+    searcher = open_search(config, index_dir, db)
+    parents = {"corpus": corpus.manifest, "db": db.manifest, **searcher.parents}
     blocks = _query_blocks(config, corpus, searcher)
     exchange = None
-    if worker.world > 1:
-        exchange = ShardExchange.of(searcher, blocks, config.searched, fingerprints(parents), out)
+    # Searches that read words go through whole files, which are mapped: what is found is the same.
+    if worker.world > 1 and isinstance(searcher, DenseSearch):
+        exchange = ShardExchange.of(searcher.searcher, blocks, config.searched, fingerprints(parents), out)
     work = block_work(config, corpus, searcher, out, exchange)
     done = completed(out, STAGE, config.shaping, parents)
     if done is not None:
@@ -136,10 +143,10 @@ def open_work(config: NeighborsConfig, corpus_dir: Path, db_dir: Path, index_dir
         DataError, DependencyError: The embedding model cannot be used.
     """
     corpus = Corpus.open(corpus_dir)
-    return block_work(config, corpus, open_searcher(index_dir, open_database(db_dir, corpus)), out)
+    return block_work(config, corpus, open_search(config, index_dir, open_database(db_dir, corpus)), out)
 
 
-def _query_blocks(config: NeighborsConfig, corpus: Corpus, searcher: Searcher) -> list[QueryBlock]:
+def _query_blocks(config: NeighborsConfig, corpus: Corpus, searcher: TextSearch) -> list[QueryBlock]:
     chunk_length = searcher.db.chunk_length
     queries: dict[tuple[str, int], StreamQueries] = {
         (split, source): StreamQueries(
@@ -152,7 +159,7 @@ def _query_blocks(config: NeighborsConfig, corpus: Corpus, searcher: Searcher) -
 
 
 def block_work(
-    config: NeighborsConfig, corpus: Corpus, searcher: Searcher, out: Path, exchange: ShardExchange | None = None
+    config: NeighborsConfig, corpus: Corpus, searcher: TextSearch, out: Path, exchange: ShardExchange | None = None
 ) -> BlockWork:
     """The blocks of this stage: the streams are those of `corpus`, which need not be the searched database's.
 
@@ -175,7 +182,7 @@ def block_work(
 
     return BlockWork(
         directory=out,
-        store=_store(plan, config, {"corpus": corpus.manifest, "db": db.manifest, "index": searcher.manifest}, out),
+        store=_store(plan, config, {"corpus": corpus.manifest, "db": db.manifest, **searcher.parents}, out),
         sizes=tuple(len(part.chunks) for part in plan),
         unit="queries",
         make=make,
@@ -200,7 +207,7 @@ def _plan(corpus: Corpus, config: NeighborsConfig, chunk_length: int) -> list[Ch
 
 def _store(plan: list[ChunkRange], config: NeighborsConfig, parents: Mapping[str, Manifest], out: Path) -> BlockStore:
     settings = {name: config.shaping[name] for name in ("saved", "searched", "filters") if name in config.shaping}
-    base: dict[str, Any] = fingerprints(parents) | settings
+    base: dict[str, Any] = fingerprints(parents) | settings | config.search_settings
     inputs = [base | part._asdict() | {"chunks": [part.chunks.start, part.chunks.stop]} for part in plan]
     return BlockStore(
         directory=out / "blocks",
@@ -222,6 +229,7 @@ def _report(totals: Totals, config: NeighborsConfig, rows: Rows, asked: int, sec
         own_document_share=round(counts["own_document"] / max(counts["candidates"], 1), 4),
         copies_share={reason: round(counts[reason] / max(counts["looked_at"], 1), 4) for reason in copies},
         hubness={split: hubness(counts_of(rows, found)) for split, found in totals.found.items() if len(rows)},
+        found_by={name: counts[name] for name in FOUND_BY},
         mean_score=round(totals.score_sum / max(totals.neighbors, 1), 4),
         mean_best_score=round(totals.best_score_sum / max(counts["queries"] - totals.without_neighbors, 1), 4),
         queries_done=asked,

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from retro.common.config import StageConfig, config_json
 from retro.common.errors import ConfigError
+from retro.index.bm25.config import SearchConfig
 
 STAGE = "neighbors"
 Split: TypeAlias = Literal["train", "valid", "test"]
@@ -46,14 +47,14 @@ class FilterConfig(StageConfig):
         return self.exact_duplicates or self.near_duplicates_above < 1 or self.overlap_above < 1
 
 
-class NeighborsConfig(StageConfig):
+class NeighborsConfig(SearchConfig):
     """Search the neighbors of every chunk that the model will train on or be measured on."""
 
     saved: PositiveInt = 10
     """Neighbors stored per chunk; training may use any number up to this (K of arXiv:2112.04426)."""
 
     searched: PositiveInt = 50
-    """Candidates asked of the index before the filters. Chunks that keep fewer than `saved` are searched again, twice
+    """Candidates asked of the search before the filters. Chunks that keep fewer than `saved` are searched again, twice
     as deep each time."""
 
     queries_per_block: PositiveInt = 10_000
@@ -78,9 +79,12 @@ class NeighborsConfig(StageConfig):
     def shaping(self) -> dict[str, Any]:
         """The settings that the artifact depends on, as plain JSON values.
 
-        Filters that stand at their defaults are left out, so that neighbors made before there were any stay valid.
+        Filters that stand at their defaults are left out, so that neighbors made before there were any stay valid; so
+        are settings of the search that change nothing.
         """
         settings = config_json(self)
+        settings = {name: settings[name] for name in settings if name not in SearchConfig.model_fields}
+        settings |= self.search_settings
         if self.filters == FilterConfig():
             del settings["filters"]
         return settings

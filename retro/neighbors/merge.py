@@ -16,7 +16,7 @@ from retro.common.files import atomic_path
 from retro.common.hdf5 import create_column, new_file
 from retro.neighbors.config import NeighborsConfig
 from retro.neighbors.hubness import neighbor_counts
-from retro.neighbors.query import COUNTS, NEIGHBORS, SCORES
+from retro.neighbors.query import COUNTS, FOUND_BY, NEIGHBORS, SCORES
 
 
 class ChunkRange(NamedTuple):
@@ -47,7 +47,8 @@ class Totals:
         found_QK = ids_QK >= 0
         self.queries[split] += block.rows
         for name in COUNTS:
-            self.counts[name] += block.counts[name]
+            # Blocks of an older toolkit do not say what found their neighbors.
+            self.counts[name] += block.counts.get(name, 0) if name in FOUND_BY else block.counts[name]
         self.neighbors += int(found_QK.sum())
         self.without_neighbors += int((~found_QK[:, 0]).sum())
         self.score_sum += float(scores_QK[found_QK].sum())

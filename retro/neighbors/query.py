@@ -16,6 +16,7 @@ from retro.common.blocks import Block
 from retro.corpus.reader import TokenStream
 from retro.index.ranking import Hits
 from retro.index.searcher import Searcher
+from retro.index.text_search import BM25, DENSE, Found, Queries, TextSearch, by_text
 from retro.index.texts import texts_of
 from retro.neighbors.config import FilterConfig
 from retro.neighbors.copies import OWN_DOCUMENT, REASONS, CopyFilter
@@ -28,9 +29,11 @@ Bool = NDArray[np.bool_]
 NEIGHBORS, SCORES = "neighbors", "scores"
 FEW = ("few_chunks", "few_found", "filtered", "no_text")
 """Why a query has fewer than K neighbors: the train split has not as many chunks of other documents; an approximate
-index did not find as many; copies were filtered out, and nothing else was left to take their place; the query has no
-text."""
-COUNTS = ("queries", "candidates", "looked_at", *REASONS, "searched_deeper", *FEW)
+index did not find as many, or no more share a word with it; copies were filtered out, and nothing else was left to take
+their place; the query has no text."""
+FOUND_BY = {"dense": DENSE, "bm25": BM25, "both": DENSE + BM25}
+"""What found a neighbor, in reports."""
+COUNTS = ("queries", "candidates", "looked_at", *REASONS, "searched_deeper", *FEW, *FOUND_BY)
 """What is counted per block. `candidates` are those of the first search, `looked_at` those of them whose tokens were
 compared: as many as it took to keep K. The reasons for dropping count among these."""
 
@@ -48,9 +51,13 @@ class FirstSearch(NamedTuple):
 class StreamQueries:
     """One stream of the corpus, asked against one index."""
 
-    searcher: Searcher
+    searcher: Searcher | TextSearch
     stream: TokenStream
     filters: FilterConfig = field(default_factory=FilterConfig)
+
+    @cached_property
+    def _by_text(self) -> TextSearch:
+        return by_text(self.searcher)
 
     @cached_property
     def _positions(self) -> dict[int, Int64]:
@@ -82,19 +89,20 @@ class StreamQueries:
         # one core and 60,000 vectors in IVF1024,SQ8, 2,000 queries took 0.24 s of processor time in this order, 0.25 s
         # sorted, 0.29 s shuffled, and 0.41 s by faiss.contrib's big_batch_search.
         chunk_Q = np.arange(chunks.start, chunks.stop, dtype=np.int64)
-        vectors_QD = self.embed(chunks, advance) if first is None else first.vectors_QD
+        queries = self._prepare(chunks, advance) if first is None else Queries.of_vectors(first.vectors_QD)
         counts = dict.fromkeys(COUNTS, 0)
         ids_QK = np.full((len(chunk_Q), saved), -1, dtype=np.int64)
         scores_QK = np.full((len(chunk_Q), saved), -np.inf, dtype=np.float32)
-        has_text_Q = vectors_QD.any(axis=1)
-        left, depth = np.flatnonzero(has_text_Q), searched
+        origin_QK = np.zeros(ids_QK.shape, dtype=np.int8)
+        left, depth = np.flatnonzero(queries.has_text_Q), searched
         while len(left):
             if first is not None and depth == searched:
-                hits = _those(first.hits, left)
+                hits = Found.by(DENSE, _those(first.hits, left))
             else:
-                hits = self._search(vectors_QD[left], depth)
+                hits = self._search(queries.take(left), depth)
             found = self._judge(chunk_Q[left], hits, saved, depth)
             ids_QK[left], scores_QK[left] = found.kept
+            origin_QK[left] = found.origin_QK
             # A full list of candidates means that the index has more to give.
             deeper_Q = found.too_few & found.full_Q & (depth < len(self.searcher.db.retrievable))
             if depth == searched:
@@ -104,23 +112,30 @@ class StreamQueries:
             left, depth = left[deeper_Q], depth * 2
         if first is not None:
             advance(len(chunk_Q))
-        counts |= {"queries": len(chunk_Q), "no_text": int((~has_text_Q).sum())}
+        counts |= {"queries": len(chunk_Q), "no_text": int((~queries.has_text_Q).sum())}
+        counts |= {name: int((origin_QK == origin).sum()) for name, origin in FOUND_BY.items()}
         return Block({NEIGHBORS: ids_QK, SCORES: scores_QK}, counts)
 
     def embed(self, chunks: range, advance: Callable[[int], None]) -> NDArray[np.float32]:
-        """[Q, D] the vectors of consecutive chunks; zeros for one without text."""
+        """[Q, D] the vectors of consecutive chunks; zeros for one without text. For searches by vectors alone."""
+        vectors_QD = self._prepare(chunks, advance).vectors_QD
+        if vectors_QD is None:
+            raise ValueError("a search by words has no vectors")
+        return vectors_QD
+
+    def _prepare(self, chunks: range, advance: Callable[[int], None]) -> Queries:
         chunk_Q = np.arange(chunks.start, chunks.stop, dtype=np.int64)
         tokens_QM = self.stream.tokens(chunk_Q * self.stream.chunk_length, self.stream.chunk_length)
         tokenizer = self.searcher.db.corpus.tokenizer
         texts = texts_of(tokenizer, tokens_QM, np.ones(tokens_QM.shape, dtype=bool))
-        return self.searcher.embedder.embed(texts, advance)
+        return self._by_text.prepare(texts, advance)
 
-    def _search(self, vectors_QD: NDArray[np.float32], depth: int) -> Hits:
+    def _search(self, queries: Queries, depth: int) -> Found:
         rows = self.searcher.db.retrievable
-        return self.searcher.search(vectors_QD, min(depth, max(len(rows), 1)), rows)
+        return self._by_text.search(queries, min(depth, max(len(rows), 1)), rows)
 
-    def _judge(self, chunk_Q: Int64, hits: Hits, saved: int, depth: int) -> _Found:
-        ids_QC, scores_QC = hits
+    def _judge(self, chunk_Q: Int64, hits: Found, saved: int, depth: int) -> _Judged:
+        ids_QC, scores_QC, _ = hits
         there_QC = ids_QC >= 0
         own_QC = np.zeros(ids_QC.shape, dtype=np.bool_)
         if self.filters.own_document:
@@ -129,8 +144,9 @@ class StreamQueries:
         reason_QC, looked_at = self._copies.reasons(chunk_Q, ids_QC, there_QC & ~own_QC, saved)
         reason_QC[own_QC] = OWN_DOCUMENT
         found_Q = there_QC.sum(axis=1)
-        return _Found(
+        return _Judged(
             kept=keep_first(ids_QC, scores_QC, reason_QC > 0, saved),
+            origin_QK=_kept_origins(hits, reason_QC > 0, saved),
             full_Q=found_Q == depth,
             all_rows_Q=found_Q == len(self.searcher.db.retrievable),
             copies_Q=(reason_QC > OWN_DOCUMENT).sum(axis=1),
@@ -155,11 +171,19 @@ def _those(hits: Hits, places: Int64) -> Hits:
     return ids_QC[places], scores_QC[places]
 
 
+def _kept_origins(hits: Found, dropped_QC: Bool, saved: int) -> NDArray[np.int8]:
+    """[Q, K] what found the candidates that are kept; 0 where there is none."""
+    origin_QK = keep_first(hits.ids_QC, hits.origin_QC.astype(np.float32), dropped_QC, saved).scores_QK
+    return np.where(np.isfinite(origin_QK), origin_QK, 0).astype(np.int8)
+
+
 @dataclass(frozen=True)
-class _Found:
+class _Judged:
     """What one search left for its queries."""
 
     kept: Kept
+    origin_QK: NDArray[np.int8]
+    """What found each of them."""
     full_Q: Bool
     """The index gave as many candidates as were asked for."""
     all_rows_Q: Bool

@@ -22,6 +22,7 @@ from retro.generate.model import open_decoder
 from retro.generate.opening import end_tokens, find_checkpoint, with_choice
 from retro.generate.request import Decoder, Engine
 from retro.generate.tuned import warn_of_other_prompts
+from retro.index.bm25.config import SearchConfig
 from retro.mcore import parallel
 from retro.serve.app import Service
 from retro.serve.arriving import Arriving
@@ -32,7 +33,7 @@ from retro.serve.served import Served
 from retro.sft.passages import Retrieve
 from retro.sft.prompt_texts import PromptTexts, load_prompts
 from retro.sft.prompts import require_template
-from retro.sft.retriever import open_retriever
+from retro.sft.retriever import BY_VECTORS, open_retriever
 from retro.training.config import ParallelConfig
 from retro.training.tokenizer import model_tokenizer, open_corpus
 
@@ -48,6 +49,7 @@ class Places:
     corpus: Path
     db: Path
     index: Path
+    search: SearchConfig = BY_VECTORS
 
 
 def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, name: str) -> Service:
@@ -84,7 +86,7 @@ def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, 
     retrieve = None
     if searches and corpus is not None:
         most = max(config.max_passages, generate.contexts_in_prompt)
-        retrieve = metrics.counted(_in_turn(open_retriever(corpus, places.db, places.index, most)))
+        retrieve = metrics.counted(_in_turn(open_retriever(corpus, places.db, places.index, most, places.search)))
     open_engine = _opener(decoder, tokenizer, retrieve, config, generate)
     capacity = config.max_running + config.max_queued
     return Service(

@@ -29,13 +29,14 @@ from retro.common.precision import Choice
 from retro.common.tokenizers import conventions_of
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
+from retro.index.bm25.config import SearchConfig
 from retro.mcore import parallel
 from retro.sft.config import SftConfig
 from retro.sft.mixture import mixture_table
 from retro.sft.passages import Retrieve
 from retro.sft.prepare import Prepared, Shape, prepare
 from retro.sft.prompt_texts import load_prompts
-from retro.sft.retriever import open_retriever
+from retro.sft.retriever import BY_VECTORS, open_retriever, search_identity
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
 from retro.training.finished import of_stage, write_result
@@ -58,6 +59,7 @@ def run(
     db_dir: Path,
     index_dir: Path,
     out: Path,
+    search: SearchConfig = BY_VECTORS,
 ) -> Manifest:
     """Tune the checkpoint, or go on where a stopped run left off.
 
@@ -69,6 +71,7 @@ def run(
         db_dir: The chunk database; opened when passages come from the retriever.
         index_dir: The index; likewise.
         out: The stage's directory.
+        search: By what the database is searched.
 
     Raises:
         DataError: A question file is missing or broken.
@@ -96,7 +99,7 @@ def run(
         settings["conventions"] = known.identity
     retrieves = config.data.passages_from != "contexts" and (config.data.encoder or config.data.contexts_in_prompt)
     if retrieves:
-        settings["database"] = mark_of(db_dir)
+        settings |= {"database": mark_of(db_dir), **search_identity(search, index_dir)}
     made = read_manifest(out, STAGE) if is_complete(out) else None
     run_dir = out / name
     again = made is not None and made.counts.get("name") == name
@@ -118,7 +121,8 @@ def run(
     require_same_run(run_dir, settings, config.train, "sft.train")
     retrieve = None
     if retrieves:
-        retrieve = open_retriever(corpus, db_dir, index_dir, max(model.neighbors, config.data.contexts_in_prompt))
+        most = max(model.neighbors, config.data.contexts_in_prompt)
+        retrieve = open_retriever(corpus, db_dir, index_dir, most, search)
     training, validation = _prepare(config, corpus, parent, tokenizer, retrieve)
     result = finished_result(run_dir, config.train.steps)
     if result is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from retro.common.artifacts import MANIFEST, Manifest, is_complete, parse_manifest, require_parent
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
+from retro.index.bm25.config import DIRECTORY
 from retro.pipeline import STAGES, database_dirs, stage
 from retro.run_config import RunConfig
 
@@ -66,6 +67,8 @@ def _weights_read(directory: Path, manifest: Manifest, config: RunConfig) -> Ite
 
 def _directory_of(name: str, child: str, config: RunConfig) -> Path | None:
     """Where a parent lies; None for what is no stage's, and for the index of a version, which has no manifest."""
+    if name == DIRECTORY:
+        return database_dirs(config)[1] / DIRECTORY
     if not any(one.name == name for one in STAGES):
         return None
     if name in ("db", "index") and child not in _MAKES_THE_DATABASE:

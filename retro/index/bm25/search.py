@@ -1,0 +1,153 @@
+"""Search by words, by words and vectors together, or by vectors with the candidates ordered anew by words."""
+
+# Dims in this file. Q queries   C candidates   K hits
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retro.common.artifacts import Manifest
+from retro.common.rows import Rows
+from retro.db.reader import ChunkDatabase
+from retro.index.batching import ignore
+from retro.index.bm25.config import DIRECTORY, SearchConfig
+from retro.index.bm25.reader import Bm25Index
+from retro.index.ranking import Hits
+from retro.index.searcher import open_searcher
+from retro.index.text_search import BM25, DENSE, DenseSearch, Found, Queries, TextSearch
+
+Int64 = NDArray[np.int64]
+
+
+def open_search(config: SearchConfig, index_dir: Path, db: ChunkDatabase) -> TextSearch:
+    """Open what a search needs, and no more.
+
+    Args:
+        config: By what to search.
+        index_dir: What the index stage wrote, or a version of a living database.
+        db: The database that is searched.
+
+    Raises:
+        ArtifactError: An index is missing, damaged, or was made from another database.
+        DependencyError: bm25s is missing, and words are to be searched by.
+    """
+    words = Bm25Search(Bm25Index.open(index_dir / DIRECTORY, db), db) if config.reads_words else None
+    dense = DenseSearch(open_searcher(index_dir, db)) if config.reads_vectors else None
+    if words is None or dense is None:
+        found = words or dense
+        if found is None:
+            raise ValueError("a search needs words or vectors")
+        return found
+    if config.source == "hybrid":
+        return HybridSearch(dense, words, config.rrf_constant)
+    return RerankedSearch(dense, words, config.rerank_depth)
+
+
+class Bm25Search(TextSearch):
+    """By the words that chunks share with the query. A chunk that shares none is not found."""
+
+    def __init__(self, index: Bm25Index, db: ChunkDatabase) -> None:
+        """Search `index`, made from `db`."""
+        self.index, self.db = index, db
+
+    @property
+    def parents(self) -> Mapping[str, Manifest]:
+        """See `TextSearch`."""
+        return {"bm25": self.index.manifest}
+
+    def prepare(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> Queries:
+        """See `TextSearch`."""
+        words = self.index.queries(texts)
+        advance(len(texts))
+        return Queries(np.array([bool(text.strip()) for text in texts], dtype=np.bool_), words=words)
+
+    def search(self, queries: Queries, k: int, rows: Rows | None = None) -> Found:
+        """See `TextSearch`."""
+        return Found.by(BM25, self.index.search(queries.words, k, self.db.all_rows if rows is None else rows))
+
+
+class _Both(TextSearch):
+    def __init__(self, dense: DenseSearch, words: Bm25Search) -> None:
+        self.dense, self.words, self.db = dense, words, dense.db
+
+    @property
+    def parents(self) -> Mapping[str, Manifest]:
+        """See `TextSearch`."""
+        return {**self.dense.parents, **self.words.parents}
+
+    def prepare(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> Queries:
+        """See `TextSearch`."""
+        vectors, words = self.dense.prepare(texts, advance), self.words.prepare(texts)
+        return Queries(vectors.has_text_Q | words.has_text_Q, vectors.vectors_QD, words.words)
+
+    def _dense_hits(self, queries: Queries, k: int, rows: Rows | None) -> Hits:
+        """What the vectors find; nothing for a query whose vector says nothing, to which every row is alike."""
+        found = self.dense.search(queries, k, rows)
+        silent_Q1 = np.zeros((len(found.ids_QC), 1), dtype=np.bool_)
+        if queries.vectors_QD is not None:
+            silent_Q1 = np.asarray(~queries.vectors_QD.any(axis=1, keepdims=True))
+        return np.where(silent_Q1, -1, found.ids_QC), np.where(silent_Q1, -np.inf, found.scores_QC).astype(np.float32)
+
+
+class HybridSearch(_Both):
+    """By vectors and by words, each to the same depth, joined by reciprocal rank fusion."""
+
+    def __init__(self, dense: DenseSearch, words: Bm25Search, constant: int) -> None:
+        """Join with `constant`, k of Cormack et al. 2009."""
+        super().__init__(dense, words)
+        self.constant = constant
+
+    def search(self, queries: Queries, k: int, rows: Rows | None = None) -> Found:
+        """See `TextSearch`."""
+        dense, words = self._dense_hits(queries, k, rows), self.words.search(queries, k, rows)
+        return fuse([(DENSE, dense[0]), (BM25, words.ids_QC)], self.constant, k)
+
+
+class RerankedSearch(_Both):
+    """By vectors, some depth of candidates ordered anew by words; of equal ones the dense order stays."""
+
+    def __init__(self, dense: DenseSearch, words: Bm25Search, depth: int) -> None:
+        """Order at least `depth` candidates anew."""
+        super().__init__(dense, words)
+        self.depth = depth
+
+    def search(self, queries: Queries, k: int, rows: Rows | None = None) -> Found:
+        """See `TextSearch`."""
+        most = len(self.db.all_rows if rows is None else rows)
+        ids_QC, _ = self._dense_hits(queries, max(k, min(self.depth, most)), rows)
+        scores_QC = self.words.index.scores(queries.words, ids_QC)
+        order_QK = np.argsort(-scores_QC, axis=1, kind="stable")[:, :k]
+        return Found.by(DENSE, (np.take_along_axis(ids_QC, order_QK, 1), np.take_along_axis(scores_QC, order_QK, 1)))
+
+
+def fuse(lists: Sequence[tuple[int, Int64]], constant: int, k: int) -> Found:
+    """Join ranked lists by reciprocal rank fusion: the sum of 1 / (constant + rank), ranks counted from 1.
+
+    Args:
+        lists: Where each list comes from, and its ids [Q, any], best first; -1 is none.
+        constant: Added to each rank.
+        k: How many to keep; of equal scores, the lower row first.
+    """
+    queries = len(lists[0][1])
+    found = Found(
+        np.full((queries, k), -1, dtype=np.int64),
+        np.full((queries, k), -np.inf, dtype=np.float32),
+        np.zeros((queries, k), dtype=np.int8),
+    )
+    for number in range(queries):
+        rows = np.concatenate([ids_QC[number] for _, ids_QC in lists])
+        gains = np.concatenate([1.0 / (constant + np.arange(1, ids_QC.shape[1] + 1)) for _, ids_QC in lists])
+        origins = np.concatenate([np.full(ids_QC.shape[1], origin) for origin, ids_QC in lists])
+        there = rows >= 0
+        ids, place = np.unique(rows[there], return_inverse=True)
+        scores, origin = np.zeros(len(ids)), np.zeros(len(ids), dtype=np.int64)
+        np.add.at(scores, place, gains[there])
+        np.add.at(origin, place, origins[there])
+        best = np.lexsort((ids, -scores))[:k]
+        found.ids_QC[number, : len(best)], found.scores_QC[number, : len(best)] = ids[best], scores[best]
+        found.origin_QC[number, : len(best)] = origin[best]
+    return found
