@@ -85,6 +85,7 @@ def run(
     parents = {"db": db.manifest}
     done = completed(out, STAGE, config.shaping, parents)
     if done is not None:
+        _blocks(db, [], out).remove()
         remove_unlisted_files(out, done)
         return done
     load_bm25s()
