@@ -124,9 +124,13 @@ def _index(config: RunConfig) -> Manifest:
     if config.reads_words:
         from retro.index.bm25 import build as bm25
         from retro.index.bm25.config import DIRECTORY
+        from retro.living.change import index_words
 
         # First, so that a stage with a manifest has both.
         bm25.run(config.bm25, corpus, db, out / DIRECTORY, worker=worker_of())
+        home = database_home(config)
+        for number in range(1, home.latest + 1 if config.database.run_dir is None else 1):
+            index_words(home, number)
     return build.run(config.index, corpus, db, out, worker=worker_of())
 
 

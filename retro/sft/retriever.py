@@ -9,7 +9,7 @@ from typing import Any
 from retro.common.qa_data import PassageLike
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of, open_database
-from retro.index.bm25.config import DIRECTORY, SearchConfig
+from retro.index.bm25.config import DIRECTORY, MISSING_REMEDY, SearchConfig
 from retro.sft.passages import Retrieve
 
 BY_VECTORS = SearchConfig()
@@ -24,7 +24,7 @@ def search_identity(search: SearchConfig, index_dir: Path) -> dict[str, Any]:
     """
     if not search.reads_words:
         return {}
-    words = mark_of(index_dir / DIRECTORY, "Run `retro index` first")["fingerprint"]
+    words = mark_of(index_dir / DIRECTORY, MISSING_REMEDY)["fingerprint"]
     return {"search": search.search_settings | {"bm25": words}}
 
 

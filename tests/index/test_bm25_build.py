@@ -185,7 +185,9 @@ def test_without_an_embedder_words_are_searched_and_vectors_refused(
 
 def test_an_index_that_was_never_built_is_named(index_dir: Path, db: ChunkDatabase, tmp_path: Path) -> None:
     index_build.run(index_config(), index_dir.parent / "1_corpus", index_dir.parent / "2_db", tmp_path)
-    with pytest.raises(ArtifactError, match=r"bm25/manifest\.json: is missing\. Run `retro index` first"):
+    with pytest.raises(
+        ArtifactError, match=r"bm25/manifest\.json: is missing: this database has no BM25 index\. Run `retro index`"
+    ):
         open_search(SearchConfig(source="hybrid"), tmp_path, db)
 
 

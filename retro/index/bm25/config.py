@@ -11,6 +11,10 @@ from retro.common.errors import ConfigError
 
 DIRECTORY = "bm25"
 """Below the directory of the index stage, or of a version of a living database."""
+MISSING_REMEDY = (
+    "Run `retro index` with the settings that ask for it (neighbors.source, search.source or rerank), in the run that "
+    "the database belongs to: it builds what is missing"
+)
 
 
 class Bm25Config(StageConfig):

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.artifacts import Manifest, read_manifest, require_file, require_parent
+from retro.common.artifacts import MANIFEST, Manifest, is_complete, read_manifest, require_file, require_parent
 from retro.common.errors import ArtifactError
 from retro.common.rows import Rows
 from retro.db.reader import ChunkDatabase
-from retro.index.bm25.config import Bm25Config
+from retro.index.bm25.config import MISSING_REMEDY, Bm25Config
 from retro.index.bm25.postings import COUNTS, DATA, INDICES, INDPTR, NOT_THERE, WORDS, load_bm25s
 from retro.index.bm25.words import Occurrences, word_number, words_of
 from retro.index.config import STAGE
@@ -60,6 +60,8 @@ class Bm25Index:
                 version of it.
             DependencyError: bm25s is missing.
         """
+        if not is_complete(directory):
+            raise ArtifactError(directory / MANIFEST, "is missing: this database has no BM25 index", MISSING_REMEDY)
         manifest = read_manifest(directory, STAGE)
         require_parent(directory, manifest, "db", db.manifest)
         load_bm25s()
