@@ -16,6 +16,7 @@ def add_evaluation(app: typer.Typer) -> None:
     """Give the command line these commands."""
     _add_tasks(app)
     _add_compare(app)
+    _add_compare_neighbors(app)
     _add_matrix(app)
     _add_harness(app)
 
@@ -69,6 +70,32 @@ def _add_compare(app: typer.Typer) -> None:
             output.json(found)
         else:
             show_comparison(found, output, questions=show)
+
+
+def _add_compare_neighbors(app: typer.Typer) -> None:
+    @app.command("compare-neighbors")
+    def compare_neighbors(
+        run_a: Annotated[Path, typer.Argument(help="A run's directory.")],
+        run_b: Annotated[Path | None, typer.Argument(help="Another one over the same corpus.")] = None,
+        neighbors: Annotated[int, typer.Option(help="Neighbors that a model reads of a chunk.")] = 2,
+        split: Annotated[list[str] | None, typer.Option(help="train, valid or test; may be given again.")] = None,
+        out: Annotated[Path | None, typer.Option(help="A file for all numbers.")] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Say how much of the text to be predicted stands in the neighbors, in one run or in two."""
+        from retro.inspect.neighbor_overlap import compare_neighbors as compare_sides
+        from retro.inspect.neighbor_overlap import open_side, overlap_table
+
+        b = None if run_b is None else open_side(run_b)
+        found = compare_sides(open_side(run_a), b, k=neighbors, splits=split or ())
+        if out is not None:
+            from retro.common.files import write_plain_json
+
+            write_plain_json(out, found)
+        if as_json:
+            output.json(found)
+        else:
+            output.table(overlap_table(found))
 
 
 def _add_matrix(app: typer.Typer) -> None:
