@@ -106,7 +106,7 @@ class Bm25Index:
         Args:
             queries: From `queries`.
             k: At least 1.
-            rows: Only these are found, and of them only chunks that have a word of the query.
+            rows: Only these are found, and of them only chunks with a word of the query that weighs something.
 
         Returns:
             ids int64 [Q, k], -1 where there are no more; scores float32 [Q, k], -inf there.
@@ -120,18 +120,23 @@ class Bm25Index:
         return ids_QK, scores_QK
 
     def _best(self, words_T: Int64, k: int, rows: Rows) -> tuple[Int64, NDArray[np.float32]]:
-        indices, indptr = self._bm25.scores["indices"], self._bm25.scores["indptr"]
-        shares_N = np.zeros(self.rows, dtype=np.bool_)
-        for word in np.unique(words_T):
-            shares_N[indices[indptr[word] : indptr[word + 1]]] = True
-        id_C = np.flatnonzero(shares_N)
+        score_N = self._bm25.get_scores_from_ids(words_T)
+        id_C = np.flatnonzero(score_N if self._bm25.nonoccurrence_array is None else self._shares(words_T))
         id_C = id_C[rows.contains(id_C)]
-        score_C = self._bm25.get_scores_from_ids(words_T)[id_C]
+        score_C = score_N[id_C]
         if len(id_C) > k:
             kept_C = score_C >= np.partition(score_C, len(id_C) - k)[len(id_C) - k]
             id_C, score_C = id_C[kept_C], score_C[kept_C]
         order_K = np.lexsort((id_C, -score_C))[:k]
         return id_C[order_K], score_C[order_K]
+
+    def _shares(self, words_T: Int64) -> NDArray[np.bool_]:
+        """[N] whether a chunk has a word of the query, for methods that score those without one too."""
+        indices, indptr = self._bm25.scores["indices"], self._bm25.scores["indptr"]
+        shares_N = np.zeros(self.rows, dtype=np.bool_)
+        for word in np.unique(words_T):
+            shares_N[indices[indptr[word] : indptr[word + 1]]] = True
+        return shares_N
 
     def scores(self, queries: Sequence[Int64], ids_QC: Int64) -> NDArray[np.float32]:
         """[Q, C] scores of given chunks; -inf for the id -1."""
