@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer, get_standard_config_overrides
+from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
@@ -21,10 +22,25 @@ from torch import Tensor, nn
 from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint, optimizer_state
 from retro.mcore.cpu import device
-from retro.mcore.lora import adapters_of
 from retro.mcore.parallel import from_last_stage, sum_over_data_parallel
 
 MicroBatch = TypeVar("MicroBatch")
+
+_WARMUP = "warmup_steps"
+"""In a parameter group: its own warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightGroup:
+    """Weights that learn at a rate of their own: megatron-core's parameter groups with an override."""
+
+    name: str
+    holds: Callable[[str], bool]
+    """Told a weight's name, whether it belongs here. No weight may belong to two groups."""
+    lr_factor: float
+    """Times the learning rate of the rest."""
+    warmup_steps: int
+    """Steps of linear warm-up from zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +61,11 @@ class EngineSettings:
     bfloat16: bool
     distributed_optimizer: bool = False
     """Whether optimizer state and master weights are shared out over the data parallel ranks."""
-    adapters: bool = False
-    """Whether only adapters are trained; then only they are saved, since another checkpoint holds the rest."""
+    saved: Callable[[str], bool] | None = None
+    """Told a weight's name, whether a checkpoint holds it, where another checkpoint holds the rest; None: it holds
+    all."""
+    groups: tuple[WeightGroup, ...] = ()
+    """Weights with learning rates of their own."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +128,7 @@ class Engine(Generic[Chunk]):
             for number, chunk in enumerate(self.chunks)
         ]
         self.optimizer = get_megatron_optimizer(
-            _optimizer_config(settings), self.wrapped, use_gloo_process_groups=False
+            _optimizer_config(settings), self.wrapped, _overrides(settings), use_gloo_process_groups=False
         )
         for chunk in self.chunks:
             chunk.config.grad_scale_func = self.optimizer.scale_loss  # type: ignore[union-attr]
@@ -126,7 +145,7 @@ class Engine(Generic[Chunk]):
             wrapped.zero_grad_buffer()
         self.optimizer.zero_grad()
         self.scheduler.step(1)
-        lr = float(self.optimizer.param_groups[0]["lr"])
+        lr = float(self.scheduler.get_lr({}))
         loss, tokens = _mean(_run_schedule(self.wrapped, work, token_losses, forward_only=False))
         if not math.isfinite(loss):
             return StepResult(loss, tokens, float("nan"), lr)
@@ -157,7 +176,7 @@ class Engine(Generic[Chunk]):
         weights = self._saved()
         parts = {"weights": weights, "optimizer": optimizer_state.wanted(self.optimizer, weights)}
         found = checkpoint.load({name: part for name, part in parts.items() if part}, directory)
-        self._fill(found.get("weights", {}), whole=not self.settings.adapters)
+        self._fill(found.get("weights", {}), whole=self.settings.saved is None)
         progress = self._progress(found, directory)
         self.steps = progress["steps"]
         optimizer_state.restore(self.optimizer, self._saved(), found.get("optimizer", {}), self.steps)
@@ -180,7 +199,15 @@ class Engine(Generic[Chunk]):
 
     def _saved(self) -> dict[str, Any]:
         """The sharded weights that a checkpoint holds."""
-        return adapters_of(self.weights()) if self.settings.adapters else self.weights()
+        saved, weights = self.settings.saved, self.weights()
+        if saved is None:
+            return weights
+        kept = {
+            group: {name: tensor for name, tensor in tensors.items() if saved(name)}
+            for group, tensors in weights.items()
+        }
+        # A stage without any has no entry.
+        return {group: tensors for group, tensors in kept.items() if tensors}
 
     def _fill(self, weights: dict[str, Any], *, whole: bool = True) -> None:
         for number, chunk in enumerate(self.chunks):
@@ -281,6 +308,32 @@ def _optimizer_config(settings: EngineSettings) -> OptimizerConfig:
     )
 
 
+def _overrides(settings: EngineSettings) -> dict[ParamKey, Any]:
+    """megatron-core's usual groups (no weight decay on vectors), and ours on top of them."""
+    overrides: dict[ParamKey, Any] = dict(get_standard_config_overrides(_optimizer_config(settings)))
+    for group in settings.groups:
+        wanted = ParamWithNamePredicate(name=group.name, fn=lambda _, name, holds=group.holds: holds(name))
+        overrides[ParamKey(with_name_predicate=wanted)] = {
+            "max_lr": settings.lr * group.lr_factor,
+            "min_lr": settings.min_lr * group.lr_factor,
+            _WARMUP: group.warmup_steps,
+        }
+    return overrides
+
+
+class _Scheduler(OptimizerParamScheduler):
+    """megatron-core's, with a warm-up of its own for each parameter group that names one."""
+
+    def get_lr(self, param_group: dict[str, Any]) -> float:
+        """The rate of a parameter group at this step."""
+        everybody = int(vars(self)["lr_warmup_steps"])
+        self.lr_warmup_steps = int(param_group.get(_WARMUP, everybody))
+        try:
+            return float(super().get_lr(param_group))
+        finally:
+            self.lr_warmup_steps = everybody
+
+
 def learning_rate(settings: EngineSettings, step: int) -> float:
     """What the schedule gives for a step, counted from 1."""
     group: dict[str, Any] = {}
@@ -288,8 +341,8 @@ def learning_rate(settings: EngineSettings, step: int) -> float:
     return float(group["lr"])
 
 
-def _scheduler(optimizer: Any, settings: EngineSettings) -> OptimizerParamScheduler:
-    return OptimizerParamScheduler(
+def _scheduler(optimizer: Any, settings: EngineSettings) -> _Scheduler:
+    return _Scheduler(
         optimizer,
         init_lr=0.0,
         max_lr=settings.lr,

@@ -33,6 +33,8 @@ from megatron.core.transformer.transformer_layer import (
     TransformerLayerSubmodules,
     get_transformer_layer_offset,
 )
+from megatron.core.transformer.utils import sharded_state_dict_default
+from megatron.core.utils import init_method_normal, scaled_init_method_normal
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -65,6 +67,9 @@ __all__ = [
     "get_bias_dropout_add",
     "get_num_layers_to_build",
     "get_transformer_layer_offset",
+    "init_method_normal",
+    "scaled_init_method_normal",
+    "sharded_state_dict_default",
 ]
 
 

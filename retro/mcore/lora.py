@@ -196,12 +196,3 @@ def _mark(layer: Any) -> None:
 def is_adapter(name: str) -> bool:
     """Whether a weight is an adapter's."""
     return name.rpartition(".")[2] in (A, B)
-
-
-def adapters_of(weights: dict[str, Any]) -> dict[str, Any]:
-    """The adapters among sharded weights, given by group of layers; groups without any are left out."""
-    found = {
-        group: {name: tensor for name, tensor in tensors.items() if is_adapter(name)}
-        for group, tensors in weights.items()
-    }
-    return {group: tensors for group, tensors in found.items() if tensors}

@@ -37,6 +37,8 @@ from retro.mcore.layers import (
     apply_rotary_pos_emb,
     checkpoint,
     fused_attention,
+    init_method_normal,
+    scaled_init_method_normal,
 )
 from retro.model.config import ModelShape
 from retro.model.masks import unpack_masks
@@ -57,14 +59,18 @@ class CrossProjections(MegatronModule):
         model = shape.model
         self.head_width = model.head_width
         self.tp_group = pg_collection.tp
+        draw, draw_output = config.init_method, config.output_layer_init_method
+        if model.retrieval_init_std:
+            draw = init_method_normal(model.retrieval_init_std)
+            draw_output = scaled_init_method_normal(model.retrieval_init_std, config.num_layers)
         common = {"config": config, "bias": model.bias, "is_expert": False, "tp_group": self.tp_group}
-        column = common | {"init_method": config.init_method, "gather_output": False, "skip_bias_add": False}
+        column = common | {"init_method": draw, "gather_output": False, "skip_bias_add": False}
         self.linear_q = kernels.column_linear(model.hidden_size, model.heads * self.head_width, **column)
         self.linear_kv = kernels.column_linear(model.hidden_size, 2 * model.query_groups * self.head_width, **column)
         self.linear_proj = kernels.row_linear(
             model.heads * self.head_width,
             model.hidden_size,
-            init_method=config.output_layer_init_method,
+            init_method=draw_output,
             input_is_parallel=True,
             skip_bias_add=True,
             **common,
@@ -124,7 +130,8 @@ class ChunkedCrossAttention(CrossProjections):
         self.constant_gate = 1.0 if isinstance(gate, str) else gate
         self.learned_gate: nn.Parameter | None = None
         if gate == "learned":
-            self.learned_gate = nn.Parameter(torch.zeros(1, dtype=config.params_dtype, device=device()))
+            start = torch.full((1,), shape.model.gate_init, dtype=config.params_dtype, device=device())
+            self.learned_gate = nn.Parameter(start)
             # A rank's gradient is that of its own tokens: megatron-core sums those of parameters with this mark.
             self.learned_gate.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 

@@ -78,13 +78,23 @@ class ModelConfig(StageConfig):
     """First decoder layer (counted from 1) with chunked cross-attention."""
     cross_attention_every: PositiveInt = 3
     """Distance between layers with chunked cross-attention."""
-    encoder_layers: PositiveInt = 2
-    """Layers of the neighbor encoder."""
+    encoder_layers: NonNegativeInt = 2
+    """Layers of the neighbor encoder; 0: cross-attention reads the neighbors' embeddings."""
     encoder_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout in the neighbor encoder."""
     gate: float | Literal["learned"] = 1.0
     """Factor on what cross-attention adds: a constant (0 switches retrieval off exactly), or one learned number a
     layer that starts at zero, so that a GPT turned into Retro computes the same function at step 0."""
+    gate_init: float = 0.0
+    """Where a learned gate starts. From 0, only the gates have a gradient in the first step, and what they let through
+    learns at a rate that grows with them; a small number (0.1) lets all learn at once. A GPT turned into Retro then
+    no longer computes its function at step 0, by as much as fresh cross-attention adds."""
+    retrieval_init_std: float = Field(default=0.0, ge=0.0)
+    """Standard deviation of the initial weights of cross-attention and encoder (output projections: divided by the
+    root of twice the layers, as everywhere); 0: `init_std`."""
+    encoder_norm: bool = False
+    """A norm after the neighbor encoder. Without, cross-attention reads its bare residual stream, whose scale is that
+    of the embeddings: keys and values of a narrow model start tiny. The papers' models have none."""
     encoder_rope: bool = True
     """Rotary positions in the encoder's self-attention. Without, a neighbor is a bag of words."""
     cross_rope: bool = True

@@ -2,7 +2,7 @@
 
     decoder layer   d w (2 n + 2 g) attention, d f (2 or 3) feed-forward, 2 norms
     cross-attention d w (2 n + 2 g) and a norm, in each layer that reads neighbors
-    encoder         decoder layers, and one cross-attention in the first
+    encoder         decoder layers, one cross-attention in the first, and perhaps a norm after the last
 
 with d the hidden size, f the feed-forward width, n heads of width w (d = n w as a rule) and g query groups.
 Held against real models in `tests/model/test_count.py`.
@@ -54,8 +54,13 @@ def count_parameters(shape: ModelShape) -> ParameterCount:
         embeddings=embeddings,
         decoder=model.layers * layer + norm,
         cross_attention=reading * (_attention(model) + norm + gate),
-        encoder=(model.encoder_layers * layer + _attention(model) + norm) if reading else 0,
+        encoder=_encoder(model, layer, norm) if reading else 0,
     )
+
+
+def _encoder(model: ModelConfig, layer: int, norm: int) -> int:
+    reads_chunk = _attention(model) + norm if model.encoder_layers else 0
+    return model.encoder_layers * layer + reads_chunk + (norm if model.encoder_norm else 0)
 
 
 def _attention(model: ModelConfig) -> int:

@@ -25,6 +25,7 @@ from retro.mcore.layers import (
     TransformerLayerSubmodules,
     build_module,
     get_bias_dropout_add,
+    sharded_state_dict_default,
 )
 from retro.model.attention import EncoderCrossAttention
 from retro.model.config import ModelShape
@@ -66,6 +67,10 @@ class NeighborEncoder(MegatronModule):
             )
             for number in range(1, shape.model.encoder_layers + 1)
         )
+        self.final_layernorm: nn.Module | None = None
+        if shape.model.encoder_norm:
+            norm: Any = kernels.norm
+            self.final_layernorm = norm(config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon)
         self.rotary: RotaryEmbedding | None = None
         if shape.model.encoder_rope:
             self.rotary = rotary_positions(shape.model, config, pg_collection)
@@ -94,7 +99,7 @@ class NeighborEncoder(MegatronModule):
                 context_mask=chunk_mask,
                 rotary_pos_emb=rotary,
             )
-        return hidden
+        return hidden if self.final_layernorm is None else self.final_layernorm(hidden)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
@@ -104,4 +109,7 @@ class NeighborEncoder(MegatronModule):
         for number, layer in enumerate(self.layers):
             describe: Any = layer.sharded_state_dict
             state.update(describe(f"{prefix}layers.{number}.", sharded_offsets, metadata))
+        if self.final_layernorm is not None:
+            describe = sharded_state_dict_default
+            state.update(describe(self.final_layernorm, f"{prefix}final_layernorm.", sharded_offsets, metadata))
         return state

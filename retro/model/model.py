@@ -179,7 +179,7 @@ def build_stage(shape: ModelShape, options: BuildOptions) -> list[RetroModel]:
 
 
 def _config(
-    shape: ModelShape, options: BuildOptions, *, layers: int, dropout: float, decoder: bool
+    shape: ModelShape, options: BuildOptions, *, layers: int, dropout: float, decoder: bool, init_std: float = 0.0
 ) -> TransformerConfig:
     return transformer_config(
         shape.model,
@@ -189,6 +189,7 @@ def _config(
         layout=options.layout,
         recompute=options.recompute,
         decoder=decoder,
+        init_std=init_std,
     )
 
 
@@ -230,6 +231,8 @@ def _cross_attention(
         layout = replace(options.layout, pipeline=1, virtual_pipeline=1, stage_layers=())
         options = replace(options, layout=layout, recompute=recompute)
         layers, dropout = shape.model.encoder_layers, shape.model.encoder_dropout
-        config = _config(shape, options, layers=layers, dropout=dropout, decoder=False)
+        # A stack without layers is no stack for megatron-core; only its widths are used then.
+        layers, init_std = max(layers, 1), shape.model.retrieval_init_std
+        config = _config(shape, options, layers=layers, dropout=dropout, decoder=False, init_std=init_std)
         params["encoder"] = NeighborEncoder(config, kernels, shape, groups)
     return ModuleSpec(module=ChunkedCrossAttention, params=params)

@@ -16,6 +16,11 @@ def is_retrieval(name: str) -> bool:
     return ".cross_attention." in name or ".pre_cross_attn_layernorm." in name
 
 
+def is_gate(name: str) -> bool:
+    """Whether a weight is the learned gate of a layer that reads neighbors."""
+    return name.endswith(".learned_gate")
+
+
 def decoder_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Name and size, over all ranks, of each weight of the decoder: the model with retrieval off."""
     return {name: size for name, size in weight_sizes(shape).items() if not is_retrieval(name)}

@@ -137,7 +137,7 @@ class ReferenceRetro:
                     layer + "cross_attention.", normed_RH, chunk_MH, real_M.expand(width, m), positions
                 )
             x_RH = x_RH + self._mlp(layer + "mlp.", self._norm(layer + "pre_mlp_layernorm", x_RH))
-        return x_RH
+        return self._norm(name + "final_layernorm", x_RH) if self.model.encoder_norm else x_RH
 
     def _chunked_cross_attention(
         self, name: str, normed_SH: Tensor, encoded: list[list[Tensor]], mask_LKR: Tensor

@@ -57,6 +57,7 @@ def transformer_config(
     layout: Layout,
     recompute: str = "none",
     decoder: bool = True,
+    init_std: float = 0.0,
 ) -> TransformerConfig:
     """megatron-core's config for a stack of `layers` layers of this model's width.
 
@@ -68,6 +69,7 @@ def transformer_config(
         layout: Ranks that share the stack.
         recompute: What the backward pass computes again.
         decoder: Whether this is the decoder, some of whose layers may not rotate; or the encoder.
+        init_std: Standard deviation of its initial weights; 0: the model's.
     """
     skips = decoder and model.positions == "rope" and model.rope_skip_interval
     return TransformerConfig(
@@ -88,7 +90,7 @@ def transformer_config(
         qk_layernorm=model.qk_norm,
         gated_linear_unit=model.activation == "swiglu",
         activation_func=_ACTIVATIONS[model.activation],
-        init_method_std=model.init_std,
+        init_method_std=init_std or model.init_std,
         tensor_model_parallel_size=layout.tensor,
         sequence_parallel=layout.sequence,
         pipeline_model_parallel_size=layout.pipeline,

@@ -132,7 +132,9 @@ class Activations:
         """
         model, tokens = self.model, self.neighbor_tokens
         layer = self._layer(tokens, self.shape.retrieved_length, rope=model.encoder_rope, dropout=model.encoder_dropout)
-        kept = layer * model.encoder_layers + self._encoder_cross_attention() + self._hidden(tokens)
+        kept = layer * model.encoder_layers + self._hidden(tokens) * (2 if model.encoder_norm else 1)
+        if model.encoder_layers:
+            kept += self._encoder_cross_attention()
         return kept + self._hidden(tokens) * -1.0 if received else kept
 
     def _encoder_cross_attention(self) -> Kept:

@@ -87,7 +87,8 @@ def recomputed_flops(shape: ModelShape, block: Block, recompute: str) -> float:
     again += reads(shape, block) * _attention_core(model, model.neighbors * shape.retrieved_length)
     if encodes(shape, block):
         layers = model.encoder_layers * _unprojected(model, shape.retrieved_length)
-        again += _rho(shape) * (layers + _attention_core(model, shape.chunk_length))
+        asks = _attention_core(model, shape.chunk_length) if model.encoder_layers else 0.0
+        again += _rho(shape) * (layers + asks)
     return again
 
 
@@ -129,6 +130,8 @@ def _cross_attention(shape: ModelShape) -> float:
 
 def _encoder(shape: ModelShape) -> float:
     model = shape.model
+    if not model.encoder_layers:
+        return 0.0
     layers = model.encoder_layers * _layer(model, shape.retrieved_length)
     asks = _query_output(model) + _attention_core(model, shape.chunk_length)
     return _rho(shape) * (layers + asks) + _key_value(model)

@@ -56,7 +56,8 @@ def stage_memory(
         of_retrieval = retrieval_weights(shape, blocks, layout)
         trained = {"all": weights, "retrieval": of_retrieval, "decoder": weights - of_retrieval}[train.train_only]
         if train.lora is not None:
-            trained = adapter_weights(shape, blocks, layout, train.lora)
+            beside = of_retrieval if train.train_only == "retrieval" else 0
+            trained = adapter_weights(shape, blocks, layout, train.lora) + beside
             weights += trained
         master = 4 if train.bfloat16 else 0
         activations, transport = _activations(kept, blocks, layout, stage, micro_batches)

@@ -59,11 +59,14 @@ def header(plan: Plan, source: str) -> list[str]:
         f"train      {settings}, recompute {train.recompute}",
         f"layout     {on}: {tensor}, {pipeline}, {data}",
     ]
-    if train.train_only != "all":
+    if train.train_only != "all" and train.lora is None:
         lines.append(f"trained    {train.train_only}'s weights alone; activations and time are counted as if all were")
     if train.lora is not None:
-        trained, frozen = count_adapters(plan.shape, train.lora), count_parameters(plan.shape).total
+        counted = count_parameters(plan.shape)
+        whole = counted.total - counted.gpt if train.train_only == "retrieval" else 0
+        trained, frozen = count_adapters(plan.shape, train.lora) + whole, counted.total - whole
         share = f"{trained:,} weights, {trained / (trained + frozen):.2%}, of adapters of rank {train.lora.rank}"
+        share += ", and of what reads neighbors" if whole else ""
         lines.append(f"trained    {share}; activations and time are counted as if all were")
     return lines
 

@@ -81,7 +81,11 @@ def _retrieval(shape: ModelShape, block: Block) -> Weights:
     cross = _attention(model) + _norm(model) + Weights(0, 1 if model.gate == "learned" else 0)
     total = cross * reads(shape, block)
     if encodes(shape, block):
-        total += _layer(model) * model.encoder_layers + _attention(model) + _norm(model)
+        total += _layer(model) * model.encoder_layers
+        if model.encoder_layers:
+            total += _attention(model) + _norm(model)
+        if model.encoder_norm:
+            total += _norm(model)
     return total
 
 

@@ -38,7 +38,7 @@ from retro.pretrain.config import PerplexityConfig
 from retro.pretrain.data import EvaluationSource, NeighborMode, SequenceReader
 from retro.pretrain.reader import CHUNKS_FILE, STAGE, TABLE_FILE
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig
+from retro.training.config import ParallelConfig, shaping
 from retro.training.validation import Validation, mean_loss
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,8 @@ def _own(config: PerplexityConfig) -> dict[str, Any]:
 def _with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of perplexity as they are now: an older toolkit always computed in float32, and did not say so."""
     known = {"precision": "float32", "add_special_tokens": False}
-    return {**settings, "perplexity": known | settings["perplexity"]}
+    shapes = {name: [mark, shaping(shape)] for name, (mark, shape) in settings["checkpoints"].items()}
+    return {**settings, "perplexity": known | settings["perplexity"], "checkpoints": shapes}
 
 
 def _weights_changed(out: Path, settings: dict[str, Any]) -> bool:

@@ -14,6 +14,8 @@ _FREE = {
     "dropout",
     "encoder_dropout",
     "init_std",
+    "retrieval_init_std",
+    "gate_init",
     "gate",
     "neighbors",
     "sequence_length",
@@ -24,6 +26,7 @@ _RETRIEVAL = {
     "first_cross_attention",
     "cross_attention_every",
     "encoder_layers",
+    "encoder_norm",
     "encoder_rope",
     "cross_rope",
 }

@@ -273,10 +273,13 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> Non
     require_same_architecture(path, info.shape, shape)
     verify(path)
     weights, fresh = _read_weights(engine.weights(), info, _open_weights(info))
-    if fresh and engine.settings.adapters:
+    saved = engine.settings.saved
+    lacking = [] if saved is None else [name for name in fresh if not saved(name)]
+    if lacking:
         raise TrainingError(
-            f"{path}: lacks {len(fresh)} tensors of the model, {min(fresh)} the first, and train.lora trains adapters "
-            "on a finished model. Train the whole model first, without train.lora, and adapters on what it becomes"
+            f"{path}: lacks {len(lacking)} tensors of the model, {min(lacking)} the first, and train.lora trains "
+            "adapters on a finished model. Train the whole model first, without train.lora, and adapters on what it "
+            "becomes; or give a GPT what reads neighbors, by train.lora.where=decoder and train.train_only=retrieval"
         )
     if fresh:
         log.info("%d tensors are not in %s and start fresh, %s the first", len(fresh), path, min(fresh))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from retro.common.config import StageConfig
+from retro.common.config import StageConfig, config_json
 from retro.common.errors import require
 from retro.common.precision import Precision, is_bfloat16
 
@@ -28,6 +28,19 @@ class LoraConfig(StageConfig):
     `linear_fc2` of feed-forward, `linear_q`, `linear_kv` and `linear_proj` of cross-attention."""
     where: Literal["decoder", "retrieval", "all"] = "all"
     """Which layers: those of the decoder, those that read neighbors (cross-attention and encoder), or both."""
+
+
+class RetrievalRatesConfig(StageConfig):
+    """How fast the weights that read neighbors learn, beside the decoder's: parameter groups of their own."""
+
+    lr_factor: PositiveFloat = 1.0
+    """Times the learning rate, for cross-attention, its norms and the neighbor encoder. Fresh ones on a finished
+    decoder want more than it does."""
+    gate_lr_factor: PositiveFloat = 1.0
+    """Times the learning rate, for learned gates: single numbers, which Adam moves by about the learning rate a step.
+    A gate never has weight decay."""
+    warmup_steps: NonNegativeInt | None = None
+    """Steps of linear warm-up of both from zero; absent: those of the decoder, `train.warmup_steps`."""
 
 
 class TrainConfig(StageConfig):
@@ -58,6 +71,8 @@ class TrainConfig(StageConfig):
     """Adam's second moment."""
     epsilon: PositiveFloat = 1e-8
     """Adam's epsilon."""
+    retrieval_rates: RetrievalRatesConfig = RetrievalRatesConfig()
+    """Learning rates and warm-up of gates, cross-attention and encoder."""
     clip: NonNegativeFloat = 1.0
     """Clip the gradient's norm to this; 0 does not clip."""
     precision: Precision = "auto"
@@ -69,7 +84,8 @@ class TrainConfig(StageConfig):
     train_only: Literal["all", "retrieval", "decoder"] = "all"
     """"retrieval" freezes the decoder: cross-attention, its norms and gates, and the encoder alone are trained
     (Borgeaud et al. 2022, section 4.3: retro-fitting); "decoder" freezes these and trains
-    the rest, reading neighbors as it was taught to. Needs no gradients and optimizer state for what is frozen."""
+    the rest, reading neighbors as it was taught to. Needs no gradients and optimizer state for what is frozen.
+    With lora.where=decoder, "retrieval" trains the retrieval weights whole, beside adapters on the decoder."""
     lora: LoraConfig | None = None
     """Freeze the model and train low-rank adapters on it; needs a checkpoint to start from. Absent: none."""
     recompute: Literal["none", "selective", "full"] = "none"
@@ -83,6 +99,11 @@ class TrainConfig(StageConfig):
     """Steps between two evaluations on the validation split."""
     evaluate_samples: PositiveInt = 64
     """Sequences in such an evaluation, at most; fewer when the split is shorter."""
+    probe_every: NonNegativeInt = 0
+    """Steps between two probes of whether retrieval is being learned: the gates, and the loss on the same few
+    sequences with their own neighbors, those of other chunks, and none. 0 probes never."""
+    probe_samples: PositiveInt = 16
+    """Sequences in a probe, spread evenly over the validation split."""
     save_every: PositiveInt = 200
     """Steps between two checkpoints: what a kill costs at most."""
     keep_last: PositiveInt = 2
@@ -107,8 +128,15 @@ class TrainConfig(StageConfig):
         require(self, "global_batch", multiple, f"a multiple of micro_batch = {self.micro_batch}")
         of = "decay_steps" if self.decay_steps else "steps"
         require(self, "warmup_steps", self.warmup_steps < self.decay_length, f"fewer than {of} = {self.decay_length}")
-        need = "all beside lora, which trains adapters alone; lora.where=retrieval puts them where neighbors are read"
-        require(self, "train_only", self.lora is None or self.train_only == "all", need)
+        beside = self.lora is None or self.train_only == "all"
+        beside = beside or (self.train_only == "retrieval" and self.lora is not None and self.lora.where == "decoder")
+        need = (
+            "all beside lora, which trains adapters alone, or retrieval beside lora.where=decoder; "
+            "lora.where=retrieval puts adapters where neighbors are read"
+        )
+        require(self, "train_only", beside, need)
+        slow = self.retrieval_rates.warmup_steps or 0
+        require(self, "retrieval_rates", slow < self.decay_length, f"warmup_steps below {of} = {self.decay_length}")
         return self
 
     @property
@@ -131,6 +159,8 @@ _FREE = {
     "layers",
     "recompute",
     "log_every",
+    "probe_every",
+    "probe_samples",
     "save_every",
     "keep_last",
     "keep_every",
@@ -141,16 +171,24 @@ _FREE = {
 }
 
 
+# Settings that older runs do not record, with the values under which they do what those did.
+_LATER: dict[str, dict[str, Any]] = {
+    "train": {"retrieval_rates": config_json(RetrievalRatesConfig())},
+    "model": {"gate_init": 0.0, "retrieval_init_std": 0.0, "encoder_norm": False},
+}
+
+
 def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what is trained, up to rounding; a run goes on only under the same ones.
 
     Args:
-        settings: Of a stage, those of its training under `train`, at any depth.
+        settings: Of a stage, those of its training under `train` and of its model under `model`, at any depth.
     """
     kept = dict(settings)
     for name, value in kept.items():
         if isinstance(value, Mapping):
-            free = _FREE if name == "train" else ()
+            free = _FREE if name == "train" else set[str]()
+            free = free | {key for key, former in _LATER.get(name, {}).items() if value.get(key) == former}
             kept[name] = shaping({key: one for key, one in value.items() if key not in free})
     return kept
 

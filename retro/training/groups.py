@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from retro.mcore.engine import EngineSettings
+from collections.abc import Callable
+
+from retro.mcore.engine import EngineSettings, WeightGroup
+from retro.mcore.lora import is_adapter
 from retro.mcore.parallel import Layout
+from retro.model.names import is_gate, is_retrieval
 from retro.training.config import ParallelConfig, TrainConfig
 
 
@@ -33,5 +37,37 @@ def engine_settings(config: TrainConfig, layout: ParallelConfig) -> EngineSettin
         clip=config.clip,
         bfloat16=config.bfloat16,
         distributed_optimizer=layout.distributed_optimizer,
-        adapters=config.lora is not None,
+        saved=saved_beside_base(config),
+        groups=weight_groups(config),
     )
+
+
+def weight_groups(config: TrainConfig) -> tuple[WeightGroup, ...]:
+    """Weights with rates of their own; none where the settings give all the same."""
+    own = config.retrieval_rates
+    warmup = config.warmup_steps if own.warmup_steps is None else own.warmup_steps
+    groups = (
+        WeightGroup(name="gates", holds=is_gate, lr_factor=own.gate_lr_factor, warmup_steps=warmup),
+        WeightGroup(name="retrieval", holds=_reads, lr_factor=own.lr_factor, warmup_steps=warmup),
+    )
+    return tuple(one for one in groups if (one.lr_factor, one.warmup_steps) != (1.0, config.warmup_steps))
+
+
+def saved_beside_base(config: TrainConfig) -> Callable[[str], bool] | None:
+    """Told a weight's name, whether a checkpoint holds it where another checkpoint holds the rest; None: it holds all.
+
+    Adapters, and what is trained whole beside them.
+    """
+    if config.lora is None:
+        return None
+    if config.train_only == "retrieval":
+        return _is_adapter_or_retrieval
+    return is_adapter
+
+
+def _reads(name: str) -> bool:
+    return is_retrieval(name) and not is_gate(name)
+
+
+def _is_adapter_or_retrieval(name: str) -> bool:
+    return is_adapter(name) or is_retrieval(name)

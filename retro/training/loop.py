@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +38,13 @@ from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
 from retro.training.feed import Feed
 from retro.training.finished import RESULT, read_result
 from retro.training.freezing import TRAINED, freeze_all_but, require_retrieval
-from retro.training.groups import engine_settings, group_layout
+from retro.training.groups import engine_settings, group_layout, saved_beside_base
 from retro.training.interrupt import first_signal_only
 from retro.training.layout import require_batch, require_layout, require_processes
 from retro.training.lengthen import say_schedule
 from retro.training.log import TrainingLog, read_log
 from retro.training.lora import adapt, log_share
+from retro.training.probe import Probe, read_probes
 from retro.training.saver import Saver
 from retro.training.validation import Validation, mean_loss, token_losses
 
@@ -68,6 +69,8 @@ class Result:
     tokens_per_second: float
     data_wait_seconds: float = 0.0
     """How long steps waited for their samples, of `seconds`; a run that waits reads from a disk too slow for it."""
+    probes: list[dict[str, float]] = field(default_factory=list)
+    """The curve of what `train.probe_every` measured: `step`, losses with real, shuffled and no neighbors, gates."""
 
 
 def train(
@@ -99,7 +102,7 @@ def train(
 
     Raises:
         TrainingError: The loss is not finite; nothing is saved after it.
-        ConfigError: The batch does not fit the processes, or adapters have nothing to adapt.
+        ConfigError: The batch does not fit the processes, adapters have nothing to adapt, or probes nothing to read.
     """
     checkpoints = out / "checkpoints"
     base = None if config.lora is None else _base_of_adapters(config.lora, checkpoints, start_from)
@@ -108,6 +111,7 @@ def train(
         # Before memory is taken for a model of that size: the sizes of a folder's config may be made up.
         start.require_weights(shape, origin)
     engine = build_engine(shape, config, layout)
+    probe = Probe(shape, config, validation)
     step = _resume_or_start(engine, shape, config, checkpoints, origin)
     begin()
     started, first_step = time.monotonic(), step
@@ -139,6 +143,8 @@ def train(
                     engine.wrapped, shape, validation, config.evaluate_samples, config.micro_batch
                 )
                 lines.write(step=step, valid_loss=valid_loss)
+            if probe.due(step):
+                lines.write(step=step, **probe.measure(engine, step))
             if step % config.save_every == 0 or step == config.steps:
                 saver.save(step, learned=learned)
                 learned = False
@@ -155,6 +161,7 @@ def train(
         seconds=seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
         data_wait_seconds=round(feed.waited_s, 3),
+        probes=read_probes(out / "log.jsonl"),
     )
 
 
@@ -192,12 +199,13 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
     options = BuildOptions(bfloat16=bfloat16, layout=groups, layers=config.layers, recompute=config.recompute)
     chunks = build_stage(shape, options)
     handed_on = config.recompute != "none" or layout.pipeline > 1
-    if config.train_only != "all":
+    trained = saved_beside_base(config)
+    if config.lora is not None and trained is not None:
+        adapt(chunks, shape, config.lora, config.seed, trained=trained, gradient_from_the_start=handed_on)
+        log_share(shape, config)
+    elif config.train_only != "all":
         for chunk in chunks:
             freeze_all_but(chunk, TRAINED[config.train_only], gradient_from_the_start=handed_on)
-    if config.lora is not None:
-        adapt(chunks, shape, config.lora, config.seed, gradient_from_the_start=handed_on)
-        log_share(shape, config)
     return Engine(chunks, engine_settings(config, layout))
 
 
@@ -262,7 +270,7 @@ def _resume_or_start(
 ) -> int:
     found = checkpoint.complete(checkpoints)
     # A checkpoint of adapters does not hold what they adapt.
-    if start_from is not None and (not found or engine.settings.adapters):
+    if start_from is not None and (not found or engine.settings.saved is not None):
         start.start_from(engine, shape, start_from)
     if not found:
         return 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
-from retro.mcore.lora import attach, is_adapter
+from retro.mcore.lora import attach
 from retro.model.config import ModelShape
 from retro.model.count import count_parameters
 from retro.model.model import RetroModel
@@ -27,6 +27,7 @@ def adapt(
     lora: LoraConfig,
     seed: int,
     *,
+    trained: Callable[[str], bool],
     gradient_from_the_start: bool,
 ) -> None:
     """Give this rank's layers their adapters and freeze the rest. Before the optimizer is built.
@@ -36,6 +37,7 @@ def adapt(
         shape: The whole model.
         lora: Which layers, and how large an adapter is.
         seed: The adapters start from it and their layers' names, whatever the layout.
+        trained: Told a weight's name, says whether it is trained: adapters, and what is trained whole beside them.
         gradient_from_the_start: As of `freeze_all_but`.
     """
     wanted = adapted_layers(shape, lora)
@@ -51,20 +53,23 @@ def adapt(
                     dropout=lora.dropout,
                     seed=_seed_of(seed, name),
                 )
-        freeze_all_but(chunk, is_adapter, gradient_from_the_start=gradient_from_the_start)
+        freeze_all_but(chunk, trained, gradient_from_the_start=gradient_from_the_start)
 
 
 def log_share(shape: ModelShape, config: TrainConfig) -> None:
     """Say how much of the model is trained, and what memory that saves."""
     if config.lora is None:
         return
-    trained, frozen = count_adapters(shape, config.lora), count_parameters(shape).total
+    counted = count_parameters(shape)
+    whole = counted.total - counted.gpt if config.train_only == "retrieval" else 0
+    trained, frozen = count_adapters(shape, config.lora) + whole, counted.total - whole
     # Gradients and Adam's two moments in float32; beside bfloat16 weights also the master weights.
     each = 16 if config.bfloat16 else 12
     log.info(
-        "adapters of rank %d on %d linear layers: %d of %d weights are trained (%.2f %%); their gradients and "
+        "adapters of rank %d on %d linear layers%s: %d of %d weights are trained (%.2f %%); their gradients and "
         "optimizer state take %.1f MiB over all ranks, where those of the whole model would take %.1f",
-        config.lora.rank, len(adapted_layers(shape, config.lora)), trained, trained + frozen,
+        config.lora.rank, len(adapted_layers(shape, config.lora)), ", and what reads neighbors" if whole else "",
+        trained, trained + frozen,
         100 * trained / (trained + frozen), each * trained / _MIB, each * frozen / _MIB,
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """A checkpoint of adapters together with the checkpoint that they adapt, read as one: W + (alpha / rank) B A.
 
     step_00000200/checkpoint.json    beside the rest: where the base lies, what it says about itself, rank and alpha
-    step_00000200/*                  the adapters' weights and optimizer state alone
+    step_00000200/*                  the adapters' weights and optimizer state alone; with `train_only=retrieval` also
+                                     what reads neighbors, which takes the place of the base's
 
 Each rank reads the rows and columns of W, B and A that it holds, so any layout reads what any other wrote.
 """
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from retro.mcore.lora import A, B
+from retro.mcore.lora import A, B, is_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +49,22 @@ class MergedWeights:
     def __init__(self, base: StoredWeights, adapters: StoredWeights, info: AdapterInfo) -> None:
         self.base, self.adapters = base, adapters
         self.scale = info.alpha / info.rank
+        # What was trained whole beside the adapters; the base may not even have it.
+        self._whole = {
+            name: size
+            for name, size in adapters.sizes.items()
+            if not is_adapter(name) and not name.startswith("optimizer.")
+        }
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
-        """Those of the base: adapters change none."""
-        return self.base.sizes
+        """Those of the base, whose sizes adapters do not change, and of what was trained whole."""
+        return {**self.base.sizes, **self._whole}
 
     def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
         """A part of a merged weight, added in float32."""
+        if name in self._whole:
+            return self.adapters.read(name, part)
         weight = self.base.read(name, part)
         layer, _, kind = name.rpartition(".")
         low, high = f"{layer}.{A}", f"{layer}.{B}"
