@@ -32,6 +32,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "every second layer unrotated": {"rope_skip_interval": 2},
     "half a gate": {"gate": 0.5},
     "learned gate": {"gate": "learned"},
+    "open gate, norm after the encoder": {"gate": "learned", "gate_init": 0.3, "encoder_norm": True},
+    "norm after one encoder layer": {"encoder_layers": 1, "encoder_norm": True, "normalization": "RMSNorm"},
+    "no encoder": {"encoder_layers": 0},
+    "a norm for an encoder, every layer reads": {
+        "encoder_layers": 0,
+        "encoder_norm": True,
+        "first_cross_attention": 1,
+    },
     "gpt": {"retrieval": False},
 }
 

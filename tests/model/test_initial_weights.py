@@ -1,0 +1,49 @@
+"""Where the weights that read neighbors start: gates, and the scale of cross-attention and encoder."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from retro.model.model import RetroModel
+from retro.model.names import is_retrieval
+from tests.model.tiny import tiny_inputs, tiny_model, tiny_shape
+
+
+def spread(model: RetroModel, part: str, *, reads: bool) -> float:
+    """Standard deviation of all weights of one kind of layer, of retrieval or of the decoder."""
+    found = [
+        one.detach().flatten()
+        for name, one in model.named_parameters()
+        if f"{part}.weight" in name and is_retrieval(name) == reads
+    ]
+    return float(torch.cat(found).std())
+
+
+def test_retrieval_weights_may_start_at_a_scale_of_their_own() -> None:
+    wide = {"hidden_size": 64, "ffn_hidden_size": 128, "layers": 8, "encoder_layers": 2, "init_std": 0.02}
+    model = tiny_model(tiny_shape(retrieval_init_std=0.1, **wide))
+    assert spread(model, "linear_fc1", reads=False) == pytest.approx(0.02, rel=0.05)
+    for part in ("linear_q", "linear_kv", "linear_qkv", "linear_fc1"):
+        assert spread(model, part, reads=True) == pytest.approx(0.1, rel=0.05)
+    # Output projections are divided by the root of twice the layers of their stack.
+    weights = dict(model.named_parameters())
+    of_decoder = weights["decoder.layers.1.cross_attention.linear_proj.weight"].std().item()
+    of_encoder = weights["decoder.layers.1.cross_attention.encoder.layers.1.mlp.linear_fc2.weight"].std().item()
+    assert of_decoder == pytest.approx(0.1 / math.sqrt(16), rel=0.06)
+    assert of_encoder == pytest.approx(0.1 / math.sqrt(4), rel=0.06)
+    plain = tiny_model(tiny_shape(**wide))
+    assert spread(plain, "linear_q", reads=True) == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_gate_that_starts_at_zero_is_the_gpt_and_an_open_one_is_not() -> None:
+    inputs = tiny_inputs(16)
+    gpt = tiny_model(tiny_shape(gate=0.0)).eval()(*inputs.args())
+    shut = tiny_model(tiny_shape(gate="learned")).eval()(*inputs.args())
+    ajar = tiny_model(tiny_shape(gate="learned", gate_init=0.05)).eval()(*inputs.args())
+    constant = tiny_model(tiny_shape(gate=0.05)).eval()(*inputs.args())
+    torch.testing.assert_close(shut, gpt, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(ajar, gpt, atol=1e-4)
+    torch.testing.assert_close(ajar, constant, rtol=1e-6, atol=1e-6)
