@@ -134,6 +134,29 @@ class ChunkedCrossAttention(CrossProjections):
             self.learned_gate = nn.Parameter(start)
             # A rank's gradient is that of its own tokens: megatron-core sums those of parameters with this mark.
             self.learned_gate.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.tells_next = shape.model.cross_values == "next"
+        if shape.model.retrieval_init == "copying":
+            self._start_as_copying()
+
+    @torch.no_grad()
+    def _start_as_copying(self) -> None:
+        """Keys as the first query head of their group; outputs the transpose of values.
+
+        Scaled for states of variance one: a token's own score is about sqrt(D) above that of others, and what is read
+        comes out about as large as it went in. Each tensor parallel rank has whole heads, and so all it needs.
+        """
+        query: Any = self.linear_q.weight  # [N D, H]
+        key_value: Any = self.linear_kv.weight  # [2 G D, H], keys and values by group
+        output: Any = self.linear_proj.weight  # [H, N D]
+        width, hidden = self.head_width, query.size(1)
+        for weight in (query, key_value):
+            weight.mul_(hidden**-0.5 / weight.float().std())
+        key_value_G2DH = key_value.view(-1, 2, width, hidden)
+        groups = key_value_G2DH.size(0)
+        heads_GNDH = query.view(groups, -1, width, hidden)
+        key_value_G2DH[:, 0] = heads_GNDH[:, 0]
+        values_HG1D = key_value_G2DH[:, 1].permute(2, 0, 1).unsqueeze(2)
+        output.view(hidden, groups, -1, width).copy_(values_HG1D / heads_GNDH.size(1))
 
     def forward(
         self,
@@ -162,20 +185,23 @@ class ChunkedCrossAttention(CrossProjections):
         sees = self._of_this_rank(self._sees_neighbor(real_BLKR, attended_SBX.size(0), readers_BLM))
         return {"output": self.project(attended_SBX, sees), "context": key_value_states}
 
-    def keys_and_values(self, context: Tensor, neighbors: int) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, context: Tensor, real_CKR: Tensor) -> tuple[Tensor, Tensor]:
         """Project encoded neighbors.
 
         Args:
             context: [r, chunks K, H], in the order of chunks.
-            neighbors: K.
+            real_CKR: [chunks, K, R] True where a neighbor token is real.
 
         Returns:
             [K R, chunks, G, D] keys, rotated, and values.
         """
+        neighbors = real_CKR.size(1)
         key_value = self.key_value(context).unflatten(1, (-1, neighbors))
-        key_value = key_value.permute(2, 0, 1, 3, 4).flatten(0, 1)  # [K R, chunks, G, 2 D]
-        key, value = key_value.chunk(2, dim=-1)
-        return self.rotate(key, first_position=0, repeats=neighbors), value
+        key, value = key_value.permute(2, 0, 1, 3, 4).chunk(2, dim=-1)  # [K, R, chunks, G, D]
+        if self.tells_next:
+            following = real_CKR.permute(1, 2, 0)[:, 1:, :, None, None].to(value.dtype)
+            value = functional.pad(value[:, 1:] * following, (0, 0, 0, 0, 0, 0, 0, 1))
+        return self.rotate(key.flatten(0, 1), first_position=0, repeats=neighbors), value.flatten(0, 1)
 
     def project(self, attended: Tensor, sees: Tensor | None) -> Tensor:
         """What is added to the residual stream.
@@ -202,7 +228,7 @@ class ChunkedCrossAttention(CrossProjections):
         batch, chunks, neighbors, width = real_BLKR.shape
         query_SBND = self.query(hidden_states)
         query = self._to_chunks(query_SBND, chunks)
-        key, value = self.keys_and_values(context, neighbors)
+        key, value = self.keys_and_values(context, real_BLKR.flatten(0, 1))
         query = self.rotate(query, first_position=self.chunk_length - 1)
         mask = real_BLKR.reshape(batch * chunks, 1, 1, neighbors * width)
         attended = self.attend(query, key, value, mask)

@@ -95,6 +95,14 @@ class ModelConfig(StageConfig):
     encoder_norm: bool = False
     """A norm after the neighbor encoder. Without, cross-attention reads its bare residual stream, whose scale is that
     of the embeddings: keys and values of a narrow model start tiny. The papers' models have none."""
+    cross_values: Literal["own", "next"] = "own"
+    """What a token of a neighbor tells a decoder token that attends to it: itself, as in the papers, or the token after
+    it. With `next`, finding one's own token in a neighbor is to know what followed it there: copying takes one layer,
+    where it otherwise takes an encoder that has learned to say at each token which one came before."""
+    retrieval_init: Literal["random", "copying"] = "random"
+    """How the decoder's cross-attention starts. `copying` makes it a look-up: keys are asked for by the very weights
+    that make them, so equal tokens find each other, near positions first, and the output undoes what values did. Sets
+    its own scale, for states of a norm: give `encoder_norm` too, and `cross_values: next`."""
     encoder_rope: bool = True
     """Rotary positions in the encoder's self-attention. Without, a neighbor is a bag of words."""
     cross_rope: bool = True

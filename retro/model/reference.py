@@ -155,7 +155,10 @@ class ReferenceRetro:
             keys = torch.cat(of_chunk)
             key_positions = list(range(self.shape.retrieved_length)) * len(of_chunk)
             positions = (range(m - 1, m - 1 + last - first), key_positions) if self.model.cross_rope else None
-            read = self._cross(name, normed_SH[first:last], keys, real.expand(last - first, len(keys)), positions)
+            mask_KR = mask_LKR[u] if self.model.cross_values == "next" else None
+            read = self._cross(
+                name, normed_SH[first:last], keys, real.expand(last - first, len(keys)), positions, mask_KR
+            )
             pieces.append(gate * read)
         return torch.cat(pieces)
 
@@ -212,11 +215,16 @@ class ReferenceRetro:
         keys_TH: Tensor,
         mask_ST: Tensor,
         positions: tuple[range, range | list[int]] | None,
+        real_KR: Tensor | None = None,
     ) -> Tensor:
+        """With `real_KR`, each of K neighbors' R tokens tells the one after it, where that is real."""
         query = self._linear(name + "linear_q", x_SH).view(len(x_SH), self.model.heads, -1)
         key, value = (
             self._linear(name + "linear_kv", keys_TH).view(len(keys_TH), self.model.query_groups, -1).chunk(2, -1)
         )
+        if real_KR is not None:
+            value_KRGD = value.unflatten(0, real_KR.shape)
+            value = functional.pad(value_KRGD[:, 1:] * real_KR[:, 1:, None, None], (0, 0, 0, 0, 0, 1)).flatten(0, 1)
         return self._linear(name + "linear_proj", self._attend(query, key, value, mask_ST, positions))
 
     def _attend(

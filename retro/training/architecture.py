@@ -15,6 +15,7 @@ _FREE = {
     "encoder_dropout",
     "init_std",
     "retrieval_init_std",
+    "retrieval_init",
     "gate_init",
     "gate",
     "neighbors",
@@ -27,6 +28,7 @@ _RETRIEVAL = {
     "cross_attention_every",
     "encoder_layers",
     "encoder_norm",
+    "cross_values",
     "encoder_rope",
     "cross_rope",
 }

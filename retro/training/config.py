@@ -174,7 +174,13 @@ _FREE = {
 # Settings that older runs do not record, with the values under which they do what those did.
 _LATER: dict[str, dict[str, Any]] = {
     "train": {"retrieval_rates": config_json(RetrievalRatesConfig())},
-    "model": {"gate_init": 0.0, "retrieval_init_std": 0.0, "encoder_norm": False},
+    "model": {
+        "gate_init": 0.0,
+        "retrieval_init_std": 0.0,
+        "encoder_norm": False,
+        "cross_values": "own",
+        "retrieval_init": "random",
+    },
 }
 
 

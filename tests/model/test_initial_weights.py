@@ -47,3 +47,24 @@ def test_a_gate_that_starts_at_zero_is_the_gpt_and_an_open_one_is_not() -> None:
     torch.testing.assert_close(shut, gpt, rtol=1e-6, atol=1e-6)
     assert not torch.allclose(ajar, gpt, atol=1e-4)
     torch.testing.assert_close(ajar, constant, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+def test_a_fresh_look_up_predicts_what_followed_the_same_token_in_a_neighbor(groups: int) -> None:
+    settings = {"hidden_size": 128, "heads": 4, "query_groups": groups, "ffn_hidden_size": 64, "init_std": 0.02}
+    look_up = {"cross_values": "next", "retrieval_init": "copying", "encoder_norm": True, "encoder_layers": 0}
+    parts = {"layers": 1, "first_cross_attention": 1, "tied_embeddings": True, "sequence_length": 8}
+    right: dict[str, float] = {}
+    for name, own in {"look-up": look_up, "random": {**look_up, "retrieval_init": "random"}}.items():
+        model = tiny_model(tiny_shape(**settings, **parts, **own)).eval()
+        hits = []
+        for seed in range(20):
+            order = torch.randperm(50, generator=torch.Generator().manual_seed(seed))[:8]
+            neighbors = order.view(1, 1, 1, 8).expand(1, 2, 1, 8)
+            logits_1SV = model(order[None], neighbors, torch.ones_like(neighbors, dtype=torch.bool))
+            # The first reader is the last token of the first chunk, 3; the last token of all has no successor.
+            hits += (logits_1SV[0, 3:7].argmax(-1) == order[4:8]).tolist()
+        right[name] = sum(hits) / len(hits)
+    # With grouped queries, half the heads ask at random.
+    assert right["look-up"] > (0.95 if groups == 4 else 0.65)
+    assert right["random"] < 0.2

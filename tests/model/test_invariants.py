@@ -69,8 +69,9 @@ def test_a_learned_gate_starts_as_the_gpt_and_receives_a_gradient() -> None:
     assert all(p.grad is not None and p.grad.abs() > 0 for p in gates)
 
 
-def test_tokens_that_are_padding_in_a_neighbor_are_never_read() -> None:
-    model = tiny_model(tiny_shape()).eval()
+@pytest.mark.parametrize("tells", ["own", "next"])
+def test_tokens_that_are_padding_in_a_neighbor_are_never_read(tells: str) -> None:
+    model = tiny_model(tiny_shape(cross_values=tells)).eval()
     inputs = tiny_inputs(16)
     changed = torch.where(inputs.neighbor_mask_BLKR, inputs.neighbors_BLKR, (inputs.neighbors_BLKR + 7) % 50)
     assert torch.equal(model(*inputs.args()), model(inputs.tokens_BS, changed, inputs.neighbor_mask_BLKR))

@@ -35,6 +35,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "open gate, norm after the encoder": {"gate": "learned", "gate_init": 0.3, "encoder_norm": True},
     "norm after one encoder layer": {"encoder_layers": 1, "encoder_norm": True, "normalization": "RMSNorm"},
     "no encoder": {"encoder_layers": 0},
+    "what comes next": {"cross_values": "next"},
+    "a look-up of what comes next": {
+        "cross_values": "next",
+        "retrieval_init": "copying",
+        "encoder_norm": True,
+        "query_groups": 2,
+        "bias": True,
+    },
     "a norm for an encoder, every layer reads": {
         "encoder_layers": 0,
         "encoder_norm": True,

@@ -22,7 +22,7 @@ RELATIVE_TOLERANCE = 2e-5
 Settings = dict[str, Any]
 
 SHAPE: Settings = {
-    "layers": 4, "gate": "learned", "gate_init": 0.1, "encoder_norm": True, "query_groups": 2,
+    "layers": 4, "gate": "learned", "gate_init": 0.1, "encoder_norm": True, "cross_values": "next", "query_groups": 2,
     "activation": "swiglu", "normalization": "RMSNorm",
 }  # fmt: skip
 RATES: Settings = {"retrieval_rates": {"lr_factor": 3.0, "gate_lr_factor": 10.0, "warmup_steps": 2}}

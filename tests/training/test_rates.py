@@ -112,7 +112,8 @@ def test_a_frozen_decoder_has_only_the_rates_of_what_is_trained(tmp_path: Path) 
 
 def test_runs_from_before_there_were_such_rates_go_on() -> None:
     now = {"train": config_json(TrainConfig()), "model": config_json(tiny_shape().model)}
-    later = {"train": {"retrieval_rates"}, "model": {"gate_init", "retrieval_init_std", "encoder_norm"}}
+    of_model = {"gate_init", "retrieval_init", "retrieval_init_std", "encoder_norm", "cross_values"}
+    later = {"train": {"retrieval_rates"}, "model": of_model}
     before = {part: {k: v for k, v in values.items() if k not in later[part]} for part, values in now.items()}
     assert shaping(before) == shaping(now)
     other = {**now, "train": config_json(TrainConfig(retrieval_rates={"lr_factor": 2.0}))}

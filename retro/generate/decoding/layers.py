@@ -147,7 +147,7 @@ def read_neighbors(
     keys, values = cache.keys[number], cache.values[number]
     attended = _read(query_PND.unflatten(1, (keys.size(1), -1)), keys, values, reading.runs, reading.stretches)
     if reading.new is not None and encoded is not None:
-        key, value = cross.keys_and_values(encoded, reading.new.neighbors_EKR.size(1))
+        key, value = cross.keys_and_values(encoded, reading.new.mask_EKR)
         _read_new(attended, query_PND, key, value, reading.new)
         for kept, new in ((keys, key), (values, value)):
             _keep_new(kept, new, reading.new)
