@@ -35,11 +35,27 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> Non
         found = checkpoint.find(path)
         log.info("starting from the weights of %s", found)
         checkpoint.start_from(engine, shape, found)
+        if not checkpoint.read_info(found).shape.model.retrieval:
+            _say_what_is_kept(shape, found)
         return
     source = open_source(path, shape)
     require_fits(source, shape)
     log.info("starting from the weights of %s", source.path)
     engine.load_weights(fill_from(engine.weights(), source, shape))
+    if not isinstance(source, LegacyCheckpoint) or not source.shape.model.retrieval:
+        _say_what_is_kept(shape, source.path)
+
+
+def _say_what_is_kept(shape: ModelShape, path: Path) -> None:
+    """Whether a Retro made of a GPT still computes what that computes."""
+    model = shape.model
+    start = model.gate_init if model.gate == "learned" else model.gate
+    if model.retrieval and start:
+        what = "learned gates start at" if model.gate == "learned" else "the gate is"
+        log.warning(
+            "%s %g and what reads neighbors is fresh: with neighbors, step 0 does not compute what %s does. "
+            "model.gate=learned with model.gate_init=0 would", what, start, path,
+        )  # fmt: skip
 
 
 def require_weights(shape: ModelShape, path: Path) -> None:

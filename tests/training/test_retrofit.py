@@ -99,3 +99,25 @@ def test_adapters_alone_still_need_a_finished_retro(tmp_path: Path, gpt: Path) -
 def test_what_is_both_adapted_and_trained_whole_is_refused(where: str, train_only: str) -> None:
     with pytest.raises(ConfigError, match=r"train_only = .*retrieval beside lora\.where=decoder"):
         TrainConfig(lora={"where": where}, train_only=train_only)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"gate": "learned", "gate_init": 0.1}, "learned gates start at 0.1 and what reads neighbors is fresh"),
+        ({"gate": 1.0}, "the gate is 1 and what reads neighbors is fresh"),
+        ({"gate": "learned"}, None),
+        ({"retrieval": False}, None),
+    ],
+)
+def test_it_is_said_when_a_gpt_does_not_keep_its_function(
+    tmp_path: Path, gpt: Path, settings: dict[str, Any], words: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path / "retro", start_from=gpt, steps=1, warmup_steps=0, **settings)
+    said = [record.getMessage() for record in caplog.records if "step 0 does not compute" in record.getMessage()]
+    assert len(said) == (0 if words is None else 1)
+    assert words is None or said[0].startswith(words)
+    # From a Retro nothing is fresh.
+    caplog.clear()
+    run(tmp_path / "again", start_from=tmp_path / "retro", steps=1, warmup_steps=0, **settings)
+    assert not [record for record in caplog.records if "step 0 does not compute" in record.getMessage()]
