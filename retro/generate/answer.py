@@ -37,9 +37,9 @@ from retro.generate.task_prompt import task_identity
 from retro.generate.tuned import warn_of_other_prompts
 from retro.index.bm25.config import SearchConfig
 from retro.sft.retriever import BY_VECTORS, search_identity
+from retro.sft.tokenizer import model_tokenizer
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
-from retro.training.tokenizer import model_tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from retro.sft.passages import Retrieve
 from retro.sft.prompt_texts import PromptTexts, load_prompts
 from retro.sft.prompts import require_template
 from retro.sft.retriever import BY_VECTORS, open_retriever
+from retro.sft.tokenizer import model_tokenizer
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 from retro.training.finished import of_stage
-from retro.training.tokenizer import model_tokenizer
 
 log = logging.getLogger(__name__)
 

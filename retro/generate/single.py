@@ -19,8 +19,8 @@ from retro.generate.opening import find_checkpoint, for_model, open_engine, prom
 from retro.generate.tuned import warn_of_other_prompts
 from retro.index.bm25.config import SearchConfig
 from retro.sft.retriever import BY_VECTORS
+from retro.sft.tokenizer import open_corpus
 from retro.training.config import ParallelConfig
-from retro.training.tokenizer import open_corpus
 
 PassagesFrom = Literal["retriever", "live", "none"]
 _SETTINGS: dict[str, Setting] = {

@@ -22,9 +22,9 @@ from retro.harness.settings import sampling_of
 from retro.index.bm25.config import SearchConfig
 from retro.sft.chat import chat_of, has_chat
 from retro.sft.retriever import BY_VECTORS
+from retro.sft.tokenizer import model_tokenizer, open_corpus
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
-from retro.training.tokenizer import model_tokenizer, open_corpus
 
 if TYPE_CHECKING:
     from retro.harness.lm import RetroLM

@@ -24,7 +24,7 @@ def weight_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
                 inner = f"{name}cross_attention.encoder.layers.{encoder_layer}."
                 sizes |= _layer_sizes(shape, inner, crossing=encoder_layer == 0)
             if model.encoder_norm:
-                sizes |= _norm_sizes(shape, f"{name}cross_attention.encoder.final_layernorm")
+                sizes |= _norm_sizes(shape, f"{name}cross_attention.encoder.final_layernorm", model.hidden_size)
         if number in model.cross_attention_layers and model.gate == "learned":
             sizes[name + "cross_attention.learned_gate"] = (1,)
     sizes |= _norm_sizes(shape, "decoder.final_layernorm", model.hidden_size)

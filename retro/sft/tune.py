@@ -37,13 +37,13 @@ from retro.sft.passages import Retrieve
 from retro.sft.prepare import Prepared, Shape, prepare
 from retro.sft.prompt_texts import load_prompts
 from retro.sft.retriever import BY_VECTORS, open_retriever, search_identity
+from retro.sft.tokenizer import model_tokenizer
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
 from retro.training.finished import of_stage, write_result
 from retro.training.lengthen import CONFIG, as_begun, goes_on, record_run, require_same_run
 from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.precision import choose_for_training
-from retro.training.tokenizer import model_tokenizer
 from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)

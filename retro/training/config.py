@@ -180,6 +180,9 @@ _LATER: dict[str, dict[str, Any]] = {
         "encoder_norm": False,
         "cross_values": "own",
         "retrieval_init": "random",
+        "qkv_bias": False,
+        "qk_norm": False,
+        "rope_skip_interval": 0,
     },
 }
 
@@ -195,8 +198,15 @@ def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             free = _FREE if name == "train" else set[str]()
             free = free | {key for key, former in _LATER.get(name, {}).items() if value.get(key) == former}
+            free |= {"head_width"} if _has_usual_heads(value) else set[str]()
             kept[name] = shaping({key: one for key, one in value.items() if key not in free})
     return kept
+
+
+def _has_usual_heads(settings: Mapping[str, Any]) -> bool:
+    """Whether heads are as wide as they always were before their width was a setting."""
+    width, heads, hidden = (settings.get(name) for name in ("head_width", "heads", "hidden_size"))
+    return isinstance(width, int) and isinstance(heads, int) and width * heads == hidden
 
 
 class ParallelConfig(StageConfig):

@@ -96,7 +96,7 @@ def pretrained_bytes(run: Path) -> dict[str, bytes]:
     """
     root, table = run / "5_pretrain", ".metadata"
     others = {table, "checkpoint.json", ".verified.json"}
-    kept = sorted(path for path in root.rglob("step_00000010/*") if path.name not in others)
+    kept = sorted(path for path in root.rglob("step_00000010/**/*") if path.is_file() and path.name not in others)
     kept += [root / "manifest.json", root / "perplexity/manifest.json", root / "perplexity/perplexity.json"]
     found = {str(path.relative_to(root)): path.read_bytes() for path in kept}
     for path in root.rglob("step_00000010/checkpoint.json"):
