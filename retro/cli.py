@@ -465,8 +465,16 @@ def ask(
         list[str] | None,
         typer.Argument(
             metavar="CONFIG.yaml QUESTION [section.setting=value]...",
-            help="A run's YAML file, a question in quotes, and settings to change.",
+            help="A run's YAML file (not with --documents), a question in quotes, and settings to change.",
         ),
+    ] = None,
+    documents: Annotated[
+        Path | None,
+        typer.Option(help="Answer from this folder of text files: its database is built, and kept for the next time."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With --documents: a checkpoint, HuggingFace folder or .gguf file; else SmolLM2-135M."),
     ] = None,
     passages_from: Annotated[
         str, typer.Option(help="retriever, live (search on while the answer grows) or none.")
@@ -474,13 +482,19 @@ def ask(
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Write the answer while it grows.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Answer one question with the tuned model, and say which passages it read."""
+    """Answer one question with the tuned model, or any other from a folder of documents, and say what it read."""
     from retro.show_answer import run_and_question, show_answer
 
-    arguments, question = run_and_question(words or [])
-    show_answer(
-        read_arguments(arguments), question, passages_from=passages_from, stream=stream and not as_json, as_json=as_json
-    )
+    arguments, question = run_and_question(words or [], needs_run=documents is None)
+    if documents is None:
+        if model is not None:
+            raise ConfigError("--model", model, "needs --documents; of a run it is generate.checkpoint=...")
+        config = read_arguments(arguments)
+    else:
+        from retro.documents import MODEL, documents_run
+
+        config = documents_run(documents, model or MODEL, arguments)
+    show_answer(config, question, passages_from=passages_from, stream=stream and not as_json, as_json=as_json)
 
 
 @app.command()

@@ -17,17 +17,21 @@ SECTIONS = frozenset(RunConfig.model_fields)
 """First parts of the names of settings."""
 
 
-def run_and_question(words: Sequence[str]) -> tuple[list[str], str]:
+def run_and_question(words: Sequence[str], *, needs_run: bool = True) -> tuple[list[str], str]:
     """Tell the words that name a run, its file and settings to change, from the question.
 
     A word is a setting where its name begins with a section of a run config; a question may hold an equals sign.
+
+    Args:
+        words: Of the command.
+        needs_run: Whether a run must be named; else there are settings alone.
 
     Raises:
         ConfigError: There is no question, or more than one.
     """
     settings = [word for word in words if word.partition("=")[1] and word.split("=")[0].split(".")[0] in SECTIONS]
     texts = [word for word in words if word not in settings]
-    files = [word for word in texts[:1] if word.endswith((".yaml", ".yml")) or len(texts) > 1]
+    files = [word for word in texts[:1] if needs_run and (word.endswith((".yaml", ".yml")) or len(texts) > 1)]
     questions = texts[len(files) :]
     example = 'as in `retro ask run.yaml "Who wrote it?"`'
     if len(questions) != 1:
@@ -35,7 +39,7 @@ def run_and_question(words: Sequence[str]) -> tuple[list[str], str]:
         raise ConfigError("QUESTION", questions or None, f"{problem}, {example}")
     if not questions[0].strip() or is_broken(questions[0]):
         raise ConfigError("QUESTION", questions[0], f"needs text, in UTF-8, {example}")
-    if not words or not (files or settings):
+    if needs_run and not (files or settings):
         raise ConfigError("CONFIG", None, f"needs a run's YAML file before the question, {example}")
     return [*files, *settings], questions[0]
 

