@@ -1,4 +1,4 @@
-# `make quickstart` runs the whole pipeline on real text, `make test` checks the code. Each works alone on a Linux machine
+# `make quickstart` shows what retrieval is worth, `make test` checks the code. Each works alone on a Linux machine
 # that has bash, make and Python 3.11, 3.12 or 3.13 with venv: both first make .venv, with the exact versions of locks/.
 
 SHELL := bash
@@ -24,13 +24,16 @@ TEST := $(VENV)/.test
 # compiled when they are first imported: pip would compile all 20,000, of which a run imports a few thousand.
 LOCKED := --no-deps --no-compile --require-hashes
 
-.PHONY: help quickstart quickstart-env test test-env lint format lock clean
+.PHONY: help quickstart pipeline quickstart-env test test-env lint format lock clean
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
-quickstart: $(QUICKSTART)  ## Corpus to answers on Python's own documentation; leaves runs/quickstart/report.html
+quickstart: $(QUICKSTART)  ## A small chat model with and without retrieval; leaves runs/quickstart/index.html
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/retro/examples/quickstart.sh
+
+pipeline: $(QUICKSTART)  ## Every stage, from corpus to scores, on Python's documentation; leaves runs/pystdlib/report.html
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/retro/examples/pipeline.sh
 
 quickstart-env: $(QUICKSTART)  ## Only make .venv, as `make quickstart` needs it
 

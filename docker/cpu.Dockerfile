@@ -1,6 +1,6 @@
 # Retro on a CPU: the quickstart, the tests of a config, or a look into a run. The same exact versions as `make quickstart`.
 #   docker/build.sh cpu
-#   docker/run.sh cpu retro run /opt/instruct-retro/tools/retro/examples/configs/quickstart.yaml
+#   docker/run.sh cpu retro run /opt/instruct-retro/tools/retro/examples/configs/pystdlib.yaml
 FROM python:3.11-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

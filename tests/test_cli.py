@@ -261,7 +261,7 @@ def test_a_flipped_byte_is_noticed_before_anything_is_trained_on_it(road: Path, 
     ("arguments", "words"),
     [
         (
-            ["corpus", "tools/retro/examples/configs/quickstart.yaml", "run_dir=/dev/null/run"],
+            ["corpus", "tools/retro/examples/configs/pystdlib.yaml", "run_dir=/dev/null/run"],
             "run_dir = '/dev/null/run': needs a folder that can be written to",
         ),
         (["pretrain", "--dry-run", "model.size=43b", "parallel.tensor=7"], "needs a divisor of model.heads = 64"),

@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 
 from retro.common.cache import cache_directory
@@ -19,7 +18,8 @@ from retro.generate.request import Request, Sampling
 from retro.sft.chat import chat_of
 from retro.show_answer import run_and_question, show_answer
 from retro.training.config import ParallelConfig
-from tests.common.chat_folders import TEXT, make_folder
+from tests.common.chat_folders import TEXT
+from tests.common.chat_model import make_chat_model
 
 QUIET = ("index.embedder={kind: hashing}",)
 
@@ -32,31 +32,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama that speaks ChatML."""
-    folder = tmp_path_factory.mktemp("models") / "chatty"
-    make_folder(folder, "chatml")
-    torch.manual_seed(3)
-    config = transformers.LlamaConfig(
-        vocab_size=load_size(folder),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.3,
-    )
-    kept = (folder / "generation_config.json").read_text()
-    random_model = transformers.LlamaForCausalLM(config)
-    with torch.no_grad():
-        # Larger than other rows, so that some answers end.
-        random_model.lm_head.weight[2] *= 4
-    random_model.save_pretrained(folder)
-    (folder / "generation_config.json").write_text(kept)
-    return folder
-
-
-def load_size(folder: Path) -> int:
-    return len(transformers.AutoTokenizer.from_pretrained(folder))
+    return make_chat_model(tmp_path_factory.mktemp("models") / "chatty")
 
 
 def write_notes(folder: Path) -> Path:

@@ -69,6 +69,7 @@ ABOVE_ALL = {
     "inspect",
     "matrix",
     "pipeline",
+    "quickstart",
     "run_config",
     "show_answer",
     "show_plan",

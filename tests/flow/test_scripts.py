@@ -21,7 +21,7 @@ PRETRAIN = "tools/retro/examples/pretrain_model.sh"
 TUNE = "tools/retro/sft/sft_retro_lm.sh"
 GENERATE = "tools/retro/text_generation/retro_generate.sh"
 EVALUATE = "tools/retro/text_generation/evaluate.sh"
-QUICKSTART = "tools/retro/examples/configs/quickstart.yaml"
+QUICKSTART = "tools/retro/examples/configs/pystdlib.yaml"
 SCRIPTS = (PREPROCESS, PRETRAIN, TUNE, GENERATE, EVALUATE)
 VARIABLES = (
     "CONFIG RUN_DIR DATA NPROC SIZE STEPS LR WARMUP_STEPS MICRO_BATCH GLOBAL_BATCH SEQ_LENGTH TENSOR ADD_RETRIEVER"

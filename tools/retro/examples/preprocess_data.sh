@@ -11,7 +11,7 @@
 #   sbatch --array=0-15 --cpus-per-task=8 tools/retro/examples/preprocess_data.sh build run_dir=/shared/run
 # Variables:
 #   WORKERS   processes to start here (default: 1); on a machine with GPUs, one for each
-#   CONFIG    the run's YAML file (default: configs/quickstart.yaml beside this script)
+#   CONFIG    the run's YAML file (default: configs/pystdlib.yaml beside this script)
 #   RUN_DIR   where the run lies (default: what the YAML file says)
 set -euo pipefail
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -34,4 +34,4 @@ if [[ -n ${WORKERS:-} ]]; then
   [[ $WORKERS =~ ^[1-9][0-9]*$ ]] || stop "WORKERS is '$WORKERS', needs a number of processes"
   workers=(--workers "$WORKERS")
 fi
-launch 1 run --until "$last" "${workers[@]}" "${CONFIG:-$here/configs/quickstart.yaml}" "${settings[@]}" "$@"
+launch 1 run --until "$last" "${workers[@]}" "${CONFIG:-$here/configs/pystdlib.yaml}" "${settings[@]}" "$@"

@@ -7,7 +7,7 @@
 #     --dry-run                                            print layers, parameters and memory
 #     section.setting=value …                              any other setting, last, so it wins
 # Settings come from a config file, and from those of these variables that are set:
-#   CONFIG         the run's YAML file (default: configs/quickstart.yaml beside this script)
+#   CONFIG         the run's YAML file (default: configs/pystdlib.yaml beside this script)
 #   RUN_DIR        where the run lies, stages 1 to 4 complete (default: what the YAML file says)
 #   SIZE           row of the size table, tiny … 43b         ADD_RETRIEVER  1 for Retro, 0 for a GPT
 #   STEPS LR WARMUP_STEPS MICRO_BATCH GLOBAL_BATCH SEQ_LENGTH
@@ -33,4 +33,4 @@ add train.warmup_steps "${WARMUP_STEPS:-}"
 add train.micro_batch "${MICRO_BATCH:-}"
 add train.global_batch "${GLOBAL_BATCH:-}"
 add parallel.tensor "${TENSOR:-}"
-launch "${NPROC:-1}" pretrain "${CONFIG:-$here/configs/quickstart.yaml}" "${settings[@]}" "$@"
+launch "${NPROC:-1}" pretrain "${CONFIG:-$here/configs/pystdlib.yaml}" "${settings[@]}" "$@"

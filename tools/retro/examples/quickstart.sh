@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# The whole road on the documentation inside the running Python: corpus, database, index, neighbors, a Retro and two GPTs
-# pretrained, perplexity, instruction tuning, answers, scores. Makes runs/quickstart/ below the repository, with
-# report.html in it. Safe to rerun: stages that are complete are skipped, a stopped one goes on.
-# `make quickstart` installs what is needed and calls this; more settings may follow, as in train.steps=100.
+# What retrieval is worth: a small chat model answers questions about the documentation of the Python packages on this
+# machine, with and without passages. Makes runs/quickstart/ below the repository, with index.html in it. Safe to rerun.
+# `make quickstart` installs what is needed and calls this; options of `retro quickstart` may follow: --questions 100.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 
@@ -11,8 +10,8 @@ if ! command -v retro > /dev/null; then
   exit 2
 fi
 
-# The embedder lies in an installed package: nothing needs the network from here on.
+# The model lies in an installed package: nothing needs the network from here on.
 export HF_HUB_OFFLINE=1
-command=(retro run tools/retro/examples/configs/quickstart.yaml "$@")
+command=(retro quickstart "$@")
 echo "${command[*]}"
 exec "${command[@]}"

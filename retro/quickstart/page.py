@@ -1,0 +1,142 @@
+"""The quickstart's page: the table, the questions that only retrieval answers, then the failures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from retro.common.qa_data import Context
+
+if TYPE_CHECKING:
+    from retro.quickstart.run import Asked
+
+LABELS = {
+    "closed_book": "closed-book",
+    "with_passages": "with what the search found",
+    "gold_passages": "with the right passage",
+    "shuffled_passages": "with another question's passages",
+}
+_SHOWN = 12
+
+
+def page(results: Mapping[str, Any], asked: Sequence[Asked]) -> str:
+    """The page as HTML; every text that comes from files is escaped.
+
+    Args:
+        results: As `results.json` has them.
+        asked: The questions with their answers.
+    """
+    style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
+    only = [one for one in asked if one.right["with_passages"] and not one.right["closed_book"]]
+    failed = [one for one in asked if not one.right["with_passages"]]
+    documents = results["documents"]
+    lede = (
+        f"{results['model']} answers {results['questions']} questions about {', '.join(results['packages'])}: "
+        f"{documents['sections']:,} sections of {documents['docstrings']:,} docstrings, as they lie on this machine."
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>What retrieval is worth</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<style>{style}</style></head><body><header class='mast'><p class='eyebrow'>instruct-retro quickstart</p>"
+        f"<h1>What retrieval is worth</h1><p class='lede'>{escape(lede)}</p></header><main>"
+        f"<section><h2>Right answers</h2>{_table(results)}{_tests(results)}</section>"
+        f"{_list('Answered only with retrieval', only, 'Wrong closed-book, right with the passages found.')}"
+        f"{_list('Wrong with retrieval', failed, 'See whether the answer is in what the search found.')}"
+        f"{_how(results)}</main></body></html>\n"
+    )
+
+
+def percent(value: Mapping[str, float]) -> str:
+    """A share with its interval."""
+    return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+
+
+def rows(results: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """A row for each setting: right answers, their share, F1, and how often the passages hold the right document."""
+    found = []
+    for setting, label in LABELS.items():
+        mine = results["settings"][setting]
+        recall = mine["recall"] or {}
+        last = max(recall, key=int, default=None)
+        retrieval = "" if last is None else f"{100 * recall[last]:.0f} % @{last}"
+        right = f"{mine['right']} of {results['questions']}"
+        found.append((label, right, percent(mine["substring_match"]), percent(mine["f1"]), retrieval))
+    return found
+
+
+HEADINGS = ("asked", "right", "substring match", "F1", "right document found")
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows(results))
+    return (
+        f'<div class="panel"><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div></div>"
+    )
+
+
+def tests_in_words(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each paired test."""
+    lines = []
+    for other, tests in results["with_passages_against"].items():
+        p = tests["substring_match"]["p"]
+        lines.append(
+            f"{LABELS['with_passages']} against {LABELS[other]}: p = {p:.2g} "
+            f"({tests['substring_match']['test']}, {results['questions']} questions, paired)"
+        )
+    return lines
+
+
+def _tests(results: Mapping[str, Any]) -> str:
+    note = (
+        "Right: a gold answer stands in the answer as whole words. Intervals hold 95 % of resamples of the questions."
+    )
+    lines = "; ".join(tests_in_words(results))
+    return f'<p class="note">{escape(lines)}. {escape(note)}</p>'
+
+
+def _list(title: str, asked: Sequence[Asked], note: str) -> str:
+    if not asked:
+        return f"<section><h2>{title}</h2><p class='note'>None.</p></section>"
+    more = f" The first {_SHOWN} are shown." if len(asked) > _SHOWN else ""
+    cards = "".join(_card(one) for one in asked[:_SHOWN])
+    return f"<section><h2>{title}: {len(asked)}</h2><p class='note'>{note}{more}</p>{cards}</section>"
+
+
+def _card(one: Asked) -> str:
+    said = "".join(
+        f"<tr><td>{LABELS[setting]}</td><td>{'right' if one.right[setting] else 'wrong'}</td>"
+        f"<td>{escape(one.said[setting].prediction) or '(nothing)'}</td></tr>"
+        for setting in ("closed_book", "with_passages")
+    )
+    passages = "".join(_passage(passage, one.answers) for passage in one.said["with_passages"].passages)
+    return (
+        f'<div class="panel"><h3>{escape(one.question)}</h3>'
+        f'<p class="small">Gold answer: {escape(" / ".join(one.answers))}</p>'
+        f'<div class="scroll"><table><tbody>{said}</tbody></table></div>{passages}</div>'
+    )
+
+
+def _passage(passage: Context, answers: Sequence[str]) -> str:
+    """A passage with the gold answers marked."""
+    wanted = "|".join(re.escape(answer) for answer in sorted(answers, key=len, reverse=True) if answer)
+    pieces = re.split(f"(?<!\\w)({wanted})(?!\\w)", passage.text) if wanted else [passage.text]
+    text = "".join(
+        f"<mark>{escape(piece)}</mark>" if place % 2 else escape(piece) for place, piece in enumerate(pieces)
+    )
+    return f'<p class="small">{text}</p>'
+
+
+def _how(results: Mapping[str, Any]) -> str:
+    documents = results["documents"]
+    text = (
+        f"{documents['made']:,} questions were made from the docstrings by two patterns, without looking at any answer "
+        "of a model: the default value of a parameter, and the version in which something was added. Those about one "
+        f"half of the documents are asked here (drawn with seed {results['seed']}); the number of passages was chosen "
+        "on the other half. The search is BM25 over passages of up to 128 tokens; two of them go into the prompt."
+    )
+    return f"<section><h2>How this was made</h2><p class='note'>{escape(text)}</p></section>"

@@ -1,0 +1,102 @@
+"""The quickstart from documents to the page, with a random model in place of the real one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retro.common.answers import Answer
+from retro.common.errors import DataError
+from retro.common.qa_data import Context
+from retro.quickstart.documents import write_documents
+from retro.quickstart.page import page, percent, rows
+from retro.quickstart.run import SETTINGS, Asked, Options, run, summary
+from retro.quickstart.show import show_quickstart
+from tests.common.chat_model import make_chat_model
+
+RIGHT = {"closed_book": [0, 0, 1, 0], "with_passages": [1, 1, 1, 0], "gold_passages": [1, 1, 1, 1]}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRO_CACHE", str(tmp_path / "cache"))
+
+
+def asked(number: int) -> Asked:
+    """A question whose answers are right as RIGHT says."""
+    right = {setting: bool(RIGHT.get(setting, [0] * 4)[number]) for setting in SETTINGS}
+    passage = Context(title="f", text=f"f, parameters: tol : float, default=1e-{number + 4} <b>")
+    said = {
+        setting: Answer(
+            id=str(number),
+            question=f"What is <{number}>?",
+            answers=(f"1e-{number + 4}",),
+            prediction=f"It is 1e-{number + 4}." if right[setting] else "It is 7.",
+            passages=(passage,),
+            setting=setting,
+        )
+        for setting in SETTINGS
+    }
+    return Asked(question=f"What is <{number}>?", answers=(f"1e-{number + 4}",), said=said, right=right)
+
+
+def scores() -> dict[str, object]:
+    value = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 4}
+    mine = {"substring_match": value, "f1": value, "recall": {"at": {"1": 0.5, "2": 0.75}}, "answer_in_passages": 0.5}
+    return {"settings": dict.fromkeys(SETTINGS, mine)}
+
+
+def test_right_answers_are_counted_and_tested_in_pairs() -> None:
+    found = summary([asked(number) for number in range(4)], scores())
+    assert [found["settings"][setting]["right"] for setting in SETTINGS] == [1, 3, 4, 0]
+    # Two questions are right with passages alone, none closed-book alone: 2 x (1/2)^2.
+    assert found["with_passages_against"]["closed_book"]["substring_match"] == {"test": "mcnemar", "p": 0.5}
+    assert found["with_passages_against"]["shuffled_passages"]["substring_match"]["p"] == 0.25
+
+
+def test_the_page_shows_first_what_only_retrieval_answers_and_escapes_what_it_shows() -> None:
+    questions = [asked(number) for number in range(4)]
+    results = summary(questions, scores()) | {
+        "model": "<m>", "seed": 1, "packages": ["numpy"], "documents": {"sections": 5, "docstrings": 2, "made": 9},
+    }  # fmt: skip
+    text = page(results, questions)
+    first, second = text.index("Answered only with retrieval: 2"), text.index("Wrong with retrieval: 1")
+    assert first < text.index("What is &lt;0&gt;?") < text.index("What is &lt;1&gt;?") < second
+    assert "default=<mark>1e-4</mark> &lt;b&gt;" in text
+    assert "What is &lt;2&gt;?" not in text and "<b>" not in text and "<m>" not in text
+    assert percent({"mean": 0.5, "low": 0.25, "high": 0.75}) == "50.0 % (25.0 to 75.0)"
+    assert rows(results)[1][1:] == ("3 of 4", "50.0 % (25.0 to 75.0)", "50.0 % (25.0 to 75.0)", "75 % @2")
+
+
+def test_it_runs_to_the_page_and_does_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_chat_model(tmp_path / "chatty")
+    out = tmp_path / "quick start"
+    options = Options(out=out, questions=3, model=str(model), packages=("numpy",))
+    first = run(options)
+    answers = (out / "answers/7_generate/with_passages.jsonl").stat().st_mtime_ns
+    again = run(options)
+    assert (out / "answers/7_generate/with_passages.jsonl").stat().st_mtime_ns == answers
+    assert {**first, "seconds_now": 0} == {**again, "seconds_now": 0}
+    assert "What retrieval is worth" in (out / "index.html").read_text()
+    assert json.loads((out / "results.json").read_text())["questions"] == 3
+    show_quickstart(out, questions=3, seed=1, model=str(model), as_json=False)
+    said = capsys.readouterr().out
+    assert "3 of 3" not in said and "retro ask --documents my_folder" in said and f"'{out}/documents.jsonl'" in said
+
+
+def test_the_halves_of_the_documents_share_no_question(tmp_path: Path) -> None:
+    found = {}
+    for held_out in (True, False):
+        write_documents(tmp_path / str(held_out), ("numpy",), 5, 1, held_out=held_out)
+        questions = json.loads((tmp_path / str(held_out) / "questions.json").read_text())
+        found[held_out] = {one["ctxs"][0]["title"] for one in questions}
+    assert not found[True] & found[False]
+
+
+def test_packages_that_give_too_few_questions_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"h5py: gives \d+ questions of 500 that are to be asked"):
+        write_documents(tmp_path, ("h5py",), 500, 1)
+    with pytest.raises(DataError, match="no such package is installed"):
+        write_documents(tmp_path, ("no_such_package",), 5, 1)
