@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,13 +140,15 @@ def summary(asked: list[Asked], scores: dict[str, Any]) -> dict[str, Any]:
         }
     tests = {}
     for other in ("closed_book", "shuffled_passages"):
-        pairs = [(one.right["with_passages"], one.right[other]) for one in asked]
-        overlaps = [
-            (f1(one.said["with_passages"].prediction, one.answers), f1(one.said[other].prediction, one.answers))
-            for one in asked
-        ]
         tests[other] = {
-            name: dict(zip(("test", "p"), p_value(*map(list, zip(*values, strict=True)), seed=0), strict=True))
-            for name, values in (("substring_match", pairs), ("f1", overlaps))
+            "substring_match": _tested(asked, other, lambda answer: substring_match(answer.prediction, answer.answers)),
+            "f1": _tested(asked, other, lambda answer: f1(answer.prediction, answer.answers)),
         }
     return {"questions": len(asked), "settings": settings, "with_passages_against": tests}
+
+
+def _tested(asked: Sequence[Asked], other: str, score: Callable[[Answer], float]) -> dict[str, Any]:
+    """The paired test of a score with the passages found against another setting."""
+    found, others = ([score(one.said[setting]) for one in asked] for setting in ("with_passages", other))
+    name, p = p_value(found, others, seed=0)
+    return {"test": name, "p": p}

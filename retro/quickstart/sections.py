@@ -22,6 +22,8 @@ _ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*) ?:(?: |$)")
 _RULE = re.compile(r"^-{3,}$")
 _DEFAULT = re.compile(r"default ?[=:] ?([^\s,;)]+)")
 _ADDED = re.compile(r"versionadded:: ?([0-9][0-9.]*[0-9])")
+_WHOLE = re.compile(r"^[\w.+-]{2,24}$")
+"""Defaults that are one word or number: a tuple would be cut at its first comma."""
 _GUESSED = ("none", "true", "false")
 """Defaults that need no document: most parameters have one of them."""
 
@@ -120,7 +122,7 @@ def questions_of(sections: list[Section]) -> Iterator[MadeQuestion]:
         if section.entry and section.heading.endswith("Parameters") and section.id.endswith(".0"):
             found = _DEFAULT.search(section.text)
             answer = "" if found is None else found[1].strip("`'\".")
-            if 2 <= len(answer) <= 24 and answer.lower() not in _GUESSED:
+            if _WHOLE.match(answer) and answer.lower() not in _GUESSED:
                 asked = f"What is the default value of the parameter {section.entry} of {section.name}?"
                 yield MadeQuestion(question=asked, answer=answer, section=section)
 

@@ -17,6 +17,7 @@ tol : float, default=1e-4
 copy_X : bool, default=True
     Whether to copy.
 solver : {'auto', 'svd'}, default: 'auto'
+sizes : tuple, default=(100, 2)
 
 Returns
 -------
@@ -40,6 +41,7 @@ def test_every_parameter_is_a_section_and_examples_are_none() -> None:
         ("Parameters", "tol", "tol : float, default=1e-4 How close. In two paragraphs."),
         ("Parameters", "copy_X", "copy_X : bool, default=True Whether to copy."),
         ("Parameters", "solver", "solver : {'auto', 'svd'}, default: 'auto'"),
+        ("Parameters", "sizes", "sizes : tuple, default=(100, 2)"),
         ("Returns", "self", "self : object The estimator."),
         ("Notes", "", ".. versionadded:: 1.10.0"),
     ]
@@ -63,7 +65,7 @@ def test_long_parts_are_cut_into_passages() -> None:
 def test_questions_are_about_defaults_that_say_something_and_the_version() -> None:
     found = [(one.question, one.answer, one.section.id) for one in questions_of(list(sections_of("fit", DOCSTRING)))]
     assert found == [
-        ("In which version was fit added?", "1.10.0", "fit#5.0"),
+        ("In which version was fit added?", "1.10.0", "fit#6.0"),
         ("What is the default value of the parameter tol of fit?", "1e-4", "fit#1.0"),
         ("What is the default value of the parameter solver of fit?", "auto", "fit#3.0"),
     ]
