@@ -197,11 +197,13 @@ class ChunkedCrossAttention(CrossProjections):
         """
         neighbors = real_CKR.size(1)
         key_value = self.key_value(context).unflatten(1, (-1, neighbors))
-        key, value = key_value.permute(2, 0, 1, 3, 4).chunk(2, dim=-1)  # [K, R, chunks, G, D]
+        key_value = key_value.permute(2, 0, 1, 3, 4)  # [K, R, chunks, G, 2 D]
+        key, value = key_value.flatten(0, 1).chunk(2, dim=-1)
         if self.tells_next:
             following = real_CKR.permute(1, 2, 0)[:, 1:, :, None, None].to(value.dtype)
-            value = functional.pad(value[:, 1:] * following, (0, 0, 0, 0, 0, 0, 0, 1))
-        return self.rotate(key.flatten(0, 1), first_position=0, repeats=neighbors), value.flatten(0, 1)
+            after = key_value.chunk(2, dim=-1)[1][:, 1:] * following
+            value = functional.pad(after, (0, 0, 0, 0, 0, 0, 0, 1)).flatten(0, 1)
+        return self.rotate(key, first_position=0, repeats=neighbors), value
 
     def project(self, attended: Tensor, sees: Tensor | None) -> Tensor:
         """What is added to the residual stream.

@@ -324,7 +324,7 @@ def test_the_header_names_what_shapes_the_answers(tmp_path: Path) -> None:
     ask(tmp_path, questions(), config())
     header = json.loads((tmp_path / "closed_book.header.json").read_text())
     assert (header["setting"], header["task_version"]) == ("closed_book", load_task("qa").version)
-    assert (header["metrics"], header["identity"]) == (["exact_match", "f1"], {"checkpoint": "x"})
+    assert (header["metrics"], header["identity"]) == (["exact_match", "f1", "substring_match"], {"checkpoint": "x"})
     assert header["task_record"]["name"] == "qa"
     with pytest.raises(ArtifactError, match="max_new_tokens was 3, now 5"):
         ask(tmp_path, questions(), config(max_new_tokens=5))
