@@ -74,11 +74,12 @@ def test_every_probe_is_in_the_log_the_result_and_one_line_for_people(
     assert all(probe.keys() == names for probe in result.probes)
     lines = [line for line in read_log(tmp_path / "log.jsonl") if "probe_real" in line]
     assert [line["gate_layer_2"] for line in lines] == [probe["gate_layer_2"] for probe in result.probes]
-    assert [record.message[:6] for record in caplog.records] == ["step 5", "step 1", "step 1"]
+    said = [record.message for record in caplog.records if record.name == "retro.training.probe"]
+    assert [message[:6] for message in said] == ["step 5", "step 1", "step 1"]
     last = result.probes[-1]
     gap = last["probe_real"] - last["probe_shuffled"]
-    assert f"{gap:+.4f} against other chunks'" in caplog.records[-1].message
-    assert f"gates {last['gate_layer_2']:.4f}, {last['gate_layer_3']:.4f}" in caplog.records[-1].message
+    assert f"{gap:+.4f} against other chunks'" in said[-1]
+    assert f"gates {last['gate_layer_2']:.4f}, {last['gate_layer_3']:.4f}" in said[-1]
 
 
 def test_a_result_keeps_the_curve(tmp_path: Path) -> None:
