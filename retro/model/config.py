@@ -101,8 +101,9 @@ class ModelConfig(StageConfig):
     where it otherwise takes an encoder that has learned to say at each token which one came before."""
     retrieval_init: Literal["random", "copying"] = "random"
     """How the decoder's cross-attention starts. `copying` makes it a look-up: keys are asked for by the very weights
-    that make them, so equal tokens find each other, near positions first, and the output undoes what values did. Sets
-    its own scale, for states of a norm: give `encoder_norm` too, and `cross_values: next`."""
+    that make them, so equal tokens find each other, near positions first, and the output undoes what values did; layers
+    of the encoder add nothing at first. Sets its own scale, for states of a norm: give `encoder_norm` too, and
+    `cross_values: next`."""
     encoder_rope: bool = True
     """Rotary positions in the encoder's self-attention. Without, a neighbor is a bag of words."""
     cross_rope: bool = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from retro.mcore.kernels import Kernels
@@ -71,9 +72,18 @@ class NeighborEncoder(MegatronModule):
         if shape.model.encoder_norm:
             norm: Any = kernels.norm
             self.final_layernorm = norm(config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon)
+        if shape.model.retrieval_init == "copying":
+            self._start_as_nothing()
         self.rotary: RotaryEmbedding | None = None
         if shape.model.encoder_rope:
             self.rotary = rotary_positions(shape.model, config, pg_collection)
+
+    @torch.no_grad()
+    def _start_as_nothing(self) -> None:
+        """Let every layer add zero at first, for a look-up reads the tokens themselves: fresh layers hide these."""
+        for name, parameter in self.named_parameters():
+            if "linear_proj" in name or "linear_fc2" in name:
+                parameter.zero_()
 
     def forward(self, neighbors: Tensor, decoder_states: Tensor, real_BLKR: Tensor, chunk_BLM: Tensor) -> Tensor:
         """Encode neighbors.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -49,10 +50,11 @@ def test_a_gate_that_starts_at_zero_is_the_gpt_and_an_open_one_is_not() -> None:
     torch.testing.assert_close(ajar, constant, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("groups", [4, 2])
-def test_a_fresh_look_up_predicts_what_followed_the_same_token_in_a_neighbor(groups: int) -> None:
+@pytest.mark.parametrize(("groups", "encoder_layers"), [(4, 0), (2, 0), (4, 2)])
+def test_a_fresh_look_up_predicts_what_followed_the_same_token_in_a_neighbor(groups: int, encoder_layers: int) -> None:
     settings = {"hidden_size": 128, "heads": 4, "query_groups": groups, "ffn_hidden_size": 64, "init_std": 0.02}
-    look_up = {"cross_values": "next", "retrieval_init": "copying", "encoder_norm": True, "encoder_layers": 0}
+    look_up: dict[str, Any] = {"cross_values": "next", "retrieval_init": "copying", "encoder_norm": True}
+    look_up |= {"encoder_layers": encoder_layers}
     parts = {"layers": 1, "first_cross_attention": 1, "tied_embeddings": True, "sequence_length": 8}
     right: dict[str, float] = {}
     for name, own in {"look-up": look_up, "random": {**look_up, "retrieval_init": "random"}}.items():
