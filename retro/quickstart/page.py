@@ -137,6 +137,6 @@ def _how(results: Mapping[str, Any]) -> str:
         f"{documents['made']:,} questions were made from the docstrings by two patterns, without looking at any answer "
         "of a model: the default value of a parameter, and the version in which something was added. Those about one "
         f"half of the documents are asked here (drawn with seed {results['seed']}); the number of passages was chosen "
-        "on the other half. The search is BM25 over passages of up to 128 tokens; two of them go into the prompt."
+        "on the other half. The search is BM25 over passages of up to 128 tokens; the best goes into the prompt."
     )
     return f"<section><h2>How this was made</h2><p class='note'>{escape(text)}</p></section>"

@@ -100,7 +100,7 @@ def answers_run(options: Options) -> RunConfig:
             "index.embedder={kind: none}",
             "search.source=bm25",
             "neighbors.source=bm25",
-            "generate.contexts_in_prompt=2",
+            "generate.contexts_in_prompt=1",
             "generate.passages_from=retriever",
             f"generate.questions=[{quoted(options.out / QUESTIONS)}]",
             f"generate.settings=[{', '.join(SETTINGS)}]",

@@ -248,6 +248,8 @@ def test_random_states_optimizer_and_extra_states_are_passed_over(legacy: Path) 
 def test_megatron_s_own_type_in_args_is_passed_over(legacy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Of the release that saved the checkpoint: this one's ModelType has no Retro any more.
     model_type = Enum("ModelType", {"retro_decoder": 4}, module="megatron.core.enums")  # type: ignore[misc]
+    # As Enum itself does it, unless a library that was imported before gave it another way.
+    monkeypatch.setattr(model_type, "__reduce_ex__", lambda self, _: (type(self), (self._value_,)), raising=False)
     with monkeypatch.context() as patch:
         patch.setattr("megatron.core.enums.ModelType", model_type)
         for rank in (0, 1):
