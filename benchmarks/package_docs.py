@@ -12,7 +12,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from retro.corpus.docstrings import package_folder, write_docstrings
+from retro.corpus.docstrings import installed_package, write_docstrings
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("packages", nargs="+")
     parser.add_argument("--min-words", type=int, default=60)
     asked = parser.parse_args()
-    folders = [Path(one) if "/" in one else package_folder(one) for one in asked.packages]
+    folders = [Path(one) if "/" in one else installed_package(one) for one in asked.packages]
     counts = write_docstrings(asked.out, folders, min_words=asked.min_words)
     print(", ".join(f"{value:,} {name}" for name, value in asdict(counts).items()))
 

@@ -508,9 +508,12 @@ def quickstart(
     as_json: AsJson = False,
 ) -> None:
     """See what retrieval is worth: a small chat model on the documentation of this machine's Python packages."""
+    from retro.documents import MODEL
+    from retro.quickstart.run import Options
     from retro.quickstart.show import show_quickstart
 
-    show_quickstart(out, questions=questions, seed=seed, model=model, as_json=as_json)
+    options = Options(out=out, questions=questions, seed=seed, model=model or MODEL)
+    show_quickstart(options, as_json=as_json)
 
 
 @app.command()

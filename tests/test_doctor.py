@@ -83,7 +83,7 @@ def test_a_torch_that_does_not_load_is_a_problem(
     install(site, "torch", "9.9.9", "torch/__init__.py")
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(packages, "may_have_gpu", lambda: False)
-    monkeypatch.setattr(packages, "folder_of", lambda name: site / name)
+    monkeypatch.setattr(packages, "package_folder", lambda name: site / name)
     (site / "torch/lib").mkdir()
     if library is not None:
         (site / "torch/lib/libtorch_cpu.so").write_bytes(library)

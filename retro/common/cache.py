@@ -5,14 +5,18 @@ A folder takes its name when everything in it was written, so one that is there 
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import failed_writes_are_artifact_errors, fsync
+
+_STALE_S = 3600.0
 
 
 def cache_directory() -> Path:
@@ -31,7 +35,7 @@ def cache_directory() -> Path:
     return place
 
 
-def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+def cached_folder(kind: str, key: str, make: Callable[[Path], object]) -> Path:
     """The folder of a key; made where it is not there. Several processes may ask at once: one of theirs stays.
 
     Args:
@@ -47,6 +51,7 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         return final
     with failed_writes_are_artifact_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
+        _discard_left_over(final)
         temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=final.parent))
         try:
             make(temporary)
@@ -57,6 +62,13 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _discard_left_over(final: Path) -> None:
+    """Remove what a killed process left of the same folder; whoever still writes one touches it within the hour."""
+    for other in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
+        if time.time() - other.stat().st_mtime > _STALE_S:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _rename(temporary: Path, final: Path) -> None:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DependencyError
+
+
+def package_folder(module: str) -> Path | None:
+    """The folder of an installed top-level package, found without running a line of it; None where there is none."""
+    spec = importlib.util.find_spec(module)
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    return Path(locations[0]) if locations else None
 
 
 def import_optional(module: str, *, extra: str, use: str, package: str = "", instead: str = "") -> Any:

@@ -5,7 +5,6 @@ It looks at /proc/cpuinfo, and imports torch only where there may be a GPU.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from retro.common.errors import ConfigError
+from retro.common.optional import package_folder
 
 log = logging.getLogger(__name__)
 
@@ -134,13 +134,11 @@ def may_have_gpu() -> bool:
 @lru_cache(maxsize=1)
 def torch_builds() -> dict[str, str]:
     """What the installed torch is built for besides CPUs, as in {"cuda": "12.8"}; read from its version.py."""
-    spec = importlib.util.find_spec("torch")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "version.py"
-        if path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            return dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*'([^']+)'", text, re.MULTILINE))
-    return {}
+    folder = package_folder("torch")
+    if folder is None or not (folder / "version.py").is_file():
+        return {}
+    text = (folder / "version.py").read_text(encoding="utf-8", errors="replace")
+    return dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*'([^']+)'", text, re.MULTILINE))
 
 
 def _find_cpu(cpuinfo: Path, environment: Mapping[str, str]) -> Hardware:

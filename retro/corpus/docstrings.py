@@ -7,7 +7,6 @@ source is, for any version of a package, in any folder, under any Python that ca
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import logging
 import warnings
@@ -18,6 +17,7 @@ from typing import TypeAlias
 
 from retro.common.errors import DataError
 from retro.common.files import atomic_path
+from retro.common.optional import package_folder
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +66,16 @@ def write_docstrings(path: Path, packages: Sequence[Path], *, min_words: int = 6
     )  # fmt: skip
 
 
-def package_folder(name: str) -> Path:
+def installed_package(name: str) -> Path:
     """Where a package of the running Python lies; it is not imported.
 
     Raises:
         DataError: It is not installed, or is a single module.
     """
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    places = list(found.submodule_search_locations or ()) if found else []
-    if not places:
+    folder = package_folder(name) if name.isidentifier() else None
+    if folder is None:
         raise DataError(name, "no such package is installed", "Install it, or give the folder of one")
-    return Path(places[0])
+    return folder
 
 
 def _write(write: Callable[[str], int], number: int, package: Path, min_words: int) -> list[int]:

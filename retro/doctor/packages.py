@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DependencyError, RetroError
+from retro.common.optional import package_folder
 from retro.common.precision import may_have_gpu, torch_builds
-from retro.doctor.finding import Finding, folder_of, version_of
+from retro.doctor.finding import Finding, version_of
 
 DISTRIBUTION = "instruct-retro"
 MEGATRON_CORE = ">=0.16.1,<0.17"
@@ -36,7 +37,7 @@ def _torch() -> Any:
     try:
         if may_have_gpu():
             return importlib.import_module("torch")
-        folder = folder_of("torch")
+        folder = package_folder("torch")
         if folder is None:
             raise _TorchError("its folder is missing")
         ctypes.CDLL(str(folder / "lib" / "libtorch_cpu.so"))
@@ -122,7 +123,8 @@ def faiss() -> Finding:
 
 def transformer_engine() -> Finding:
     """Transformer Engine: optional, but half of it stops megatron-core from being imported."""
-    name, folder, installed = "Transformer Engine", folder_of("transformer_engine"), version_of("transformer-engine")
+    name, installed = "Transformer Engine", version_of("transformer-engine")
+    folder = package_folder("transformer_engine")
     if folder is None:
         return Finding(name, "ok", "not installed; optional, layers are megatron-core's local ones, attention torch's")
     missing = [
@@ -146,7 +148,7 @@ def _built(folder: Path, library: str) -> bool:
 
 def apex() -> Finding:
     """NVIDIA's Apex (optional), told from PyPI's package of that name by its files."""
-    folder = folder_of("apex")
+    folder = package_folder("apex")
     if folder is None:
         return Finding("Apex", "ok", "not installed; optional, optimizers are torch's own")
     if not (folder / "multi_tensor_apply").is_dir():

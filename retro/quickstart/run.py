@@ -1,4 +1,4 @@
-"""`retro quickstart`: a small chat model is asked about documents that it never saw, with and without retrieval.
+"""`retro quickstart`: a small chat model is asked about the documentation on this machine, with and without retrieval.
 
 <out>/documents.jsonl, questions.json      from the source of installed packages; nothing is downloaded
 <out>/answers/                             a run: database, BM25 index, answers, scores
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.answers import Answer, read_answers
+from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, write_json
 from retro.documents import MODEL, build, model_settings, quoted
 from retro.evaluate.metrics import f1, substring_match
@@ -26,7 +27,7 @@ from retro.run_config import RunConfig, load_run_config
 log = logging.getLogger(__name__)
 
 SETTINGS = ("closed_book", "with_passages", "gold_passages", "shuffled_passages")
-RESULTS, PAGE, ANSWERS = "results.json", "index.html", "answers"
+RESULTS, PAGE, ANSWERS, WRITTEN = "results.json", "index.html", "answers", "documents.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +66,7 @@ def run(options: Options) -> dict[str, Any]:
         ArtifactError: `out` holds another quickstart, or the disk is full.
     """
     started = time.monotonic()
-    documents = options.out / QUESTIONS
-    if not documents.exists():
-        written = write_documents(
-            options.out, options.packages, options.questions, options.seed, held_out=options.held_out
-        )
-        write_json(options.out / "documents.json", asdict(written))
+    documents = _documents(options)
     config = answers_run(options)
     build(config, ("corpus", "db", "index", "generate", "evaluate"))
     asked = read_asked(options.out / ANSWERS)
@@ -78,7 +74,7 @@ def run(options: Options) -> dict[str, Any]:
     results |= {
         "model": options.model,
         "seed": options.seed,
-        "documents": read_json(options.out / "documents.json", "Start with another --out"),
+        "documents": documents,
         "packages": list(options.packages),
         "seconds_now": round(time.monotonic() - started, 1),
     }
@@ -86,6 +82,29 @@ def run(options: Options) -> dict[str, Any]:
     with atomic_path(options.out / PAGE) as temporary:
         temporary.write_text(page(results, asked), encoding="utf-8")
     return results
+
+
+def _documents(options: Options) -> dict[str, int]:
+    """Write documents and questions, unless they are there: what was written, in numbers."""
+    asked = asdict(options) | {"packages": list(options.packages)}
+    # Another model answers the same questions; its answers are held against the others' by the stage that writes them.
+    del asked["out"], asked["model"]
+    path, remedy = options.out / WRITTEN, "Give another --out, or remove this folder"
+    if not path.exists():
+        written = write_documents(
+            options.out, options.packages, options.questions, options.seed, held_out=options.held_out
+        )
+        # Last: without it the files beside it may be cut short, and are written again.
+        write_json(path, {"asked": asked, "written": asdict(written)})
+    found = read_json(path, remedy, dict[str, dict[str, Any]])
+    if found["asked"] != asked:
+        was = found["asked"]
+        changed = [
+            f"{name} was {was.get(name)}, now {value}" for name, value in asked.items() if was.get(name) != value
+        ]
+        problem = "; ".join(changed)
+        raise ArtifactError(options.out, f"holds another quickstart ({problem})", remedy)
+    return found["written"]
 
 
 def answers_run(options: Options) -> RunConfig:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from shlex import quote
 
 from retro.common.terminal import Table, output
-from retro.documents import MODEL
 from retro.quickstart.documents import DOCUMENTS
 from retro.quickstart.page import HEADINGS, rows, tests_in_words
 from retro.quickstart.run import PAGE, Options, run
 
 
-def show_quickstart(out: Path, *, questions: int, seed: int, model: str | None, as_json: bool) -> None:
+def show_quickstart(options: Options, *, as_json: bool) -> None:
     """Run it and print what came of it.
 
     Args:
-        out: Where everything goes.
-        questions: How many to ask.
-        seed: Draws them.
-        model: What answers; None: the small chat model.
+        options: What is asked for.
         as_json: Print the numbers for machines.
     """
-    results = run(Options(out=out, questions=questions, seed=seed, model=model or MODEL))
+    results, out = run(options), options.out
     if as_json:
         output.json(results)
         return

