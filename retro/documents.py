@@ -129,7 +129,7 @@ def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
 
 
 def _sources(folder: Path, files: Sequence[tuple[Path, os.stat_result]]) -> list[str]:
-    """The sources of a folder, as YAML: its texts and pages, whatever lies beside them; other kinds if there are none."""
+    """The sources of a folder, as YAML: its texts and pages, whatever lies beside them; others if there are none."""
     place = quoted(folder.resolve())
     endings = {path.name.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2] for path, _ in files}
     kinds = [kind for kind in ("folder", "html") if any(ending[1:] in endings for ending in ENDINGS[kind])]

@@ -159,7 +159,7 @@ def _measure_perplexity(config: RunConfig, checkpoints: dict[str, Path], out: Pa
 
     database, index = database_dirs(config)
     dirs = (_dir(config, "corpus"), database, _dir(config, "neighbors"))
-    prompts = in_context.prepare(config.perplexity, config.parallel, checkpoints, *dirs, index)
+    prompts = in_context.prepare(config.perplexity, config.parallel, checkpoints, *dirs, index, config.search)
     manifest = perplexity.run(config.perplexity, config.parallel, checkpoints, *dirs, out)
     if prompts is not None:
         in_context.run(prompts, out)

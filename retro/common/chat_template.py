@@ -21,7 +21,7 @@ from typing import Any
 import tokenizers
 
 from retro.common.conventions import CONVENTIONS
-from retro.common.errors import ConfigError, DataError, DependencyError, RetroError
+from retro.common.errors import ConfigError, DataError, DependencyError, RetroError, short_reason
 from retro.common.tokenizers import HuggingFaceTokenizer, conventions_of
 
 Message = Mapping[str, str]
@@ -281,24 +281,21 @@ def _opened(text: str) -> tokenizers.Tokenizer:
 
 def _failed(path: Path, error: Exception) -> RetroError:
     """One line: of a template that refuses on purpose, its own words."""
-    words = " ".join(str(error).split())[:300]
+    words = short_reason(error)
     kind = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "
     return DataError(path, f"its chat template cannot write this conversation ({kind}{words})", _MEND)
 
 
 def _compiled(text: str, path: Path) -> Any:
     """The template in the environment that transformers gives one."""
-    try:
-        import jinja2
-    except ImportError as error:
-        problem = f"is needed for chat templates, and cannot be imported ({error})"
-        raise DependencyError("jinja2", problem, "Run `pip install jinja2`") from None
+    import jinja2
+
     if tuple(int(part) for part in re.findall(r"\d+", jinja2.__version__)[:3]) < (3, 1, 6):
         raise DependencyError("jinja2", f"is {jinja2.__version__}, whose sandbox has holes", "Install 3.1.6 or later")
     try:
         return _environment().from_string(text)
     except (jinja2.TemplateError, RecursionError) as error:
-        words = " ".join(str(error).split())[:300]
+        words = short_reason(error)
         raise DataError(path, f"its chat template is none ({type(error).__name__}: {words})", _MEND) from None
 
 

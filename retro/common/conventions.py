@@ -17,7 +17,7 @@ import yaml
 from typing_extensions import TypedDict
 
 from retro.common.artifacts import fingerprint
-from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.common.errors import ArtifactError, ConfigError, DataError, short_reason
 from retro.common.files import read_json, write_json
 from retro.common.input_files import read_text
 from retro.common.json_text import Count
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONVENTIONS = "conventions.json"
+SOURCE_FILES = (
+    "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json", "chat_template.jinja",
+    "chat_template.json", "README.md",
+)  # fmt: skip
+"""The files of a HuggingFace folder that are read here."""
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that transformers calls by a name; a chat template may use them as variables."""
 AddSpecialTokens: TypeAlias = Literal["auto"] | bool
@@ -200,7 +205,7 @@ def _of_tokenizers(file: Path) -> _Read:
         model = tokenizers.Tokenizer.from_file(str(file))
     # The library raises a bare Exception for every kind of bad file.
     except Exception as error:  # noqa: BLE001
-        raise DataError(file, f"is not a tokenizer.json ({' '.join(str(error).split())[:200]})", _AGAIN) from None
+        raise DataError(file, f"is not a tokenizer.json ({short_reason(error)})", _AGAIN) from None
     model.no_truncation()
     model.no_padding()
     vocabulary = model.get_vocab(with_added_tokens=True)

@@ -52,6 +52,11 @@ class DependencyError(RetroError):
         self.package = package
 
 
+def short_reason(error: object) -> str:
+    """What another library says of its failure, on one line of 200 characters at most."""
+    return " ".join(str(error).split())[:200]
+
+
 def require(owner: object, field: str, ok: bool, need: str) -> None:
     """Raise ConfigError for `owner.field` unless `ok`.
 

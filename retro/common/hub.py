@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from retro.common.errors import DataError
+from retro.common.errors import DataError, short_reason
 from retro.common.optional import import_optional
 
 
@@ -49,5 +49,5 @@ def fetch(
         )
     # The client raises its own, httpx's and the system's errors; to the user all mean the same.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:200]
+        reason = short_reason(error)
         raise DataError(name, f"the HuggingFace Hub does not give it ({reason})", remedy) from None

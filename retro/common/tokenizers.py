@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from retro.common.artifacts import fingerprint
-from retro.common.conventions import Conventions, folder_conventions, load_conventions, write_conventions
-from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.common.conventions import CONVENTIONS, Conventions, folder_conventions, load_conventions, write_conventions
+from retro.common.errors import ArtifactError, ConfigError, DataError, short_reason
 from retro.common.files import atomic_path, fsync, read_json, sha256_file, write_json
 from retro.common.folder_tokens import named_eod
 from retro.common.json_text import Count, wrong_type
@@ -41,8 +41,6 @@ TokenIds: TypeAlias = Sequence[int] | NDArray[Any]
 log = logging.getLogger(__name__)
 
 META = "tokenizer_meta.json"
-COMPANIONS = (META, "conventions.json")
-"""What may lie beside a tokenizer's file."""
 FILE_NAMES: dict[str, str] = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
 EOD_NAMES = ("<|endoftext|>", "</s>", "[EOD]", "[SEP]")
 """Looked for in this order when neither the user nor the tokenizer's folder names an end-of-document token."""
@@ -89,7 +87,9 @@ class SentencePieceTokenizer:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
-            raise DataError(path, f"is not a SentencePiece model ({_one_line(error)})", "Give a .model file") from None
+            raise DataError(
+                path, f"is not a SentencePiece model ({short_reason(error)})", "Give a .model file"
+            ) from None
         self.vocab_size: int = _require_vocabulary(path, self._model.vocab_size())
         self.eod: int = self._find_eod(path, eod_token) if eod is None else eod
         self.fingerprint: str = _fingerprint("sentencepiece", path, self.vocab_size, self.eod)
@@ -152,7 +152,7 @@ class HuggingFaceTokenizer:
         # The library raises a bare Exception for every kind of bad file.
         except Exception as error:  # noqa: BLE001
             raise DataError(
-                path, f"is not a tokenizer.json ({_one_line(error)})", "Give a HuggingFace tokenizers file"
+                path, f"is not a tokenizer.json ({short_reason(error)})", "Give a HuggingFace tokenizers file"
             ) from None
         # Sentence embedders ship files with truncation to 128 tokens, which would cut documents silently.
         self._model.no_truncation()
@@ -311,6 +311,12 @@ def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | Non
     return load_tokenizer(directory)
 
 
+def tokenizer_files(directory: Path) -> list[Path]:
+    """The files that `save_tokenizer` put into `directory`."""
+    files = (directory / name for name in (META, CONVENTIONS, *FILE_NAMES.values()))
+    return [file for file in files if file.exists()]
+
+
 def copy_tokenizer_files(directory: Path, out: Path) -> None:
     """Copy what `save_tokenizer` put into `directory` to a new directory.
 
@@ -319,10 +325,9 @@ def copy_tokenizer_files(directory: Path, out: Path) -> None:
     """
     load_tokenizer(directory)
     out.mkdir()
-    for name in (FILE_NAMES[tokenizer_kind(directory)], *COMPANIONS):
-        if (directory / name).exists():
-            shutil.copyfile(directory / name, out / name)
-            fsync(out / name)
+    for file in tokenizer_files(directory):
+        shutil.copyfile(file, out / file.name)
+        fsync(out / file.name)
     fsync(out)
 
 
@@ -377,7 +382,7 @@ def _require_vocabulary(path: Path, size: int) -> int:
 
 
 def _cannot_spell(path: Path, text: str, error: Exception) -> DataError:
-    problem = f"cannot spell the text {text[:60]!r} ({_one_line(error)})"
+    problem = f"cannot spell the text {text[:60]!r} ({short_reason(error)})"
     return DataError(path, problem, "Give a tokenizer with an unknown token, or one that falls back to bytes")
 
 
@@ -430,7 +435,3 @@ def _plain(ids: TokenIds) -> list[int]:
 def _cores() -> int:
     # A container's share, not the machine's: more threads than cores only queue.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files
-from retro.common.conventions import CONVENTIONS
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, write_json, write_plain_json
 from retro.common.hdf5 import new_file, write_columns
 from retro.common.json_text import parse_json
 from retro.common.resume import remove_temporary_files
-from retro.common.tokenizers import FILE_NAMES, META, Tokenizer
+from retro.common.tokenizers import Tokenizer, tokenizer_files
 from retro.corpus.blocks import TokenWork
 from retro.corpus.config import CorpusConfig
 from retro.corpus.extents import write_extents
@@ -147,9 +146,7 @@ def _other_files(config: CorpusConfig, questions: Mapping[str, object], out: Pat
     """Files of the artifact that no source's record describes."""
     names = [f"{RECORDS}/{source.name}.json" for source in config.sources]
     names += [DOCUMENTS_FILE, REJECTS, *(f"{QUESTIONS}/{part}.json" for part in questions)]
-    names += [f"{TOKENIZER}/{META}", f"{TOKENIZER}/{FILE_NAMES[config.tokenizer.kind]}"]
-    known = f"{TOKENIZER}/{CONVENTIONS}"
-    return [*names, known] if (out / known).exists() else names
+    return [*names, *(f"{TOKENIZER}/{file.name}" for file in tokenizer_files(out / TOKENIZER))]
 
 
 def _write_documents(config: CorpusConfig, splits: Splits, path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import Any, NamedTuple
 
+from retro.common.errors import short_reason
 from retro.common.optional import import_optional
 
 _CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{2,40})", re.IGNORECASE)
@@ -41,7 +42,7 @@ def page_of(content: bytes) -> Page:
     except etree.ParserError:
         return Page("", "")
     except (RecursionError, etree.LxmlError) as error:
-        raise PageError("unreadable HTML", " ".join(str(error).split())[:200]) from None
+        raise PageError("unreadable HTML", short_reason(error)) from None
     lines = (line.rstrip() for line in text.split("\n"))
     return Page(" ".join((tree.findtext(".//title") or "").split()), "\n".join(lines).strip("\n"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retro.common import input_files
-from retro.common.errors import DataError
+from retro.common.errors import DataError, short_reason
 from retro.common.json_text import JsonError, parse_json
 from retro.common.optional import import_optional
 from retro.corpus.config import TEXT_KEYS, SourceConfig
@@ -240,7 +240,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"is cut short or damaged ({' '.join(str(error).split())[:200]})", _REMEDY) from None
+        raise DataError(path, f"is cut short or damaged ({short_reason(error)})", _REMEDY) from None
 
 
 def _pyarrow() -> Any:

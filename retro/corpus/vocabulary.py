@@ -12,18 +12,17 @@ from typing import Any
 import sentencepiece
 
 from retro.common.artifacts import fingerprint
-from retro.common.conventions import CONVENTIONS
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
 from retro.common.folder_tokens import named_eod
 from retro.common.progress import Progress
 from retro.common.tokenizers import (
     FILE_NAMES,
-    META,
     Tokenizer,
     find_tokenizer_file,
     load_tokenizer,
     save_tokenizer,
+    tokenizer_files,
 )
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
@@ -88,8 +87,7 @@ def is_prepared(made_from: str, directory: Path) -> bool:
 
 def _digests(directory: Path) -> dict[str, str]:
     """SHA-256 of the tokenizer's files, by name."""
-    files = (directory / name for name in (META, CONVENTIONS, *FILE_NAMES.values()))
-    return {file.name: sha256_file(file) for file in files if file.exists()}
+    return {file.name: sha256_file(file) for file in tokenizer_files(directory)}
 
 
 def tokenizer_origin(config: CorpusConfig, inputs: Mapping[str, Identity]) -> str:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from retro.common.errors import DependencyError, RetroError
+from retro.common.errors import DependencyError, RetroError, short_reason
 from retro.common.optional import package_folder
 from retro.common.precision import may_have_gpu, torch_builds
 from retro.doctor.finding import Finding, version_of
@@ -42,7 +42,7 @@ def _torch() -> Any:
             raise _TorchError("its folder is missing")
         ctypes.CDLL(str(folder / "lib" / "libtorch_cpu.so"))
     except (ImportError, OSError, ValueError) as error:
-        raise _TorchError(" ".join(str(error).split())[:200]) from None
+        raise _TorchError(short_reason(error)) from None
     return None
 
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retro.common.chat_template import ChatTemplate
-from retro.common.conventions import CONVENTIONS, Conventions
+from retro.common.conventions import Conventions
 from retro.common.errors import ArtifactError, DataError
 from retro.common.files import write_plain_json
 from retro.common.tokenizers import (
     FILE_NAMES,
-    META,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     conventions_of,
     load_tokenizer,
+    tokenizer_files,
 )
 from retro.model.config import ModelShape
 
@@ -59,9 +59,8 @@ def copy_tokenizer(directory: Path, shape: ModelShape, out: Path) -> CopiedToken
         problem = f"is tokenizer {tokenizer.fingerprint}, the checkpoint was trained with {shape.tokenizer}"
         raise ArtifactError(directory, problem, "Name the run it was trained in with --run")
     file = FILE_NAMES["huggingface" if isinstance(tokenizer, HuggingFaceTokenizer) else "sentencepiece"]
-    for name in (file, META, CONVENTIONS):
-        if (directory / name).exists():
-            shutil.copyfile(directory / name, out / name)
+    for one in tokenizer_files(directory):
+        shutil.copyfile(one, out / one.name)
     known = conventions_of(tokenizer)
     settings = _for_transformers(tokenizer, known, directory / file)
     if settings is not None:

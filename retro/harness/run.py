@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from retro.common.conventions import prompt_prefix
-from retro.common.errors import ConfigError, DataError
+from retro.common.errors import ConfigError, DataError, short_reason
 from retro.common.optional import import_optional
 from retro.common.tokenizers import conventions_of
 from retro.db.versions import mark_of
@@ -21,7 +21,7 @@ from retro.harness.cache import ResponseCache
 from retro.harness.settings import sampling_of
 from retro.index.bm25.config import SearchConfig
 from retro.sft.chat import chat_of, has_chat
-from retro.sft.retriever import BY_VECTORS
+from retro.sft.retriever import BY_VECTORS, search_identity
 from retro.sft.tokenizer import model_tokenizer, open_corpus
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
@@ -116,7 +116,10 @@ def open_lm(
     known, cache = conventions_of(tokenizer), None
     prefix = prompt_prefix(known, generate.add_special_tokens, "generate.add_special_tokens")
     if use_cache is not None:
-        live = [mark_of(places.db), generate.passages, generate.neighbor_text] if retrieval == "live" else []
+        live: list[Any] = []
+        if retrieval == "live":
+            search = search_identity(places.search, places.index)
+            live = [mark_of(places.db), generate.passages, generate.neighbor_text, *([search] if search else [])]
         model = {"checkpoint": checkpoint.identity(info.path), "precision": choice.precision, "live": live}
         model |= {"prefix": prefix} if prefix else {}
         cache = ResponseCache(use_cache, model)
@@ -268,7 +271,7 @@ def _unreachable(name: str, error: OSError) -> DataError:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return short_reason(error)
 
 
 def _plain(values: Any) -> dict[str, Any]:

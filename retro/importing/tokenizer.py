@@ -7,7 +7,7 @@ from typing import Any
 
 import tokenizers
 
-from retro.common.errors import DataError
+from retro.common.errors import DataError, short_reason
 from retro.common.files import atomic_path
 from retro.corpus.config import TokenizerConfig
 from retro.importing.project import CONFIG, Project
@@ -75,7 +75,7 @@ def gpt2_file(vocabulary: Path, merges: Path, out: Path) -> Path:
         model = tokenizers.models.BPE.from_file(str(vocabulary), str(merges))
     # The library raises a bare Exception for every kind of bad file.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:200]
+        reason = short_reason(error)
         raise DataError(vocabulary, f"and {merges.name} are no byte-level BPE ({reason})", _GIVE) from None
     made = tokenizers.Tokenizer(model)
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

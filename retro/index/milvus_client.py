@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retro.common.errors import ArtifactError, DependencyError, RetroError
+from retro.common.errors import ArtifactError, DependencyError, RetroError, short_reason
 from retro.index.config import MilvusConfig
 
 URI_VARIABLE = "RETRO_MILVUS_URI"
@@ -68,7 +68,7 @@ class MilvusServer:
         try:
             yield
         except load_pymilvus().exceptions.MilvusException as error:
-            raise self._error(" ".join(str(error.message).split())[:300]) from None
+            raise self._error(short_reason(error.message)) from None
 
     def _error(self, reason: str) -> RetroError:
         if self.lite:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.errors import DataError, DependencyError
+from retro.common.errors import DataError, DependencyError, short_reason
 from retro.common.precision import Precision, choose
 from retro.index.batching import ignore, token_batches
 from retro.index.config import EmbedderConfig
@@ -195,7 +195,7 @@ def _load(folder: Path, load: Callable[[], Any]) -> Any:
         return load()
     # These libraries raise nearly everything for a folder that lacks a file or names an unknown model.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:300]
+        reason = short_reason(error)
         raise DataError(
             folder, f"cannot be loaded as an embedding model ({reason})", "Give a complete model folder"
         ) from None

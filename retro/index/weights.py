@@ -40,7 +40,6 @@ def find_model(config: EmbedderConfig) -> Path:
 
 
 def _built_in_folder() -> Path:
-    # The package is not imported: only its files are wanted.
     folder = package_folder(BUILT_IN_MODEL.replace("-", "_"))
     if folder is None:
         raise DependencyError(BUILT_IN_MODEL, "is not installed", 'Run `pip install "instruct-retro[quickstart]"`')

@@ -12,7 +12,7 @@ trained on them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.schema import DOCUMENT_BITS
 from retro.db.versions import VERSIONS, open_database
+from retro.evaluate.intervals import estimate_ratio
 from retro.neighbors.config import STAGE
 from retro.neighbors.reader import Neighbors
 from retro.pipeline import stage
@@ -76,14 +77,6 @@ def open_side(run_dir: Path) -> Side:
     return Side(run_dir, corpus, db, Neighbors.open(place[STAGE], db, corpus))
 
 
-@dataclass
-class _Values:
-    """One value a chunk."""
-
-    unigram: list[Floats] = field(default_factory=list)
-    longest: list[Floats] = field(default_factory=list)
-
-
 def compare_neighbors(
     a: Side, b: Side | None, *, k: int, splits: Sequence[str] = (), seed: int = 1234
 ) -> dict[str, Any]:
@@ -123,13 +116,14 @@ def compare_neighbors(
 
 
 def _of_split(sides: Sequence[Side], split: int, k: int, seed: int) -> dict[str, Any]:
-    values, documents, same = [_Values() for _ in sides], list[Int64](), list[NDArray[np.bool_]]()
+    documents, same = list[Int64](), list[NDArray[np.bool_]]()
+    values: dict[str, list[list[Floats]]] = {name: [[] for _ in sides] for name in MEASURES}
     for source, stream, chunk_Q, next_QM in _continuations(sides[0], split):
         ids = [side.neighbors.of(split, source, chunk_Q, k) for side in sides]
-        for side, kept, ids_QK in zip(sides, values, ids, strict=True):
+        for number, (side, ids_QK) in enumerate(zip(sides, ids, strict=True)):
             read_QKR = side.read(ids_QK)
-            kept.unigram.append(unigram_share(next_QM, read_QKR.reshape(len(next_QM), -1)))
-            kept.longest.append(longest_of(next_QM, read_QKR))
+            values["unigram"][number].append(unigram_share(next_QM, read_QKR.reshape(len(next_QM), -1)))
+            values["longest"][number].append(longest_of(next_QM, read_QKR))
         same.append((np.sort(ids[0], axis=1) == np.sort(ids[-1], axis=1)).all(axis=1))
         documents.append(stream.chunk_documents(chunk_Q)[0] + (source << DOCUMENT_BITS))
     if not documents:
@@ -137,7 +131,7 @@ def _of_split(sides: Sequence[Side], split: int, k: int, seed: int) -> dict[str,
     document_Q = np.unique(np.concatenate(documents), return_inverse=True)[1]
     known: dict[str, Any] = {"chunks": len(document_Q), "documents": int(document_Q.max()) + 1}
     for name in MEASURES:
-        means = [np.concatenate(getattr(one, name)) for one in values]
+        means = [np.concatenate(of_side) for of_side in values[name]]
         known[name] = {letter: _summary(mean, document_Q, seed) for letter, mean in zip("ab", means, strict=False)}
         if len(means) > 1:
             known[name]["difference"] = _summary(means[1] - means[0], document_Q, seed)
@@ -183,16 +177,10 @@ def longest_of(text_QM: Int32, read_QKR: Int32) -> Floats:
 
 
 def _summary(values_Q: Floats, document_Q: Int64, seed: int) -> dict[str, float]:
-    """Mean and percentile bootstrap interval; documents are drawn, since chunks of one document are alike."""
-    sums_D = np.bincount(document_Q, weights=values_Q)
-    counts_D = np.bincount(document_Q)
-    generator = np.random.default_rng(seed)
-    means = np.empty(_SAMPLES)
-    for number in range(_SAMPLES):
-        drawn = generator.integers(0, len(sums_D), len(sums_D))
-        means[number] = sums_D[drawn].sum() / counts_D[drawn].sum()
-    low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2]).tolist()
-    return {"mean": float(values_Q.mean()), "low": low, "high": high}
+    """Mean and interval; documents are drawn, since chunks of one document are alike."""
+    sums_D, counts_D = np.bincount(document_Q, weights=values_Q), np.bincount(document_Q)
+    found = estimate_ratio(sums_D.tolist(), counts_D.tolist(), samples=_SAMPLES, confidence=_CONFIDENCE, seed=seed)
+    return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
 def overlap_table(found: dict[str, Any]) -> Table:

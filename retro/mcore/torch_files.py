@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retro.common.errors import short_reason
 from retro.common.plain_pickle import PERSISTENT, Made, Name, Names, PickleError, read_plain
 
 MOST_PICKLED = 64 * 1024**2
@@ -132,7 +133,7 @@ class TorchFile:
             self._records = self._list()
         # NotImplementedError is how zipfile refuses an archive of a later version or another compression.
         except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OverflowError, struct.error) as error:
-            why = " ".join(str(error).split())[:100]
+            why = short_reason(error)
             raise PickleError(f"it is cut short or not a torch file of version 1.6 or later ({why})") from None
         pickles = [name for name in self._records if name.endswith("/data.pkl")]
         if len(pickles) != 1:

@@ -65,10 +65,10 @@ class CrossProjections(MegatronModule):
             draw_output = scaled_init_method_normal(model.retrieval_init_std, config.num_layers)
         common = {"config": config, "bias": model.bias, "is_expert": False, "tp_group": self.tp_group}
         column = common | {"init_method": draw, "gather_output": False, "skip_bias_add": False}
-        self.linear_q = kernels.column_linear(model.hidden_size, model.heads * self.head_width, **column)
+        self.linear_q = kernels.column_linear(model.hidden_size, model.query_width, **column)
         self.linear_kv = kernels.column_linear(model.hidden_size, 2 * model.query_groups * self.head_width, **column)
         self.linear_proj = kernels.row_linear(
-            model.heads * self.head_width,
+            model.query_width,
             model.hidden_size,
             init_method=draw_output,
             input_is_parallel=True,

@@ -71,7 +71,7 @@ def _attention(model: ModelConfig) -> int:
 
 def _self_attention_extras(model: ModelConfig) -> int:
     """What only self-attention may have: biases of its own, norms of queries and keys."""
-    biases = (model.heads + 2 * model.query_groups) * model.head_width
+    biases = model.query_width + 2 * model.query_groups * model.head_width
     norms = 2 * model.head_width * _norm_parameters(model)
     return (biases if model.qkv_bias and not model.bias else 0) + (norms if model.qk_norm else 0)
 

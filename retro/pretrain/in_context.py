@@ -27,16 +27,18 @@ from retro.common.resume import fingerprints
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database
-from retro.index.searcher import open_searcher
+from retro.index.bm25.config import SearchConfig
+from retro.index.bm25.search import open_search
+from retro.index.text_search import TextSearch
 from retro.mcore import parallel
 from retro.model.config import ModelShape
 from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import CONDITIONS, Condition, InContextConfig, PerplexityConfig
 from retro.pretrain.in_context_data import DocumentLosses, PromptSource, Targets, all_targets, spread
 from retro.pretrain.in_context_lengths import Lengths, lengths_of
-from retro.pretrain.in_context_passages import OtherDocuments, of_index, of_neighbors, shown_documents, shuffled
+from retro.pretrain.in_context_passages import OtherDocuments, of_neighbors, of_search, shown_documents, shuffled
 from retro.pretrain.in_context_result import Losses, Summary
-from retro.pretrain.perplexity import evaluation_streams, require_same_text
+from retro.pretrain.perplexity import begin_tokens, evaluation_streams, require_same_text
 from retro.pretrain.reader import IN_CONTEXT_FILE
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
@@ -69,31 +71,34 @@ class Measurement:
     corpus: Corpus
     database: ChunkDatabase
     neighbors: Neighbors | None
-    index_dir: Path
+    """Where passages come from, if not from a search."""
+    search: TextSearch | None
+    """Where they come from, if they are searched for now."""
     streams: Sequence[TokenStream]
     separator: Sequence[int]
+    begin: Sequence[int]
+    """What every prompt begins with."""
 
     def lengths(self, shape: ModelShape) -> Lengths:
         """Of the prompts of a model; raises ConfigError where they do not fit."""
-        return lengths_of(self.settings, shape, self.database, len(self.separator))
+        return lengths_of(self.settings, shape, self.database, len(self.separator), len(self.begin))
 
     @property
     def described(self) -> dict[str, Any]:
         """What numbers depend on."""
         parents = {"corpus": self.corpus.manifest, "db": self.database.manifest}
         return {
-            "settings": config_json(self.settings) | {"split": self.config.split, "seed": self.config.seed},
+            "settings": config_json(self.settings)
+            | {"split": self.config.split, "seed": self.config.seed, "begin": list(self.begin)},
             "checkpoints": {name: checkpoint.identity(info.path) for name, info in self.infos.items()},
             "parents": fingerprints(parents | self._origin()),
         }
 
     def _origin(self) -> dict[str, Manifest]:
         """Where passages come from."""
-        if not {"found", "shuffled"} & set(self.settings.conditions):
-            return {}
         if self.neighbors is not None:
             return {"neighbors": self.neighbors.manifest}
-        return {"index": open_searcher(self.index_dir, self.database).manifest}
+        return {} if self.search is None else dict(self.search.parents)
 
     def find(self, lengths: Lengths) -> Found:
         """Search, on the first rank for all."""
@@ -109,13 +114,14 @@ class Measurement:
         shown = shown_documents(self.streams, targets, max(lengths.prefix, lengths.query))
         others = OtherDocuments(self.database, self.streams, targets, shown, self.settings.passages)
         everything = np.arange(len(targets), dtype=np.int64)
-        if self.neighbors is None:
-            searcher = open_searcher(self.index_dir, self.database)
-            ids_TP = of_index(searcher, self.streams, targets, lengths.query, others)
-        else:
+        if self.search is not None:
+            ids_TP = of_search(self.search, self.streams, targets, lengths.query, others)
+        elif self.neighbors is not None:
             split = SPLITS.index(self.config.split)
             ids_TC = of_neighbors(self.neighbors, split, targets, self.database.chunk_length)
             ids_TP = others.keep(everything, ids_TC)
+        else:
+            raise ValueError("passages are wanted, and there is nowhere to have them from")
         other_TP, own = shuffled(ids_TP, targets, shown, self.config.seed)
         passages: dict[Condition, NDArray[np.int64]] = {"found": ids_TP, "shuffled": others.keep(everything, other_TP)}
         return Found(targets, passages, int((ids_TP < 0).all(axis=1).sum()), own)
@@ -129,6 +135,7 @@ def prepare(
     db_dir: Path,
     neighbors_dir: Path,
     index_dir: Path,
+    search: SearchConfig,
 ) -> Measurement | None:
     """Open what is to be measured and check that it fits, before any model computes; None where nothing is asked for.
 
@@ -140,6 +147,7 @@ def prepare(
         db_dir: The chunk database.
         neighbors_dir: Opened where passages come from there.
         index_dir: Likewise.
+        search: By what the index is searched.
 
     Raises:
         ArtifactError: Something is missing, damaged or does not belong together.
@@ -151,7 +159,7 @@ def prepare(
         return None
     corpus = Corpus.open(corpus_dir)
     database = open_database(db_dir, corpus)
-    reading = settings.search == "neighbors" and {"found", "shuffled"} & set(settings.conditions)
+    source = settings.search if {"found", "shuffled"} & set(settings.conditions) else None
     made = Measurement(
         config=config,
         settings=settings,
@@ -159,10 +167,11 @@ def prepare(
         infos={name: checkpoint.read_info(checkpoint.find(path)) for name, path in checkpoints.items()},
         corpus=corpus,
         database=database,
-        neighbors=Neighbors.open(neighbors_dir, database, corpus) if reading else None,
-        index_dir=index_dir,
+        neighbors=Neighbors.open(neighbors_dir, database, corpus) if source == "neighbors" else None,
+        search=open_search(search, index_dir, database) if source == "live" else None,
         streams=evaluation_streams(corpus, database, config.split),
         separator=corpus.tokenizer.encode(settings.separator) if settings.separator else (),
+        begin=begin_tokens(config, corpus),
     )
     if made.neighbors is not None and settings.passages > made.neighbors.saved:
         need = f"needs at most {made.neighbors.saved}, as many as neighbors.saved; or perplexity.in_context.search=live"
@@ -245,6 +254,7 @@ def _measure(
         database=measurement.database,
         passages_TP=found.passages.get(condition),
         separator=measurement.separator,
+        begin=measurement.begin,
     )
     documents = DocumentLosses(measurement.streams, found.targets)
     everything = Validation(source=source, samples=len(found.targets))

@@ -80,6 +80,7 @@ class PromptSource:
         database: ChunkDatabase | None = None,
         passages_TP: Int64 | None = None,
         separator: Sequence[int] = (),
+        begin: Sequence[int] = (),
     ) -> None:
         """Prepare.
 
@@ -92,10 +93,11 @@ class PromptSource:
             database: Holds the passages.
             passages_TP: Rows of it, best first, -1 for none; None: no prompt has any.
             separator: Tokens after each passage.
+            begin: Tokens before everything else.
         """
         self.streams, self.targets, self.prefix, self.length, self.eod = streams, targets, prefix, length, eod
         self.database, self.passages_TP = database, passages_TP
-        self.separator = np.array(separator, dtype=np.int32)
+        self.separator, self.begin = (np.array(tokens, dtype=np.int32) for tokens in (separator, begin))
 
     @property
     def form(self) -> BatchForm:
@@ -108,7 +110,7 @@ class PromptSource:
         mask_BS = np.zeros((len(sample_numbers), self.length), dtype=np.float32)
         passages = self._passages(sample_numbers)
         for row, number in enumerate(sample_numbers.tolist()):
-            tokens = np.concatenate([*passages[row], self._text(number)])
+            tokens = np.concatenate([self.begin, *passages[row], self._text(number)])
             rows_BS[row, : len(tokens)] = tokens
             mask_BS[row, len(tokens) - 1 - int(self.targets.count_T[number]) : len(tokens) - 1] = 1
         return Batch(

@@ -21,7 +21,7 @@ from retro.neighbors.reader import Neighbors
 from retro.pretrain.in_context_data import Targets
 
 if TYPE_CHECKING:
-    from retro.index.searcher import Searcher
+    from retro.index.text_search import TextSearch
 
 Int64 = NDArray[np.int64]
 Shown = tuple[Int64, Int64]
@@ -50,7 +50,7 @@ def shown_documents(streams: Sequence[TokenStream], targets: Targets, before: in
 
 
 class OtherDocuments:
-    """Leaves of candidates those that are not of a document that the prompt shows or asks for."""
+    """Drops candidates from documents that the prompt shows or asks for."""
 
     def __init__(
         self, database: ChunkDatabase, streams: Sequence[TokenStream], targets: Targets, shown: Shown, passages: int
@@ -97,13 +97,13 @@ def of_neighbors(neighbors: Neighbors, split: int, targets: Targets, chunk_lengt
     return ids_TC
 
 
-def of_index(
-    searcher: Searcher, streams: Sequence[TokenStream], targets: Targets, query_length: int, others: OtherDocuments
+def of_search(
+    search: TextSearch, streams: Sequence[TokenStream], targets: Targets, query_length: int, others: OtherDocuments
 ) -> Int64:
-    """[T, P] what the index finds for the tokens before each target, searched deeper where too few are left.
+    """[T, P] what a search finds for the tokens before each target, searched deeper where too few are left.
 
     Args:
-        searcher: The index.
+        search: Of the database.
         streams: One for each source.
         targets: What is scored.
         query_length: W, at most.
@@ -113,19 +113,18 @@ def of_index(
     with Progress(len(targets), what="perplexity in context", unit="searches") as bar:
         for first in range(0, len(targets), _QUERIES_AT_ONCE):
             numbers = np.arange(first, min(first + _QUERIES_AT_ONCE, len(targets)))
-            texts = query_texts(searcher.db, streams, targets.take(numbers), query_length)
-            found.append(_search(searcher, texts, numbers, others))
+            texts = query_texts(search.db, streams, targets.take(numbers), query_length)
+            found.append(_search_deeper(search, texts, numbers, others))
             bar.advance(len(numbers))
     return np.concatenate(found)
 
 
-def _search(searcher: Searcher, texts: list[str], numbers: Int64, others: OtherDocuments) -> Int64:
-    vectors = searcher.embedder.embed(texts, lambda _: None)
-    rows = searcher.db.retrievable
+def _search_deeper(search: TextSearch, texts: list[str], numbers: Int64, others: OtherDocuments) -> Int64:
+    queries, rows = search.prepare(texts), search.db.retrievable
     ids = np.full((len(numbers), others.passages), -1, dtype=np.int64)
-    left, depth = np.flatnonzero(vectors.any(axis=1)), others.passages + _SPARE
+    left, depth = np.flatnonzero(queries.has_text_Q), others.passages + _SPARE
     while len(left) and len(rows):
-        candidates, _ = searcher.search(vectors[left], min(depth, len(rows)), rows)
+        candidates = search.search(queries.take(left), min(depth, len(rows)), rows).ids_QC
         ids[left] = others.keep(numbers[left], candidates)
         # A full list of candidates means that the index has more to give.
         more = (ids[left] < 0).any(axis=1) & (candidates[:, -1] >= 0) & (depth < len(rows))

@@ -191,7 +191,7 @@ def _measure(
             neighbors_read=shape.model.neighbors,
             mode=mode,
             seed=config.seed,
-            begin=_begin(config, corpus),
+            begin=next(iter(begin_tokens(config, corpus)), None),
         )
         source = EvaluationSource(reader)
         if source.samples == 0:
@@ -214,7 +214,7 @@ def _measure(
     return measured
 
 
-def _begin(config: PerplexityConfig, corpus: Corpus) -> int | None:
+def begin_tokens(config: PerplexityConfig, corpus: Corpus) -> tuple[int, ...]:
     """The token that each sequence begins with, where one is wanted.
 
     Raises:
@@ -223,10 +223,9 @@ def _begin(config: PerplexityConfig, corpus: Corpus) -> int | None:
     setting = "perplexity.add_special_tokens"
     prefix = prompt_prefix(conventions_of(corpus.tokenizer), config.add_special_tokens, setting)
     if len(prefix) > 1:
-        raise ConfigError(
-            setting, config.add_special_tokens, f"needs a tokenizer that adds one token, not {len(prefix)}"
-        )
-    return prefix[0] if prefix else None
+        need = f"needs a tokenizer that adds one token, not {len(prefix)}"
+        raise ConfigError(setting, config.add_special_tokens, need)
+    return prefix
 
 
 def evaluation_streams(corpus: Corpus, database: ChunkDatabase, split: str) -> list[TokenStream]:

@@ -20,13 +20,14 @@ from retro.common.errors import ConfigError
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.index.searcher import open_searcher
+from retro.index.text_search import DenseSearch
 from retro.mcore import parallel
 from retro.model.model import RetroModel
 from retro.pipeline import database_dirs, measure_checkpoint, stage
 from retro.pretrain import in_context
 from retro.pretrain.config import InContextConfig, PerplexityConfig
 from retro.pretrain.in_context_data import DocumentLosses, PromptSource, Targets, all_targets, spread
-from retro.pretrain.in_context_passages import OtherDocuments, of_index, query_texts, shown_documents, shuffled
+from retro.pretrain.in_context_passages import OtherDocuments, of_search, query_texts, shown_documents, shuffled
 from retro.run_config import RunConfig, as_yaml
 from tests.pretrain.told import alone
 from tests.tiny_road import run_stages, small_config
@@ -56,7 +57,7 @@ def result_of(config: RunConfig) -> dict[str, Any]:
 def prepared(config: RunConfig, **checkpoints: Path) -> in_context.Measurement:
     db, index = database_dirs(config)
     dirs = (stage("corpus").path(config), db, stage("neighbors").path(config), index)
-    made = in_context.prepare(config.perplexity, config.parallel, checkpoints, *dirs)
+    made = in_context.prepare(config.perplexity, config.parallel, checkpoints, *dirs, config.search)
     assert made is not None
     return made
 
@@ -157,7 +158,7 @@ def test_a_prompt_never_holds_a_passage_of_a_document_that_it_shows(road: Path) 
     shown = shown_documents(streams, targets, 24)
     others = OtherDocuments(database, streams, targets, shown, 3)
     searcher = open_searcher(stage("index").path(config), database)
-    ids = of_index(searcher, streams, targets, 12, others)
+    ids = of_search(DenseSearch(searcher), streams, targets, 12, others)
     assert (ids >= 0).all()
     documents = [streams[0].documents[first : last + 1].tolist() for first, last in zip(*shown, strict=True)]
     found = database.columns["document"][ids]
@@ -167,6 +168,32 @@ def test_a_prompt_never_holds_a_passage_of_a_document_that_it_shows(road: Path) 
     nearest = database.columns["document"][searcher.search(vectors, 1, database.retrievable)[0]]
     own = [row[0] in mine for row, mine in zip(nearest.tolist(), documents, strict=True)]
     assert np.mean(own) > 0.5
+
+
+def test_a_live_search_is_by_what_the_run_searches_by(road: Path) -> None:
+    pytest.importorskip("bm25s")
+    config = config_of(road, "search.source=bm25", "perplexity.in_context={search: live, prefix: 8, passages: 1}")
+    run_stages(config, "index")
+    made = prepared(config, gpt=stage("pretrain").path(config) / "gpt")
+    assert made.search is not None and set(made.search.parents) == {"bm25"}
+    (info,) = made.infos.values()
+    assert (made.find(made.lengths(info.shape)).passages["found"] >= 0).any()
+
+
+def test_every_prompt_begins_with_what_is_wanted_and_has_room_for_it() -> None:
+    targets = all_targets([stream(40)], 4, "stream")
+    plain, begun = (
+        PromptSource([stream(40)], targets, prefix=8, length=16, eod=99, begin=begin).fetch(np.array([3, 0]))
+        for begin in ((), (77,))
+    )
+    # Target 3 is tokens 16 to 19, after 8 to 15; target 0 tokens 4 to 7, after 0 to 3. The last is asked for alone.
+    assert plain.tokens_BS[0].tolist() == [*range(8, 20), 99, 99, 99, 99]
+    assert begun.tokens_BS[0].tolist() == [77, *range(8, 20), 99, 99, 99]
+    assert begun.loss_mask_BS is not None
+    assert [row[mask > 0].tolist() for row, mask in zip(begun.labels_BS, begun.loss_mask_BS, strict=True)] == [
+        [16, 17, 18, 19],
+        [4, 5, 6, 7],
+    ]
 
 
 def test_all_conditions_score_the_same_tokens_of_the_same_documents(road: Path) -> None:

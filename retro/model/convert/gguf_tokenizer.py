@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from retro.common.errors import DataError
+from retro.common.errors import DataError, short_reason
 from retro.common.files import write_plain_json
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def write_tokenizer(found: GgufFile, out: Path) -> None:
         model = models.BPE(vocabulary, merges, ignore_merges=cuts == "llama-bpe")
     # The library raises a bare Exception for merges that its vocabulary lacks.
     except Exception as error:  # noqa: BLE001
-        raise DataError(
-            found.path, f"has a damaged tokenizer ({' '.join(str(error).split())[:120]})", _REMEDY
-        ) from None
+        raise DataError(found.path, f"has a damaged tokenizer ({short_reason(error)})", _REMEDY) from None
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.ByteLevel()

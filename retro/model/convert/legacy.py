@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retro.common.errors import ConfigError, DataError
+from retro.common.errors import ConfigError, DataError, short_reason
 from retro.common.plain_pickle import Made, Name, Names, PickleError, plain_values
 from retro.mcore.torch_files import NAMES, TorchFile
 from retro.model.config import ModelConfig, ModelShape
@@ -110,7 +110,7 @@ class LegacyCheckpoint:
         try:
             return self._shape()
         except (ConfigError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
-            problem = f"its args do not describe a model ({' '.join(str(error).split())[:200]})"
+            problem = f"its args do not describe a model ({short_reason(error)})"
             raise DataError(self.path, problem, _SOURCE) from None
 
     def _shape(self) -> ModelShape:

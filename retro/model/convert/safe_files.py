@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from retro.common.errors import ArtifactError, DataError
+from retro.common.errors import ArtifactError, DataError, short_reason
 from retro.common.files import read_json, write_plain_json
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class SafeFiles:
         try:
             found: Tensor = self._opened(file).get_slice(name)[part]
         except (OSError, SafetensorError) as error:
-            raise DataError(file, f"cannot be read ({_one_line(error)})", FETCH) from None
+            raise DataError(file, f"cannot be read ({short_reason(error)})", FETCH) from None
         return found
 
     def _opened(self, file: Path) -> Any:
@@ -74,7 +74,7 @@ class SafeFiles:
                 self._open[file] = safe_open(file, framework="pt")
             # The library checks the length of the header, and that its tensors fill the rest without gap or overlap.
             except (OSError, SafetensorError) as error:
-                raise DataError(file, f"is no whole safetensors file ({_one_line(error)})", FETCH) from None
+                raise DataError(file, f"is no whole safetensors file ({short_reason(error)})", FETCH) from None
         return self._open[file]
 
 
@@ -124,10 +124,6 @@ def _no_weights(folder: Path, names: list[str]) -> DataError:
         "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
     )
     return DataError(folder, problem, remedy)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def write_safetensors(
