@@ -143,7 +143,7 @@ class ChatTemplate:
         text = self.render(hidden, begin_answer=False)
         if not text.startswith(begun):
             problem = f"begins the answer with {begun[-40:]!r}, and writes an answer that is there in another way"
-            raise DataError(self._source, problem, "Tune with another style, or mend the template")
+            raise DataError(self._source, problem, "Tune with another style, or fix the template")
         return self._shield.encode(text[len(begun) :], names).ids
 
     @cached_property
@@ -161,7 +161,9 @@ class ChatTemplate:
         if found:
             return found[0]
         if "eos_token" not in self._conventions.ids:
-            raise DataError(self._source, "ends the assistant's turn with no special token, and there is no eos", _MEND)
+            raise DataError(
+                self._source, "ends the assistant's turn with no special token, and there is no eos", _REMEDY
+            )
         return self._conventions.ids["eos_token"]
 
     @cached_property
@@ -176,7 +178,7 @@ class ChatTemplate:
 
 _SYSTEM = "what the system says"
 _USER = {"role": "user", "content": "what the user says"}
-_MEND = "Mend the folder's chat template, and make the tokenizer's directory again; or use another style"
+_REMEDY = "Fix the folder's chat template, and make the tokenizer's directory again; or use another style"
 
 
 def open_chat(tokenizer: object, setting: str) -> ChatTemplate:
@@ -283,7 +285,7 @@ def _failed(path: Path, error: Exception) -> RetroError:
     """One line: of a template that refuses on purpose, its own words."""
     words = short_reason(error)
     kind = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "
-    return DataError(path, f"its chat template cannot write this conversation ({kind}{words})", _MEND)
+    return DataError(path, f"its chat template cannot write this conversation ({kind}{words})", _REMEDY)
 
 
 def _compiled(text: str, path: Path) -> Any:
@@ -296,7 +298,7 @@ def _compiled(text: str, path: Path) -> Any:
         return _environment().from_string(text)
     except (jinja2.TemplateError, RecursionError) as error:
         words = short_reason(error)
-        raise DataError(path, f"its chat template is none ({type(error).__name__}: {words})", _MEND) from None
+        raise DataError(path, f"its chat template is none ({type(error).__name__}: {words})", _REMEDY) from None
 
 
 def _environment() -> Any:

@@ -42,8 +42,8 @@ METRICS: Mapping[Metric, Measure] = {
     "string_em": lambda said, asked, rules: string_em(said, asked.answer_groups, rules),
     "drop_em": lambda said, asked, rules: drop_em(said, _spans(asked)),
     "drop_f1": lambda said, asked, rules: drop_f1(said, _spans(asked)),
-    "drop_parted_em": lambda said, asked, rules: drop_em(said, _spans(asked), part=True),
-    "drop_parted_f1": lambda said, asked, rules: drop_f1(said, _spans(asked), part=True),
+    "drop_split_em": lambda said, asked, rules: drop_em(said, _spans(asked), part=True),
+    "drop_split_f1": lambda said, asked, rules: drop_f1(said, _spans(asked), part=True),
     "quac_f1": lambda said, asked, rules: quac_f1(said, asked.answers, rules),
 }
 """Every metric by its name in a task."""

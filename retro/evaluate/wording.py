@@ -28,8 +28,8 @@ _METRICS = {
     "string_em": "String exact match",
     "drop_em": "Exact match (DROP)",
     "drop_f1": "F1 (DROP)",
-    "drop_parted_em": "Exact match (DROP, parted)",
-    "drop_parted_f1": "F1 (DROP, parted)",
+    "drop_split_em": "Exact match (DROP, split)",
+    "drop_split_f1": "F1 (DROP, split)",
     "quac_f1": "F1 (QuAC)",
 }
 _MODELS = {"retro": "Retro", "gpt": "GPT", "gpt_equal": "GPT of equal parameters", "tuning": "Tuning"}

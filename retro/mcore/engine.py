@@ -36,7 +36,7 @@ class WeightGroup:
 
     name: str
     holds: Callable[[str], bool]
-    """Told a weight's name, whether it belongs here. No weight may belong to two groups."""
+    """Predicate on the name of a weight. No weight may belong to two groups."""
     lr_factor: float
     """Times the learning rate of the rest."""
     warmup_steps: int
@@ -62,7 +62,7 @@ class EngineSettings:
     distributed_optimizer: bool = False
     """Whether optimizer state and master weights are shared out over the data parallel ranks."""
     saved: Callable[[str], bool] | None = None
-    """Told a weight's name, whether a checkpoint holds it, where another checkpoint holds the rest; None: it holds
+    """Predicate on the name of a weight: whether a checkpoint holds it, another one holding the rest; None: it holds
     all."""
     groups: tuple[WeightGroup, ...] = ()
     """Weights with learning rates of their own."""

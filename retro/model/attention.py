@@ -134,7 +134,7 @@ class ChunkedCrossAttention(CrossProjections):
             self.learned_gate = nn.Parameter(start)
             # A rank's gradient is that of its own tokens: megatron-core sums those of parameters with this mark.
             self.learned_gate.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-        self.tells_next = shape.model.cross_values == "next"
+        self.shifts_values = shape.model.cross_values == "next"
         if shape.model.retrieval_init == "copying":
             self._start_as_copying()
 
@@ -199,7 +199,7 @@ class ChunkedCrossAttention(CrossProjections):
         key_value = self.key_value(context).unflatten(1, (-1, neighbors))
         key_value = key_value.permute(2, 0, 1, 3, 4)  # [K, R, chunks, G, 2 D]
         key, value = key_value.flatten(0, 1).chunk(2, dim=-1)
-        if self.tells_next:
+        if self.shifts_values:
             following = real_CKR.permute(1, 2, 0)[:, 1:, :, None, None].to(value.dtype)
             after = key_value.chunk(2, dim=-1)[1][:, 1:] * following
             value = functional.pad(after, (0, 0, 0, 0, 0, 0, 0, 1)).flatten(0, 1)

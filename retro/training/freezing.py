@@ -38,7 +38,7 @@ def freeze_all_but(module: nn.Module, trained: Callable[[str], bool], *, gradien
 
     Args:
         module: The model, or a pipeline stage of it.
-        trained: Told a weight's name, says whether it is trained.
+        trained: Predicate on the name of a weight.
         gradient_from_the_start: Let gradients reach the embedded tokens, though nothing there is trained. A recomputed
             layer and a pipeline stage hand gradients on only if their input asks for one; without, the weights inside
             would silently get none. It costs the backward pass of the layers below the first that reads neighbors.

@@ -54,7 +54,7 @@ def weight_groups(config: TrainConfig) -> tuple[WeightGroup, ...]:
 
 
 def saved_beside_base(config: TrainConfig) -> Callable[[str], bool] | None:
-    """Told a weight's name, whether a checkpoint holds it where another checkpoint holds the rest; None: it holds all.
+    """Predicate on names: whether a checkpoint holds a weight, another one holding the rest; None: it holds all.
 
     Adapters, and what is trained whole beside them.
     """

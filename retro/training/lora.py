@@ -37,7 +37,7 @@ def adapt(
         shape: The whole model.
         lora: Which layers, and how large an adapter is.
         seed: The adapters start from it and their layers' names, whatever the layout.
-        trained: Told a weight's name, says whether it is trained: adapters, and what is trained whole beside them.
+        trained: Predicate on names: adapters, and what is trained whole beside them.
         gradient_from_the_start: As of `freeze_all_but`.
     """
     wanted = adapted_layers(shape, lora)

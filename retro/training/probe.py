@@ -1,7 +1,8 @@
 """Whether retrieval is being learned, seen while training: gates, and what a model makes of neighbors.
 
 The loss on the same few held-out sequences, three times: with their own neighbors, with another sequence's at the same
-places, and with none. Reading is learned once real < shuffled; real < none alone may be the company of any text.
+places, and with none. Reading is learned once real < shuffled; real < none alone may only mean
+that any context helps.
 """
 
 # Dims in this file.

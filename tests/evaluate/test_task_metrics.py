@@ -255,9 +255,9 @@ def test_a_task_scores_with_what_its_questions_carry() -> None:
     one = asked(answers=("red",), options=("red", "blue"))
     assert score(load_task("race"), [one], [said("(A)")]) == {"accuracy": [1.0]}
     spans = asked(answers=("Ada, Bob",), answer_groups=(("Ada", "Bob"),))
-    parted = load_task("quoref").model_copy(update={"metrics": ("drop_parted_f1", "drop_parted_em")})
+    parted = load_task("quoref").model_copy(update={"metrics": ("drop_split_f1", "drop_split_em")})
     bob = [said("Bob and Ada")]
-    assert score(parted, [spans], bob) == {"drop_parted_f1": [1.0], "drop_parted_em": [1.0]}
+    assert score(parted, [spans], bob) == {"drop_split_f1": [1.0], "drop_split_em": [1.0]}
     assert score(load_task("quoref"), [spans], bob) == {"drop_f1": [0.25], "drop_em": [0.0], "substring_match": [0.0]}
     right = {"drop_f1": [1.0], "drop_em": [1.0], "substring_match": [1.0]}
     assert score(load_task("drop"), [asked()], [said("pink")]) == right

@@ -23,8 +23,8 @@ Metric = Literal[
     "string_em",
     "drop_em",
     "drop_f1",
-    "drop_parted_em",
-    "drop_parted_f1",
+    "drop_split_em",
+    "drop_split_f1",
     "quac_f1",
 ]
 AnswerForm = Literal["texts", "parts", "drop", "option"]

@@ -55,11 +55,11 @@ class SearchConfig(StageConfig):
     Reduces Perplexity of Retrieval-Augmented Language Models", arXiv:2305.16243)."""
 
     rerank: Literal["none", "bm25"] = "none"
-    """With `source = dense`: `bm25` orders the dense index's candidates anew by BM25, which gives much of BM25's gain
+    """With `source = dense`: `bm25` re-ranks the dense index's candidates, which gives much of BM25's gain
     where searching every chunk by words is too slow (the same paper)."""
 
     rerank_depth: PositiveInt = 1000
-    """Candidates of the dense index that `rerank` orders anew."""
+    """Candidates of the dense index that `rerank` re-ranks."""
 
     rrf_constant: PositiveInt = 60
     """With `source = hybrid`: a candidate scores the sum of 1 / (constant + rank) over the lists it is in (Cormack et
@@ -68,9 +68,7 @@ class SearchConfig(StageConfig):
     @model_validator(mode="after")
     def _something_to_order(self) -> Self:
         if self.rerank != "none" and self.source != "dense":
-            need = (
-                f"needs to be none with source = {self.source!r}: only candidates of the dense index are ordered anew"
-            )
+            need = f"needs to be none with source = {self.source!r}: only candidates of the dense index are re-ranked"
             raise ConfigError(f"{type(self).__name__}.rerank", self.rerank, need)
         return self
 

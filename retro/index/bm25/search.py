@@ -1,4 +1,4 @@
-"""Search by words, by words and vectors together, or by vectors with the candidates ordered anew by words."""
+"""Search by words, by words and vectors together, or by vectors with the candidates re-ranked by words."""
 
 # Dims in this file. Q queries   C candidates   K hits
 
@@ -108,10 +108,10 @@ class HybridSearch(_Both):
 
 
 class RerankedSearch(_Both):
-    """By vectors, some depth of candidates ordered anew by words; of equal ones the dense order stays."""
+    """By vectors, some depth of candidates re-ranked by words; of equal ones the dense order stays."""
 
     def __init__(self, dense: DenseSearch, words: Bm25Search, depth: int) -> None:
-        """Order at least `depth` candidates anew."""
+        """Re-rank at least `depth` candidates."""
         super().__init__(dense, words)
         self.depth = depth
 
