@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from retro.common.qa_data import Context
+from retro.evaluate.side_by_side import highlight
+from retro.evaluate.tables import recall_text
+from retro.evaluate.wording import percent
 
 if TYPE_CHECKING:
-    from retro.quickstart.run import Asked
+    from retro.quickstart.run import Outcome
 
 LABELS = {
     "closed_book": "closed-book",
@@ -22,16 +23,16 @@ LABELS = {
 _SHOWN = 12
 
 
-def page(results: Mapping[str, Any], asked: Sequence[Asked]) -> str:
+def page(results: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """The page as HTML; every text that comes from files is escaped.
 
     Args:
         results: As `results.json` has them.
-        asked: The questions with their answers.
+        outcomes: The questions with their answers.
     """
     style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
-    only = [one for one in asked if one.right["with_passages"] and not one.right["closed_book"]]
-    failed = [one for one in asked if not one.right["with_passages"]]
+    only = [one for one in outcomes if one.right["with_passages"] and not one.right["closed_book"]]
+    failed = [one for one in outcomes if not one.right["with_passages"]]
     documents = results["documents"]
     lede = (
         f"{results['model']} answers {results['questions']} questions about {', '.join(results['packages'])}: "
@@ -49,21 +50,20 @@ def page(results: Mapping[str, Any], asked: Sequence[Asked]) -> str:
     )
 
 
-def percent(value: Mapping[str, float]) -> str:
+def with_interval(value: Mapping[str, float]) -> str:
     """A share with its interval."""
-    return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    return f"{percent(value['mean'])} ({percent(value['low'])} to {percent(value['high'])})"
 
 
-def rows(results: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+def rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row for each setting: right answers, their share, F1, and how often the passages hold the right document."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for setting, label in LABELS.items():
         mine = results["settings"][setting]
-        recall = mine["recall"] or {}
-        last = max(recall, key=int, default=None)
-        retrieval = "" if last is None else f"{100 * recall[last]:.0f} % @{last}"
         right = f"{mine['right']} of {results['questions']}"
-        found.append((label, right, percent(mine["substring_match"]), percent(mine["f1"]), retrieval))
+        found.append(
+            (label, right, with_interval(mine["substring_match"]), with_interval(mine["f1"]), recall_text(mine))
+        )
     return found
 
 
@@ -99,36 +99,27 @@ def _tests(results: Mapping[str, Any]) -> str:
     return f'<p class="note">{escape(lines)}. {escape(note)}</p>'
 
 
-def _list(title: str, asked: Sequence[Asked], note: str) -> str:
-    if not asked:
+def _list(title: str, outcomes: Sequence[Outcome], note: str) -> str:
+    if not outcomes:
         return f"<section><h2>{title}</h2><p class='note'>None.</p></section>"
-    more = f" The first {_SHOWN} are shown." if len(asked) > _SHOWN else ""
-    cards = "".join(_card(one) for one in asked[:_SHOWN])
-    return f"<section><h2>{title}: {len(asked)}</h2><p class='note'>{note}{more}</p>{cards}</section>"
+    more = f" The first {_SHOWN} are shown." if len(outcomes) > _SHOWN else ""
+    cards = "".join(_card(one) for one in outcomes[:_SHOWN])
+    return f"<section><h2>{title}: {len(outcomes)}</h2><p class='note'>{note}{more}</p>{cards}</section>"
 
 
-def _card(one: Asked) -> str:
+def _card(one: Outcome) -> str:
+    found = one.said["with_passages"]
     said = "".join(
         f"<tr><td>{LABELS[setting]}</td><td>{'right' if one.right[setting] else 'wrong'}</td>"
         f"<td>{escape(one.said[setting].prediction) or '(nothing)'}</td></tr>"
         for setting in ("closed_book", "with_passages")
     )
-    passages = "".join(_passage(passage, one.answers) for passage in one.said["with_passages"].passages)
+    passages = "".join(f'<p class="small">{highlight(one.text, found.answers)[0]}</p>' for one in found.passages)
     return (
-        f'<div class="panel"><h3>{escape(one.question)}</h3>'
-        f'<p class="small">Gold answer: {escape(" / ".join(one.answers))}</p>'
+        f'<div class="panel"><h3>{escape(found.question)}</h3>'
+        f'<p class="small">Gold answer: {escape(" / ".join(found.answers))}</p>'
         f'<div class="scroll"><table><tbody>{said}</tbody></table></div>{passages}</div>'
     )
-
-
-def _passage(passage: Context, answers: Sequence[str]) -> str:
-    """A passage with the gold answers marked."""
-    wanted = "|".join(re.escape(answer) for answer in sorted(answers, key=len, reverse=True) if answer)
-    pieces = re.split(f"(?<!\\w)({wanted})(?!\\w)", passage.text) if wanted else [passage.text]
-    text = "".join(
-        f"<mark>{escape(piece)}</mark>" if place % 2 else escape(piece) for place, piece in enumerate(pieces)
-    )
-    return f'<p class="small">{text}</p>'
 
 
 def _how(results: Mapping[str, Any]) -> str:

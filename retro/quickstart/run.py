@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from retro.common.answers import Answer, read_answers
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, write_json
 from retro.documents import BY_WORDS, MODEL, build, model_settings, quoted
-from retro.evaluate.metrics import f1, substring_match
+from retro.evaluate.compare import Side, open_side
 from retro.evaluate.paired import p_value
+from retro.pipeline import stage
 from retro.quickstart.documents import DOCUMENTS, PACKAGES, QUESTIONS, write_documents
 from retro.quickstart.page import page
 from retro.run_config import RunConfig, load_run_config
@@ -27,6 +28,7 @@ from retro.run_config import RunConfig, load_run_config
 log = logging.getLogger(__name__)
 
 SETTINGS = ("closed_book", "with_passages", "gold_passages", "shuffled_passages")
+METRICS = ("substring_match", "f1")
 RESULTS, PAGE, ANSWERS, WRITTEN = "results.json", "index.html", "answers", "documents.json"
 
 
@@ -45,13 +47,11 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A question, and what came of it in each setting."""
+class Outcome:
+    """What came of a question in each setting."""
 
-    question: str
-    answers: tuple[str, ...]
-    said: dict[str, Answer]
-    right: dict[str, bool]
+    said: Mapping[str, Answer]
+    right: Mapping[str, bool]
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -69,9 +69,8 @@ def run(options: Options) -> dict[str, Any]:
     documents = _documents(options)
     config = answers_run(options)
     build(config, ("corpus", "db", "index", "generate", "evaluate"))
-    asked = read_asked(options.out / ANSWERS)
-    results = summary(asked, read_json(options.out / ANSWERS / "8_evaluate" / "scores.json", "Run it again"))
-    results |= {
+    sides = {setting: open_side(config.run_dir, setting=setting) for setting in SETTINGS}
+    results = summary(sides) | {
         "model": options.model,
         "seed": options.seed,
         "documents": documents,
@@ -80,7 +79,7 @@ def run(options: Options) -> dict[str, Any]:
     }
     write_json(options.out / RESULTS, results)
     with atomic_path(options.out / PAGE) as temporary:
-        temporary.write_text(page(results, asked), encoding="utf-8")
+        temporary.write_text(page(results, read_outcomes(stage("generate").path(config), sides)), encoding="utf-8")
     return results
 
 
@@ -126,46 +125,36 @@ def answers_run(options: Options) -> RunConfig:
     )
 
 
-def read_asked(run_dir: Path) -> list[Asked]:
-    """The questions of a run with the answers of all settings, in order."""
-    answers = {setting: read_answers(run_dir / "7_generate" / f"{setting}.jsonl") for setting in SETTINGS}
+def read_outcomes(answers_dir: Path, sides: Mapping[str, Side]) -> list[Outcome]:
+    """The questions of a run with their answers, in order.
+
+    Args:
+        answers_dir: The directory of its generate stage.
+        sides: The scored answers of each setting.
+    """
+    answers = [read_answers(answers_dir / f"{setting}.jsonl") for setting in sides]
+    right = [side.values("substring_match") for side in sides.values()]
     return [
-        Asked(
-            question=together[0].question,
-            answers=together[0].answers,
-            said=dict(zip(SETTINGS, together, strict=True)),
-            right={
-                setting: bool(substring_match(one.prediction, one.answers))
-                for setting, one in zip(SETTINGS, together, strict=True)
-            },
-        )
-        for together in zip(*answers.values(), strict=True)
+        Outcome(said=dict(zip(sides, said, strict=True)), right=dict(zip(sides, map(bool, scores), strict=True)))
+        for said, scores in zip(zip(*answers, strict=True), zip(*right, strict=True), strict=True)
     ]
 
 
-def summary(asked: list[Asked], scores: dict[str, Any]) -> dict[str, Any]:
+def summary(sides: Mapping[str, Side]) -> dict[str, Any]:
     """Scores of each setting, and the paired tests of found passages against none and against another question's."""
     settings = {}
-    for setting in SETTINGS:
-        mine = scores["settings"][setting]
-        settings[setting] = {
-            "right": sum(one.right[setting] for one in asked),
-            "substring_match": mine["substring_match"],
-            "f1": mine["f1"],
-            "recall": None if mine["recall"] is None else mine["recall"]["at"],
-            "answer_in_passages": mine["answer_in_passages"],
-        }
-    tests = {}
-    for other in ("closed_book", "shuffled_passages"):
-        tests[other] = {
-            "substring_match": _tested(asked, other, lambda answer: substring_match(answer.prediction, answer.answers)),
-            "f1": _tested(asked, other, lambda answer: f1(answer.prediction, answer.answers)),
-        }
-    return {"questions": len(asked), "settings": settings, "with_passages_against": tests}
+    for setting, side in sides.items():
+        mine = side.scores["settings"][setting]
+        settings[setting] = {name: mine[name] for name in (*METRICS, "recall")}
+        settings[setting]["right"] = round(sum(side.values("substring_match")))
+    tests = {
+        other: {metric: _tested(sides["with_passages"], sides[other], metric) for metric in METRICS}
+        for other in ("closed_book", "shuffled_passages")
+    }
+    (questions,) = {len(side.questions) for side in sides.values()}
+    return {"questions": questions, "settings": settings, "with_passages_against": tests}
 
 
-def _tested(asked: Sequence[Asked], other: str, score: Callable[[Answer], float]) -> dict[str, Any]:
-    """The paired test of a score with the passages found against another setting."""
-    found, others = ([score(one.said[setting]) for one in asked] for setting in ("with_passages", other))
-    name, p = p_value(found, others, seed=0)
+def _tested(found: Side, other: Side, metric: str) -> dict[str, Any]:
+    name, p = p_value(found.values(metric), other.values(metric), seed=0)
     return {"test": name, "p": p}

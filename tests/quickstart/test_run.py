@@ -10,9 +10,10 @@ import pytest
 from retro.common.answers import Answer
 from retro.common.errors import ArtifactError, DataError
 from retro.common.qa_data import Context
+from retro.evaluate.compare import Side
 from retro.quickstart.documents import write_documents
-from retro.quickstart.page import page, percent, rows
-from retro.quickstart.run import SETTINGS, Asked, Options, run, summary
+from retro.quickstart.page import page, rows
+from retro.quickstart.run import SETTINGS, Options, Outcome, run, summary
 from retro.quickstart.show import show_quickstart
 from tests.common.chat_model import make_chat_model
 
@@ -24,7 +25,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRO_CACHE", str(tmp_path / "cache"))
 
 
-def asked(number: int) -> Asked:
+def outcome(number: int) -> Outcome:
     """A question whose answers are right as RIGHT says."""
     right = {setting: bool(RIGHT.get(setting, [0] * 4)[number]) for setting in SETTINGS}
     passage = Context(title="f", text=f"f, parameters: tol : float, default=1e-{number + 4} <b>")
@@ -39,17 +40,26 @@ def asked(number: int) -> Asked:
         )
         for setting in SETTINGS
     }
-    return Asked(question=f"What is <{number}>?", answers=(f"1e-{number + 4}",), said=said, right=right)
+    return Outcome(said=said, right=right)
 
 
-def scores() -> dict[str, object]:
+def sides() -> dict[str, Side]:
+    """The scored answers of four such questions."""
     value = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 4}
-    mine = {"substring_match": value, "f1": value, "recall": {"at": {"1": 0.5, "2": 0.75}}, "answer_in_passages": 0.5}
-    return {"settings": dict.fromkeys(SETTINGS, mine)}
+    mine = {"substring_match": value, "f1": value, "recall": {"at": {"1": 0.5, "2": 0.75}}}
+    questions = [
+        {"settings": {one: {"substring_match": value, "f1": value / 2} for one, value in outcome(number).right.items()}}
+        for number in range(4)
+    ]
+    scores = {"settings": dict.fromkeys(SETTINGS, mine)}
+    return {
+        setting: Side(name=setting, directory=Path(), setting=setting, scores=scores, questions=questions)
+        for setting in SETTINGS
+    }
 
 
 def test_right_answers_are_counted_and_tested_in_pairs() -> None:
-    found = summary([asked(number) for number in range(4)], scores())
+    found = summary(sides())
     assert [found["settings"][setting]["right"] for setting in SETTINGS] == [1, 3, 4, 0]
     # Two questions are right with passages alone, none closed-book alone: 2 x (1/2)^2.
     assert found["with_passages_against"]["closed_book"]["substring_match"] == {"test": "mcnemar", "p": 0.5}
@@ -57,17 +67,16 @@ def test_right_answers_are_counted_and_tested_in_pairs() -> None:
 
 
 def test_the_page_shows_first_what_only_retrieval_answers_and_escapes_what_it_shows() -> None:
-    questions = [asked(number) for number in range(4)]
-    results = summary(questions, scores()) | {
+    results = summary(sides()) | {
         "model": "<m>", "seed": 1, "packages": ["numpy"], "documents": {"sections": 5, "docstrings": 2, "made": 9},
     }  # fmt: skip
-    text = page(results, questions)
+    text = page(results, [outcome(number) for number in range(4)])
     first, second = text.index("Answered only with retrieval: 2"), text.index("Wrong with retrieval: 1")
     assert first < text.index("What is &lt;0&gt;?") < text.index("What is &lt;1&gt;?") < second
     assert "default=<mark>1e-4</mark> &lt;b&gt;" in text
     assert "What is &lt;2&gt;?" not in text and "<b>" not in text and "<m>" not in text
-    assert percent({"mean": 0.5, "low": 0.25, "high": 0.75}) == "50.0 % (25.0 to 75.0)"
-    assert rows(results)[1][1:] == ("3 of 4", "50.0 % (25.0 to 75.0)", "50.0 % (25.0 to 75.0)", "75 % @2")
+    share = "50.0 % (25.0 % to 75.0 %)"
+    assert rows(results)[1][1:] == ("3 of 4", share, share, "@1 50.0 %, @2 75.0 %")
 
 
 def test_it_runs_to_the_page_and_does_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
