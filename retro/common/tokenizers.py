@@ -294,11 +294,17 @@ def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | Non
     brought = file.resolve() != path.resolve()
     if brought:
         probe_tokenizer(file, kind)
-    token = eod_token if eod_token is not None or not brought else folder_eod(file, kind)
-    tokenizer = _CLASSES[kind](file, eod_token=token)
+    # A directory that this function wrote says itself what its folder said.
+    saved = load_tokenizer(file.parent) if brought and (file.parent / META).exists() else None
+    if eod_token is None and saved is not None:
+        tokenizer = _CLASSES[kind](file, eod=saved.eod)
+    else:
+        token = eod_token if eod_token is not None or not brought else folder_eod(file, kind)
+        tokenizer = _CLASSES[kind](file, eod_token=token)
     log.info("documents end with token %d of %s", tokenizer.eod, file)
     if brought:
-        write_conventions(folder_conventions(file.parent, file), directory)
+        known = folder_conventions(file.parent, file) if saved is None else conventions_of(saved)
+        write_conventions(known, directory)
         with atomic_path(path) as temporary:
             shutil.copyfile(file, temporary)
     meta = {

@@ -119,7 +119,7 @@ def _kind(path: Path, folder: Folder | None) -> str:
         return _kind_of_folder(path, folder)
     if _is_megatron(path):
         return "megatron"
-    ending = _ending(path.name)
+    ending = ending_of(path.name)
     if ending in TEXT_ENDINGS:
         return "wikitext" if _starts_with_heading(path) else "text"
     kind = next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
@@ -134,7 +134,7 @@ def _kind(path: Path, folder: Folder | None) -> str:
 def _kind_of_folder(path: Path, folder: Folder) -> str:
     if any(file.name.rpartition("/")[2] in DATASET_FILES for file in folder.files):
         return "arrow"
-    there = {_ending(file.name) for file in folder.files}
+    there = {ending_of(file.name) for file in folder.files}
     found = {kind: sorted(there & set(endings)) for kind, endings in ENDINGS.items() if there & set(endings)}
     if len(found) > 1:
         # Pages beside texts are passed over, and counted, as they were before pages could be read.
@@ -153,10 +153,10 @@ def _files(path: Path, kind: str, folder: Folder | None) -> tuple[InputFile, ...
     if kind == "arrow":
         for state in (file.path for file in folder.files if file.path.name == "state.json"):
             require_whole_dataset(state)
-    found = tuple(file for file in folder.files if _ending(file.name) in endings)
-    rest = (file.name for file in folder.files if _ending(file.name) not in endings)
+    found = tuple(file for file in folder.files if ending_of(file.name) in endings)
+    rest = (file.name for file in folder.files if ending_of(file.name) not in endings)
     described = DATASET_FILES if kind == "arrow" else ()
-    others = Counter(_ending(name) or "none" for name in rest if name.rpartition("/")[2] not in described)
+    others = Counter(ending_of(name) or "none" for name in rest if name.rpartition("/")[2] not in described)
     told = _passed_over(others, folder.passed_over)
     if not found:
         problem = f"holds no file with one of the endings {', '.join(endings)} (also .gz, .zst)"
@@ -178,7 +178,8 @@ def _passed_over(endings: Counter[str], reasons: Counter[str]) -> str:
     return ", ".join(told)
 
 
-def _ending(name: str) -> str:
+def ending_of(name: str) -> str:
+    """The ending of a file's name, in small letters, without that of a compression."""
     return PurePosixPath(name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
 
 

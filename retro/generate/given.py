@@ -15,7 +15,7 @@ Passages = Sequence[PassageLike]
 
 
 def find_passages(
-    config: GenerateConfig, questions: Sequence[Question], retrieve: Retrieve | None
+    config: GenerateConfig, questions: Sequence[Question], retrieve: Retrieve | None, *, needed: bool = True
 ) -> dict[Setting, list[Passages]]:
     """The passages of all questions in each setting, best first, at most as many as are used.
 
@@ -23,6 +23,8 @@ def find_passages(
         config: Settings, and where passages come from.
         questions: All of them.
         retrieve: Searches the database; needed where `config.searches`.
+        needed: Refuse a setting with passages in which no question has one: it would be `closed_book` under another
+            name. A single question is no comparison, and is answered without.
 
     Raises:
         ConfigError: Passages are wanted, and no question has one; or the retriever is, and there is none.
@@ -31,7 +33,9 @@ def find_passages(
     if config.searches:
         searched = passages_of(questions, "retriever", retrieve, what="generate")
     own = searched if config.passages_from == "retriever" else [question.contexts for question in questions]
-    return {setting: _in_setting(config, setting, questions, own, searched) for setting in config.settings}
+    return {
+        setting: _in_setting(config, setting, questions, own, searched, needed=needed) for setting in config.settings
+    }
 
 
 def _in_setting(
@@ -40,6 +44,8 @@ def _in_setting(
     questions: Sequence[Question],
     own: Sequence[Passages],
     searched: Sequence[Passages],
+    *,
+    needed: bool,
 ) -> list[Passages]:
     if setting == "closed_book":
         return [() for _ in questions]
@@ -49,7 +55,7 @@ def _in_setting(
         "gold_passages": [gold_contexts(question) for question in questions] if setting == "gold_passages" else [],
     }
     found = sources.get(setting, own)
-    if not any(found):
+    if not any(found) and needed:
         # A setting with passages and one without would be the same run under two names.
         raise ConfigError("generate.settings", setting, _lacking(config, setting, len(questions)))
     used = max(config.passages if config.encoder else 0, config.contexts_in_prompt)

@@ -80,7 +80,7 @@ def answer_one(
     engine, retrieve = open_engine(config, layout, info, corpus, places.db, places.index, places.search)
     asked = Question(id="0", question=question.strip(), answers=())
     asker = Asker(engine=engine, config=config, task=task, questions=[asked], identity={}, texts=texts)
-    found = find_passages(config, [asked], retrieve)[setting]
+    found = find_passages(config, [asked], retrieve, needed=False)[setting]
     (request,) = build_requests(asker, setting, found)
     if request is None:
         need = f"needs to fit a sequence of {engine.decoder.sequence_length} tokens beside the prompt and the answer"

@@ -240,6 +240,11 @@ def require_same_text(info: checkpoint.CheckpointInfo, corpus: Corpus, database:
     Raises:
         TrainingError: It was not.
     """
+    if info.shape.vocabulary < corpus.tokenizer.vocab_size:
+        raise TrainingError(
+            f"{info.path}: has {info.shape.vocabulary:,} tokens, the text here {corpus.tokenizer.vocab_size:,}: it was "
+            "made with another tokenizer. Make a corpus with the model's own (corpus.tokenizer.path)"
+        )
     pairs = [("tokenizer", info.shape.tokenizer, corpus.tokenizer.fingerprint)]
     if info.shape.model.retrieval:
         pairs.append(("chunk length", str(info.shape.chunk_length), str(database.chunk_length)))

@@ -14,22 +14,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from retro.common.answers import Answer, read_answers
-from retro.common.errors import ArtifactError
+from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import atomic_path, read_json, write_json
-from retro.documents import BY_WORDS, MODEL, build, model_settings, quoted
+from retro.documents import BY_WORDS, MODEL, build, model_settings
 from retro.evaluate.compare import Side, open_side
 from retro.evaluate.paired import p_value
 from retro.pipeline import stage
 from retro.quickstart.documents import DOCUMENTS, PACKAGES, QUESTIONS, write_documents
 from retro.quickstart.page import page
-from retro.run_config import RunConfig, load_run_config
+from retro.run_config import RunConfig, run_config_of
 
 log = logging.getLogger(__name__)
 
 SETTINGS = ("closed_book", "with_passages", "gold_passages", "shuffled_passages")
 METRICS = ("substring_match", "f1")
 RESULTS, PAGE, ANSWERS, WRITTEN = "results.json", "index.html", "answers", "documents.json"
+
+
+class _WrittenData(TypedDict):
+    asked: dict[str, Any]
+    written: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +73,9 @@ def run(options: Options) -> dict[str, Any]:
         ArtifactError: `out` holds another quickstart, or the disk is full.
     """
     started = time.monotonic()
-    documents = _documents(options)
+    # The model before the documents, which take longer to make than it takes to see that it cannot be had.
     config = answers_run(options)
+    documents = _documents(options)
     build(config, ("corpus", "db", "index", "generate", "evaluate"))
     sides = {setting: open_side(config.run_dir, setting=setting) for setting in SETTINGS}
     results = summary(sides) | {
@@ -89,13 +97,15 @@ def _documents(options: Options) -> dict[str, int]:
     # Another model answers the same questions; its answers are held against the others' by the stage that writes them.
     del asked["out"], asked["model"]
     path, remedy = options.out / WRITTEN, "Give another --out, or remove this folder"
+    if options.out.exists() and not options.out.is_dir():
+        raise ConfigError("--out", str(options.out), "needs a folder, or a path where nothing is yet")
     if not path.exists():
         written = write_documents(
             options.out, options.packages, options.questions, options.seed, held_out=options.held_out
         )
         # Last: without it the files beside it may be cut short, and are written again.
         write_json(path, {"asked": asked, "written": asdict(written)})
-    found: dict[str, Any] = read_json(path, remedy, dict[str, dict[str, Any]])
+    found: dict[str, Any] = read_json(path, remedy, _WrittenData)
     if found["asked"] != asked:
         was = found["asked"]
         changed = [
@@ -108,20 +118,25 @@ def _documents(options: Options) -> dict[str, int]:
 
 def answers_run(options: Options) -> RunConfig:
     """The run that answers. Its settings were chosen on the questions that are not held out."""
-    return load_run_config(
-        None,
-        [
-            f"run_dir={quoted(options.out / ANSWERS)}",
-            f"corpus.sources=[{{name: documents, path: {quoted(options.out / DOCUMENTS)}}}]",
-            "corpus.split=[1, 0, 0]",
-            *model_settings(options.model),
-            *BY_WORDS,
-            "generate.contexts_in_prompt=1",
-            "generate.passages_from=retriever",
-            f"generate.questions=[{quoted(options.out / QUESTIONS)}]",
-            f"generate.settings=[{', '.join(SETTINGS)}]",
-            "generate.max_new_tokens=40",
-        ],
+    answering = model_settings(options.model)
+    return run_config_of(
+        {
+            **BY_WORDS,
+            "run_dir": options.out / ANSWERS,
+            "corpus": {
+                "sources": [{"name": "documents", "path": options.out / DOCUMENTS}],
+                "split": [1, 0, 0],
+                "tokenizer": answering["tokenizer"],
+            },
+            "generate": {
+                **answering["generate"],
+                "contexts_in_prompt": 1,
+                "passages_from": "retriever",
+                "questions": [options.out / QUESTIONS],
+                "settings": SETTINGS,
+                "max_new_tokens": 40,
+            },
+        }
     )
 
 

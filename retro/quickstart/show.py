@@ -34,6 +34,6 @@ def show_quickstart(options: Options, *, as_json: bool) -> None:
     output.say(
         '  retro ask --documents my_folder "a question about your own files"',
         f'  retro ask --documents {documents} "In which version was scipy.signal.find_peaks added?"',
-        f"  retro serve run_dir={served} generate.checkpoint={results['model']} generate.style=chat "
+        f"  retro serve run_dir={served} generate.checkpoint={quote(str(results['model']))} generate.style=chat "
         "serve.retrieval=none",
     )

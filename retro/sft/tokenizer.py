@@ -52,8 +52,8 @@ def require_tokenizer(info: CheckpointInfo, corpus: Corpus) -> None:
         TrainingError: It was trained with another tokenizer.
     """
     theirs, ours = info.shape.tokenizer, corpus.tokenizer.fingerprint
-    if theirs and theirs != ours:
+    if (theirs and theirs != ours) or info.shape.vocabulary < corpus.tokenizer.vocab_size:
         raise TrainingError(
-            f"{info.path}: was trained with tokenizer {theirs} of {info.shape.vocabulary} tokens, {corpus.directory} "
-            f"has tokenizer {ours} of {corpus.tokenizer.vocab_size}. Use the run it was trained in"
+            f"{info.path}: was trained with tokenizer {theirs or '(not known)'} of {info.shape.vocabulary} tokens, "
+            f"{corpus.directory} has tokenizer {ours} of {corpus.tokenizer.vocab_size}. Use the run it was trained in"
         )

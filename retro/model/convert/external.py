@@ -7,6 +7,7 @@ does not say all of its settings, so it is none: `retro convert` makes a checkpo
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,7 +30,9 @@ from retro.model.convert.safe_files import weight_files
 from retro.model.convert.source import WeightSource, read_weight
 from retro.model.weight_names import weight_sizes
 
-_FORMAT = 1
+log = logging.getLogger(__name__)
+
+_FORMAT = 2
 """Part of the key of cached tokenizers: counts changes of what is written for one."""
 CHUNK_LENGTH = 64
 """Tokens of a chunk in a model that never read any; the published value."""
@@ -93,7 +96,7 @@ def resolve(path: Path) -> Path | None:
     published = PUBLISHED.get(str(path))
     if published is not None and not path.exists():
         return gguf.folder_of(_published_file(str(path), published))
-    if path.suffix == gguf.SUFFIX and path.is_file():
+    if path.suffix.lower() == gguf.SUFFIX and path.is_file():
         return gguf.folder_of(path)
     return path if is_folder(path) or is_legacy(path) else None
 
@@ -133,6 +136,10 @@ def _open(folder: Path, state: tuple[tuple[str, int, int], ...]) -> ExternalMode
     source = HuggingFaceSource(folder)
     tokenizer = _tokenizer_directory(folder)
     model = source.model.model_copy(update={"size": folder.name})
+    window = source.config.sliding_window
+    if window is not None and window < model.sequence_length:
+        log.warning("%s: is opened for %d tokens, its sliding window, which is not implemented", folder, window)
+        model = model.model_copy(update={"sequence_length": window})
     shape = ModelShape(
         model=model,
         vocabulary=source.config.vocabulary,

@@ -51,6 +51,20 @@ _LAYER = {
 }
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _ROPE = "rope_freqs.weight"
+_READ = {
+    "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "rope.dimension_count",
+    "rope.freq_base", "rope.scaling.type", "vocab_size",
+}  # fmt: skip
+"""Settings of an architecture that make its config.json."""
+_CHANGES_NOTHING: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.scale": (0.0,),
+    "logit_scale": (0.0, 1.0),
+    "rope.scale_linear": (0.0, 1.0),
+}
+"""Others, at values that leave the function as it is."""
 
 
 def folder_of(file: Path) -> Path:
@@ -64,7 +78,8 @@ def folder_of(file: Path) -> Path:
     if not file.is_file():
         raise DataError(file, "no such file", "Check the path")
     # The name stands for the model in logs and reports.
-    key = f"{file.stem}-{sampled_sha256(file)[:16]}-{_FORMAT}"
+    name = "".join(letter if letter.isascii() and (letter.isalnum() or letter in ".-") else "_" for letter in file.stem)
+    key = f"{name[:80]}-{sampled_sha256(file)[:16]}-{_FORMAT}"
     return cached_folder("gguf", key, lambda folder: convert_gguf(file, folder))
 
 
@@ -80,7 +95,7 @@ def convert_gguf(file: Path, out: Path) -> None:
         config = _config(found)
         write_tokenizer(found, out)
     # A setting may be of another kind than its name says: a text where a number belongs, a list that is too short.
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
         problem = f"has settings that describe no model ({short_reason(error)})"
         raise DataError(file, problem, _REMEDY) from None
     # Refuses sizes that cannot be before a tensor is read.
@@ -108,6 +123,19 @@ def _write_weights(found: GgufFile, config: dict[str, Any], out: Path) -> None:
     write_safetensors(sizes, make, out)
 
 
+def _bounded(reader: Any) -> Any:
+    """The library's reader, which past the end of a file finds nothing and goes on, for as many entries as a damaged
+    file claims to have: this one stops there."""
+
+    class Bounded(reader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, **others: Any) -> Any:
+            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError("it is cut short")
+            return super()._get(offset, dtype, count, **others)
+
+    return Bounded
+
+
 class GgufFile:
     """The settings of a `.gguf` file by name, and its tensors, which stay on disk until they are read."""
 
@@ -121,7 +149,7 @@ class GgufFile:
         self._library = import_optional("gguf", extra="gguf", use="reads .gguf files")
         self.path = path
         try:
-            reader = self._library.GGUFReader(path)
+            reader = _bounded(self._library.GGUFReader)(path)
             self.settings = {name: field.contents() for name, field in reader.fields.items()}
             self.tensors = {tensor.name: tensor for tensor in reader.tensors}
         # The library reads numbers wherever the file's own say that they are.
@@ -177,11 +205,14 @@ class GgufFile:
 
 def _config(found: GgufFile) -> dict[str, Any]:
     """config.json."""
+    _require_known(found)
     heads, hidden = int(found.of_model("attention.head_count")), int(found.of_model("embedding_length"))
     scaling = found.of_model("rope.scaling.type", "none")
     if scaling != "none":
         raise DataError(found.path, f"has rope.scaling.type = {scaling!r}, which is not supported", _REMEDY)
     width = int(found.of_model("attention.key_length", hidden // max(heads, 1)))
+    if int(found.of_model("attention.value_length", width)) != width:
+        raise DataError(found.path, "has values of another width than keys, which is not supported", _REMEDY)
     if int(found.of_model("rope.dimension_count", width)) != width:
         raise DataError(found.path, "rotates a part of each head, which is not supported", _REMEDY)
     config = {
@@ -203,6 +234,16 @@ def _config(found: GgufFile) -> dict[str, Any]:
         "eos_token_id": found.settings.get("tokenizer.ggml.eos_token_id"),
     }
     return _ARCHITECTURES[found.architecture] | config
+
+
+def _require_known(found: GgufFile) -> None:
+    """Refuse settings of the architecture that may change what it computes and are not read here."""
+    for name, value in found.settings.items():
+        setting = name.removeprefix(f"{found.architecture}.")
+        if setting == name or setting in _READ or value in _CHANGES_NOTHING.get(setting, (0, None, "", [])):
+            continue
+        problem = f"has {name[:60]} = {str(value)[:40]}, which may change what the model computes and is not known here"
+        raise DataError(found.path, problem, _REMEDY)
 
 
 def _rope_scaling(found: GgufFile, width: int) -> dict[str, Any] | None:

@@ -333,7 +333,7 @@ def _rope(source: _Settings, default: float) -> tuple[int, float]:
     """Base and scaling factor; transformers 5 writes both into `rope_parameters`, older ones into two entries."""
     rope = source.entries("rope_scaling") | source.entries("rope_parameters")
     base = rope.pop("rope_theta", source.get("rope_theta", default))
-    if not isinstance(base, int | float) or base != int(base) or base < 1:
+    if not isinstance(base, int | float) or not 1 <= base < 2**31 or base != int(base):
         source.refuse("rope_theta", base, "a positive whole number")
     share = rope.pop("partial_rotary_factor", source.get("partial_rotary_factor", 1.0))
     if share != 1.0:

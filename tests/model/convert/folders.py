@@ -54,6 +54,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", GPT2),
     "gpt2, untied": ("gpt2", GPT2 | {"tie_word_embeddings": False, "n_inner": None, "activation_function": "gelu"}),
 }
+# Not of a kind of their own: for single tests.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "phi3, narrow window": ("phi3", LLAMA | {"pad_token_id": 0, "sliding_window": 16}),
+}
 _CLASSES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
@@ -67,7 +71,7 @@ _CLASSES = {
 
 def make_folder(folder: Path, name: str, **saving: Any) -> Any:
     """Save a tiny model of FAMILIES; norms and biases are random too, so that no term hides behind a one or a zero."""
-    family, settings = FAMILIES[name]
+    family, settings = (FAMILIES | OTHERS)[name]
     config_class, model_class = _CLASSES[family]
     torch.manual_seed(11)
     model = model_class(config_class(**settings)).eval()

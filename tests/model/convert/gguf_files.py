@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,14 @@ _WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_h
 TOKENS = ["<|end|>", "<|turn|>", *(chr(33 + number) for number in range(46)), "Ġ", '!"']
 
 
-def write_gguf(path: Path, folder: Path, architecture: str, *, quantised: str | None = None, **settings: Any) -> Path:
+def write_gguf(
+    path: Path,
+    folder: Path,
+    architecture: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    quantised: str | None = None,
+) -> Path:
     """Write a folder's model as a .gguf file with a byte-level tokenizer of 50 tokens.
 
     Args:
@@ -35,7 +43,7 @@ def write_gguf(path: Path, folder: Path, architecture: str, *, quantised: str | 
         folder: A HuggingFace folder.
         architecture: As llama.cpp calls it.
         quantised: How matrices are stored; None: as they are.
-        settings: Further settings by their whole names; None takes one out.
+        settings: Further settings by their whole names.
     """
     import gguf
 
@@ -51,14 +59,14 @@ def write_gguf(path: Path, folder: Path, architecture: str, *, quantised: str | 
     writer.add_rope_freq_base(500.0)
     if "head_dim" in config:
         writer.add_key_length(config["head_dim"])
-    if "tokenizer.ggml.model" not in settings:
+    if "tokenizer.ggml.model" not in (settings or {}):
         writer.add_tokenizer_model("gpt2")
     writer.add_token_list(TOKENS)
     writer.add_token_types([3, 3] + [1] * 48)
     writer.add_token_merges(['! "'])
     writer.add_eos_token_id(0)
     writer.add_chat_template("{{ messages[0]['content'] }}")
-    for name, value in settings.items():
+    for name, value in (settings or {}).items():
         add = writer.add_string if isinstance(value, str) else writer.add_float32
         add(name, value)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}

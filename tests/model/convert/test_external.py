@@ -10,8 +10,9 @@ import pytest
 import tokenizers
 import torch
 
+from retro.common.conventions import load_conventions
 from retro.common.errors import ArtifactError, DataError, DependencyError
-from retro.common.tokenizers import load_tokenizer
+from retro.common.tokenizers import load_tokenizer, save_tokenizer
 from retro.model.convert import external
 from retro.model.convert.external import PublishedFile
 from retro.training import checkpoint
@@ -52,6 +53,34 @@ def test_its_tokenizer_comes_with_it_and_ends_where_the_folder_says(tmp_path: Pa
     assert info.tokenizer is not None
     tokenizer = load_tokenizer(info.tokenizer)
     assert (tokenizer.eod, tokenizer.vocab_size, tokenizer.fingerprint) == (3, ROWS, info.shape.tokenizer)
+
+
+def test_a_sliding_window_bounds_the_length_that_a_folder_is_opened_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Its logits are those of transformers up to there, and no longer beyond.
+    plain = make_folder(tmp_path / "folder", "phi3, narrow window")
+    model, info = checkpoint.load_model(tmp_path / "folder")
+    assert info.shape.model.sequence_length == 16
+    assert "is opened for 16 tokens, its sliding window" in caplog.text
+    tokens = tiny_inputs(16).tokens_BS
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens)[..., :ROWS], plain(tokens).logits, rtol=1e-4, atol=1e-4)
+    add_tokenizer(tmp_path / "folder")
+    info = checkpoint.read_info(tmp_path / "folder")
+    assert info.tokenizer is not None
+    assert load_conventions(info.tokenizer).max_position_embeddings == 16
+
+
+def test_a_tokenizer_saved_from_a_folder_keeps_its_end_when_it_is_saved_again(tmp_path: Path) -> None:
+    make_folder(tmp_path / "folder", "qwen2")
+    add_tokenizer(tmp_path / "folder")
+    info = checkpoint.read_info(tmp_path / "folder")
+    assert info.tokenizer is not None
+    (tmp_path / "corpus").mkdir()
+    again = save_tokenizer(info.tokenizer / "tokenizer.json", "huggingface", tmp_path / "corpus")
+    assert (again.eod, again.fingerprint) == (3, info.shape.tokenizer)
+    assert load_conventions(tmp_path / "corpus") == load_conventions(info.tokenizer)
 
 
 def test_other_weights_have_another_name_and_a_copy_the_same(tmp_path: Path) -> None:
@@ -116,15 +145,18 @@ def test_the_tokenizer_of_a_gguf_file_is_read_from_it(tmp_path: Path) -> None:
     [
         ({"tokenizer.ggml.model": "llama"}, "has a tokenizer of kind 'llama', 'default'; supported is gpt2 with"),
         ({"tokenizer.ggml.pre": "deepseek"}, "has a tokenizer of kind 'gpt2', 'deepseek'"),
+        ({"llama.attention.sliding_window": 16.0}, "has llama.attention.sliding_window = 16.0, which may change what"),
+        ({"llama.logit_scale": 0.5}, "has llama.logit_scale = 0.5, which may change what the model computes"),
+        ({"llama.attention.head_count": "four"}, r"is no whole \.gguf file|has settings that describe no model"),
         ({"llama.rope.scaling.type": "yarn"}, "has rope.scaling.type = 'yarn', which is not supported"),
     ],
 )
 def test_what_a_gguf_file_asks_for_and_cannot_have_is_named(
-    settings: dict[str, str], words: str, tmp_path: Path
+    settings: dict[str, str | float], words: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("gguf")
     make_folder(tmp_path / "folder", "llama")
-    file = write_gguf(tmp_path / "model.gguf", tmp_path / "folder", "llama", **settings)
+    file = write_gguf(tmp_path / "model.gguf", tmp_path / "folder", "llama", settings)
     with pytest.raises(DataError, match=words):
         checkpoint.find(file)
     assert not any((tmp_path / "cache").glob("gguf/*"))
@@ -145,6 +177,25 @@ def test_a_gguf_file_that_is_cut_short_or_of_another_kind_is_refused(tmp_path: P
     other = write_gguf(tmp_path / "other.gguf", tmp_path / "folder", "bert")
     with pytest.raises(DataError, match="is of architecture 'bert'; supported are llama, qwen2, qwen3"):
         checkpoint.find(other)
+
+
+def test_settings_that_change_nothing_are_passed_over(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    make_folder(tmp_path / "folder", "llama")
+    file = write_gguf(tmp_path / "a.gguf", tmp_path / "folder", "llama", {"llama.logit_scale": 1.0})
+    assert checkpoint.find(file).is_dir()
+
+
+def test_a_list_that_claims_more_entries_than_the_file_has_is_refused_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    make_folder(tmp_path / "folder", "llama")
+    file = write_gguf(tmp_path / "model.gguf", tmp_path / "folder", "llama")
+    content = file.read_bytes()
+    # After the name: the kind of value (9, a list), the kind of its entries, and how many there are.
+    place = content.index(b"tokenizer.ggml.token_type") + len("tokenizer.ggml.token_type") + 8
+    file.write_bytes(content[:place] + (1 << 50).to_bytes(8, "little") + content[place + 8 :])
+    with pytest.raises(DataError, match=r"is no whole \.gguf file \(ValueError: it is cut short\)"):
+        checkpoint.find(file)
 
 
 def test_a_published_model_is_used_only_with_the_bytes_that_are_known(
