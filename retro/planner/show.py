@@ -9,7 +9,7 @@ from retro.planner.gpus import RESERVE
 from retro.planner.memory import GIB, StageMemory
 from retro.planner.plan import Plan
 from retro.planner.published import PUBLISHED
-from retro.training.adapters import count_adapters
+from retro.training.adapters import count_trained
 
 _OPTIONS = "The smallest tensor x pipeline that fits, for each way to recompute. Planned below: the quickest."
 _TIME = (
@@ -62,11 +62,9 @@ def header(plan: Plan, source: str) -> list[str]:
     if train.train_only != "all" and train.lora is None:
         lines.append(f"trained    {train.train_only}'s weights alone; activations and time are counted as if all were")
     if train.lora is not None:
-        counted = count_parameters(plan.shape)
-        whole = counted.total - counted.gpt if train.train_only == "retrieval" else 0
-        trained, frozen = count_adapters(plan.shape, train.lora) + whole, counted.total - whole
+        trained, frozen = count_trained(plan.shape, train.lora, train.train_only)
         share = f"{trained:,} weights, {trained / (trained + frozen):.2%}, of adapters of rank {train.lora.rank}"
-        share += ", and of what reads neighbors" if whole else ""
+        share += ", and of all retrieval weights" if train.train_only == "retrieval" else ""
         lines.append(f"trained    {share}; activations and time are counted as if all were")
     return lines
 

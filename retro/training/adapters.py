@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
+from retro.model.count import count_parameters
 from retro.model.names import is_retrieval
 from retro.model.weight_names import weight_sizes
 from retro.training.config import LoraConfig
@@ -48,3 +49,10 @@ def is_row_parallel(name: str) -> bool:
 def count_adapters(shape: ModelShape, lora: LoraConfig) -> int:
     """Weights of all adapters, over all ranks."""
     return sum(lora.rank * (out + width) for out, width in adapted_layers(shape, lora).values())
+
+
+def count_trained(shape: ModelShape, lora: LoraConfig, train_only: str) -> tuple[int, int]:
+    """Weights that are trained, adapters and retrieval weights that are trained whole, and weights that are not."""
+    counted = count_parameters(shape)
+    whole = counted.total - counted.gpt if train_only == "retrieval" else 0
+    return count_adapters(shape, lora) + whole, counted.total - whole

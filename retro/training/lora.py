@@ -10,9 +10,8 @@ from torch import nn
 
 from retro.mcore.lora import attach
 from retro.model.config import ModelShape
-from retro.model.count import count_parameters
 from retro.model.model import RetroModel
-from retro.training.adapters import adapted_layers, count_adapters, is_row_parallel, layer_kind
+from retro.training.adapters import adapted_layers, count_trained, is_row_parallel, layer_kind
 from retro.training.config import LoraConfig, TrainConfig
 from retro.training.freezing import freeze_all_but
 
@@ -60,15 +59,14 @@ def log_share(shape: ModelShape, config: TrainConfig) -> None:
     """Say how much of the model is trained, and what memory that saves."""
     if config.lora is None:
         return
-    counted = count_parameters(shape)
-    whole = counted.total - counted.gpt if config.train_only == "retrieval" else 0
-    trained, frozen = count_adapters(shape, config.lora) + whole, counted.total - whole
+    trained, frozen = count_trained(shape, config.lora, config.train_only)
+    beside = ", and all retrieval weights" if config.train_only == "retrieval" else ""
     # Gradients and Adam's two moments in float32; beside bfloat16 weights also the master weights.
     each = 16 if config.bfloat16 else 12
     log.info(
         "adapters of rank %d on %d linear layers%s: %d of %d weights are trained (%.2f %%); their gradients and "
         "optimizer state take %.1f MiB over all ranks, where those of the whole model would take %.1f",
-        config.lora.rank, len(adapted_layers(shape, config.lora)), ", and what reads neighbors" if whole else "",
+        config.lora.rank, len(adapted_layers(shape, config.lora)), beside,
         trained, trained + frozen,
         100 * trained / (trained + frozen), each * trained / _MIB, each * frozen / _MIB,
     )  # fmt: skip
