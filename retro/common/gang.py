@@ -201,15 +201,24 @@ class Gang:
             inputs=store.inputs,
         )
         path = self.directory / WORKERS / f"{store.directory.name}.json"
-        if path.exists():
-            known = Plan.read(path)
-            if known == plan:
-                return
-            holders = sorted({holder.name for holder in self.claims.holders().values()})
-            if known.inputs != plan.inputs and holders:
-                problem = f"{', '.join(holders)} build {self.stage} here under other settings or from other inputs"
-                raise ArtifactError(self.directory, problem, "Give all workers the same settings, or another run_dir")
-        write_json(path, asdict(plan))
+        try:
+            known = Plan.read(path) if path.exists() else None
+        except ArtifactError:
+            if path.exists() or not is_complete(self.directory):
+                raise
+            return
+        if known == plan:
+            return
+        holders = sorted({holder.name for holder in self.claims.holders().values()})
+        if known is not None and known.inputs != plan.inputs and holders:
+            problem = f"{', '.join(holders)} build {self.stage} here under other settings or from other inputs"
+            raise ArtifactError(self.directory, problem, "Give all workers the same settings, or another run_dir")
+        try:
+            write_json(path, asdict(plan))
+        except FileNotFoundError:
+            # Another worker has just completed the stage and removed the folder of plans: nothing is left to announce.
+            if not is_complete(self.directory):
+                raise
 
 
 def _sum(sizes: Sequence[int], numbers: Iterable[int]) -> int:

@@ -173,6 +173,32 @@ def test_a_complete_stage_asks_for_no_blocks(tmp_path: Path) -> None:
     assert build(tmp_path) == 0
 
 
+def test_a_worker_that_joins_at_the_moment_the_stage_is_completed_has_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path)
+
+    def completed_meanwhile(path: Path, data: object) -> None:
+        write_manifest(tmp_path, Manifest(stage="db", config={}, parents={}))
+        leave(tmp_path)
+        raise FileNotFoundError(path)
+
+    leave(tmp_path)
+    monkeypatch.setattr("retro.common.gang.write_json", completed_meanwhile)
+    assert build(tmp_path, Worker(1, 2)) == 0
+
+
+def test_a_plan_that_cannot_be_written_is_not_passed_over_while_the_stage_is_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path, data: object) -> None:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("retro.common.gang.write_json", gone)
+    with pytest.raises(FileNotFoundError):
+        build(tmp_path)
+
+
 def test_a_worker_with_other_settings_is_refused_while_another_builds(tmp_path: Path) -> None:
     build(tmp_path)
     claim = held_elsewhere(tmp_path, "blocks.000001")
