@@ -63,6 +63,9 @@ class SourceConfig(StageConfig):
     """What one document is in plain text: a whole `file`, what stands between blank lines, or a `line`.
     `auto`: blank lines part the documents of a single file, each file of a folder is one."""
 
+    split: Literal["fractions", "train", "valid", "test"] = "fractions"
+    """Which documents of it are held out: as corpus.split says, or all in one split: a validation file of one's own."""
+
     weight: PositiveFloat = 1.0
     """Share of training samples drawn from this source, relative to the other sources' weights."""
 
@@ -147,6 +150,9 @@ class CorpusConfig(StageConfig):
         if self.held_out == "random":
             # Not recorded, so that corpora made before there was a choice stay what they are.
             del settings["held_out"]
+        for source in settings["sources"]:
+            if source["split"] == "fractions":
+                del source["split"]
         # Stops or does not; nor did corpora made before there was such a check record it.
         settings["tokenizer"].pop("max_lost_fraction", None)
         return settings
@@ -157,6 +163,9 @@ class CorpusConfig(StageConfig):
         if not math.isclose(sum(self.split), 1.0, abs_tol=1e-6) or self.split[0] <= 0:
             need = "needs three fractions (train, valid, test) that sum to 1, the first above 0"
             raise ConfigError(f"{owner}.split", self.split, need)
+        if all(source.split in ("valid", "test") for source in self.sources):
+            need = "needs to be fractions or train for at least one source"
+            raise ConfigError(f"{owner}.sources[0].split", self.sources[0].split, need)
         names = [source.name for source in self.sources]
         for name in names:
             if names.count(name) > 1:

@@ -40,7 +40,7 @@ from retro.corpus.questions import derive_questions
 from retro.corpus.reader import DOCUMENTS_FILE, SPLITS, STAGE
 from retro.corpus.records import SourceCounts, SourceRecord, finished_source, made_from, write_record
 from retro.corpus.rejects import require_enough
-from retro.corpus.split import require_documents_in_splits, split_documents, stream_orders
+from retro.corpus.split import require_documents_in_splits, split_source, stream_orders
 from retro.corpus.summary import manifest_counts, report, split_counts, tokenizer_counts
 from retro.corpus.vocabulary import is_prepared, tokenizer_origin
 
@@ -80,8 +80,7 @@ class Finish:
             remove_temporary_files(folder)
         records = {source.name: self._record(number, source) for number, source in enumerate(self.sources)}
         made = {name: record.counts for name, record in records.items()}
-        how = config.split, config.seed
-        splits = {n: split_documents(c.documents, *how, n, config.held_out) for n, c in made.items()}
+        splits = {name: split_source(config, name, counts.documents) for name, counts in made.items()}
         require_documents_in_splits(splits, config.split)
         _write_documents(config, splits, out / DOCUMENTS_FILE)
         _join_rejects(config, out)

@@ -36,7 +36,7 @@ class Corpus:
         directory: Where it lies.
         manifest: What the stage said of it.
         sources: Names of the sources; a source's number is its place here.
-        weights: Each source's share of training samples; they sum to 1.
+        weights: Each source's share of training samples; they sum to 1. A source that is held out whole has none.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
@@ -44,8 +44,8 @@ class Corpus:
         self.manifest = manifest
         configured: list[dict[str, Any]] = manifest.config["sources"]
         self.sources: tuple[str, ...] = tuple(str(source["name"]) for source in configured)
-        total = sum(float(source["weight"]) for source in configured)
-        self.weights: tuple[float, ...] = tuple(float(source["weight"]) / total for source in configured)
+        shares = [0.0 if source.get("split") in SPLITS[1:] else float(source["weight"]) for source in configured]
+        self.weights: tuple[float, ...] = tuple(share / sum(shares) for share in shares)
         self._homes: tuple[tuple[Path, str], ...] = tuple((directory, name) for name in self.sources)
         self._token_files: dict[int, TokenFile] = {}
         self._names: dict[int, DocumentNames] = {}

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError
+from retro.corpus.reader import SPLITS
+
+if TYPE_CHECKING:
+    from retro.corpus.config import CorpusConfig
 
 Keys = NDArray[np.uint64]
 SPLIT, ORDER, SAMPLE = 0, 1, 2
@@ -48,6 +53,14 @@ def split_documents(
     return split
 
 
+def split_source(config: CorpusConfig, name: str, documents: int) -> NDArray[np.uint8]:
+    """[documents] 0 (train), 1 (valid) or 2 (test) of a source, as its own settings or the corpus's fractions say."""
+    own = {source.name: source.split for source in config.sources}[name]
+    if own != "fractions":
+        return np.full(documents, SPLITS.index(own), dtype=np.uint8)
+    return split_documents(documents, config.split, config.seed, name, config.held_out)
+
+
 def _split_in_order(documents: int, fractions: tuple[float, float, float]) -> NDArray[np.uint8]:
     train = int(fractions[0] * documents)
     test = min(math.floor(round(fractions[2] * documents, 9) + 0.5), documents - train)
@@ -68,7 +81,7 @@ def stream_orders(split: NDArray[np.uint8], splits: int, seed: int, source: str)
 def require_documents_in_splits(splits: Mapping[str, NDArray[np.uint8]], fractions: tuple[float, float, float]) -> None:
     """Raise ConfigError when a split was asked for and no source has a document in it."""
     largest = max(len(split) for split in splits.values())
-    for number, name in enumerate(("train", "valid", "test")):
+    for number, name in enumerate(SPLITS):
         if fractions[number] > 0 and not any(np.any(split == number) for split in splits.values()):
             needed = math.ceil(round(0.5 / fractions[number], 9))
             raise ConfigError(

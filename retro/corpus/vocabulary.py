@@ -31,7 +31,7 @@ from retro.corpus.layouts import read_source
 from retro.corpus.places import TOKENIZER
 from retro.corpus.rejects import Sifted, require_enough, sifted
 from retro.corpus.spelling import require_spelling
-from retro.corpus.split import SAMPLE, random_keys, split_documents
+from retro.corpus.split import SAMPLE, random_keys, split_source
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def training_sample(config: CorpusConfig, sources: Sequence[Source], out: Path) 
         told = require_enough(config, source, documents.documents, documents.reasons, out)
         if told:
             log.warning("corpus: %s", told)
-        splits[place] = split_documents(documents.documents, config.split, config.seed, source.name, config.held_out)
+        splits[place] = split_source(config, source.name, documents.documents)
     texts = [text for _, place, number, text in kept if splits[place][number] == 0]
     if not texts:
         counted = sum(len(split) for split in splits.values())

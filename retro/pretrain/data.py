@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, TypeVar
 
@@ -24,6 +25,8 @@ Int64 = NDArray[np.int64]
 Parts = list[tuple[int, Int64]]
 NeighborMode = Literal["real", "shuffled", "none"]
 T = TypeVar("T", bound=np.generic)
+_HIDING = 1 << 32
+"""Beside the seed where neighbors are hidden; an order is drawn with a source's number and an epoch there."""
 
 
 class SequenceReader:
@@ -147,12 +150,24 @@ def _together(arrays: Sequence[NDArray[T]], parts: Parts) -> NDArray[T]:
 class TrainingSource:
     """Endless training samples: corpora blended by weight, each read in a new order every epoch."""
 
-    def __init__(self, reader: SequenceReader, corpus: Corpus, samples: int, seed: int) -> None:
+    def __init__(self, reader: SequenceReader, corpus: Corpus, samples: int, seed: int, hidden: float = 0.0) -> None:
+        """Blend the sources.
+
+        Args:
+            reader: Of the training split.
+            corpus: Says the sources' weights; one of weight 0 is never drawn from.
+            samples: How many will be asked for.
+            seed: Draws the order, and which neighbors are hidden.
+            hidden: Share of chunks whose neighbors are masked.
+
+        Raises:
+            DataError: A source has too little text for one sequence.
+        """
         weights = corpus.weights
-        self.reader, self.seed = reader, seed
+        self.reader, self.seed, self.hidden = reader, seed, hidden
         self.counts = [reader.whole_sequences(source) for source in range(len(weights))]
         for source, count in enumerate(self.counts):
-            if count == 0:
+            if count == 0 and weights[source]:
                 raise DataError(
                     corpus.directory,
                     f"the training split of {corpus.sources[source]!r} has {reader.streams[source].length} tokens",
@@ -171,6 +186,18 @@ class TrainingSource:
 
     def fetch(self, sample_numbers: Int64) -> Batch:
         """The samples of these numbers, which must be below the number of samples planned."""
+        batch = self._whole(sample_numbers)
+        if not self.hidden or batch.neighbor_mask_BLKR is None:
+            return batch
+        seen_BL = np.stack([self._seen(number, batch.neighbor_mask_BLKR.shape[1]) for number in sample_numbers])
+        return replace(batch, neighbor_mask_BLKR=batch.neighbor_mask_BLKR & seen_BL[:, :, None, None])
+
+    def _seen(self, sample: int, chunks: int) -> NDArray[np.bool_]:
+        """[L] chunks of a sample whose neighbors are not hidden: the same ones whatever it is fetched with."""
+        drawn: NDArray[np.bool_] = np.random.default_rng((self.seed, _HIDING, sample)).random(chunks) >= self.hidden
+        return drawn
+
+    def _whole(self, sample_numbers: Int64) -> Batch:
         if len(self.counts) == 1:
             return self.reader.fetch(0, self._sequences(0, sample_numbers))
         source_B = self._source[sample_numbers]

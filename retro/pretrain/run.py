@@ -155,7 +155,9 @@ def _train_variant(
         log.info("%s: already trained", out)
         return finished
     samples = training.steps * training.global_batch
-    source = TrainingSource(_reader(data, shape, TRAIN), data.corpus, samples, training.seed)
+    source = TrainingSource(
+        _reader(data, shape, TRAIN), data.corpus, samples, training.seed, hidden=training.hidden_neighbors
+    )
     held_out = EvaluationSource(_reader(data, shape, VALID))
     result = train(
         out=out,

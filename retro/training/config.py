@@ -73,6 +73,9 @@ class TrainConfig(StageConfig):
     """Adam's epsilon."""
     retrieval_rates: RetrievalRatesConfig = RetrievalRatesConfig()
     """Learning rates and warm-up of gates, cross-attention and encoder."""
+    hidden_neighbors: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of chunks whose neighbors a training step does not see, drawn anew whenever a chunk comes up. A model that
+    always has neighbors leans on them; with some hidden it comes nearer a GPT where nothing is found."""
     clip: NonNegativeFloat = 1.0
     """Clip the gradient's norm to this; 0 does not clip."""
     precision: Precision = "auto"
@@ -173,7 +176,7 @@ _FREE = {
 
 # Settings that older runs do not record, with the values under which they do what those did.
 _LATER: dict[str, dict[str, Any]] = {
-    "train": {"retrieval_rates": config_json(RetrievalRatesConfig())},
+    "train": {"retrieval_rates": config_json(RetrievalRatesConfig()), "hidden_neighbors": 0.0},
     "model": {
         "gate_init": 0.0,
         "retrieval_init_std": 0.0,

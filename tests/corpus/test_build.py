@@ -48,6 +48,21 @@ def test_texts_become_tokens_with_names_and_one_split(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out", "corpus") == manifest
 
 
+def test_a_source_can_be_held_out_whole(tmp_path: Path) -> None:
+    ours = jsonl(tmp_path / "ours.jsonl")
+    theirs = jsonl(tmp_path / "theirs.jsonl", 7, name="theirs", split="test")
+    run(settings(ours, theirs, split=(0.9, 0.1, 0)), tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    assert corpus.weights == (1.0, 0.0)
+    assert np.bincount(corpus.split_of(0), minlength=3).tolist() == [36, 4, 0]
+    assert np.bincount(corpus.split_of(1), minlength=3).tolist() == [0, 0, 7]
+
+
+def test_a_corpus_whose_every_source_is_held_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sources\[0\]\.split = 'valid': needs to be fractions or train for at"):
+        settings(jsonl(tmp_path / "a.jsonl", split="valid"))
+
+
 def test_a_streams_documents_are_those_of_its_split_and_no_others(tmp_path: Path) -> None:
     run(settings(jsonl(tmp_path / "a.jsonl")), tmp_path / "out")
     corpus = Corpus.open(tmp_path / "out")

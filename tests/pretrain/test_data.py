@@ -147,3 +147,18 @@ def test_a_sequence_length_that_is_no_multiple_of_the_chunk_length_is_refused(ro
 def test_a_corpus_shorter_than_one_sequence_is_refused(road: RunConfig) -> None:
     with pytest.raises(DataError, match=r"training split of 'text' has \d+ tokens. One sequence needs 160001"):
         TrainingSource(reader(road, length=160_000), artifacts(road)[0], 10, seed=1)
+
+
+def test_hidden_neighbors_are_masked_by_sample_and_chunk_and_nothing_else_changes(road: RunConfig) -> None:
+    corpus = artifacts(road)[0]
+    plain, hiding = (TrainingSource(reader(road), corpus, 400, seed=1, hidden=share) for share in (0.0, 0.25))
+    everything, some = plain.fetch(np.arange(200)), hiding.fetch(np.arange(200))
+    assert everything.neighbor_mask_BLKR is not None and some.neighbor_mask_BLKR is not None
+    had_BL = everything.neighbor_mask_BLKR.any(axis=(2, 3))
+    hidden_BL = had_BL & ~some.neighbor_mask_BLKR.any(axis=(2, 3))
+    assert 0.2 < hidden_BL.sum() / had_BL.sum() < 0.3
+    assert (some.neighbor_mask_BLKR[~hidden_BL] == everything.neighbor_mask_BLKR[~hidden_BL]).all()
+    assert (some.tokens_BS == everything.tokens_BS).all()
+    alone = hiding.fetch(np.array([7]))
+    assert alone.neighbor_mask_BLKR is not None
+    assert (alone.neighbor_mask_BLKR[0] == some.neighbor_mask_BLKR[7]).all()
