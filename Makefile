@@ -62,7 +62,7 @@ clean:  ## Remove .venv, caches and builds; runs/ stays
 
 # Written last. An environment without it was cut short and may hold half a package that pip takes for whole, so it is
 # made from nothing; one that is only older than its inputs is brought up to date.
-$(QUICKSTART): pyproject.toml locks/quickstart.txt locks/model.txt locks/torch.txt
+$(QUICKSTART): pyproject.toml locks/quickstart.txt locks/model.txt locks/older.txt locks/torch.txt
 	@python=$$($(find_python)) && { test -f "$@" || "$$python" -m venv --clear "$(VENV)"; }
 	@rm -f "$@"
 	@echo "make: installing into $(VENV) what the quickstart needs: $(QUICKSTART_SIZE)"
@@ -70,6 +70,7 @@ $(QUICKSTART): pyproject.toml locks/quickstart.txt locks/model.txt locks/torch.t
 	"$(BIN)/python" -m pip install $(LOCKED) --only-binary :all: --requirement locks/quickstart.txt
 	"$(BIN)/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
 	"$(BIN)/python" -m pip install $(LOCKED) --only-binary :all: --requirement locks/model.txt
+	"$(BIN)/python" -m pip install $(LOCKED) --only-binary :all: --upgrade --target "$(VENV)/older" --requirement locks/older.txt
 	@$(check_installed)
 	@touch "$@"
 

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -499,21 +500,30 @@ def ask(
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Where documents, answers and the page go.")] = Path("runs/quickstart"),
+    acts: Annotated[
+        list[str] | None, typer.Argument(metavar="[ACT]...", help="answers, versions, learning, update; else all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where documents, runs and the page go.")] = Path("runs/quickstart"),
     questions: Annotated[int, typer.Option(min=2, help="How many to ask.")] = 40,
     seed: Annotated[int, typer.Option(help="Draws the questions.")] = 1,
     model: Annotated[
         str | None, typer.Option(help="A checkpoint, HuggingFace folder or .gguf file; else SmolLM2-135M.")
     ] = None,
+    older: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier version of an installed package, for `versions`.")
+    ] = None,
+    targets: Annotated[int, typer.Option(min=2, help="Places that `versions` predicts the text after.")] = 48,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training in `learning`.")] = 150,
     as_json: AsJson = False,
 ) -> None:
-    """See what retrieval is worth: a small chat model on the documentation of this machine's Python packages."""
-    from retro.documents import MODEL
-    from retro.quickstart.run import Options
+    """See what retrieval is worth, on the documentation of this machine's Python packages, in four acts."""
+    from retro.quickstart.options import ACTS, Options
     from retro.quickstart.show import show_quickstart
 
-    options = Options(out=out, questions=questions, seed=seed, model=model or MODEL)
-    show_quickstart(options, as_json=as_json)
+    options = Options(
+        out=out, acts=tuple(acts or ACTS), questions=questions, seed=seed, older=older, targets=targets, steps=steps
+    )
+    show_quickstart(options if model is None else replace(options, model=model), as_json=as_json)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from retro.common.worker import worker_of
 
 if TYPE_CHECKING:
     from retro.common.artifacts import Manifest
+    from retro.generate.single import Places
     from retro.living.state import Home
     from retro.run_config import RunConfig
 
@@ -220,6 +221,15 @@ def _evaluate(config: RunConfig) -> Manifest:
     return score.run(
         config.evaluate, *dirs, report=report_path(config), run_dir=config.run_dir, asked=config.generate.name
     )
+
+
+def answer_places(config: RunConfig) -> Places:
+    """What single questions are answered from: the model that generates, and the database as it is now."""
+    from retro.generate.single import Places
+
+    db, index = database_dirs(config, answers=True)
+    checkpoint = config.generate.checkpoint or _dir(config, "sft")
+    return Places(checkpoint=checkpoint, corpus=_dir(config, "corpus"), db=db, index=index, search=config.search)
 
 
 def measure_leakage(config: RunConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from retro.common.config import is_broken
 from retro.common.errors import ConfigError
 from retro.common.terminal import output
 from retro.common.worker import worker_of
-from retro.pipeline import database_dirs, stage
+from retro.pipeline import answer_places
 from retro.run_config import RunConfig
 
 SECTIONS = frozenset(RunConfig.model_fields)
@@ -57,16 +57,9 @@ def show_answer(config: RunConfig, question: str, *, passages_from: str, stream:
     Raises:
         RetroError: As there.
     """
-    from retro.generate.single import Places, answer_one
+    from retro.generate.single import answer_one
 
-    db, index = database_dirs(config, answers=True)
-    places = Places(
-        checkpoint=config.generate.checkpoint or stage("sft").path(config),
-        corpus=stage("corpus").path(config),
-        db=db,
-        index=index,
-        search=config.search,
-    )
+    places = answer_places(config)
     speaks = worker_of().rank == 0
 
     def say(text: str) -> None:

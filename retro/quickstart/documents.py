@@ -13,8 +13,6 @@ from retro.common.files import atomic_path, write_plain_json
 from retro.corpus.docstrings import installed_package, write_docstrings
 from retro.quickstart.sections import MadeQuestion, is_held_out, public_name, questions_of, sections_of
 
-PACKAGES = ("numpy", "scipy", "sklearn")
-"""Packages whose docstrings have numpydoc's form; they come with the sentence embedder."""
 _SOURCE, DOCUMENTS, QUESTIONS = "docstrings.jsonl", "documents.jsonl", "questions.json"
 
 

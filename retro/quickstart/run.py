@@ -1,175 +1,75 @@
-"""`retro quickstart`: a small chat model is asked about the documentation on this machine, with and without retrieval.
+"""`retro quickstart`: what retrieval is worth, shown on the documentation that lies on this machine.
 
 <out>/documents.jsonl, questions.json      from the source of installed packages; nothing is downloaded
-<out>/answers/                             a run: database, BM25 index, answers, scores
-<out>/index.html, results.json             what came of it
+<out>/answers, versions, learning, update  the four acts, each with a run of its own; see their modules
+<out>/index.html, results.json             what came of them
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from typing_extensions import TypedDict
-
-from retro.common.answers import Answer, read_answers
-from retro.common.errors import ArtifactError, ConfigError
+from retro.common.errors import ConfigError
 from retro.common.files import atomic_path, read_json, write_json
-from retro.documents import BY_WORDS, MODEL, build, model_settings
-from retro.evaluate.compare import Side, open_side
-from retro.evaluate.paired import p_value
-from retro.pipeline import stage
-from retro.quickstart.documents import DOCUMENTS, PACKAGES, QUESTIONS, write_documents
+from retro.quickstart import answers, learning, update, versions
+from retro.quickstart.options import ACTS, Options
 from retro.quickstart.page import page
-from retro.run_config import RunConfig, run_config_of
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ("closed_book", "with_passages", "gold_passages", "shuffled_passages")
-METRICS = ("substring_match", "f1")
-RESULTS, PAGE, ANSWERS, WRITTEN = "results.json", "index.html", "answers", "documents.json"
-
-
-class _WrittenData(TypedDict):
-    asked: dict[str, Any]
-    written: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is asked for."""
-
-    out: Path
-    questions: int = 40
-    seed: int = 1
-    """Draws the questions."""
-    model: str = MODEL
-    packages: tuple[str, ...] = PACKAGES
-    held_out: bool = True
-    """Questions about the half of the documents that no setting was chosen on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of a question in each setting."""
-
-    said: Mapping[str, Answer]
-    right: Mapping[str, bool]
+RESULTS, PAGE = "results.json", "index.html"
+_RUN: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "answers": answers.run,
+    "versions": versions.run,
+    "learning": learning.run,
+    "update": update.run,
+}
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Make documents, questions, answers and scores, or what of them is missing, and write the page.
+    """Run the acts, or what of them is missing, and write the page after each.
 
     Returns:
-        What `results.json` has.
+        What `results.json` has: the results of each act by its name, those of earlier calls too.
 
     Raises:
-        DataError: A package is not installed, or too few questions can be made; or the model cannot be used.
+        ConfigError: There is no such act, or `out` is a file.
+        DataError: A package is not installed, or the model cannot be used.
         DependencyError: The model's package is missing.
         ArtifactError: `out` holds another quickstart, or the disk is full.
     """
-    started = time.monotonic()
-    # The model before the documents, which take longer to make than it takes to see that it cannot be had.
-    config = answers_run(options)
-    documents = _documents(options)
-    build(config, ("corpus", "db", "index", "generate", "evaluate"))
-    sides = {setting: open_side(config.run_dir, setting=setting) for setting in SETTINGS}
-    results = summary(sides) | {
-        "model": options.model,
-        "seed": options.seed,
-        "documents": documents,
-        "packages": list(options.packages),
-        "seconds_now": round(time.monotonic() - started, 1),
-    }
-    write_json(options.out / RESULTS, results)
-    with atomic_path(options.out / PAGE) as temporary:
-        temporary.write_text(page(results, read_outcomes(stage("generate").path(config), sides)), encoding="utf-8")
+    for name in options.acts:
+        if name not in ACTS:
+            raise ConfigError("ACT", name, f"needs to be of {', '.join(ACTS)}")
+    if options.out.exists() and not options.out.is_dir():
+        raise ConfigError("--out", str(options.out), "needs a folder, or a path where nothing is yet")
+    results = _begun(options)
+    for name in ACTS:
+        if name in options.acts:
+            log.info("quickstart: %s", name)
+            started = time.monotonic()
+            found = _RUN[name](options)
+            results[name] = found | {"seconds_now": round(time.monotonic() - started, 1)}
+            _write(options, results)
     return results
 
 
-def _documents(options: Options) -> dict[str, int]:
-    """Write documents and questions, unless they are there: what was written, in numbers."""
-    asked = asdict(options) | {"packages": list(options.packages)}
-    # Another model answers the same questions; its answers are held against the others' by the stage that writes them.
-    del asked["out"], asked["model"]
-    path, remedy = options.out / WRITTEN, "Give another --out, or remove this folder"
-    if options.out.exists() and not options.out.is_dir():
-        raise ConfigError("--out", str(options.out), "needs a folder, or a path where nothing is yet")
-    if not path.exists():
-        written = write_documents(
-            options.out, options.packages, options.questions, options.seed, held_out=options.held_out
-        )
-        # Last: without it the files beside it may be cut short, and are written again.
-        write_json(path, {"asked": asked, "written": asdict(written)})
-    found: dict[str, Any] = read_json(path, remedy, _WrittenData)
-    if found["asked"] != asked:
-        was = found["asked"]
-        changed = [
-            f"{name} was {was.get(name)}, now {value}" for name, value in asked.items() if was.get(name) != value
-        ]
-        problem = "; ".join(changed)
-        raise ArtifactError(options.out, f"holds another quickstart ({problem})", remedy)
-    return dict(found["written"])
+def _begun(options: Options) -> dict[str, Any]:
+    """The results of earlier calls about the same model, packages and seed."""
+    asked = {"model": options.model, "seed": options.seed, "packages": list(options.packages)}
+    path = options.out / RESULTS
+    if path.exists():
+        found = read_json(path, f"Remove {path}")
+        if {name: found.get(name) for name in asked} == asked:
+            return {name: value for name, value in found.items() if name in asked or name in ACTS}
+    return asked
 
 
-def answers_run(options: Options) -> RunConfig:
-    """The run that answers. Its settings were chosen on the questions that are not held out."""
-    answering = model_settings(options.model)
-    return run_config_of(
-        {
-            **BY_WORDS,
-            "run_dir": options.out / ANSWERS,
-            "corpus": {
-                "sources": [{"name": "documents", "path": options.out / DOCUMENTS}],
-                "split": [1, 0, 0],
-                "tokenizer": answering["tokenizer"],
-            },
-            "generate": {
-                **answering["generate"],
-                "contexts_in_prompt": 1,
-                "passages_from": "retriever",
-                "questions": [options.out / QUESTIONS],
-                "settings": SETTINGS,
-                "max_new_tokens": 40,
-            },
-        }
-    )
-
-
-def read_outcomes(answers_dir: Path, sides: Mapping[str, Side]) -> list[Outcome]:
-    """The questions of a run with their answers, in order.
-
-    Args:
-        answers_dir: The directory of its generate stage.
-        sides: The scored answers of each setting.
-    """
-    answers = [read_answers(answers_dir / f"{setting}.jsonl") for setting in sides]
-    right = [side.values("substring_match") for side in sides.values()]
-    return [
-        Outcome(said=dict(zip(sides, said, strict=True)), right=dict(zip(sides, map(bool, scores), strict=True)))
-        for said, scores in zip(zip(*answers, strict=True), zip(*right, strict=True), strict=True)
-    ]
-
-
-def summary(sides: Mapping[str, Side]) -> dict[str, Any]:
-    """Scores of each setting, and the paired tests of found passages against none and against another question's."""
-    settings = {}
-    for setting, side in sides.items():
-        mine = side.scores["settings"][setting]
-        settings[setting] = {name: mine[name] for name in (*METRICS, "recall")}
-        settings[setting]["right"] = round(sum(side.values("substring_match")))
-    tests = {
-        other: {metric: _tested(sides["with_passages"], sides[other], metric) for metric in METRICS}
-        for other in ("closed_book", "shuffled_passages")
-    }
-    (questions,) = {len(side.questions) for side in sides.values()}
-    return {"questions": questions, "settings": settings, "with_passages_against": tests}
-
-
-def _tested(found: Side, other: Side, metric: str) -> dict[str, Any]:
-    name, p = p_value(found.values(metric), other.values(metric), seed=0)
-    return {"test": name, "p": p}
+def _write(options: Options, results: dict[str, Any]) -> None:
+    write_json(options.out / RESULTS, results)
+    outcomes = answers.outcomes(options) if "answers" in results else []
+    with atomic_path(options.out / PAGE) as temporary:
+        temporary.write_text(page(results, outcomes), encoding="utf-8")

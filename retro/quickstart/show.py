@@ -1,13 +1,16 @@
-"""`retro quickstart` at the terminal: the table, and what to try next."""
+"""`retro quickstart` at the terminal: a table for each act, and what to try next."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from shlex import quote
+from typing import Any
 
 from retro.common.terminal import Table, output
+from retro.quickstart import page, page_answers
 from retro.quickstart.documents import DOCUMENTS
-from retro.quickstart.page import HEADINGS, rows, tests_in_words
-from retro.quickstart.run import PAGE, Options, run
+from retro.quickstart.options import Options
+from retro.quickstart.run import PAGE, run
 
 
 def show_quickstart(options: Options, *, as_json: bool) -> None:
@@ -21,15 +24,9 @@ def show_quickstart(options: Options, *, as_json: bool) -> None:
     if as_json:
         output.json(results)
         return
-    table = Table(
-        title=f"{results['questions']} questions about {', '.join(results['packages'])}, answered by {results['model']}"
-    )
-    for place, heading in enumerate(HEADINGS):
-        table.add_column(heading, align="left" if place == 0 else "right")
-    for row in rows(results):
-        table.add_row(*row)
-    output.table(table)
-    output.say(*tests_in_words(results), f"page: {out / PAGE}", "", "Try next:")
+    for act in options.acts:
+        _SHOW[act](results, results[act])
+    output.say("", f"page: {out / PAGE}", "", "Try next:")
     documents, served = quote(str(out / DOCUMENTS)), quote(str(out / "served"))
     output.say(
         '  retro ask --documents my_folder "a question about your own files"',
@@ -37,3 +34,39 @@ def show_quickstart(options: Options, *, as_json: bool) -> None:
         f"  retro serve run_dir={served} generate.checkpoint={quote(str(results['model']))} generate.style=chat "
         "serve.retrieval=none",
     )
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    table = Table(title=title)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, align="right" if place in right else "left")
+    for row in rows:
+        table.add_row(*row)
+    output.table(table)
+
+
+def _answers(results: Mapping[str, Any], act: Mapping[str, Any]) -> None:
+    title = f"{act['questions']} questions about {', '.join(results['packages'])}, answered by {results['model']}"
+    _table(title, page_answers.ANSWER_HEADINGS, page_answers.answer_rows(act), (1, 2, 3, 4))
+    output.say(*page_answers.tests_in_words(act))
+
+
+def _versions(results: Mapping[str, Any], act: Mapping[str, Any]) -> None:
+    if "left_out" in act:
+        output.say(f"Text of two versions: left out, {act['left_out']}")
+        return
+    title = f"The newer documentation of {act['package']}, predicted by {results['model']}"
+    _table(title, page.PERPLEXITY_HEADINGS, page.version_rows(act), (1,))
+    output.say(*page.version_sentences(act), act["leakage"])
+
+
+def _learning(_: Mapping[str, Any], act: Mapping[str, Any]) -> None:
+    title = f"Trained from random weights on {act['tokens_trained']:,} tokens: perplexity of the test split"
+    _table(title, page.LEARNING_HEADINGS, page.learning_rows(act), (1, 2))
+
+
+def _update(_: Mapping[str, Any], act: Mapping[str, Any]) -> None:
+    _table(act["question"], page.UPDATE_HEADINGS, page.update_rows(act), (1,))
+
+
+_SHOW = {"answers": _answers, "versions": _versions, "learning": _learning, "update": _update}

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from retro.common.answers import Answer
-from retro.common.errors import ArtifactError, DataError
+from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.common.optional import package_folder
 from retro.common.qa_data import Context
 from retro.evaluate.compare import Side
+from retro.quickstart import versions
+from retro.quickstart.answers import SETTINGS, Outcome, summary
 from retro.quickstart.documents import write_documents
-from retro.quickstart.page import page, rows
-from retro.quickstart.run import SETTINGS, Options, Outcome, run, summary
+from retro.quickstart.options import Options
+from retro.quickstart.page import page
+from retro.quickstart.page_answers import answer_rows
+from retro.quickstart.run import run
 from retro.quickstart.show import show_quickstart
+from retro.quickstart.update import NOTE
 from tests.common.chat_model import make_chat_model
 
 RIGHT = {"closed_book": [0, 0, 1, 0], "with_passages": [1, 1, 1, 0], "gold_passages": [1, 1, 1, 1]}
@@ -67,38 +74,82 @@ def test_right_answers_are_counted_and_tested_in_pairs() -> None:
 
 
 def test_the_page_shows_first_what_only_retrieval_answers_and_escapes_what_it_shows() -> None:
-    results = summary(sides()) | {
-        "model": "<m>", "seed": 1, "packages": ["numpy"], "documents": {"sections": 5, "docstrings": 2, "made": 9},
-    }  # fmt: skip
+    act = summary(sides()) | {"documents": {"sections": 5, "docstrings": 2, "made": 9}}
+    results = {"model": "<m>", "seed": 1, "packages": ["numpy"], "answers": act}
     text = page(results, [outcome(number) for number in range(4)])
     first, second = text.index("Answered only with retrieval: 2"), text.index("Wrong with retrieval: 1")
     assert first < text.index("What is &lt;0&gt;?") < text.index("What is &lt;1&gt;?") < second
     assert "default=<mark>1e-4</mark> &lt;b&gt;" in text
     assert "What is &lt;2&gt;?" not in text and "<b>" not in text and "<m>" not in text
     share = "50.0 % (25.0 % to 75.0 %)"
-    assert rows(results)[1][1:] == ("3 of 4", share, share, "@1 50.0 %, @2 75.0 %")
+    assert answer_rows(act)[1][1:] == ("3 of 4", share, share, "@1 50.0 %, @2 75.0 %")
 
 
-def test_it_runs_to_the_page_and_does_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_run_to_the_page_and_are_not_made_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_chat_model(tmp_path / "chatty")
     out = tmp_path / "quick start"
-    options = Options(out=out, questions=3, model=str(model), packages=("numpy",))
-    first = run(options)
+    options = Options(out=out, acts=("answers",), questions=3, model=str(model), packages=("numpy",))
+    first = run(options)["answers"]
     answers = (out / "answers/7_generate/with_passages.jsonl").stat().st_mtime_ns
-    again = run(options)
+    again = run(options)["answers"]
     assert (out / "answers/7_generate/with_passages.jsonl").stat().st_mtime_ns == answers
     assert {**first, "seconds_now": 0} == {**again, "seconds_now": 0}
     with pytest.raises(ArtifactError, match=r"another quickstart \(questions was 3, now 4\)\. Give another --out"):
-        run(Options(out=out, questions=4, model=str(model), packages=("numpy",)))
+        run(replace(options, questions=4))
     # A kill before the questions were whole: they are written again, and are the same.
     (out / "documents.json").unlink()
     (out / "questions.json").write_text("[")
-    assert {**first, "seconds_now": 0} == {**run(options), "seconds_now": 0}
+    assert {**first, "seconds_now": 0} == {**run(options)["answers"], "seconds_now": 0}
     assert "What retrieval is worth" in (out / "index.html").read_text()
-    assert json.loads((out / "results.json").read_text())["questions"] == 3
+    assert json.loads((out / "results.json").read_text())["answers"]["questions"] == 3
     show_quickstart(options, as_json=False)
     said = capsys.readouterr().out
     assert "3 of 3" not in said and "retro ask --documents my_folder" in said and f"'{out}/documents.jsonl'" in said
+
+
+def older_package(folder: Path) -> Path:
+    """A few modules of networkx, with another word in the docstrings of one."""
+    new = package_folder("networkx")
+    assert new is not None
+    for name in ("algorithms/clique.py", "algorithms/core.py", "algorithms/covering.py"):
+        text = (new / name).read_text()
+        (folder / "networkx" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "networkx" / name).write_text(text.replace("the graph", "the net") if "clique" in name else text)
+    return folder / "networkx"
+
+
+def test_the_other_acts_run_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_chat_model(tmp_path / "chatty")
+    options = Options(
+        out=tmp_path / "out", acts=("versions", "learning", "update"), model=str(model), packages=("networkx",),
+        questions=2, older=older_package(tmp_path / "old"), targets=3, steps=2,
+    )  # fmt: skip
+    found = run(options)
+    assert [row["passages"] for row in found["versions"]["rows"]] == ["none", "shuffled", "found"]
+    assert [row["neighbors"] for row in found["learning"]["rows"]] == ["-", "real", "shuffled", "none"]
+    assert all(row["low"] < row["perplexity"] < row["high"] for row in found["learning"]["rows"])
+    assert [one["step"] for one in found["learning"]["curve"]] == [2]
+    before, added, removed = found["update"]["steps"]
+    assert NOTE["text"] in added["read"][0] or added["read"] == [NOTE["title"]]
+    assert before["read"] == removed["read"] != added["read"] and before["answer"] == removed["answer"]
+    # An act that is not asked for again keeps its place on the page.
+    run(replace(options, acts=("update",)))
+    page_text = (tmp_path / "out" / "index.html").read_text()
+    assert page_text.index("2. Text") < page_text.index("3. Retro") < page_text.index("4. The database")
+    show_quickstart(replace(options, acts=("versions", "learning", "update")), as_json=False)
+    said = capsys.readouterr().out
+    assert "Retro, its own neighbors" in said and "nothing before the text" in said and "retro db remove" in said
+
+
+def test_without_an_older_version_the_page_says_how_to_give_one(tmp_path: Path) -> None:
+    found = versions.run(Options(out=tmp_path))
+    text = page({"model": "m", "seed": 1, "packages": ["numpy"], "versions": found}, [])
+    assert "Left out: no older version of an installed package was given: --older FOLDER." in text
+
+
+def test_an_act_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ACT = 'answer': needs to be of answers, versions, learning, update"):
+        run(Options(out=tmp_path, acts=("answer",)))
 
 
 def test_the_halves_of_the_documents_share_no_question(tmp_path: Path) -> None:

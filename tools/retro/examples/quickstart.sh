@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What retrieval is worth: a small chat model answers questions about the documentation of the Python packages on this
-# machine, with and without passages. Makes runs/quickstart/ below the repository, with index.html in it. Safe to rerun.
+# What retrieval is worth, in four acts: a small chat model answers questions about the documentation of the Python packages
+# on this machine, predicts a newer version of a text with the older one at hand, a small Retro learns to read neighbors,
+# and a database changes under a model. Makes runs/quickstart/ below the repository, with index.html. Safe to rerun.
 # `make quickstart` installs what is needed and calls this; options of `retro quickstart` may follow: --questions 100.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
@@ -13,5 +14,10 @@ fi
 # The model lies in an installed package: nothing needs the network from here on.
 export HF_HUB_OFFLINE=1
 command=(retro quickstart "$@")
+# Beside the environment's packages lies an earlier version of one of them, whose text is compared with the newer one's.
+older="$(dirname "$(command -v retro)")/../older/networkx"
+if [[ -d $older && " $* " != *" --older "* ]]; then
+  command+=(--older "$older")
+fi
 echo "${command[*]}"
 exec "${command[@]}"

@@ -1,0 +1,92 @@
+"""A small Retro learns to read neighbors, from random weights, beside a GPT of equal size.
+
+<out>/learning/text.jsonl    docstrings of the packages
+<out>/learning/              a run of `learning.yaml`: settings were chosen on the validation split, the test split is
+                             reported
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retro.common.files import read_json
+from retro.common.yaml_files import parse_yaml
+from retro.corpus.docstrings import installed_package, write_docstrings
+from retro.corpus.reader import Corpus
+from retro.documents import build
+from retro.evaluate.intervals import estimate_ratio
+from retro.pipeline import stage
+from retro.pretrain.reader import TABLE_FILE, Perplexities
+from retro.quickstart.options import Options
+from retro.run_config import RunConfig, run_config_of
+from retro.training.probe import read_probes
+
+LEARNING = "learning"
+_STAGES = ("corpus", "db", "index", "neighbors", "pretrain", "perplexity")
+_CHUNKS_TOGETHER = 16
+"""Resampled as one: 1,024 tokens, about one and a half documents, for tokens of one text are no independent draws."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Train both models, or go on, and read what came of it.
+
+    Returns:
+        Perplexity of the test split by model and neighbors, with intervals; the curve of held-out losses over steps.
+
+    Raises:
+        DataError: A package is not installed.
+    """
+    folder = options.out / LEARNING
+    folder.mkdir(parents=True, exist_ok=True)
+    text = folder / "text.jsonl"
+    counts = write_docstrings(text, [installed_package(name) for name in options.packages])
+    config = learning_run(folder, text, options.steps)
+    build(config, _STAGES)
+    return {
+        "documents": counts.documents,
+        "words": counts.words,
+        "steps": config.train.steps,
+        "tokens_trained": config.train.steps * config.train.global_batch * config.model.sequence_length,
+        "seed": config.train.seed,
+        "rows": perplexities(stage("perplexity").path(config), stage("corpus").path(config)),
+        "curve": read_probes(stage("pretrain").path(config) / "retro" / "log.jsonl"),
+    }
+
+
+def learning_run(folder: Path, text: Path, steps: int) -> RunConfig:
+    """The run of `learning.yaml` on this text."""
+    file = resources.files("retro.quickstart").joinpath("learning.yaml")
+    settings = parse_yaml(file.read_text(encoding="utf-8"))
+    settings["run_dir"] = folder
+    settings["corpus"]["sources"] = [{"name": "packages", "path": text}]
+    settings["train"]["steps"] = steps
+    return run_config_of(settings)
+
+
+def perplexities(directory: Path, corpus_dir: Path) -> list[dict[str, Any]]:
+    """The table of the perplexity stage, each row with the interval that holds 95 % of resamples of the text.
+
+    Args:
+        directory: Of the finished stage.
+        corpus_dir: Of its corpus.
+    """
+    measured = Perplexities.open(directory, {})
+    rows: list[dict[str, Any]] = read_json(directory / TABLE_FILE, f"Remove {directory}")["rows"]
+    for row in rows:
+        losses, tokens = list[float](), list[int]()
+        for source in Corpus.open(corpus_dir).sources:
+            loss_C, tokens_C = measured.losses(source, (row["model"], row["neighbors"]))
+            starts = np.arange(0, len(loss_C), _CHUNKS_TOGETHER)
+            losses += np.add.reduceat(loss_C, starts).tolist()
+            tokens += np.add.reduceat(tokens_C, starts).tolist()
+        there = [place for place, count in enumerate(tokens) if count]
+        found = estimate_ratio(
+            [losses[one] for one in there], [tokens[one] for one in there], samples=2000, confidence=0.95, seed=0
+        )
+        row |= {"low": math.exp(found.low), "high": math.exp(found.high)}
+    return rows

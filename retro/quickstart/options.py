@@ -1,0 +1,34 @@
+"""What a quickstart is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from retro.documents import MODEL
+
+ACTS = ("answers", "versions", "learning", "update")
+"""In the order of the page."""
+PACKAGES = ("numpy", "scipy", "sklearn")
+"""Packages whose docstrings have numpydoc's form; they come with the sentence embedder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked for."""
+
+    out: Path
+    acts: tuple[str, ...] = ACTS
+    questions: int = 40
+    seed: int = 1
+    """Draws the questions, and the passages of another text."""
+    model: str = MODEL
+    packages: tuple[str, ...] = PACKAGES
+    held_out: bool = True
+    """Questions about the half of the documents that no setting was chosen on."""
+    older: Path | None = None
+    """Folder of an earlier version of an installed package, for `versions`."""
+    targets: int = 48
+    """Places of the newer version's text whose next tokens are predicted, each in a document of its own."""
+    steps: int = 150
+    """Of training, for `learning`."""

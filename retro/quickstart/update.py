@@ -1,0 +1,75 @@
+"""A database that changes under a model: ask, add a document, ask again, remove it, ask again. Nothing is trained.
+
+<out>/update/run.yaml                     a run over the same documents, with its own database
+<out>/update/note.jsonl                   the document that is added, about a function that does not exist
+<out>/update/update.json                  the three answers
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from retro.common.files import atomic_path, discard, read_json, write_json
+from retro.documents import build
+from retro.living import change
+from retro.pipeline import answer_places, database_home
+from retro.quickstart.answers import answers_run, documents
+from retro.quickstart.options import Options
+from retro.run_config import RunConfig, as_yaml
+
+UPDATE = "update"
+_RESULT, _NOTE, _CONFIG = "update.json", "note.jsonl", "run.yaml"
+QUESTION = "What is the default value of the parameter window of scipy.signal.lighthouse?"
+NOTE = {
+    "id": "note-1",
+    "title": "scipy.signal.lighthouse",
+    "text": "scipy.signal.lighthouse, parameters: window : str, optional, default: 'amber'. The shape of the beam.",
+}
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Ask three times, with the document added after the first and removed after the second.
+
+    Returns:
+        The question, the document, and for each time what was done, the answer, and the title of what was read.
+    """
+    folder = options.out / UPDATE
+    asked = {"model": options.model, "packages": list(options.packages)}
+    if (folder / _RESULT).exists():
+        found: dict[str, Any] = read_json(folder / _RESULT, f"Remove {folder}")
+        if found["asked"] == asked:
+            return found
+    # What a kill left, or another model's: its database has other versions, and is made again in seconds.
+    discard(folder)
+    documents(options)
+    config = answers_run(options).model_copy(update={"run_dir": folder})
+    build(config, ("corpus", "db", "index"))
+    for name, text in ((_CONFIG, as_yaml(config)), (_NOTE, json.dumps(NOTE) + "\n")):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    home = database_home(config)
+    steps = [_ask(config, "the documents as they are", 0.0)]
+    begun = time.monotonic()
+    change.add(home, folder / _NOTE)
+    steps.append(_ask(config, f"retro db add {folder / _CONFIG} {folder / _NOTE}", time.monotonic() - begun))
+    begun = time.monotonic()
+    change.remove(home, [NOTE["id"]])
+    steps.append(_ask(config, f"retro db remove {folder / _CONFIG} --id {NOTE['id']}", time.monotonic() - begun))
+    result = {"asked": asked, "question": QUESTION, "note": NOTE["text"], "steps": steps}
+    write_json(folder / _RESULT, result)
+    return result
+
+
+def _ask(config: RunConfig, done: str, seconds: float) -> dict[str, Any]:
+    from retro.generate.single import answer_one
+
+    places = answer_places(config)
+    answer = answer_one(config.generate, config.parallel, places, QUESTION, passages_from="retriever", say=_silent)
+    read = [one.title or one.text for one in answer.passages]
+    return {"done": done, "seconds": round(seconds, 1), "answer": answer.prediction.strip(), "read": read}
+
+
+def _silent(_: str) -> None:
+    """The answer is shown whole."""
