@@ -39,7 +39,7 @@ def version_sentences(act: Mapping[str, Any]) -> list[str]:
 def perplexity_text(row: Mapping[str, Any]) -> str:
     """A perplexity with its interval."""
     around = "" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})"
-    return f"{row['perplexity']:.4g}{around}"
+    return f"{row['perplexity']:.3g}{around}"
 
 
 def _versions(results: Mapping[str, Any], _: Sequence[Outcome]) -> str:
@@ -88,25 +88,40 @@ def _learning(results: Mapping[str, Any], _: Sequence[Outcome]) -> str:
         "text; settings were chosen on the validation split. A share of the neighbors was hidden from Retro in "
         "training, so that it does without where none are found; wrong ones mislead a model that copies."
     )
-    lines = [
+    held_out = [
+        Series(name=name, points=_curve(act, probe), color=color, kind="dots")
+        for color, (name, probe) in enumerate(_PROBES.items())
+    ]
+    differences = [
         Series(
-            name=name,
-            points=[(one["step"], one["probe_real"] - one[f"probe_{other}"]) for one in act["curve"]],
-            color=color,
+            name=f"its own minus {one.name}",
+            points=[
+                (step, own - other) for (step, own), (_, other) in zip(held_out[0].points, one.points, strict=True)
+            ],
+            color=one.color,
             kind="dots",
         )
-        for color, (other, name) in enumerate((("shuffled", "real minus shuffled"), ("none", "real minus none")))
+        for one in held_out[1:]
     ]
-    chart = line_chart(
-        lines, x_label="step", y_label="nats per token", label="held-out loss with real neighbors, minus"
-    )
-    legend = "".join(f'<span><i class="c{one.color}"></i>{escape(one.name)}</span>' for one in lines)
+    charts = _chart("Held-out loss while Retro trains", held_out)
+    charts += _chart("The difference: below 0, neighbors are read", differences)
     return (
         f"<section><h2>3. Retro learns to read neighbors</h2>{note(what)}{table(LEARNING_HEADINGS, learning_rows(act))}"
-        "<div class='panel'><h3>Loss with its own neighbors, minus that with others or none, while it trains</h3>"
-        f"{chart}<div class='legend'>{legend}</div>"
-        f"{note('Sequences of the validation split. Below 0, neighbors are read.')}</div></section>"
+        f"<div class='two'>{charts}</div>{note('On sequences of the validation split.')}</section>"
     )
+
+
+_PROBES = {"its own neighbors": "probe_real", "another chunk's": "probe_shuffled", "none": "probe_none"}
+
+
+def _curve(act: Mapping[str, Any], probe: str) -> list[tuple[float, float]]:
+    return [(one["step"], one[probe]) for one in act["curve"]]
+
+
+def _chart(title: str, lines: Sequence[Series]) -> str:
+    chart = line_chart(lines, x_label="step", y_label="nats per token", label=title)
+    legend = "".join(f'<span class="c{one.color}">{escape(one.name)}</span>' for one in lines)
+    return f'<div class="panel"><h3>{escape(title)}</h3>{chart}<p class="legend">{legend}</p></div>'
 
 
 UPDATE_HEADINGS = ("after", "seconds", "answer", "read")

@@ -9,7 +9,7 @@ from typing import Any
 from retro.common.terminal import Table, output
 from retro.quickstart import page, page_answers
 from retro.quickstart.documents import DOCUMENTS
-from retro.quickstart.options import Options
+from retro.quickstart.options import ACTS, Options
 from retro.quickstart.run import PAGE, run
 
 
@@ -24,9 +24,11 @@ def show_quickstart(options: Options, *, as_json: bool) -> None:
     if as_json:
         output.json(results)
         return
-    for act in options.acts:
-        _SHOW[act](results, results[act])
-    output.say("", f"page: {out / PAGE}", "", "Try next:")
+    for act in ACTS:
+        if act in options.acts:
+            _SHOW[act](results, results[act])
+            output.say("")
+    output.say(f"page: {out / PAGE}", "", "Try next:")
     documents, served = quote(str(out / DOCUMENTS)), quote(str(out / "served"))
     output.say(
         '  retro ask --documents my_folder "a question about your own files"',
@@ -65,8 +67,10 @@ def _learning(_: Mapping[str, Any], act: Mapping[str, Any]) -> None:
     _table(title, page.LEARNING_HEADINGS, page.learning_rows(act), (1, 2))
 
 
-def _update(_: Mapping[str, Any], act: Mapping[str, Any]) -> None:
-    _table(act["question"], page.UPDATE_HEADINGS, page.update_rows(act), (1,))
+def _update(_results: Mapping[str, Any], act: Mapping[str, Any]) -> None:
+    output.say(f"Asked three times: {act['question']}")
+    for done, _, answer, read in page.update_rows(act):
+        output.say(f"  {done}", f"    {answer}", f"    read: {read}")
 
 
 _SHOW = {"answers": _answers, "versions": _versions, "learning": _learning, "update": _update}
