@@ -50,10 +50,16 @@ def run(options: Options) -> dict[str, Any]:
         ArtifactError: `out` holds another quickstart, or the disk is full.
     """
     # The model before the documents, which take longer to make than it takes to see that it cannot be had.
-    config = answers_run(options)
+    answers_run(options)
     counts = documents(options)
+    return answer(options) | {"documents": counts}
+
+
+def answer(options: Options) -> dict[str, Any]:
+    """Have the questions that stand in `out` answered from the documents there: scores by setting, paired tests."""
+    config = answers_run(options)
     build(config, ("corpus", "db", "index", "generate", "evaluate"))
-    return summary(_sides(config)) | {"documents": counts}
+    return summary(_sides(config))
 
 
 def outcomes(options: Options) -> list[Outcome]:
