@@ -89,7 +89,7 @@ def files(folder: Path) -> list[str]:
 
 def test_a_folder_holds_all_that_transformers_asks_for(folders: dict[str, Path]) -> None:
     common = ["README.md", "config.json", "generation_config.json", "model.safetensors"]
-    ours = ["run.yaml", "tokenizer.model", "tokenizer_config.json", "tokenizer_meta.json"]
+    ours = ["run.yaml", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "tokenizer_meta.json"]
     assert files(folders["tuned"]) == [*common, "modeling_retro.py", *ours]
     assert files(folders["decoder"]) == [*common, *ours]
     assert files(folders["tuned"].parent) == sorted(folders), "nothing temporary is left"
@@ -127,6 +127,8 @@ def test_the_decoder_alone_is_a_llama_with_the_logits_of_the_model_without_neigh
     expected = model(tokens)[..., : info.shape.vocabulary]
     torch.testing.assert_close(plain(tokens).logits, expected, rtol=1e-5, atol=1e-5)
     assert plain.generation_config.eos_token_id == 1
+    opened = checkpoint.read_info(checkpoint.find(folders["decoder"]))
+    assert opened.shape.tokenizer == info.shape.tokenizer, "the run's own SentencePiece model, not its tokenizer.json"
 
 
 def test_the_decoder_alone_is_a_gpt2_where_it_has_learned_positions(tmp_path: Path) -> None:
