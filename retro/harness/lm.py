@@ -20,7 +20,7 @@ from retro.common.progress import Progress
 from retro.generate.request import Completion, Reading, Request
 from retro.generate.scoring import Score, Scored
 from retro.harness.cache import ResponseCache, key_of
-from retro.harness.settings import sampling_of
+from retro.harness.settings import draws, sampling_of
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
 def _draws(request: Any) -> bool:
     """Whether the response to a request is drawn, and so another one each time."""
-    return len(request.args) > 1 and isinstance(request.args[1], dict) and bool(request.args[1].get("do_sample"))
+    return len(request.args) > 1 and isinstance(request.args[1], dict) and draws(request.args[1])
 
 
 def _name(request: Any) -> str | None:
