@@ -2,12 +2,13 @@
 
 SentencePiece joins the two neighbors whose union has the highest score, the leftmost of equals; the library joins by a
 list of merges. Every way to halve a piece is a merge with the piece's rank. That is exact where no two pieces share a
-score and every character of a piece is a piece itself; what else a model may ask for is named by `inexact`.
+score, but rows of one character, and every character of a piece is a piece itself; `inexact` names what else there may
+be.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,6 @@ def inexact(vocabulary: PieceVocabulary) -> str | None:
     """Why `bpe_tokenizer` might give other ids than SentencePiece; None where it gives the same."""
     kinds = Counter(vocabulary.kinds)
     texts, normal = vocabulary.pieces, _normal(vocabulary)
-    joined = [vocabulary.scores[id_] for text, id_ in normal.items() if len(text) > 1]
     if len(set(texts)) < len(texts):
         return "two of its pieces are equal"
     if kinds[UNUSED]:
@@ -86,10 +86,10 @@ def inexact(vocabulary: PieceVocabulary) -> str | None:
         return f"it has {kinds[BYTE]} bytes and {kinds[UNKNOWN]} unknown pieces"
     if any(len(text) == 1 and kind != NORMAL for text, kind in zip(texts, vocabulary.kinds, strict=True)):
         return "a special piece is a character"
-    if len(set(joined)) < len(joined):
-        return "two of its pieces have the same score"
     if not {letter for text in normal for letter in text} <= set(normal):
         return "a character of a piece is none itself"
+    if not all(_same_in_a_row(vocabulary, tied) for tied in _tied(vocabulary)):
+        return "two of its pieces have the same score"
     return None
 
 
@@ -128,6 +128,46 @@ def bpe_tokenizer(vocabulary: PieceVocabulary) -> tokenizers.Tokenizer:
         ]
     )
     return tokenizer
+
+
+def _tied(vocabulary: PieceVocabulary) -> list[list[str]]:
+    """Pieces of several characters that share a score, those of each score together."""
+    by_score: dict[float, list[str]] = defaultdict(list)
+    for text, id_ in _normal(vocabulary).items():
+        if len(text) > 1:
+            by_score[vocabulary.scores[id_]].append(text)
+    return [texts for texts in by_score.values() if len(texts) > 1]
+
+
+def _same_in_a_row(vocabulary: PieceVocabulary, tied: Sequence[str]) -> bool:
+    """Whether pieces that share a score are rows of one character, as Llama's are of spaces, and rows of it four times
+    as long as the longest are cut as SentencePiece cuts them."""
+    letters = {letter for text in tied for letter in text}
+    if len(letters) > 1:
+        return False
+    letter, sizes = letters.pop(), set(map(len, tied))
+    pieces = [letter, *tied]
+    alone = PieceVocabulary(
+        pieces=pieces, scores=[0.0] * len(pieces), kinds=[NORMAL] * len(pieces), prefix=False, collapses=False
+    )
+    tokenizer = bpe_tokenizer(alone)
+    return all(
+        [len(pieces[id_]) for id_ in tokenizer.encode(letter * count, add_special_tokens=False).ids]
+        == _leftmost(count, sizes)
+        for count in range(1, 4 * max(sizes) + 1)
+    )
+
+
+def _leftmost(count: int, sizes: set[int]) -> list[int]:
+    """Lengths of the pieces of a row of one character, where the leftmost two that make a piece are joined first."""
+    lengths, at = [1] * count, 0
+    while at < len(lengths) - 1:
+        if lengths[at] + lengths[at + 1] in sizes:
+            lengths[at : at + 2] = [lengths[at] + lengths[at + 1]]
+            at = max(at - 1, 0)
+        else:
+            at += 1
+    return lengths
 
 
 def _normal(vocabulary: PieceVocabulary) -> dict[str, int]:

@@ -143,7 +143,7 @@ def test_the_tokenizer_of_a_gguf_file_is_read_from_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "has a tokenizer of kind 'llama', 'default'; supported is gpt2 with"),
+        ({"tokenizer.ggml.model": "t5"}, "has a tokenizer of kind 't5', 'default'; supported is llama, and gpt2 with"),
         ({"tokenizer.ggml.pre": "deepseek"}, "has a tokenizer of kind 'gpt2', 'deepseek'"),
         ({"llama.attention.sliding_window": 16.0}, "has llama.attention.sliding_window = 16.0, which may change what"),
         ({"llama.logit_scale": 0.5}, "has llama.logit_scale = 0.5, which may change what the model computes"),
