@@ -80,7 +80,7 @@ def write_gguf(
         writer.add_eos_token_id(2)
     writer.add_chat_template("{{ messages[0]['content'] }}")
     for name, value in (settings or {}).items():
-        add = writer.add_string if isinstance(value, str) else writer.add_float32
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
         add(name, value)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for name, tensor in load_file(folder / "model.safetensors").items():
