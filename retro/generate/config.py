@@ -79,6 +79,10 @@ class GenerateConfig(StageConfig):
     step: PositiveInt | None = None
     """The checkpoint of this training step, where `checkpoint` holds several; absent: the newest."""
 
+    sequence_length: PositiveInt | None = None
+    """Tokens of prompt and answer together that the model is opened for; absent: those it was trained for here, and of
+    a model of another toolkit at most 4,096. No more than its folder says, and only with rotary positions."""
+
     size: str | None = None
     """Size that the checkpoint must have, such as 843m; absent: whatever it has. A check; it shapes nothing."""
 

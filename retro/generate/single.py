@@ -13,6 +13,7 @@ from retro.common.errors import ConfigError
 from retro.common.qa_data import Question
 from retro.common.tasks import load_task
 from retro.generate.ask import Asker, build_requests, record
+from retro.generate.checks import LONGER
 from retro.generate.config import GenerateConfig, Setting
 from retro.generate.given import find_passages
 from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
@@ -83,7 +84,8 @@ def answer_one(
     found = find_passages(config, [asked], retrieve, needed=False)[setting]
     (request,) = build_requests(asker, setting, found)
     if request is None:
-        need = f"needs to fit a sequence of {engine.decoder.sequence_length} tokens beside the prompt and the answer"
+        most = engine.decoder.sequence_length
+        need = f"needs to fit a sequence of {most} tokens beside the prompt and the answer{LONGER}"
         raise ConfigError("question", f"{question[:40]}…", need)
     completion = None
     for event in engine.stream(request):

@@ -66,8 +66,11 @@ def test_contexts_that_are_cut_are_counted_and_told(caplog: pytest.LogCaptureFix
     # Of xyzuvw three tokens are left beside two to score, one of which is not read; of xyzu likewise.
     lm.loglikelihood(asked(("xyzuvw", "aa"), ("xyzu", "aa"), ("xyz", "aa")), disable_tqdm=True)
     assert lm.truncated == [3, 1]
-    assert "2 of 3 contexts are longer than the model's 4 tokens leave room for, and lost their" in caplog.text
-    assert "beginning: 3 tokens at most" in caplog.text
+    assert (
+        "2 of 3 contexts are longer than the model's 4 tokens leave room for (generate.sequence_length), and"
+        in caplog.text
+    )
+    assert "lost their beginning: 3 tokens at most" in caplog.text
     caplog.clear()
     lm.generate_until(asked(("xyzuvw", {"max_gen_toks": 1}), ("x", {"max_gen_toks": 1})), disable_tqdm=True)
     assert lm.truncated == [3, 1, 3]
