@@ -21,6 +21,8 @@ from retro.common.pieces import BPE, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USE
 
 _SPACE = "\u2581"
 _BYTES = 256
+_LONGEST, _LONGEST_ROW = 1_000, 64
+"""Characters of a piece, and of a row of one character: what is longer would take minutes to split in every way."""
 # Numbers of fields in SentencePiece's published protocol buffer.
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _TEXT, _SCORE, _KIND = 1, 2, 3
@@ -76,6 +78,8 @@ def inexact(vocabulary: PieceVocabulary) -> str | None:
     """Why `bpe_tokenizer` might give other ids than SentencePiece; None where it gives the same."""
     kinds = Counter(vocabulary.kinds)
     texts, normal = vocabulary.pieces, _normal(vocabulary)
+    if max(map(len, texts), default=0) > _LONGEST:
+        return f"one of its pieces is longer than {_LONGEST:,} characters"
     if len(set(texts)) < len(texts):
         return "two of its pieces are equal"
     if kinds[UNUSED]:
@@ -143,7 +147,7 @@ def _same_in_a_row(vocabulary: PieceVocabulary, tied: Sequence[str]) -> bool:
     """Whether pieces that share a score are rows of one character, as Llama's are of spaces, and rows of it four times
     as long as the longest are cut as SentencePiece cuts them."""
     letters = {letter for text in tied for letter in text}
-    if len(letters) > 1:
+    if len(letters) > 1 or max(map(len, tied)) > _LONGEST_ROW:
         return False
     letter, sizes = letters.pop(), set(map(len, tied))
     pieces = [letter, *tied]

@@ -80,6 +80,7 @@ def test_rows_that_are_cut_otherwise_are_no_exact_copy(tmp_path: Path) -> None:
         ({"kinds": (3, 1)}, "it has 255 bytes and 1 unknown pieces"),
         ({"kinds": (-1, 3)}, "a special piece is a character"),
         ({"pieces": (-1, "xyz")}, "a character of a piece is none itself"),
+        ({"pieces": (270, "a" * 1001)}, "one of its pieces is longer than 1,000 characters"),
         ({"pieces": (270, "</s>")}, "two of its pieces are equal"),
         ({"scores": (270, -20.0)}, "two of its pieces have the same score"),
     ],
