@@ -484,8 +484,10 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer one question with the tuned model, or any other from a folder of documents, and say what it read."""
+    from retro.generate.config import setting_of
     from retro.show_answer import run_and_question, show_answer
 
+    setting_of(passages_from)  # refused before a database is built
     arguments, question = run_and_question(words or [], needs_run=documents is None)
     if documents is None:
         if model is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -140,9 +141,13 @@ def _gen_kwargs(given: str | None) -> dict[str, Any] | None:
         return None
     from lm_eval.utils import simple_parse_args_string
 
+    from retro.harness.settings import sampling_of
+
     if not all(name.strip() and value for name, _, value in (part.partition("=") for part in given.split(","))):
         raise ConfigError("--gen-kwargs", given, "needs name=value with commas between: temperature=0.5,do_sample=true")
     found: dict[str, Any] = simple_parse_args_string(given)
+    # Refused here whether or not a task generates; what depends on the model is looked at once it is open.
+    sampling_of(found, None, seed=0, sequence_length=sys.maxsize)
     return found
 
 

@@ -23,6 +23,7 @@ from retro.show_answer import run_and_question, show_answer
 from retro.training.config import ParallelConfig
 from tests.common.chat_folders import TEXT
 from tests.common.chat_model import make_chat_model
+from tests.test_cli import refused
 
 QUIET = ("index.embedder={kind: hashing}",)
 
@@ -159,3 +160,10 @@ def test_greedy_answers_of_conversations_are_those_of_transformers(model: Path) 
         ]
     assert engine.decoder.ends == (spoken.convert_tokens_to_ids("<|im_end|>"),)
     assert ended > 0
+
+
+def test_a_source_of_passages_that_is_none_is_refused_before_anything_is_built(model: Path, tmp_path: Path) -> None:
+    notes = write_notes(tmp_path / "notes")
+    line = refused("ask", "Who?", "--documents", str(notes), "--model", str(model), "--passages-from", "retreiver")
+    assert line == ("retro: --passages-from = 'retreiver': is not a source of passages; did you mean 'retriever'?")
+    assert not (tmp_path / "cache").exists()

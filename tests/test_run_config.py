@@ -166,3 +166,15 @@ def test_yaml_for_the_terminal_steers_nothing_and_reads_back() -> None:
     assert "\u202e" not in text
     assert RunConfig(**yaml.safe_load(text)) == config
     assert "魔" in as_yaml(load_run_config(None, ["corpus.sources=[{name: a, path: 魔}]"]))
+
+
+@pytest.mark.parametrize("override", ["cor\npus.x=1", "corpus.so\nurces=1", 'corpus={"a\\nb": 1}'])
+def test_a_key_with_a_line_break_is_named_on_one_line(override: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a setting") as caught:
+        load_run_config(None, [override])
+    assert "\n" not in str(caught.value)
+    assert "\\n" in str(caught.value)
+    (tmp_path / "run.yaml").write_text('corpus: {"sou\\nrces": 1}\n')
+    with pytest.raises(DataError) as in_file:
+        load_run_config(tmp_path / "run.yaml", [])
+    assert r"run.yaml: corpus.sou\nrces = 1: is not a setting" in str(in_file.value)

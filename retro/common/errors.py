@@ -17,7 +17,7 @@ class ConfigError(RetroError):
     """A setting has a value that cannot work."""
 
     def __init__(self, setting: str, value: object, need: str) -> None:
-        super().__init__(f"{setting} = {value!r}: {need}")
+        super().__init__(f"{on_one_line(setting)} = {value!r}: {need}")
         self.setting = setting
         self.value = value
         self.need = need
@@ -27,7 +27,7 @@ class ArtifactError(RetroError):
     """A file that a stage wrote is missing, cut short, damaged, or was made under another config."""
 
     def __init__(self, path: Path, problem: str, remedy: str) -> None:
-        super().__init__(f"{path}: {problem}{'' if problem.endswith('?') else '.'} {remedy}")
+        super().__init__(f"{on_one_line(str(path))}: {problem}{'' if problem.endswith('?') else '.'} {remedy}")
         self.path = path
         self.problem = problem
 
@@ -36,7 +36,7 @@ class DataError(RetroError):
     """A file that the user brought cannot be used as it is."""
 
     def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
-        super().__init__(f"{path}: {problem}{'' if problem.endswith('?') else '.'} {remedy}")
+        super().__init__(f"{on_one_line(str(path))}: {problem}{'' if problem.endswith('?') else '.'} {remedy}")
         self.path, self.problem = path, problem
 
 
@@ -50,6 +50,11 @@ class DependencyError(RetroError):
     def __init__(self, package: str, problem: str, remedy: str) -> None:
         super().__init__(f"{package}: {problem}. {remedy}")
         self.package = package
+
+
+def on_one_line(name: str) -> str:
+    """A name with line breaks and other characters that cannot be seen written as Python writes them."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)
 
 
 def short_reason(error: object) -> str:

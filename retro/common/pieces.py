@@ -38,8 +38,10 @@ SPACED_WORDS: tuple[Cut, ...] = (_SPACED_WORDS.findall,)
 SPACED_WORDS_OF_LINES: tuple[Cut, ...] = (_SPACED_WORDS_OF_LINES.findall,)
 """The same, where no token spans a line break."""
 
-_BPE = 2
-_NORMAL, _USER_DEFINED, _UNUSED, _BYTE = 1, 4, 5, 6
+BPE = 2
+"""The kind of model that joins pieces, as SentencePiece numbers them."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Kinds of piece, as SentencePiece and .gguf files number them."""
 
 
 def huggingface_cuts(tokenizer_json: str) -> tuple[Cut, ...]:
@@ -66,7 +68,7 @@ def sentencepiece_cuts(path: Path) -> tuple[Cut, ...]:
     """
     model = path.read_bytes()
     pieces, trainer, normalizer = [], b"", b""
-    for number, value in _fields(model):
+    for number, value in message_fields(model):
         if number == 1:
             pieces.append(value)
         elif number == 2:
@@ -74,8 +76,8 @@ def sentencepiece_cuts(path: Path) -> tuple[Cut, ...]:
         elif number == 3:
             normalizer = value
     kinds = {kind for _, kind in map(_piece, pieces)}
-    texts = [text for text, kind in map(_piece, pieces) if kind == _NORMAL]
-    if dict(_fields(trainer)).get(3) != _BPE or _BYTE not in kinds or kinds & {_USER_DEFINED, _UNUSED}:
+    texts = [text for text, kind in map(_piece, pieces) if kind == NORMAL]
+    if dict(message_fields(trainer)).get(3) != BPE or BYTE not in kinds or kinds & {USER_DEFINED, UNUSED}:
         return ()
     if not _keeps_text(normalizer) or any(_SPACE in text.lstrip(_SPACE) for text in texts):
         return ()
@@ -84,17 +86,17 @@ def sentencepiece_cuts(path: Path) -> tuple[Cut, ...]:
 
 def _piece(message: bytes) -> tuple[str, int]:
     """Text and kind of a vocabulary entry."""
-    found = dict(_fields(message))
-    return found[1].decode("utf-8", "replace"), found.get(3, _NORMAL)
+    found = dict(message_fields(message))
+    return found[1].decode("utf-8", "replace"), found.get(3, NORMAL)
 
 
 def _keeps_text(normalizer: bytes) -> bool:
     """Whether nothing is replaced, put before a text or taken out, but for spaces, which get their own sign."""
-    found = dict(_fields(normalizer))
+    found = dict(message_fields(normalizer))
     return not found.get(2) and found.get(3, 1) == 0 and found.get(4, 1) == 0 and found.get(5, 1) == 1
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+def message_fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """Number and value of each field of a protocol buffer; SentencePiece's own reader needs a package we do not."""
     at = 0
     while at < len(message):

@@ -11,6 +11,7 @@ from retro.common.chat_template import ChatTemplate
 from retro.common.conventions import Conventions
 from retro.common.errors import ArtifactError, DataError
 from retro.common.files import write_plain_json
+from retro.common.piece_bpe import bpe_tokenizer, inexact, read_vocabulary
 from retro.common.tokenizers import (
     FILE_NAMES,
     HuggingFaceTokenizer,
@@ -23,8 +24,6 @@ from retro.common.tokenizers import (
 from retro.model.config import ModelShape
 
 log = logging.getLogger(__name__)
-
-_BYTES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +61,18 @@ def copy_tokenizer(directory: Path, shape: ModelShape, out: Path) -> CopiedToken
     for one in tokenizer_files(directory):
         shutil.copyfile(one, out / one.name)
     known = conventions_of(tokenizer)
-    settings = _for_transformers(tokenizer, known, directory / file)
-    if settings is not None:
-        write_plain_json(out / "tokenizer_config.json", settings)
+    same = False
+    if isinstance(tokenizer, HuggingFaceTokenizer) or (
+        isinstance(tokenizer, SentencePieceTokenizer) and _write_as_huggingface(directory / file, out)
+    ):
+        same, end = True, str(tokenizer.piece(tokenizer.eod))
+        write_plain_json(out / "tokenizer_config.json", _for_transformers(end, known))
     if known.chat_template:
         (out / "chat_template.jinja").write_text(known.chat_template, encoding="utf-8")
     return CopiedTokenizer(
         file=file,
         eod=tokenizer.eod,
-        opens_in_transformers=settings is not None,
+        opens_in_transformers=same,
         ends=tuple(dict.fromkeys((tokenizer.eod, *known.ends, *_turn_end(tokenizer)))),
         conventions=known,
     )
@@ -87,18 +89,24 @@ def _turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
         return ()
 
 
-def _for_transformers(tokenizer: Tokenizer, known: Conventions, file: Path) -> dict[str, object] | None:
-    """Settings under which AutoTokenizer, called with add_special_tokens=False, gives the ids of our own tokenizer;
-    None where it is not sure that it does.
+def _write_as_huggingface(model: Path, out: Path) -> bool:
+    """Write a SentencePiece model as a tokenizer.json, if that is sure to give the same ids; tell whether it did."""
+    vocabulary = read_vocabulary(model)
+    reason = "it is no BPE, or changes characters" if vocabulary is None else inexact(vocabulary)
+    if vocabulary is None or reason is not None:
+        log.warning(
+            "export: no tokenizer_config.json: AutoTokenizer might give other ids than %s, as %s", model, reason
+        )
+        return False
+    bpe_tokenizer(vocabulary).save(str(out / FILE_NAMES["huggingface"]))
+    return True
+
+
+def _for_transformers(end: str, known: Conventions) -> dict[str, object]:
+    """Settings under which AutoTokenizer, called with add_special_tokens=False, gives the ids of our own tokenizer.
 
     With a chat template, which writes special tokens, a text that spells one is that token in transformers.
     """
-    if isinstance(tokenizer, HuggingFaceTokenizer) or (
-        isinstance(tokenizer, SentencePieceTokenizer) and _converts_exactly(file)
-    ):
-        end = str(tokenizer.piece(tokenizer.eod))
-    else:
-        return None
     named = {name: text for name, text in known.tokens.items() if name != "eos_token"}
     length = {} if known.model_max_length is None else {"model_max_length": known.model_max_length}
     return {
@@ -113,21 +121,3 @@ def _for_transformers(tokenizer: Tokenizer, known: Conventions, file: Path) -> d
         "split_special_tokens": not known.chat_template,
         "clean_up_tokenization_spaces": False,
     }
-
-
-def _converts_exactly(file: Path) -> bool:
-    """Whether transformers makes of a SentencePiece model one that gives the same ids: those that the toolkit trains,
-    which change nothing of a text, put no space before it, and spell in bytes what they have no piece for."""
-    import sentencepiece
-
-    model = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    probe = " \u00a0\ufb01\u2460\uff21 a\t b  "
-    pieces = [id_ for id_ in range(model.vocab_size()) if not (model.is_control(id_) or model.is_unknown(id_))]
-    whole = [id_ for id_ in pieces if not model.is_byte(id_)]
-    by_merges = [model.get_score(id_) for id_ in whole] == [-float(number) for number in range(len(whole))]
-    return (
-        model.normalize(probe) == probe.replace(" ", "\u2581")
-        and len(pieces) - len(whole) == _BYTES
-        and by_merges
-        and not any(model.is_unused(id_) for id_ in whole)
-    )

@@ -15,9 +15,8 @@ from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.config import config_json
 from retro.common.files import write_json
 from retro.common.lock import run_lock
-from retro.common.resume import completed
+from retro.common.resume import completed, fingerprints
 from retro.common.tasks import load_task
-from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
 from retro.generate.ask import Asker, answer_all
 from retro.generate.config import GenerateConfig, with_precision
@@ -37,7 +36,7 @@ from retro.generate.task_prompt import task_identity
 from retro.generate.tuned import warn_of_other_prompts
 from retro.index.bm25.config import SearchConfig
 from retro.sft.retriever import BY_VECTORS, search_identity
-from retro.sft.tokenizer import model_tokenizer
+from retro.sft.tokenizer import model_tokenizer, open_corpus
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 
@@ -65,7 +64,8 @@ def run(
         config: Questions, settings, sampling.
         layout: Processes. Without a launcher one process holds the whole model, whatever this says.
         checkpoint_dir: A checkpoint, a directory of them, or a finished tuning stage.
-        corpus_dir: The corpus, for its tokenizer and its own questions.
+        corpus_dir: The corpus, for its tokenizer and its own questions; none is needed where questions are in a file,
+            nothing is searched and the checkpoint has a tokenizer.
         db_dir: The chunk database; opened when passages come from the retriever.
         index_dir: The index; likewise.
         out: The stage's directory.
@@ -79,9 +79,10 @@ def run(
     """
     task = load_task(config.task)
     texts = prompt_texts(config, task)
-    corpus = Corpus.open(corpus_dir)
     info = find_checkpoint(config, checkpoint_dir)
-    questions = load_questions(config, corpus_dir)
+    corpus = open_corpus(corpus_dir, info, searches=config.searches)
+    parents = {} if corpus is None else {"corpus": corpus.manifest}
+    questions = load_questions(config, None if corpus is None else corpus_dir)
     config = _whole_is_no_slice(config, len(questions))
     # Neither the slice nor the expected size shapes an answer.
     shaping = config.model_copy(update={"start": 0, "count": None, "size": None})
@@ -89,14 +90,14 @@ def run(
     identity: dict[str, Any] = {
         "checkpoint": checkpoint.identity(info.path),
         "questions": fingerprint([[one.id, one.question, list(one.answers)] for one in questions]),
-        "corpus": corpus.manifest.fingerprint,
+        **fingerprints(parents),
         "prompts": texts.identity,
         "task": task_identity(task),
     }
     identity |= conventions_identity(model_tokenizer(info, corpus)[0], config)
     if config.searches:
         identity |= {"database": mark_of(db_dir), **search_identity(search, index_dir)}
-    made = completed(out, STAGE, settings | {"identity": identity}, {"corpus": corpus.manifest}, compared=_renamed)
+    made = completed(out, STAGE, settings | {"identity": identity}, parents, compared=_renamed)
     if made is not None:
         return made
     config, choice = with_choice(config, begun_precision(out))
@@ -120,7 +121,7 @@ def run(
     manifest = Manifest(
         stage=STAGE,
         config=settings | {"identity": identity},
-        parents={"corpus": corpus.manifest.fingerprint},
+        parents=fingerprints(parents),
         counts={"questions": len(questions), "settings": list(config.settings)},
     )
     return on_first_rank(lambda: _finish(asker, manifest, report, started, out))

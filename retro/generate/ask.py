@@ -6,6 +6,7 @@ spread over processes all of them run it, and the first one writes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from retro.common.progress import Progress
 from retro.common.qa_data import Question
 from retro.common.tasks.task import Task
 from retro.common.tokenizers import conventions_of
+from retro.generate.checks import LONGER
 from retro.generate.config import GenerateConfig, SamplingConfig, Setting
 from retro.generate.engine import BatchEngine
 from retro.generate.given import Passages
@@ -32,6 +34,8 @@ from retro.sft.chat import STYLE, chat_of, encode_chats
 from retro.sft.encode import PromptIds, fit_prompt, prompt_room
 from retro.sft.prepare import encode_prompts
 from retro.sft.prompt_texts import PromptTexts, shipped_prompts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +108,15 @@ def _answer_setting(
             file.append([record(setting, *one) for one in whole])
             tokens += sum(len(one.tokens) for one in completions if one is not None)
             bar.advance(len(completions))
+    skipped = sum(request is None for request in requests)
+    if skipped:
+        log.warning(
+            "generate: %s: %d of %d questions do not fit a sequence of %d tokens%s beside prompt and answer: not asked",
+            *(setting, skipped, count, asker.engine.decoder.sequence_length, LONGER),
+        )
     numbers = {
         "questions": count,
-        "skipped_question_too_long": sum(request is None for request in requests),
+        "skipped_question_too_long": skipped,
         "answered_now": left,
         "tokens_now": tokens,
         "seconds": round(monotonic() - begun, 3),
@@ -143,9 +153,10 @@ def build_requests(asker: Asker, setting: Setting, passages: Sequence[Passages])
     """
     config, decoder = asker.config, asker.engine.decoder
     longest = config.max_new_tokens or asker.task.max_new_tokens
-    room = prompt_room(decoder.sequence_length, decoder.chunk_length if config.encoder else 1, longest)
+    length = decoder.sequence_length
+    room = prompt_room(length, decoder.chunk_length if config.encoder else 1, longest)
     if room == 0:
-        need = f"needs to leave a prompt of {decoder.chunk_length} tokens in a sequence of {decoder.sequence_length}"
+        need = f"needs to leave a prompt of {decoder.chunk_length} tokens in a sequence of {length}{LONGER}"
         raise ConfigError("generate.max_new_tokens", longest, need)
     start, count = asker.slice
     questions = asker.questions[start : start + count]

@@ -9,6 +9,9 @@ from retro.common.errors import ConfigError, require
 from retro.generate.config import LARGEST_PENALTY, LEAST_PENALTY
 from retro.generate.request import Decoder, LiveRetrieval, Reading, Request, Sampling
 
+LONGER = " (generate.sequence_length)"
+"""The setting that opens a model for longer sequences, as messages name it."""
+
 
 def require_request(request: Request, decoder: Decoder, *, searches: bool) -> None:
     """Check a request against a model.
@@ -59,7 +62,7 @@ def require_prompt(setting: str, prompt: Sequence[int], decoder: Decoder) -> Non
     if not prompt:
         raise ConfigError(setting, [], "needs at least one token; the end-of-document token begins a text")
     if len(prompt) > decoder.sequence_length:
-        need = f"needs at most {decoder.sequence_length}, the length of the model's sequences"
+        need = f"needs at most {decoder.sequence_length}, the tokens that the model is open for{LONGER}"
         raise ConfigError(setting, f"{len(prompt)} tokens", need)
     strange = next((token for token in prompt if not 0 <= token < decoder.vocabulary), None)
     if strange is not None:

@@ -8,17 +8,36 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from retro.common.config import StageConfig
+from retro.common.config import StageConfig, unknown_name
 from retro.common.conventions import AddSpecialTokens
-from retro.common.errors import require
+from retro.common.errors import ConfigError, require
 from retro.common.precision import Precision, renamed, tell_new_name
 
 Setting = Literal[
     "with_passages", "retrieved_passages", "live_retrieval", "gold_passages", "closed_book", "shuffled_passages"
 ]
 
+_ASKED: dict[str, Setting] = {
+    "retriever": "retrieved_passages",
+    "live": "live_retrieval",
+    "none": "closed_book",
+}
+"""Where `retro ask` takes passages from, and the setting that this is."""
+
 LEAST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
 """Of a repetition. Beyond them a logit may become infinite, and then there is nothing to choose from."""
+
+
+def setting_of(passages_from: str) -> Setting:
+    """What a question of `retro ask` is asked with.
+
+    Raises:
+        ConfigError: There is no such source of passages.
+    """
+    if passages_from not in _ASKED:
+        need = unknown_name(passages_from, list(_ASKED)).replace("a setting", "a source of passages")
+        raise ConfigError("--passages-from", passages_from, need)
+    return _ASKED[passages_from]
 
 
 def with_precision(data: Any) -> Any:
@@ -78,6 +97,10 @@ class GenerateConfig(StageConfig):
 
     step: PositiveInt | None = None
     """The checkpoint of this training step, where `checkpoint` holds several; absent: the newest."""
+
+    sequence_length: PositiveInt | None = None
+    """Tokens of prompt and answer together that the model is opened for; absent: those it was trained for here, and of
+    a model of another toolkit at most 4,096. No more than its folder says, and only with rotary positions."""
 
     size: str | None = None
     """Size that the checkpoint must have, such as 843m; absent: whatever it has. A check; it shapes nothing."""

@@ -18,7 +18,12 @@ log = logging.getLogger(__name__)
 
 
 def open_decoder(
-    checkpoint: Path, layout: ParallelConfig, end: int | Sequence[int], *, bfloat16: bool = False
+    checkpoint: Path,
+    layout: ParallelConfig,
+    end: int | Sequence[int],
+    *,
+    bfloat16: bool = False,
+    sequence_length: int | None = None,
 ) -> Decoder:
     """The model of a checkpoint, ready to go on from prompts.
 
@@ -28,6 +33,7 @@ def open_decoder(
             a batch or the work of a training step has no use here: `sequence` and `distributed_optimizer` are ignored.
         end: The id that ends an answer, or all of those that do.
         bfloat16: Compute in bfloat16.
+        sequence_length: Tokens of a sequence, see `load_stage`; None: as the checkpoint says.
 
     Raises:
         ConfigError: The layout does not fit the model or the processes, has stages that take turns, or leaves
@@ -35,7 +41,7 @@ def open_decoder(
         ArtifactError: The checkpoint is missing or damaged.
     """
     layout = _for_decoding(layout)
-    (model,), info = load_stage(checkpoint, layout, bfloat16=bfloat16)
+    (model,), info = load_stage(checkpoint, layout, bfloat16=bfloat16, sequence_length=sequence_length)
     for_inference(model)
     log.info("%s: opened for decoding, step %d", info.path, info.step)
     return CachedDecoder(model, end)

@@ -9,7 +9,7 @@ from typing import Any
 from retro.common.errors import ConfigError
 from retro.common.precision import Choice, choose, is_bfloat16
 from retro.common.tasks.task import Task
-from retro.common.tokenizers import Tokenizer, conventions_of
+from retro.common.tokenizers import Tokenizer, conventions_of, load_tokenizer
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
@@ -73,6 +73,31 @@ def _warn_of_more_passages(config: GenerateConfig, info: checkpoint.CheckpointIn
             trained,
             wanted * info.shape.retrieved_length,
         )
+
+
+def sequence_length(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> int | None:
+    """Tokens of a sequence that the model is to be opened for; None: as its checkpoint says.
+
+    Raises:
+        ConfigError: More than the folder that the weights come from was made for, or its positions lie in a table.
+    """
+    wanted, model = config.sequence_length, info.shape.model
+    if wanted == model.sequence_length or (wanted is None and info.external is None):
+        return None
+    told = None if info.tokenizer is None else conventions_of(load_tokenizer(info.tokenizer)).max_position_embeddings
+    most = max(model.sequence_length, told or 0)
+    if wanted is None:
+        if most > model.sequence_length and model.positions == "rope":
+            what = "%s: opened for %s of the %s tokens that it was made for; generate.sequence_length takes more"
+            log.info(what, info.path, f"{model.sequence_length:,}", f"{most:,}")
+        return None
+    if model.positions != "rope":
+        need = f"needs to be absent or {model.sequence_length}: the model's positions are learned, not rotary"
+        raise ConfigError("generate.sequence_length", wanted, need)
+    if wanted > most:
+        need = f"needs at most {most}, the tokens that {info.path} was made for"
+        raise ConfigError("generate.sequence_length", wanted, need)
+    return wanted
 
 
 def prompt_texts(config: GenerateConfig, task: Task) -> PromptTexts:
@@ -145,14 +170,15 @@ def open_engine(
         search: By what it is searched.
 
     Raises:
-        ConfigError: The layout does not fit the model or the processes.
+        ConfigError: The layout does not fit the model or the processes, or the sequence is longer than the model's.
         TrainingError: The checkpoint was trained with another tokenizer.
         ArtifactError: Something is missing or damaged.
     """
     tokenizer: Any = model_tokenizer(info, corpus)[0]
     layout = layout if parallel.world_size() > 1 else ParallelConfig()
     ends = end_tokens(tokenizer, config)
-    decoder = open_decoder(info.path, layout, ends, bfloat16=is_bfloat16(config.precision))
+    length = sequence_length(config, info)
+    decoder = open_decoder(info.path, layout, ends, bfloat16=is_bfloat16(config.precision), sequence_length=length)
     retrieve = None
     if config.searches and corpus is not None:
         most = max(config.passages, config.contexts_in_prompt)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from retro.common.answers import Answer
-from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.common.qa_data import Question
 from retro.common.tasks import load_task
 from retro.generate.ask import Asker, build_requests, record
-from retro.generate.config import GenerateConfig, Setting
+from retro.generate.checks import LONGER
+from retro.generate.config import GenerateConfig, setting_of
 from retro.generate.given import find_passages
 from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
 from retro.generate.tuned import warn_of_other_prompts
@@ -21,13 +20,6 @@ from retro.index.bm25.config import SearchConfig
 from retro.sft.retriever import BY_VECTORS
 from retro.sft.tokenizer import open_corpus
 from retro.training.config import ParallelConfig
-
-PassagesFrom = Literal["retriever", "live", "none"]
-_SETTINGS: dict[str, Setting] = {
-    "retriever": "retrieved_passages",
-    "live": "live_retrieval",
-    "none": "closed_book",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +56,9 @@ def answer_one(
         ConfigError: There is no such source, the question is empty or too long, or a setting does not fit the model.
         ArtifactError: Something is missing or damaged.
     """
-    if passages_from not in _SETTINGS:
-        need = unknown_name(passages_from, list(_SETTINGS)).replace("a setting", "a source of passages")
-        raise ConfigError("--passages-from", passages_from, need)
     if not question.strip():
         raise ConfigError("question", question, "needs a text")
-    setting = _SETTINGS[passages_from]
+    setting = setting_of(passages_from)
     info = find_checkpoint(config, places.checkpoint)
     config = config.model_copy(update={"settings": (setting,), "start": 0, "count": None})
     config, _ = with_choice(for_model(config, info))
@@ -83,7 +72,8 @@ def answer_one(
     found = find_passages(config, [asked], retrieve, needed=False)[setting]
     (request,) = build_requests(asker, setting, found)
     if request is None:
-        need = f"needs to fit a sequence of {engine.decoder.sequence_length} tokens beside the prompt and the answer"
+        most = engine.decoder.sequence_length
+        need = f"needs to fit a sequence of {most} tokens beside the prompt and the answer{LONGER}"
         raise ConfigError("question", f"{question[:40]}…", need)
     completion = None
     for event in engine.stream(request):

@@ -17,10 +17,11 @@ from retro.common.artifacts import fingerprint
 from retro.common.chat_template import ChatTemplate
 from retro.common.errors import ConfigError, DataError
 from retro.common.progress import Progress
+from retro.generate.checks import LONGER
 from retro.generate.request import Completion, Reading, Request
 from retro.generate.scoring import Score, Scored
 from retro.harness.cache import ResponseCache, key_of
-from retro.harness.settings import sampling_of
+from retro.harness.settings import draws, sampling_of
 
 log = logging.getLogger(__name__)
 
@@ -229,9 +230,9 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self._told = len(self.truncated)
         if lost:
             log.warning(
-                "%d of %d contexts are longer than the model's %d tokens leave room for, and lost their beginning: "
+                "%d of %d contexts are longer than the model's %d tokens leave room for%s, and lost their beginning: "
                 "%d tokens at most",
-                *(len(lost), asked, self.sequence_length, max(lost)),
+                *(len(lost), asked, self.sequence_length, LONGER, max(lost)),
             )
 
     def _windows(self, text: str) -> Iterator[Pair]:
@@ -272,7 +273,7 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
 def _draws(request: Any) -> bool:
     """Whether the response to a request is drawn, and so another one each time."""
-    return len(request.args) > 1 and isinstance(request.args[1], dict) and bool(request.args[1].get("do_sample"))
+    return len(request.args) > 1 and isinstance(request.args[1], dict) and draws(request.args[1])
 
 
 def _name(request: Any) -> str | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from retro.common.errors import ConfigError
+from retro.generate.config import LARGEST_PENALTY, LEAST_PENALTY
 from retro.generate.request import Sampling
 
 log = logging.getLogger(__name__)
 
 _MAX_NEW_TOKENS = 256
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens")
+_LARGEST, _LEAST_SHARE = 1e9, 1e-9
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names for the most tokens of an answer: the harness's, transformers' and OpenAI's."""
 _KNOWN = (*_LENGTHS, "do_sample", "min_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p", "until")
 # What transformers' generate() does when it is not told otherwise; without beams there is nothing to stop early.
@@ -34,7 +37,7 @@ _WITHOUT_EFFECT = ("early_stopping", "length_penalty", "pad_token_id", "return_d
 
 
 def sampling_of(settings: Mapping[str, Any], task: str | None, *, seed: int, sequence_length: int) -> Sampling:
-    """How the answers of a task are generated.
+    """How the answers of a task are generated: drawn if it says so, or gives a temperature and does not say.
 
     Args:
         settings: The task's.
@@ -49,18 +52,37 @@ def sampling_of(settings: Mapping[str, Any], task: str | None, *, seed: int, seq
     whose = "" if task is None else f"of the task {task!r} "
     for name in sorted(set(given) - {*_KNOWN, *_WITHOUT_EFFECT}):
         _require_neutral(name, given[name], whose)
-    until = given.get("until", ())
-    draws = bool(given.get("do_sample"))
     return Sampling(
-        temperature=_number(given, "temperature", 1.0, whose) if draws else 0.0,
-        top_k=int(_number(given, "top_k", 0, whose)),
-        top_p=_number(given, "top_p", 1.0, whose),
-        repetition_penalty=_number(given, "repetition_penalty", 1.0, whose),
-        min_new_tokens=int(_number(given, "min_new_tokens", 0, whose)),
+        temperature=_temperature(given, whose),
+        top_k=_whole(given, "top_k", 0, whose),
+        top_p=_number(given, "top_p", 1.0, whose, least=_LEAST_SHARE, most=1.0),
+        repetition_penalty=_number(given, "repetition_penalty", 1.0, whose, least=LEAST_PENALTY, most=LARGEST_PENALTY),
+        min_new_tokens=_whole(given, "min_new_tokens", 0, whose),
         max_new_tokens=_most_tokens(given, whose, sequence_length),
-        stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),
+        stop=_stops(given, whose),
         seed=seed,
     )
+
+
+def draws(settings: Mapping[str, Any]) -> bool:
+    """Whether settings ask for tokens to be drawn."""
+    return _temperature({name: value for name, value in settings.items() if value is not None}, "") > 0
+
+
+def _temperature(given: Mapping[str, Any], whose: str) -> float:
+    temperature = _number(given, "temperature", 1.0 if given.get("do_sample") else 0.0, whose)
+    drawn = given.get("do_sample", temperature > 0)
+    if not isinstance(drawn, bool):
+        raise ConfigError("generation_kwargs.do_sample", drawn, f"{whose}needs true or false")
+    return temperature if drawn else 0.0
+
+
+def _stops(given: Mapping[str, Any], whose: str) -> tuple[str, ...]:
+    until = given.get("until", ())
+    texts = [until] if isinstance(until, str) else until
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError("generation_kwargs.until", until, f"{whose}needs a text, or a list of them")
+    return tuple(text for text in texts if text)
 
 
 def _require_neutral(name: str, value: Any, whose: str) -> None:
@@ -73,7 +95,7 @@ def _require_neutral(name: str, value: Any, whose: str) -> None:
 
 
 def _most_tokens(given: Mapping[str, Any], whose: str, sequence_length: int) -> int:
-    found = {name: int(_number(given, name, 0, whose)) for name in _LENGTHS if name in given}
+    found = {name: _whole(given, name, 0, whose) for name in _LENGTHS if name in given}
     if len(set(found.values())) > 1:
         said = ", ".join(f"{name}: {value}" for name, value in found.items())
         raise ConfigError("generation_kwargs.max_gen_toks", said, f"{whose}needs one number: these are the same thing")
@@ -86,9 +108,24 @@ def _most_tokens(given: Mapping[str, Any], whose: str, sequence_length: int) -> 
     return most
 
 
-def _number(given: Mapping[str, Any], name: str, default: float, whose: str) -> float:
+def _whole(given: Mapping[str, Any], name: str, default: int, whose: str) -> int:
+    number = _number(given, name, default, whose)
+    if number != int(number):
+        raise ConfigError(f"generation_kwargs.{name}", given[name], f"{whose}needs a whole number")
+    return int(number)
+
+
+def _number(
+    given: Mapping[str, Any], name: str, default: float, whose: str, *, least: float = 0.0, most: float = _LARGEST
+) -> float:
     value = given.get(name, default)
     try:
-        return float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"generation_kwargs.{name}", value, f"{whose}needs a number") from None
+        number = math.nan
+    if math.isnan(number):
+        raise ConfigError(f"generation_kwargs.{name}", value, f"{whose}needs a number")
+    if not least <= number <= most:
+        bounds = f"of {least:g} at least" if most == _LARGEST else f"from {least:g} to {most:g}"
+        raise ConfigError(f"generation_kwargs.{name}", value, f"{whose}needs a number {bounds}")
+    return number

@@ -52,8 +52,15 @@ class ReferenceRetro:
         neighbor_mask_BLKR: Tensor | None = None,
         token_mask_BS: Tensor | None = None,
         segments_BS: Tensor | None = None,
+        embedded_BSH: Tensor | None = None,
+        positions_BS: Tensor | None = None,
+        states: list[list[Tensor]] | None = None,
     ) -> Tensor:
-        """[B, S, H] hidden states after the final norm; with segments, zeros on padding between samples."""
+        """[B, S, H] hidden states after the final norm; with segments, zeros on padding between samples.
+
+        Without segments, `embedded_BSH` stands for the embedded tokens, `positions_BS` for the positions 0, 1, ... of
+        the real tokens, and `states` is given a list for each sequence: the embedding, and what each layer gives.
+        """
         rows = []
         for b, tokens_S in enumerate(tokens_BS):
             neighbors = None if neighbors_BLKR is None else neighbors_BLKR[b]
@@ -62,7 +69,11 @@ class ReferenceRetro:
                 rows.append(self._one_by_one(tokens_S, neighbors, mask, segments_BS[b]))
                 continue
             real_S = torch.ones_like(tokens_S, dtype=torch.bool) if token_mask_BS is None else token_mask_BS[b]
-            rows.append(self._sequence(tokens_S, neighbors, mask, real_S))
+            embedded, positions = (None if x is None else x[b] for x in (embedded_BSH, positions_BS))
+            layers: list[Tensor] = []
+            rows.append(self._sequence(tokens_S, neighbors, mask, real_S, embedded, positions, layers))
+            if states is not None:
+                states.append(layers)
         return torch.stack(rows)
 
     def _one_by_one(
@@ -80,9 +91,20 @@ class ReferenceRetro:
         return x_SH
 
     def _sequence(
-        self, tokens_S: Tensor, neighbors_LKR: Tensor | None, mask_LKR: Tensor | None, real_S: Tensor
+        self,
+        tokens_S: Tensor,
+        neighbors_LKR: Tensor | None,
+        mask_LKR: Tensor | None,
+        real_S: Tensor,
+        embedded_SH: Tensor | None = None,
+        positions_S: Tensor | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
-        x_SH = self._embed(tokens_S, (real_S.long().cumsum(0) - 1).clamp(min=0))
+        states = [] if states is None else states
+        places_S = (real_S.long().cumsum(0) - 1).clamp(min=0) if positions_S is None else positions_S
+        x_SH = self._embed(tokens_S, places_S, embedded_SH)
+        # Without padding, as with it, only how far two tokens stand apart turns them.
+        turns = range(len(tokens_S)) if positions_S is None else positions_S.tolist()
         length = len(tokens_S)
         causal_SS = torch.ones_like(real_S).expand(length, length).tril() & real_S
         encoded: list[list[Tensor]] | None = None
@@ -90,7 +112,8 @@ class ReferenceRetro:
         for number in range(1, self.model.layers + 1):
             name = f"decoder.layers.{number - 1}."
             skips = self.model.rope_skip_interval and number % self.model.rope_skip_interval == 0
-            rotary = range(length) if self.model.positions == "rope" and not skips else None
+            rotary = turns if self.model.positions == "rope" and not skips else None
+            states.append(x_SH)
             x_SH = x_SH + self._self_attention(name, self._norm(name + "input_layernorm", x_SH), causal_SS, rotary)
             if number in reading:
                 assert neighbors_LKR is not None and mask_LKR is not None
@@ -101,7 +124,8 @@ class ReferenceRetro:
                     )
                 x_SH = x_SH + self._chunked_cross_attention(name + "cross_attention.", normed_SH, encoded, mask_LKR)
             x_SH = x_SH + self._mlp(name + "mlp.", self._norm(name + "pre_mlp_layernorm", x_SH))
-        return self._norm("decoder.final_layernorm", x_SH)
+        states.append(self._norm("decoder.final_layernorm", x_SH))
+        return states[-1]
 
     def _encode(
         self, name: str, normed_SH: Tensor, neighbors_LKR: Tensor, mask_LKR: Tensor, real_S: Tensor
@@ -162,8 +186,8 @@ class ReferenceRetro:
             pieces.append(gate * read)
         return torch.cat(pieces)
 
-    def _embed(self, tokens_S: Tensor, positions_S: Tensor) -> Tensor:
-        x_SH = self.weights["embedding.word_embeddings.weight"][tokens_S]
+    def _embed(self, tokens_S: Tensor, positions_S: Tensor, embedded_SH: Tensor | None = None) -> Tensor:
+        x_SH = self.weights["embedding.word_embeddings.weight"][tokens_S] if embedded_SH is None else embedded_SH
         if self.model.positions == "learned":
             x_SH = x_SH + self.weights["embedding.position_embeddings.weight"][positions_S]
         return x_SH
@@ -192,7 +216,7 @@ class ReferenceRetro:
         approximate = "tanh" if self.model.activation == "gelu_tanh" else "none"
         return self._linear(name + "linear_fc2", functional.gelu(inner, approximate=approximate))
 
-    def _self_attention(self, layer: str, x_SH: Tensor, mask_SS: Tensor, positions: range | None) -> Tensor:
+    def _self_attention(self, layer: str, x_SH: Tensor, mask_SS: Tensor, positions: range | list[int] | None) -> Tensor:
         """Query heads of a group lie before the group's key and value in the fused projection."""
         groups, width = self.model.query_groups, self.model.head_width
         per_group = self.model.heads // groups
@@ -214,7 +238,7 @@ class ReferenceRetro:
         x_SH: Tensor,
         keys_TH: Tensor,
         mask_ST: Tensor,
-        positions: tuple[range, range | list[int]] | None,
+        positions: tuple[range | list[int], range | list[int]] | None,
         real_KR: Tensor | None = None,
     ) -> Tensor:
         """With `real_KR`, each of K neighbors' R tokens tells the one after it, where that is real."""
@@ -233,7 +257,7 @@ class ReferenceRetro:
         key_TGD: Tensor,
         value_TGD: Tensor,
         mask_ST: Tensor,
-        positions: tuple[range, range | list[int]] | None,
+        positions: tuple[range | list[int], range | list[int]] | None,
     ) -> Tensor:
         if positions is not None:
             query_SND, key_TGD = self._rotate(query_SND, positions[0]), self._rotate(key_TGD, positions[1])

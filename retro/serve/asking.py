@@ -152,7 +152,8 @@ def _short(number: int) -> str:
 def _require_fit(prompt: Sequence[int], param: str, served: Served, limits: Limits) -> None:
     most = min(limits.prompt_tokens, served.sequence_length - 1)
     if len(prompt) > most:
-        message = f"{param}: has {len(prompt):,} tokens; this server takes {most:,}"
+        setting = "serve.max_prompt_tokens" if most == limits.prompt_tokens else "generate.sequence_length"
+        message = f"{param}: has {len(prompt):,} tokens; this server takes {most:,} ({setting})"
         raise RefusalError(400, message, param=param, code="context_length_exceeded")
 
 

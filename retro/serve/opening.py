@@ -19,7 +19,7 @@ from retro.common.tokenizers import Tokenizer, conventions_of
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.model import open_decoder
-from retro.generate.opening import end_tokens, find_checkpoint, with_choice
+from retro.generate.opening import end_tokens, find_checkpoint, sequence_length, with_choice
 from retro.generate.request import Decoder, Engine
 from retro.generate.tuned import warn_of_other_prompts
 from retro.index.bm25.config import SearchConfig
@@ -81,8 +81,8 @@ def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, 
     searches = config.retrieval == "live" and bool(generate.encoder or generate.contexts_in_prompt)
     corpus = open_corpus(places.corpus, info, searches=searches)
     tokenizer, tokenizer_dir = model_tokenizer(info, corpus)
-    ends = end_tokens(tokenizer, generate)
-    decoder = open_decoder(info.path, ParallelConfig(), ends, bfloat16=bfloat16)
+    ends, length = end_tokens(tokenizer, generate), sequence_length(generate, info)
+    decoder = open_decoder(info.path, ParallelConfig(), ends, bfloat16=bfloat16, sequence_length=length)
     retrieve = None
     if searches and corpus is not None:
         most = max(config.max_passages, generate.contexts_in_prompt)

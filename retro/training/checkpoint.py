@@ -363,7 +363,12 @@ def load_model(path: Path, *, bfloat16: bool = False, base: Path | None = None) 
 
 
 def load_stage(
-    path: Path, layout: ParallelConfig, *, bfloat16: bool = False, base: Path | None = None
+    path: Path,
+    layout: ParallelConfig,
+    *,
+    bfloat16: bool = False,
+    base: Path | None = None,
+    sequence_length: int | None = None,
 ) -> tuple[list[RetroModel], CheckpointInfo]:
     """Build this rank's part of the model of a checkpoint and fill it, ready for inference.
 
@@ -374,6 +379,7 @@ def load_stage(
         layout: Ranks to spread it over, whatever it was trained on.
         bfloat16: Compute in bfloat16.
         base: Where the checkpoint lies that adapters belong to, if not where it lay.
+        sequence_length: Tokens of a sequence; None: as it says. Another only for rotary positions, which have no table.
 
     Returns:
         This rank's groups of layers in evaluation mode, and what the checkpoint says.
@@ -383,6 +389,9 @@ def load_stage(
         ArtifactError: The checkpoint is damaged.
     """
     info = read_info(find(path))
+    if sequence_length is not None:
+        model = info.shape.model.model_copy(update={"sequence_length": sequence_length})
+        info = replace(info, shape=info.shape.model_copy(update={"model": model}))
     require_layout(info.shape, layout)
     require_processes(layout, parallel.world_size())
     groups = group_layout(layout)

@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import ConfigError, DataError
+from retro.common.tokenizers import load_tokenizer
 from retro.mcore import parallel
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert import external
+from retro.model.convert.legacy import LegacyCheckpoint
+from retro.model.convert.legacy_settings import recorded_chunk_length
 from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import WeightSource, require_fits
 from retro.model.model import BuildOptions, RetroModel
+from retro.model.names import EMBEDDING
 from retro.training.merged import StoredWeights
 from retro.training.saver import save_weights
 
@@ -49,20 +53,31 @@ def convert(
         The model.
 
     Raises:
-        ConfigError: `out` exists, the vocabulary is larger than the embedding, or the model section is missing.
+        ConfigError: `out` exists, the model section is missing, the vocabulary is larger than the embedding or smaller
+            than the tokenizer, or a chunk is longer than a sequence or not the one that the checkpoint states.
         DataError: The checkpoint cannot be used as it is.
     """
     if out.exists():
         raise ConfigError("OUT", str(out), "needs a path where nothing is yet")
+    for option, tokens in (("--chunk-length", chunk_length), ("--vocabulary", vocabulary)):
+        if tokens is not None and tokens < 1:
+            raise ConfigError(option, tokens, "needs a token at least")
     folder, tokenizer = external.resolve(path), None
     if folder is not None:
         found = external.open_external(folder)
+        if vocabulary is not None:
+            _require_rows(vocabulary, found.source)
         shape = _with(found.shape, chunk_length, vocabulary)
         weights: StoredWeights = external.ExternalWeights(found.source, shape)
         tokenizer = found.tokenizer
+        if isinstance(found.source, LegacyCheckpoint):
+            _require_recorded(chunk_length, recorded_chunk_length(found.source.args))
+        if vocabulary is not None and tokenizer is not None:
+            _require_spelled(vocabulary, load_tokenizer(tokenizer).vocab_size)
     else:
         shape, source = _open_megatron(path, model, chunk_length, vocabulary)
         weights = external.ExternalWeights(source, shape)
+    _require_chunk(shape)
     _write(weights, shape, path, out, tokenizer)
     layers = ", ".join(map(str, shape.model.cross_attention_layers)) or "none"
     log.info(
@@ -70,6 +85,32 @@ def convert(
         out, len(weights.sizes), path, layers, shape.chunk_length, shape.vocabulary,
     )  # fmt: skip
     return shape
+
+
+def _require_recorded(chunk_length: int | None, recorded: int | None) -> None:
+    if chunk_length is not None and recorded is not None and chunk_length != recorded:
+        raise ConfigError(
+            "--chunk-length", chunk_length, f"needs to be absent or {recorded}, which it was trained with"
+        )
+
+
+def _require_rows(vocabulary: int, source: WeightSource) -> None:
+    size = source.size(EMBEDDING)
+    if size is not None and vocabulary > size[0]:
+        raise ConfigError("--vocabulary", vocabulary, f"needs at most the {size[0]} rows of the embedding")
+
+
+def _require_spelled(vocabulary: int, tokens: int) -> None:
+    if vocabulary < tokens:
+        raise ConfigError("--vocabulary", vocabulary, f"needs at least {tokens}, the tokens of its tokenizer")
+
+
+def _require_chunk(shape: ModelShape) -> None:
+    """Check that sequences are made of whole chunks, and that a neighbor, two of them, fits a table of positions."""
+    chunk, length = shape.chunk_length, shape.model.sequence_length
+    most = length // 2 if shape.model.positions == "learned" else length
+    if chunk > most:
+        raise ConfigError("--chunk-length", chunk, f"needs at most {most}; the model reads {length} tokens")
 
 
 def _write(weights: StoredWeights, shape: ModelShape, path: Path, out: Path, tokenizer: Path | None) -> None:
@@ -115,8 +156,6 @@ def _open_megatron(
 
 def _with(shape: ModelShape, chunk_length: int | None, vocabulary: int | None) -> ModelShape:
     rows = shape.padded_vocabulary
-    if vocabulary is not None and vocabulary > rows:
-        raise ConfigError("--vocabulary", vocabulary, f"needs at most the {rows} rows of the embedding")
     tokens = vocabulary or shape.vocabulary
     multiple = 128 if -(-tokens // 128) * 128 == rows else rows
     return shape.model_copy(

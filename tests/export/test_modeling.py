@@ -127,8 +127,8 @@ def test_generate_gives_the_tokens_of_our_own_answers(settings: dict[str, Any], 
     shape = tiny_shape(**settings)
     model = tiny_model(shape).eval()
     found = load(exported(shape, model, tmp_path / "out"))
-    inputs = tiny_inputs(10)
-    real = torch.ones(2, 10, dtype=torch.bool)
+    inputs = tiny_inputs(12)
+    real = torch.ones(2, 12, dtype=torch.bool)
     real[1, :5] = False
     passages = inputs.neighbors_BLKR[:, 0], inputs.neighbor_mask_BLKR[:, 0]
     first, second = passages if shape.model.retrieval else (None, None)
@@ -138,7 +138,7 @@ def test_generate_gives_the_tokens_of_our_own_answers(settings: dict[str, Any], 
         theirs = found.generate(
             inputs.tokens_BS, attention_mask=real.long(), max_new_tokens=9, eos_token_id=VOCABULARY + 1, **read, **cache
         )
-        assert theirs[:, 10:].tolist() == ours
+        assert theirs[:, 12:].tolist() == ours
 
 
 def test_generation_stops_at_the_end_token_of_the_folder(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError
@@ -24,9 +25,12 @@ from retro.mcore import parallel
 from retro.run_config import RunConfig, load_run_config
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
+from retro.training.convert import convert
 from retro.training.loop import build_engine
 from retro.training.saver import Saver, save_weights
 from tests.export.test_modeling import load
+from tests.model.convert.folders import make_folder
+from tests.model.convert.gguf_files import write_gguf
 from tests.model.tiny import VOCABULARY, tiny_inputs, tiny_model, tiny_shape
 from tests.test_cli import refused, retro
 from tests.tiny_road import run_stages, small_config
@@ -89,7 +93,7 @@ def files(folder: Path) -> list[str]:
 
 def test_a_folder_holds_all_that_transformers_asks_for(folders: dict[str, Path]) -> None:
     common = ["README.md", "config.json", "generation_config.json", "model.safetensors"]
-    ours = ["run.yaml", "tokenizer.model", "tokenizer_config.json", "tokenizer_meta.json"]
+    ours = ["run.yaml", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "tokenizer_meta.json"]
     assert files(folders["tuned"]) == [*common, "modeling_retro.py", *ours]
     assert files(folders["decoder"]) == [*common, *ours]
     assert files(folders["tuned"].parent) == sorted(folders), "nothing temporary is left"
@@ -127,6 +131,8 @@ def test_the_decoder_alone_is_a_llama_with_the_logits_of_the_model_without_neigh
     expected = model(tokens)[..., : info.shape.vocabulary]
     torch.testing.assert_close(plain(tokens).logits, expected, rtol=1e-5, atol=1e-5)
     assert plain.generation_config.eos_token_id == 1
+    opened = checkpoint.read_info(checkpoint.find(folders["decoder"]))
+    assert opened.shape.tokenizer == info.shape.tokenizer, "the run's own SentencePiece model, not its tokenizer.json"
 
 
 def test_the_decoder_alone_is_a_gpt2_where_it_has_learned_positions(tmp_path: Path) -> None:
@@ -470,3 +476,37 @@ def test_settings_of_stages_that_do_not_belong_are_left_out(road: Path) -> None:
         "pretrain",
         "perplexity",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "base"),
+    [
+        (
+            {"name": "Base 7B", "organization": "Some Org", "repo_url": "https://huggingface.co/some-org/base-7b"},
+            "some-org/base-7b",
+        ),
+        ({"name": "Base 7B", "organization": "Some Org"}, "Some-Org/Base-7B"),
+        ({"name": "Base: 7B"}, "Base:-7B"),
+        ({}, None),
+    ],
+    ids=["on the hub", "with an organization", "a name", "nothing"],
+)
+def test_the_card_of_a_gguf_file_names_its_base_model_and_licence(
+    said: dict[str, str], base: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    monkeypatch.setenv("RETRO_CACHE", str(tmp_path / "cache"))
+    make_folder(tmp_path / "folder", "llama")
+    settings: dict[str, Any] = {
+        "general.license": "other",
+        "general.license.name": "Own: terms",
+        "general.name": "My\nmodel",
+    }
+    settings |= {"general.license.link": "https://example.org/terms", "general.base_model.count": int(bool(said))}
+    settings |= {f"general.base_model.0.{name}": value for name, value in said.items()}
+    file = write_gguf(tmp_path / "model.gguf", tmp_path / "folder", "llama", settings)
+    convert(file, tmp_path / "converted")
+    for source in (file, tmp_path / "converted"):
+        front = yaml.safe_load(card(export(source, tmp_path / f"out_{source.stem}")).split("---\n")[1])
+        names = ("license", "license_name", "license_link", "base_model")
+        assert [front.get(name) for name in names] == ["other", "Own: terms", "https://example.org/terms", base]

@@ -63,6 +63,7 @@ def test_a_sentencepiece_model_is_copied_to_the_letter(tmp_path: Path, out: Path
     copied = copy_tokenizer(directory, shape_for(ours), out)
     assert (copied.file, copied.eod, copied.opens_in_transformers) == ("tokenizer.model", ours.eod, True)
     assert sorted(path.name for path in out.iterdir()) == [
+        "tokenizer.json",
         "tokenizer.model",
         "tokenizer_config.json",
         "tokenizer_meta.json",
@@ -95,50 +96,85 @@ LINES = [
 ]
 
 
-def test_autotokenizer_gives_our_ids_for_a_sentencepiece_model_that_was_trained_here(tmp_path: Path, out: Path) -> None:
-    from transformers import AutoTokenizer
+TEXT = [
+    "the width of the door",
+    "a room  with a view\tand naïve 東京",
+    "def width(door):\n    return door",
+    "<unk> un k>",
+]
+LETTERS = "".join(TEXT) + "<>/unk\u2581\u00e9\u4eac\U0001f642\u0301\x00\ufb01\n\t  "
 
-    directory = tmp_path / "pieces"
-    directory.mkdir()
-    text = ["the width of the door", "a room  with a view\tand naïve 東京", "def width(door):\n    return door"]
-    (directory / "tokenizer.model").write_bytes(train_sentencepiece(text * 5, 400))
-    ours = save_tokenizer(directory / "tokenizer.model", "sentencepiece", directory)
-    copy_tokenizer(directory, shape_for(ours), out)
-    theirs = AutoTokenizer.from_pretrained(out)
+
+def odd_lines() -> list[str]:
     draw = random.Random(5)
-    letters = "".join(text) + "<>/unk\u2581\u00e9\u4eac\U0001f642\n\t  "
-    lines = LINES + ["".join(draw.choices(letters, k=draw.randrange(40))) for _ in range(300)]
-    assert [theirs.encode(line, add_special_tokens=False) for line in lines] == ours.encode_batch(lines)
+    drawn = ["".join(draw.choices(LETTERS, k=draw.randrange(40))) for _ in range(300)]
+    pieces = ["<unk>", "</s>", "<0x41>", " ", "  ", "\u2581", "the", "\n", "\u4eac", "\U0001f642\U0001f642"]
+    return LINES + drawn + ["".join(draw.choices(pieces, k=draw.randrange(9))) for _ in range(300)]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"add_dummy_prefix": True},
-        {"normalization_rule_name": "nmt_nfkc"},
-        {"byte_fallback": False},
-        {"model_type": "unigram", "vocab_size": 290},
-        {"user_defined_symbols": ["<sep>"]},
-    ],
-    ids=lambda settings: next(iter(settings)),
-)
-def test_a_sentencepiece_model_of_another_build_is_not_promised(
-    settings: dict[str, Any], tmp_path: Path, out: Path
-) -> None:
+def sentencepiece_model(**settings: Any) -> bytes:
     ways: dict[str, Any] = {
         "model_type": "bpe", "vocab_size": 400, "hard_vocab_limit": False, "byte_fallback": True,
         "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False,
         "allow_whitespace_only_pieces": True, "unk_id": 0, "eos_id": 1, "bos_id": -1, "pad_id": -1, "minloglevel": 2,
     } | settings  # fmt: skip
     model = io.BytesIO()
-    lines = iter(["the width of the door", "a room with a view"] * 5)
+    lines = iter("\n".join(TEXT * 5).split("\n"))
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=model, **ways)
+    return model.getvalue()
+
+
+@pytest.mark.parametrize("architecture", ["instruct_retro", "llama", "gpt2"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        None,
+        {},
+        {"add_dummy_prefix": True},
+        {"add_dummy_prefix": True, "byte_fallback": False},
+        {"byte_fallback": False, "remove_extra_whitespaces": True},
+        {"add_dummy_prefix": True, "remove_extra_whitespaces": True, "bos_id": 1, "eos_id": 2},
+    ],
+    ids=["trained here", "bytes", "prefix", "unknown characters", "collapsed spaces", "prefix, collapsed spaces"],
+)
+def test_autotokenizer_gives_our_ids_for_a_sentencepiece_model(
+    settings: dict[str, Any] | None, architecture: str, tmp_path: Path, out: Path
+) -> None:
+    from transformers import AutoTokenizer
+
     directory = tmp_path / "pieces"
     directory.mkdir()
-    (directory / "tokenizer.model").write_bytes(model.getvalue())
+    model = train_sentencepiece(TEXT * 5, 400) if settings is None else sentencepiece_model(**settings)
+    (directory / "tokenizer.model").write_bytes(model)
+    ours = save_tokenizer(directory / "tokenizer.model", "sentencepiece", directory)
+    assert copy_tokenizer(directory, shape_for(ours), out).opens_in_transformers
+    (out / "config.json").write_text(json.dumps({"model_type": architecture}))
+    theirs, lines = AutoTokenizer.from_pretrained(out), odd_lines()
+    expected = ours.encode_batch(lines)
+    assert [theirs.encode(line, add_special_tokens=False) for line in lines] == expected
+    spells_all = (settings or {}).get("byte_fallback", True)
+    assert any(0 in ids for ids in expected) is not spells_all, "0 is <unk>"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"normalization_rule_name": "nmt_nfkc"}, "changes characters"),
+        ({"model_type": "unigram", "vocab_size": 290}, "is no BPE"),
+        ({"user_defined_symbols": ["<sep>"]}, "some of its pieces are user-defined"),
+    ],
+    ids=["nmt_nfkc", "unigram", "user_defined_symbols"],
+)
+def test_a_sentencepiece_model_of_another_build_is_not_promised(
+    settings: dict[str, Any], reason: str, tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "pieces"
+    directory.mkdir()
+    (directory / "tokenizer.model").write_bytes(sentencepiece_model(**settings))
     ours = save_tokenizer(directory / "tokenizer.model", "sentencepiece", directory)
     assert not copy_tokenizer(directory, shape_for(ours), out).opens_in_transformers
     assert not (out / "tokenizer_config.json").exists()
+    assert reason in caplog.text
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -341,6 +341,7 @@ def _read_model_folder(path: Path) -> object:
 
 
 def _gguf_seeds() -> list[bytes]:
+    from retro.common.piece_bpe import PieceVocabulary
     from tests.model.convert.folders import make_folder
     from tests.model.convert.gguf_files import write_gguf
 
@@ -350,6 +351,14 @@ def _gguf_seeds() -> list[bytes]:
             place = Path(folder) / name
             make_folder(place, name)
             written.append(write_gguf(place / "a.gguf", place, architecture, quantised=quantised).read_bytes())
+        pieces = PieceVocabulary(
+            pieces=["<unk>", "<s>", "</s>", *map(chr, range(97, 120)), *("ab", "abc", "\u2581", "\u2581a")],
+            scores=[0.0] * 26 + [-1.0, -2.0, 0.0, -3.0],
+            kinds=[2, 3, 3] + [1] * 27,
+            prefix=True,
+            collapses=False,
+        )
+        written.append(write_gguf(Path(folder) / "p.gguf", place, "qwen3", pieces=pieces).read_bytes())
     return written
 
 

@@ -66,8 +66,11 @@ def test_contexts_that_are_cut_are_counted_and_told(caplog: pytest.LogCaptureFix
     # Of xyzuvw three tokens are left beside two to score, one of which is not read; of xyzu likewise.
     lm.loglikelihood(asked(("xyzuvw", "aa"), ("xyzu", "aa"), ("xyz", "aa")), disable_tqdm=True)
     assert lm.truncated == [3, 1]
-    assert "2 of 3 contexts are longer than the model's 4 tokens leave room for, and lost their" in caplog.text
-    assert "beginning: 3 tokens at most" in caplog.text
+    assert (
+        "2 of 3 contexts are longer than the model's 4 tokens leave room for (generate.sequence_length), and"
+        in caplog.text
+    )
+    assert "lost their beginning: 3 tokens at most" in caplog.text
     caplog.clear()
     lm.generate_until(asked(("xyzuvw", {"max_gen_toks": 1}), ("x", {"max_gen_toks": 1})), disable_tqdm=True)
     assert lm.truncated == [3, 1, 3]
@@ -98,7 +101,9 @@ def test_drawing_is_the_tasks_to_ask_for() -> None:
     one, two = model(random_rule).generate_until(asked(("abc", settings), ("abc", settings)))
     assert one != two, "each request has a stream of its own"
     assert model(random_rule).generate_until(asked(("abc", settings)))[0] == one
-    greedy = {"until": [], "max_gen_toks": 8, "temperature": 3.0}
+    said = {"until": [], "max_gen_toks": 8, "temperature": 3.0, "top_k": 20, "top_p": 0.99}
+    assert model(random_rule).generate_until(asked(("abc", said), ("abc", said))) == [one, two], "as the harness's hf"
+    greedy = {"until": [], "max_gen_toks": 8, "temperature": 3.0, "do_sample": False}
     three, four = model(random_rule).generate_until(asked(("abc", greedy), ("abc", greedy)))
     assert three == four
 
@@ -129,7 +134,7 @@ def sampled(**settings: Any) -> Sampling:
 def test_settings_of_other_names_and_those_that_change_nothing_are_taken() -> None:
     plain = sampled(max_gen_toks=8)
     assert plain == Sampling(max_new_tokens=8, seed=1)
-    for equal in ("max_new_tokens", "max_tokens"):
+    for equal in ("max_new_tokens", "max_tokens", "max_completion_tokens"):
         assert sampled(**{equal: 8}) == plain
         assert sampled(**{equal: 8}, max_gen_toks=8) == plain
     neutral = {
@@ -148,6 +153,16 @@ def test_settings_of_other_names_and_those_that_change_nothing_are_taken() -> No
         ({"max_new_tokens": 8, "max_gen_toks": 9}, r"max_gen_toks: 9, max_new_tokens: 8': of the task 'arc' needs one"),
         ({"max_new_tokens": 0}, r"max_new_tokens = 0: of the task 'arc' needs a token at least"),
         ({"top_k": "many"}, r"top_k = 'many': of the task 'arc' needs a number"),
+        ({"temperature": "x"}, r"temperature = 'x': of the task 'arc' needs a number"),
+        ({"temperature": True}, r"temperature = True: of the task 'arc' needs a number"),
+        ({"temperature": -1}, r"temperature = -1: of the task 'arc' needs a number of 0 at least"),
+        ({"temperature": float("nan")}, r"temperature = nan: of the task 'arc' needs a number"),
+        ({"max_gen_toks": float("inf")}, r"max_gen_toks = inf: of the task 'arc' needs a number"),
+        ({"max_gen_toks": 1.5}, r"max_gen_toks = 1\.5: of the task 'arc' needs a whole number"),
+        ({"top_p": 2}, r"top_p = 2: of the task 'arc' needs a number from 1e-09 to 1"),
+        ({"repetition_penalty": 0}, r"repetition_penalty = 0: of the task 'arc' needs a number from 0\.01 to 100"),
+        ({"do_sample": "maybe"}, r"do_sample = 'maybe': of the task 'arc' needs true or false"),
+        ({"until": 3}, r"until = 3: of the task 'arc' needs a text, or a list of them"),
         ({"max_length": 9}, r"max_length = 9: of the task 'arc' is not known"),
     ],
 )

@@ -138,7 +138,12 @@ def test_a_share_of_the_questions_is_rounded_up(folder: Path) -> None:
         ({"samples": '{"arc": [0]}'}, r"--samples = 'arc': needs tasks that are asked: topics_choice, topics_until"),
         ({"samples": '{"topics_choice": [0, 3]}'}, r"--samples = \[3\]: needs numbers from 0 to 2, the questions of"),
         ({"gen_kwargs": "warm"}, r"--gen-kwargs = 'warm': needs name=value"),
-        ({"gen_kwargs": "num_beams=4"}, r"generation_kwargs\.num_beams = 4: of the task 'topics_until' needs 1"),
+        # Though no task generates.
+        (
+            {"gen_kwargs": "temperature=x", "tasks": "topics_choice"},
+            r"^generation_kwargs\.temperature = 'x': needs a number$",
+        ),
+        ({"gen_kwargs": "num_beams=4"}, r"^generation_kwargs\.num_beams = 4: needs 1"),
     ],
 )
 def test_what_cannot_be_asked_is_named_before_the_first_question(

@@ -20,7 +20,7 @@ from retro.common.conventions import SOURCE_FILES
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import sampled_sha256, sha256_file
 from retro.common.optional import package_folder
-from retro.common.tokenizers import FILE_NAMES, Kind, load_tokenizer, save_tokenizer
+from retro.common.tokenizers import FILE_NAMES, META, Kind, load_tokenizer, save_tokenizer, tokenizer_kind
 from retro.model.config import ModelShape
 from retro.model.convert import gguf
 from retro.model.convert.hf_config import CONFIG, is_folder
@@ -153,7 +153,8 @@ def _open(folder: Path, state: tuple[tuple[str, int, int], ...]) -> ExternalMode
 
 def _tokenizer_directory(folder: Path) -> Path | None:
     """The folder's tokenizer and its conventions, as every other tokenizer of a run; kept in the cache."""
-    for kind in _KINDS:
+    # A folder that the toolkit exported may hold its SentencePiece model as a tokenizer.json too.
+    for kind in (tokenizer_kind(folder),) if (folder / META).is_file() else _KINDS:
         file = folder / FILE_NAMES[kind]
         if file.is_file():
             names = (file.name, *SOURCE_FILES)

@@ -8,12 +8,12 @@ queries and keys lie pair by pair, where HuggingFace has first halves before sec
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from retro.common.cache import cached_folder
@@ -27,8 +27,9 @@ from retro.model.convert.safe_files import write_safetensors
 log = logging.getLogger(__name__)
 
 SUFFIX = ".gguf"
-_FORMAT = 1
+_FORMAT = 2
 """Part of the cache's key: counts changes of what is written for a file."""
+_MOST_BASE_MODELS = 100
 _REMEDY = "Fetch the file again, or give the model's HuggingFace folder"
 # What of each architecture's settings differs from a Llama's.
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -279,14 +280,30 @@ def _halves_apart(weight: Tensor, heads: int) -> Tensor:
 
 
 def _write_card(found: GgufFile, out: Path) -> None:
-    """What the file says of itself, as the front matter of a model card."""
-    said: dict[str, Callable[[Any], str]] = {
-        "general.license": lambda value: f"license: {value}",
-        "general.name": lambda value: f"model_name: {value}",
-        "general.organization": lambda value: f"organization: {value}",
-    }
-    lines = [write(found.settings[name]) for name, write in said.items() if name in found.settings]
-    text = "\n".join(
-        ["---", *(" ".join(line.split()) for line in lines), "---", f"Converted from `{found.path.name}`.\n"]
-    )
+    """What the file says of itself, as the head of a model card."""
+    said = {"license": "license", "license.name": "license_name", "license.link": "license_link"}
+    said |= {"name": "model_name", "organization": "organization"}
+    head: dict[str, Any] = {}
+    for name, theirs in said.items():
+        value = found.settings.get(f"general.{name}")
+        if isinstance(value, str) and value.strip():
+            head[theirs] = " ".join(value.split())
+    head |= {"base_model": models} if (models := _base_models(found)) else {}
+    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    text = f"---\n{front}---\nConverted from `{found.path.name}`.\n"
     (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def _base_models(found: GgufFile) -> list[str]:
+    """What the model was made from: names on the hub where the file has their addresses, else as it calls them."""
+    count = found.settings.get("general.base_model.count", 0)
+    models = []
+    for number in range(min(count, _MOST_BASE_MODELS) if isinstance(count, int) else 0):
+        said = {
+            name: " ".join(str(found.settings.get(f"general.base_model.{number}.{name}", "")).split())
+            for name in ("repo_url", "organization", "name")
+        }
+        _, hub, repository = said["repo_url"].partition("huggingface.co/")
+        named = "/".join(filter(None, (said["organization"], said["name"]))).replace(" ", "-")
+        models.append(repository.strip("/") if hub else named if said["name"] else "")
+    return list(filter(None, models))

@@ -1,11 +1,13 @@
 """The tokenizer that a `.gguf` file holds, as HuggingFace's files: tokenizer.json and what stands beside it.
 
-Byte-level BPE alone (`tokenizer.ggml.model` = gpt2). How a text is cut into words first is not in the file, only a name
-for it; the names here are llama.cpp's, the patterns those of the models' own tokenizer.json.
+Two kinds. Byte-level BPE (`tokenizer.ggml.model` = gpt2): how a text is cut into words first is not in the file, only a
+name for it; the names here are llama.cpp's, the patterns those of the models' own tokenizer.json. SentencePiece's BPE
+(llama): pieces with their scores, from which the merges follow.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,12 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from retro.common.errors import DataError, short_reason
 from retro.common.files import write_plain_json
+from retro.common.piece_bpe import PieceVocabulary, bpe_tokenizer, inexact
+from retro.common.pieces import CONTROL, NORMAL, UNUSED, USER_DEFINED
 
 if TYPE_CHECKING:
     from retro.model.convert.gguf import GgufFile
 
-_CONTROL, _USER_DEFINED = 3, 4
-"""Kinds of token in a .gguf file: special, and added as text."""
 _REMEDY = "Give the model's HuggingFace folder, which holds its tokenizer.json"
 _ANY_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -50,30 +52,49 @@ def write_tokenizer(found: GgufFile, out: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and generation_config.json.
 
     Raises:
-        DataError: It is no byte-level BPE, or cuts words in a way that is not known here.
+        DataError: It is of another kind, cuts words in a way that is not known here, or its pieces leave it open which
+            are joined first.
     """
-    kind, cuts = found.get("tokenizer.ggml.model"), str(found.get("tokenizer.ggml.pre", "default"))
-    words = _pre_tokenizer(cuts)
-    if kind != "gpt2" or words is None:
-        known = "gpt2 with default, gpt-2, smollm, llama-bpe or qwen2"
-        problem = f"has a tokenizer of kind {kind!r}, {cuts!r}; supported is {known}"
-        raise DataError(found.path, problem, _REMEDY)
     tokens: list[str] = found.get("tokenizer.ggml.tokens")
-    kinds = found.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    merges = [tuple(merge.split(" ", 1)) for merge in found.get("tokenizer.ggml.merges")]
-    added = {_CONTROL: True, _USER_DEFINED: False}
+    kinds: list[int] = found.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    pieces = found.get("tokenizer.ggml.model") == "llama"
     try:
-        # Llama 3's takes a word that is a token as it is, whether merges lead to it or not.
-        vocabulary = {token: number for number, token in enumerate(tokens)}
-        model = models.BPE(vocabulary, merges, ignore_merges=cuts == "llama-bpe")
+        tokenizer = _piece_bpe(found, tokens, kinds) if pieces else _byte_level_bpe(found, tokens, kinds)
+    except (DataError, AttributeError, TypeError, ValueError, ArithmeticError):
+        raise
     # The library raises a bare Exception for merges that its vocabulary lacks.
     except Exception as error:  # noqa: BLE001
         raise DataError(found.path, f"has a damaged tokenizer ({short_reason(error)})", _REMEDY) from None
+    special = {name: _special(found, tokens, name) for name in ("bos", "eos", "unknown", "padding")}
+    begins = pieces or found.settings.get("tokenizer.ggml.pre") == "llama-bpe"
+    first = bool(found.get("tokenizer.ggml.add_bos_token", begins)) and special["bos"] is not None
+    if first:
+        bos = str(special["bos"])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokens.index(bos))]
+        )
+    tokenizer.save(str(out / "tokenizer.json"))
+    _write_settings(found, special, out, first=first)
+
+
+def _byte_level_bpe(found: GgufFile, tokens: list[str], kinds: list[int]) -> tokenizers.Tokenizer:
+    kind, cuts = found.get("tokenizer.ggml.model"), str(found.get("tokenizer.ggml.pre", "default"))
+    words = _pre_tokenizer(cuts)
+    if kind != "gpt2" or words is None:
+        known = "llama, and gpt2 with default, gpt-2, smollm, llama-bpe or qwen2"
+        problem = f"has a tokenizer of kind {kind!r}, {cuts!r}; supported is {known}"
+        raise DataError(found.path, problem, _REMEDY)
+    merges = [tuple(merge.split(" ", 1)) for merge in found.get("tokenizer.ggml.merges")]
+    # Llama 3's takes a word that is a token as it is, whether merges lead to it or not.
+    model = models.BPE(
+        {token: number for number, token in enumerate(tokens)}, merges, ignore_merges=cuts == "llama-bpe"
+    )
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.ByteLevel()
     if cuts == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
+    added = {CONTROL: True, USER_DEFINED: False}
     tokenizer.add_tokens(
         [
             AddedToken(token, special=added[kind], normalized=False)
@@ -81,15 +102,27 @@ def write_tokenizer(found: GgufFile, out: Path) -> None:
             if kind in added
         ]
     )
-    special = {name: _special(found, tokens, name) for name in ("bos", "eos", "unknown", "padding")}
-    first = bool(found.get("tokenizer.ggml.add_bos_token", cuts == "llama-bpe")) and special["bos"] is not None
-    if first:
-        bos = str(special["bos"])
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
-        )
-    tokenizer.save(str(out / "tokenizer.json"))
-    _write_settings(found, special, out, first=first)
+    return tokenizer
+
+
+def _piece_bpe(found: GgufFile, tokens: list[str], kinds: list[int]) -> tokenizers.Tokenizer:
+    vocabulary = PieceVocabulary(
+        pieces=tokens,
+        scores=[float(score) for score in found.get("tokenizer.ggml.scores")],
+        kinds=kinds,
+        prefix=bool(found.get("tokenizer.ggml.add_space_prefix", True)),
+        collapses=bool(found.get("tokenizer.ggml.remove_extra_whitespaces", False)),
+    )
+    if len({len(tokens), len(vocabulary.scores), len(kinds)}) > 1:
+        problem = f"has {len(tokens)} tokens, {len(vocabulary.scores)} scores and {len(kinds)} kinds"
+        raise DataError(found.path, problem, _REMEDY)
+    # Pieces that were added beside the model's own: found in a text before it is cut, or without use.
+    beside = [CONTROL if kind in (USER_DEFINED, UNUSED) else kind for kind in kinds]
+    reason = inexact(replace(vocabulary, kinds=beside))
+    if reason is not None:
+        problem = f"has a SentencePiece tokenizer whose ids cannot be told from its pieces and scores: {reason}"
+        raise DataError(found.path, problem, _REMEDY)
+    return bpe_tokenizer(vocabulary)
 
 
 def _write_settings(found: GgufFile, special: dict[str, str | None], out: Path, *, first: bool) -> None:

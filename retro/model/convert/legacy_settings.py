@@ -77,10 +77,15 @@ def settings(args: Namespace, reading: Sequence[int], encoder_layers: int, path:
 
 def chunk_length(args: Namespace) -> int:
     """Tokens of a chunk where the command line has it, else the published length."""
+    return recorded_chunk_length(args) or CHUNK_LENGTH
+
+
+def recorded_chunk_length(args: Namespace) -> int | None:
+    """Tokens of a chunk where the command line has it."""
     for name in ("retro_chunk_length", "retro_gpt_chunk_length"):
         if getattr(args, name, None):
             return int(getattr(args, name))
-    return CHUNK_LENGTH
+    return None
 
 
 def _size(layers: int, hidden: int, heads: int) -> str:

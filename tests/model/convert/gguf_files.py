@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from retro.common.piece_bpe import PieceVocabulary
+
 _LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -35,6 +37,7 @@ def write_gguf(
     settings: Mapping[str, Any] | None = None,
     *,
     quantised: str | None = None,
+    pieces: PieceVocabulary | None = None,
 ) -> Path:
     """Write a folder's model as a .gguf file with a byte-level tokenizer of 50 tokens.
 
@@ -44,6 +47,7 @@ def write_gguf(
         architecture: As llama.cpp calls it.
         quantised: How matrices are stored; None: as they are.
         settings: Further settings by their whole names.
+        pieces: A SentencePiece vocabulary in place of that tokenizer.
     """
     import gguf
 
@@ -60,14 +64,23 @@ def write_gguf(
     if "head_dim" in config:
         writer.add_key_length(config["head_dim"])
     if "tokenizer.ggml.model" not in (settings or {}):
-        writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3, 3] + [1] * 48)
-    writer.add_token_merges(['! "'])
-    writer.add_eos_token_id(0)
+        writer.add_tokenizer_model("gpt2" if pieces is None else "llama")
+    if pieces is None:
+        writer.add_token_list(TOKENS)
+        writer.add_token_types([3, 3] + [1] * 48)
+        writer.add_token_merges(['! "'])
+        writer.add_eos_token_id(0)
+    else:
+        writer.add_token_list(pieces.pieces)
+        writer.add_token_scores(pieces.scores)
+        writer.add_token_types(pieces.kinds)
+        writer.add_add_space_prefix(pieces.prefix)
+        writer.add_unk_token_id(0)
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
     writer.add_chat_template("{{ messages[0]['content'] }}")
     for name, value in (settings or {}).items():
-        add = writer.add_string if isinstance(value, str) else writer.add_float32
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
         add(name, value)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for name, tensor in load_file(folder / "model.safetensors").items():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
 import torch
 
 from retro.common.conventions import load_conventions
-from retro.common.errors import ArtifactError, DataError, DependencyError
+from retro.common.errors import ArtifactError, ConfigError, DataError, DependencyError
 from retro.common.tokenizers import load_tokenizer, save_tokenizer
 from retro.model.convert import external
 from retro.model.convert.external import PublishedFile
@@ -143,7 +144,7 @@ def test_the_tokenizer_of_a_gguf_file_is_read_from_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "has a tokenizer of kind 'llama', 'default'; supported is gpt2 with"),
+        ({"tokenizer.ggml.model": "t5"}, "has a tokenizer of kind 't5', 'default'; supported is llama, and gpt2 with"),
         ({"tokenizer.ggml.pre": "deepseek"}, "has a tokenizer of kind 'gpt2', 'deepseek'"),
         ({"llama.attention.sliding_window": 16.0}, "has llama.attention.sliding_window = 16.0, which may change what"),
         ({"llama.logit_scale": 0.5}, "has llama.logit_scale = 0.5, which may change what the model computes"),
@@ -237,3 +238,31 @@ def test_what_is_no_model_is_named_with_what_would_be_one(tmp_path: Path) -> Non
         checkpoint.find(tmp_path / "empty")
     with pytest.raises(DataError, match="holds no model that can be converted"):
         convert(tmp_path / "empty", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"chunk_length": 0}, r"--chunk-length = 0: needs a token at least"),
+        ({"chunk_length": -4}, r"--chunk-length = -4: needs a token at least"),
+        ({"vocabulary": 0}, r"--vocabulary = 0: needs a token at least"),
+        ({"chunk_length": 65}, r"--chunk-length = 65: needs at most 64; the model reads 64 tokens"),
+        ({"vocabulary": ROWS + 1}, rf"--vocabulary = {ROWS + 1}: needs at most the {ROWS} rows of the embedding"),
+        ({"vocabulary": 3}, r"--vocabulary = 3: needs at least \d+, the tokens of its tokenizer"),
+    ],
+)
+def test_sizes_that_a_converted_model_cannot_have_are_refused(
+    options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    make_folder(tmp_path / "folder", "llama")
+    add_tokenizer(tmp_path / "folder")
+    with pytest.raises(ConfigError, match=words):
+        convert(tmp_path / "folder", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_neighbor_has_to_fit_a_table_of_positions(tmp_path: Path) -> None:
+    make_folder(tmp_path / "folder", "gpt2")
+    with pytest.raises(ConfigError, match=r"--chunk-length = 33: needs at most 32; the model reads 64 tokens"):
+        convert(tmp_path / "folder", tmp_path / "out", chunk_length=33)
+    assert convert(tmp_path / "folder", tmp_path / "out", chunk_length=32).chunk_length == 32

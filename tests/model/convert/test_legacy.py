@@ -463,3 +463,10 @@ def test_a_full_disk_leaves_nothing_behind(legacy: Path, tmp_path: Path, monkeyp
     with pytest.raises(ArtifactError, match="ours: the disk is full"):
         convert(legacy, tmp_path / "ours")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["legacy"]
+
+
+def test_another_chunk_length_than_the_recorded_one_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "legacy", INSTRUCT_RETRO, random_weights(INSTRUCT_RETRO), 1)
+    with pytest.raises(ConfigError, match=r"--chunk-length = 8: needs to be absent or 4, which it was trained with"):
+        convert(folder, tmp_path / "ours", chunk_length=8)
+    assert convert(folder, tmp_path / "ours", chunk_length=4).chunk_length == 4
