@@ -3,8 +3,8 @@
     python -m benchmarks.single_hop runs/people wikipedia hotpot_dev_distractor_v1.json
     python -m benchmarks.single_hop runs/manual man /usr/share/man
 
-Asked as the quickstart asks its own, one BM25 passage in the prompt; scores go to DIR/scores.json. No question was
-made or left out by looking at what any model answers.
+Asked as the quickstart asks its own, one BM25 passage in the prompt; scores go to DIR/scores.json. Questions were made
+without looking at what any model answers, and none was left out.
 
 wikipedia: the introductions in a file of HotpotQA: years of birth, directors, authors, years of films. man: which header
 declares a function. Documents are whole introductions, and the sections of manual pages.
