@@ -6,8 +6,8 @@
 Asked as the quickstart asks its own, one BM25 passage in the prompt; scores go to DIR/scores.json. Questions were made
 without looking at what any model answers, and none was left out.
 
-wikipedia: the introductions in a file of HotpotQA: years of birth, directors, authors, years of films. man: which header
-declares a function. Documents are whole introductions, and the sections of manual pages.
+wikipedia: the introductions in a file of HotpotQA; years of birth, directors, authors, years of films. man: the sections
+of manual pages; which header declares a function.
 """
 
 from __future__ import annotations
