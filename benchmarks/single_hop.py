@@ -6,7 +6,7 @@
 Asked as the quickstart asks its own, one BM25 passage in the prompt; scores go to DIR/scores.json. Questions were made
 without looking at what any model answers, and none was left out.
 
-wikipedia: the introductions in a file of HotpotQA; years of birth, directors, authors, years of films. man: the sections
+wikipedia: introductions in a file of HotpotQA; years of birth, directors, authors, years of films. man: the sections
 of manual pages; which header declares a function.
 """
 
