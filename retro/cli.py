@@ -28,6 +28,7 @@ from retro.cli_common import (
 )
 from retro.cli_database import database_app
 from retro.cli_evaluate import add_evaluation
+from retro.cli_init import add_init
 from retro.cli_plan import plan_app
 from retro.cli_sft import sft_app
 from retro.common.errors import ConfigError, DataError, RetroError
@@ -273,6 +274,7 @@ def perplexity(
 
 app.add_typer(plan_app(), name="plan")
 add_evaluation(app)
+add_init(app)
 
 
 @app.command()
