@@ -73,6 +73,7 @@ ABOVE_ALL = {
     "pipeline",
     "quickstart",
     "run_config",
+    "run_inputs",
     "show_answer",
     "show_plan",
     "show_sft",
