@@ -145,7 +145,7 @@ def test_the_default_model_is_a_llama(tmp_path: Path, retrieval: bool, tied: boo
 def test_the_decoder_alone_is_a_gpt2_where_it_has_learned_positions(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-    settings = {"positions": "learned", "bias": True, "vocabulary_multiple": 64}
+    settings: dict[str, Any] = {"positions": "learned", "bias": True, "vocabulary_multiple": 64}
     path = saved(tmp_path, **settings)
     model, _ = checkpoint.load_model(path)
     plain = AutoModelForCausalLM.from_pretrained(export(path, tmp_path / "out", decoder_only=True))
