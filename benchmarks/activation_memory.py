@@ -35,7 +35,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "plan.md"
 VOCABULARY, CHUNK, BATCH = 128, 64, 2
 BASE: dict[str, Any] = {
     "layers": 4, "hidden_size": 128, "heads": 4, "query_groups": 4, "ffn_hidden_size": 512, "sequence_length": 256,
-    "first_cross_attention": 2, "cross_attention_every": 1,
+    "activation": "gelu", "normalization": "LayerNorm", "first_cross_attention": 2, "cross_attention_every": 1,
 }  # fmt: skip
 
 # What differs from the base shape; recompute and micro_batch are settings of training.

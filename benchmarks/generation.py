@@ -59,6 +59,8 @@ def build(name: str, *, bfloat16: bool) -> CachedDecoder:
         heads=HEADS,
         query_groups=HEADS,
         ffn_hidden_size=4 * WIDTH,
+        activation="gelu",
+        normalization="LayerNorm",
         sequence_length=2_304,
         first_cross_attention=6,
         cross_attention_every=3,

@@ -44,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
 SHAPE = ModelShape(
     model=ModelConfig(
         layers=6, hidden_size=512, heads=8, query_groups=8, ffn_hidden_size=2048, sequence_length=256,
+        activation="gelu", normalization="LayerNorm",
         first_cross_attention=3, cross_attention_every=3, encoder_layers=2,
     ),
     vocabulary=8192,

@@ -29,6 +29,7 @@ from retro.cli_common import (
 )
 from retro.cli_database import database_app
 from retro.cli_evaluate import add_evaluation
+from retro.cli_init import add_init
 from retro.cli_plan import plan_app
 from retro.cli_sft import sft_app
 from retro.common.errors import ConfigError, DataError, RetroError
@@ -51,6 +52,7 @@ from retro.pipeline import (
     stage_lock,
     stages_until,
 )
+from retro.run_inputs import require_inputs
 
 if TYPE_CHECKING:
     from retro.run_config import RunConfig
@@ -145,6 +147,8 @@ def _run_stage(
     # Slices of the questions are answered side by side, each holding its own lock too; so do workers on blocks.
     together = one.blocks or (name == "generate" and config.generate.is_slice)
     before = is_complete(path) and not again
+    if not before:
+        require_inputs(config, [one])
     with stage_lock(config, name, together=together, redo=again):
         # Before any library is loaded, which takes its time.
         log.info("%s%s: %s", place, name, "already complete; checking it" if before else f"begins, in {path}")
@@ -274,6 +278,7 @@ def perplexity(
 
 app.add_typer(plan_app(), name="plan")
 add_evaluation(app)
+add_init(app)
 
 
 @app.command()
@@ -316,9 +321,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run all stages in order, skipping what is complete."""
+    from retro.common.artifacts import is_complete
+
     config = read_named("run", arguments)
     stages = stages_until(until)
     require_folders(config, stages)
+    require_inputs(config, [one for one in stages if again or not is_complete(one.path(config))])
     if any(one.processes for one in stages):
         join_launcher()
     from retro.common.lock import run_lock

@@ -19,7 +19,7 @@ from retro.common.config import config_json
 from retro.common.errors import ConfigError
 from retro.common.files import discard
 from retro.common.optional import package_folder
-from retro.corpus.files import ENDINGS, ending_of
+from retro.corpus.files import sources_of
 from retro.corpus.folder import list_folder
 from retro.pipeline import stage, stage_lock
 
@@ -72,8 +72,9 @@ def documents_run(folder: Path, model: str, settings: Sequence[str] = ()) -> Run
         raise ConfigError("--documents", str(folder), "needs a folder of text files, or one such file")
     files = _files(folder)
     answering = model_settings(model)
+    sources = [source.model_dump(exclude_unset=True) for source in sources_of(folder)]
     chosen = {
-        "corpus": {"sources": _sources(folder, files), "split": [1, 0, 0], "tokenizer": answering["tokenizer"]},
+        "corpus": {"sources": sources, "split": [1, 0, 0], "tokenizer": answering["tokenizer"]},
         **_search_settings(sum(state.st_size for _, state in files)),
         "generate": {
             **answering["generate"],
@@ -147,16 +148,6 @@ def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     """The files that may be read, in the order of their names, with size and time."""
     paths = [folder] if folder.is_file() else [file.path for file in list_folder(folder).files]
     return [(path, path.stat()) for path in paths]
-
-
-def _sources(folder: Path, files: Sequence[tuple[Path, os.stat_result]]) -> list[dict[str, Any]]:
-    """The sources of a folder: its texts and pages, whatever lies beside them; other kinds if there are none."""
-    place = folder.resolve()
-    endings = {ending_of(path.name) for path, _ in files}
-    kinds = [kind for kind in ("folder", "html") if endings & set(ENDINGS[kind])]
-    if folder.is_file() or not kinds:
-        return [{"name": "documents", "path": place}]
-    return [{"name": kind, "kind": kind, "path": place} for kind in kinds]
 
 
 def _name(folder: Path) -> str:

@@ -36,6 +36,8 @@ class RunConfig(StageConfig):
 
     run_dir: Path = Path("runs/default")
     """Where the run's artifacts go, one folder a stage."""
+    inputs_from: str = ""
+    """Where the files that the run reads come from: commands and addresses, told when one is not there."""
     corpus: CorpusConfig = CorpusConfig()
     """Stage 1: texts, tokenizer, split."""
     db: DbConfig = DbConfig()

@@ -12,6 +12,7 @@ from retro.common.json_text import JsonError, parse_json
 from retro.corpus.config import TEXT_KEYS
 from retro.corpus.files import BOM, Source, open_bytes
 from retro.corpus.folder import InputFile
+from retro.corpus.tables import TABLES, text_column
 
 _HEAD_BYTES = 1 << 20
 _LINES = 100
@@ -119,6 +120,24 @@ def _of_keys(head: bytes, source: Source, reasons: Mapping[str, int]) -> Diagnos
     if kind == "list":
         return Diagnosis(problem, f"Join what is in {key!r} to one string, or make a document of each")
     return Diagnosis(problem, f"Set text_key to the key of a document's text {where}")
+
+
+def text_key_of(source: Source) -> str:
+    """The key, or the column, under which the texts of a source seem to be; the source's own where they are there.
+
+    Raises:
+        DataError: A table has no column of texts under any of the usual names.
+    """
+    key = source.config.text_key
+    if source.kind == "jsonl":
+        with open_bytes(source.files[0].path) as stream:
+            objects = list(_objects(stream.read(_HEAD_BYTES)))
+        if any(isinstance(one.get(key), str) for one in objects):
+            return key
+        return likely_text_key(objects, "") or key
+    if source.kind in TABLES:
+        return text_column(source.files[0].path, source.kind, source.config)
+    return key
 
 
 def likely_text_key(objects: list[dict[str, Any]], but: str) -> str:

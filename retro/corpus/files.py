@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from retro.common.errors import ConfigError, DataError
-from retro.corpus.config import SourceConfig
+from retro.corpus.config import SourceConfig, SourceKind
 from retro.corpus.folder import HIDDEN, Folder, InputFile, is_folder, list_folder, printable
 from retro.corpus.tables import require_whole_dataset
 from retro.corpus.token_files import bin_path, idx_path
@@ -94,6 +94,24 @@ def resolve(config: SourceConfig, path: Path) -> Source:
     if config.kind == "auto":
         log.info("corpus: %s is read as %s (%d files)", config.name, kind, len(files))
     return Source(config=config, kind=kind, files=files)
+
+
+def sources_of(path: Path) -> list[SourceConfig]:
+    """The sources of somebody's documents: a folder's texts and pages, whatever lies beside them; other kinds if there
+    are none.
+
+    Args:
+        path: A folder, or one file.
+
+    Raises:
+        DataError: There is no such path, or a folder that cannot be listed.
+    """
+    found, place = _look(path), path.resolve()
+    endings = {ending_of(file.name) for file in found.files} if found is not None else set[str]()
+    kinds: list[SourceKind] = [kind for kind in ("folder", "html") if endings & set(ENDINGS[kind])]
+    if not kinds:
+        return [SourceConfig(name="documents", path=place)]
+    return [SourceConfig(name=kind, kind=kind, path=place) for kind in kinds]
 
 
 def _look(path: Path) -> Folder | None:
@@ -216,6 +234,11 @@ class _CountedFile(io.FileIO):
         count = super().readinto(buffer)  # type: ignore[arg-type]  # the Buffer type has no name in 3.11's typing
         self._advance(count)
         return count
+
+    def readall(self) -> bytes:
+        content = super().readall()
+        self._advance(len(content))
+        return content
 
 
 @contextmanager

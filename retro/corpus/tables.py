@@ -72,6 +72,22 @@ def table_rows(path: Path, kind: str, config: SourceConfig, start: int, stop: in
                 return
 
 
+def text_column(path: Path, kind: str, config: SourceConfig) -> str:
+    """The source's own column where it holds texts, else the first of the usual names whose column does.
+
+    Raises:
+        DataError: No column does.
+    """
+    for name in dict.fromkeys((config.text_key, *TEXT_KEYS)):
+        try:
+            next(table_rows(path, kind, config.model_copy(update={"text_key": name}), 0, 1), None)
+        except DataError:
+            continue
+        return name
+    next(table_rows(path, kind, config, 0, 1), None)
+    return config.text_key
+
+
 def require_whole_dataset(state: Path) -> None:
     """Look at a `state.json` of HuggingFace's `save_to_disk`: what it names must be there, and be all.
 

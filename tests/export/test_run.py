@@ -22,6 +22,7 @@ from retro.export.card import run_settings
 from retro.export.facts import gather
 from retro.export.run import export
 from retro.mcore import parallel
+from retro.model.config import ModelConfig, ModelShape
 from retro.run_config import RunConfig, load_run_config
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
@@ -45,8 +46,6 @@ def road_config(folder: Path, *overrides: str) -> RunConfig:
     return small_config(
         folder,
         "pretrain.baselines=[gpt]",
-        "model.activation=swiglu",
-        "model.normalization=RMSNorm",
         "train.precision=bfloat16",
         "sft.train.precision=float32",  # not auto: a finished run records what that became
         *overrides,
@@ -76,11 +75,11 @@ def folders(road: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     }
 
 
-def saved(out: Path, **settings: Any) -> Path:
+def saved(out: Path, shape: ModelShape | None = None, **settings: Any) -> Path:
     """A checkpoint that lies in no run."""
     parallel.start()
     parallel.seed(3)
-    shape = tiny_shape(**settings)
+    shape = shape or tiny_shape(**settings)
     config = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0, precision="float32")
     engine = build_engine(shape, config, ParallelConfig())
     Saver(engine, shape, config, out / "checkpoints").save(1, learned=False)
@@ -135,10 +134,24 @@ def test_the_decoder_alone_is_a_llama_with_the_logits_of_the_model_without_neigh
     assert opened.shape.tokenizer == info.shape.tokenizer, "the run's own SentencePiece model, not its tokenizer.json"
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("retrieval", [False, True])
+def test_the_default_model_is_a_llama(tmp_path: Path, retrieval: bool, tied: bool) -> None:
+    from transformers import LlamaForCausalLM
+
+    model = ModelConfig(retrieval=retrieval, tied_embeddings=tied)
+    assert (model.size, model.activation, model.normalization, model.bias) == ("tiny", "swiglu", "RMSNorm", False)
+    path = saved(tmp_path, ModelShape(model=model, vocabulary=300, chunk_length=64))
+    ours, _ = checkpoint.load_model(path)
+    plain = LlamaForCausalLM.from_pretrained(export(path, tmp_path / "out", decoder_only=True))
+    tokens = torch.arange(2 * 130).reshape(2, 130) * 7 % 300
+    torch.testing.assert_close(plain(tokens).logits, ours(tokens)[..., :300], rtol=1e-5, atol=1e-5)
+
+
 def test_the_decoder_alone_is_a_gpt2_where_it_has_learned_positions(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-    settings = {"positions": "learned", "bias": True, "vocabulary_multiple": 64}
+    settings: dict[str, Any] = {"positions": "learned", "bias": True, "vocabulary_multiple": 64}
     path = saved(tmp_path, **settings)
     model, _ = checkpoint.load_model(path)
     plain = AutoModelForCausalLM.from_pretrained(export(path, tmp_path / "out", decoder_only=True))

@@ -200,7 +200,7 @@ def test_a_retro_starts_clean_from_a_gpt(folder: Path, copied: Path) -> None:
     [
         ("model.hidden_size=64", "model.hidden_size is 32 there, 64 here"),
         ("model.layers=3", "model.layers is 2 there, 3 here"),
-        ("model.activation=swiglu", "model.activation is 'gelu' there, 'swiglu' here"),
+        ("model.activation=gelu", "model.activation is 'swiglu' there, 'gelu' here"),
     ],
 )
 def test_another_architecture_is_refused_by_naming_the_difference(

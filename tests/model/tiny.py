@@ -37,6 +37,8 @@ def tiny_shape(**settings: Any) -> ModelShape:
         "heads": 4,
         "query_groups": 4,
         "ffn_hidden_size": 32,
+        "activation": "gelu",
+        "normalization": "LayerNorm",
         "sequence_length": 32,
         "first_cross_attention": 2,
         "cross_attention_every": 1,

@@ -31,7 +31,9 @@ def our_name(theirs: str) -> str:
 
 
 def our_logits(variant: str, tensors: dict[str, Tensor]) -> Tensor:
-    model_config = ModelConfig(**ABOUT["shape"], **ABOUT["variants"][variant], vocabulary_multiple=1)
+    # All of them have LayerNorm, its default, so that the fixtures do not name it.
+    settings = ABOUT["shape"] | ABOUT["variants"][variant] | {"normalization": "LayerNorm", "vocabulary_multiple": 1}
+    model_config = ModelConfig(**settings)
     shape = ModelShape(model=model_config, vocabulary=ABOUT["vocabulary"], chunk_length=ABOUT["chunk_length"])
     parallel.start()
     parallel.seed(1)

