@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retro.mcore import parallel
 from retro.mcore.kernels import Kernels, choose
@@ -88,6 +88,8 @@ class RetroModel(GPTModel):
         if place.first and model.positions == "learned":
             # megatron-core makes this table in fp32 whatever the precision, and the first norm refuses the mixture.
             self.embedding.position_embeddings.to(config.params_dtype)
+        if place.first:
+            self.embedding.register_forward_hook(_plain_strides)
         if not config.use_cpu_initialization:
             self.cuda(torch.cuda.current_device())
 
@@ -171,6 +173,15 @@ class RetroModel(GPTModel):
         self._received = None
         super().set_input_tensor(hidden_states)
         return context
+
+
+def _plain_strides(_module: nn.Module, _inputs: object, embedded_SBH: Tensor) -> Tensor:
+    """The same states without a trace of their transposition.
+
+    Of one sequence they have the stride of the batch from before, with which torch's matmul copies the first layer's
+    weights for every token: 2,048 tokens of width 576 took 5 s in place of 0.04.
+    """
+    return embedded_SBH.flatten(0, 1).unflatten(0, embedded_SBH.shape[:2])
 
 
 def build_stage(shape: ModelShape, options: BuildOptions) -> list[RetroModel]:

@@ -100,3 +100,12 @@ def test_neighbors_of_the_wrong_shape_are_refused() -> None:
         model(inputs.tokens_BS[:, :12], inputs.neighbors_BLKR, inputs.neighbor_mask_BLKR)
     with pytest.raises(ValueError, match="need a mask"):
         model(inputs.tokens_BS, inputs.neighbors_BLKR)
+
+
+def test_states_of_one_sequence_have_the_strides_of_states_that_were_never_transposed() -> None:
+    # With others, torch multiplies by a copy of the first layer's weights for every token: 100 times as slow.
+    model = tiny_model(tiny_shape())
+    ids = torch.arange(8)[None]
+    for batch in (1, 3):
+        embedded_SBH = model.embedding(input_ids=ids.expand(batch, -1), position_ids=ids.expand(batch, -1))
+        assert embedded_SBH.stride() == (batch * embedded_SBH.size(2), embedded_SBH.size(2), 1)
