@@ -35,7 +35,7 @@ from retro.cli_sft import sft_app
 from retro.common.errors import ConfigError, DataError, RetroError
 from retro.common.files import discard, failed_write
 from retro.common.launcher import join_launcher
-from retro.common.progress import Progress, duration
+from retro.common.progress import Progress, duration, show_only
 from retro.common.stopping import Stopped, end, handle_signals
 from retro.common.terminal import complain, never_fail_to_encode, output
 from retro.common.worker import companions, worker_of
@@ -504,6 +504,8 @@ def ask(
     else:
         from retro.documents import MODEL, documents_run
 
+        # Who asks wants the answer; what takes time before it is told.
+        show_only("retro.documents", "retro.common.progress")
         config = documents_run(documents, model or MODEL, arguments)
     show_answer(config, question, passages_from=passages_from, stream=stream and not as_json, as_json=as_json)
 

@@ -52,6 +52,19 @@ def set_up_logging(*, verbose: bool = False, quiet: bool = False, rank: int = 0,
     Progress.drawn = terminal and not quiet and not rank
 
 
+def show_only(*modules: str) -> None:
+    """On stderr, show only warnings and what these modules say, unless more is asked for; a log file gets everything.
+
+    Args:
+        modules: Names of loggers.
+    """
+    if logging.getLogger("retro").isEnabledFor(logging.DEBUG):
+        return
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _BesideBars):
+            handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name in modules)
+
+
 class _Visible(logging.Formatter):
     """Each message is one line, and nothing in it steers a terminal."""
 

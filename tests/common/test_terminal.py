@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retro.common.errors import ConfigError
-from retro.common.progress import Progress, duration, set_up_logging
+from retro.common.progress import Progress, duration, set_up_logging, show_only
 from retro.common.terminal import Table, Terminal, bar_line, complain, one_line, output, styled, visible
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 [/url] [b]x[/b] :smile: \u202egnp.exe\u2066 \x9b31m \r\x00 a\tb"
@@ -149,6 +149,19 @@ def test_the_loss_has_room_beside_the_bar_at_80_columns() -> None:
     facts = ["600/1,000 steps", "385.7/s", "1.0 s left", "loss 5.879", "lr 6.0e-05", "1742 tokens/s"]
     shown = bar_line(what="pretrain retro", share=0.6, facts=facts, width=80)
     assert shown == "pretrain retro [########.....] 600/1,000 steps, 385.7/s, 1.0 s left, loss 5.879"
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_command_can_show_some_modules_alone_while_the_file_gets_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up_logging(file=tmp_path / "log")
+    show_only("retro.documents")
+    for name, level in (("retro.documents", logging.INFO), ("retro.db", logging.INFO), ("retro.db", logging.WARNING)):
+        logging.getLogger(name).log(level, "%s at %d", name, level)
+    shown = [line.split(" ", 2)[2] for line in capsys.readouterr().err.splitlines()]
+    assert shown == ["INFO retro.documents: retro.documents at 20", "WARNING retro.db: retro.db at 30"]
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
 
 
 def test_a_duration_is_said_in_the_unit_that_fits() -> None:
