@@ -62,7 +62,7 @@ def man(source: Path) -> Iterator[tuple[dict[str, str], list[tuple[str, str]]]]:
         for heading, text in _sections(page):
             headers = _INCLUDE.findall(text)
             whole = heading == "SYNOPSIS" and len(set(headers)) == 1 and not name.startswith("_")
-            asked = [(f"Which header file declares the function {name}?", headers[0])] if whole else []
+            asked = [(f"Which header file does the synopsis of {name} include?", headers[0])] if whole else []
             yield {"id": f"{path.name}#{heading}", "title": name, "text": f"{name}, {heading.lower()}: {text}"}, asked
 
 
