@@ -11,6 +11,10 @@ from retro.quickstart import page, page_answers
 from retro.quickstart.documents import DOCUMENTS
 from retro.quickstart.options import ACTS, Options
 from retro.quickstart.run import PAGE, run
+from retro.quickstart.update import CONFIG, UPDATE
+
+_QUESTION = "What is the default value of the parameter max_iter of sklearn.linear_model.LogisticRegressionCV?"
+"""One that the documents of the default packages answer."""
 
 
 def show_quickstart(options: Options, *, as_json: bool) -> None:
@@ -29,13 +33,12 @@ def show_quickstart(options: Options, *, as_json: bool) -> None:
             _SHOW[act](results, results[act])
             output.say("")
     output.say(f"page: {out / PAGE}", "", "Try next:")
-    documents, served = quote(str(out / DOCUMENTS)), quote(str(out / "served"))
     output.say(
         '  retro ask --documents my_folder "a question about your own files"',
-        f'  retro ask --documents {documents} "In which version was scipy.signal.find_peaks added?"',
-        f"  retro serve run_dir={served} generate.checkpoint={quote(str(results['model']))} generate.style=chat "
-        "serve.retrieval=none",
+        f'  retro ask --documents {quote(str(out / DOCUMENTS))} "{_QUESTION}"',
     )
+    if "update" in results:
+        output.say(f"  retro serve {quote(str(out / UPDATE / CONFIG))}")
 
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:

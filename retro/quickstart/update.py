@@ -20,7 +20,8 @@ from retro.quickstart.options import Options
 from retro.run_config import RunConfig, as_yaml
 
 UPDATE = "update"
-_RESULT, _NOTE, _CONFIG = "update.json", "note.jsonl", "run.yaml"
+CONFIG = "run.yaml"
+_RESULT, _NOTE = "update.json", "note.jsonl"
 QUESTION = "What is the default value of the parameter window of scipy.signal.lighthouse?"
 NOTE = {
     "id": "note-1",
@@ -46,17 +47,17 @@ def run(options: Options) -> dict[str, Any]:
     documents(options)
     config = answers_run(options).model_copy(update={"run_dir": folder})
     build(config, ("corpus", "db", "index"))
-    for name, text in ((_CONFIG, as_yaml(config)), (_NOTE, json.dumps(NOTE) + "\n")):
+    for name, text in ((CONFIG, as_yaml(config)), (_NOTE, json.dumps(NOTE) + "\n")):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     home = database_home(config)
     steps = [_ask(config, "the documents as they are", 0.0)]
     begun = time.monotonic()
     change.add(home, folder / _NOTE)
-    steps.append(_ask(config, f"retro db add {folder / _CONFIG} {folder / _NOTE}", time.monotonic() - begun))
+    steps.append(_ask(config, f"retro db add {folder / CONFIG} {folder / _NOTE}", time.monotonic() - begun))
     begun = time.monotonic()
     change.remove(home, [NOTE["id"]])
-    steps.append(_ask(config, f"retro db remove {folder / _CONFIG} --id {NOTE['id']}", time.monotonic() - begun))
+    steps.append(_ask(config, f"retro db remove {folder / CONFIG} --id {NOTE['id']}", time.monotonic() - begun))
     result = {"asked": asked, "question": QUESTION, "note": NOTE["text"], "steps": steps}
     write_json(folder / _RESULT, result)
     return result
