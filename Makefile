@@ -29,7 +29,7 @@ LOCKED := --no-deps --no-compile --require-hashes
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
-quickstart: $(QUICKSTART)  ## A small chat model with and without retrieval; leaves runs/quickstart/index.html
+quickstart: $(QUICKSTART)  ## What retrieval is worth, in four acts; leaves runs/quickstart/index.html
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/retro/examples/quickstart.sh
 
 pipeline: $(QUICKSTART)  ## Every stage, from corpus to scores, on Python's documentation; leaves runs/pystdlib/report.html
