@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common import own_checksum
-from retro.common.errors import ArtifactError
+from retro.common.errors import ArtifactError, ConfigError
 from retro.common.input_files import MAX_BYTES, ErrorClass, kind_of, open_regular, read_text
 from retro.common.json_text import JsonError, half_character, parse_json, wrong_type
 
@@ -118,6 +119,25 @@ def failed_write(error: BaseException) -> str:
         found = _ERRNO.get(getattr(seen, "errno", None) or 0, words) or found
         seen = seen.__cause__ or seen.__context__
     return found
+
+
+def make_writable(folder: Path, setting: str, value: Path) -> None:
+    """Make a folder and see that files can be written there, before anything that takes long.
+
+    Args:
+        folder: The folder.
+        setting: What named it, for the message.
+        value: As it was given.
+
+    Raises:
+        ConfigError: It cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(setting, str(value), f"needs a place where files can be written ({error.strerror})") from None
 
 
 def require_space(path: Path, needed: int) -> None:

@@ -164,8 +164,8 @@ class CorpusConfig(StageConfig):
             need = "needs three fractions (train, valid, test) that sum to 1, the first above 0"
             raise ConfigError(f"{owner}.split", self.split, need)
         if all(source.split in ("valid", "test") for source in self.sources):
-            need = "needs to be fractions or train for at least one source"
-            raise ConfigError(f"{owner}.sources[0].split", self.sources[0].split, need)
+            need = "needs split to be fractions or train for at least one source"
+            raise ConfigError(f"{owner}.sources", [source.split for source in self.sources], need)
         names = [source.name for source in self.sources]
         for name in names:
             if names.count(name) > 1:

@@ -37,7 +37,7 @@ class DocstringCounts:
     repeated: int
     """Docstrings whose words stand in an earlier one of the same package."""
     unreadable: int
-    """Files that this Python cannot parse."""
+    """Files that this Python cannot parse or this user cannot read."""
 
 
 def write_docstrings(path: Path, packages: Sequence[Path], *, min_words: int = 60) -> DocstringCounts:
@@ -80,12 +80,12 @@ def installed_package(name: str) -> Path:
 
 def _write(write: Callable[[str], int], number: int, package: Path, min_words: int) -> list[int]:
     counts, seen, names = [0] * 5, set[str](), set[str]()
-    for file in sorted(package.rglob("*.py")):
+    for file in sorted(path for path in package.rglob("*.py") if path.is_file()):
         if _SKIPPED.intersection(file.relative_to(package).parts):
             continue
         try:
             found = list(_docstrings(file, package))
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, PermissionError):
             counts[4] += 1
             continue
         for name, text in found:

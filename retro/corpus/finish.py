@@ -81,7 +81,7 @@ class Finish:
         records = {source.name: self._record(number, source) for number, source in enumerate(self.sources)}
         made = {name: record.counts for name, record in records.items()}
         splits = {name: split_source(config, name, counts.documents) for name, counts in made.items()}
-        require_documents_in_splits(splits, config.split)
+        require_documents_in_splits(splits, config)
         _write_documents(config, splits, out / DOCUMENTS_FILE)
         _join_rejects(config, out)
         questions = _write_questions(config, splits, out)

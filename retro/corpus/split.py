@@ -78,15 +78,25 @@ def stream_orders(split: NDArray[np.uint8], splits: int, seed: int, source: str)
     return [shuffled[by_split == number] for number in range(splits)]
 
 
-def require_documents_in_splits(splits: Mapping[str, NDArray[np.uint8]], fractions: tuple[float, float, float]) -> None:
-    """Raise ConfigError when a split was asked for and no source has a document in it."""
-    largest = max(len(split) for split in splits.values())
+def require_documents_in_splits(splits: Mapping[str, NDArray[np.uint8]], config: CorpusConfig) -> None:
+    """Raise ConfigError when a split was asked for and no source has a document in it.
+
+    Args:
+        splits: Of each source, [documents].
+        config: Says what was asked for.
+    """
+    fractions = config.split
+    parted = [len(splits[source.name]) for source in config.sources if source.split == "fractions"]
+    largest = max(parted, default=0)
     for number, name in enumerate(SPLITS):
         if fractions[number] > 0 and not any(np.any(split == number) for split in splits.values()):
+            if not parted:
+                need = f"needs 0 for {name}, or a source with split: {name}: every source is in one split whole"
+                raise ConfigError("corpus.split", fractions, need)
             needed = math.ceil(round(0.5 / fractions[number], 9))
             raise ConfigError(
                 "corpus.split",
                 fractions,
                 f"leaves no document for {name}: {fractions[number]:g} of the largest source's {largest} documents; "
-                f"needs at least {needed} documents in a source, or a larger fraction",
+                f"needs at least {needed} documents in a source, a larger fraction, 0, or a source with split: {name}",
             )

@@ -28,6 +28,7 @@ MOST_ASKED = 100
 SHORT_ANSWER = 8
 """Words of an answer that counts as a short one."""
 _SEED = 1234
+_FEWEST = 4
 _TOKENS = (8, 96)
 """Bounds of an answer's length: a short model repeats itself long before the latter."""
 
@@ -53,7 +54,7 @@ def read_asked(path: Path) -> Asked:
         path: A JSON list of objects, or one object a line, in a layout that `retro.common.qa_files` reads.
 
     Raises:
-        DataError: It cannot be read, or holds fewer than three questions with an answer.
+        DataError: It cannot be read, or holds fewer than four questions with an answer.
     """
     reasons: Counter[str] = Counter()
 
@@ -61,11 +62,15 @@ def read_asked(path: Path) -> Asked:
         reasons[reason] += 1
 
     questions = read_questions(path, on_bad=count)
-    if len(questions) < len(PARTS):
-        problem = f"holds {len(questions)} questions with an answer; tuning, validation and test need one each"
+    if len(questions) < _FEWEST:
+        problem = (
+            f"holds {len(questions)} questions with an answer ({reasons.total()} have none); one to tune on, one to "
+            "validate and two to ask are needed"
+        )
         raise DataError(path, problem, "Give more questions, or leave --questions out")
-    share = max(SHARE, 1 / len(questions))
-    drawn = split_documents(len(questions), (1 - 2 * share, share, share), _SEED, "questions")
+    # Two to ask: one of them is asked with the other's passages.
+    dev, test = max(SHARE, 1 / len(questions)), max(SHARE, 2 / len(questions))
+    drawn = split_documents(len(questions), (1 - dev - test, dev, test), _SEED, "questions")
     parts = {name: tuple(questions[at] for at in np.flatnonzero(drawn == number)) for number, name in enumerate(PARTS)}
     return Asked(path=path, parts=parts, without_answer=reasons.total())
 

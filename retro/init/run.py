@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import sentencepiece
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.common.files import atomic_path
+from retro.common.files import atomic_path, make_writable
 from retro.common.optional import package_folder
 from retro.corpus.vocabulary import train_sentencepiece
 from retro.init import corpus_choices, training_choices
@@ -64,10 +65,11 @@ def run(options: Options, measure: Measure | None = None) -> Made:
         ArtifactError: A file to be written is there already.
         DataError: Text or questions cannot be read, or there is too little text for any model.
     """
-    if not options.minutes > 0:
+    if not 0 < options.minutes < math.inf:
         raise ConfigError("--minutes", options.minutes, "needs a positive number of minutes for the run")
     files = _question_files(options) if options.questions is not None else {}
     _require_free(options, [options.output, *files.values()])
+    make_writable(options.output.parent, "--output", options.output)
     asked = None if options.questions is None else read_asked(options.questions)
     parted = [corpus_choices.part(options.folder, source) for source in scan(options.folder)]
     tokenizer, of_text, text = _look(options, parted, asked)

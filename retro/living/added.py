@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from retro.common.errors import ConfigError
 from retro.common.tokenizers import tokenizer_kind
 from retro.corpus.config import CorpusConfig, SourceConfig, TokenizerConfig
+from retro.corpus.reader import SPLITS
 from retro.db.reader import ChunkDatabase
 
 _READ_AS = {"text_key", "id_key", "title_key"}
@@ -27,6 +29,9 @@ def corpus_config(databases: Sequence[ChunkDatabase], source: str, path: Path) -
     """
     configs = [CorpusConfig(**part.corpus.manifest.config) for part in databases]
     same = [one for config in configs for one in config.sources if one.name == source]
+    if same and same[-1].split in SPLITS[1:]:
+        need = f"is held out whole (split: {same[-1].split}), and documents that are added train: needs another source"
+        raise ConfigError("--source", source, need)
     keys = same[-1].model_dump(include=_READ_AS) if same else {}
     first = databases[0].corpus.directory / "tokenizer"
     kind = tokenizer_kind(first)

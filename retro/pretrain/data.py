@@ -173,10 +173,13 @@ class TrainingSource:
                     f"the training split of {corpus.sources[source]!r} has {reader.streams[source].length} tokens",
                     f"One sequence needs {reader.length + 1}: add text, or lower model.sequence_length",
                 )
-        if len(weights) == 1:
-            self._source, self._number = np.zeros(samples, dtype=np.int64), np.arange(samples, dtype=np.int64)
+        # Of weight 0 a source may still be drawn, by a tie or a rounding: it does not take part.
+        drawn = np.flatnonzero(weights)
+        if len(drawn) == 1:
+            self._source, self._number = np.full(samples, drawn[0]), np.arange(samples, dtype=np.int64)
         else:
-            self._source, self._number = blend(weights, samples)
+            blended, self._number = blend([weights[source] for source in drawn], samples)
+            self._source = drawn[blended]
         self._order = lru_cache(maxsize=2 * len(weights))(self._shuffled)
 
     @property

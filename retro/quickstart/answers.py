@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from retro.common.answers import Answer, read_answers
-from retro.common.errors import ArtifactError, ConfigError
+from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.documents import BY_WORDS, build, model_settings
 from retro.evaluate.compare import Side, open_side
@@ -49,8 +49,6 @@ def run(options: Options) -> dict[str, Any]:
         DependencyError: The model's package is missing.
         ArtifactError: `out` holds another quickstart, or the disk is full.
     """
-    # The model before the documents, which take longer to make than it takes to see that it cannot be had.
-    answers_run(options)
     counts = documents(options)
     return answer(options) | {"documents": counts}
 
@@ -83,8 +81,6 @@ def documents(options: Options) -> dict[str, int]:
     asked = {name: getattr(options, name) for name in ("questions", "seed", "held_out")}
     asked |= {"packages": list(options.packages)}
     path, remedy = options.out / WRITTEN, "Give another --out, or remove this folder"
-    if options.out.exists() and not options.out.is_dir():
-        raise ConfigError("--out", str(options.out), "needs a folder, or a path where nothing is yet")
     if not path.exists():
         written = write_documents(
             options.out, options.packages, options.questions, options.seed, held_out=options.held_out

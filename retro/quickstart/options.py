@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from retro.documents import MODEL
 
+_OF_ACT = {
+    "": ("model", "seed", "packages"),
+    "answers": ("questions", "held_out"),
+    "versions": ("older", "targets"),
+    "learning": ("steps",),
+    "update": (),
+}
 ACTS = ("answers", "versions", "learning", "update")
 """In the order of the page."""
 PACKAGES = ("numpy", "scipy", "sklearn")
@@ -32,3 +40,11 @@ class Options:
     """Places of the newer version's text whose next tokens are predicted, each in a document of its own."""
     steps: int = 150
     """Of training, for `learning`."""
+
+    def asked(self, act: str) -> dict[str, Any]:
+        """What the results of an act depend on, as JSON has it; under "" what those of all do."""
+        values = {name: getattr(self, name) for name in _OF_ACT[act]}
+        return {
+            name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+        }

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from retro.common.errors import ConfigError
-from retro.common.files import atomic_path, read_json, write_json
+from retro.common.errors import ArtifactError, ConfigError
+from retro.common.files import atomic_path, make_writable, read_json, write_json
+from retro.documents import model_settings
 from retro.quickstart import answers, learning, update, versions
 from retro.quickstart.options import ACTS, Options
 from retro.quickstart.page import page
@@ -44,28 +45,40 @@ def run(options: Options) -> dict[str, Any]:
     for name in options.acts:
         if name not in ACTS:
             raise ConfigError("ACT", name, f"needs to be of {', '.join(ACTS)}")
-    if options.out.exists() and not options.out.is_dir():
-        raise ConfigError("--out", str(options.out), "needs a folder, or a path where nothing is yet")
+    make_writable(options.out, "--out", options.out)
     results = _begun(options)
+    # The model before anything else: it takes long to make documents, and short to see that it cannot be had.
+    model_settings(options.model)
     for name in ACTS:
-        if name in options.acts:
+        if name in options.acts and not (name == "versions" and options.older is None and name in results):
             log.info("quickstart: %s", name)
             started = time.monotonic()
             found = _RUN[name](options)
-            results[name] = found | {"seconds_now": round(time.monotonic() - started, 1)}
+            results[name] = found | {
+                "asked": options.asked(name),
+                "seconds_now": round(time.monotonic() - started, 1),
+            }
             _write(options, results)
     return results
 
 
 def _begun(options: Options) -> dict[str, Any]:
-    """The results of earlier calls about the same model, packages and seed."""
-    asked = {"model": options.model, "seed": options.seed, "packages": list(options.packages)}
+    """The results of earlier calls; they must have been about the same."""
     path = options.out / RESULTS
-    if path.exists():
-        found = read_json(path, f"Remove {path}")
-        if {name: found.get(name) for name in asked} == asked:
-            return {name: value for name, value in found.items() if name in asked or name in ACTS}
-    return asked
+    asked = options.asked("")
+    if not path.exists():
+        return asked
+    found = {name: value for name, value in read_json(path, f"Remove {path}").items() if name in asked or name in ACTS}
+    pairs = [(name, found.get(name), value) for name, value in asked.items()]
+    for act in set(options.acts) & set(found):
+        # Without an older version there is nothing to measure, and what was measured stays.
+        if act != "versions" or ("left_out" not in found[act] and options.older is not None):
+            was = found[act]["asked"]
+            pairs += [(name, was.get(name), value) for name, value in options.asked(act).items()]
+    changed = [f"{name} was {was}, now {now}" for name, was, now in pairs if was != now]
+    if changed:
+        raise ArtifactError(options.out, f"holds another quickstart ({'; '.join(changed)})", "Give another --out")
+    return found
 
 
 def _write(options: Options, results: dict[str, Any]) -> None:

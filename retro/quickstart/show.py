@@ -33,10 +33,9 @@ def show_quickstart(options: Options, *, as_json: bool) -> None:
             _SHOW[act](results, results[act])
             output.say("")
     output.say(f"page: {out / PAGE}", "", "Try next:")
-    output.say(
-        '  retro ask --documents my_folder "a question about your own files"',
-        f'  retro ask --documents {quote(str(out / DOCUMENTS))} "{_QUESTION}"',
-    )
+    output.say('  retro ask --documents my_folder "a question about your own files"')
+    if (out / DOCUMENTS).exists():
+        output.say(f'  retro ask --documents {quote(str(out / DOCUMENTS))} "{_QUESTION}"')
     if "update" in results:
         output.say(f"  retro serve {quote(str(out / UPDATE / CONFIG))}")
 

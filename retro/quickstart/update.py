@@ -37,15 +37,13 @@ def run(options: Options) -> dict[str, Any]:
         The question, the document, and for each time what was done, the answer, and the title of what was read.
     """
     folder = options.out / UPDATE
-    asked = {"model": options.model, "packages": list(options.packages)}
     if (folder / _RESULT).exists():
         found: dict[str, Any] = read_json(folder / _RESULT, f"Remove {folder}")
-        if found["asked"] == asked:
-            return found
-    # What a kill left, or another model's: its database has other versions, and is made again in seconds.
-    discard(folder)
+        return found
     documents(options)
     config = answers_run(options).model_copy(update={"run_dir": folder})
+    # What a kill left: its database may have other versions, and is made again in seconds.
+    discard(folder)
     build(config, ("corpus", "db", "index"))
     for name, text in ((CONFIG, as_yaml(config)), (_NOTE, json.dumps(NOTE) + "\n")):
         with atomic_path(folder / name) as temporary:
@@ -58,7 +56,7 @@ def run(options: Options) -> dict[str, Any]:
     begun = time.monotonic()
     change.remove(home, [NOTE["id"]])
     steps.append(_ask(config, f"retro db remove {folder / CONFIG} --id {NOTE['id']}", time.monotonic() - begun))
-    result = {"asked": asked, "question": QUESTION, "note": NOTE["text"], "steps": steps}
+    result = {"question": QUESTION, "note": NOTE["text"], "steps": steps}
     write_json(folder / _RESULT, result)
     return result
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.artifacts import fingerprint
-from retro.common.errors import DataError
+from retro.common.errors import ConfigError, DataError
 from retro.common.files import atomic_path, read_json
 from retro.corpus.docstrings import installed_package, write_docstrings
 from retro.documents import BY_WORDS, build, model_settings
@@ -40,14 +40,18 @@ def run(options: Options) -> dict[str, Any]:
     """
     if options.older is None:
         return {"left_out": "no older version of an installed package was given: --older FOLDER"}
+    older = options.older.resolve()
+    if not older.is_dir():
+        need = "needs the folder of an earlier version of an installed package, as pip install --target OLD makes it"
+        raise ConfigError("--older", str(options.older), need)
     folder = options.out / VERSIONS
-    counts = _write(options.older, folder)
+    counts = _write(older, folder)
     config = versions_run(options, folder)
     build(config, ("corpus", "db", "index", "neighbors"))
     leakage = measure_leakage(config)
     measured = read_json(measure_checkpoint(config, Path(options.model)) / IN_CONTEXT_FILE, f"Remove {folder}")
     return {
-        "package": options.older.name,
+        "package": older.name,
         "documents": counts,
         "rows": sorted(measured["rows"], key=lambda row: CONDITIONS.index(row["passages"])),
         "differences": measured["differences"],

@@ -241,6 +241,11 @@ class SftTrainConfig(TrainConfig):
     beta2: float = Field(default=0.98, ge=0.0, lt=1.0)
     """Adam's second moment."""
 
+    @model_validator(mode="after")
+    def _shows_all(self) -> SftTrainConfig:
+        require(self, "hidden_neighbors", not self.hidden_neighbors, "0: only pretraining hides neighbors")
+        return self
+
 
 class SftConfig(StageConfig):
     """Tune a pretrained model on instructions (Wang et al. 2023, section 4)."""

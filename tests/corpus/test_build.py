@@ -59,7 +59,7 @@ def test_a_source_can_be_held_out_whole(tmp_path: Path) -> None:
 
 
 def test_a_corpus_whose_every_source_is_held_out_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"sources\[0\]\.split = 'valid': needs to be fractions or train for at"):
+    with pytest.raises(ConfigError, match=r"sources = \['valid'\]: needs split to be fractions or train for at"):
         settings(jsonl(tmp_path / "a.jsonl", split="valid"))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from retro.common.errors import ConfigError
+from retro.corpus.config import CorpusConfig
 from retro.corpus.split import require_documents_in_splits, split_documents, stream_orders
 
 
@@ -53,17 +54,32 @@ def test_seed_and_source_decide_the_split_and_the_order() -> None:
     assert stream_orders(train, 1, 1, "a")[0].tolist() != stream_orders(train, 1, 2, "a")[0].tolist()
 
 
+def corpus(*fractions: float, **splits: str) -> CorpusConfig:
+    """Sources a and b, parted by fractions or as said."""
+    sources = [{"name": name, "path": name, "split": splits.get(name, "fractions")} for name in ("a", "b")]
+    return CorpusConfig(sources=sources, split=fractions)
+
+
 def test_an_asked_for_split_without_documents_says_how_many_are_needed() -> None:
     splits = {"a": np.zeros(49, np.uint8), "b": np.zeros(7, np.uint8)}
     with pytest.raises(ConfigError) as caught:
-        require_documents_in_splits(splits, (0.98, 0.01, 0.01))
+        require_documents_in_splits(splits, corpus(0.98, 0.01, 0.01))
     assert "leaves no document for valid: 0.01 of the largest source's 49 documents" in str(caught.value)
     assert "needs at least 50 documents in a source" in str(caught.value)
-    require_documents_in_splits(splits, (1.0, 0.0, 0.0))
+    require_documents_in_splits(splits, corpus(1.0, 0.0, 0.0))
 
 
 def test_one_source_may_fill_a_split_for_all() -> None:
-    require_documents_in_splits({"a": np.array([0, 1, 2], np.uint8), "b": np.zeros(3, np.uint8)}, (0.9, 0.05, 0.05))
+    splits = {"a": np.array([0, 1, 2], np.uint8), "b": np.zeros(3, np.uint8)}
+    require_documents_in_splits(splits, corpus(0.9, 0.05, 0.05))
+
+
+def test_a_source_held_out_whole_says_nothing_about_what_fractions_leave() -> None:
+    splits = {"a": np.zeros(4, np.uint8), "b": np.ones(200, np.uint8)}
+    with pytest.raises(ConfigError, match=r"test: 0.1 of the largest source's 4 documents; needs at least 5 documents"):
+        require_documents_in_splits(splits, corpus(0.8, 0.1, 0.1, b="valid"))
+    with pytest.raises(ConfigError, match=r"needs 0 for test, or a source with split: test: every source is in one"):
+        require_documents_in_splits(splits, corpus(0.8, 0.1, 0.1, a="train", b="valid"))
 
 
 def test_the_last_documents_can_be_held_out() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retro.common.errors import DataError
-from retro.corpus.config import DocumentUnit, SourceConfig
+from retro.corpus.config import CorpusConfig, DocumentUnit, SourceConfig
 from retro.corpus.split import require_documents_in_splits, split_documents
 from retro.init.corpus_choices import Parted, least_words, left, part, split, vocabulary, weighted
 from retro.init.scan import Cut, ScannedSource
@@ -95,7 +95,8 @@ def test_each_split_has_a_document_whatever_the_number(documents: int, tokens: f
     train, valid, test = split(documents, tokens).value
     assert train + valid + test == pytest.approx(1, abs=1e-9)
     drawn = split_documents(documents, (train, valid, test), 1234, "a")
-    require_documents_in_splits({"a": drawn}, (train, valid, test))
+    config = CorpusConfig(sources=(SourceConfig(name="a", path=Path("a")),), split=(train, valid, test))
+    require_documents_in_splits({"a": drawn}, config)
 
 
 @pytest.mark.parametrize(

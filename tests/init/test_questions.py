@@ -30,9 +30,14 @@ def test_a_tenth_each_is_held_out_and_no_question_is_in_two_parts(tmp_path: Path
     assert read_asked(tmp_path / "q.json").parts == asked.parts
 
 
-def test_three_questions_are_one_for_each_part(tmp_path: Path) -> None:
-    asked = read_asked(write_asked(tmp_path / "q.json", count=3))
-    assert [asked.count(part) for part in PARTS] == [1, 1, 1]
+@pytest.mark.parametrize(
+    ("count", "parts"), [(4, [1, 1, 2]), (9, [6, 1, 2]), (14, [11, 1, 2]), (15, [11, 2, 2]), (20, [16, 2, 2])]
+)
+def test_two_are_asked_at_least_so_that_one_can_have_the_others_passages(
+    tmp_path: Path, count: int, parts: list[int]
+) -> None:
+    asked = read_asked(write_asked(tmp_path / "q.json", count=count))
+    assert [asked.count(part) for part in PARTS] == parts
 
 
 def test_short_answers_are_scored_as_such_and_long_ones_as_texts(tmp_path: Path) -> None:
@@ -54,8 +59,10 @@ def test_many_questions_are_asked_in_part(tmp_path: Path) -> None:
 def test_questions_that_cannot_be_used_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.json: "):
         read_asked(tmp_path / "absent.json")
-    with pytest.raises(DataError, match=r"holds 2 questions with an answer; .* Give more questions, or leave"):
-        read_asked(write_asked(tmp_path / "two.json", count=2))
+    with pytest.raises(
+        DataError, match=r"holds 3 questions with an answer \(1 have none\); .* Give more questions, or"
+    ):
+        read_asked(write_asked(tmp_path / "three.json", count=3))
     (tmp_path / "other.json").write_text('[{"prompt": "Why?", "answer": "so"}]')
     with pytest.raises(DataError, match=r"other\.json: .* has no 'question'"):
         read_asked(tmp_path / "other.json")

@@ -123,8 +123,11 @@ def test_too_little_text_is_said_in_tokens(tmp_path: Path) -> None:
 
 def test_mistakes_are_said_before_anything_is_written(tmp_path: Path) -> None:
     notes = write_notes(tmp_path / "notes")
-    with pytest.raises(ConfigError, match=r"--minutes = 0\.0: needs a positive number"):
-        init(notes, minutes=0.0)
+    for minutes in (0.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"--minutes = .*: needs a positive number"):
+            init(notes, minutes=minutes)
+    with pytest.raises(ConfigError, match=r"--output = .*needs a place where files can be written \(Not a directory"):
+        init(notes, output=next(notes.iterdir()) / "sub" / "run.yaml")
     (tmp_path / "q.json").write_text("{broken")
     with pytest.raises(DataError, match=r"q\.json: "):
         init(notes, questions=tmp_path / "q.json")

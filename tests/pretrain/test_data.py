@@ -162,3 +162,14 @@ def test_hidden_neighbors_are_masked_by_sample_and_chunk_and_nothing_else_change
     alone = hiding.fetch(np.array([7]))
     assert alone.neighbor_mask_BLKR is not None
     assert (alone.neighbor_mask_BLKR[0] == some.neighbor_mask_BLKR[7]).all()
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0), (0.0, 0.4, 0.6), (0.4, 0.0, 0.6), (3 / 11, 0.0, 8 / 11), (1.0, 0.0)])
+def test_a_source_of_weight_0_is_never_drawn_wherever_it_stands(road: RunConfig, weights: tuple[float, ...]) -> None:
+    corpus, sequences = artifacts(road)[0], reader(road)
+    corpus.weights = weights
+    sequences.streams = [sequences.streams[0]] * len(weights)
+    source = TrainingSource(sequences, corpus, 3000, seed=1)
+    shares = np.bincount(source._source, minlength=len(weights)) / 3000
+    assert shares == pytest.approx(weights, abs=0.01)
+    assert shares[weights.index(0.0)] == 0

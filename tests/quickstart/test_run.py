@@ -96,6 +96,8 @@ def test_answers_run_to_the_page_and_are_not_made_twice(tmp_path: Path, capsys: 
     assert {**first, "seconds_now": 0} == {**again, "seconds_now": 0}
     with pytest.raises(ArtifactError, match=r"another quickstart \(questions was 3, now 4\)\. Give another --out"):
         run(replace(options, questions=4))
+    with pytest.raises(ArtifactError, match=r"another quickstart \(seed was 1, now 2\)\. Give another --out"):
+        run(replace(options, acts=("update",), seed=2))
     # A kill before the questions were whole: they are written again, and are the same.
     (out / "documents.json").unlink()
     (out / "questions.json").write_text("[")
@@ -132,8 +134,11 @@ def test_the_other_acts_run_to_the_page(tmp_path: Path, capsys: pytest.CaptureFi
     before, added, removed = found["update"]["steps"]
     assert NOTE["text"] in added["read"][0] or added["read"] == [NOTE["title"]]
     assert before["read"] == removed["read"] != added["read"] and before["answer"] == removed["answer"]
-    # An act that is not asked for again keeps its place on the page.
-    run(replace(options, acts=("update",)))
+    # An act that is not asked for again keeps its place on the page, and so does one that cannot be measured again.
+    run(replace(options, acts=("update", "versions"), older=None))
+    with pytest.raises(DataError, match="nothere"):
+        run(replace(options, acts=("update",), out=options.out, model="nothere"))
+    assert (options.out / "update" / "run.yaml").exists()
     page_text = (tmp_path / "out" / "index.html").read_text()
     assert page_text.index("2. Text") < page_text.index("3. Retro") < page_text.index("4. The database")
     show_quickstart(replace(options, acts=("versions", "learning", "update")), as_json=False)
@@ -166,3 +171,14 @@ def test_packages_that_give_too_few_questions_are_named(tmp_path: Path) -> None:
         write_documents(tmp_path, ("h5py",), 500, 1)
     with pytest.raises(DataError, match="no such package is installed"):
         write_documents(tmp_path, ("no_such_package",), 5, 1)
+
+
+def test_a_place_that_cannot_be_written_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"--out = .*needs a place where files can be written \(Not a directory"):
+        run(Options(out=tmp_path / "file" / "sub"))
+
+
+def test_an_older_version_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--older = .*needs the folder of an earlier version"):
+        versions.run(Options(out=tmp_path, older=tmp_path / "absent"))

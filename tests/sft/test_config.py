@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError, DataError
-from retro.sft.config import BlendConfig, PublishedSet, SetConfig, SftDataConfig, expand_variables, read_blend
+from retro.sft.config import (
+    BlendConfig,
+    PublishedSet,
+    SetConfig,
+    SftDataConfig,
+    SftTrainConfig,
+    expand_variables,
+    read_blend,
+)
 from retro.sft.prompts import kind_of_set
 
 BLENDS = Path(__file__).parents[2] / "tools" / "retro" / "sft" / "blends"
@@ -136,3 +144,8 @@ def test_a_shell_file_that_is_no_blend_is_named(tmp_path: Path, text: str, messa
     assert message in str(caught.value)
     with pytest.raises(DataError, match="no such blend file"):
         read_blend(tmp_path / "none.sh")
+
+
+def test_hidden_neighbors_are_refused_where_nothing_hides_them() -> None:
+    with pytest.raises(ConfigError, match=r"hidden_neighbors = 0\.5: needs 0: only pretraining hides neighbors"):
+        SftTrainConfig(hidden_neighbors=0.5)

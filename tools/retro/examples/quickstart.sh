@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE=1
 command=(retro quickstart "$@")
 # Beside the environment's packages lies an earlier version of one of them, whose text is compared with the newer one's.
 older="$(dirname "$(command -v retro)")/../older/networkx"
-if [[ -d $older && " $* " != *" --older "* ]]; then
+if [[ -d $older && " $* " != *" --older"[\ =]* ]]; then
   command+=(--older "$older")
 fi
 echo "${command[*]}"
