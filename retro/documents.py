@@ -84,9 +84,7 @@ def documents_run(folder: Path, model: str, settings: Sequence[str] = ()) -> Run
     config = run_config_of(chosen, settings)
     home = cache_directory() / "documents" / _name(folder)
     state = _key(f"{path}\0{state.st_size}\0{state.st_mtime_ns}" for path, state in files)
-    made_with = fingerprint(
-        [config_json(getattr(config, name)) for name in ("corpus", "db", "index", "bm25", "search")]
-    )
+    made_with = fingerprint([config_json(getattr(config, name)) for name in _MADE_WITH])
     config = config.model_copy(update={"run_dir": home / state / made_with})
     if not all(is_complete(stage(name).path(config)) for name in _STAGES):
         log.info("%s: building a database of its documents in %s; it is kept for the next question", folder, home)

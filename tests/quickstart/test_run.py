@@ -136,7 +136,7 @@ def test_the_other_acts_run_to_the_page(tmp_path: Path, capsys: pytest.CaptureFi
     assert before["read"] == removed["read"] != added["read"] and before["answer"] == removed["answer"]
     # An act that is not asked for again keeps its place on the page, and so does one that cannot be measured again.
     run(replace(options, acts=("update", "versions"), older=None))
-    with pytest.raises(ArtifactError, match="model was .*, now nothere"):
+    with pytest.raises(ArtifactError, match=r"model was .*, now nothere"):
         run(replace(options, acts=("update",), model="nothere"))
     assert (options.out / "update" / "run.yaml").exists()
     page_text = (tmp_path / "out" / "index.html").read_text()
