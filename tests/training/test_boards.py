@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -111,7 +112,10 @@ def test_the_real_package_writes_offline_and_never_the_key(tmp_path: Path, monke
     out = tmp_path / "run/5_pretrain/retro"
     write(out, TrainConfig(wandb="mine"))
     (written,) = out.glob("wandb/offline-run-*/*.wandb")
-    data = written.read_bytes()
+    # Its service is a process of its own, which may write after the run has ended.
+    waited_until = time.monotonic() + 60
+    while b"valid_loss" not in (data := written.read_bytes()) and time.monotonic() < waited_until:
+        time.sleep(0.1)
     assert b"valid_loss" in data
     assert b"pretrain retro" in data
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
