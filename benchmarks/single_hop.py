@@ -21,9 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from retro.common.files import atomic_path, write_plain_json
-from retro.quickstart.answers import answer
+from retro.quickstart.answers import answer, rows, tests_in_words
 from retro.quickstart.options import Options
-from retro.quickstart.page_answers import answer_rows, tests_in_words
 
 _BORN = re.compile(
     r"^(?P<who>[A-Z][^(),]{3,40}) \([^()]*?\b(?:born )?(?:\w+ \d{1,2}, |\d{1,2} \w+ )(?P<year>1[89]\d\d)\b[^()]*\) "
@@ -105,7 +104,7 @@ def main() -> None:
     counts = {"documents": documents, "questions_made": len(made), "drawn": len(drawn), "seed": wanted.seed}
     scores = answer(Options(out=wanted.out))
     write_plain_json(wanted.out / "scores.json", counts | scores)
-    for row in answer_rows(scores):
+    for row in rows(scores):
         print(*row, sep="  ")
     print(*tests_in_words(scores), sep="\n")
 

@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -529,13 +528,21 @@ def quickstart(
     as_json: AsJson = False,
 ) -> None:
     """See what retrieval is worth, on the documentation of this machine's Python packages, in four acts."""
-    from retro.quickstart.options import ACTS, Options
+    from retro.documents import MODEL
+    from retro.quickstart.options import ACTS, OLDER, Options
     from retro.quickstart.show import show_quickstart
 
     options = Options(
-        out=out, acts=tuple(acts or ACTS), questions=questions, seed=seed, older=older, targets=targets, steps=steps
+        out=out,
+        acts=tuple(acts or ACTS),
+        questions=questions,
+        seed=seed,
+        model=model or MODEL,
+        older=older or OLDER,
+        targets=targets,
+        steps=steps,
     )
-    show_quickstart(options if model is None else replace(options, model=model), as_json=as_json)
+    show_quickstart(options, as_json=as_json)
 
 
 @app.command()

@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,29 @@ from typing import Any
 import numpy as np
 
 from retro.common.files import read_json
+from retro.common.terminal import Table
 from retro.common.yaml_files import parse_yaml
 from retro.corpus.docstrings import installed_package, write_docstrings
 from retro.corpus.reader import Corpus
 from retro.documents import build
+from retro.evaluate.charts import Series, line_chart
 from retro.evaluate.intervals import estimate_ratio
 from retro.pipeline import stage
 from retro.pretrain.reader import TABLE_FILE, Perplexities
 from retro.quickstart.options import Options
+from retro.quickstart.page import note, perplexity_text, table, terminal_table
 from retro.run_config import RunConfig, run_config_of
 from retro.training.probe import read_probes
 
 LEARNING = "learning"
+_LABELS = {
+    ("gpt_equal", "-"): "GPT of equal size",
+    ("retro", "real"): "Retro, its own neighbors",
+    ("retro", "shuffled"): "Retro, another chunk's neighbors",
+    ("retro", "none"): "Retro, no neighbors",
+}
+_HEADINGS = ("model", "weights", "perplexity")
+_PROBES = {"its own neighbors": "probe_real", "another chunk's": "probe_shuffled", "none": "probe_none"}
 _STAGES = ("corpus", "db", "index", "neighbors", "pretrain", "perplexity")
 _CHUNKS_TOGETHER = 16
 """Resampled as one: 1,024 tokens, about one and a half documents, for tokens of one text are no independent draws."""
@@ -90,3 +103,60 @@ def perplexities(directory: Path, corpus_dir: Path) -> list[dict[str, Any]]:
         )
         row |= {"low": math.exp(found.low), "high": math.exp(found.high)}
     return rows
+
+
+def _rows(act: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (_LABELS[row["model"], row["neighbors"]], f"{row['parameters'] / 1e6:.2f} M", perplexity_text(row))
+        for row in act["rows"]
+    ]
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """The act on the page."""
+    act = results["learning"]
+    what = (
+        f"A Retro and a GPT of equal size, both from random weights, read the same {act['tokens_trained']:,} tokens "
+        f"of {act['documents']:,} docstrings ({act['steps']} steps, seed {act['seed']}, one run each). Perplexity of "
+        f"the test split, {act['rows'][0]['tokens']:,} tokens, with the range that holds 95 % of resamples of the "
+        "text; settings were chosen on the validation split. A share of the neighbors was hidden from Retro in "
+        "training, so that it does without where none are found; wrong ones mislead a model that copies."
+    )
+    held_out = [
+        Series(name=name, points=_curve(act, probe), color=color, kind="dots")
+        for color, (name, probe) in enumerate(_PROBES.items())
+    ]
+    differences = [
+        Series(
+            name=f"its own minus {one.name}",
+            points=[
+                (step, own - other) for (step, own), (_, other) in zip(held_out[0].points, one.points, strict=True)
+            ],
+            color=one.color,
+            kind="dots",
+        )
+        for one in held_out[1:]
+    ]
+    charts = _chart("Held-out loss while Retro trains", held_out)
+    charts += _chart("The difference: below 0, neighbors are read", differences)
+    return (
+        f"<section><h2>3. Retro learns to read neighbors</h2>{note(what)}{table(_HEADINGS, _rows(act))}"
+        f"<div class='two'>{charts}</div>{note('On sequences of the validation split.')}</section>"
+    )
+
+
+def _curve(act: Mapping[str, Any], probe: str) -> list[tuple[float, float]]:
+    return [(one["step"], one[probe]) for one in act["curve"]]
+
+
+def _chart(title: str, lines: Sequence[Series]) -> str:
+    chart = line_chart(lines, x_label="step", y_label="nats per token", label=title)
+    legend = "".join(f'<span class="c{one.color}">{escape(one.name)}</span>' for one in lines)
+    return f'<div class="panel"><h3>{escape(title)}</h3>{chart}<p class="legend">{legend}</p></div>'
+
+
+def report(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
+    """The act at the terminal: a table."""
+    act = results["learning"]
+    title = f"Trained from random weights on {act['tokens_trained']:,} tokens: perplexity of the test split"
+    return terminal_table(title, _HEADINGS, _rows(act), right=(1, 2)), []

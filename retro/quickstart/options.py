@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ _OF_ACT = {
 }
 ACTS = ("answers", "versions", "learning", "update")
 """In the order of the page."""
+OLDER = Path(sys.prefix) / "older" / "networkx"
+"""Where `make quickstart` puts an earlier version of a package, beside those that are imported."""
 PACKAGES = ("numpy", "scipy", "sklearn")
 """Packages whose docstrings have numpydoc's form; they come with the sentence embedder."""
 
@@ -34,7 +37,7 @@ class Options:
     packages: tuple[str, ...] = PACKAGES
     held_out: bool = True
     """Questions about the half of the documents that no setting was chosen on."""
-    older: Path | None = None
+    older: Path = OLDER
     """Folder of an earlier version of an installed package, for `versions`."""
     targets: int = 48
     """Places of the newer version's text whose next tokens are predicted, each in a document of its own."""

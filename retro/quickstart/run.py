@@ -9,25 +9,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import atomic_path, make_writable, read_json, write_json
+from retro.common.terminal import Table
 from retro.documents import model_settings
 from retro.quickstart import answers, learning, update, versions
-from retro.quickstart.options import ACTS, Options
+from retro.quickstart.options import Options
 from retro.quickstart.page import page
 
 log = logging.getLogger(__name__)
 
 RESULTS, PAGE = "results.json", "index.html"
-_RUN: dict[str, Callable[[Options], dict[str, Any]]] = {
-    "answers": answers.run,
-    "versions": versions.run,
-    "learning": learning.run,
-    "update": update.run,
-}
+
+
+class Act(Protocol):
+    """What a module of an act has beside the section that it adds to the page."""
+
+    def run(self, options: Options) -> dict[str, Any]:
+        """Make what is missing, and give what came of it."""
+
+    def report(self, results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
+        """What came of it, for the terminal."""
+
+
+MODULES: dict[str, Act] = {"answers": answers, "versions": versions, "learning": learning, "update": update}
+"""In the order of the page."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -43,17 +52,17 @@ def run(options: Options) -> dict[str, Any]:
         ArtifactError: `out` holds another quickstart, or the disk is full.
     """
     for name in options.acts:
-        if name not in ACTS:
-            raise ConfigError("ACT", name, f"needs to be of {', '.join(ACTS)}")
+        if name not in MODULES:
+            raise ConfigError("ACT", name, f"needs to be of {', '.join(MODULES)}")
     make_writable(options.out, "--out", options.out)
     results = _begun(options)
     # The model before anything else: it takes long to make documents, and short to see that it cannot be had.
     model_settings(options.model)
-    for name in ACTS:
-        if name in options.acts and not (name == "versions" and options.older is None and name in results):
+    for name, act in MODULES.items():
+        if name in options.acts:
             log.info("quickstart: %s", name)
             started = time.monotonic()
-            found = _RUN[name](options)
+            found = act.run(options)
             results[name] = found | {
                 "asked": options.asked(name),
                 "seconds_now": round(time.monotonic() - started, 1),
@@ -68,13 +77,13 @@ def _begun(options: Options) -> dict[str, Any]:
     asked = options.asked("")
     if not path.exists():
         return asked
-    found = {name: value for name, value in read_json(path, f"Remove {path}").items() if name in asked or name in ACTS}
+    found = {
+        name: value for name, value in read_json(path, f"Remove {path}").items() if name in asked or name in MODULES
+    }
     pairs = [(name, found.get(name), value) for name, value in asked.items()]
     for act in set(options.acts) & set(found):
-        # Without an older version there is nothing to measure, and what was measured stays.
-        if act != "versions" or ("left_out" not in found[act] and options.older is not None):
-            was = found[act]["asked"]
-            pairs += [(name, was.get(name), value) for name, value in options.asked(act).items()]
+        was = found[act]["asked"]
+        pairs += [(name, was.get(name), value) for name, value in options.asked(act).items()]
     changed = [f"{name} was {was}, now {now}" for name, was, now in pairs if was != now]
     if changed:
         raise ArtifactError(options.out, f"holds another quickstart ({'; '.join(changed)})", "Give another --out")
@@ -83,6 +92,8 @@ def _begun(options: Options) -> dict[str, Any]:
 
 def _write(options: Options, results: dict[str, Any]) -> None:
     write_json(options.out / RESULTS, results)
-    outcomes = answers.outcomes(options) if "answers" in results else []
+    sections = [answers.section(results, answers.outcomes(options))] if "answers" in results else []
+    others = (("versions", versions.section), ("learning", learning.section), ("update", update.section))
+    sections += [section(results) for name, section in others if name in results]
     with atomic_path(options.out / PAGE) as temporary:
-        temporary.write_text(page(results, outcomes), encoding="utf-8")
+        temporary.write_text(page(results, sections), encoding="utf-8")

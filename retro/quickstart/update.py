@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from retro.common.files import atomic_path, discard, read_json, write_json
+from retro.common.terminal import Table
 from retro.documents import build
 from retro.living import change
 from retro.pipeline import answer_places, database_home
 from retro.quickstart.answers import answers_run, documents
 from retro.quickstart.options import Options
+from retro.quickstart.page import note, table
 from retro.run_config import RunConfig, as_yaml
 
 UPDATE = "update"
 CONFIG = "run.yaml"
 _RESULT, _NOTE = "update.json", "note.jsonl"
+_HEADINGS = ("after", "seconds", "answer", "read")
 QUESTION = "What is the default value of the parameter window of scipy.signal.lighthouse?"
 NOTE = {
     "id": "note-1",
@@ -72,3 +76,29 @@ def _ask(config: RunConfig, done: str, seconds: float) -> dict[str, Any]:
 
 def _silent(_: str) -> None:
     """The answer is shown whole."""
+
+
+def _rows(act: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (one["done"], f"{one['seconds']:g}" if one["seconds"] else "", one["answer"], "; ".join(one["read"]))
+        for one in act["steps"]
+    ]
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """The act on the page."""
+    act = results["update"]
+    what = f"{act['question']} Asked three times; nothing is trained or built again. The document that comes and goes: "
+    return (
+        f"<section><h2>4. The database changes, the answer follows</h2>{note(what + act['note'])}"
+        f"{table(_HEADINGS, _rows(act))}</section>"
+    )
+
+
+def report(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
+    """The act at the terminal: lines, since commands are cut in a table."""
+    act = results["update"]
+    lines = [f"Asked three times: {act['question']}"]
+    for done, _, answer, read in _rows(act):
+        lines += [f"  {done}", f"    {answer}", f"    read: {read}"]
+    return None, lines

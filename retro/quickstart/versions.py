@@ -10,21 +10,29 @@ stands in the older is stated beside it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from retro.common.artifacts import fingerprint
 from retro.common.errors import ConfigError, DataError
 from retro.common.files import atomic_path, read_json
+from retro.common.terminal import Table
 from retro.corpus.docstrings import installed_package, write_docstrings
 from retro.documents import BY_WORDS, build, model_settings
 from retro.pipeline import measure_checkpoint, measure_leakage
 from retro.pretrain.reader import IN_CONTEXT_FILE
-from retro.quickstart.options import Options
+from retro.quickstart.options import OLDER, Options
+from retro.quickstart.page import note, perplexity_text, table, terminal_table
 from retro.run_config import RunConfig, run_config_of
 
 CONDITIONS = ("none", "shuffled", "found")
 VERSIONS = "versions"
+_LABELS = {
+    "none": "nothing before the text",
+    "shuffled": "a passage that was found for another function",
+    "found": "what the search found in the older version",
+}
+_HEADINGS = ("given", "perplexity")
 _MIN_WORDS = 60
 
 
@@ -38,9 +46,9 @@ def run(options: Options) -> dict[str, Any]:
     Raises:
         DataError: The package is not installed, or nothing in it changed.
     """
-    if options.older is None:
-        return {"left_out": "no older version of an installed package was given: --older FOLDER"}
     older = options.older.resolve()
+    if options.older == OLDER and not older.is_dir():
+        return {"left_out": f"there is no earlier version in {older} (docs/install.md); --older FOLDER names another"}
     if not older.is_dir():
         need = "needs the folder of an earlier version of an installed package, as pip install --target OLD makes it"
         raise ConfigError("--older", str(options.older), need)
@@ -92,9 +100,9 @@ def _write(older: Path, folder: Path) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     write_docstrings(folder / "older.jsonl", [older], min_words=_MIN_WORDS)
     write_docstrings(folder / "all.jsonl", [installed_package(older.name)], min_words=_MIN_WORDS)
-    old = {one["title"]: fingerprint(one["text"]) for one in _lines(folder / "older.jsonl")}
+    old = {one["title"]: one["text"] for one in _lines(folder / "older.jsonl")}
     new = _lines(folder / "all.jsonl")
-    kept = [one for one in new if old.get(one["title"]) != fingerprint(one["text"])]
+    kept = [one for one in new if old.get(one["title"]) != one["text"]]
     if not kept:
         raise DataError(older, "has the docstrings of the installed version", "Give the folder of an earlier version")
     with atomic_path(folder / "newer.jsonl") as temporary:
@@ -105,3 +113,45 @@ def _write(older: Path, folder: Path) -> dict[str, int]:
 
 def _lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _rows(act: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [(_LABELS[row["passages"]], perplexity_text(row)) for row in act["rows"]]
+
+
+def _sentences(act: Mapping[str, Any]) -> list[str]:
+    return [
+        f"found against {one['minus']}: {one['mean']:+.2f} nats a token ({one['low']:+.2f} to {one['high']:+.2f}), "
+        f"p = {one['p_value']:.2g} (sign flips, paired by document)"
+        for one in act["differences"]
+    ]
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """The act on the page."""
+    act = results["versions"]
+    title = "<h2>2. Text that it has half seen</h2>"
+    if "left_out" in act:
+        return f"<section>{title}{note('Left out: ' + act['left_out'] + '.')}</section>"
+    counts = act["documents"]
+    places = act["rows"][0]
+    what = (
+        f"The documentation of {act['package']}, installed, beside an earlier version: {counts['changed']:,} "
+        f"docstrings that changed and {counts['new']:,} new ones; {counts['same']:,} that did not change are left "
+        f"out. {results['model']} predicts {places['tokens']:,} tokens in {places['documents']} of them, with one "
+        "passage in the prompt before the text, searched with the 64 tokens before (BM25). This is reuse of "
+        "near-duplicates, the everyday case of documentation, code and law, and this much is shared: "
+    )
+    return (
+        f"<section>{title}{note(what + act['leakage'])}{table(_HEADINGS, _rows(act))}"
+        f"{note('; '.join(_sentences(act)) + '.')}</section>"
+    )
+
+
+def report(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
+    """The act at the terminal: a table, the differences, and how much of the text both versions share."""
+    act = results["versions"]
+    if "left_out" in act:
+        return None, [f"Text of two versions: left out, {act['left_out']}"]
+    title = f"The newer documentation of {act['package']}, predicted by {results['model']}"
+    return terminal_table(title, _HEADINGS, _rows(act), right=(1,)), [*_sentences(act), act["leakage"]]

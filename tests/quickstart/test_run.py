@@ -14,11 +14,10 @@ from retro.common.optional import package_folder
 from retro.common.qa_data import Context
 from retro.evaluate.compare import Side
 from retro.quickstart import versions
-from retro.quickstart.answers import SETTINGS, Outcome, summary
+from retro.quickstart.answers import SETTINGS, Outcome, rows, section, summary
 from retro.quickstart.documents import write_documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import page
-from retro.quickstart.page_answers import answer_rows
 from retro.quickstart.run import run
 from retro.quickstart.show import show_quickstart
 from retro.quickstart.update import NOTE
@@ -76,13 +75,13 @@ def test_right_answers_are_counted_and_tested_in_pairs() -> None:
 def test_the_page_shows_first_what_only_retrieval_answers_and_escapes_what_it_shows() -> None:
     act = summary(sides()) | {"documents": {"sections": 5, "docstrings": 2, "made": 9}}
     results = {"model": "<m>", "seed": 1, "packages": ["numpy"], "answers": act}
-    text = page(results, [outcome(number) for number in range(4)])
+    text = page(results, [section(results, [outcome(number) for number in range(4)])])
     first, second = text.index("Answered only with retrieval: 2"), text.index("Wrong with retrieval: 1")
     assert first < text.index("What is &lt;0&gt;?") < text.index("What is &lt;1&gt;?") < second
     assert "default=<mark>1e-4</mark> &lt;b&gt;" in text
     assert "What is &lt;2&gt;?" not in text and "<b>" not in text and "<m>" not in text
     share = "50.0 % (25.0 % to 75.0 %)"
-    assert answer_rows(act)[1][1:] == ("3 of 4", share, share, "@1 50.0 %, @2 75.0 %")
+    assert rows(act)[1][1:] == ("3 of 4", share, share, "@1 50.0 %, @2 75.0 %")
 
 
 def test_answers_run_to_the_page_and_are_not_made_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,8 +133,8 @@ def test_the_other_acts_run_to_the_page(tmp_path: Path, capsys: pytest.CaptureFi
     before, added, removed = found["update"]["steps"]
     assert NOTE["text"] in added["read"][0] or added["read"] == [NOTE["title"]]
     assert before["read"] == removed["read"] != added["read"] and before["answer"] == removed["answer"]
-    # An act that is not asked for again keeps its place on the page, and so does one that cannot be measured again.
-    run(replace(options, acts=("update", "versions"), older=None))
+    # An act that is not asked for again keeps its place on the page.
+    run(replace(options, acts=("update",)))
     with pytest.raises(ArtifactError, match=r"model was .*, now nothere"):
         run(replace(options, acts=("update",), model="nothere"))
     assert (options.out / "update" / "run.yaml").exists()
@@ -146,10 +145,14 @@ def test_the_other_acts_run_to_the_page(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Retro, its own neighbors" in said and "nothing before the text" in said and "retro db remove" in said
 
 
-def test_without_an_older_version_the_page_says_how_to_give_one(tmp_path: Path) -> None:
-    found = versions.run(Options(out=tmp_path))
-    text = page({"model": "m", "seed": 1, "packages": ["numpy"], "versions": found}, [])
-    assert "Left out: no older version of an installed package was given: --older FOLDER." in text
+def test_without_an_older_version_the_page_says_how_to_give_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "OLDER", tmp_path / "older")
+    found = versions.run(Options(out=tmp_path, older=tmp_path / "older"))
+    told = f"there is no earlier version in {tmp_path}/older (docs/install.md); --older FOLDER names another"
+    assert f"Left out: {told}." in versions.section({"versions": found})
+    assert versions.report({"versions": found}) == (None, [f"Text of two versions: left out, {told}"])
 
 
 def test_an_act_that_there_is_not_is_named(tmp_path: Path) -> None:

@@ -14,10 +14,5 @@ fi
 # The model lies in an installed package: nothing needs the network from here on.
 export HF_HUB_OFFLINE=1
 command=(retro quickstart "$@")
-# Beside the environment's packages lies an earlier version of one of them, whose text is compared with the newer one's.
-older="$(dirname "$(command -v retro)")/../older/networkx"
-if [[ -d $older && " $* " != *" --older"[\ =]* ]]; then
-  command+=(--older "$older")
-fi
 echo "${command[*]}"
 exec "${command[@]}"
