@@ -6,25 +6,31 @@ import logging
 import math
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
+import yaml
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, make_writable
 from retro.common.optional import package_folder
+from retro.common.terminal import one_line
 from retro.corpus.vocabulary import train_sentencepiece
 from retro.init import corpus_choices, training_choices
 from retro.init.corpus_choices import Choice, Parted
 from retro.init.questions import PARTS, Asked, question_choices, read_asked
 from retro.init.scan import scan
 from retro.init.training_choices import SHAPES, Machine, Shaped, Text
-from retro.init.write import as_yaml
 from retro.sft.convert.run import write_questions
 
 log = logging.getLogger(__name__)
+
+_WIDTH = 120
+_STEP = "  "
 
 Measure = Callable[[Shaped, int], float]
 """Tokens a second of a shape in training, with a vocabulary."""
@@ -165,3 +171,50 @@ def _head(options: Options, command: str) -> list[str]:
         "Add pretrain: {baselines: [gpt_equal]} for a GPT of equal size beside it, which takes as long again to train.",
         f"Run it: {command}",
     ]
+
+
+def as_yaml(head: Sequence[str], choices: Sequence[Choice]) -> str:
+    """The text of the file.
+
+    Args:
+        head: Paragraphs of the comment at its top.
+        choices: Settings; those of one section stand together.
+    """
+    lines = [line for paragraph in head for line in _comment(paragraph, "")]
+    before: tuple[str, ...] = ()
+    for choice in choices:
+        *sections, name = choice.setting.split(".")
+        for depth, section in enumerate(sections):
+            if before[: depth + 1] != tuple(sections[: depth + 1]):
+                lines += [""] if depth == 0 else []
+                lines.append(f"{_STEP * depth}{section}:")
+                before = tuple(sections[: depth + 1])
+        before = tuple(sections)
+        lines += _setting(name, choice, _STEP * len(sections))
+    return "\n".join(lines) + "\n"
+
+
+def _setting(name: str, choice: Choice, indent: str) -> list[str]:
+    if _is_list_of_mappings(choice.value):
+        items = [f"{indent}{_STEP}- {_flow(item)}" for item in choice.value]
+        return [*_comment(choice.why, indent), f"{indent}{name}:", *items]
+    line = f"{indent}{name}: {_flow(choice.value)}"
+    if not choice.why:
+        return [line]
+    beside = f"{line}  # {one_line(choice.why)}"
+    return [beside] if len(beside) <= _WIDTH else [*_comment(choice.why, indent), line]
+
+
+def _is_list_of_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _flow(value: Any) -> str:
+    """A value on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=False, width=float("inf"))
+    return text.removesuffix("...\n").strip()
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    wrapped = textwrap.wrap(one_line(text), _WIDTH - len(indent) - 2, break_on_hyphens=False)
+    return [f"{indent}# {line}" for line in wrapped]

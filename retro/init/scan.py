@@ -30,8 +30,6 @@ class Cut:
     unit: DocumentUnit
     documents: int
     characters: int
-    longest: int
-    """Characters of the longest document."""
     short_documents: int
     """Of them, those with fewer than SHORT_WORDS words."""
     short_characters: int
@@ -43,11 +41,8 @@ class ScannedSource:
 
     config: SourceConfig
     kind: str
-    files: int
-    bytes: int
-    """Of its files as they are stored."""
     bytes_read: int
-    """How many of them were looked at."""
+    """How many bytes of its files were looked at."""
     cuts: tuple[Cut, ...]
     sample: tuple[str, ...]
     """Texts from its beginning, for the tokenizer."""
@@ -82,8 +77,6 @@ def _scan(config: SourceConfig) -> ScannedSource:
     return ScannedSource(
         config=config,
         kind=source.kind,
-        files=len(source.files),
-        bytes=total,
         bytes_read=min(readings[0].read, total),
         cuts=cuts,
         sample=tuple(readings[0].sample),
@@ -108,10 +101,10 @@ class _Reading:
 
     def count(self) -> Cut:
         """Count the documents."""
-        documents = characters = longest = short = short_characters = 0
+        documents = characters = short = short_characters = 0
         for document in self._documents():
             size = len(document.text)
-            documents, characters, longest = documents + 1, characters + size, max(longest, size)
+            documents, characters = documents + 1, characters + size
             if document.words < SHORT_WORDS:
                 short, short_characters = short + 1, short_characters + size
         more = max(self._total / self.read, 1.0) if self.read >= MOST_READ else 1.0
@@ -119,7 +112,6 @@ class _Reading:
             unit=self._unit,
             documents=round(documents * more),
             characters=round(characters * more),
-            longest=longest,
             short_documents=round(short * more),
             short_characters=round(short_characters * more),
         )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from retro.documents import BY_WORDS
 from retro.init.corpus_choices import Choice
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.count import count_parameters
@@ -67,7 +68,7 @@ _WIKIPEDIA = {
     "ffn_hidden_size": 512,
     "sequence_length": 512,
 }
-_READS_SOON = {
+COPYING_MODEL: dict[str, Any] = {
     "first_cross_attention": 1,
     "cross_attention_every": 4,
     "encoder_layers": 0,
@@ -77,11 +78,12 @@ _READS_SOON = {
     "gate": "learned",
     "gate_init": 0.3,
 }
-"""The first of four layers reads, as a look-up from the first step on. Beside the papers' form it is better even where
-documents are too short for it (docs/results/learning_to_read.md)."""
+"""Cross-attention in the first of four layers, initialised to copy what follows an equal token. Beside the papers' form
+it is better even where documents are too short for it (docs/results/learning_to_read.md)."""
+COPYING_TRAIN: dict[str, Any] = {"hidden_neighbors": 0.4, "retrieval_rates": {"gate_lr_factor": 5.0}}
 SHAPES = (
     Shaped(
-        settings={"size": "tiny", "tied_embeddings": True} | _READS_SOON,
+        settings={"size": "tiny", "tied_embeddings": True} | COPYING_MODEL,
         lr=4e-3, tuning_lr=2e-3, micro_batch=8, global_batch=8, tried="of pystdlib.yaml, chosen on validation text",
     ),
     Shaped(
@@ -139,11 +141,15 @@ def search(machine: Machine) -> list[Choice]:
     if not machine.bm25:
         why = 'bm25s, which finds better neighbors, is not installed: pip install "instruct-retro[bm25]"'
         return [Choice(setting="index.embedder", value={"kind": "hashing"}, why=why)]
-    why = "neighbors that share words: what they say next can be copied (docs/results/learning_to_read.md)"
+    reasons = {
+        "index.embedder": "searches are by words, see below",
+        "neighbors.source": "neighbors that share words: what they say next can be copied "
+        "(docs/results/learning_to_read.md)",
+    }
     return [
-        Choice(setting="index.embedder", value={"kind": "none"}, why="searches are by words, see below"),
-        Choice(setting="neighbors.source", value="bm25", why=why),
-        Choice(setting="search.source", value="bm25", why=""),
+        Choice(setting=f"{section}.{name}", value=value, why=reasons.get(f"{section}.{name}", ""))
+        for section, settings in BY_WORDS.items()
+        for name, value in settings.items()
     ]
 
 
@@ -225,8 +231,8 @@ def _steps(shaped: Shaped, steps: int, affordable: int, useful: int, rate: float
 
 
 def _reading(part: int) -> list[Choice]:
-    return [
-        Choice(setting="train.hidden_neighbors", value=0.4, why="without neighbors it is then about as good as a GPT"),
-        Choice(setting="train.retrieval_rates", value={"gate_lr_factor": 5.0}, why=""),
-        Choice(setting="train.probe_every", value=part, why="tells whether neighbors are read"),
+    reasons = {"hidden_neighbors": "without neighbors it is then about as good as a GPT"}
+    copying = [
+        Choice(setting=f"train.{name}", value=value, why=reasons.get(name, "")) for name, value in COPYING_TRAIN.items()
     ]
+    return [*copying, Choice(setting="train.probe_every", value=part, why="tells whether neighbors are read")]

@@ -1,8 +1,7 @@
 """A small Retro learns to read neighbors, from random weights, beside a GPT of equal size.
 
 <out>/learning/text.jsonl    docstrings of the packages
-<out>/learning/              a run of `learning.yaml`: settings were chosen on the validation split, the test split is
-                             reported
+<out>/learning/              a run; settings were chosen on the validation split, the test split is reported
 """
 
 from __future__ import annotations
@@ -10,25 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retro.common.files import read_json
+from retro.common.files import atomic_path, read_json
 from retro.common.terminal import Table
-from retro.common.yaml_files import parse_yaml
 from retro.corpus.docstrings import installed_package, write_docstrings
 from retro.corpus.reader import Corpus
-from retro.documents import build
+from retro.documents import BY_WORDS, build
 from retro.evaluate.charts import Series, line_chart
 from retro.evaluate.intervals import estimate_ratio
+from retro.init.training_choices import COPYING_TRAIN, SHAPES
 from retro.pipeline import stage
 from retro.pretrain.reader import TABLE_FILE, Perplexities
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, perplexity_text, table, terminal_table
-from retro.run_config import RunConfig, run_config_of
+from retro.run_config import RunConfig, as_yaml, run_config_of
 from retro.training.probe import read_probes
 
 LEARNING = "learning"
@@ -59,6 +57,8 @@ def run(options: Options) -> dict[str, Any]:
     text = folder / "text.jsonl"
     counts = write_docstrings(text, [installed_package(name) for name in options.packages])
     config = learning_run(folder, text, options.steps)
+    with atomic_path(folder / "run.yaml") as temporary:
+        temporary.write_text(as_yaml(config), encoding="utf-8")
     build(config, _STAGES)
     return {
         "documents": counts.documents,
@@ -72,12 +72,27 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def learning_run(folder: Path, text: Path, steps: int) -> RunConfig:
-    """The run of `learning.yaml` on this text."""
-    file = resources.files("retro.quickstart").joinpath("learning.yaml")
-    settings = parse_yaml(file.read_text(encoding="utf-8"))
-    settings["run_dir"] = folder
-    settings["corpus"]["sources"] = [{"name": "packages", "path": text}]
-    settings["train"]["steps"] = steps
+    """A run of the smallest model of `retro init`, with a GPT of equal size beside it."""
+    shaped = SHAPES[0]
+    settings = {
+        **BY_WORDS,
+        "run_dir": folder,
+        "corpus": {"sources": [{"name": "packages", "path": text}], "split": [0.9, 0.05, 0.05]},
+        "model": shaped.settings,
+        "train": {
+            **COPYING_TRAIN,
+            "steps": steps,
+            "lr": shaped.lr,
+            "micro_batch": shaped.micro_batch,
+            "global_batch": shaped.global_batch,
+            "precision": "float32",
+            "probe_every": 25,
+            "probe_samples": 24,
+            "evaluate_every": 50,
+        },
+        "pretrain": {"baselines": ["gpt_equal"]},
+        "perplexity": {"split": "test", "precision": "float32"},
+    }
     return run_config_of(settings)
 
 

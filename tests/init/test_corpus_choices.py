@@ -15,16 +15,14 @@ from retro.init.scan import Cut, ScannedSource
 
 def cut(unit: DocumentUnit, documents: int, *, characters: int = 10_000, short: int = 0, gone: int = 0) -> Cut:
     return Cut(
-        unit=unit, documents=documents, characters=characters, longest=100, short_documents=short,
+        unit=unit, documents=documents, characters=characters, short_documents=short,
         short_characters=gone,
     )  # fmt: skip
 
 
 def source(*cuts: Cut, kind: str = "folder", name: str = "a") -> ScannedSource:
     config = SourceConfig(name=name, path=Path(name))
-    return ScannedSource(
-        config=config, kind=kind, files=1, bytes=10_000, bytes_read=10_000, cuts=cuts, sample=("text",)
-    )
+    return ScannedSource(config=config, kind=kind, bytes_read=10_000, cuts=cuts, sample=("text",))
 
 
 def chosen(*cuts: Cut, kind: str = "folder") -> Parted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from retro.init.corpus_choices import Choice
-from retro.init.write import as_yaml
+from retro.init.run import as_yaml
 
 
 def test_sections_nest_and_reasons_stand_beside_or_above() -> None:
