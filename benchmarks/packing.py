@@ -24,9 +24,9 @@ from retro.mcore.engine import Engine, Work
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.model import RetroModel
 from retro.model.sizes import find_size
+from retro.qa.passages import NeighborTokens
+from retro.qa.sample_layout import EncodedSample, input_tokens
 from retro.sft.blend import Blend
-from retro.sft.encode import EncodedSample, input_tokens
-from retro.sft.passages import NeighborTokens
 from retro.sft.source import EncodedSet, SftSource
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.feed import Feed, MicroBatch

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from retro.common.artifacts import Manifest, describe_files, write_manifest
 from retro.common.hdf5 import new_file, write_columns
-from retro.common.tokenizers import save_tokenizer
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.corpus.token_files import TokenFileWriter
 from retro.corpus.vocabulary import train_sentencepiece
@@ -24,6 +23,7 @@ from retro.db import build as db_build
 from retro.db.config import DbConfig
 from retro.db.reader import ChunkDatabase
 from retro.neighbors.reader import Neighbors
+from retro.tokenizers.tokenizer import save_tokenizer
 
 SOURCE = "synthetic"
 CHUNK = 64

@@ -74,8 +74,8 @@ def _add_convert(app: typer.Typer) -> None:
         as_json: AsJson = False,
     ) -> None:
         """Turn a public file of questions or chats into question files that `retro` tunes on and asks."""
-        from retro.sft.convert.items import Options
-        from retro.sft.convert.run import Wanted, run
+        from retro.qa.formats.item import Options
+        from retro.qa.formats.write import Wanted, run
 
         options = Options(turns=turns, paths=paths, language=language, passages=passages)
         wanted = Wanted(

@@ -115,8 +115,8 @@ def model_settings(model: str) -> dict[str, dict[str, Any]]:
         ConfigError: It comes without its tokenizer.
         DataError: It cannot be used.
     """
-    from retro.common.tokenizers import FILE_NAMES, load_tokenizer, tokenizer_kind
-    from retro.sft.chat import has_chat
+    from retro.qa.chat_prompts import has_chat
+    from retro.tokenizers.tokenizer import FILE_NAMES, load_tokenizer, tokenizer_kind
     from retro.training.checkpoint import find, read_info
     from retro.training.finished import of_stage
 

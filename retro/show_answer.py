@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from retro.common.answers import Answer
 from retro.common.config import is_broken
 from retro.common.errors import ConfigError
 from retro.common.terminal import output
 from retro.common.worker import worker_of
 from retro.pipeline import answer_places
+from retro.qa.answer_files import Answer
 from retro.run_config import RunConfig
 
 SECTIONS = frozenset(RunConfig.model_fields)

@@ -9,10 +9,10 @@ from retro.common.terminal import output
 from retro.corpus.reader import Corpus
 from retro.model.config import ModelShape
 from retro.pipeline import stage
+from retro.qa.prompt_texts import load_prompts
+from retro.qa.prompts import require_template
 from retro.run_config import RunConfig
 from retro.sft.prepare import Shape
-from retro.sft.prompt_texts import load_prompts
-from retro.sft.prompts import require_template
 from retro.sft.sets import PARTS, read_sets
 from retro.sft.stats import Lengths, SetStats, measure_set, stats_record
 

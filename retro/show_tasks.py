@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from retro.common.tasks import all_tasks
 from retro.common.terminal import Table
+from retro.qa.task import all_tasks
 
 
 def tasks_table() -> Table:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from retro.qa.formats.registry import FORMATS
 from retro.run_config import RunConfig, as_yaml
-from retro.sft.convert.formats import FORMATS
 from retro.training.checkpoint import read_info
 from tests.evaluate.test_compare import scored
 from tests.importing.nvidia import FakeProject

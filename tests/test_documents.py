@@ -13,17 +13,17 @@ import transformers
 from retro.common.cache import cache_directory
 from retro.common.errors import ConfigError, DataError
 from retro.common.optional import package_folder
-from retro.common.tokenizers import load_tokenizer
 from retro.documents import BY_WORDS, _search_settings, documents_run
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, open_engine
 from retro.generate.request import Request, Sampling
-from retro.sft.chat import chat_of
+from retro.qa.chat_prompts import chat_of
 from retro.show_answer import run_and_question, show_answer
+from retro.tokenizers.tokenizer import load_tokenizer
 from retro.training.config import ParallelConfig
-from tests.common.chat_folders import TEXT
-from tests.common.chat_model import make_chat_model
 from tests.test_cli import refused
+from tests.tokenizers.chat_folders import TEXT
+from tests.tokenizers.chat_model import make_chat_model
 
 QUIET = ("index.embedder={kind: hashing}",)
 

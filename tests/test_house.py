@@ -18,19 +18,21 @@ HEAVY = ("torch", "megatron", "faiss", "h5py", "sentence_transformers", "transfo
 
 # What the modules of a room may import from other rooms: a whole room, or one module of it. Between stages that is
 # the reader, because files are the interface.
-READERS = {"common", "corpus.reader", "db.reader", "db.versions"}
-TRAINED = {"common", "mcore", "model", "training"}
+READERS = {"common", "tokenizers", "corpus.reader", "db.reader", "db.versions"}
+TRAINED = {"common", "tokenizers", "mcore", "model", "training"}
 MAY_IMPORT: dict[str, set[str]] = {
     "common": set(),
-    "corpus": {"common"},
+    "tokenizers": {"common"},
+    "qa": {"common", "tokenizers"},
+    "corpus": {"common", "tokenizers"},
     "db": {"common", "corpus.reader"},
-    "importing": {"common", "corpus", "db"},
+    "importing": {"common", "tokenizers", "corpus", "db"},
     "index": READERS,
     "neighbors": READERS | {"index"},
-    "living": {"common", "corpus", "db", "index"},
+    "living": {"common", "tokenizers", "corpus", "db", "index"},
     "mcore": {"common"},
-    "model": {"common", "mcore"},
-    "training": {"common", "mcore", "model"},
+    "model": {"common", "tokenizers", "mcore"},
+    "training": {"common", "tokenizers", "mcore", "model", "corpus.reader"},
     "planner": {
         "common",
         "model",
@@ -45,12 +47,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Passages in the prompt are searched for, and what is measured of them needs intervals: arithmetic on arrays.
     "pretrain": READERS | TRAINED | {"neighbors", "index", "evaluate.intervals", "evaluate.paired"},
     "leakage": READERS | {"neighbors.reader", "pretrain.reader"},
-    "sft": READERS | TRAINED | {"neighbors.reader", "index", "pretrain"},
-    "generate": READERS | TRAINED | {"neighbors.reader", "index", "sft"},
-    "harness": READERS | TRAINED | {"index", "sft", "generate"},
-    "serve": READERS | TRAINED | {"neighbors.reader", "index", "sft", "generate"},
-    "evaluate": {"common"},
-    "export": TRAINED | {"evaluate"},
+    "sft": READERS | TRAINED | {"qa", "neighbors.reader", "index", "pretrain"},
+    "generate": READERS | TRAINED | {"qa", "neighbors.reader", "index", "sft"},
+    "harness": READERS | TRAINED | {"qa", "index", "sft", "generate"},
+    "serve": READERS | TRAINED | {"qa", "neighbors.reader", "index", "sft", "generate"},
+    "evaluate": {"common", "qa"},
+    "export": TRAINED | {"qa", "evaluate"},
     "doctor": {"common", "index"},
 }
 # These see every room: the command line, the order of the stages, the config of a run, and what prints either.
@@ -88,9 +90,9 @@ BROAD_EXCEPT = {
     "retro/cli.py": "tells errors of the argument parser from the rest, which it raises again",
     "retro/importing/tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
     "retro/model/convert/gguf_tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
-    "retro/common/tokenizers.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
-    "retro/common/conventions.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
-    "retro/common/chat_template.py": "a template's expressions raise whatever Python raises; and as above",
+    "retro/tokenizers/tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
+    "retro/tokenizers/conventions.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
+    "retro/tokenizers/chat_template.py": "a template's expressions raise whatever Python raises; and as above",
     "retro/corpus/pystdlib_collect.py": "a module of the standard library may fail in any way when it is imported",
     "retro/index/neural.py": "transformers raises nearly everything for a bad model folder",
     "retro/serve/scheduler.py": "whatever a model, an index or a tokenizer raises in a step must become an answer",

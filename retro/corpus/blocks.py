@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 from retro.common.artifacts import fingerprint
 from retro.common.blocks import Block, BlockStore
 from retro.common.config import config_json
-from retro.common.packed import DocumentEncoder
-from retro.common.tokenizers import Tokenizer
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Advance, Source
 from retro.corpus.html import html_library
@@ -20,6 +18,8 @@ from retro.corpus.reader import STAGE
 from retro.corpus.survey import Survey
 from retro.corpus.token_block import tokenise
 from retro.corpus.token_files import token_dtype
+from retro.tokenizers.cached_encoder import DocumentEncoder
+from retro.tokenizers.tokenizer import Tokenizer
 
 
 class BlockPlan(NamedTuple):

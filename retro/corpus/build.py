@@ -18,7 +18,6 @@ from retro.common.errors import ArtifactError
 from retro.common.files import read_json
 from retro.common.gang import Gang
 from retro.common.resume import completed, remove_unlisted_files
-from retro.common.tokenizers import Tokenizer, load_tokenizer
 from retro.common.worker import ALONE, Worker
 from retro.corpus import pystdlib
 from retro.corpus.blocks import TokenWork
@@ -32,6 +31,7 @@ from retro.corpus.reader import STAGE
 from retro.corpus.records import SourceRecord, finished_source, made_from
 from retro.corpus.survey import Survey, SurveyWork
 from retro.corpus.vocabulary import is_prepared, prepare_tokenizer, tokenizer_origin
+from retro.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ from retro.common.files import atomic_path, write_json, write_plain_json
 from retro.common.hdf5 import new_file, write_columns
 from retro.common.json_text import parse_json
 from retro.common.resume import remove_temporary_files
-from retro.common.tokenizers import Tokenizer, tokenizer_files
 from retro.corpus.blocks import TokenWork
 from retro.corpus.config import CorpusConfig
 from retro.corpus.extents import write_extents
@@ -43,6 +42,7 @@ from retro.corpus.rejects import require_enough
 from retro.corpus.split import require_documents_in_splits, split_source, stream_orders
 from retro.corpus.summary import manifest_counts, report, split_counts, tokenizer_counts
 from retro.corpus.vocabulary import is_prepared, tokenizer_origin
+from retro.tokenizers.tokenizer import Tokenizer, tokenizer_files
 
 log = logging.getLogger(__name__)
 

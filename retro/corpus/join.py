@@ -15,13 +15,13 @@ from retro.common.blocks import BlockStore
 from retro.common.errors import DataError
 from retro.common.files import atomic_path
 from retro.common.progress import Progress, progress
-from retro.common.tokenizers import Tokenizer
 from retro.corpus.documents import document_line
 from retro.corpus.files import Source, megatron_prefix
 from retro.corpus.places import names_path, rejects_path
 from retro.corpus.records import SourceCounts
 from retro.corpus.token_block import reasons_of
 from retro.corpus.token_files import TokenFile, TokenFileWriter, bin_path, idx_path
+from retro.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

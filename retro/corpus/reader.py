@@ -16,11 +16,11 @@ from retro.common.artifacts import Manifest, read_manifest
 from retro.common.errors import ArtifactError
 from retro.common.hdf5 import map_column
 from retro.common.mapping import Advice, at_random
-from retro.common.tokenizers import Tokenizer, load_tokenizer
 from retro.corpus.documents import DocumentNames
 from retro.corpus.packing import documents_at, stream_bounds, window_pieces
 from retro.corpus.runs import joined_runs, padded_runs
 from retro.corpus.token_files import TokenFile, bin_path
+from retro.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 STAGE = "corpus"
 SPLITS = ("train", "valid", "test")

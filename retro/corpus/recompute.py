@@ -11,7 +11,6 @@ from retro.common.artifacts import REPORT
 from retro.common.block_work import BlockWork
 from retro.common.blocks import Arrays
 from retro.common.files import read_json
-from retro.common.tokenizers import load_tokenizer
 from retro.corpus.blocks import TokenWork
 from retro.corpus.config import CorpusConfig, SourceConfig
 from retro.corpus.extents import SourceRows
@@ -20,6 +19,7 @@ from retro.corpus.hub import local_path_if_there
 from retro.corpus.inputs import require_unchanged
 from retro.corpus.places import BLOCKS, TOKENIZER, built_in_text, record_path
 from retro.corpus.survey import Survey, SurveyWork
+from retro.tokenizers.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 

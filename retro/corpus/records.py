@@ -10,11 +10,11 @@ from typing import Any
 from retro.common.artifacts import describe_files, fingerprint
 from retro.common.config import config_json
 from retro.common.files import read_json, write_json
-from retro.common.tokenizers import Tokenizer
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
 from retro.corpus.inputs import Identity, first_difference
 from retro.corpus.places import record_path, source_files
+from retro.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.tokenizers import Tokenizer
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
 from retro.corpus.layouts import Document, read_source
+from retro.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from retro.common.artifacts import fingerprint
 from retro.common.files import read_json
-from retro.common.tokenizers import Tokenizer
 from retro.corpus.inputs import Identity
 from retro.corpus.pystdlib import origin_path
 from retro.corpus.reader import SPLITS
 from retro.corpus.records import SourceCounts
 from retro.corpus.token_files import TokenFile
+from retro.tokenizers.tokenizer import Tokenizer
 
 QuestionCounts = Mapping[str, Mapping[str, int]]
 

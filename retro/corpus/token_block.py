@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.blocks import Block
-from retro.common.packed import DocumentEncoder
 from retro.corpus.documents import document_line
 from retro.corpus.files import Advance, Source
 from retro.corpus.layouts import Document, Item, Reject, Span, read_spans
 from retro.corpus.rejects import reject_lines
+from retro.tokenizers.cached_encoder import DocumentEncoder
 
 _BATCH_CHARACTERS = 4_000_000
 _REASON = "reject: "

@@ -14,16 +14,7 @@ import sentencepiece
 from retro.common.artifacts import fingerprint
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
-from retro.common.folder_tokens import named_eod
 from retro.common.progress import Progress
-from retro.common.tokenizers import (
-    FILE_NAMES,
-    Tokenizer,
-    find_tokenizer_file,
-    load_tokenizer,
-    save_tokenizer,
-    tokenizer_files,
-)
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
 from retro.corpus.inputs import Identity
@@ -32,6 +23,15 @@ from retro.corpus.places import TOKENIZER
 from retro.corpus.rejects import Sifted, require_enough, sifted
 from retro.corpus.spelling import require_spelling
 from retro.corpus.split import SAMPLE, random_keys, split_source
+from retro.tokenizers.conventions import named_eod
+from retro.tokenizers.tokenizer import (
+    FILE_NAMES,
+    Tokenizer,
+    find_tokenizer_file,
+    load_tokenizer,
+    save_tokenizer,
+    tokenizer_files,
+)
 
 log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from retro.common.answers import Answer
-from retro.common.qa_data import PassageLike
 from retro.evaluate.rules import golds_of, normalize_answer
+from retro.qa.answer_files import Answer
+from retro.qa.question import PassageLike
 
 
 def answer_in_passages(answer: Answer) -> bool:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retro.common.answers import Answer, Asked
 from retro.common.errors import ConfigError, DataError
-from retro.common.qa_fields import NothingToLearnError
-from retro.common.tasks import load_task
-from retro.common.tasks.task import Task
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.predictions import from_question_file
 from retro.evaluate.scores import score_answers, write_scores
+from retro.qa.answer_files import Answer, Asked
+from retro.qa.fields import NothingToLearnError
+from retro.qa.task import Task, load_task
 
 # The original tools' models often begin with one of these; their scorer takes it off, and so do we.
 _MARKER = re.compile(r"^\s*(?:answer|a):\s*", re.IGNORECASE)

@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from retro.common.answers import QUESTIONS, Answer, Asked, asked_of, read_answers, read_asked
 from retro.common.artifacts import Manifest
 from retro.common.errors import ArtifactError
 from retro.common.json_items import OnBad
-from retro.common.qa_layouts import read_task_questions
-from retro.common.tasks.task import Task
 from retro.evaluate.wording import in_order
+from retro.qa.answer_files import QUESTIONS, Answer, Asked, asked_of, read_answers, read_asked
+from retro.qa.layouts import read_task_questions
+from retro.qa.task import Task
 
 _REDO = "Run `retro generate` with --redo; scores need one answer for every question, in the questions' order"
 _SLICE = re.compile(r".+_\d+_\d+")

@@ -14,11 +14,11 @@ from typing import Any
 
 import psutil
 
-from retro.common.answers import Answer, read_answers
 from retro.common.artifacts import REPORT, Manifest, read_manifest
 from retro.common.errors import ArtifactError, RetroError
 from retro.common.files import read_json, read_json_lines
 from retro.evaluate.wording import in_order
+from retro.qa.answer_files import Answer, read_answers
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from retro.common.answers import Answer, Asked
 from retro.common.errors import ArtifactError, ConfigError
-from retro.common.tasks.task import Metric, Task
 from retro.evaluate.choices import accuracy
 from retro.evaluate.drop import drop_em, drop_f1
 from retro.evaluate.metrics import (
@@ -22,6 +20,8 @@ from retro.evaluate.metrics import (
 )
 from retro.evaluate.rouge import rouge_lsum
 from retro.evaluate.rules import Rules
+from retro.qa.answer_files import Answer, Asked
+from retro.qa.task import Metric, Task
 
 Measure = Callable[[str, Asked, Rules], float]
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from retro.common import own_checksum
-from retro.common.answers import Answer, Asked
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.common.files import atomic_path, write_json
-from retro.common.tasks.task import Task
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.coverage import answer_in_passages, document_found
 from retro.evaluate.intervals import estimate
 from retro.evaluate.repetition import distinct, ends_in_loop, repeated
 from retro.evaluate.scorer import Values, score
+from retro.qa.answer_files import Answer, Asked
+from retro.qa.task import Task
 
 SCORES = "scores.json"
 PER_QUESTION = "questions.jsonl"

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.config import config_json
-from retro.common.conventions import Conventions
 from retro.common.files import read_json, write_plain_json
 from retro.export.modeling import MODELING, modeling_source
 from retro.export.tokenizer import CopiedTokenizer
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.sizes import SIZES
+from retro.tokenizers.conventions import Conventions
 
 
 def write_retro(shape: ModelShape, dtype: str, out: Path) -> None:

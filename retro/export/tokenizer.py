@@ -7,12 +7,13 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retro.common.chat_template import ChatTemplate
-from retro.common.conventions import Conventions
 from retro.common.errors import ArtifactError, DataError
 from retro.common.files import write_plain_json
-from retro.common.piece_bpe import bpe_tokenizer, inexact, read_vocabulary
-from retro.common.tokenizers import (
+from retro.model.config import ModelShape
+from retro.tokenizers.chat_template import ChatTemplate
+from retro.tokenizers.conventions import Conventions
+from retro.tokenizers.sentencepiece_bpe import bpe_tokenizer, inexact, read_vocabulary
+from retro.tokenizers.tokenizer import (
     FILE_NAMES,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
@@ -21,7 +22,6 @@ from retro.common.tokenizers import (
     load_tokenizer,
     tokenizer_files,
 )
-from retro.model.config import ModelShape
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from retro.common.answers import QUESTIONS
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint, write_manifest
 from retro.common.config import config_json
 from retro.common.files import write_json
 from retro.common.lock import run_lock
 from retro.common.resume import completed, fingerprints
-from retro.common.tasks import load_task
 from retro.db.versions import mark_of
 from retro.generate.ask import Asker, answer_all
 from retro.generate.config import GenerateConfig, with_precision
@@ -35,10 +33,12 @@ from retro.generate.records import begun_precision, covered, header_path, join_s
 from retro.generate.task_prompt import task_identity
 from retro.generate.tuned import warn_of_other_prompts
 from retro.index.bm25.config import SearchConfig
+from retro.qa.answer_files import QUESTIONS
+from retro.qa.task import load_task
 from retro.sft.retriever import BY_VECTORS, search_identity
-from retro.sft.tokenizer import model_tokenizer, open_corpus
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
+from retro.training.model_tokenizer import model_tokenizer, open_corpus
 
 log = logging.getLogger(__name__)
 

@@ -13,14 +13,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from retro.common.answers import QUESTIONS, Answer, passage_record, question_lines
-from retro.common.conventions import prompt_prefix
 from retro.common.errors import ConfigError
 from retro.common.files import atomic_path
 from retro.common.progress import Progress
-from retro.common.qa_data import Question
-from retro.common.tasks.task import Task
-from retro.common.tokenizers import conventions_of
 from retro.generate.checks import LONGER
 from retro.generate.config import GenerateConfig, SamplingConfig, Setting
 from retro.generate.engine import BatchEngine
@@ -30,10 +25,15 @@ from retro.generate.ranks import SharedAnswerFile, on_first_rank
 from retro.generate.records import answer_path, header_path, plain_name, write_plain
 from retro.generate.request import Completion, GivenPassages, LiveRetrieval, Reading, Request, Sampling
 from retro.generate.task_prompt import few_shot_examples, task_chat, task_prompt
-from retro.sft.chat import STYLE, chat_of, encode_chats
-from retro.sft.encode import PromptIds, fit_prompt, prompt_room
+from retro.qa.answer_files import QUESTIONS, Answer, passage_record, question_lines
+from retro.qa.chat_prompts import STYLE, chat_of, encode_chats
+from retro.qa.prompt_texts import PromptTexts, shipped_prompts
+from retro.qa.question import Question
+from retro.qa.sample_layout import PromptIds, fit_prompt, prompt_room
+from retro.qa.task import Task
 from retro.sft.prepare import encode_prompts
-from retro.sft.prompt_texts import PromptTexts, shipped_prompts
+from retro.tokenizers.conventions import prompt_prefix
+from retro.tokenizers.tokenizer import conventions_of
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from retro.common.config import StageConfig, unknown_name
-from retro.common.conventions import AddSpecialTokens
 from retro.common.errors import ConfigError, require
 from retro.common.precision import Precision, renamed, tell_new_name
+from retro.tokenizers.conventions import AddSpecialTokens
 
 Setting = Literal[
     "with_passages", "retrieved_passages", "live_retrieval", "gold_passages", "closed_book", "shuffled_passages"

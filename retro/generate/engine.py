@@ -24,7 +24,7 @@ from retro.generate.probabilities import Probabilities
 from retro.generate.reading import ChunkNeighbors, NeighborFinder, Tokenizer
 from retro.generate.request import Completion, Decoder, Event, Extension, Request
 from retro.generate.scoring import Score, Scored, score
-from retro.sft.passages import NeighborText, Retrieve
+from retro.qa.passages import NeighborText, Retrieve
 
 
 class BatchEngine:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from retro.common.errors import ConfigError
-from retro.common.qa_data import PassageLike, Question
 from retro.generate.config import GenerateConfig, Setting
-from retro.sft.passages import Retrieve, passages_of
+from retro.qa.passages import Retrieve, passages_of
+from retro.qa.question import PassageLike, Question
 
 Passages = Sequence[PassageLike]
 

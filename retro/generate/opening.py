@@ -8,8 +8,6 @@ from typing import Any
 
 from retro.common.errors import ConfigError
 from retro.common.precision import Choice, choose, is_bfloat16
-from retro.common.tasks.task import Task
-from retro.common.tokenizers import Tokenizer, conventions_of, load_tokenizer
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
@@ -17,15 +15,17 @@ from retro.generate.model import open_decoder
 from retro.generate.ranks import on_first_rank, search_once
 from retro.index.bm25.config import SearchConfig
 from retro.mcore import parallel
-from retro.sft.chat import STYLE, chat_of, has_chat
-from retro.sft.passages import Retrieve
-from retro.sft.prompt_texts import PromptTexts, load_prompts
-from retro.sft.prompts import require_template
+from retro.qa.chat_prompts import STYLE, chat_of, has_chat
+from retro.qa.passages import Retrieve
+from retro.qa.prompt_texts import PromptTexts, load_prompts
+from retro.qa.prompts import require_template
+from retro.qa.task import Task
 from retro.sft.retriever import BY_VECTORS, open_retriever
-from retro.sft.tokenizer import model_tokenizer
+from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 from retro.training.finished import of_stage
+from retro.training.model_tokenizer import model_tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.qa_data import Question
-from retro.common.qa_files import find_question_file
-from retro.common.qa_layouts import read_task_questions
-from retro.common.tasks import load_task
-from retro.common.tasks.task import Task
 from retro.generate.config import GenerateConfig
+from retro.qa.layouts import read_task_questions
+from retro.qa.question import Question
+from retro.qa.question_files import find_question_file
+from retro.qa.task import Task, load_task
 from retro.sft.sets import existing
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from retro.common.answers import Answer
 from retro.common.errors import RetroError
-from retro.common.qa_data import PassageLike
 from retro.generate.records import AnswerFile
 from retro.mcore import parallel
-from retro.sft.passages import Retrieve
+from retro.qa.answer_files import Answer
+from retro.qa.passages import Retrieve
+from retro.qa.question import PassageLike
 
 T = TypeVar("T")
 Found = Sequence[Sequence[PassageLike]]

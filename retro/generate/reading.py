@@ -15,11 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
-from retro.common.qa_data import PassageLike
 from retro.generate.detokenize import Detokenizer
 from retro.generate.request import GivenPassages, LiveRetrieval, Neighbors, Reading
-from retro.sft.encode import left_pad
-from retro.sft.passages import Encoder, NeighborText, Retrieve, chunk_texts, neighbor_tokens
+from retro.qa.passages import Encoder, NeighborText, Retrieve, chunk_texts, neighbor_tokens
+from retro.qa.question import PassageLike
+from retro.qa.sample_layout import left_pad
 
 Passages = tuple[PassageLike, ...]
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retro.common.answers import Answer, answer_line, read_answers
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, failed_writes_are_artifact_errors, read_json, write_json
 from retro.generate.config import GenerateConfig, with_precision
+from retro.qa.answer_files import Answer, answer_line, read_answers
 
 _REDO = "Use another run_dir, or delete it to answer anew"
 

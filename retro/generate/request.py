@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.qa_data import PassageLike
+from retro.qa.question import PassageLike
 
 if TYPE_CHECKING:
     from torch import Tensor

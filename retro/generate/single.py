@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from retro.common.answers import Answer
 from retro.common.errors import ConfigError
-from retro.common.qa_data import Question
-from retro.common.tasks import load_task
 from retro.generate.ask import Asker, build_requests, record
 from retro.generate.checks import LONGER
 from retro.generate.config import GenerateConfig, setting_of
@@ -17,9 +14,12 @@ from retro.generate.given import find_passages
 from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
 from retro.generate.tuned import warn_of_other_prompts
 from retro.index.bm25.config import SearchConfig
+from retro.qa.answer_files import Answer
+from retro.qa.question import Question
+from retro.qa.task import load_task
 from retro.sft.retriever import BY_VECTORS
-from retro.sft.tokenizer import open_corpus
 from retro.training.config import ParallelConfig
+from retro.training.model_tokenizer import open_corpus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 from retro.common.artifacts import fingerprint
 from retro.common.errors import DataError
-from retro.common.qa_data import Context, PassageLike, Question
-from retro.common.qa_layouts import read_task_questions
-from retro.common.tasks.task import Example, Task
-from retro.sft.chat import Chat, build_chat
-from retro.sft.prompt_texts import PromptTexts, Rule, shipped_prompts
-from retro.sft.prompts import Prompt, Style, answer_text, build_prompt, require_template
+from retro.qa.chat_prompts import Chat, build_chat
+from retro.qa.layouts import read_task_questions
+from retro.qa.prompt_texts import PromptTexts, Rule, shipped_prompts
+from retro.qa.prompts import Prompt, Style, answer_text, build_prompt, require_template
+from retro.qa.question import Context, PassageLike, Question
+from retro.qa.task import Example, Task
 
 
 def few_shot_examples(task: Task) -> list[Question]:

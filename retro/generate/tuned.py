@@ -8,7 +8,7 @@ from typing import Any
 
 from retro.common.files import read_json
 from retro.generate.config import GenerateConfig
-from retro.sft.prompt_texts import PromptTexts, shipped_prompts
+from retro.qa.prompt_texts import PromptTexts, shipped_prompts
 
 log = logging.getLogger(__name__)
 

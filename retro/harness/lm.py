@@ -14,7 +14,6 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from retro.common.artifacts import fingerprint
-from retro.common.chat_template import ChatTemplate
 from retro.common.errors import ConfigError, DataError
 from retro.common.progress import Progress
 from retro.generate.checks import LONGER
@@ -22,6 +21,7 @@ from retro.generate.request import Completion, Reading, Request
 from retro.generate.scoring import Score, Scored
 from retro.harness.cache import ResponseCache, key_of
 from retro.harness.settings import draws, sampling_of
+from retro.tokenizers.chat_template import ChatTemplate
 
 log = logging.getLogger(__name__)
 

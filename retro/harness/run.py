@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from retro.common.conventions import prompt_prefix
 from retro.common.errors import ConfigError, DataError, short_reason
 from retro.common.optional import import_optional
-from retro.common.tokenizers import conventions_of
 from retro.db.versions import mark_of
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
@@ -20,11 +18,13 @@ from retro.generate.request import LiveRetrieval
 from retro.harness.cache import ResponseCache
 from retro.harness.settings import sampling_of
 from retro.index.bm25.config import SearchConfig
-from retro.sft.chat import chat_of, has_chat
+from retro.qa.chat_prompts import chat_of, has_chat
 from retro.sft.retriever import BY_VECTORS, search_identity
-from retro.sft.tokenizer import model_tokenizer, open_corpus
+from retro.tokenizers.conventions import prompt_prefix
+from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
+from retro.training.model_tokenizer import model_tokenizer, open_corpus
 
 if TYPE_CHECKING:
     from retro.harness.lm import RetroLM

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.tokenizers import Tokenizer
+from retro.tokenizers.tokenizer import Tokenizer
 
 
 def texts_of(tokenizer: Tokenizer, tokens_NM: NDArray[np.int32], mask_NM: NDArray[np.bool_]) -> list[str]:

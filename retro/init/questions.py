@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from retro.common.errors import DataError
-from retro.common.qa_data import Question
-from retro.common.qa_files import read_questions
 from retro.corpus.split import split_documents
 from retro.init.corpus_choices import Choice
 from retro.init.training_choices import Training
+from retro.qa.question import Question
+from retro.qa.question_files import read_questions
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def read_asked(path: Path) -> Asked:
     """Read a question file and part it.
 
     Args:
-        path: A JSON list of objects, or one object a line, in a layout that `retro.common.qa_files` reads.
+        path: A JSON list of objects, or one object a line, in a layout that `retro.qa.question_files` reads.
 
     Raises:
         DataError: It cannot be read, or holds fewer than four questions with an answer.

@@ -25,7 +25,7 @@ from retro.init.corpus_choices import Choice, Parted
 from retro.init.questions import PARTS, Asked, question_choices, read_asked
 from retro.init.scan import scan
 from retro.init.training_choices import SHAPES, Machine, Shaped, Text
-from retro.sft.convert.run import write_questions
+from retro.qa.formats.write import write_questions
 
 log = logging.getLogger(__name__)
 

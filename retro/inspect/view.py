@@ -10,11 +10,11 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.tokenizers import Tokenizer
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.inspect.overlap import END, overlap
 from retro.neighbors.reader import Neighbors
+from retro.tokenizers.tokenizer import Tokenizer
 
 Int64 = NDArray[np.int64]
 END_SIGN = " ∎ "

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retro.common.errors import ConfigError
-from retro.common.tokenizers import tokenizer_kind
 from retro.corpus.config import CorpusConfig, SourceConfig, TokenizerConfig
 from retro.corpus.reader import SPLITS
 from retro.db.reader import ChunkDatabase
+from retro.tokenizers.tokenizer import tokenizer_kind
 
 _READ_AS = {"text_key", "id_key", "title_key"}
 

@@ -21,13 +21,13 @@ from retro.common.blocks import ranges
 from retro.common.errors import DataError
 from retro.common.files import atomic_path
 from retro.common.hdf5 import new_file, write_columns
-from retro.common.tokenizers import FILE_NAMES, META, tokenizer_kind
 from retro.corpus.documents import document_line
 from retro.corpus.reader import DOCUMENTS_FILE, SPLITS, STAGE
 from retro.corpus.split import stream_orders
 from retro.corpus.token_files import TokenFileWriter
 from retro.db.reader import ChunkDatabase
 from retro.living.documents import source_names
+from retro.tokenizers.tokenizer import FILE_NAMES, META, tokenizer_kind
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from retro.common.files import atomic_path
 from retro.common.hdf5 import new_file, write_columns
-from retro.common.token_bytes import bytes_of_tokens
 from retro.corpus.reader import Corpus, TokenStream
 from retro.mcore.parallel import sum_of_last_stages
 from retro.pretrain.data import EvaluationSource
 from retro.pretrain.reader import BYTES, LOSS, TOKENS
+from retro.tokenizers.token_bytes import bytes_of_tokens
 
 _CHUNKS_AT_ONCE = 4096
 

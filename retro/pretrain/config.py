@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
-from retro.common.conventions import AddSpecialTokens
 from retro.common.errors import require
 from retro.common.precision import Precision
+from retro.tokenizers.conventions import AddSpecialTokens
 
 
 class PretrainConfig(StageConfig):

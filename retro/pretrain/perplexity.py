@@ -21,12 +21,10 @@ from retro.common.artifacts import (
     write_manifest,
 )
 from retro.common.config import config_json
-from retro.common.conventions import prompt_prefix
 from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
 from retro.common.files import write_json
 from retro.common.precision import choose, is_bfloat16
 from retro.common.resume import completed, fingerprints
-from retro.common.tokenizers import conventions_of
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database
@@ -37,6 +35,8 @@ from retro.pretrain.chunk_losses import ChunkLosses, Columns, write_chunk_losses
 from retro.pretrain.config import PerplexityConfig
 from retro.pretrain.data import EvaluationSource, NeighborMode, SequenceReader
 from retro.pretrain.reader import CHUNKS_FILE, STAGE, TABLE_FILE
+from retro.tokenizers.conventions import prompt_prefix
+from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
 from retro.training.validation import Validation, mean_loss

@@ -10,7 +10,6 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from retro.common.answers import Answer, read_answers
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.common.terminal import Table
@@ -21,6 +20,7 @@ from retro.evaluate.side_by_side import highlight
 from retro.evaluate.tables import recall_text
 from retro.evaluate.wording import percent
 from retro.pipeline import stage
+from retro.qa.answer_files import Answer, read_answers
 from retro.quickstart.documents import DOCUMENTS, QUESTIONS, write_documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, table, terminal_table

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from retro.common.qa_data import Context, PassageLike
 from retro.generate.request import GivenPassages, LiveRetrieval, Reading, Request, Sampling
+from retro.qa.question import Context, PassageLike
+from retro.qa.sample_layout import fit_prompt
 from retro.serve.chat import chat_ids, last_question
 from retro.serve.parameters import (
     LARGEST_SEED,
@@ -20,7 +21,6 @@ from retro.serve.parameters import (
 )
 from retro.serve.refusal import RefusalError, unsuitable
 from retro.serve.served import Limits, Served
-from retro.sft.encode import fit_prompt
 
 Source = Literal["live", "given", "none"]
 COMPLETION_TOKENS = 16

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from retro.common.answers import passage_record
-from retro.common.qa_data import PassageLike
-from retro.common.tokenizers import Tokenizer
 from retro.generate.request import ChosenToken, Completion, Ended, Retrieved
+from retro.qa.answer_files import passage_record
+from retro.qa.question import PassageLike
 from retro.serve.asking import Ask, Source
+from retro.tokenizers.tokenizer import Tokenizer
 
 _FINISH: dict[Ended, str] = {"end": "stop", "stop": "stop", "hook": "stop", "length": "length", "cancelled": "stop"}
 

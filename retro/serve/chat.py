@@ -1,4 +1,4 @@
-"""Messages of a chat to the prompt that the model was tuned on: the same builder, `retro.sft.prompts`."""
+"""Messages of a chat to the prompt that the model was tuned on: the same builder, `retro.qa.prompts`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from retro.common.errors import DataError
-from retro.common.qa_data import PassageLike, Question, Role, Turn
+from retro.qa.chat_prompts import STYLE, build_chat, chat_of, encode_chats
+from retro.qa.prompt_texts import shipped_prompts
+from retro.qa.prompts import Prompt, build_prompt
+from retro.qa.question import PassageLike, Question, Role, Turn
+from retro.qa.sample_layout import PromptIds
 from retro.serve.parameters import MessageParameters
 from retro.serve.refusal import unsuitable
 from retro.serve.served import Served
-from retro.sft.chat import STYLE, build_chat, chat_of, encode_chats
-from retro.sft.encode import PromptIds
 from retro.sft.prepare import encode_prompts
-from retro.sft.prompt_texts import shipped_prompts
-from retro.sft.prompts import Prompt, build_prompt
 
 
 def last_question(messages: Sequence[MessageParameters]) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from retro.common.tokenizers import Tokenizer
 from retro.generate.request import ChosenToken
 from retro.serve.served import Served
+from retro.tokenizers.tokenizer import Tokenizer
 
 _BROKEN = "\ufffd"
 """What decoders write for bytes that are no character."""

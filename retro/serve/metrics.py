@@ -7,8 +7,8 @@ from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from retro.common.qa_data import PassageLike
-from retro.sft.passages import Retrieve
+from retro.qa.passages import Retrieve
+from retro.qa.question import PassageLike
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 

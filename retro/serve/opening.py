@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retro.common.conventions import prompt_prefix
 from retro.common.errors import ConfigError
 from retro.common.precision import is_bfloat16
-from retro.common.qa_data import PassageLike
-from retro.common.token_bytes import shown_token_bytes
-from retro.common.tokenizers import Tokenizer, conventions_of
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.model import open_decoder
@@ -24,18 +20,22 @@ from retro.generate.request import Decoder, Engine
 from retro.generate.tuned import warn_of_other_prompts
 from retro.index.bm25.config import SearchConfig
 from retro.mcore import parallel
+from retro.qa.passages import Retrieve
+from retro.qa.prompt_texts import PromptTexts, load_prompts
+from retro.qa.prompts import require_template
+from retro.qa.question import PassageLike
 from retro.serve.app import Service
 from retro.serve.arriving import Arriving
 from retro.serve.config import ServeConfig
 from retro.serve.metrics import Metrics
 from retro.serve.scheduler import Scheduler
 from retro.serve.served import Served
-from retro.sft.passages import Retrieve
-from retro.sft.prompt_texts import PromptTexts, load_prompts
-from retro.sft.prompts import require_template
 from retro.sft.retriever import BY_VECTORS, open_retriever
-from retro.sft.tokenizer import model_tokenizer, open_corpus
+from retro.tokenizers.conventions import prompt_prefix
+from retro.tokenizers.token_bytes import shown_token_bytes
+from retro.tokenizers.tokenizer import Tokenizer, conventions_of
 from retro.training.config import ParallelConfig
+from retro.training.model_tokenizer import model_tokenizer, open_corpus
 
 log = logging.getLogger(__name__)
 

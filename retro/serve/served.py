@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from retro.common.qa_data import PassageLike
-from retro.common.tokenizers import Tokenizer
+from retro.qa.passages import Retrieve
+from retro.qa.prompt_texts import PromptTexts
+from retro.qa.prompts import Style
+from retro.qa.question import PassageLike
 from retro.serve.config import ServeConfig
-from retro.sft.passages import Retrieve
-from retro.sft.prompt_texts import PromptTexts
-from retro.sft.prompts import Style
+from retro.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Served:
     style: Style
     """Prompt style of chats."""
     kind: str
-    """What a chat's last message wants, one of `retro.sft.prompts.known_kinds()`."""
+    """What a chat's last message wants, one of `retro.qa.prompts.known_kinds()`."""
     contexts_in_prompt: int
     """Passages shown in a chat's prompt."""
     texts: PromptTexts | None = None

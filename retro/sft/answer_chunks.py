@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.qa_data import PassageLike, Question
-from retro.sft.encode import EncodedSample
-from retro.sft.passages import Encoder, PassagesFrom, Retrieve, chunk_texts, search
+from retro.qa.passages import Encoder, PassagesFrom, Retrieve, chunk_texts, search
+from retro.qa.question import PassageLike, Question
+from retro.qa.sample_layout import EncodedSample
 
 Passages = tuple[PassageLike, ...]
 

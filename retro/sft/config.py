@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
-from retro.common.conventions import AddSpecialTokens
 from retro.common.errors import ConfigError, DataError, require
 from retro.common.json_items import read_text
 from retro.common.yaml_files import read_yaml
+from retro.tokenizers.conventions import AddSpecialTokens
 from retro.training.config import TrainConfig
 
 
@@ -53,7 +53,7 @@ class SetConfig(StageConfig):
     """Take the questions that the corpus stage derived from its own documents."""
 
     kind: str = "auto"
-    """How the questions want to be answered, one of the kinds in sft/prompts.yaml; `auto` looks the name up there."""
+    """How the questions want to be answered, one of the kinds in qa/prompts.yaml; `auto` looks the name up there."""
 
     contexts_field: str = ""
     """Field of the file that holds the passages; empty: the first of the usual ones that holds any (docs/tuning.md)."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retro.qa.sample_layout import EncodedSample
 from retro.sft.blend import Blend
-from retro.sft.encode import EncodedSample
 
 # Numbers drawn at once; their arrays are 24 MB.
 _AT_ONCE = 1_000_000

@@ -9,21 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from retro.common.conventions import prompt_prefix
 from retro.common.errors import DataError
-from retro.common.qa_data import PassageLike, Question
-from retro.common.tokenizers import conventions_of
+from retro.qa.chat_prompts import STYLE, Chat, build_chat, chat_of, encode_chats
+from retro.qa.passages import Encoder, NeighborTokens, Retrieve, neighbor_tokens, passages_of
+from retro.qa.prompt_texts import PromptTexts, load_prompts
+from retro.qa.prompts import Prompt, answer_text, build_prompt, require_template
+from retro.qa.question import PassageLike, Question
+from retro.qa.sample_layout import EncodedSample, PromptIds, Skip, encode_sample, prompt_room
 from retro.sft.answer_chunks import Passages, passages_of_answers, rows_of_answers
 from retro.sft.blend import Blend
-from retro.sft.chat import STYLE, Chat, build_chat, chat_of, encode_chats
 from retro.sft.config import SftDataConfig
-from retro.sft.encode import EncodedSample, PromptIds, Skip, encode_sample, prompt_room
 from retro.sft.mixture import Share, mixture_record, shares
-from retro.sft.passages import Encoder, NeighborTokens, Retrieve, neighbor_tokens, passages_of
-from retro.sft.prompt_texts import PromptTexts, load_prompts
-from retro.sft.prompts import Prompt, answer_text, build_prompt, require_template
 from retro.sft.sets import Part, QuestionSet, read_sets
 from retro.sft.source import EncodedSet, SftSource
+from retro.tokenizers.conventions import prompt_prefix
+from retro.tokenizers.tokenizer import conventions_of
 
 log = logging.getLogger(__name__)
 

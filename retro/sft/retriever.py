@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retro.common.qa_data import PassageLike
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of, open_database
 from retro.index.bm25.config import DIRECTORY, MISSING_REMEDY, SearchConfig
-from retro.sft.passages import Retrieve
+from retro.qa.passages import Retrieve
+from retro.qa.question import PassageLike
 
 BY_VECTORS = SearchConfig()
 """The plain search: by vectors alone."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.qa_data import Question
-from retro.common.qa_fields import Fields
-from retro.common.qa_files import find_question_files, nearest, read_questions
+from retro.qa.fields import Fields
+from retro.qa.prompt_texts import PromptTexts, Rule
+from retro.qa.question import Question
+from retro.qa.question_files import find_question_files, nearest, read_questions
 from retro.sft.config import SetConfig, SftDataConfig, expand_variables
-from retro.sft.prompt_texts import PromptTexts, Rule
 
 log = logging.getLogger(__name__)
 

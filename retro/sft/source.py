@@ -12,10 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retro.qa.passages import NeighborTokens
+from retro.qa.sample_layout import (
+    EncodedSample,
+    Layout,
+    firsts_of,
+    input_lengths,
+    input_tokens,
+    lay_out,
+    lay_out_packed,
+)
 from retro.sft.blend import Blend
-from retro.sft.encode import EncodedSample, Layout, firsts_of, input_lengths, input_tokens, lay_out, lay_out_packed
 from retro.sft.packing import Filled, Packing
-from retro.sft.passages import NeighborTokens
 from retro.training.batch import Batch, BatchForm
 
 

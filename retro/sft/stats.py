@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from retro.common.qa_data import PassageLike
+from retro.qa.passages import Encoder
+from retro.qa.prompt_texts import PromptTexts
+from retro.qa.question import PassageLike
+from retro.qa.sample_layout import EncodedSample, PromptIds, encode_sample, input_lengths, slots_of
 from retro.sft.config import SftDataConfig
-from retro.sft.encode import EncodedSample, PromptIds, encode_sample, input_lengths, slots_of
 from retro.sft.packing import WINDOW, first_fit_decreasing
-from retro.sft.passages import Encoder
 from retro.sft.prepare import Shape, sample_ids
-from retro.sft.prompt_texts import PromptTexts
 from retro.sft.sets import QuestionSet
 
 PERCENTILES = (50, 90, 99)

@@ -26,23 +26,23 @@ from retro.common.config import config_json
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.common.precision import Choice
-from retro.common.tokenizers import conventions_of
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
 from retro.index.bm25.config import SearchConfig
 from retro.mcore import parallel
+from retro.qa.passages import Retrieve
+from retro.qa.prompt_texts import load_prompts
 from retro.sft.config import SftConfig
 from retro.sft.mixture import mixture_table
-from retro.sft.passages import Retrieve
 from retro.sft.prepare import Prepared, Shape, prepare
-from retro.sft.prompt_texts import load_prompts
 from retro.sft.retriever import BY_VECTORS, open_retriever, search_identity
-from retro.sft.tokenizer import model_tokenizer
+from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
 from retro.training.finished import of_stage, write_result
 from retro.training.lengthen import CONFIG, as_begun, goes_on, record_run, require_same_run
 from retro.training.loop import RATES, Result, finished_result, train
+from retro.training.model_tokenizer import model_tokenizer
 from retro.training.precision import choose_for_training
 from retro.training.validation import Validation
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.tokenizers import load_tokenizer
 from retro.mcore import parallel
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert import external
@@ -24,6 +23,7 @@ from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import WeightSource, require_fits
 from retro.model.model import BuildOptions, RetroModel
 from retro.model.names import EMBEDDING
+from retro.tokenizers.tokenizer import load_tokenizer
 from retro.training.merged import StoredWeights
 from retro.training.saver import save_weights
 

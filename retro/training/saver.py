@@ -12,13 +12,13 @@ from retro.common.artifacts import describe_files
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.common.files import discard, failed_writes_are_artifact_errors, fsync, write_json
-from retro.common.tokenizers import copy_tokenizer_files
 from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, sharded_weights
 from retro.mcore.read_back import Sums, sums_of
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
+from retro.tokenizers.tokenizer import copy_tokenizer_files
 from retro.training.checkpoint import TOKENIZER, complete, describe_adapters, step_directory, step_of
 from retro.training.config import TrainConfig
 from retro.training.finished import INFO

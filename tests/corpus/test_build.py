@@ -13,11 +13,11 @@ import tokenizers
 
 from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.common.qa_files import read_questions
 from retro.corpus import build, pystdlib, token_block, vocabulary
 from retro.corpus.build import run
 from retro.corpus.reader import Corpus, TokenStream
 from retro.corpus.token_files import TokenFileWriter
+from retro.qa.question_files import read_questions
 from tests.corpus.texts import WORDS, artifact_bytes, settings, story, tiny_tokenizer, write_stories
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from retro.common.qa_files import read_questions
 from retro.corpus.build import run
+from retro.qa.question_files import read_questions
 from tests.corpus.texts import settings
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "retro" / "examples" / "convert_hotpotqa.py"

@@ -12,11 +12,11 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.tokenizers import HuggingFaceTokenizer
 from retro.corpus.build import run
 from retro.corpus.config import CorpusConfig
 from retro.corpus.layouts import Document
 from retro.corpus.spelling import spelling
+from retro.tokenizers.tokenizer import HuggingFaceTokenizer
 
 TEXT = "The quick brown fox, number 17, jumps over a café."
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from retro.common.tokenizers import Tokenizer, save_tokenizer
 from retro.corpus.config import CorpusConfig
 from retro.corpus.vocabulary import train_sentencepiece
+from retro.tokenizers.tokenizer import Tokenizer, save_tokenizer
 
 SENTENCE = "the quick brown fox jumps over a lazy dog while seven wizards quietly box in the yard"
 WORDS = SENTENCE.split()

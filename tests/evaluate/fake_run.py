@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retro.common.answers import Answer, answer_line, question_lines
 from retro.common.artifacts import Manifest, describe_files, write_manifest
 from retro.common.files import write_json
-from retro.common.qa_data import Context, Question
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.score import run as evaluate
+from retro.qa.answer_files import Answer, answer_line, question_lines
+from retro.qa.question import Context, Question
 
 NAMES = ["os.path.join", "str.partition", "heapq.merge", "textwrap.dedent", "bisect.insort", "json.loads", "zip"]
 TEXTS = [

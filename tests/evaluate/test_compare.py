@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from retro.common import own_checksum
-from retro.common.answers import Answer, question_lines
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json, write_json
-from retro.common.qa_data import Question
 from retro.common.terminal import Terminal
 from retro.evaluate.compare import compare, open_side
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.paired import Counts, count_right, mcnemar, p_value, sign_flips
 from retro.evaluate.score import run
 from retro.evaluate.show_comparison import show_comparison
+from retro.qa.answer_files import Answer, question_lines
+from retro.qa.question import Question
 from tests.evaluate.test_score import GOLD, write_generate
 
 

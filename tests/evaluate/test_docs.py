@@ -5,9 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from retro.common.tasks.task import Layout, Metric, Task
 from retro.generate.config import Setting
 from retro.matrix.config import MatrixConfig
+from retro.qa.task import Layout, Metric, Task
 from retro.show_tasks import tasks_markdown
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from retro.common.answers import Answer
-from retro.common.qa_data import Context
 from retro.evaluate.coverage import answer_in_passages, document_found
 from retro.evaluate.intervals import estimate
 from retro.evaluate.metrics import exact_match, f1
 from retro.evaluate.rules import normalize_answer
+from retro.qa.answer_files import Answer
+from retro.qa.question import Context
 
 
 @pytest.mark.parametrize(

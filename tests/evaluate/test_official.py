@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from lm_eval.tasks.drop.utils import get_metrics
 from rouge_score import rouge_scorer
 
-from retro.common.tasks import load_task
 from retro.evaluate.drop import best_total, drop_em, drop_f1
 from retro.evaluate.metrics import exact_match, f1, quac_f1, rouge_l
 from retro.evaluate.rouge import rouge_lsum
 from retro.evaluate.rules import Rules
+from retro.qa.task import load_task
 from tests.evaluate import second_opinion
 
 # Words that share letters, articles inside and beside words, punctuation that joins and parts.

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from retro.common.answers import Answer, Asked, answer_line, question_lines, read_answers
 from retro.common.artifacts import MANIFEST, Manifest, describe_files, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json, write_json
-from retro.common.qa_data import Context, Question
-from retro.common.tasks import load_task
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.plain import run_plain
 from retro.evaluate.score import run
 from retro.evaluate.scores import score_answers
+from retro.qa.answer_files import Answer, Asked, answer_line, question_lines, read_answers
+from retro.qa.question import Context, Question
+from retro.qa.task import load_task
 
 CONFIG = EvaluateConfig(bootstrap_samples=50)
 GOLD = ["ada", "babbage", "turing", "hopper"]

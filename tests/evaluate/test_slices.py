@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from retro.common.answers import Answer, Asked
 from retro.common.errors import ConfigError
-from retro.common.tasks import load_task
 from retro.common.terminal import Terminal
 from retro.evaluate import slices
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.scores import score_answers
 from retro.evaluate.tables import slices_table
+from retro.qa.answer_files import Answer, Asked
+from retro.qa.task import load_task
 
 KINDS = ("bridge", "bridge", "comparison", None)
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from retro.common.answers import Answer, Asked
 from retro.common.errors import ArtifactError, ConfigError
-from retro.common.tasks import all_tasks, load_task
-from retro.common.tasks.task import Metric
 from retro.evaluate.choices import accuracy, chosen_option, verdict
 from retro.evaluate.drop import drop_em, drop_f1, normalize
 from retro.evaluate.metrics import (
@@ -24,6 +21,8 @@ from retro.evaluate.repetition import distinct, ends_in_loop, repeated
 from retro.evaluate.rouge import rouge_lsum
 from retro.evaluate.rules import Rules
 from retro.evaluate.scorer import METRICS, score, task_of
+from retro.qa.answer_files import Answer, Asked
+from retro.qa.task import Metric, all_tasks, load_task
 
 
 def test_every_metric_that_a_task_may_name_is_there() -> None:

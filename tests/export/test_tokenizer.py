@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from retro.common.conventions import Conventions
 from retro.common.errors import ArtifactError
-from retro.common.tokenizers import Tokenizer, conventions_of, load_tokenizer, save_tokenizer
 from retro.corpus.vocabulary import train_sentencepiece
 from retro.export.folder import keep_positions, write_generation
 from retro.export.tokenizer import copy_tokenizer
 from retro.model.config import ModelShape
-from tests.common.chat_folders import KINDS, make_folder
-from tests.common.test_tokenizers import word_file
+from retro.tokenizers.conventions import Conventions
+from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer, save_tokenizer
 from tests.model.tiny import tiny_shape
+from tests.tokenizers.chat_folders import KINDS, make_folder
+from tests.tokenizers.test_tokenizer import word_file
 
 
 def shape_for(tokenizer: Tokenizer | None) -> ModelShape:

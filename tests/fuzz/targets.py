@@ -243,7 +243,7 @@ def _tokenizer_seeds() -> list[bytes]:
 
 
 def _read_tokenizer(path: Path) -> object:
-    from retro.common.tokenizers import HuggingFaceTokenizer
+    from retro.tokenizers.tokenizer import HuggingFaceTokenizer
 
     tokenizer = HuggingFaceTokenizer(path)
     return tokenizer.decode(tokenizer.encode("ab ba"))
@@ -265,7 +265,7 @@ def _sentencepiece_seeds() -> list[bytes]:
 
 
 def _read_sentencepiece(path: Path) -> object:
-    from retro.common.tokenizers import SentencePieceTokenizer
+    from retro.tokenizers.tokenizer import SentencePieceTokenizer
 
     tokenizer = SentencePieceTokenizer(path)
     return tokenizer.decode(tokenizer.encode("abc é"))
@@ -313,9 +313,9 @@ def _question_seeds() -> list[bytes]:
 
 def _read_questions(path: Path) -> object:
     from retro.common.errors import RetroError
-    from retro.common.qa_files import read_questions
-    from retro.common.qa_layouts import read_task_questions
-    from retro.common.tasks import all_tasks
+    from retro.qa.layouts import read_task_questions
+    from retro.qa.question_files import read_questions
+    from retro.qa.task import all_tasks
 
     for task in all_tasks()[::4]:
         try:
@@ -341,7 +341,7 @@ def _read_model_folder(path: Path) -> object:
 
 
 def _gguf_seeds() -> list[bytes]:
-    from retro.common.piece_bpe import PieceVocabulary
+    from retro.tokenizers.sentencepiece_bpe import PieceVocabulary
     from tests.model.convert.folders import make_folder
     from tests.model.convert.gguf_files import write_gguf
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from retro.common.qa_data import Context
 from retro.generate.request import Extension, Neighbors
+from retro.qa.question import Context
 
 LETTERS = "#abcdefghijklmnopqrstuvwxyz .\n"
 END = 0

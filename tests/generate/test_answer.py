@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from retro.cli import _run_stage
-from retro.common.answers import Answer
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.common.files import write_json
@@ -17,6 +16,7 @@ from retro.common.precision import Hardware
 from retro.generate import answer
 from retro.generate.single import Places, answer_one
 from retro.pipeline import stage
+from retro.qa.answer_files import Answer
 from retro.run_config import RunConfig
 from retro.show_answer import show_answer
 from retro.training import checkpoint

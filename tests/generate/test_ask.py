@@ -11,17 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from retro.common.answers import read_answers, read_asked
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.common.qa_data import Context, PassageLike, Question
-from retro.common.tasks import load_task
-from retro.common.tasks.task import Task
 from retro.generate.ask import Asker, answer_all, question_seed, sampling_of
 from retro.generate.config import GenerateConfig, SamplingConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.given import find_passages, gold_contexts, shuffled
 from retro.generate.questions import load_questions, slice_bounds
-from retro.sft.passages import Retrieve
+from retro.qa.answer_files import read_answers, read_asked
+from retro.qa.passages import Retrieve
+from retro.qa.question import Context, PassageLike, Question
+from retro.qa.task import Task, load_task
 from tests.generate.fake import FakeDecoder, Row
 from tests.sft.words import WordTokenizer
 

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retro.common.conventions import CONVENTIONS
 from retro.common.errors import ConfigError, DataError
-from retro.common.qa_data import Context, Question
-from retro.common.tasks import load_task
 from retro.corpus.reader import Corpus
 from retro.generate.ask import Asker, build_requests
 from retro.generate.opening import end_tokens, find_checkpoint, for_model, open_engine
 from retro.pipeline import stage
+from retro.qa.question import Context, Question
+from retro.qa.task import load_task
 from retro.run_config import RunConfig
 from retro.serve.asking import ask_chat, ask_completion
 from retro.serve.opening import open_service
@@ -27,9 +26,10 @@ from retro.serve.refusal import RefusalError
 from retro.serve.served import Limits
 from retro.sft.config import SftDataConfig
 from retro.sft.prepare import Shape, prepare
-from tests.common.chat_folders import make_folder
+from retro.tokenizers.conventions import CONVENTIONS
 from tests.serve.test_load import places_of
 from tests.tiny_road import SMALL_MODEL, run_stages, small_config
+from tests.tokenizers.chat_folders import make_folder
 
 BEGIN, END, TURN_END = 0, 1, 4
 """Ids of <|begin_of_text|>, <|end_of_text|> and <|eot_id|>."""

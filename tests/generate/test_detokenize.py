@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro.common.tokenizers import Tokenizer, save_tokenizer
 from retro.corpus.vocabulary import train_sentencepiece
 from retro.generate.detokenize import AnswerText
-from tests.common.test_token_bytes import byte_level, sentence_piece
+from retro.tokenizers.tokenizer import Tokenizer, save_tokenizer
+from tests.tokenizers.test_token_bytes import byte_level, sentence_piece
 
 TEXTS = [
     "Paris is 東京 and 😀 more",

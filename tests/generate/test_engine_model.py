@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from retro.common.qa_data import Context
 from retro.generate.decoding.decoder import CachedDecoder
 from retro.generate.engine import BatchEngine
 from retro.generate.request import GivenPassages, Request, Sampling
 from retro.generate.scoring import Scored
 from retro.model.reference import ReferenceRetro
+from retro.qa.question import Context
 from tests.model.tiny import CHUNK, VOCABULARY, tiny_model, tiny_shape
 
 END = 0

@@ -18,8 +18,8 @@ from retro.generate.single import Places, answer_one
 from retro.model.convert import hf_config
 from retro.training.config import ParallelConfig
 from retro.training.convert import convert
-from tests.common.chat_folders import make_folder
 from tests.model.convert.folders import GPT2, LLAMA
+from tests.tokenizers.chat_folders import make_folder
 
 DEFAULT, MOST = 64, 256
 

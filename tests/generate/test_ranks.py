@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ArtifactError, RetroError
-from retro.common.qa_data import Context
 from retro.generate import ranks
 from retro.generate.engine import BatchEngine
 from retro.generate.request import Completion, LiveRetrieval, Request, Sampling
-from retro.sft.passages import Retrieve
+from retro.qa.passages import Retrieve
+from retro.qa.question import Context
 from tests.generate.fake import FakeDecoder, LetterTokenizer, Row, letters
 
 

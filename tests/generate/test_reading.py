@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 
-from retro.common.qa_data import PassageLike
 from retro.generate.engine import BatchEngine
 from retro.generate.request import (
     Action,
@@ -19,6 +18,7 @@ from retro.generate.request import (
     Request,
     Sampling,
 )
+from retro.qa.question import PassageLike
 from tests.generate.fake import END, FakeDecoder, LetterTokenizer, Row, letters, passage, says
 
 

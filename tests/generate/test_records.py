@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from retro.common.answers import Answer, answer_line, passage_record, question_lines, read_answers, read_asked
 from retro.common.errors import ArtifactError
-from retro.common.qa_data import Context, Question
 from retro.generate.records import AnswerFile, answer_path, header_path, join_slices, write_plain
+from retro.qa.answer_files import Answer, answer_line, passage_record, question_lines, read_answers, read_asked
+from retro.qa.question import Context, Question
 
 HEADER = {"setting": "s", "seed": 1, "start": 0, "count": 5}
 IDS = ["a", "b", "c", "d", "e"]

@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.qa_data import Context, Question, Turn
-from retro.common.tasks import all_tasks, load_task
-from retro.common.tasks.task import Example, FewShot, Task
 from retro.generate.task_prompt import few_shot_examples, rule_of_task, task_identity, task_prompt
-from retro.sft.prompt_texts import SetTexts, shipped_prompts
-from retro.sft.prompts import build_prompt
+from retro.qa.prompt_texts import SetTexts, shipped_prompts
+from retro.qa.prompts import build_prompt
+from retro.qa.question import Context, Question, Turn
+from retro.qa.task import Example, FewShot, Task, all_tasks, load_task
 
 ASKED = Question(id="0", question="Where?", answers=("Rome",))
 PASSAGES = (Context("T", "Rome is."),)

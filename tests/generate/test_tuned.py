@@ -9,7 +9,7 @@ import pytest
 from retro.common.errors import ArtifactError
 from retro.generate.config import GenerateConfig
 from retro.generate.tuned import warn_of_other_prompts
-from retro.sft.prompt_texts import shipped_prompts
+from retro.qa.prompt_texts import shipped_prompts
 
 TEXTS = shipped_prompts()
 

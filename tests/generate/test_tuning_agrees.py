@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retro.common.qa_data import Context, PassageLike
 from retro.generate.reading import ChunkReader, NeighborFinder
 from retro.generate.request import LiveRetrieval
+from retro.qa.question import Context, PassageLike
 from retro.sft.config import SetConfig, SftDataConfig
 from retro.sft.prepare import Shape, prepare
 from tests.sft.words import WordTokenizer

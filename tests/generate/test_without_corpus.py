@@ -14,9 +14,9 @@ from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError
 from retro.pipeline import stage
 from retro.run_config import RunConfig
-from tests.common.chat_folders import make_folder
 from tests.model.convert.folders import LLAMA
 from tests.tiny_road import run_stages, small_config
+from tests.tokenizers.chat_folders import make_folder
 
 SETTINGS = ("with_passages", "closed_book", "shuffled_passages")
 

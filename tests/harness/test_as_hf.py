@@ -20,8 +20,8 @@ from lm_eval.tasks import TaskManager
 from retro.generate.config import GenerateConfig
 from retro.harness.lm import RetroLM
 from retro.harness.run import Places, Wanted, evaluate, open_lm
-from tests.common.chat_folders import make_folder
 from tests.model.convert.folders import LLAMA
+from tests.tokenizers.chat_folders import make_folder
 
 LENGTH = 64
 WORDS = "the river rises in hills and runs to sea question answer capital of France 東京 heißt  two\tand\nnew <think>"

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.tokenizers import save_tokenizer
 from retro.generate.engine import BatchEngine
 from retro.generate.request import LiveRetrieval, Sampling
 from retro.harness.lm import RetroLM
 from retro.harness.settings import sampling_of
-from retro.sft.chat import chat_of
-from tests.common.chat_folders import KINDS, make_folder
+from retro.qa.chat_prompts import chat_of
+from retro.tokenizers.tokenizer import save_tokenizer
 from tests.generate.fake import END, FakeDecoder, LetterTokenizer, Row, Rule, letters, passage, random_rule, says
+from tests.tokenizers.chat_folders import KINDS, make_folder
 
 
 def model(rule: Rule, *, sequence_length: int = 64, live: bool = False) -> RetroLM:

@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from retro.common.tokenizers import Tokenizer
 from retro.corpus.token_files import TokenFileWriter
+from retro.tokenizers.tokenizer import Tokenizer
 from tests.corpus.texts import story, tiny_tokenizer
 
 CHUNK = 8

@@ -8,9 +8,9 @@ import pytest
 import tokenizers
 
 from retro.common.errors import DataError
-from retro.common.tokenizers import save_tokenizer
 from retro.importing.project import open_project
 from retro.importing.tokenizer import gpt2_file, tokenizer_settings
+from retro.tokenizers.tokenizer import save_tokenizer
 from tests.corpus.texts import story
 from tests.importing.nvidia import FakeProject
 

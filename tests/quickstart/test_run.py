@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from retro.common.answers import Answer
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.optional import package_folder
-from retro.common.qa_data import Context
 from retro.evaluate.compare import Side
+from retro.qa.answer_files import Answer
+from retro.qa.question import Context
 from retro.quickstart import versions
 from retro.quickstart.answers import SETTINGS, Outcome, rows, section, summary
 from retro.quickstart.documents import write_documents
@@ -21,7 +21,7 @@ from retro.quickstart.page import page
 from retro.quickstart.run import run
 from retro.quickstart.show import show_quickstart
 from retro.quickstart.update import NOTE
-from tests.common.chat_model import make_chat_model
+from tests.tokenizers.chat_model import make_chat_model
 
 RIGHT = {"closed_book": [0, 0, 1, 0], "with_passages": [1, 1, 1, 0], "gold_passages": [1, 1, 1, 1]}
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from retro.common.errors import ConfigError
-from retro.common.qa_data import Context, PassageLike
-from retro.common.tokenizers import TokenIds
 from retro.generate.request import (
     ChosenToken,
     Completion,
@@ -23,6 +21,8 @@ from retro.generate.request import (
     Retrieved,
     TokenProbability,
 )
+from retro.qa.question import Context, PassageLike
+from retro.tokenizers.tokenizer import TokenIds
 
 CHUNK, SEQUENCE, END = 16, 400, 256
 WORDS = ("amber", "birch", "cobalt", "dune", "ember", "fjord", "grove", "harbor", "isle", "juniper", "köln", "lagoon")

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from retro.common.token_bytes import read_token_bytes, shown_token_bytes
 from retro.generate.request import ChosenToken, Completion, Event, Request, TokenProbability
 from retro.serve.asking import Ask
 from retro.serve.forms import COMPLETION, ChoiceStream
 from retro.serve.logprobs import chat_logprobs, completion_logprobs, letters_of_bytes
 from retro.serve.served import Served
-from tests.common.test_token_bytes import TEXT, byte_level, sentence_piece
+from retro.tokenizers.token_bytes import read_token_bytes, shown_token_bytes
 from tests.serve.fake_server import fake_service
+from tests.tokenizers.test_token_bytes import TEXT, byte_level, sentence_piece
 
 BYTES = fake_service().served
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.common.qa_data import Context, PassageLike
+from retro.qa.question import Context, PassageLike
+from retro.qa.sample_layout import EncodedSample
 from retro.sft.answer_chunks import finished_chunks
 from retro.sft.config import SetConfig, SftDataConfig
-from retro.sft.encode import EncodedSample
 from retro.sft.prepare import Prepared, Shape, prepare
 from retro.training.batch import Batch
 from tests.sft.words import WordTokenizer

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError, DataError
+from retro.qa.prompts import kind_of_set
 from retro.sft.config import (
     BlendConfig,
     PublishedSet,
@@ -16,7 +17,6 @@ from retro.sft.config import (
     expand_variables,
     read_blend,
 )
-from retro.sft.prompts import kind_of_set
 
 BLENDS = Path(__file__).parents[2] / "tools" / "retro" / "sft" / "blends"
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from retro.qa.sample_layout import EncodedSample
 from retro.sft.blend import Blend
-from retro.sft.encode import EncodedSample
 from retro.sft.mixture import mixture_record, mixture_table, shares
 
 

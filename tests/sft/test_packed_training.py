@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from retro.mcore.engine import StepResult
+from retro.qa.passages import NeighborTokens
+from retro.qa.sample_layout import EncodedSample
 from retro.sft.blend import Blend
-from retro.sft.encode import EncodedSample
-from retro.sft.passages import NeighborTokens
 from retro.sft.source import EncodedSet, SftSource
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.feed import Feed

@@ -8,9 +8,9 @@ import torch
 
 from retro.generate.reading import ChunkReader
 from retro.generate.request import GivenPassages
+from retro.qa.passages import NeighborTokens
+from retro.qa.sample_layout import EncodedSample, lay_out_prompts
 from retro.sft.blend import Blend
-from retro.sft.encode import EncodedSample, lay_out_prompts
-from retro.sft.passages import NeighborTokens
 from retro.sft.source import EncodedSet, SftSource
 from tests.model.tiny import CHUNK, VOCABULARY, tiny_model, tiny_shape
 

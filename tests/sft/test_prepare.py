@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.qa_data import Context, PassageLike
+from retro.qa.question import Context, PassageLike
 from retro.sft.config import PublishedSet, SetConfig, SftDataConfig
 from retro.sft.prepare import Prepared, Shape, prepare
 from tests.sft.words import WordTokenizer

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from retro.qa.passages import NeighborTokens
+from retro.qa.sample_layout import EncodedSample
 from retro.sft.blend import Blend
-from retro.sft.encode import EncodedSample
-from retro.sft.passages import NeighborTokens
 from retro.sft.source import EncodedSet, SftSource
 
 PROMPTS = ([11, 12, 13], [14, 15, 16, 17])

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ArtifactError
+from retro.qa.prompt_texts import load_prompts
 from retro.run_config import load_run_config
 from retro.sft.config import SetConfig, SftDataConfig
 from retro.sft.prepare import Shape
-from retro.sft.prompt_texts import load_prompts
 from retro.sft.sets import read_sets
 from retro.sft.stats import Lengths, SetStats, lengths, measure_set
 from retro.show_sft import aligned, fit_table, length_table, notes, shape_of, show_stats

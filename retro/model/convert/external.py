@@ -16,11 +16,9 @@ from torch import Tensor
 
 from retro.common.artifacts import fingerprint
 from retro.common.cache import cached_folder
-from retro.common.conventions import SOURCE_FILES
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import sampled_sha256, sha256_file
 from retro.common.optional import package_folder
-from retro.common.tokenizers import FILE_NAMES, META, Kind, load_tokenizer, save_tokenizer, tokenizer_kind
 from retro.model.config import ModelShape
 from retro.model.convert import gguf
 from retro.model.convert.hf_config import CONFIG, is_folder
@@ -29,6 +27,8 @@ from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
 from retro.model.convert.safe_files import weight_files
 from retro.model.convert.source import WeightSource, read_weight
 from retro.model.weight_names import weight_sizes
+from retro.tokenizers.conventions import SOURCE_FILES
+from retro.tokenizers.tokenizer import FILE_NAMES, META, Kind, load_tokenizer, save_tokenizer, tokenizer_kind
 
 log = logging.getLogger(__name__)
 

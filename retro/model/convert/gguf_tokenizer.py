@@ -16,8 +16,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from retro.common.errors import DataError, short_reason
 from retro.common.files import write_plain_json
-from retro.common.piece_bpe import PieceVocabulary, bpe_tokenizer, inexact
-from retro.common.pieces import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from retro.tokenizers.pretokenize import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from retro.tokenizers.sentencepiece_bpe import PieceVocabulary, bpe_tokenizer, inexact
 
 if TYPE_CHECKING:
     from retro.model.convert.gguf import GgufFile

@@ -7,13 +7,13 @@ from pathlib import Path
 from torch import Tensor
 
 from retro.common.errors import DataError, TrainingError
-from retro.common.tokenizers import HuggingFaceTokenizer, Kind, SentencePieceTokenizer, probe_tokenizer
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.hf_config import FolderConfig, read_folder_config
 from retro.model.convert.hf_layouts import LAYOUTS, LM_HEAD
 from retro.model.convert.pieces import gather, rows_of
 from retro.model.convert.safe_files import FETCH, SafeFiles
 from retro.model.names import decoder_sizes
+from retro.tokenizers.tokenizer import HuggingFaceTokenizer, Kind, SentencePieceTokenizer, probe_tokenizer
 
 # Constants that older versions of transformers saved beside the weights: causal masks and rotary frequencies.
 _NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")

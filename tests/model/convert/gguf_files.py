@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from retro.common.piece_bpe import PieceVocabulary
+from retro.tokenizers.sentencepiece_bpe import PieceVocabulary
 
 _LAYER = {
     "input_layernorm": "attn_norm",

@@ -11,11 +11,11 @@ import pytest
 import tokenizers
 import torch
 
-from retro.common.conventions import load_conventions
 from retro.common.errors import ArtifactError, ConfigError, DataError, DependencyError
-from retro.common.tokenizers import load_tokenizer, save_tokenizer
 from retro.model.convert import external
 from retro.model.convert.external import PublishedFile
+from retro.tokenizers.conventions import load_conventions
+from retro.tokenizers.tokenizer import load_tokenizer, save_tokenizer
 from retro.training import checkpoint
 from retro.training.config import LoraConfig
 from retro.training.convert import convert

@@ -14,10 +14,10 @@ import sentencepiece
 import torch
 import transformers
 
-from retro.common.conventions import prompt_prefix
 from retro.common.errors import DataError
-from retro.common.piece_bpe import PieceVocabulary, read_vocabulary
-from retro.common.tokenizers import Tokenizer, conventions_of, load_tokenizer
+from retro.tokenizers.conventions import prompt_prefix
+from retro.tokenizers.sentencepiece_bpe import PieceVocabulary, read_vocabulary
+from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer
 from retro.training import checkpoint
 from tests.model.convert.folders import LLAMA
 from tests.model.convert.gguf_files import write_gguf

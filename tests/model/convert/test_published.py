@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 
-from retro.common.tokenizers import load_tokenizer
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, open_engine
 from retro.generate.request import Request, Sampling
-from retro.sft.chat import chat_of
+from retro.qa.chat_prompts import chat_of
+from retro.tokenizers.tokenizer import load_tokenizer
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 

@@ -21,11 +21,11 @@ import sys
 from pathlib import Path
 
 from retro.common.errors import RetroError
-from retro.common.qa_data import Question
-from retro.sft.convert.formats import find_format
-from retro.sft.convert.items import Options
-from retro.sft.convert.reading import convert_file
-from retro.sft.convert.run import write_corpus, write_questions
+from retro.qa.formats.convert import convert_file
+from retro.qa.formats.item import Options
+from retro.qa.formats.registry import find_format
+from retro.qa.formats.write import write_corpus, write_questions
+from retro.qa.question import Question
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""What tuning, generation, serving and evaluation share: questions, prompts, samples, tasks and metrics."""

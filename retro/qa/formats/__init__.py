@@ -1,0 +1,1 @@
+"""Public formats of questions and chats, read strictly."""

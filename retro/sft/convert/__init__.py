@@ -1,1 +1,0 @@
-"""Public question and chat formats, turned into the toolkit's question format."""
