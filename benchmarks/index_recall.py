@@ -26,9 +26,9 @@ from retro.index.config import IndexConfig
 from retro.index.embeddings import FILE, sample_rows
 from retro.index.faiss_index import SearchSettings, add_vectors
 from retro.index.faiss_loader import load_faiss
-from retro.index.policy import create_index, is_exact, ranks_again
+from retro.index.index_choice import create_index, is_exact, ranks_again
 from retro.index.recall import RECALL_AT, RecallSample, RecallSamples, recall_samples
-from retro.index.refine import map_vectors
+from retro.index.rerank import map_vectors
 from retro.index.training import train_index
 from retro.index.tune import knobs_of, tune
 from retro.index.vector_index import VectorIndex

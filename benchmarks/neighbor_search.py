@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.config import IndexConfig
 from retro.index.faiss_index import SearchSettings, exact_hits, search_index
 from retro.index.faiss_loader import load_faiss
-from retro.index.policy import create_index
+from retro.index.index_choice import create_index
 
 PEER_EF_SEARCH, PEER_BATCH, PEER_K = 3574, 500, 13
 NEIGHBORS = 2

@@ -12,7 +12,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from retro.corpus.docstrings import installed_package, write_docstrings
+from retro.quickstart.docstrings import installed_package, write_docstrings
 
 
 def main() -> None:

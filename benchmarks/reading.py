@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import median
 from benchmarks.synthetic_run import CHUNK, SOURCE, Run, open_or_make
-from retro.common.mapping import Advice
+from retro.common.mmap import Advice
 from retro.pretrain.data import SequenceReader, TrainingSource
 from retro.training.feed import READ_TOGETHER
 

@@ -18,7 +18,7 @@ from retro.common.artifacts import Manifest, describe_files, write_manifest
 from retro.common.hdf5 import new_file, write_columns
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.corpus.token_files import TokenFileWriter
-from retro.corpus.vocabulary import train_sentencepiece
+from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.db import build as db_build
 from retro.db.config import DbConfig
 from retro.db.reader import ChunkDatabase

@@ -29,10 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import machine, write
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.embeddings import sample_rows
 from retro.index.faiss_index import SearchSettings, add_vectors, load_index, save_index
-from retro.index.policy import create_index
+from retro.index.index_choice import create_index
 from retro.index.training import train_index
 from retro.index.vector_index import VectorIndex
 

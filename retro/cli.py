@@ -396,7 +396,7 @@ def import_db(
     eod_token: Annotated[str | None, typer.Option(help="Token that ends a document, if not the usual one.")] = None,
 ) -> None:
     """Take over a chunk database that NVIDIA's tools built: same chunks, same row numbers."""
-    from retro.importing.run import import_project
+    from retro.interop.nvidia_import import import_project
     from retro.run_config import RunConfig
 
     run_config = RunConfig(run_dir=out)
@@ -570,7 +570,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a checkpoint as a folder that transformers opens."""
-    from retro.export.run import export as write
+    from retro.interop.export import export as write
 
     write(checkpoint, out, decoder_only=decoder_only, dtype=dtype, step=step, run_dir=run)
     output.say(f"exported: {out}")

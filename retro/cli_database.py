@@ -64,7 +64,7 @@ def database_app(run_stage: Callable[..., None]) -> typer.Typer:
     @app.command()
     def add(words: WordsAndPath = None, source: Source = None) -> None:
         """Add the documents of a file or folder: the next version of the database."""
-        from retro.living import change
+        from retro.updates import change
 
         config, path = _run_and_path(words)
         change.add(database_home(config), path, source)
@@ -72,7 +72,7 @@ def database_app(run_stage: Callable[..., None]) -> typer.Typer:
     @app.command()
     def replace(words: WordsAndPath = None, source: Source = None) -> None:
         """Replace documents by those of the same ids in a file or folder: the next version."""
-        from retro.living import change
+        from retro.updates import change
 
         config, path = _run_and_path(words)
         change.replace_documents(database_home(config), path, source)
@@ -85,7 +85,7 @@ def database_app(run_stage: Callable[..., None]) -> typer.Typer:
         source: Source = None,
     ) -> None:
         """Remove documents: the next version."""
-        from retro.living import change
+        from retro.updates import change
 
         wanted = [*(id_ or []), *(_lines(ids) if ids else [])]
         if not wanted:
@@ -95,14 +95,14 @@ def database_app(run_stage: Callable[..., None]) -> typer.Typer:
     @app.command()
     def compact(words: Words = None) -> None:
         """Write what lives into one database and one index, nothing tokenised or embedded again: the next version."""
-        from retro.living.compact import compact as compact_database
+        from retro.updates.compact import compact as compact_database
 
         compact_database(database_home(_own_run(words)))
 
     @app.command()
     def versions(words: Words = None, as_json: AsJson = False) -> None:
         """List the versions of the database."""
-        from retro.living.show import numbers_of, table_of
+        from retro.updates.show import numbers_of, table_of
 
         home = database_home(_own_run(words))
         if as_json:

@@ -77,7 +77,7 @@ def run_harness(
     numbers = _samples(samples)
     if numbers is not None and limit is not None:
         raise ConfigError("--samples", samples, "needs to be given without --limit: they say which questions are asked")
-    from retro.harness.run import Places, Wanted, evaluate, open_lm, require_packages
+    from retro.lm_eval.run import Places, Wanted, evaluate, open_lm, require_packages
 
     require_packages()
     settings = _gen_kwargs(gen_kwargs)
@@ -141,7 +141,7 @@ def _gen_kwargs(given: str | None) -> dict[str, Any] | None:
         return None
     from lm_eval.utils import simple_parse_args_string
 
-    from retro.harness.settings import sampling_of
+    from retro.lm_eval.generation_kwargs import sampling_of
 
     if not all(name.strip() and value for name, _, value in (part.partition("=") for part in given.split(","))):
         raise ConfigError("--gen-kwargs", given, "needs name=value with commas between: temperature=0.5,do_sample=true")

@@ -18,8 +18,8 @@ from retro.common.worker import worker_of
 if TYPE_CHECKING:
     from retro.common.artifacts import Manifest
     from retro.generate.single import Places
-    from retro.living.state import Home
     from retro.run_config import RunConfig
+    from retro.updates.state import Home
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _database_owner(config: RunConfig) -> RunConfig:
 def database_home(config: RunConfig) -> Home:
     """Where the database lies that this run reads, and its versions: its own, or another run's."""
     from retro.db.versions import VERSIONS, Part
-    from retro.living.state import Home
+    from retro.updates.state import Home
 
     owner = _database_owner(config)
     base = Part(corpus=_dir(owner, "corpus"), db=_dir(owner, "db"), index=_dir(owner, "index"))
@@ -124,8 +124,8 @@ def _index(config: RunConfig) -> Manifest:
     corpus, db, out = (_dir(config, name) for name in ("corpus", "db", "index"))
     if config.reads_words:
         from retro.index.bm25 import build as bm25
-        from retro.index.bm25.config import DIRECTORY
-        from retro.living.change import index_words
+        from retro.index.config import DIRECTORY
+        from retro.updates.change import index_words
 
         # First, so that a stage with a manifest has both.
         bm25.run(config.bm25, corpus, db, out / DIRECTORY, worker=worker_of())

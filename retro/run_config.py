@@ -14,13 +14,11 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.terminal import visible
 from retro.common.yaml_files import read_yaml
 from retro.corpus.config import CorpusConfig
-from retro.db.config import DbConfig
+from retro.db.config import DatabaseConfig, DbConfig
 from retro.evaluate.config import EvaluateConfig
 from retro.generate.config import GenerateConfig
-from retro.index.bm25.config import Bm25Config, SearchConfig
-from retro.index.config import IndexConfig
+from retro.index.config import Bm25Config, IndexConfig, SearchConfig
 from retro.leakage.config import LeakageConfig
-from retro.living.config import DatabaseConfig
 from retro.model.config import ModelConfig
 from retro.neighbors.config import NeighborsConfig
 from retro.pretrain.config import PerplexityConfig, PretrainConfig

@@ -15,7 +15,7 @@ from retro.qa.formats.registry import FORMATS
 from retro.run_config import RunConfig, as_yaml
 from retro.training.checkpoint import read_info
 from tests.evaluate.test_compare import scored
-from tests.importing.nvidia import FakeProject
+from tests.interop.nvidia import FakeProject
 from tests.model.convert.legacy_megatron import INSTRUCT_RETRO, random_weights, write
 from tests.tiny_road import run_stages, small_config
 

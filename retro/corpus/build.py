@@ -20,17 +20,26 @@ from retro.common.gang import Gang
 from retro.common.resume import completed, remove_unlisted_files
 from retro.common.worker import ALONE, Worker
 from retro.corpus import pystdlib
-from retro.corpus.blocks import TokenWork
 from retro.corpus.config import CorpusConfig, SourceConfig
 from retro.corpus.files import Source, resolve
-from retro.corpus.finish import Finish
+from retro.corpus.finalize import Finish
 from retro.corpus.hub import local_path, local_path_if_there
 from retro.corpus.inputs import Checksums, Identity, identify, require_unchanged
-from retro.corpus.places import BLOCKS, QUESTIONS, RECORDS, TOKENIZER, built_in_text, record_path
+from retro.corpus.manifest import (
+    BLOCKS,
+    QUESTIONS,
+    RECORDS,
+    TOKENIZER,
+    SourceRecord,
+    built_in_text,
+    finished_source,
+    made_from,
+    record_path,
+)
 from retro.corpus.reader import STAGE
-from retro.corpus.records import SourceRecord, finished_source, made_from
-from retro.corpus.survey import Survey, SurveyWork
-from retro.corpus.vocabulary import is_prepared, prepare_tokenizer, tokenizer_origin
+from retro.corpus.scan import Survey, SurveyWork
+from retro.corpus.tokenize import TokenWork
+from retro.corpus.train_tokenizer import is_prepared, prepare_tokenizer, tokenizer_origin
 from retro.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from retro.common.artifacts import Manifest, read_manifest
 from retro.common.errors import ArtifactError
 from retro.common.hdf5 import map_column
-from retro.common.mapping import Advice, at_random
-from retro.corpus.documents import DocumentNames
-from retro.corpus.packing import documents_at, stream_bounds, window_pieces
-from retro.corpus.runs import joined_runs, padded_runs
+from retro.common.mmap import Advice, at_random
+from retro.corpus.document_names import DocumentNames
+from retro.corpus.gather import documents_at, joined_runs, padded_runs, stream_bounds, window_pieces
 from retro.corpus.token_files import TokenFile, bin_path
 from retro.tokenizers.tokenizer import Tokenizer, load_tokenizer
 

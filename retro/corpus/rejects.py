@@ -18,7 +18,7 @@ from retro.corpus.config import CorpusConfig
 from retro.corpus.diagnosis import Diagnosis, diagnose
 from retro.corpus.files import Source
 from retro.corpus.layouts import Document, Item, Reject
-from retro.corpus.places import rejects_path
+from retro.corpus.manifest import rejects_path
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from retro.common.errors import ArtifactError
 from retro.common.files import failed_writes_are_artifact_errors, fsync, temporary_path
-from retro.common.mapping import MappedFile
+from retro.common.mmap import MappedFile
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")

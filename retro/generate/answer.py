@@ -32,10 +32,10 @@ from retro.generate.ranks import on_first_rank
 from retro.generate.records import begun_precision, covered, header_path, join_slices, plain_name, write_plain
 from retro.generate.task_prompt import task_identity
 from retro.generate.tuned import warn_of_other_prompts
-from retro.index.bm25.config import SearchConfig
+from retro.index.config import SearchConfig
+from retro.index.retriever import BY_VECTORS, search_identity
 from retro.qa.answer_files import QUESTIONS
 from retro.qa.task import load_task
-from retro.sft.retriever import BY_VECTORS, search_identity
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
 from retro.training.model_tokenizer import model_tokenizer, open_corpus

@@ -13,14 +13,14 @@ from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.model import open_decoder
 from retro.generate.ranks import on_first_rank, search_once
-from retro.index.bm25.config import SearchConfig
+from retro.index.config import SearchConfig
+from retro.index.retriever import BY_VECTORS, open_retriever
 from retro.mcore import parallel
 from retro.qa.chat_prompts import STYLE, chat_of, has_chat
 from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import PromptTexts, load_prompts
 from retro.qa.prompts import require_template
 from retro.qa.task import Task
-from retro.sft.retriever import BY_VECTORS, open_retriever
 from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig

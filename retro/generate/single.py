@@ -13,11 +13,11 @@ from retro.generate.config import GenerateConfig, setting_of
 from retro.generate.given import find_passages
 from retro.generate.opening import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
 from retro.generate.tuned import warn_of_other_prompts
-from retro.index.bm25.config import SearchConfig
+from retro.index.config import SearchConfig
+from retro.index.retriever import BY_VECTORS
 from retro.qa.answer_files import Answer
 from retro.qa.question import Question
 from retro.qa.task import load_task
-from retro.sft.retriever import BY_VECTORS
 from retro.training.config import ParallelConfig
 from retro.training.model_tokenizer import open_corpus
 

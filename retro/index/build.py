@@ -22,9 +22,8 @@ from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
-from retro.index.assemble import Assembly, plan_index, remove_assembly
+from retro.index.codes import LISTS_FILE
 from retro.index.config import STAGE, IndexConfig
-from retro.index.divide import divide_index, require_divisible
 from retro.index.embedders import (
     Embedder,
     adopt_embedder,
@@ -35,13 +34,13 @@ from retro.index.embedders import (
 )
 from retro.index.embeddings import DATASET, EmbedRows, embed_rows, merge_embeddings, texts_to_learn_from
 from retro.index.embeddings import FILE as EMBEDDINGS_FILE
+from retro.index.faiss_build import Assembly, plan_index, remove_assembly
 from retro.index.faiss_index import INDEX_FILE, SearchSettings, save_index
 from retro.index.measure import measure
 from retro.index.milvus import MilvusCollection, fill_again
-from retro.index.on_disk import LISTS_FILE
 from retro.index.recall import RECALL_AT, recall_samples
-from retro.index.refine import map_vectors
-from retro.index.sharded import index_files
+from retro.index.rerank import map_vectors
+from retro.index.shards import divide_index, index_files, require_divisible
 from retro.index.vector_index import SEARCH_FILE, VectorIndex
 
 log = logging.getLogger(__name__)

@@ -1,26 +1,33 @@
-"""Stored codes: many workers turn vectors into codes, block by block, and one puts the codes into the index.
+"""Stored codes: workers turn vectors into codes, block by block; one puts them into the index, in memory or on disk.
 
 Encoding is what adding to an index costs: finding the list of a vector among all centroids, and quantizing it. An empty
 trained index does it for any rows without the others, so blocks of codes are made side by side; putting them into lists
 is a copy. The index has the same bytes as if one process had added all vectors in order: both ways turn each vector
 into its code by itself, whatever stands beside it.
-"""
 
-# Dims in this file. N vectors   D dimension   W bytes of a code, its list number included
+Faiss's own tool joins shards: indexes on disk with some of the vectors each. Only one shard at a time is in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.blocks import Block
+from retro.common.files import atomic_path, require_space
 from retro.common.progress import Progress
 from retro.index.faiss_loader import load_faiss
 from retro.index.threads import side_by_side, transformed, vector_by_vector
+
+# Dims in this file. N vectors   D dimension   W bytes of a code, its list number included
+
 
 CODES = "codes"
 _ENCODED_AT_ONCE = 4096
@@ -88,3 +95,71 @@ def add_codes(index: Any, blocks: Iterable[NDArray[np.uint8]], first_row: int, t
             row += len(codes_NW)
             bar.advance(len(codes_NW))
     index.ntotal = lists.ntotal
+
+
+LISTS_FILE = "index.ivfdata"
+
+
+SHARD_ROWS = 4_000_000
+"""Vectors of a shard, at least: 1.6 GB of codes of 8 bits for 384 values."""
+
+
+def merge_on_disk(
+    new_index: Callable[[], Any], sizes: Sequence[int], read: Callable[[int], NDArray[np.uint8]], out: Path
+) -> Any:
+    """An index whose lists lie in index.ivfdata in `out`.
+
+    Args:
+        new_index: Gives the trained index, empty.
+        sizes: Codes in each block.
+        read: The codes of a block, in row order.
+        out: Where the lists, and shards for a while, are written.
+
+    Returns:
+        The index, to be written beside the lists. It knows their file by name alone, so that the directory can move;
+        `faiss_index.load_index` looks beside the index.
+
+    Raises:
+        ArtifactError: The disk is full.
+    """
+    from faiss.contrib.ondisk import merge_ondisk
+
+    faiss = load_faiss()
+    with _scratch(out / "shards") as scratch, atomic_path(out / LISTS_FILE) as temporary:
+        files = [_write_shard(new_index(), blocks, sizes, read, scratch) for blocks in _shards(sizes)]
+        index = new_index()
+        # A vector's code and its number.
+        require_space(temporary, sum(sizes) * (int(faiss.extract_index_ivf(index).code_size) + 8))
+        merge_ondisk(index, [str(path) for path in files], str(temporary))
+        faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists).filename = LISTS_FILE
+    return index
+
+
+def _shards(sizes: Sequence[int]) -> Iterator[range]:
+    """Runs of consecutive blocks that make a shard each."""
+    first, rows = 0, 0
+    for number, size in enumerate(sizes):
+        rows += size
+        if rows >= SHARD_ROWS or number == len(sizes) - 1:
+            yield range(first, number + 1)
+            first, rows = number + 1, 0
+
+
+def _write_shard(
+    shard: Any, blocks: range, sizes: Sequence[int], read: Callable[[int], NDArray[np.uint8]], scratch: Path
+) -> Path:
+    total = sum(sizes[blocks.start : blocks.stop])
+    add_codes(shard, (read(number) for number in blocks), first_row=sum(sizes[: blocks.start]), total=total)
+    path = scratch / f"{blocks.start:06d}.faiss"
+    load_faiss().write_index(shard, str(path))
+    return path
+
+
+@contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

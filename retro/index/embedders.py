@@ -22,9 +22,9 @@ from retro.common.files import atomic_path, read_json, sha256_file, write_json
 from retro.common.gang import Gang
 from retro.common.hdf5 import map_column, new_file, open_file, read_text, write_columns, write_texts
 from retro.common.precision import choose, renamed
-from retro.index.batching import ignore
 from retro.index.config import EmbedderConfig
 from retro.index.hashing import HashingEmbedder, count_documents
+from retro.index.texts import ignore
 
 log = logging.getLogger(__name__)
 

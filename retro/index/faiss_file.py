@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from retro.common.artifacts import Manifest, require_file
 from retro.common.errors import ArtifactError
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
+from retro.index.codes import LISTS_FILE
 from retro.index.config import STAGE
 from retro.index.embeddings import FILE as EMBEDDINGS_FILE
 from retro.index.faiss_index import load_index, require_header
 from retro.index.faiss_loader import load_faiss
-from retro.index.on_disk import LISTS_FILE
-from retro.index.policy import is_exact
-from retro.index.ranking import Hits, settle
-from retro.index.refine import map_vectors
+from retro.index.index_choice import is_exact
+from retro.index.rerank import Hits, map_vectors, settle
 from retro.index.vector_index import VectorIndex, search_settings
 
 

@@ -18,12 +18,12 @@ from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path
 from retro.common.input_files import require_regular
 from retro.common.progress import Progress
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
+from retro.index.codes import LISTS_FILE
 from retro.index.config import EF_SEARCH, NPROBE, REFINE_FACTOR, IndexConfig
 from retro.index.faiss_loader import load_faiss
-from retro.index.on_disk import LISTS_FILE
-from retro.index.policy import is_exact, is_graph
-from retro.index.ranking import Hits
+from retro.index.index_choice import is_exact, is_graph
+from retro.index.rerank import Hits
 from retro.index.selector import selector_of
 from retro.index.threads import matrix_products, on_one_thread, side_by_side, transformed, vector_by_vector
 from retro.index.training import reason, train_index

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.index.batching import ignore
+from retro.index.texts import ignore
 
 IDF_BUCKETS = 1 << 18
 """Entries of the table of document frequencies: 1 MB, and few collisions up to some 100,000 features."""

@@ -24,14 +24,14 @@ from retro.common.artifacts import Manifest, fingerprint
 from retro.common.errors import ArtifactError
 from retro.common.hdf5 import map_column
 from retro.common.progress import Progress
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.config import STAGE, IndexConfig
 from retro.index.embeddings import DATASET
 from retro.index.embeddings import FILE as EMBEDDINGS
 from retro.index.faiss_index import SearchSettings
+from retro.index.index_choice import EXACT_UP_TO
 from retro.index.milvus_client import MilvusServer, load_pymilvus
-from retro.index.policy import EXACT_UP_TO
-from retro.index.ranking import Hits, settle
+from retro.index.rerank import Hits, settle
 
 log = logging.getLogger(__name__)
 

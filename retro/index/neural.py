@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from retro.common.errors import DataError, DependencyError, short_reason
 from retro.common.precision import Precision, choose
-from retro.index.batching import ignore, token_batches
 from retro.index.config import EmbedderConfig
 from retro.index.devices import device
 from retro.index.hashing import normalized
+from retro.index.texts import ignore, token_batches
 from retro.index.weights import check_model, find_model
 
 Float32 = NDArray[np.float32]

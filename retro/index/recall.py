@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.db.reader import ChunkDatabase
 from retro.index.embeddings import sample_rows
 from retro.index.faiss_index import exact_hits
-from retro.index.ranking import Hits, pair_scores
+from retro.index.rerank import Hits, pair_scores
 
 RECALL_AT = (2, 10, 20)
 """K for which recall is measured: what pretraining uses, what tuning goes by, what neighbor files save."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.faiss_loader import load_faiss
 
 _BITS = 8

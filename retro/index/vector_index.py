@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from retro.common.artifacts import Manifest, require_file
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.config import STAGE, IndexConfig
 from retro.index.faiss_index import SearchSettings, search_index
-from retro.index.ranking import Hits
-from retro.index.refine import rerank
+from retro.index.rerank import Hits, rerank
 
 SEARCH_FILE = "search.json"
 """How the index is to be asked, and what it finds then; in the manifest of every index."""

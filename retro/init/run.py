@@ -19,7 +19,7 @@ from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import atomic_path, make_writable
 from retro.common.optional import package_folder
 from retro.common.terminal import one_line
-from retro.corpus.vocabulary import train_sentencepiece
+from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.init import corpus_choices, training_choices
 from retro.init.corpus_choices import Choice, Parted
 from retro.init.questions import PARTS, Asked, question_choices, read_asked

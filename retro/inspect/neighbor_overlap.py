@@ -24,7 +24,6 @@ from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.common.progress import Progress
 from retro.common.terminal import Table
-from retro.common.token_overlap import NO_TOKEN, longest_common_substring
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.schema import DOCUMENT_BITS
@@ -32,6 +31,7 @@ from retro.db.versions import VERSIONS, open_database
 from retro.evaluate.intervals import estimate_ratio
 from retro.neighbors.config import STAGE
 from retro.neighbors.reader import Neighbors
+from retro.neighbors.text_overlap import NO_TOKEN, longest_common_substring
 from retro.pipeline import stage
 
 Int32 = NDArray[np.int32]

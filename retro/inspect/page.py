@@ -9,9 +9,9 @@ from pathlib import Path
 from retro.common.files import atomic_path
 from retro.inspect.distributions import Distributions
 from retro.inspect.histograms import histogram_chart
-from retro.inspect.overlap import END, LONGEST, SHARED, SHARED_TOKENS
 from retro.inspect.terminal import named
 from retro.inspect.view import ChunkView, Looker, NeighborView, Piece, SampleView
+from retro.neighbors.text_overlap import END, LONGEST, SHARED, SHARED_TOKENS
 
 _MARKS = {SHARED: "shared", LONGEST: "longest", END: "end"}
 _REASONS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from retro.common.terminal import Styled, Table, output, styled
 from retro.db.reader import ChunkDatabase
 from retro.inspect.distributions import Histogram, Hub, SourceRows
-from retro.inspect.overlap import END, LONGEST, SHARED, SHARED_TOKENS
 from retro.inspect.view import ChunkView, NeighborView, Origin, Piece
 from retro.neighbors.hubness import Hubness
+from retro.neighbors.text_overlap import END, LONGEST, SHARED, SHARED_TOKENS
 
 _STYLES = {SHARED: "underline", LONGEST: "reverse", END: "bold cyan"}
 _BAR = 40

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
-from retro.inspect.overlap import END, overlap
 from retro.neighbors.reader import Neighbors
+from retro.neighbors.text_overlap import END, overlap
 from retro.tokenizers.tokenizer import Tokenizer
 
 Int64 = NDArray[np.int64]

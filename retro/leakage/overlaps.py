@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.token_overlap import NO_TOKEN, longest_common_substring
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.leakage.trie import ChunkTrie
 from retro.neighbors.reader import Neighbors
+from retro.neighbors.text_overlap import NO_TOKEN, longest_common_substring
 
 Int32 = NDArray[np.int32]
 Advance = Callable[[int], None]

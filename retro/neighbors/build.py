@@ -16,18 +16,17 @@ from retro.common.errors import DataError
 from retro.common.files import write_json
 from retro.common.gang import Gang
 from retro.common.resume import completed, fingerprints, remove_unlisted_files
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.versions import open_database
-from retro.index.bm25.search import open_search
-from retro.index.text_search import DenseSearch, TextSearch
+from retro.index.search import DenseSearch, TextSearch, open_search
 from retro.neighbors.config import STAGE, NeighborsConfig
-from retro.neighbors.copies import REASONS
-from retro.neighbors.exchange import EXCHANGE, QueryBlock, ShardExchange, remove_exchange
+from retro.neighbors.dedup import REASONS
 from retro.neighbors.hubness import Hubness, counts_of, hubness
 from retro.neighbors.merge import ChunkRange, Totals, file_name, merge_blocks
 from retro.neighbors.query import FEW, FOUND_BY, NEIGHBORS, SCORES, StreamQueries
+from retro.neighbors.sharded_search import EXCHANGE, QueryBlock, ShardExchange, remove_exchange
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from retro.common.config import StageConfig, config_json
 from retro.common.errors import ConfigError
-from retro.index.bm25.config import SearchConfig
+from retro.index.config import SearchConfig
 
 STAGE = "neighbors"
 Split: TypeAlias = Literal["train", "valid", "test"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 
 
 def neighbor_counts(ids: NDArray[np.int64], rows: int = 0) -> NDArray[np.int64]:

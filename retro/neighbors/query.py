@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from retro.common.blocks import Block
 from retro.corpus.reader import TokenStream
-from retro.index.ranking import Hits
+from retro.index.rerank import Hits
+from retro.index.search import BM25, DENSE, Found, Queries, TextSearch, by_text
 from retro.index.searcher import Searcher
-from retro.index.text_search import BM25, DENSE, Found, Queries, TextSearch, by_text
 from retro.index.texts import texts_of
 from retro.neighbors.config import FilterConfig
-from retro.neighbors.copies import OWN_DOCUMENT, REASONS, CopyFilter
-from retro.neighbors.filtering import Kept, keep_first, own_document_mask
-from retro.neighbors.own import positions_in_stream
+from retro.neighbors.dedup import OWN_DOCUMENT, REASONS, CopyFilter
+from retro.neighbors.document_map import Kept, keep_first, own_document_mask, positions_in_stream
 
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]

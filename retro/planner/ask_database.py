@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retro.common.errors import ConfigError
 from retro.index.config import NPROBE, IndexConfig
-from retro.index.policy import choose_index
+from retro.index.index_choice import choose_index
 from retro.planner import published_database as published
 from retro.planner.database import DOCUMENT_TOKENS, DatabasePlan, default_sample, rows_of
 from retro.planner.embedder_shapes import find_embedder

@@ -27,9 +27,8 @@ from retro.common.resume import fingerprints
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database
-from retro.index.bm25.config import SearchConfig
-from retro.index.bm25.search import open_search
-from retro.index.text_search import TextSearch
+from retro.index.config import SearchConfig
+from retro.index.search import TextSearch, open_search
 from retro.mcore import parallel
 from retro.model.config import ModelShape
 from retro.neighbors.reader import Neighbors

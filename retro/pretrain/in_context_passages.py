@@ -15,13 +15,12 @@ from retro.common.progress import Progress
 from retro.corpus.reader import TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.index.texts import texts_of
-from retro.neighbors.filtering import keep_first, own_document_mask
-from retro.neighbors.own import positions_in_stream
+from retro.neighbors.document_map import keep_first, own_document_mask, positions_in_stream
 from retro.neighbors.reader import Neighbors
 from retro.pretrain.in_context_data import Targets
 
 if TYPE_CHECKING:
-    from retro.index.text_search import TextSearch
+    from retro.index.search import TextSearch
 
 Int64 = NDArray[np.int64]
 Shown = tuple[Int64, Int64]

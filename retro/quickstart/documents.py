@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retro.common.errors import DataError
 from retro.common.files import atomic_path, write_plain_json
-from retro.corpus.docstrings import installed_package, write_docstrings
+from retro.quickstart.docstrings import installed_package, write_docstrings
 from retro.quickstart.sections import MadeQuestion, is_held_out, public_name, questions_of, sections_of
 
 _SOURCE, DOCUMENTS, QUESTIONS = "docstrings.jsonl", "documents.jsonl", "questions.json"

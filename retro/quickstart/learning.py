@@ -16,7 +16,6 @@ import numpy as np
 
 from retro.common.files import atomic_path, read_json
 from retro.common.terminal import Table
-from retro.corpus.docstrings import installed_package, write_docstrings
 from retro.corpus.reader import Corpus
 from retro.documents import BY_WORDS, build
 from retro.evaluate.charts import Series, line_chart
@@ -24,6 +23,7 @@ from retro.evaluate.intervals import estimate_ratio
 from retro.init.training_choices import COPYING_TRAIN, SHAPES
 from retro.pipeline import stage
 from retro.pretrain.reader import TABLE_FILE, Perplexities
+from retro.quickstart.docstrings import installed_package, write_docstrings
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, perplexity_text, table, terminal_table
 from retro.run_config import RunConfig, as_yaml, run_config_of

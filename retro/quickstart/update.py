@@ -15,12 +15,12 @@ from typing import Any
 from retro.common.files import atomic_path, discard, read_json, write_json
 from retro.common.terminal import Table
 from retro.documents import build
-from retro.living import change
 from retro.pipeline import answer_places, database_home
 from retro.quickstart.answers import answers_run, documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, table
 from retro.run_config import RunConfig, as_yaml
+from retro.updates import change
 
 UPDATE = "update"
 CONFIG = "run.yaml"

@@ -18,7 +18,8 @@ from retro.generate.model import open_decoder
 from retro.generate.opening import end_tokens, find_checkpoint, sequence_length, with_choice
 from retro.generate.request import Decoder, Engine
 from retro.generate.tuned import warn_of_other_prompts
-from retro.index.bm25.config import SearchConfig
+from retro.index.config import SearchConfig
+from retro.index.retriever import BY_VECTORS, open_retriever
 from retro.mcore import parallel
 from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import PromptTexts, load_prompts
@@ -30,7 +31,6 @@ from retro.serve.config import ServeConfig
 from retro.serve.metrics import Metrics
 from retro.serve.scheduler import Scheduler
 from retro.serve.served import Served
-from retro.sft.retriever import BY_VECTORS, open_retriever
 from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.token_bytes import shown_token_bytes
 from retro.tokenizers.tokenizer import Tokenizer, conventions_of

@@ -28,14 +28,14 @@ from retro.common.files import read_json, write_json
 from retro.common.precision import Choice
 from retro.corpus.reader import Corpus
 from retro.db.versions import mark_of
-from retro.index.bm25.config import SearchConfig
+from retro.index.config import SearchConfig
+from retro.index.retriever import BY_VECTORS, open_retriever, search_identity
 from retro.mcore import parallel
 from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import load_prompts
 from retro.sft.config import SftConfig
 from retro.sft.mixture import mixture_table
 from retro.sft.prepare import Prepared, Shape, prepare
-from retro.sft.retriever import BY_VECTORS, open_retriever, search_identity
 from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping

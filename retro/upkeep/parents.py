@@ -8,7 +8,7 @@ from pathlib import Path
 from retro.common.artifacts import MANIFEST, Manifest, is_complete, parse_manifest, require_parent
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
-from retro.index.bm25.config import DIRECTORY
+from retro.index.config import DIRECTORY
 from retro.pipeline import STAGES, database_dirs, stage
 from retro.run_config import RunConfig
 

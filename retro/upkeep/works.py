@@ -15,9 +15,9 @@ def _paths(config: RunConfig, *names: str) -> list[Path]:
 
 
 def _corpus(config: RunConfig) -> BlockWork:
-    from retro.corpus import recompute
+    from retro.corpus import block_offsets
 
-    return recompute.open_work(config.corpus, *_paths(config, "corpus"))
+    return block_offsets.open_work(config.corpus, *_paths(config, "corpus"))
 
 
 def _db(config: RunConfig) -> BlockWork:

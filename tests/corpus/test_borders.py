@@ -9,11 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from retro.corpus.borders import cuts, rule_of
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import Source, resolve
 from retro.corpus.layouts import Item, Span, read_source, read_spans
-from retro.corpus.survey import SurveyWork
+from retro.corpus.scan import SurveyWork, cuts, rule_of
 
 LINES = [
     b"\n",

@@ -13,7 +13,7 @@ import tokenizers
 
 from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.corpus import build, pystdlib, token_block, vocabulary
+from retro.corpus import build, pystdlib, tokenize, train_tokenizer
 from retro.corpus.build import run
 from retro.corpus.reader import Corpus, TokenStream
 from retro.corpus.token_files import TokenFileWriter
@@ -242,7 +242,7 @@ def test_two_runs_leave_the_same_bytes(tmp_path: Path) -> None:
 def test_how_the_texts_are_batched_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(jsonl(tmp_path / "a.jsonl"))
     run(config, tmp_path / "one")
-    monkeypatch.setattr(token_block, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(tokenize, "_BATCH_CHARACTERS", 100)
     run(config, tmp_path / "two")
     assert artifact_bytes(tmp_path / "one") == artifact_bytes(tmp_path / "two")
 
@@ -327,7 +327,7 @@ def test_each_setting_changes_the_artifact(tmp_path: Path) -> None:
 
 def test_training_the_tokenizer_is_skipped_when_one_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_tokenizer(tmp_path / "given")
-    monkeypatch.setattr(vocabulary, "training_sample", lambda *_: pytest.fail("sampled"))
+    monkeypatch.setattr(train_tokenizer, "training_sample", lambda *_: pytest.fail("sampled"))
     run(settings(jsonl(tmp_path / "a.jsonl"), tokenizer={"path": tmp_path / "given"}), tmp_path / "out")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro.corpus.packing import documents_at, stream_bounds, window_pieces
+from retro.corpus.gather import documents_at, stream_bounds, window_pieces
 
 
 def test_windows_run_over_document_ends_and_empty_documents() -> None:

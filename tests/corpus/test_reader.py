@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retro.common.artifacts import Manifest, describe_files, read_manifest, write_manifest
 from retro.common.errors import ArtifactError
 from retro.common.hdf5 import new_file, write_columns
-from retro.corpus.documents import DocumentNames, document_line
+from retro.corpus.document_names import DocumentNames, document_line
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.corpus.token_files import TokenFileWriter, idx_path
 from tests.corpus.texts import changed, tiny_tokenizer

@@ -10,9 +10,9 @@ import pytest
 from retro.common.blocks import Block
 from retro.common.errors import ArtifactError
 from retro.common.files import write_json
+from retro.corpus.block_offsets import open_work
 from retro.corpus.build import run
 from retro.corpus.config import CorpusConfig
-from retro.corpus.recompute import open_work
 from retro.corpus.token_files import TokenFileWriter
 from tests.corpus.test_workers import mixed
 from tests.corpus.texts import settings, tiny_tokenizer, write_stories

@@ -13,7 +13,7 @@ import pytest
 
 from retro.common.blocks import Block
 from retro.common.errors import ArtifactError
-from retro.corpus import token_block
+from retro.corpus import tokenize
 from retro.corpus.build import run
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
@@ -95,13 +95,13 @@ def test_a_finished_source_is_not_tokenised_again(
     (out / "manifest.json").unlink()
     (out / "sources" / "b.json").unlink()
     made: list[str] = []
-    tokenise = token_block.tokenise
+    tokenise = tokenize.tokenise
 
     def watched(source: Source, *others: Any) -> Block:
         made.append(source.name)
         return tokenise(source, *others)
 
-    monkeypatch.setattr("retro.corpus.blocks.tokenise", watched)
+    monkeypatch.setattr("retro.corpus.tokenize.tokenise", watched)
     run(config, out)
     assert made == ["b", "b"]  # its two blocks
     assert artifact_bytes(out) == whole

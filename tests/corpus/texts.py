@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.corpus.config import CorpusConfig
-from retro.corpus.vocabulary import train_sentencepiece
+from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.tokenizers.tokenizer import Tokenizer, save_tokenizer
 
 SENTENCE = "the quick brown fox jumps over a lazy dog while seven wizards quietly box in the yard"

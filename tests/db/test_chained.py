@@ -5,8 +5,7 @@ import pytest
 
 from retro.common.artifacts import Manifest
 from retro.corpus.reader import Corpus
-from retro.db.chained import ChainedColumn
-from retro.db.reader import ChunkDatabase
+from retro.db.reader import ChainedColumn, ChunkDatabase
 
 PARTS = [np.array([5, 6, 7], dtype=np.uint16), np.array([], dtype=np.uint16), np.array([1, 2], dtype=np.uint16)]
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retro.db.build import places_of
 from retro.db.chunking import cut_documents, tokens_without_end_mark
-from retro.db.merge import places_of
 
 
 def test_documents_are_cut_alone_and_a_short_tail_is_kept() -> None:

@@ -26,7 +26,7 @@ _IMPORTED = (
     "retro.pretrain.perplexity",
     "retro.training.saver",
     "retro.sft.tune",
-    "retro.sft.retriever",
+    "retro.index.retriever",
     "retro.generate.answer",
     "retro.evaluate.score",
 )

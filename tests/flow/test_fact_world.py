@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from retro.living.change import replace_documents
 from retro.pipeline import database_home, stage
 from retro.run_config import RunConfig, load_run_config
+from retro.updates.change import replace_documents
 from tests.flow.world import VALUES, World, write_lessons, write_tokenizer
 
 ASKED = 200

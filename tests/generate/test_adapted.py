@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from retro.export.run import export
+from retro.interop.export import export
 from retro.mcore.lora import is_adapter
 from retro.mcore.stored import StoredTensors
 from retro.pipeline import stage
 from retro.training import checkpoint
 from retro.training.merge import merge
-from tests.export.test_modeling import load
+from tests.interop.test_modeling import load
 from tests.tiny_road import run_stages, small_config
 
 LORA = ("sft.train.lora={rank: 2, where: all}", "sft.train.lr=0.05")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro.corpus.vocabulary import train_sentencepiece
+from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.generate.detokenize import AnswerText
 from retro.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from tests.tokenizers.test_token_bytes import byte_level, sentence_piece

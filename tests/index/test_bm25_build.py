@@ -19,9 +19,9 @@ from retro.db.reader import ChunkDatabase
 from retro.index import build as index_build
 from retro.index.bm25 import build
 from retro.index.bm25.build import run
-from retro.index.bm25.config import Bm25Config, SearchConfig
 from retro.index.bm25.reader import Bm25Index
-from retro.index.bm25.search import open_search
+from retro.index.config import Bm25Config, SearchConfig
+from retro.index.search import open_search
 from retro.index.searcher import open_searcher
 from tests.corpus.texts import artifact_bytes
 from tests.db.stops import flip_byte, full_disk, stops_everywhere

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retro.common.rows import Rows
-from retro.index.bm25.config import Bm25Config
-from retro.index.bm25.words import occurrences, word_number, words_of
+from retro.common.row_set import Rows
+from retro.index.bm25.postings import occurrences, word_number, words_of
+from retro.index.config import Bm25Config
 from tests.index.words import index_of, index_of_pieces
 
 bm25s = pytest.importorskip("bm25s")

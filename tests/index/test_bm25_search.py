@@ -11,11 +11,10 @@ from retro.common.errors import ConfigError
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index.bm25 import build
-from retro.index.bm25.config import Bm25Config, SearchConfig
-from retro.index.bm25.search import fuse, open_search
-from retro.index.search import Retriever
+from retro.index.config import Bm25Config, SearchConfig
+from retro.index.retriever import Retriever
+from retro.index.search import BM25, DENSE, TextSearch, fuse, open_search
 from retro.index.searcher import Searcher
-from retro.index.text_search import BM25, DENSE, TextSearch
 from retro.run_config import RunConfig
 
 pytest.importorskip("bm25s")

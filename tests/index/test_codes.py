@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from retro.common.errors import DependencyError
-from retro.index import on_disk, threads
-from retro.index.codes import CODES, add_codes, encode, lists_of
+from retro.index import threads
+from retro.index.codes import CODES, add_codes, encode, lists_of, merge_on_disk
 from retro.index.faiss_index import add_vectors, load_index, save_index
 from retro.index.faiss_loader import load_faiss
-from retro.index.on_disk import merge_on_disk
-from retro.index.policy import create_index
+from retro.index.index_choice import create_index
 from retro.index.training import gpus_for, train_index
 from tests.index.vectors import unit_vectors
 
@@ -76,7 +75,7 @@ def test_training_in_parts_gives_an_index_that_faiss_takes_as_trained(factory: s
 def test_lists_on_disk_are_those_in_memory_and_survive_a_move(
     factory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_disk, "SHARD_ROWS", 300)
+    monkeypatch.setattr("retro.index.codes.SHARD_ROWS", 300)
     data = trained(factory)
     codes = blocks_of_codes(data, 170)
     sizes = [len(part) for part in codes]

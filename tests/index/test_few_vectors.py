@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.faiss_index import SearchSettings, fill_index, search_index
 from retro.index.faiss_loader import load_faiss
-from retro.index.policy import create_index
+from retro.index.index_choice import create_index
 from retro.index.training import _train_transform
 
 SETTINGS = SearchSettings(nprobe=1, ef_search=16, refine_factor=1)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.index.batching import token_batches
 from retro.index.hashing import (
     IDF_BUCKETS,
     HashingEmbedder,
@@ -16,6 +15,7 @@ from retro.index.hashing import (
     features_of,
     normalized,
 )
+from retro.index.texts import token_batches
 
 FLAT_IDF = np.ones(IDF_BUCKETS, dtype=np.float32)
 

@@ -13,7 +13,7 @@ import pytest
 from retro.common.errors import ArtifactError, ConfigError, DependencyError
 from retro.common.files import read_json
 from retro.common.hdf5 import map_column
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index import build

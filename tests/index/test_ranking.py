@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.index.ranking import TIED_AT_MOST, Float32, Hits, best_hits, pair_scores, settle
+from retro.index.rerank import TIED_AT_MOST, Float32, Hits, best_hits, pair_scores, settle
 
 ONE = np.ones((1, 1), dtype=np.float32)
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.db.reader import ChunkDatabase
 from retro.index.faiss_index import SearchSettings
-from retro.index.ranking import Hits
 from retro.index.recall import RecallSample, recall_samples, without_own
-from retro.index.refine import map_vectors
+from retro.index.rerank import Hits, map_vectors
 from retro.index.vector_index import VectorIndex
 
 SETTINGS = SearchSettings(nprobe=1, ef_search=1, refine_factor=1)

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from retro.common.artifacts import MANIFEST
 from retro.common.errors import ArtifactError
 from retro.common.hdf5 import map_column
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.corpus.reader import Corpus
 from retro.db import build as db_build
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import Part
 from retro.index import build
 from retro.index.milvus_client import DATABASE
-from retro.index.ranking import pair_scores
+from retro.index.rerank import pair_scores
 from retro.index.searcher import Searcher, open_searcher
-from retro.living.change import add
-from retro.living.state import Home, open_latest
+from retro.updates.change import add
+from retro.updates.state import Home, open_latest
 from tests.corpus.texts import write_stories
 from tests.db.road import DB
 from tests.db.stops import flip_byte

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.faiss_index import SearchSettings, exact_hits, search_index
-from retro.index.policy import create_index
+from retro.index.index_choice import create_index
 from retro.index.selector import bitmap_of, selector_of
 
 SETTINGS = SearchSettings(nprobe=4, ef_search=64, refine_factor=100)

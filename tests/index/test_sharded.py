@@ -7,13 +7,12 @@ import pytest
 
 from retro.common.artifacts import Manifest, describe_files
 from retro.common.errors import ConfigError
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.config import IndexConfig
-from retro.index.divide import divide_index, require_divisible
 from retro.index.faiss_file import FaissFile
 from retro.index.faiss_index import fill_index, save_index
-from retro.index.policy import create_index
-from retro.index.sharded import ShardedFiles, index_files, shard_file, shard_rows
+from retro.index.index_choice import create_index
+from retro.index.shards import ShardedFiles, divide_index, index_files, require_divisible, shard_file, shard_rows
 
 ROWS, DIMENSION = 3000, 32
 DIVISIBLE = ("Flat", "SQ8", "RaBitQ", "IVF16,Flat", "IVF16,SQ8", "RR32,IVF16_HNSW8,RaBitQ", "OPQ8_32,IVF16,PQ8x4")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.codes import CODES, encode
 from retro.index.faiss_index import SearchSettings, add_vectors, exact_hits, search_index
 from retro.index.faiss_loader import load_faiss
-from retro.index.policy import create_index
+from retro.index.index_choice import create_index
 from retro.index.threads import side_by_side
 from retro.index.training import train_index
 from tests.index.vectors import unit_vectors

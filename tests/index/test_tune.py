@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from retro.common.files import read_json
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.index.config import IndexConfig
-from retro.index.curve import write_curve
 from retro.index.faiss_index import SearchSettings, fill_index
-from retro.index.policy import create_index
-from retro.index.ranking import pair_scores
+from retro.index.index_choice import create_index
+from retro.index.measure import write_curve
 from retro.index.recall import RecallSample
+from retro.index.rerank import pair_scores
 from retro.index.tune import READ_COST, Trial, Tuned, choose, knobs_of, ladders, try_out, tune
 from retro.index.vector_index import VectorIndex
 from tests.index.vectors import unit_vectors

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retro.common.artifacts import Manifest, describe_files, write_manifest
-from retro.index.bm25.config import Bm25Config
-from retro.index.bm25.postings import total, write_index
+from retro.index.bm25.postings import Occurrences, occurrences, total, write_index
 from retro.index.bm25.reader import Bm25Index
-from retro.index.bm25.words import Occurrences, occurrences
-from retro.index.config import STAGE
+from retro.index.config import STAGE, Bm25Config
 
 
 def index_of(texts: Sequence[str], out: Path, config: Bm25Config, pieces: int = 1) -> Bm25Index:

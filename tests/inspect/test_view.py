@@ -8,9 +8,9 @@ import pytest
 
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
-from retro.inspect.overlap import END, LONGEST
 from retro.inspect.view import END_SIGN, Looker, NeighborView, Origin, Piece, pieces, text_of
 from retro.neighbors.reader import Neighbors
+from retro.neighbors.text_overlap import END, LONGEST
 from retro.pipeline import stage
 from retro.run_config import RunConfig
 

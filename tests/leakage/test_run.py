@@ -27,10 +27,10 @@ from retro.leakage.tables import print_leakage
 from retro.neighbors.reader import Neighbors
 from retro.pipeline import leakage_path, measure_leakage, stage
 from retro.run_config import RunConfig, as_yaml
-from tests.common.test_token_overlap import brute_force
 from tests.corpus.texts import artifact_bytes
 from tests.db.stops import Stopped, stopped_at_rename, stops_everywhere
 from tests.leakage.twins import twin_config
+from tests.neighbors.test_text_overlap import brute_force
 from tests.tiny_road import run_stages, small_config, write_corpus
 
 PREPARED = ("corpus", "db", "index", "neighbors")

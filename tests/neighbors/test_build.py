@@ -20,7 +20,7 @@ from retro.index.texts import texts_of
 from retro.neighbors import query
 from retro.neighbors.build import run
 from retro.neighbors.config import FilterConfig, NeighborsConfig
-from retro.neighbors.copies import CopyFilter, greatest_overlap
+from retro.neighbors.dedup import CopyFilter, greatest_overlap
 from retro.neighbors.query import StreamQueries
 from retro.neighbors.reader import Neighbors
 from tests.corpus.texts import artifact_bytes, settings, write_stories

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from retro.neighbors.filtering import keep_first, own_document_mask, stream_positions
+from retro.neighbors.document_map import keep_first, own_document_mask, stream_positions
 
 INF = float("inf")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.neighbors.hubness import counts_of, hubness, neighbor_counts
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from retro.neighbors.minhash import VALUES, signatures, similarity
+from retro.neighbors.dedup import VALUES, signatures, similarity
 
 
 def jaccard(one: list[int], other: list[int], shingle: int) -> float:

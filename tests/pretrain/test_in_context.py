@@ -19,8 +19,8 @@ from retro.cli import app
 from retro.common.errors import ConfigError
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
+from retro.index.search import DenseSearch
 from retro.index.searcher import open_searcher
-from retro.index.text_search import DenseSearch
 from retro.mcore import parallel
 from retro.model.model import RetroModel
 from retro.pipeline import database_dirs, measure_checkpoint, stage

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
-from retro.corpus.vocabulary import train_sentencepiece
+from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.tokenizers import cached_encoder
 from retro.tokenizers.cached_encoder import DocumentEncoder, packed_encoder
 from retro.tokenizers.pretokenize import BERT, SPACED_WORDS, SPACED_WORDS_OF_LINES, huggingface_cuts, sentencepiece_cuts

@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import models
 
 from retro.common.errors import DataError
-from retro.corpus.vocabulary import train_sentencepiece
+from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.tokenizers import tokenizer as ours
 from retro.tokenizers.tokenizer import Kind, load_tokenizer, probe_tokenizer, save_tokenizer
 

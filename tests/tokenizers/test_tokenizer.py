@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.corpus.vocabulary import train_sentencepiece
+from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.tokenizers.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,

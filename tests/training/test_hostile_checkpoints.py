@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from retro.common.artifacts import describe_files
 from retro.common.errors import ArtifactError, DataError, RetroError
 from retro.common.files import read_json, write_json
-from retro.export.run import export
+from retro.interop.export import export
 from retro.model.config import ModelConfig
 from retro.model.convert.legacy import LegacyCheckpoint
 from retro.training import checkpoint, loop

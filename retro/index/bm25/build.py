@@ -22,11 +22,9 @@ from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database
-from retro.index.bm25.config import Bm25Config
-from retro.index.bm25.postings import load_bm25s, total, write_index
+from retro.index.bm25.postings import Occurrences, load_bm25s, occurrences, total, write_index
 from retro.index.bm25.reader import counted_before
-from retro.index.bm25.words import Occurrences, occurrences
-from retro.index.config import STAGE
+from retro.index.config import STAGE, Bm25Config
 from retro.index.texts import texts_of
 
 log = logging.getLogger(__name__)

@@ -3,24 +3,84 @@
 The files and the sums are those of bm25s (Lù 2024, "BM25S: Orders of magnitude faster lexical search via eager sparse
 scoring", arXiv:2407.03618): a matrix of scores in columns, computed when it is built, so that a search only adds up.
 bm25s builds it in memory, by one process; here it is put together from blocks, through memory maps.
-"""
 
-# Dims in this file. P pairs of a chunk and a word in it   W distinct words   N chunks
+Words are runs of letters, digits and underscores, compared without regard to case; nothing is stemmed and no word is
+left out, since frequent ones weigh next to nothing. Signs of languages that are written without spaces are words of
+their own. Words and not the corpus's tokens, because questions do not spell them alike: "Json" at the beginning of a
+sentence is other tokens than "json" within one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.files import atomic_path, require_space
 from retro.common.optional import import_optional
-from retro.index.bm25.config import Bm25Config
-from retro.index.bm25.words import Occurrences
+from retro.index.config import Bm25Config
+
+# Dims in this file. N texts   P pairs of a text and a word in it
+
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+"""Japanese and Chinese signs one by one, other words whole."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in order, each as often as it occurs."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def word_number(word: str) -> int:
+    """A number for a word, 0 to 2^64: of ten million words two have the same one with a chance of 3 in a million.
+
+    Numbers need no table of texts, which would have to be built by one worker and held in memory by every reader.
+    """
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+class Occurrences(NamedTuple):
+    """Which words occur in which texts, ordered by word and then by text."""
+
+    word_P: NDArray[np.uint64]
+    row_P: NDArray[np.int64]
+    """The text's number."""
+    count_P: NDArray[np.uint32]
+    """How often the word occurs in it, at least once."""
+
+
+def occurrences(texts: Sequence[str], first_row: int) -> Occurrences:
+    """Count the words of texts.
+
+    Args:
+        texts: [N] texts.
+        first_row: Number of the first one.
+    """
+    number_of: dict[str, int] = {}
+    words, rows, counts = list[int](), list[int](), list[int]()
+    for row, text in enumerate(texts, start=first_row):
+        for word, count in Counter(words_of(text)).items():
+            if word not in number_of:
+                number_of[word] = word_number(word)
+            words.append(number_of[word])
+            rows.append(row)
+            counts.append(count)
+    word_P, row_P = np.array(words, dtype=np.uint64), np.array(rows, dtype=np.int64)
+    order_P = np.argsort(word_P, kind="stable")  # rows ascend already
+    return Occurrences(word_P[order_P], row_P[order_P], np.array(counts, dtype=np.uint32)[order_P])
+
+
+# Dims in this file. P pairs of a chunk and a word in it   W distinct words   N chunks
+
 
 DATA, INDICES, INDPTR = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
 NOT_THERE = "nonoccurrence_array.index.npy"

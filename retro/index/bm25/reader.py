@@ -14,13 +14,22 @@ from numpy.typing import NDArray
 
 from retro.common.artifacts import MANIFEST, Manifest, is_complete, read_manifest, require_file, require_parent
 from retro.common.errors import ArtifactError
-from retro.common.rows import Rows
+from retro.common.row_set import Rows
 from retro.db.reader import ChunkDatabase
-from retro.index.bm25.config import MISSING_REMEDY, Bm25Config
-from retro.index.bm25.postings import COUNTS, DATA, INDICES, INDPTR, NOT_THERE, WORDS, load_bm25s
-from retro.index.bm25.words import Occurrences, word_number, words_of
-from retro.index.config import STAGE
-from retro.index.ranking import Hits
+from retro.index.bm25.postings import (
+    COUNTS,
+    DATA,
+    INDICES,
+    INDPTR,
+    NOT_THERE,
+    WORDS,
+    Occurrences,
+    load_bm25s,
+    word_number,
+    words_of,
+)
+from retro.index.config import MISSING_REMEDY, STAGE, Bm25Config
+from retro.index.rerank import Hits
 
 Int64 = NDArray[np.int64]
 _REMEDY = f"Delete this folder and run `retro {STAGE}` again"

@@ -1,1 +1,0 @@
-"""Out of the toolkit: folders that transformers opens."""

@@ -1,0 +1,1 @@
+"""Other tools: NVIDIA databases in, folders for HuggingFace transformers out."""

@@ -1,0 +1,1 @@
+"""A database that changes: documents are added, removed and replaced without building anything again."""
