@@ -1,7 +1,7 @@
 """What a rank really keeps for the backward pass, against the planner's formula.
 
 Measures: bytes of the distinct storages that autograd saves in the forward pass of a training step of a real model,
-weights left out, counted by saved-tensor hooks; next to `retro.planner.activations` for the same shape and layout.
+weights left out, counted by saved-tensor hooks; next to `retro.planning.activations` for the same shape and layout.
 Needs no GPU and no quiet machine: bytes are counted, not time.
 
 Run:    python -m benchmarks.activation_memory                              one process: models and ways to recompute
@@ -24,10 +24,10 @@ from torch import Tensor
 from benchmarks.training_speed import RandomSource
 from retro.mcore import parallel
 from retro.model.config import ModelConfig, ModelShape
-from retro.planner.activations import Activations
-from retro.planner.stages import stages_of
+from retro.planning.activations import Activations
+from retro.planning.stages import stages_of
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.feed import Feed
+from retro.training.data_loader import Feed
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 

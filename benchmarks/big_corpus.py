@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import FOLDER, machine
-from retro.pipeline import stage
-from retro.run_config import load_run_config
+from retro.run.config import load_run_config
+from retro.run.pipeline import stage
 
 STAGES = ("corpus", "db", "index", "neighbors")
 

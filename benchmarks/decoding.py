@@ -37,7 +37,7 @@ def ours(case: dict[str, Any]) -> dict[str, float]:
     from transformers import AutoTokenizer
 
     from retro.generate.config import GenerateConfig
-    from retro.generate.opening import find_checkpoint, open_engine
+    from retro.generate.loading import find_checkpoint, open_engine
     from retro.generate.request import Request, Sampling
     from retro.training.config import ParallelConfig
 

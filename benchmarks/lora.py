@@ -29,7 +29,7 @@ from retro.mcore import checkpoint
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.count import count_parameters
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.feed import Feed
+from retro.training.data_loader import Feed
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 

@@ -29,7 +29,7 @@ from retro.qa.sample_layout import EncodedSample, input_tokens
 from retro.sft.blend import Blend
 from retro.sft.source import EncodedSet, SftSource
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.feed import Feed, MicroBatch
+from retro.training.data_loader import Feed, MicroBatch
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 

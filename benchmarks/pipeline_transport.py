@@ -27,9 +27,9 @@ from retro.mcore.cpu import device, on_cpu
 from retro.mcore.engine import Engine
 from retro.model.model import RetroModel
 from retro.model.sizes import find_size
-from retro.planner.flops import neighbor_tokens
+from retro.planning.flops import neighbor_tokens
 from retro.training.config import ParallelConfig
-from retro.training.feed import Feed
+from retro.training.data_loader import Feed
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 

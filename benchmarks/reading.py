@@ -30,7 +30,7 @@ from benchmarks.results import median
 from benchmarks.synthetic_run import CHUNK, SOURCE, Run, open_or_make
 from retro.common.mmap import Advice
 from retro.pretrain.data import SequenceReader, TrainingSource
-from retro.training.feed import READ_TOGETHER
+from retro.training.data_loader import READ_TOGETHER
 
 SEQUENCE, NEIGHBORS, TOGETHER = 2048, 2, READ_TOGETHER
 CHUNKS = SEQUENCE // CHUNK

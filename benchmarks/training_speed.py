@@ -1,7 +1,7 @@
 """Time and memory of a training step, GPT and Retro, beside what the planner's FLOPs say.
 
 Measures: seconds of a whole optimizer step (forward, backward, Adam) of one process on random tokens, the median over
-steps after some to warm up; tokens a second; model FLOPs utilisation by `retro.planner.flops`; peak memory (of the GPU,
+steps after some to warm up; tokens a second; model FLOPs utilisation by `retro.planning.flops`; peak memory (of a GPU,
 or of the process on a CPU, libraries included). Prints the measured Retro/GPT ratio beside that of the FLOPs. Each
 case is a process of its own; GPT and Retro take turns in `--rounds`, so that a busy machine slows both.
 
@@ -32,13 +32,13 @@ from benchmarks.results import machine, median, write
 from retro.common.config import apply_overrides
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.sizes import find_size
-from retro.planner.activations import Activations
-from retro.planner.flops import count_flops
-from retro.planner.gpus import find_gpu
-from retro.planner.memory import stage_memory
+from retro.planning.activations import Activations
+from retro.planning.flops import count_flops
+from retro.planning.gpus import find_gpu
+from retro.planning.memory import stage_memory
 from retro.training.batch import Batch, BatchForm
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.feed import Feed
+from retro.training.data_loader import Feed
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 

@@ -33,12 +33,12 @@ from retro.cli_plan import plan_app
 from retro.cli_sft import sft_app
 from retro.common.errors import ConfigError, DataError, RetroError
 from retro.common.files import discard, failed_write
-from retro.common.launcher import join_launcher
+from retro.common.launcher import companions, join_launcher, worker_of
 from retro.common.progress import Progress, duration, show_only
 from retro.common.stopping import Stopped, end, handle_signals
 from retro.common.terminal import complain, never_fail_to_encode, output
-from retro.common.worker import companions, worker_of
-from retro.pipeline import (
+from retro.run.inputs import require_inputs
+from retro.run.pipeline import (
     STAGES,
     drop_replaced,
     leakage_path,
@@ -51,10 +51,9 @@ from retro.pipeline import (
     stage_lock,
     stages_until,
 )
-from retro.run_inputs import require_inputs
 
 if TYPE_CHECKING:
-    from retro.run_config import RunConfig
+    from retro.run.config import RunConfig
 
 app = typer.Typer(
     name="retro",
@@ -297,7 +296,7 @@ def evaluate(
     """Score the answers and write the report."""
     config = read_arguments(arguments) if plain is not None else read_named("evaluate", arguments)
     if plain is not None:
-        from retro.evaluate.plain import run_plain
+        from retro.evaluate.megatron_answers import run_plain
 
         if questions is None:
             raise ConfigError("--plain", str(plain), "needs --questions FILE beside it")
@@ -328,7 +327,7 @@ def run(
     require_inputs(config, [one for one in stages if again or not is_complete(one.path(config))])
     if any(one.processes for one in stages):
         join_launcher()
-    from retro.common.lock import run_lock
+    from retro.common.leases import run_lock
 
     # Stages of blocks only may be run by many at once, as the tasks of an array do.
     with run_lock(config.run_dir, shared=all(one.blocks for one in stages) and not again):
@@ -364,7 +363,7 @@ def convert(
 
     given = None if config is None else read_arguments([str(config)]).model
     shape = run_conversion(model, out, chunk_length=chunk_length, vocabulary=vocabulary, model=given)
-    from retro.run_config import model_section
+    from retro.run.config import model_section
 
     output.say(model_section(shape.model), end="")
 
@@ -381,7 +380,7 @@ def merge_lora(
     ] = None,
 ) -> None:
     """Add adapters (train.lora) to the weights they were trained on: a checkpoint that stands alone."""
-    from retro.training.merge import merge
+    from retro.training.convert import merge
 
     merge(checkpoint, out, base=base, dtype=dtype)
 
@@ -397,7 +396,7 @@ def import_db(
 ) -> None:
     """Take over a chunk database that NVIDIA's tools built: same chunks, same row numbers."""
     from retro.interop.nvidia_import import import_project
-    from retro.run_config import RunConfig
+    from retro.run.config import RunConfig
 
     run_config = RunConfig(run_dir=out)
     dirs = (stage(name).path(run_config) for name in ("corpus", "db"))
@@ -431,7 +430,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Look at a chunk, a chunk's neighbors, training samples, or the whole database."""
-    from retro.inspect.show import Wanted, show, view_and_number
+    from retro.analysis.inspect.inspect import Wanted, show, view_and_number
 
     number, arguments = view_and_number(words or [])
     wanted = Wanted(
@@ -450,7 +449,7 @@ def leakage(
 ) -> None:
     """Say how much of the held-out text stands in the training text, and what perplexity is without it."""
     config = read_named("leakage", arguments)
-    from retro.leakage.tables import print_leakage
+    from retro.analysis.leakage.tables import print_leakage
 
     # It reads what perplexity reads, and its numbers.
     with stage_lock(config, "perplexity", together=True):
@@ -501,10 +500,10 @@ def ask(
             raise ConfigError("--model", model, "needs --documents; of a run it is generate.checkpoint=...")
         config = read_arguments(arguments)
     else:
-        from retro.documents import MODEL, documents_run
+        from retro.run.documents import MODEL, documents_run
 
         # Who asks wants the answer; what takes time before it is told.
-        show_only("retro.documents", "retro.common.progress")
+        show_only("retro.run.documents", "retro.common.progress")
         config = documents_run(documents, model or MODEL, arguments)
     show_answer(config, question, passages_from=passages_from, stream=stream and not as_json, as_json=as_json)
 
@@ -528,9 +527,9 @@ def quickstart(
     as_json: AsJson = False,
 ) -> None:
     """See what retrieval is worth, on the documentation of this machine's Python packages, in four acts."""
-    from retro.documents import MODEL
     from retro.quickstart.options import ACTS, OLDER, Options
     from retro.quickstart.show import show_quickstart
+    from retro.run.documents import MODEL
 
     options = Options(
         out=out,
@@ -582,7 +581,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say how far a run is (by its config or its directory): done, running, stopped, stale, missing, broken."""
-    from retro.upkeep.show import show_status
+    from retro.run.show import show_status
 
     show_status(arguments or [], as_numbers=as_json)
 
@@ -596,7 +595,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every file of a run again, and compare it with what was written down of it."""
-    from retro.upkeep.show import run_verification
+    from retro.run.show import run_verification
 
     run_verification(arguments or [], share=recompute, repair=repair, seed=seed, as_json=as_json)
 
@@ -604,7 +603,7 @@ def verify(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, what is missing or wrong, and what to do."""
-    from retro import doctor as examination
+    from retro.run import doctor as examination
 
     raise typer.Exit(examination.run(as_json=as_json))
 
@@ -613,7 +612,7 @@ def doctor(as_json: AsJson = False) -> None:
 def config_show(arguments: Words = None) -> None:
     """Print a run's settings, every default filled in."""
     config = read_arguments(arguments)
-    from retro.run_config import as_yaml
+    from retro.run.config import as_yaml
 
     output.say(as_yaml(config), end="")
 
@@ -621,7 +620,7 @@ def config_show(arguments: Words = None) -> None:
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON schema of a run's settings."""
-    from retro.run_config import RunConfig
+    from retro.run.config import RunConfig
 
     output.json(RunConfig.model_json_schema())
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retro.common.errors import ConfigError
+from retro.common.launcher import COMPANION, end_with_parent, worker_of
 from retro.common.progress import Progress, set_up_logging
 from retro.common.terminal import complain
-from retro.common.worker import COMPANION, end_with_parent, worker_of
-from retro.pipeline import STAGES
+from retro.run.pipeline import STAGES
 
 if TYPE_CHECKING:
-    from retro.run_config import RunConfig
+    from retro.run.config import RunConfig
 
 Words = Annotated[
     list[str] | None,
@@ -78,7 +78,7 @@ def read_arguments(arguments: Sequence[str] | None, extra: Sequence[str] = ()) -
     if len(files) > 1:
         raise ConfigError("arguments", files, "needs one config file; settings have the form section.setting=value")
     # Settings cost half of what the shortest commands take, so `retro --help` does without them.
-    from retro.run_config import load_run_config
+    from retro.run.config import load_run_config
 
     return load_run_config(Path(files[0]) if files else None, [*overrides, *extra])
 

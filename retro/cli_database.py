@@ -16,10 +16,10 @@ from typer.core import TyperGroup
 from retro.cli_common import AsJson, read_arguments
 from retro.common.errors import ConfigError, DataError
 from retro.common.terminal import output
-from retro.pipeline import database_home
+from retro.run.pipeline import database_home
 
 if TYPE_CHECKING:
-    from retro.run_config import RunConfig
+    from retro.run.config import RunConfig
 
 
 Words = Annotated[

@@ -83,8 +83,8 @@ def _add_compare_neighbors(app: typer.Typer) -> None:
         as_json: AsJson = False,
     ) -> None:
         """Say how much of the text to be predicted stands in the neighbors, in one run or in two."""
-        from retro.inspect.neighbor_overlap import compare_neighbors as compare_sides
-        from retro.inspect.neighbor_overlap import open_side, overlap_table
+        from retro.analysis.neighbor_overlap import compare_neighbors as compare_sides
+        from retro.analysis.neighbor_overlap import open_side, overlap_table
 
         b = None if run_b is None else open_side(run_b)
         found = compare_sides(open_side(run_a), b, k=neighbors, splits=split or ())
@@ -105,10 +105,9 @@ def _add_matrix(app: typer.Typer) -> None:
         as_json: AsJson = False,
     ) -> None:
         """Ask several checkpoints several tasks, and score all into one table; what is done is not done again."""
-        from retro.matrix.cells import cells_of, load_matrix
-        from retro.matrix.run import run_matrix
-        from retro.matrix.table import as_json as numbers
-        from retro.matrix.table import as_markdown, errors
+        from retro.sweep.run import cells_of, load_matrix, run_matrix
+        from retro.sweep.table import as_json as numbers
+        from retro.sweep.table import as_markdown, errors
 
         wanted = load_matrix(file)
         results = run_matrix(wanted, cells_of(wanted))

@@ -12,8 +12,8 @@ from retro.common.errors import ConfigError
 from retro.common.files import atomic_path, write_plain_json
 from retro.common.json_text import JsonError, parse_json
 from retro.common.terminal import Table, output
-from retro.pipeline import database_dirs, stage
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import database_dirs, stage
 
 RETRIEVALS = ("none", "live")
 

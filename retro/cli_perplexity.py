@@ -7,8 +7,8 @@ from pathlib import Path
 
 from retro.common.launcher import join_launcher
 from retro.common.terminal import output
-from retro.pipeline import measure_checkpoint, stage_lock
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import measure_checkpoint, stage_lock
 
 
 def show_checkpoint(config: RunConfig, path: Path, *, again: bool = False, as_json: bool = False) -> None:
@@ -16,7 +16,7 @@ def show_checkpoint(config: RunConfig, path: Path, *, again: bool = False, as_js
 
     Args:
         config: The run whose text and neighbors are read.
-        path: As `retro.pipeline.measure_checkpoint` takes it.
+        path: As `retro.run.pipeline.measure_checkpoint` takes it.
         again: Measure once more what was measured.
         as_json: Print numbers in place of tables.
     """

@@ -90,8 +90,7 @@ def _add_database(app: typer.Typer) -> None:
         as_json: AsJson = False,
     ) -> None:
         """Say what a database of some size needs: disk, memory, GPU-hours, training sample, query hours."""
-        from retro.planner.ask_database import ask
-        from retro.planner.show_database import show
+        from retro.planning.show_database import ask, show
         from retro.show_plan import token_budget as number
 
         question = ask(

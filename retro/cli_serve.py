@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
 
 
 def serve_run(config: RunConfig) -> None:
@@ -20,7 +20,7 @@ def serve_run(config: RunConfig) -> None:
     settings = with_key(config.serve)
     listener = listen(settings)
     try:
-        from retro.pipeline import database_dirs, stage
+        from retro.run.pipeline import database_dirs, stage
         from retro.serve.opening import Places, open_service
 
         db, index = database_dirs(config, answers=True)

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 from retro.common.config import is_broken
 from retro.common.errors import ConfigError
+from retro.common.launcher import worker_of
 from retro.common.terminal import output
-from retro.common.worker import worker_of
-from retro.pipeline import answer_places
 from retro.qa.answer_files import Answer
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import answer_places
 
 SECTIONS = frozenset(RunConfig.model_fields)
 """First parts of the names of settings."""
@@ -50,14 +50,14 @@ def show_answer(config: RunConfig, question: str, *, passages_from: str, stream:
     Args:
         config: The run, whose `generate` section says how questions are asked.
         question: Its text.
-        passages_from: See `retro.generate.single.answer_one`.
+        passages_from: See `retro.generate.one_question.answer_one`.
         stream: Whether to print the answer while it grows.
         as_json: Print answer and passages for machines.
 
     Raises:
         RetroError: As there.
     """
-    from retro.generate.single import answer_one
+    from retro.generate.one_question import answer_one
 
     places = answer_places(config)
     speaks = worker_of().rank == 0

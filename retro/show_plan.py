@@ -9,12 +9,12 @@ from retro.common.precision import choose
 from retro.common.terminal import output
 from retro.model.config import ModelShape
 from retro.model.sizes import find_size
-from retro.planner import show
-from retro.planner.gpus import find_gpu
-from retro.planner.plan import UTILISATION, Plan, make_plan
-from retro.planner.propose import fewest_gpus, propose
-from retro.planner.published import published_batch
-from retro.run_config import RunConfig
+from retro.planning import show
+from retro.planning.gpus import find_gpu
+from retro.planning.plan import UTILISATION, Plan, make_plan
+from retro.planning.propose import fewest_gpus, propose
+from retro.planning.published import published_batch
+from retro.run.config import RunConfig
 from retro.training.layout import require_processes
 
 

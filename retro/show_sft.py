@@ -8,10 +8,10 @@ from typing import Any
 from retro.common.terminal import output
 from retro.corpus.reader import Corpus
 from retro.model.config import ModelShape
-from retro.pipeline import stage
 from retro.qa.prompt_texts import load_prompts
 from retro.qa.prompts import require_template
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
 from retro.sft.prepare import Shape
 from retro.sft.sets import PARTS, read_sets
 from retro.sft.stats import Lengths, SetStats, measure_set, stats_record

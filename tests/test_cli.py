@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from retro.qa.formats.registry import FORMATS
-from retro.run_config import RunConfig, as_yaml
+from retro.run.config import RunConfig, as_yaml
 from retro.training.checkpoint import read_info
 from tests.evaluate.test_compare import scored
 from tests.interop.nvidia import FakeProject

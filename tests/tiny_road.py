@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from retro.pipeline import stage
-from retro.run_config import RunConfig, load_run_config
+from retro.run.config import RunConfig, load_run_config
+from retro.run.pipeline import stage
 
 TOPICS = ("river", "engine", "garden", "planet", "market", "island")
 SMALL_MODEL = (

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from retro.common import own_checksum
+from retro.common import checksummed_json
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.input_files import MAX_BYTES, ErrorClass, kind_of, open_regular, read_text
 from retro.common.json_text import JsonError, half_character, parse_json, wrong_type
@@ -178,12 +178,12 @@ def fsync(path: Path) -> None:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write `data` as sorted, indented JSON with a checksum of its own, atomically."""
-    _write_text(path, own_checksum.document(data))
+    _write_text(path, checksummed_json.document(data))
 
 
 def write_plain_json(path: Path, data: object) -> None:
     """Write JSON for other programs: without a checksum, which is no part of their formats."""
-    _write_text(path, own_checksum.plain_document(data))
+    _write_text(path, checksummed_json.plain_document(data))
 
 
 def read_json(
@@ -217,7 +217,7 @@ def read_json(
     half = half_character(text, value)
     if half is not None:
         raise error(path, f"holds half a character, {half!r}, which no UTF-8 file can", remedy)
-    value, damage = own_checksum.check_document(value, text)
+    value, damage = checksummed_json.check_document(value, text)
     problem = damage or wrong_type(value, expect)
     if problem:
         raise error(path, problem, remedy)
@@ -235,7 +235,7 @@ def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for number, line in enumerate(read_text(path, remedy).split("\n")[:-1], start=1):
         try:
-            data, problem = own_checksum.parse_line(f"{line}\n")
+            data, problem = checksummed_json.parse_line(f"{line}\n")
         except JsonError as error:
             raise ArtifactError(path, f"line {number} is {error}", remedy) from None
         if problem or not isinstance(data, dict):

@@ -1,4 +1,4 @@
-"""The processes that train together, as srun or mpirun started them, told to torch in torchrun's words.
+"""Which process this is, as torchrun, srun, mpirun or an array job started it; and more workers on this machine.
 
 torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Slurm and Open MPI say the same in words of
 their own; without this, each of their processes would train the whole model alone, into one directory.
@@ -6,9 +6,16 @@ their own; without this, each of their processes would train the whole model alo
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import MutableMapping
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from retro.common.errors import ConfigError
 
@@ -93,3 +100,129 @@ def first_host(nodes: str) -> str:
     first = re.match(r"[^,\[]*(\[([^\]]*)\][^,\[]*)*", nodes)
     name = first.group() if first else nodes
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", name)
+
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "RETRO_WORKER"
+"""Environment variable `rank/world`, for launchers that this module does not know."""
+_LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", ""),  # torchrun
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+    ("SLURM_PROCID", "SLURM_NTASKS", ""),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ""),
+)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of several workers. The numbers only decide who begins where; any set of workers ends with all work done."""
+
+    rank: int = 0
+    """Begins with blocks rank, rank + world …"""
+    world: int = 1
+    """Workers that are expected."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank {self.rank} is outside a world of {self.world}")
+
+    def order(self, total: int) -> list[int]:
+        """0 to `total` - 1 in the order in which this worker looks for work: its own share, then the next ones'."""
+        firsts = ((self.rank + turn) % self.world for turn in range(self.world))
+        return [number for first in firsts for number in range(first, total, self.world)]
+
+
+ALONE = Worker()
+
+
+def worker_of(environment: Mapping[str, str] = os.environ) -> Worker:
+    """This process's place among the workers, as its launcher says.
+
+    Raises:
+        ConfigError: The variable is not `rank/world`, or a launcher's is no number.
+    """
+    text = environment.get(VARIABLE)
+    if text is not None:
+        rank, _, world = text.partition("/")
+        if rank.isdecimal() and world.isdecimal() and int(rank) < int(world):
+            return Worker(int(rank), int(world))
+        raise ConfigError(VARIABLE, text, "needs the form rank/world, as 0/4 to 3/4 for four workers")
+    for rank, world, first in _LAUNCHERS:
+        if rank in environment and world in environment:
+            number, workers = _number(environment, rank) - _number(environment, first), _number(environment, world)
+            if workers < 1:
+                raise ConfigError(world, environment[world], "needs at least 1, as a launcher sets it")
+            # An array with gaps has ranks beyond its count; where one begins is all that is decided here.
+            return Worker(number % workers, workers)
+    return ALONE
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "0")
+    if not text.isdecimal() or len(text) > 9:
+        raise ConfigError(name, text, "needs a whole number, as a launcher sets it")
+    return int(text)
+
+
+COMPANION = "RETRO_COMPANION"
+"""Set for processes that `companions` starts: the process number of the one that did."""
+_THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@contextmanager
+def companions(count: int, arguments: Sequence[str]) -> Iterator[None]:
+    """Have `count` - 1 further processes run a command while the block runs; this process is worker 0.
+
+    Should one die, the others do its work, so its end is only logged. They are stopped when the block is left, by then
+    the stage is complete or has failed. Each gets its share of the processor's threads, and a
+    GPU of its own through LOCAL_RANK.
+
+    Args:
+        count: Workers on this machine, this one included.
+        arguments: Of `retro`.
+    """
+    if count == 1:
+        yield
+        return
+    threads = str(max((os.cpu_count() or count) // count, 1))
+    started = {name: os.environ.get(name, threads) for name in _THREADS} | {COMPANION: str(os.getpid())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "retro", *arguments],
+            env=os.environ | started | {VARIABLE: f"{rank}/{count}", "LOCAL_RANK": str(rank)},
+            # Ctrl-C is this process's to handle, which then ends them.
+            process_group=0,
+        )
+        for rank in range(1, count)
+    ]
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = f"0/{count}"
+    try:
+        yield
+        for process in processes:
+            if process.poll():
+                log.warning("a worker ended with exit code %d; the others did its work", process.returncode)
+    finally:
+        # The stage is complete, so what they still do (starting up, mostly) is of no use any more.
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it as a companion ends, even by a kill."""
+    parent = os.environ.get(COMPANION)
+    if parent is not None:
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True, name="parent watch").start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

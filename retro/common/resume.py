@@ -17,7 +17,7 @@ from retro.common.artifacts import (
     require_parent,
     require_same_config,
 )
-from retro.common.claims import leave
+from retro.common.leases import leave
 
 log = logging.getLogger(__name__)
 

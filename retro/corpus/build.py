@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retro.common.artifacts import REPORT, Manifest, is_complete, read_manifest
+from retro.common.coordinator import Gang
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
-from retro.common.gang import Gang
+from retro.common.launcher import ALONE, Worker
 from retro.common.resume import completed, remove_unlisted_files
-from retro.common.worker import ALONE, Worker
 from retro.corpus import pystdlib
 from retro.corpus.config import CorpusConfig, SourceConfig
 from retro.corpus.files import Source, resolve

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.block_work import Advance, BlockWork, Place
 from retro.common.blocks import Block, BlockStore, ranges
+from retro.common.coordinator import Gang
 from retro.common.errors import DataError
 from retro.common.files import atomic_path, write_json
-from retro.common.gang import Gang
 from retro.common.hdf5 import create_column, new_file
+from retro.common.launcher import ALONE, Worker
 from retro.common.resume import completed, fingerprints, remove_unlisted_files
-from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db.chunking import cut_documents, tokens_without_end_mark
 from retro.db.config import DbConfig

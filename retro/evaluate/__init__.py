@@ -1,1 +1,1 @@
-"""Stage package."""
+"""Stage 8: scores and the report."""

@@ -9,8 +9,7 @@ from typing import Any
 
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json, read_json_lines
-from retro.evaluate.intervals import estimate
-from retro.evaluate.paired import RIGHT, count_right, p_value
+from retro.common.statistics import RIGHT, count_right, estimate, p_value
 from retro.evaluate.scores import PER_QUESTION, SCORES
 from retro.evaluate.wording import in_order
 

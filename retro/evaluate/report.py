@@ -6,7 +6,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from retro.common import own_checksum
+from retro.common import checksummed_json
 from retro.common.files import atomic_path
 from retro.evaluate import leakage, measured, road, side_by_side
 from retro.evaluate.reading import Remark, perplexity_of, remarks
@@ -37,7 +37,7 @@ def write_report(run_dir: Path, path: Path, *, questions_shown: int, asked: str 
     Returns:
         `path`.
     """
-    page = own_checksum.page(render(summarize(run_dir, asked), questions_shown))
+    page = checksummed_json.page(render(summarize(run_dir, asked), questions_shown))
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path

@@ -33,7 +33,7 @@ STAGES: tuple[tuple[str, str, str], ...] = (
     ("generate", "7_generate", "questions to answers"),
     ("evaluate", "8_evaluate", "answers to scores"),
 )
-"""Name, folder and work of each stage, in order. `retro.pipeline` states the order; a test holds the two together."""
+"""Name, folder and work of each stage, in order; `retro.run.pipeline` states the order."""
 
 _PACKAGES = ("instruct-retro", "torch", "megatron-core", "faiss-cpu", "faiss-gpu", "sentence-transformers", "numpy")
 

@@ -23,8 +23,8 @@ from retro.common.files import read_json, write_json
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.predictions import answer_settings, asked_questions, read_aligned
 from retro.evaluate.report import write_report
-from retro.evaluate.scorer import task_of
 from retro.evaluate.scores import PER_QUESTION, SCORES, score_answers, write_scores
+from retro.qa.metrics.registry import task_of
 from retro.qa.task import load_task
 
 log = logging.getLogger(__name__)

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from retro.common import own_checksum
+from retro.common import checksummed_json
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.common.files import atomic_path, write_json
+from retro.common.statistics import estimate
 from retro.evaluate.config import EvaluateConfig
-from retro.evaluate.coverage import answer_in_passages, document_found
-from retro.evaluate.intervals import estimate
-from retro.evaluate.repetition import distinct, ends_in_loop, repeated
-from retro.evaluate.scorer import Values, score
 from retro.qa.answer_files import Answer, Asked
+from retro.qa.metrics.normalize import golds_of, normalize_answer
+from retro.qa.metrics.registry import Values, score
+from retro.qa.metrics.words import distinct, ends_in_loop, repeated
+from retro.qa.question import PassageLike
 from retro.qa.task import Task
+
+
+def answer_in_passages(answer: Answer) -> bool:
+    """Whether any gold answer stands, as whole words, in the title or text of any passage."""
+    return any(_contains(f"{p.title} {p.text}", gold) for p in answer.passages for gold in golds_of(answer.answers))
+
+
+def _contains(text: str, gold: str) -> bool:
+    short = normalize_answer(gold)
+    return f" {short} " in f" {normalize_answer(text)} " if short else gold.strip() in text
+
+
+def document_found(passages: Sequence[PassageLike], document_ids: Collection[str], k: int) -> bool:
+    """Whether one of the documents is among the first k passages, by id or by title."""
+    return any(p.document_id in document_ids or p.title in document_ids for p in passages[:k])
+
 
 SCORES = "scores.json"
 PER_QUESTION = "questions.jsonl"
@@ -163,7 +180,7 @@ def write_scores(
             for name, given in answers.items()
         }
         record = {"id": one.id, "question": one.question, "answers": one.answers, "settings": mine}
-        lines.append(own_checksum.line(record))
+        lines.append(checksummed_json.line(record))
     with atomic_path(out / PER_QUESTION) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
     write_json(out / SCORES, dict(scores))

@@ -1,1 +1,1 @@
-"""Stage package."""
+"""Stage 7: answers, with the passages that were read."""

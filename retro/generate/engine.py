@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import ConfigError
-from retro.generate.checks import require_request
-from retro.generate.choosing import choose
+from retro.generate.chunk_retrieval import ChunkNeighbors, NeighborFinder, Tokenizer
 from retro.generate.generation import Generation
 from retro.generate.probabilities import Probabilities
-from retro.generate.reading import ChunkNeighbors, NeighborFinder, Tokenizer
 from retro.generate.request import Completion, Decoder, Event, Extension, Request
+from retro.generate.request_checks import require_request
+from retro.generate.sampling import choose
 from retro.generate.scoring import Score, Scored, score
 from retro.qa.passages import NeighborText, Retrieve
 

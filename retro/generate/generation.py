@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retro.generate.choosing import Choice
-from retro.generate.detokenize import AnswerText, Detokenizer
-from retro.generate.reading import ChunkNeighbors, ChunkReader
+from retro.generate.chunk_retrieval import ChunkNeighbors, ChunkReader
+from retro.generate.detokenize import AnswerText, Detokenizer, HeldText
 from retro.generate.request import (
     Action,
     ChosenToken,
@@ -26,7 +25,7 @@ from retro.generate.request import (
     Request,
     Retrieved,
 )
-from retro.generate.stops import HeldText
+from retro.generate.sampling import Choice
 
 
 class Generation:

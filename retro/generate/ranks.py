@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from retro.common.errors import RetroError
-from retro.generate.records import AnswerFile
+from retro.generate.answer_writer import AnswerFile
 from retro.mcore import parallel
 from retro.qa.answer_files import Answer
 from retro.qa.passages import Retrieve
@@ -68,7 +68,7 @@ class SharedAnswerFile:
     """An answer file that the first rank writes, and of which all know how far it is."""
 
     def __init__(self, path: Path, header: Mapping[str, Any], ids: Sequence[str], batch_size: int) -> None:
-        """Open or go on; see `retro.generate.records.AnswerFile`.
+        """Open or go on; see `retro.generate.answer_writer.AnswerFile`.
 
         Raises:
             ArtifactError: As there, on all ranks.

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import ConfigError
-from retro.generate.checks import require_prompt, require_reading
+from retro.generate.chunk_retrieval import ChunkReader, NeighborFinder
 from retro.generate.probabilities import Probabilities
-from retro.generate.reading import ChunkReader, NeighborFinder
 from retro.generate.request import Decoder, Extension, Neighbors, Reading, Retrieved
+from retro.generate.request_checks import require_prompt, require_reading
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.block_work import Advance, BlockWork, Place
 from retro.common.blocks import Block, BlockStore, ranges
+from retro.common.coordinator import Gang
 from retro.common.files import sha256_file, write_json
-from retro.common.gang import Gang
+from retro.common.launcher import ALONE, Worker
 from retro.common.precision import choose
 from retro.common.resume import completed, fingerprints, remove_unlisted_files
-from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index.codes import LISTS_FILE

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from retro.common.worker import worker_of
+from retro.common.launcher import worker_of
 
 # A worker's number on its machine, as torchrun and Slurm say it.
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from retro.common.blocks import Block
 from retro.common.config import config_json
+from retro.common.coordinator import Gang
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
-from retro.common.gang import Gang
 from retro.common.hdf5 import map_column, new_file, open_file, read_text, write_columns, write_texts
 from retro.common.precision import choose, renamed
 from retro.index.config import EmbedderConfig

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from retro.common.artifacts import fingerprint
 from retro.common.block_work import Advance
 from retro.common.blocks import Block, BlockStore
+from retro.common.coordinator import Gang
 from retro.common.errors import ConfigError
-from retro.common.gang import Gang
 from retro.db.reader import ChunkDatabase
 from retro.index.codes import CODES, add_codes, encode, lists_of, merge_on_disk
 from retro.index.config import STAGE, IndexConfig

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from retro.documents import BY_WORDS
 from retro.init.corpus_choices import Choice
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.count import count_parameters
-from retro.planner.flops import count_flops
+from retro.planning.flops import count_flops
+from retro.run.documents import BY_WORDS
 from retro.training.config import TrainConfig
 
 CHUNK = 64

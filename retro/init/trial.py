@@ -14,7 +14,7 @@ from retro.mcore import parallel
 from retro.model.config import ModelShape
 from retro.training.batch import Batch, BatchForm
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.feed import Feed
+from retro.training.data_loader import Feed
 from retro.training.loop import build_engine
 from retro.training.precision import choose_for_training
 from retro.training.validation import token_losses

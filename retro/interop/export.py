@@ -29,7 +29,7 @@ from retro.model.convert.writer import plain_family, write_decoder
 from retro.model.sizes import SIZES
 from retro.tokenizers.conventions import Conventions
 from retro.training import checkpoint
-from retro.training.finished import of_stage
+from retro.training.result import of_stage
 
 
 def write_retro(shape: ModelShape, dtype: str, out: Path) -> None:

@@ -13,7 +13,7 @@ from retro.common.errors import ConfigError, DataError, short_reason
 from retro.common.optional import import_optional
 from retro.db.versions import mark_of
 from retro.generate.config import GenerateConfig
-from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
+from retro.generate.loading import find_checkpoint, for_model, open_engine, with_choice
 from retro.generate.request import LiveRetrieval
 from retro.index.config import SearchConfig
 from retro.index.retriever import BY_VECTORS, search_identity

@@ -25,8 +25,7 @@ from retro.common.plain_pickle import PickleError, plain_values
 from retro.mcore.cpu import on_cpu
 from retro.mcore.parallel import gather_objects
 from retro.mcore.read_back import Sums, difference, sums_of
-from retro.mcore.shards import fill, shards
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors, fill, shards
 from retro.mcore.torch_files import TorchFile
 
 COMMON = "common.pt"

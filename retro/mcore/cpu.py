@@ -5,6 +5,9 @@ states and compares tensor types with "torch.cuda.FloatTensor". On a machine wit
 of these is mapped to the CPU, so the layers, schedules, optimizer and checkpoints that CI runs are the ones that
 run on a GPU. Applied once, before megatron is imported. `tests/mcore/test_cpu_adapter.py` holds the contract with
 megatron-core and fails when a release moves what this leans on.
+
+Its timers look for wandb and TensorBoard. Its fused functions call `torch.compile` while they are defined, which
+imports the compiler; without CUDA nothing here calls them, so there they stay as they are.
 """
 
 from __future__ import annotations
@@ -12,14 +15,57 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils import _device
 
-from retro.mcore.light_import import import_megatron
+_UNUSED = ("wandb", "tensorboard")
+
+
+def import_megatron(*, compiled: bool) -> None:
+    """Import megatron-core.
+
+    Args:
+        compiled: Whether its fused functions are compiled.
+    """
+    with _hidden(), _compiling(compiled):
+        from megatron.core import jit
+    if not compiled:
+        jit.disable_jit_fuser()  # for what of megatron-core is imported later
+
+
+@contextmanager
+def _hidden() -> Iterator[None]:
+    """Packages that are not there, unless somebody has imported them before."""
+    hidden = [name for name in _UNUSED if name not in sys.modules]
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del modules[name]
+
+
+@contextmanager
+def _compiling(wanted: bool) -> Iterator[None]:
+    compile_ = torch.compile
+    if not wanted:
+        torch.compile = _as_it_is  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compile_
+
+
+def _as_it_is(function: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
+    return (lambda given: given) if function is None else function
+
 
 _FACTORIES = ("tensor", "zeros", "empty", "ones", "full", "arange", "rand", "randn")
 _applied = False

@@ -17,7 +17,7 @@ from megatron.core.dist_checkpointing.mapping import is_main_replica
 from torch import Tensor
 
 from retro.common.plain_pickle import PickleError
-from retro.mcore.shards import shards
+from retro.mcore.sharded_tensors import shards
 from retro.mcore.torch_files import TorchFile
 
 Place = tuple[str, tuple[int, ...]]

@@ -1,1 +1,1 @@
-"""Stage package."""
+"""Retro on megatron-core, its reference in plain torch, and its sizes."""

@@ -12,12 +12,12 @@ from typing import Any
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.block_work import Advance, BlockWork, Place
 from retro.common.blocks import Block, BlockStore, ranges
+from retro.common.coordinator import Gang
 from retro.common.errors import DataError
 from retro.common.files import write_json
-from retro.common.gang import Gang
+from retro.common.launcher import ALONE, Worker
 from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.common.row_set import Rows
-from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.versions import open_database
 from retro.index.search import DenseSearch, TextSearch, open_search

@@ -22,7 +22,7 @@ import numpy as np
 from retro.common.artifacts import fingerprint
 from retro.common.block_work import Advance
 from retro.common.blocks import Block, BlockStore
-from retro.common.gang import Gang
+from retro.common.coordinator import Gang
 from retro.index.rerank import best_hits
 from retro.index.searcher import IndexSearcher, Searcher
 from retro.index.shards import ShardedFiles

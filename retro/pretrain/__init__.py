@@ -1,1 +1,1 @@
-"""Stage package."""
+"""Stage 5: pretraining and perplexity."""

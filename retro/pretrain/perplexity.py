@@ -31,10 +31,9 @@ from retro.db.versions import open_database
 from retro.mcore import parallel
 from retro.model.count import count_parameters
 from retro.neighbors.reader import Neighbors
-from retro.pretrain.chunk_losses import ChunkLosses, Columns, write_chunk_losses
+from retro.pretrain.chunk_losses import CHUNKS_FILE, STAGE, TABLE_FILE, ChunkLosses, Columns, write_chunk_losses
 from retro.pretrain.config import PerplexityConfig
 from retro.pretrain.data import EvaluationSource, NeighborMode, SequenceReader
-from retro.pretrain.reader import CHUNKS_FILE, STAGE, TABLE_FILE
 from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint

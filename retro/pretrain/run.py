@@ -27,10 +27,10 @@ from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import PretrainConfig
 from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
 from retro.training.config import ParallelConfig, TrainConfig, shaping
-from retro.training.finished import write_result
-from retro.training.lengthen import as_begun, goes_on, record_run, require_same_run
 from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.precision import choose_for_training
+from retro.training.result import write_result
+from retro.training.resume_rules import as_begun, goes_on, record_run, require_same_run
 from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from retro.common import own_checksum
+from retro.common import checksummed_json
 from retro.common.errors import ArtifactError
 from retro.common.input_files import read_text
 from retro.common.json_items import MAX_TEXT_BYTES
@@ -103,7 +103,7 @@ def asked_of(question: Question) -> Asked:
 
 def answer_line(answer: Answer) -> str:
     """The answer as a line of JSON, with its line end."""
-    return own_checksum.line(asdict(answer))
+    return checksummed_json.line(asdict(answer))
 
 
 def passage_record(passage: PassageLike) -> Context:
@@ -120,7 +120,7 @@ def passage_record(passage: PassageLike) -> Context:
 def question_lines(questions: Sequence[Question]) -> str:
     """The text of questions.jsonl."""
     kept = (asdict(asked_of(question)) for question in questions)
-    return "".join(own_checksum.line(asked) for asked in kept)
+    return "".join(checksummed_json.line(asked) for asked in kept)
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -178,7 +178,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ArtifactError(path, "ends in the middle of a line", "Run `retro generate` again; it goes on from there")
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
-            data, problem = own_checksum.parse_line(f"{line}\n")
+            data, problem = checksummed_json.parse_line(f"{line}\n")
         except JsonError as error:
             raise ArtifactError(path, f"line {number} is {error}", _REDO) from None
         if problem:

@@ -12,19 +12,19 @@ from typing_extensions import TypedDict
 
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
+from retro.common.statistics import p_value
 from retro.common.terminal import Table
-from retro.documents import BY_WORDS, build, model_settings
 from retro.evaluate.compare import Side, open_side
-from retro.evaluate.paired import p_value
 from retro.evaluate.side_by_side import highlight
 from retro.evaluate.tables import recall_text
 from retro.evaluate.wording import percent
-from retro.pipeline import stage
 from retro.qa.answer_files import Answer, read_answers
 from retro.quickstart.documents import DOCUMENTS, QUESTIONS, write_documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, table, terminal_table
-from retro.run_config import RunConfig, run_config_of
+from retro.run.config import RunConfig, run_config_of
+from retro.run.documents import BY_WORDS, build, model_settings
+from retro.run.pipeline import stage
 
 SETTINGS = ("closed_book", "with_passages", "gold_passages", "shuffled_passages")
 METRICS = ("substring_match", "f1")

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from retro.common.files import atomic_path, read_json
+from retro.common.statistics import estimate_ratio
 from retro.common.terminal import Table
 from retro.corpus.reader import Corpus
-from retro.documents import BY_WORDS, build
 from retro.evaluate.charts import Series, line_chart
-from retro.evaluate.intervals import estimate_ratio
 from retro.init.training_choices import COPYING_TRAIN, SHAPES
-from retro.pipeline import stage
-from retro.pretrain.reader import TABLE_FILE, Perplexities
+from retro.pretrain.chunk_losses import TABLE_FILE, Perplexities
 from retro.quickstart.docstrings import installed_package, write_docstrings
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, perplexity_text, table, terminal_table
-from retro.run_config import RunConfig, as_yaml, run_config_of
+from retro.run.config import RunConfig, as_yaml, run_config_of
+from retro.run.documents import BY_WORDS, build
+from retro.run.pipeline import stage
 from retro.training.probe import read_probes
 
 LEARNING = "learning"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retro.documents import MODEL
+from retro.run.documents import MODEL
 
 _OF_ACT = {
     "": ("model", "seed", "packages"),

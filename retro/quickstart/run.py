@@ -15,10 +15,10 @@ from typing import Any, Protocol
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import atomic_path, make_writable, read_json, write_json
 from retro.common.terminal import Table
-from retro.documents import model_settings
 from retro.quickstart import answers, learning, update, versions
 from retro.quickstart.options import Options
 from retro.quickstart.page import page
+from retro.run.documents import model_settings
 
 log = logging.getLogger(__name__)
 

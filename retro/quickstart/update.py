@@ -14,12 +14,12 @@ from typing import Any
 
 from retro.common.files import atomic_path, discard, read_json, write_json
 from retro.common.terminal import Table
-from retro.documents import build
-from retro.pipeline import answer_places, database_home
 from retro.quickstart.answers import answers_run, documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, table
-from retro.run_config import RunConfig, as_yaml
+from retro.run.config import RunConfig, as_yaml
+from retro.run.documents import build
+from retro.run.pipeline import answer_places, database_home
 from retro.updates import change
 
 UPDATE = "update"
@@ -66,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _ask(config: RunConfig, done: str, seconds: float) -> dict[str, Any]:
-    from retro.generate.single import answer_one
+    from retro.generate.one_question import answer_one
 
     places = answer_places(config)
     answer = answer_one(config.generate, config.parallel, places, QUESTION, passages_from="retriever", say=_silent)

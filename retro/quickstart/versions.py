@@ -17,13 +17,13 @@ from typing import Any
 from retro.common.errors import ConfigError, DataError
 from retro.common.files import atomic_path, read_json
 from retro.common.terminal import Table
-from retro.documents import BY_WORDS, build, model_settings
-from retro.pipeline import measure_checkpoint, measure_leakage
-from retro.pretrain.reader import IN_CONTEXT_FILE
+from retro.pretrain.chunk_losses import IN_CONTEXT_FILE
 from retro.quickstart.docstrings import installed_package, write_docstrings
 from retro.quickstart.options import OLDER, Options
 from retro.quickstart.page import note, perplexity_text, table, terminal_table
-from retro.run_config import RunConfig, run_config_of
+from retro.run.config import RunConfig, run_config_of
+from retro.run.documents import BY_WORDS, build, model_settings
+from retro.run.pipeline import measure_checkpoint, measure_leakage
 
 CONDITIONS = ("none", "shuffled", "found")
 VERSIONS = "versions"

@@ -14,10 +14,9 @@ from retro.common.errors import ConfigError
 from retro.common.precision import is_bfloat16
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
-from retro.generate.model import open_decoder
-from retro.generate.opening import end_tokens, find_checkpoint, sequence_length, with_choice
+from retro.generate.loading import end_tokens, find_checkpoint, open_decoder, sequence_length, with_choice
 from retro.generate.request import Decoder, Engine
-from retro.generate.tuned import warn_of_other_prompts
+from retro.generate.task_prompt import warn_of_other_prompts
 from retro.index.config import SearchConfig
 from retro.index.retriever import BY_VECTORS, open_retriever
 from retro.mcore import parallel

@@ -1,1 +1,1 @@
-"""Stage package."""
+"""Stage 6: instruction tuning."""

@@ -17,9 +17,8 @@ from retro.qa.prompts import Prompt, answer_text, build_prompt, require_template
 from retro.qa.question import PassageLike, Question
 from retro.qa.sample_layout import EncodedSample, PromptIds, Skip, encode_sample, prompt_room
 from retro.sft.answer_chunks import Passages, passages_of_answers, rows_of_answers
-from retro.sft.blend import Blend
+from retro.sft.blend import Blend, Share, mixture_record, shares
 from retro.sft.config import SftDataConfig
-from retro.sft.mixture import Share, mixture_record, shares
 from retro.sft.sets import Part, QuestionSet, read_sets
 from retro.sft.source import EncodedSet, SftSource
 from retro.tokenizers.conventions import prompt_prefix

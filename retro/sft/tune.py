@@ -33,17 +33,17 @@ from retro.index.retriever import BY_VECTORS, open_retriever, search_identity
 from retro.mcore import parallel
 from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import load_prompts
+from retro.sft.blend import mixture_table
 from retro.sft.config import SftConfig
-from retro.sft.mixture import mixture_table
 from retro.sft.prepare import Prepared, Shape, prepare
 from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, shaping
-from retro.training.finished import of_stage, write_result
-from retro.training.lengthen import CONFIG, as_begun, goes_on, record_run, require_same_run
 from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.model_tokenizer import model_tokenizer
 from retro.training.precision import choose_for_training
+from retro.training.result import of_stage, write_result
+from retro.training.resume_rules import CONFIG, as_begun, goes_on, record_run, require_same_run
 from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,7 @@ from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, sharded_weights
 from retro.mcore.lora import is_adapter
-from retro.mcore.shards import fill
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors, fill
 from retro.model.config import ModelShape
 from retro.model.convert import external
 from retro.model.convert.external import ExternalModel
@@ -34,10 +33,10 @@ from retro.model.model import BuildOptions, RetroModel, build_stage
 from retro.model.weight_names import weight_sizes
 from retro.training.architecture import require_same_architecture
 from retro.training.config import LoraConfig, ParallelConfig
-from retro.training.finished import CHECKPOINTS, INFO, RESULT, read_result, require_of_its_run
-from retro.training.groups import group_layout
 from retro.training.layout import require_layout, require_processes
-from retro.training.merged import AdapterInfo, MergedWeights, StoredWeights
+from retro.training.lora_weights import AdapterInfo, MergedWeights, StoredWeights
+from retro.training.megatron_settings import group_layout
+from retro.training.result import CHECKPOINTS, INFO, RESULT, read_result, require_of_its_run
 
 log = logging.getLogger(__name__)
 

@@ -23,29 +23,27 @@ from torch import nn
 
 from retro.common.errors import ConfigError, TrainingError
 from retro.common.progress import Progress
+from retro.common.stopping import first_signal_only
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, StepResult
 from retro.mcore.kernels import choose
 from retro.model.config import ModelShape
 from retro.model.count import count_parameters
 from retro.model.model import BuildOptions, RetroModel, build_stage
-from retro.training import checkpoint, start
+from retro.training import checkpoint, init_from
 from retro.training.adapters import adapted_layers
 from retro.training.architecture import require_same_architecture
 from retro.training.batch import BatchSource
-from retro.training.boards import open_boards
+from retro.training.checkpoint_writer import Saver
 from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
-from retro.training.feed import Feed
-from retro.training.finished import RESULT, read_result
-from retro.training.freezing import TRAINED, freeze_all_but, require_retrieval
-from retro.training.groups import engine_settings, group_layout, saved_beside_base
-from retro.training.interrupt import first_signal_only
+from retro.training.data_loader import Feed
 from retro.training.layout import require_batch, require_layout, require_processes
-from retro.training.lengthen import say_schedule
-from retro.training.log import TrainingLog, read_log
-from retro.training.lora import adapt, log_share
+from retro.training.log import TrainingLog, open_boards, read_log
+from retro.training.lora import TRAINED, adapt, freeze_all_but, log_share, require_retrieval
+from retro.training.megatron_settings import engine_settings, group_layout, saved_beside_base
 from retro.training.probe import Probe, read_probes
-from retro.training.saver import Saver
+from retro.training.result import RESULT, read_result
+from retro.training.resume_rules import say_schedule
 from retro.training.validation import Validation, mean_loss, token_losses
 
 log = logging.getLogger(__name__)
@@ -109,7 +107,7 @@ def train(
     origin = base or start_from
     if origin is not None and (config.lora is not None or not checkpoint.complete(checkpoints)):
         # Before memory is taken for a model of that size: the sizes of a folder's config may be made up.
-        start.require_weights(shape, origin)
+        init_from.require_weights(shape, origin)
     engine = build_engine(shape, config, layout)
     probe = Probe(shape, config, validation)
     step = _resume_or_start(engine, shape, config, checkpoints, origin)
@@ -271,7 +269,7 @@ def _resume_or_start(
     found = checkpoint.complete(checkpoints)
     # A checkpoint of adapters does not hold what they adapt.
     if start_from is not None and (not found or engine.settings.saved is not None):
-        start.start_from(engine, shape, start_from)
+        init_from.start_from(engine, shape, start_from)
     if not found:
         return 0
     info = checkpoint.read_info(found[-1])

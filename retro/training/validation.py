@@ -16,7 +16,7 @@ from retro.mcore import parallel
 from retro.mcore.engine import SeenLosses, Work, bare, evaluate
 from retro.model.config import ModelShape
 from retro.training.batch import BatchSource
-from retro.training.feed import Feed, MicroBatch
+from retro.training.data_loader import Feed, MicroBatch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from retro.common.artifacts import Manifest, describe_files, is_complete, read_m
 from retro.common.errors import ConfigError, DataError
 from retro.common.files import atomic_path, read_json, write_json
 from retro.common.hdf5 import new_file, write_columns
-from retro.common.lock import run_lock
+from retro.common.leases import run_lock
 from retro.corpus import build as corpus_build
 from retro.corpus.files import resolve
 from retro.corpus.inputs import identify

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.common import own_checksum
+from retro.common import checksummed_json
 from retro.common.errors import ArtifactError
 from retro.common.files import (
     discard,
@@ -42,10 +42,13 @@ def test_whatever_is_written_is_read_and_any_other_byte_in_it_is_found(
     data: dict[str, object], at: int, change: int
 ) -> None:
     def parse_document(text: str) -> tuple[object, str]:
-        found: tuple[object, str] = own_checksum.check_document(parse_json(text), text)
+        found: tuple[object, str] = checksummed_json.check_document(parse_json(text), text)
         return found
 
-    for write, parse in ((own_checksum.document, parse_document), (own_checksum.line, own_checksum.parse_line)):
+    for write, parse in (
+        (checksummed_json.document, parse_document),
+        (checksummed_json.line, checksummed_json.parse_line),
+    ):
         text = write(data)
         assert parse(text) == (data, "")
         damaged = bytearray(text.encode())
@@ -79,7 +82,7 @@ def test_a_file_without_a_checksum_is_of_an_older_version_and_is_read(tmp_path: 
 
 
 def test_the_last_line_may_be_cut_short_and_no_other(tmp_path: Path) -> None:
-    lines = [own_checksum.line({"step": step}) for step in (1, 2)]
+    lines = [checksummed_json.line({"step": step}) for step in (1, 2)]
     (tmp_path / "log.jsonl").write_text("".join(lines)[:-4])
     assert read_json_lines(tmp_path / "log.jsonl", "") == [{"step": 1}]
     (tmp_path / "log.jsonl").write_text(lines[0][:-4] + "\n" + lines[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retro.common.errors import ArtifactError
-from retro.common.lock import run_lock
+from retro.common.leases import run_lock
 
 
 def test_a_held_directory_is_refused_until_it_is_free(tmp_path: Path) -> None:

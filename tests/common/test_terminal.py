@@ -156,11 +156,15 @@ def test_a_command_can_show_some_modules_alone_while_the_file_gets_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_up_logging(file=tmp_path / "log")
-    show_only("retro.documents")
-    for name, level in (("retro.documents", logging.INFO), ("retro.db", logging.INFO), ("retro.db", logging.WARNING)):
+    show_only("retro.run.documents")
+    for name, level in (
+        ("retro.run.documents", logging.INFO),
+        ("retro.db", logging.INFO),
+        ("retro.db", logging.WARNING),
+    ):
         logging.getLogger(name).log(level, "%s at %d", name, level)
     shown = [line.split(" ", 2)[2] for line in capsys.readouterr().err.splitlines()]
-    assert shown == ["INFO retro.documents: retro.documents at 20", "WARNING retro.db: retro.db at 30"]
+    assert shown == ["INFO retro.run.documents: retro.run.documents at 20", "WARNING retro.db: retro.db at 30"]
     assert len((tmp_path / "log").read_text().splitlines()) == 3
 
 

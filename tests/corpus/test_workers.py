@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from retro.common.artifacts import Manifest, read_manifest
 from retro.common.blocks import Block, BlockStore
 from retro.common.errors import ArtifactError, DataError
-from retro.common.worker import Worker
+from retro.common.launcher import Worker
 from retro.corpus import build
 from retro.corpus.build import run
 from retro.corpus.config import CorpusConfig

@@ -10,7 +10,7 @@ import pytest
 from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json
-from retro.common.worker import Worker
+from retro.common.launcher import Worker
 from retro.corpus import build as corpus_build
 from retro.corpus.reader import Corpus
 from retro.corpus.token_files import TokenFileWriter

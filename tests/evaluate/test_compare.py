@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from retro.common import own_checksum
+from retro.common import checksummed_json
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json, write_json
+from retro.common.statistics import Counts, count_right, mcnemar, p_value, sign_flips
 from retro.common.terminal import Terminal
 from retro.evaluate.compare import compare, open_side
 from retro.evaluate.config import EvaluateConfig
-from retro.evaluate.paired import Counts, count_right, mcnemar, p_value, sign_flips
 from retro.evaluate.score import run
 from retro.evaluate.show_comparison import show_comparison
 from retro.qa.answer_files import Answer, question_lines
@@ -114,8 +114,8 @@ def test_runs_over_other_questions_are_refused(tmp_path: Path) -> None:
     path.write_text("".join([lines[0], lines[2], *lines[1:]]))
     with pytest.raises(ArtifactError, match=r"question 2 has id 'q2', .* has 'q1'"):
         compare(a, open_side(b))
-    first, _ = own_checksum.parse_line(lines[0])
-    path.write_text(own_checksum.line(first | {"answers": ["bob"]}))
+    first, _ = checksummed_json.parse_line(lines[0])
+    path.write_text(checksummed_json.line(first | {"answers": ["bob"]}))
     with pytest.raises(ArtifactError, match=r"question 1 has answers \['bob'\]"):
         compare(a, open_side(b))
     path.write_text("{\n")

@@ -6,9 +6,9 @@ from pathlib import Path
 import yaml
 
 from retro.generate.config import Setting
-from retro.matrix.config import MatrixConfig
 from retro.qa.task import Layout, Metric, Task
 from retro.show_tasks import tasks_markdown
+from retro.sweep.config import MatrixConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)]

@@ -6,9 +6,9 @@ import io
 import math
 from typing import Any
 
+from retro.common.statistics import estimate, estimate_ratio
 from retro.common.terminal import Terminal
 from retro.evaluate import in_context
-from retro.evaluate.intervals import estimate, estimate_ratio
 
 
 def measured() -> dict[str, Any]:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from lm_eval.tasks.drop.utils import get_metrics
 from rouge_score import rouge_scorer
 
-from retro.evaluate.drop import best_total, drop_em, drop_f1
-from retro.evaluate.metrics import exact_match, f1, quac_f1, rouge_l
-from retro.evaluate.rouge import rouge_lsum
-from retro.evaluate.rules import Rules
+from retro.qa.metrics.drop import best_total, drop_em, drop_f1
+from retro.qa.metrics.normalize import Rules
+from retro.qa.metrics.rouge import rouge_lsum
+from retro.qa.metrics.words import exact_match, f1, quac_f1, rouge_l
 from retro.qa.task import load_task
 from tests.evaluate import second_opinion
 

@@ -158,5 +158,5 @@ def test_gold_answers_are_marked_as_whole_words(text: str, golds: list[str], htm
 
 
 def test_the_stages_are_those_of_the_pipeline() -> None:
-    pipeline = pytest.importorskip("retro.pipeline")
+    pipeline = pytest.importorskip("retro.run.pipeline")
     assert [(one.name, one.directory) for one in pipeline.STAGES] == [stage[:2] for stage in STAGES]

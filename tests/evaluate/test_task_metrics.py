@@ -5,23 +5,25 @@ from __future__ import annotations
 import pytest
 
 from retro.common.errors import ArtifactError, ConfigError
-from retro.evaluate.choices import accuracy, chosen_option, verdict
-from retro.evaluate.drop import drop_em, drop_f1, normalize
-from retro.evaluate.metrics import (
+from retro.qa.answer_files import Answer, Asked
+from retro.qa.metrics.choices import accuracy, chosen_option, verdict
+from retro.qa.metrics.drop import drop_em, drop_f1, normalize
+from retro.qa.metrics.normalize import Rules
+from retro.qa.metrics.registry import METRICS, score, task_of
+from retro.qa.metrics.rouge import rouge_lsum
+from retro.qa.metrics.words import (
+    distinct,
+    ends_in_loop,
     exact_match,
     f1,
     popqa_match,
     quac_f1,
+    repeated,
     rouge_l,
     string_em,
     substring_match,
     word_recall,
 )
-from retro.evaluate.repetition import distinct, ends_in_loop, repeated
-from retro.evaluate.rouge import rouge_lsum
-from retro.evaluate.rules import Rules
-from retro.evaluate.scorer import METRICS, score, task_of
-from retro.qa.answer_files import Answer, Asked
 from retro.qa.task import Metric, all_tasks, load_task
 
 

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from retro.pipeline import STAGES
+from retro.run.pipeline import STAGES
 from tests.faults.inject import KINDS, Tried, build_shim, inject, serving
 
 

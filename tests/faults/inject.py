@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retro.pipeline import STAGES, stage
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import STAGES, stage
 
 KINDS = {"full": 1, "broken": 2, "short": 3}
 """The disk is full from the n-th call on; the n-th fails with an input/output error; the n-th write writes half."""

@@ -24,10 +24,10 @@ _IMPORTED = (
     "retro.neighbors.build",
     "retro.pretrain.run",
     "retro.pretrain.perplexity",
-    "retro.training.saver",
+    "retro.training.checkpoint_writer",
     "retro.sft.tune",
     "retro.index.retriever",
-    "retro.generate.answer",
+    "retro.generate.run",
     "retro.evaluate.score",
 )
 """What the stages load, before any is run."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retro.pipeline import STAGES
-from retro.run_config import as_yaml
+from retro.run.config import as_yaml
+from retro.run.pipeline import STAGES
 from tests.faults.inject import KINDS, Server, build_shim, inject, prepare, serving
 from tests.tiny_road import run_stages, small_config
 

@@ -21,11 +21,11 @@ import pytest
 
 from retro.common import files
 from retro.common.artifacts import MANIFEST, is_complete, read_manifest
-from retro.common.claims import WORKERS
 from retro.common.errors import ArtifactError, RetroError
-from retro.common.worker import VARIABLE
-from retro.pipeline import STAGES
-from retro.run_config import RunConfig
+from retro.common.launcher import VARIABLE
+from retro.common.leases import WORKERS
+from retro.run.config import RunConfig
+from retro.run.pipeline import STAGES
 from tests.tiny_road import small_config
 
 TRIALS = int(os.environ.get("RETRO_CHAOS_TRIALS", "6"))

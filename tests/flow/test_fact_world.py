@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from retro.pipeline import database_home, stage
-from retro.run_config import RunConfig, load_run_config
+from retro.run.config import RunConfig, load_run_config
+from retro.run.pipeline import database_home, stage
 from retro.updates.change import replace_documents
 from tests.flow.world import VALUES, World, write_lessons, write_tokenizer
 

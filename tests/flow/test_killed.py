@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from retro.common.artifacts import read_manifest
-from retro.pipeline import STAGES
-from retro.run_config import RunConfig, as_yaml
+from retro.run.config import RunConfig, as_yaml
+from retro.run.pipeline import STAGES
 from retro.training.log import read_log
 from tests.tiny_road import small_config
 

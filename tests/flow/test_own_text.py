@@ -13,8 +13,8 @@ import yaml
 
 from retro.cli import app
 from retro.common.errors import ArtifactError, ConfigError, RetroError, TrainingError
-from retro.common.lock import run_lock
-from retro.pipeline import STAGES
+from retro.common.leases import run_lock
+from retro.run.pipeline import STAGES
 from tests.tiny_road import TOPICS, write_corpus, write_questions
 
 TUNED = "retro-topics_pp1_same_format_ctx1_tiny_4_0.001"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from retro.pipeline import STAGES, stages_until
-from retro.run_config import RunConfig, load_run_config
+from retro.run.config import RunConfig, load_run_config
+from retro.run.pipeline import STAGES, stages_until
 from retro.sft.tune import tuned_name
 from retro.training.config import LoraConfig
 

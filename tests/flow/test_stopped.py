@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from retro.common.files import read_json
-from retro.run_config import as_yaml
+from retro.run.config import as_yaml
 from retro.training.checkpoint import complete
 from tests.tiny_road import run_stages, small_config
 

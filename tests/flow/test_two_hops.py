@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from retro.pipeline import stage
-from retro.run_config import RunConfig, load_run_config
+from retro.run.config import RunConfig, load_run_config
+from retro.run.pipeline import stage
 from tests.flow.two_hops import CHUNK_LENGTH, VALUES, World, write_lessons, write_tokenizer
 
 ASKED = 200

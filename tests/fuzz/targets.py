@@ -62,9 +62,9 @@ def _json_seeds() -> list[bytes]:
 
 def _read_json(path: Path) -> object:
     from retro.common.artifacts import parse_manifest
+    from retro.common.coordinator import Plan
     from retro.common.errors import ArtifactError
     from retro.common.files import read_json
-    from retro.common.gang import Plan
 
     for read in (Plan.read, lambda one: parse_manifest(one, "")):
         try:
@@ -84,13 +84,13 @@ def _yaml_seeds() -> list[bytes]:
 
 
 def _read_yaml(path: Path) -> object:
-    from retro.run_config import as_yaml, load_run_config
+    from retro.run.config import as_yaml, load_run_config
 
     return as_yaml(load_run_config(path, []))
 
 
 def _read_override(path: Path) -> object:
-    from retro.run_config import as_yaml, load_run_config
+    from retro.run.config import as_yaml, load_run_config
 
     return as_yaml(load_run_config(None, [path.read_bytes().decode("utf-8", "surrogateescape")]))
 

@@ -11,10 +11,10 @@ import torch
 
 from retro.interop.export import export
 from retro.mcore.lora import is_adapter
-from retro.mcore.stored import StoredTensors
-from retro.pipeline import stage
+from retro.mcore.sharded_tensors import StoredTensors
+from retro.run.pipeline import stage
 from retro.training import checkpoint
-from retro.training.merge import merge
+from retro.training.convert import merge
 from tests.interop.test_modeling import load
 from tests.tiny_road import run_stages, small_config
 

@@ -13,12 +13,12 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.corpus.reader import Corpus
-from retro.generate.ask import Asker, build_requests
-from retro.generate.opening import end_tokens, find_checkpoint, for_model, open_engine
-from retro.pipeline import stage
+from retro.generate.loading import end_tokens, find_checkpoint, for_model, open_engine
+from retro.generate.runner import Asker, build_requests
 from retro.qa.question import Context, Question
 from retro.qa.task import load_task
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
 from retro.serve.asking import ask_chat, ask_completion
 from retro.serve.opening import open_service
 from retro.serve.parameters import ChatParameters, CompletionParameters

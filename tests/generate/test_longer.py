@@ -12,9 +12,9 @@ import transformers
 from retro.common.errors import ConfigError
 from retro.generate.config import GenerateConfig
 from retro.generate.engine import BatchEngine
-from retro.generate.opening import find_checkpoint, open_engine
+from retro.generate.loading import find_checkpoint, open_engine
+from retro.generate.one_question import Places, answer_one
 from retro.generate.request import Request, Sampling
-from retro.generate.single import Places, answer_one
 from retro.model.convert import hf_config
 from retro.training.config import ParallelConfig
 from retro.training.convert import convert

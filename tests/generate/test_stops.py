@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.generate.stops import HeldText
+from retro.generate.detokenize import HeldText
 
 
 def feed(stops: list[str], pieces: list[str]) -> tuple[list[str], bool]:

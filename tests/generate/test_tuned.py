@@ -8,7 +8,7 @@ import pytest
 
 from retro.common.errors import ArtifactError
 from retro.generate.config import GenerateConfig
-from retro.generate.tuned import warn_of_other_prompts
+from retro.generate.task_prompt import warn_of_other_prompts
 from retro.qa.prompt_texts import shipped_prompts
 
 TEXTS = shipped_prompts()

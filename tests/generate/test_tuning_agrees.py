@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retro.generate.reading import ChunkReader, NeighborFinder
+from retro.generate.chunk_retrieval import ChunkReader, NeighborFinder
 from retro.generate.request import LiveRetrieval
 from retro.qa.question import Context, PassageLike
 from retro.sft.config import SetConfig, SftDataConfig

@@ -12,8 +12,8 @@ import transformers
 
 from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError
-from retro.pipeline import stage
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
 from tests.model.convert.folders import LLAMA
 from tests.tiny_road import run_stages, small_config
 from tests.tokenizers.chat_folders import make_folder

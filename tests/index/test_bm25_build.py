@@ -13,7 +13,7 @@ import pytest
 from retro.common.artifacts import MANIFEST, read_manifest
 from retro.common.errors import ArtifactError, DataError, DependencyError
 from retro.common.files import read_json
-from retro.common.worker import Worker
+from retro.common.launcher import Worker
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index import build as index_build

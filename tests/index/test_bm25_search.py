@@ -15,7 +15,7 @@ from retro.index.config import Bm25Config, SearchConfig
 from retro.index.retriever import Retriever
 from retro.index.search import BM25, DENSE, TextSearch, fuse, open_search
 from retro.index.searcher import Searcher
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
 
 pytest.importorskip("bm25s")
 BY_WORDS, HYBRID, RERANKED = SearchConfig(source="bm25"), SearchConfig(source="hybrid"), SearchConfig(rerank="bm25")

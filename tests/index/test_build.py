@@ -12,7 +12,7 @@ from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json
 from retro.common.hdf5 import map_column
-from retro.common.worker import Worker
+from retro.common.launcher import Worker
 from retro.corpus.reader import Corpus
 from retro.db import build as db_build
 from retro.db.config import DbConfig

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retro.common.coordinator import Gang
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json, write_plain_json
-from retro.common.gang import Gang
 from retro.common.hdf5 import new_file, write_columns
 from retro.common.precision import Hardware
 from retro.index.config import EmbedderConfig

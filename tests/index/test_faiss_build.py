@@ -12,7 +12,7 @@ import pytest
 from retro.common.artifacts import describe_files, read_manifest
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json
-from retro.common.worker import Worker
+from retro.common.launcher import Worker
 from retro.db.reader import ChunkDatabase
 from retro.index.build import run
 from retro.index.embeddings import sample_rows

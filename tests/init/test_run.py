@@ -14,8 +14,8 @@ from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.init.run import Made, Options, run
 from retro.init.training_choices import SHAPES, Shaped
 from retro.init.trial import tokens_per_second
-from retro.pipeline import stage
-from retro.run_config import RunConfig, load_run_config
+from retro.run.config import RunConfig, load_run_config
+from retro.run.pipeline import stage
 from tests.init.texts import write_asked, write_big_file, write_books, write_notes
 from tests.tiny_road import run_stages
 

@@ -23,12 +23,12 @@ from retro.interop.model_card import run_settings
 from retro.interop.run_facts import gather
 from retro.mcore import parallel
 from retro.model.config import ModelConfig, ModelShape
-from retro.run_config import RunConfig, load_run_config
+from retro.run.config import RunConfig, load_run_config
 from retro.training import checkpoint
+from retro.training.checkpoint_writer import Saver, save_weights
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.convert import convert
 from retro.training.loop import build_engine
-from retro.training.saver import Saver, save_weights
 from tests.interop.test_modeling import load
 from tests.model.convert.folders import make_folder
 from tests.model.convert.gguf_files import write_gguf

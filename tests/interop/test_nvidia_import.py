@@ -22,8 +22,8 @@ from retro.interop.nvidia_import import Imported, import_project
 from retro.neighbors import build as neighbors_stage
 from retro.neighbors.config import NeighborsConfig
 from retro.neighbors.reader import Neighbors
-from retro.pipeline import stage
-from retro.run_config import load_run_config
+from retro.run.config import load_run_config
+from retro.run.pipeline import stage
 from tests.corpus.texts import artifact_bytes
 from tests.index.road import index_config
 from tests.interop.nvidia import CHUNK, FakeProject, write_block, write_merged

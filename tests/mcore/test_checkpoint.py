@@ -12,10 +12,10 @@ import torch
 
 from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors
+from retro.training.checkpoint_writer import Saver
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import build_engine
-from retro.training.saver import Saver
 from tests.mcore.hostile import Evil
 from tests.model.tiny import tiny_model, tiny_shape
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from retro.mcore.inference import for_inference
+from retro.mcore.layers import for_inference
 from retro.mcore.lora import attach
 from tests.model.tiny import tiny_inputs, tiny_model, tiny_shape
 

@@ -15,9 +15,9 @@ from retro.mcore.engine import Engine
 from retro.mcore.read_back import sums_of
 from retro.model.model import RetroModel
 from retro.training import checkpoint
+from retro.training.checkpoint_writer import Saver
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import build_engine
-from retro.training.saver import Saver
 from tests.model.tiny import tiny_shape
 
 CONFIG = TrainConfig(steps=4, global_batch=1, micro_batch=1, warmup_steps=0, precision="float32")

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors
 from retro.mcore.tensor_index import read_index
 from tests.mcore.hostile import infected, payloads
 from tests.model.tiny import tiny_model, tiny_shape

@@ -11,7 +11,7 @@ import pytest
 from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
-from retro.common.worker import Worker
+from retro.common.launcher import Worker
 from retro.corpus.reader import Corpus, TokenStream
 from retro.index import build as index_build
 from retro.index.faiss_file import FaissFile

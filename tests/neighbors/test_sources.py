@@ -9,7 +9,7 @@ import pytest
 
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
-from retro.common.worker import Worker
+from retro.common.launcher import Worker
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.index.bm25 import build as bm25_build

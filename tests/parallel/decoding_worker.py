@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retro.generate.model import open_decoder
+from retro.generate.loading import open_decoder
 from retro.generate.request import Decoder
 from retro.mcore import parallel
 from retro.training.config import ParallelConfig

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from retro.generate import answer
+from retro.generate import run as generate_run
 from retro.mcore import parallel
-from retro.pipeline import stage
+from retro.run.pipeline import stage
 from tests.tiny_road import small_config
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     folder, out, *settings = sys.argv[1:]
     config = small_config(Path(folder), *settings, write=False)
     corpus, db, index, sft = (stage(name).path(config) for name in ("corpus", "db", "index", "sft"))
-    answer.run(config.generate, config.parallel, sft, corpus, db, index, Path(out))
+    generate_run.run(config.generate, config.parallel, sft, corpus, db, index, Path(out))
     parallel.stop()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retro.generate.model import open_decoder
+from retro.generate.loading import open_decoder
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import train
 from tests.model.tiny import tiny_shape

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from retro.training import checkpoint
-from retro.training.merge import merge
+from retro.training.convert import merge
 from tests.model.tiny import tiny_inputs
 from tests.parallel.launch import curve, launch
 

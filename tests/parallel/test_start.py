@@ -15,7 +15,7 @@ from tests.model.convert.folders import ROWS, make_folder
 from tests.model.tiny import tiny_inputs
 from tests.parallel.launch import launch_module
 from tests.training.fake import CycleSource
-from tests.training.test_start import shape_of
+from tests.training.test_init_from import shape_of
 
 FAMILIES = ("llama, grouped queries", "qwen2", "qwen3", "phi3", "smollm3", "gpt2")
 LAYOUTS = ("tensor", "pipeline", "pipeline virtual_pipeline")

@@ -13,12 +13,11 @@ import pytest
 from retro.common.artifacts import read_manifest
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
-from retro.pipeline import stage
-from retro.pretrain.chunk_losses import ChunkLosses, chunk_bytes
+from retro.pretrain.chunk_losses import CHUNKS_FILE, ChunkLosses, chunk_bytes
 from retro.pretrain.data import EvaluationSource, SequenceReader
 from retro.pretrain.perplexity import evaluation_streams
-from retro.pretrain.reader import CHUNKS_FILE
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
 from retro.training.validation import Validation, mean_loss
 from tests.pretrain.told import alone
 from tests.tiny_road import run_stages, small_config, write_corpus

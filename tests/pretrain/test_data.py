@@ -9,9 +9,9 @@ from retro.common.errors import ConfigError, DataError
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.neighbors.reader import Neighbors
-from retro.pipeline import stage
 from retro.pretrain.data import EvaluationSource, NeighborMode, SequenceReader, TrainingSource
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
 from tests.tiny_road import run_stages, small_config, write_corpus
 
 S, M = 64, 16

@@ -23,12 +23,12 @@ from retro.index.search import DenseSearch
 from retro.index.searcher import open_searcher
 from retro.mcore import parallel
 from retro.model.model import RetroModel
-from retro.pipeline import database_dirs, measure_checkpoint, stage
 from retro.pretrain import in_context
 from retro.pretrain.config import InContextConfig, PerplexityConfig
 from retro.pretrain.in_context_data import DocumentLosses, PromptSource, Targets, all_targets, spread
 from retro.pretrain.in_context_passages import OtherDocuments, of_search, query_texts, shown_documents, shuffled
-from retro.run_config import RunConfig, as_yaml
+from retro.run.config import RunConfig, as_yaml
+from retro.run.pipeline import database_dirs, measure_checkpoint, stage
 from tests.pretrain.told import alone
 from tests.tiny_road import run_stages, small_config
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from retro.run_config import load_run_config
+from retro.run.config import load_run_config
 from tests.tiny_road import run_stages
 
 WORDS, TEXTS = 32, 600

@@ -13,11 +13,11 @@ from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError, TrainingError
 from retro.common.files import read_json
 from retro.common.precision import Hardware
-from retro.pipeline import stage
 from retro.pretrain import perplexity
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
+from retro.run.status import status_of
 from retro.training.log import read_log
-from retro.upkeep.status import status_of
 from tests.tiny_road import run_stages, small_config
 
 
@@ -129,7 +129,7 @@ def test_a_lengthened_run_that_is_stopped_is_not_complete_and_goes_on(trained: P
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("retro.training.saver.Saver.save", stop)
+        patch.setattr("retro.training.checkpoint_writer.Saver.save", stop)
         stage("pretrain").run(longer)
     assert not (folder / "run/5_pretrain/manifest.json").exists()
     assert not (folder / "run/5_pretrain/gpt/result.json").exists()

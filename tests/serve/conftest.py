@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
 from tests.tiny_road import run_stages, small_config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.run_config import as_yaml, load_run_config
+from retro.run.config import as_yaml, load_run_config
 from retro.serve.config import KEY_VARIABLE, MASKED, ServeConfig
 from retro.serve.run import listen, with_key
 

@@ -6,8 +6,8 @@ import asyncio
 import time
 
 from benchmarks.serving_load import Load, answers_alone, put_load, questions
-from retro.pipeline import database_dirs, stage
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import database_dirs, stage
 from retro.serve.app import Service
 from retro.serve.config import ServeConfig
 from retro.serve.opening import Places, open_service

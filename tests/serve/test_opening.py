@@ -15,7 +15,7 @@ from benchmarks.serving_load import Server
 from retro.common.errors import ArtifactError, ConfigError, DependencyError, TrainingError
 from retro.generate.request import LiveRetrieval, Request
 from retro.mcore import parallel
-from retro.run_config import RunConfig, as_yaml
+from retro.run.config import RunConfig, as_yaml
 from retro.serve.opening import open_service
 from retro.serve.run import require_packages
 from tests.serve.running import running

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from retro.qa.sample_layout import EncodedSample
-from retro.sft.blend import Blend
-from retro.sft.mixture import mixture_record, mixture_table, shares
+from retro.sft.blend import Blend, mixture_record, mixture_table, shares
 
 
 def sample(prompt: int, answer: int) -> EncodedSample:

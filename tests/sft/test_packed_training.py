@@ -14,7 +14,7 @@ from retro.qa.sample_layout import EncodedSample
 from retro.sft.blend import Blend
 from retro.sft.source import EncodedSet, SftSource
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.feed import Feed
+from retro.training.data_loader import Feed
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 from tests.model.tiny import CHUNK, VOCABULARY, tiny_shape

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from retro.generate.reading import ChunkReader
+from retro.generate.chunk_retrieval import ChunkReader
 from retro.generate.request import GivenPassages
 from retro.qa.passages import NeighborTokens
 from retro.qa.sample_layout import EncodedSample, lay_out_prompts

@@ -11,7 +11,7 @@ import pytest
 
 from retro.common.errors import ArtifactError
 from retro.qa.prompt_texts import load_prompts
-from retro.run_config import load_run_config
+from retro.run.config import load_run_config
 from retro.sft.config import SetConfig, SftDataConfig
 from retro.sft.prepare import Shape
 from retro.sft.sets import read_sets

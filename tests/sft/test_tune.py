@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from retro.model.names import is_retrieval
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
 from retro.training import checkpoint
 from tests.tiny_road import run_stages, small_config
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from retro.common.errors import ArtifactError, DataError
-from retro.pipeline import stage
 from retro.qa.prompt_texts import shipped_prompts
-from retro.run_config import RunConfig
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
 from tests.tiny_road import run_stages, small_config
 
 

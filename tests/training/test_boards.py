@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError, DependencyError
-from retro.training.boards import open_boards
 from retro.training.config import TrainConfig
-from retro.training.log import TrainingLog
+from retro.training.log import TrainingLog, open_boards
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

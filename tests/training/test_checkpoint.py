@@ -10,7 +10,7 @@ from retro.common.config import config_json
 from retro.common.errors import ArtifactError, TrainingError
 from retro.common.files import write_json
 from retro.training import checkpoint
-from retro.training.finished import INFO
+from retro.training.result import INFO
 from tests.model.tiny import tiny_shape
 
 

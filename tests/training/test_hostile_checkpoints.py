@@ -22,13 +22,12 @@ from retro.interop.export import export
 from retro.model.config import ModelConfig
 from retro.model.convert.legacy import LegacyCheckpoint
 from retro.training import checkpoint, loop
+from retro.training.checkpoint_writer import Saver
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.convert import convert
-from retro.training.finished import INFO
+from retro.training.convert import convert, merge
+from retro.training.init_from import start_from
 from retro.training.loop import build_engine
-from retro.training.merge import merge
-from retro.training.saver import Saver
-from retro.training.start import start_from
+from retro.training.result import INFO
 from tests.mcore.hostile import Evil, infected, payloads
 from tests.model.convert.legacy_megatron import GPT, random_weights, write
 from tests.model.tiny import tiny_shape

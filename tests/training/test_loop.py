@@ -18,10 +18,10 @@ from retro.training import checkpoint
 from retro.training.architecture import require_same_architecture
 from retro.training.batch import Batch
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.finished import INFO
-from retro.training.lengthen import record_run, require_same_run
 from retro.training.log import read_log
 from retro.training.loop import Result, train
+from retro.training.result import INFO
+from retro.training.resume_rules import record_run, require_same_run
 from retro.training.validation import Validation
 from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource

@@ -14,15 +14,15 @@ import torch
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.common.files import read_json, write_json
 from retro.mcore.lora import attach, is_adapter
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors
 from retro.model.count import count_parameters
 from retro.model.names import is_retrieval
 from retro.training import checkpoint
 from retro.training.adapters import adapted_layers, count_adapters
 from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
-from retro.training.feed import Feed
+from retro.training.data_loader import Feed
+from retro.training.init_from import start_from
 from retro.training.loop import build_engine
-from retro.training.start import start_from
 from retro.training.validation import token_losses
 from tests.model.tiny import tiny_inputs, tiny_shape
 from tests.parallel.reference_training import lora_curve

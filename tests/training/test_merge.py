@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from retro.common.errors import ArtifactError, ConfigError
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors
 from retro.model.weight_names import weight_sizes
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
+from retro.training.convert import merge
+from retro.training.init_from import start_from
 from retro.training.loop import build_engine
-from retro.training.merge import merge
-from retro.training.start import start_from
 from tests.model.tiny import tiny_inputs, tiny_shape
 from tests.training.test_lora import MODELS, adapted, config, made
 

@@ -14,11 +14,11 @@ from retro.common.errors import ConfigError
 from retro.mcore.engine import Engine
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.finished import read_result, write_result
+from retro.training.init_from import start_from
 from retro.training.log import read_log
 from retro.training.loop import build_engine, finished_result, train
 from retro.training.probe import Probe, ProbeSource
-from retro.training.start import start_from
+from retro.training.result import read_result, write_result
 from retro.training.validation import Validation, mean_loss
 from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource

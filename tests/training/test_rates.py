@@ -17,9 +17,9 @@ from retro.mcore.engine import learning_rate
 from retro.model.names import is_gate, is_retrieval
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig, shaping
-from retro.training.feed import Feed
-from retro.training.groups import engine_settings
+from retro.training.data_loader import Feed
 from retro.training.loop import _numbers, build_engine
+from retro.training.megatron_settings import engine_settings
 from retro.training.validation import token_losses
 from tests.model.tiny import tiny_shape
 from tests.training.fake import CycleSource

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retro.training.read_ahead import ReadAhead
+from retro.training.data_loader import ReadAhead
 
 
 class Reader:

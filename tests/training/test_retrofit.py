@@ -10,11 +10,11 @@ import torch
 
 from retro.common.errors import ConfigError, TrainingError
 from retro.mcore.lora import is_adapter
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors
 from retro.model.names import is_retrieval
 from retro.training import checkpoint
 from retro.training.config import TrainConfig
-from retro.training.merge import merge
+from retro.training.convert import merge
 from tests.model.tiny import tiny_inputs
 from tests.training.fake import CycleSource
 from tests.training.test_loop import losses, run

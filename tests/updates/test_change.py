@@ -12,7 +12,7 @@ import pytest
 
 from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.common.lock import run_lock
+from retro.common.leases import run_lock
 from retro.corpus import build as corpus_build
 from retro.db import build as db_build
 from retro.db.config import DbConfig

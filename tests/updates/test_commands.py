@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from retro import cli
-from retro.pipeline import database_home
-from retro.run_config import as_yaml
+from retro.run.config import as_yaml
+from retro.run.pipeline import database_home
 from retro.updates.state import open_latest
 from tests.corpus.texts import story
 from tests.tiny_road import run_stages, small_config

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retro.analysis.inspect.inspect import Wanted, show
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import mark_of, open_database
-from retro.inspect.show import Wanted, show
 from retro.neighbors.reader import Neighbors
-from retro.pipeline import database_dirs, database_home, stage
 from retro.pretrain.run import model_shape
-from retro.run_config import RunConfig, load_run_config
+from retro.run.config import RunConfig, load_run_config
+from retro.run.pipeline import database_dirs, database_home, stage
+from retro.run.verify import Verification
 from retro.training import checkpoint
 from retro.updates.change import add, remove, replace_documents
-from retro.upkeep.verify import Verification
 from tests.corpus.texts import write_stories
 from tests.db.stops import flip_byte
 from tests.tiny_road import run_stages, small_config, write_corpus

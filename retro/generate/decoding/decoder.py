@@ -24,7 +24,7 @@ from retro.generate.decoding.stack import CachedStack
 from retro.generate.decoding.step import Step, plan_step
 from retro.generate.request import Extension
 from retro.mcore.cpu import device
-from retro.mcore.stages import from_last_stage
+from retro.mcore.p2p import from_last_stage
 from retro.model.model import RetroModel
 
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from retro.generate.decoding.chunks import Reading
 from retro.generate.decoding.step import Step
-from retro.mcore import stages
+from retro.mcore import p2p
 from retro.mcore.layers import TransformerConfig
 
 
 def hand_on(hidden_P1H: Tensor, context: Tensor | None) -> None:
     """Send [P, 1, H] states and [R, E K, H] neighbors to the next stage, in one tensor."""
     parts = [x.flatten(0, 1) for x in (hidden_P1H, context) if x is not None]
-    stages.send_on(torch.cat(parts))
+    p2p.send_on(torch.cat(parts))
 
 
 def receive(step: Step, reading: Reading, config: TransformerConfig) -> tuple[Tensor, Tensor | None]:
@@ -29,7 +29,7 @@ def receive(step: Step, reading: Reading, config: TransformerConfig) -> tuple[Te
     tokens, of_neighbors = len(step.tokens_P), 0
     if reading.new is not None:
         of_neighbors = reading.new.neighbors_EKR.numel()
-    arrived = stages.receive((tokens + of_neighbors, config.hidden_size), config.params_dtype)
+    arrived = p2p.receive((tokens + of_neighbors, config.hidden_size), config.params_dtype)
     if reading.new is None:
         return arrived[:, None], None
     width = reading.new.neighbors_EKR.size(2)

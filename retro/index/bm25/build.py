@@ -14,11 +14,11 @@ import numpy as np
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.block_work import Advance
 from retro.common.blocks import Block, BlockStore, ranges
+from retro.common.coordinator import Gang
 from retro.common.errors import DataError
 from retro.common.files import write_json
-from retro.common.gang import Gang
+from retro.common.launcher import ALONE, Worker
 from retro.common.resume import completed, fingerprints, remove_unlisted_files
-from retro.common.worker import ALONE, Worker
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database

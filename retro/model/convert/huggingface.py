@@ -9,8 +9,7 @@ from torch import Tensor
 from retro.common.errors import DataError, TrainingError
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.hf_config import FolderConfig, read_folder_config
-from retro.model.convert.hf_layouts import LAYOUTS, LM_HEAD
-from retro.model.convert.pieces import gather, rows_of
+from retro.model.convert.hf_layouts import LAYOUTS, LM_HEAD, gather, rows_of
 from retro.model.convert.safe_files import FETCH, SafeFiles
 from retro.model.names import decoder_sizes
 from retro.tokenizers.tokenizer import HuggingFaceTokenizer, Kind, SentencePieceTokenizer, probe_tokenizer

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from retro.common.errors import DataError, TrainingError
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors
 from retro.mcore.tensor_index import INDEX
 from retro.model.config import ModelShape
 from retro.model.names import decoder_sizes

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retro.common.errors import TrainingError
 from retro.mcore.lora import is_adapter
-from retro.mcore.shards import fill
+from retro.mcore.sharded_tensors import fill
 from retro.model.config import ModelShape
 from retro.model.names import EMBEDDING, OUTPUT, POSITIONS, decoder_sizes, is_retrieval
 

@@ -18,8 +18,7 @@ from retro.common.errors import ConfigError
 from retro.common.files import write_plain_json
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.hf_config import LLAMA_3_ROPE
-from retro.model.convert.hf_layouts import LAYOUTS
-from retro.model.convert.pieces import Layout, assemble, invert
+from retro.model.convert.hf_layouts import LAYOUTS, Layout, assemble, invert
 from retro.model.convert.safe_files import ONE_FILE, write_safetensors
 from retro.model.names import EMBEDDING, OUTPUT, decoder_sizes
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from retro.common.errors import ArtifactError, ConfigError
-from retro.generate.model import open_decoder
+from retro.generate.loading import open_decoder
 from retro.generate.request import Extension
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig

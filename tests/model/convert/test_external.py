@@ -22,7 +22,7 @@ from retro.training.convert import convert
 from tests.model.convert.folders import FAMILIES, ROWS, make_folder
 from tests.model.convert.gguf_files import TOKENS, rounded, write_gguf
 from tests.model.tiny import tiny_inputs
-from tests.training.test_start import shape_of, start
+from tests.training.test_init_from import shape_of, start
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from retro.mcore import parallel
 from retro.mcore.kernels import LOCAL
 from retro.mcore.layers import GPTModel, Norm, TransformerBlockSubmodules
 from retro.mcore.parallel import ONE_PROCESS
-from retro.mcore.stored import StoredTensors
+from retro.mcore.sharded_tensors import StoredTensors
 from retro.model.config import ModelShape
 from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import fill_from, require_fits

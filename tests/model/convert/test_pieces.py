@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retro.model.convert.pieces import Layout, Piece, assemble, gather, invert, rows_of
+from retro.model.convert.hf_layouts import Layout, Piece, assemble, gather, invert, rows_of
 
 STORED = {"q": torch.tensor([[10.0, 11.0], [20.0, 21.0]]), "k": torch.tensor([[12.0, 13.0], [22.0, 23.0]])}
 MIXED = (Piece("q", 0, 1), Piece("k", 0, 1), Piece("q", 1, 2), Piece("k", 1, 2))

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from retro.generate.config import GenerateConfig
-from retro.generate.opening import find_checkpoint, open_engine
+from retro.generate.loading import find_checkpoint, open_engine
 from retro.generate.request import Request, Sampling
 from retro.qa.chat_prompts import chat_of
 from retro.tokenizers.tokenizer import load_tokenizer

@@ -1,0 +1,1 @@
+"""Chunks, neighbors and samples of a run: on the terminal, and as one HTML page."""

@@ -1,0 +1,239 @@
+"""From a run's files to an engine that answers: the checkpoint, its tokenizer, and the index where one is searched."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from retro.common.errors import ConfigError
+from retro.common.precision import Choice, choose, is_bfloat16
+from retro.corpus.reader import Corpus
+from retro.generate.config import GenerateConfig
+from retro.generate.decoding.decoder import CachedDecoder
+from retro.generate.engine import BatchEngine
+from retro.generate.ranks import on_first_rank, search_once
+from retro.generate.request import Decoder
+from retro.index.config import SearchConfig
+from retro.index.retriever import BY_VECTORS, open_retriever
+from retro.mcore import parallel
+from retro.mcore.layers import for_inference
+from retro.qa.chat_prompts import STYLE, chat_of, has_chat
+from retro.qa.passages import Retrieve
+from retro.qa.prompt_texts import PromptTexts, load_prompts
+from retro.qa.prompts import require_template
+from retro.qa.task import Task
+from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer
+from retro.training import checkpoint
+from retro.training.checkpoint import load_stage
+from retro.training.config import ParallelConfig
+from retro.training.model_tokenizer import model_tokenizer
+from retro.training.result import of_stage
+
+log = logging.getLogger(__name__)
+
+
+def open_decoder(
+    checkpoint: Path,
+    layout: ParallelConfig,
+    end: int | Sequence[int],
+    *,
+    bfloat16: bool = False,
+    sequence_length: int | None = None,
+) -> Decoder:
+    """The model of a checkpoint, ready to go on from prompts.
+
+    Args:
+        checkpoint: One, or a stage directory whose newest is taken.
+        layout: Ranks that share the model, whatever it was trained on. All of them make the same calls. What spreads
+            a batch or the work of a training step has no use here: `sequence` and `distributed_optimizer` are ignored.
+        end: The id that ends an answer, or all of those that do.
+        bfloat16: Compute in bfloat16.
+        sequence_length: Tokens of a sequence, see `load_stage`; None: as the checkpoint says.
+
+    Raises:
+        ConfigError: The layout does not fit the model or the processes, has stages that take turns, or leaves
+            processes over for other copies.
+        ArtifactError: The checkpoint is missing or damaged.
+    """
+    layout = _for_decoding(layout)
+    (model,), info = load_stage(checkpoint, layout, bfloat16=bfloat16, sequence_length=sequence_length)
+    for_inference(model)
+    log.info("%s: opened for decoding, step %d", info.path, info.step)
+    return CachedDecoder(model, end)
+
+
+def _for_decoding(layout: ParallelConfig) -> ParallelConfig:
+    if layout.virtual_pipeline > 1:
+        need = "needs 1 while generating: a token goes through the stages once, so they cannot take turns"
+        raise ConfigError("parallel.virtual_pipeline", layout.virtual_pipeline, need)
+    copies, rest = divmod(parallel.world_size(), layout.model_ranks)
+    if copies > 1 and not rest:
+        need = (
+            f"leaves {copies} copies of the model, needs 1 while generating. Start {layout.model_ranks} processes, or "
+            "have several runs answer slices of the questions (generate.start and generate.count)"
+        )
+        raise ConfigError("parallel.tensor x parallel.pipeline", layout.model_ranks, need)
+    return layout.model_copy(update={"sequence": False, "distributed_optimizer": False})
+
+
+def find_checkpoint(config: GenerateConfig, path: Path) -> checkpoint.CheckpointInfo:
+    """The checkpoint that answers.
+
+    Args:
+        config: Its step, and the size that it must have.
+        path: A checkpoint, a directory of them, a finished stage that trains, or a model of another toolkit.
+
+    Raises:
+        ArtifactError: There is none, or none of that step.
+        TrainingError: It has another size.
+    """
+    found = checkpoint.find(of_stage(path), config.step)
+    checkpoint.require_size(found, config.size)
+    return checkpoint.read_info(found)
+
+
+def for_model(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> GenerateConfig:
+    """A GPT has no encoder: passages reach it through the prompt alone.
+
+    Raises:
+        ConfigError: Only an encoder can read what is wanted, or a chunk is shorter than what is between two searches.
+    """
+    encoder = config.encoder and info.shape.model.retrieval
+    if "live_retrieval" in config.settings and not encoder:
+        need = "needs an encoder that reads what is found: a Retro, and generate.encoder=true"
+        raise ConfigError("generate.settings", "live_retrieval", need)
+    every, most = config.retrieval_every, info.shape.chunk_length
+    if every is not None and every > most:
+        raise ConfigError("generate.retrieval_every", every, f"needs 1 to {most}, the tokens of a chunk")
+    _warn_of_more_passages(config, info, encoder=encoder)
+    return config.model_copy(update={"encoder": encoder})
+
+
+def _warn_of_more_passages(config: GenerateConfig, info: checkpoint.CheckpointInfo, *, encoder: bool) -> None:
+    trained, wanted = info.shape.model.neighbors, config.passages
+    if encoder and wanted > trained:
+        log.warning(
+            "generate.passages = %d: the model was trained to read %d; answers may get worse, and its encoder "
+            "reads up to %d tokens for each chunk",
+            wanted,
+            trained,
+            wanted * info.shape.retrieved_length,
+        )
+
+
+def sequence_length(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> int | None:
+    """Tokens of a sequence that the model is to be opened for; None: as its checkpoint says.
+
+    Raises:
+        ConfigError: More than the folder that the weights come from was made for, or its positions lie in a table.
+    """
+    wanted, model = config.sequence_length, info.shape.model
+    if wanted == model.sequence_length or (wanted is None and info.external is None):
+        return None
+    told = None if info.tokenizer is None else conventions_of(load_tokenizer(info.tokenizer)).max_position_embeddings
+    most = max(model.sequence_length, told or 0)
+    if wanted is None:
+        if most > model.sequence_length and model.positions == "rope":
+            what = "%s: opened for %s of the %s tokens that it was made for; generate.sequence_length takes more"
+            log.info(what, info.path, f"{model.sequence_length:,}", f"{most:,}")
+        return None
+    if model.positions != "rope":
+        need = f"needs to be absent or {model.sequence_length}: the model's positions are learned, not rotary"
+        raise ConfigError("generate.sequence_length", wanted, need)
+    if wanted > most:
+        need = f"needs at most {most}, the tokens that {info.path} was made for"
+        raise ConfigError("generate.sequence_length", wanted, need)
+    return wanted
+
+
+def prompt_texts(config: GenerateConfig, task: Task) -> PromptTexts:
+    """The texts that questions of a task are asked with.
+
+    Raises:
+        ConfigError: They have no such kind of answer, or no such template.
+        DataError: The user's file of them is missing or broken.
+    """
+    texts = load_prompts(config.prompts)
+    texts.rule_of_kind(task.kind, f"{task.name}.kind")
+    require_template("generate.template", config.template, texts)
+    return texts
+
+
+def with_choice(config: GenerateConfig, begun: str | None = None) -> tuple[GenerateConfig, Choice]:
+    """The config with the precision that the first process chooses, and tells in its log, in place of `auto`.
+
+    Args:
+        config: As it was given.
+        begun: What answers were begun in, if any were.
+    """
+    choice = parallel.from_first(choose(config.precision, begun=begun))
+    if parallel.rank() == 0:
+        choice.tell("generate.precision")
+    return config.model_copy(update={"precision": choice.precision}), choice
+
+
+def end_tokens(tokenizer: Tokenizer, config: GenerateConfig) -> tuple[int, ...]:
+    """All tokens at which an answer ends: that of a document, those that the tokenizer's folder names, and in style
+    `chat` the one with which the chat template ends a turn.
+
+    Raises:
+        ConfigError: Style `chat` is wanted, and there is no chat template.
+        DataError: It is no template.
+    """
+    known = conventions_of(tokenizer)
+    if config.style == STYLE:
+        return tuple(dict.fromkeys((tokenizer.eod, *known.ends, chat_of(tokenizer, "generate.style").turn_end)))
+    if has_chat(tokenizer) and "style" not in config.model_fields_set:
+        log.info("the tokenizer has a chat template; generate.style=chat asks with it, now it is %s", config.style)
+    return tuple(dict.fromkeys((tokenizer.eod, *known.ends)))
+
+
+def conventions_identity(tokenizer: Tokenizer, config: GenerateConfig) -> dict[str, str]:
+    """What the tokenizer's folder says, where it shapes the answers; nothing of a tokenizer of one's own."""
+    known = conventions_of(tokenizer)
+    shapes = config.style == STYLE or known.prefix or set(known.ends) - {tokenizer.eod}
+    return {"conventions": known.identity} if shapes else {}
+
+
+def open_engine(
+    config: GenerateConfig,
+    layout: ParallelConfig,
+    info: checkpoint.CheckpointInfo,
+    corpus: Corpus | None,
+    db_dir: Path,
+    index_dir: Path,
+    search: SearchConfig = BY_VECTORS,
+) -> tuple[BatchEngine, Retrieve | None]:
+    """The engine, and its search where one is needed: the first rank opens the index, for all.
+
+    Args:
+        config: Passages, the precision that was chosen, how many are answered at once.
+        layout: Processes. Without a launcher one process holds the whole model, whatever this says.
+        info: The checkpoint.
+        corpus: The corpus; None where nothing is searched and the checkpoint has a tokenizer.
+        db_dir: The chunk database; opened where `config.searches`.
+        index_dir: The index; likewise.
+        search: By what it is searched.
+
+    Raises:
+        ConfigError: The layout does not fit the model or the processes, or the sequence is longer than the model's.
+        TrainingError: The checkpoint was trained with another tokenizer.
+        ArtifactError: Something is missing or damaged.
+    """
+    tokenizer: Any = model_tokenizer(info, corpus)[0]
+    layout = layout if parallel.world_size() > 1 else ParallelConfig()
+    ends = end_tokens(tokenizer, config)
+    length = sequence_length(config, info)
+    decoder = open_decoder(info.path, layout, ends, bfloat16=is_bfloat16(config.precision), sequence_length=length)
+    retrieve = None
+    if config.searches and corpus is not None:
+        most = max(config.passages, config.contexts_in_prompt)
+        opened: list[Retrieve] = []
+        on_first_rank(lambda: opened.append(open_retriever(corpus, db_dir, index_dir, most, search)))
+        retrieve = search_once(opened[0] if opened else None)
+    engine = BatchEngine(
+        decoder, tokenizer, retrieve, max_running=config.batch_size, neighbor_text=config.neighbor_text
+    )
+    return engine, retrieve

@@ -1,0 +1,255 @@
+"""Questions to requests, requests to the engine, its answers to files, some at a time.
+
+The engine is behind its protocol, so this file knows neither checkpoints nor megatron's layers. Where a model is
+spread over processes all of them run it, and the first one writes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from retro.common.errors import ConfigError
+from retro.common.files import atomic_path
+from retro.common.progress import Progress
+from retro.generate.answer_writer import answer_path, header_path, plain_name, write_plain
+from retro.generate.config import GenerateConfig, SamplingConfig, Setting
+from retro.generate.engine import BatchEngine
+from retro.generate.passages import Passages
+from retro.generate.questions import slice_bounds
+from retro.generate.ranks import SharedAnswerFile, on_first_rank
+from retro.generate.request import Completion, GivenPassages, LiveRetrieval, Reading, Request, Sampling
+from retro.generate.request_checks import LONGER
+from retro.generate.task_prompt import few_shot_examples, task_chat, task_prompt
+from retro.qa.answer_files import QUESTIONS, Answer, passage_record, question_lines
+from retro.qa.chat_prompts import STYLE, chat_of, encode_chats
+from retro.qa.prompt_texts import PromptTexts, shipped_prompts
+from retro.qa.question import Question
+from retro.qa.sample_layout import PromptIds, fit_prompt, prompt_room
+from retro.qa.task import Task
+from retro.sft.prepare import encode_prompts
+from retro.tokenizers.conventions import prompt_prefix
+from retro.tokenizers.tokenizer import conventions_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """What all settings of a run have in common."""
+
+    engine: BatchEngine
+    config: GenerateConfig
+    task: Task
+    questions: Sequence[Question]
+    """All of them, before slicing."""
+    identity: Mapping[str, Any]
+    """What else shapes the answers: fingerprints of checkpoint, database, questions."""
+    texts: PromptTexts = field(default_factory=shipped_prompts)
+    """The prompt texts."""
+    model: str = ""
+    """Size and step of the checkpoint, as names of plain files have them."""
+
+    @property
+    def slice(self) -> tuple[int, int]:
+        """First question and number of questions that are answered."""
+        return slice_bounds(self.config, len(self.questions))
+
+
+def answer_all(asker: Asker, passages: Mapping[Setting, Sequence[Passages]], out: Path) -> dict[str, Any]:
+    """Answer the config's slice of the questions in all its settings; goes on where a killed run stopped.
+
+    Args:
+        asker: Engine, config and questions.
+        passages: Of all questions in each setting, from `find_passages`.
+        out: The stage's directory.
+
+    Returns:
+        Numbers for report.json, and under "files" the names that belong to the stage.
+
+    Raises:
+        ConfigError: The answer's length leaves no room for a prompt, or a setting does not fit the model.
+        ArtifactError: `out` holds answers of other settings, or the disk is full.
+    """
+    on_first_rank(lambda: _write_questions(out, asker.questions))
+    files, report = [QUESTIONS], dict[str, Any]()
+    for setting in asker.config.settings:
+        report[setting], written = _answer_setting(asker, setting, passages[setting], out)
+        files += written
+    return {"settings": report, "files": files}
+
+
+def _write_questions(out: Path, questions: Sequence[Question]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / QUESTIONS) as temporary:
+        temporary.write_text(question_lines(questions), encoding="utf-8")
+
+
+def _answer_setting(
+    asker: Asker, setting: Setting, passages: Sequence[Passages], out: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """Answer the questions that a setting still lacks: its numbers, and the names of its files."""
+    start, count = asker.slice
+    config, questions = asker.config, asker.questions[start : start + count]
+    given = passages[start : start + count]
+    requests = build_requests(asker, setting, given)
+    path = answer_path(out, setting, start, count, len(asker.questions))
+    file = SharedAnswerFile(path, answer_header(asker, setting), [one.id for one in questions], config.batch_size)
+    left, tokens, begun = count - file.done, 0, monotonic()
+    with Progress(count, what=f"generate: {setting}", unit="answers", done=file.done) as bar:
+        while file.done < count:
+            batch = slice(file.done, file.done + config.batch_size)
+            completions = _complete(asker.engine, requests[batch])
+            whole = zip(questions[batch], given[batch], completions, strict=True)
+            file.append([record(setting, *one) for one in whole])
+            tokens += sum(len(one.tokens) for one in completions if one is not None)
+            bar.advance(len(completions))
+    skipped = sum(request is None for request in requests)
+    if skipped:
+        log.warning(
+            "generate: %s: %d of %d questions do not fit a sequence of %d tokens%s beside prompt and answer: not asked",
+            *(setting, skipped, count, asker.engine.decoder.sequence_length, LONGER),
+        )
+    numbers = {
+        "questions": count,
+        "skipped_question_too_long": skipped,
+        "answered_now": left,
+        "tokens_now": tokens,
+        "seconds": round(monotonic() - begun, 3),
+    }
+    return numbers, [path.name, header_path(path).name, *_plain(asker, setting, path)]
+
+
+def _plain(asker: Asker, setting: Setting, path: Path) -> list[str]:
+    """Write the file of the original tools, where it is asked for: its name."""
+    if not asker.config.plain_output:
+        return []
+    bounds = asker.slice
+    target = path.parent / plain_name(asker.config, asker.task.name, asker.model, setting, bounds)
+    on_first_rank(lambda: write_plain(path, target))
+    return [target.name]
+
+
+def _complete(engine: BatchEngine, requests: Sequence[Request | None]) -> list[Completion | None]:
+    """Answer what can be asked, all at once."""
+    found = iter(engine.generate([request for request in requests if request is not None]))
+    return [None if request is None else next(found) for request in requests]
+
+
+def build_requests(asker: Asker, setting: Setting, passages: Sequence[Passages]) -> list[Request | None]:
+    """The requests of the questions of the slice; None where a question does not fit, even without passages.
+
+    Args:
+        asker: Engine, config and questions.
+        setting: What is read.
+        passages: Of each question of the slice.
+
+    Raises:
+        ConfigError: The answer's length leaves no room for a prompt.
+    """
+    config, decoder = asker.config, asker.engine.decoder
+    longest = config.max_new_tokens or asker.task.max_new_tokens
+    length = decoder.sequence_length
+    room = prompt_room(length, decoder.chunk_length if config.encoder else 1, longest)
+    if room == 0:
+        need = f"needs to leave a prompt of {decoder.chunk_length} tokens in a sequence of {length}{LONGER}"
+        raise ConfigError("generate.max_new_tokens", longest, need)
+    start, count = asker.slice
+    questions = asker.questions[start : start + count]
+    requests: list[Request | None] = []
+    for place, ids in enumerate(_prompts(asker, questions, passages)):
+        fitted = fit_prompt(ids, room)
+        reading = _reading(config, setting, questions[place], passages[place])
+        sampling = sampling_of(config.sampling, asker.task, longest, seed=question_seed(config.seed, start + place))
+        requests.append(None if fitted is None else Request(prompt=fitted[0], sampling=sampling, reading=reading))
+    return requests
+
+
+def _prompts(asker: Asker, questions: Sequence[Question], passages: Sequence[Passages]) -> list[PromptIds]:
+    config, tokenizer = asker.config, asker.engine.tokenizer
+    ways: dict[str, Any] = {
+        "contexts_in_prompt": config.contexts_in_prompt,
+        "examples": few_shot_examples(asker.task),
+        "texts": asker.texts,
+        "template": config.template,
+    }
+    pairs = list(zip(questions, passages, strict=True))
+    if config.style == STYLE:
+        chat = chat_of(tokenizer, "generate.style")
+        ways["takes_system"] = chat.takes_system
+        return encode_chats([task_chat(*pair, asker.task, **ways) for pair in pairs], chat)
+    prefix = prompt_prefix(conventions_of(tokenizer), config.add_special_tokens, "generate.add_special_tokens")
+    prompts = [task_prompt(*pair, asker.task, style=config.style, **ways) for pair in pairs]
+    return encode_prompts(prompts, tokenizer, prefix)
+
+
+def _reading(config: GenerateConfig, setting: Setting, question: Question, passages: Passages) -> Reading:
+    if not config.encoder or setting == "closed_book":
+        return None
+    if setting == "live_retrieval":
+        return LiveRetrieval(passages=config.passages, every=config.retrieval_every, question=question.question)
+    return GivenPassages(passages=tuple(passages[: config.passages]))
+
+
+def sampling_of(config: SamplingConfig, task: Task, max_new_tokens: int, *, seed: int) -> Sampling:
+    """How the tokens of one answer are chosen; the task's stop texts go before the config's own."""
+    return Sampling(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        repetition_penalty=config.repetition_penalty,
+        min_new_tokens=config.min_new_tokens,
+        max_new_tokens=max_new_tokens,
+        stop=tuple(dict.fromkeys((*task.stop, *config.stop))),
+        seed=seed,
+    )
+
+
+def question_seed(seed: int, number: int) -> int:
+    """A stream of random numbers for each question.
+
+    Args:
+        seed: The run's.
+        number: The question's place among all, not in its slice or batch.
+    """
+    return (seed << 32) + number
+
+
+def record(setting: Setting, question: Question, shown: Passages, completion: Completion | None) -> Answer:
+    """An answer with the passages that were read: in the prompt, then by the encoder, each once."""
+    read = [*shown] if completion is None else [*shown, *(p for one in completion.retrieved for p in one.passages)]
+    return Answer(
+        id=question.id,
+        question=question.question,
+        answers=question.answers,
+        prediction="" if completion is None else completion.text.strip(),
+        passages=tuple(dict.fromkeys(passage_record(passage) for passage in read)),
+        setting=setting,
+        skipped="question_too_long" if completion is None else "",
+        ended="" if completion is None else completion.ended,
+    )
+
+
+# What a header leaves out: which answers are wanted, where questions and prompt texts lie (their fingerprints are in),
+# and a mere check.
+_SHAPES_NOTHING = {"name", "size", "settings", "start", "count", "questions", "data", "prompts", "plain_output"}
+
+
+def answer_header(asker: Asker, setting: Setting) -> dict[str, Any]:
+    """What shapes the answers of one file: settings, task, checkpoint, questions."""
+    data: dict[str, Any] = asker.config.model_dump(mode="json", exclude=_SHAPES_NOTHING)
+    start, count = asker.slice
+    return data | {
+        "setting": setting,
+        "task_version": asker.task.version,
+        "prompts_version": asker.texts.version,
+        "metrics": list(asker.task.metrics),
+        "task_record": asker.task.record(),
+        "identity": dict(asker.identity),
+        "start": start,
+        "count": count,
+    }

@@ -1,1 +1,0 @@
-"""Look at what a run is made of: on the terminal, and as one HTML page."""

@@ -1,1 +1,0 @@
-"""How much of the held-out text stands in the training text, and what perplexity is without it."""

@@ -1,1 +1,0 @@
-"""Checkpoints × tasks × settings, asked and scored into one table."""

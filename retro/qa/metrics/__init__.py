@@ -1,0 +1,1 @@
+"""Metrics of answers, by name; `registry.py` holds them."""

@@ -1,0 +1,168 @@
+"""Checkpoints, results, files with their own checksum; and whether an artifact was made from what is there now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from retro.common.artifacts import MANIFEST, REPORT, Manifest, is_complete, parse_manifest, require_parent
+from retro.common.block_work import BLOCKS_FILE
+from retro.common.checksum_cache import VERIFIED
+from retro.common.checksummed_json import is_covered, page_problem
+from retro.common.errors import ArtifactError, RetroError
+from retro.common.files import read_json, read_json_lines
+from retro.common.input_files import read_bytes
+from retro.index.config import DIRECTORY
+from retro.run.config import RunConfig
+from retro.run.pipeline import STAGES, database_dirs, require_folder, stage
+from retro.training.result import CHECKPOINTS, INFO, RESULT, problems_of, require_result, runs_of
+
+_LOG, _SETTINGS = "log.jsonl", "config.json"
+_REMEDY = "Put it back, or run its stage with --redo"
+
+
+def below(run_dir: Path, pattern: str) -> list[Path]:
+    """What bears a name in a run; not what was being written, or removed, when a process was killed."""
+    found = (path for path in run_dir.rglob(pattern) if not any(part.endswith(".tmp") for part in path.parts))
+    return sorted(path for path in found if path.name != VERIFIED)
+
+
+def checkpoints_in(run_dir: Path) -> list[Path]:
+    """The folders of checkpoints, whole or not."""
+    said = {path.parent for path in below(run_dir, INFO)}
+    return sorted(said | {path for path in below(run_dir, f"{CHECKPOINTS}/step_*") if path.is_dir()})
+
+
+def training_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the results of a stage that trains, compared with its manifest."""
+    for run, result in runs_of(directory, manifest).items():
+        try:
+            require_result(run, result)
+        except RetroError as error:
+            yield str(error)
+
+
+def result_problems(run_dir: Path) -> Iterator[str]:
+    """What is wrong with the files that the results of training name."""
+    for path in below(run_dir, RESULT):
+        try:
+            yield from (
+                f"{file}: {why}. Put it back, or run the stage with --redo" for file, why in problems_of(path.parent)
+            )
+        except RetroError as error:
+            yield str(error)
+
+
+def own_checksums(run_dir: Path, listed: Iterable[Path]) -> list[Path]:
+    """The files that may carry a checksum of their own, those that something else lists aside."""
+    others = set(listed)
+    lines = [
+        path for path in below(run_dir, "*.jsonl") if path.name == _LOG or path.with_suffix(".header.json").exists()
+    ]
+    pages = sorted(run_dir.glob("report*.html"))
+    return [path for path in (*below(run_dir, "*.json"), *lines, *pages) if path not in others]
+
+
+def own_problem(path: Path) -> str:
+    """What is wrong with a file by its own checksum; empty if nothing, or if it has none."""
+    try:
+        if path.suffix == ".html":
+            problem = page_problem(read_bytes(path, "Run `retro evaluate` again").decode("utf-8", "replace"))
+            return problem and f"{path}: {problem}. Run `retro evaluate` again"
+        if path.suffix == ".jsonl":
+            read_json_lines(path, _REMEDY)
+        else:
+            read_json(path, _REMEDY, Any)
+    except RetroError as error:
+        return str(error)
+    return ""
+
+
+def has_no_checksum(path: Path) -> bool:
+    """Whether a sound file is one that today's version would have given a checksum: an older one wrote it."""
+    of_training = path.name in (_LOG, _SETTINGS) and (path.parent / CHECKPOINTS).exists()
+    if not of_training and path.name not in (MANIFEST, REPORT, BLOCKS_FILE, INFO, RESULT):
+        return False
+    text = path.read_text("utf-8")
+    return not all(map(is_covered, text.split("\n")[:-1] if path.name == _LOG else [text]))
+
+
+def unfinished(config: RunConfig) -> Iterator[str]:
+    """Stages whose folder or manifest is gone, or that were stopped right before they wrote it."""
+    for one in STAGES:
+        directory = one.path(config)
+        try:
+            require_folder(directory)
+        except ArtifactError as error:
+            yield str(error)
+        if (directory / REPORT).exists() and not (directory / MANIFEST).exists():
+            said = f"is missing, and {REPORT} beside it says that the stage was done"
+            yield f"{directory / MANIFEST}: {said}. Put it back, or run `retro {one.name}` again"
+
+
+_RESULT_FILE = "result.json"
+"""What a run of training leaves when it has finished."""
+_MAKES_THE_DATABASE = ("corpus", "db", "index")
+
+
+def require_parents(directory: Path, manifest: Manifest, config: RunConfig) -> None:
+    """Compare the parents that a manifest names with those that stand in the run, or in the database that it reads.
+
+    Raises:
+        ArtifactError: One is missing, damaged, or another one; the stage to run is named.
+    """
+    for name in manifest.parents:
+        above = _directory_of(name, manifest.stage, config)
+        if above is None:
+            continue
+        path = above / MANIFEST
+        if not path.exists():
+            raise _missing(path, directory, name)
+        require_parent(directory, manifest, name, parse_manifest(path, f"Run `retro {name}` with --redo"))
+    for run, made_from in _weights_read(directory, manifest, config):
+        result = run / _RESULT_FILE
+        if not run.exists():
+            raise _missing(run, directory, "sft" if manifest.stage == "generate" else "pretrain")
+        found = read_json(result, f"Delete {result}")["weights_sha256"][:16] if result.exists() else None
+        if found != made_from:
+            now = "have steps left to take" if found is None else f"are {found} now"
+            problem = f"was made from the weights {made_from}, and those in {run} {now}"
+            remedy = "makes it again" if manifest.stage == "perplexity" else "with --redo makes it again"
+            raise ArtifactError(directory / MANIFEST, problem, f"`retro {manifest.stage}` {remedy}")
+
+
+def _missing(path: Path, directory: Path, name: str) -> ArtifactError:
+    remedy = f"Put it back, or run `retro {name}` and the stages after it again"
+    return ArtifactError(path, f"is missing, and {directory} was made from it", remedy)
+
+
+def _weights_read(directory: Path, manifest: Manifest, config: RunConfig) -> Iterator[tuple[Path, str]]:
+    """Models of this run that a stage read: where one was trained, and the name of the weights that were read."""
+    made = manifest.config
+    if manifest.stage == "perplexity":
+        for name, (weights, _) in made.get("checkpoints", {}).items():
+            yield stage("pretrain").path(config) / name, weights
+    elif manifest.stage == "sft" and made["sft"].get("start_from") is None:
+        weights, shape = made["checkpoint"]
+        yield stage("pretrain").path(config) / ("retro" if shape["model"]["retrieval"] else "gpt"), weights
+    elif manifest.stage == "generate" and not (made["generate"].get("checkpoint") or made["generate"].get("step")):
+        tuned = stage("sft").path(config)
+        if not is_complete(tuned):
+            raise _missing(tuned / MANIFEST, directory, "sft")
+        name = parse_manifest(tuned / MANIFEST, "Run `retro sft` with --redo", "sft").counts["name"]
+        yield tuned / name, made["identity"]["checkpoint"]
+
+
+def _directory_of(name: str, child: str, config: RunConfig) -> Path | None:
+    """Where a parent lies; None for what is no stage's, and for the index of a version, which has no manifest."""
+    if name == DIRECTORY:
+        return database_dirs(config)[1] / DIRECTORY
+    if not any(one.name == name for one in STAGES):
+        return None
+    if name in ("db", "index") and child not in _MAKES_THE_DATABASE:
+        db, index = database_dirs(config)
+        if name == "db":
+            return db
+        return None if index == db else index
+    return stage(name).path(config)

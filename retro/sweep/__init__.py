@@ -1,0 +1,1 @@
+"""Checkpoints x tasks x settings, generated and scored into one table."""

@@ -1,0 +1,147 @@
+"""`retro matrix`: answer and score every cell through the stages, one after another, and keep the table up to date."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retro.common.config import config_json
+from retro.common.errors import ConfigError, DataError, RetroError
+from retro.common.files import atomic_path, read_json, write_plain_json
+from retro.common.yaml_files import read_yaml
+from retro.generate.config import GenerateConfig
+from retro.run.config import RunConfig, load_run_config
+from retro.run.pipeline import stage, stage_lock
+from retro.sweep.config import MatrixConfig
+from retro.sweep.table import Result, as_json, as_markdown, page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One checkpoint asked one task."""
+
+    checkpoint: str
+    task: str
+    config: RunConfig
+
+    @property
+    def label(self) -> str:
+        """In messages."""
+        return f"{self.checkpoint} × {self.task}"
+
+
+def load_matrix(path: Path) -> MatrixConfig:
+    """Read a matrix.
+
+    Raises:
+        DataError: The file is missing, is not YAML, or a setting in it is wrong.
+    """
+    try:
+        return MatrixConfig(**read_yaml(path))
+    except ConfigError as error:
+        raise DataError(path, str(error), "Mend that setting; docs/evaluation.md has an example") from None
+
+
+def cells_of(matrix: MatrixConfig) -> list[Cell]:
+    """All cells, checkpoint by checkpoint; every setting is checked before any work is done.
+
+    Raises:
+        ConfigError: A cell's settings cannot work.
+        DataError: A run's file is missing or broken.
+    """
+    return [_cell(matrix, checkpoint, task) for checkpoint in matrix.checkpoints for task in matrix.tasks]
+
+
+def _cell(matrix: MatrixConfig, checkpoint: str, task: str) -> Cell:
+    model, asked = matrix.checkpoints[checkpoint], matrix.tasks[task]
+    given = dict(matrix.set)
+    if matrix.settings:
+        given["generate.settings"] = list(matrix.settings)
+    if matrix.slices:
+        given["evaluate.slices"] = list(matrix.slices)
+    given |= model.set | {"generate.task": task} | asked.set
+    given["generate.name"] = f"{matrix.name}-{checkpoint}-{task}"
+    base = load_run_config(model.run or matrix.run, [])
+    try:
+        config = RunConfig(**_laid_over(config_json(base), given))
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint} × {task}: {error.setting}", error.value, error.need) from None
+    _require_whole(f"{checkpoint} × {task}", config.generate)
+    return Cell(checkpoint=checkpoint, task=task, config=config)
+
+
+def _require_whole(label: str, config: GenerateConfig) -> None:
+    """A cell is scored at once, and a slice is no complete stage before the others are answered."""
+    for name in ("start", "count"):
+        value = getattr(config, name)
+        if value:
+            need = "needs to be absent, for a cell asks all questions; generate.limit asks the first so many"
+            raise ConfigError(f"{label}: generate.{name}", value, need)
+
+
+def _laid_over(data: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings with others laid over them, by dotted names. Values are YAML's already, and stay as they are."""
+    for name, value in given.items():
+        *sections, last = name.split(".")
+        target = data
+        for section in sections:
+            inner = target.get(section)
+            if not isinstance(inner, dict):
+                raise ConfigError(name, value, f"needs {section!r} to be a section of a run's settings")
+            target = inner
+        target[last] = value
+    return data
+
+
+log = logging.getLogger(__name__)
+
+STAGES = ("generate", "evaluate")
+
+
+def run_cell(cell: Cell) -> Path:
+    """Answer and score one cell, as far as it is not done; the folder of its scores.
+
+    Raises:
+        RetroError: A stage cannot be run.
+    """
+    for name in STAGES:
+        with stage_lock(cell.config, name):
+            stage(name).run(cell.config)
+    return stage("evaluate").path(cell.config)
+
+
+def run_matrix(matrix: MatrixConfig, cells: Sequence[Cell], run: Callable[[Cell], Path] = run_cell) -> list[Result]:
+    """Run all cells, those that fail too, and write the table after each.
+
+    Args:
+        matrix: Its settings.
+        cells: All of them, from `cells_of`.
+        run: Answers and scores a cell.
+
+    Returns:
+        One result for each cell; those that failed say why.
+    """
+    results = [Result(cell.checkpoint, cell.task) for cell in cells]
+    for number, cell in enumerate(cells):
+        log.info("[%d/%d] %s", number + 1, len(cells), cell.label)
+        try:
+            directory = run(cell)
+            scores = read_json(directory / "scores.json", "Run `retro evaluate` with --redo")
+            results[number] = Result(cell.checkpoint, cell.task, str(directory), scores)
+        # What a model or a machine can do to one cell, too little memory among it, says nothing about the next.
+        except (RetroError, RuntimeError, MemoryError, OSError) as error:
+            log.error("%s: %s", cell.label, error)
+            results[number] = Result(cell.checkpoint, cell.task, error=f"{type(error).__name__}: {error}")
+        write_table(matrix, results)
+    return results
+
+
+def write_table(matrix: MatrixConfig, results: Sequence[Result]) -> None:
+    """Write matrix.json, matrix.md and matrix.html, as far as the results go."""
+    write_plain_json(matrix.out / "matrix.json", as_json(matrix.name, results))
+    for name, text in (("matrix.md", as_markdown(matrix.name, results)), ("matrix.html", page(matrix.name, results))):
+        with atomic_path(matrix.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
