@@ -11,12 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
-
-from retro.mcore import parallel
 
 GRACE_S = 1.5
 """From the signal until the process ends, whatever it does."""
@@ -110,36 +107,3 @@ def _again(reader: int) -> bool:
         return signal.SIGINT in os.read(reader, 16)
     except BlockingIOError:
         return False
-
-
-@contextmanager
-def first_signal_only() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM do what it did before, and ignore those after it; for one of several processes.
-
-    torchrun passes on the Ctrl-C that the terminal has sent to its processes already, so each has two. A process that
-    trains alone keeps its second Ctrl-C: its user may mean it.
-    """
-    if parallel.world_size() == 1 or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    came: list[int] = []
-
-    def once(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        handler = before[signal.Signals(number)]
-        if callable(handler):
-            handler(number, frame)
-        else:
-            raise SystemExit(128 + number)
-
-    for number in _SIGNALS:
-        signal.signal(number, once)
-    try:
-        yield
-    finally:
-        if not came:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -14,8 +14,8 @@ from retro.common.artifacts import MANIFEST, REPORT, Manifest, is_complete, read
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
 from retro.common.leases import WORKERS, Claims
-from retro.run.artifact_checks import require_parents
 from retro.run.config import RunConfig
+from retro.run.parents import require_parents
 from retro.run.pipeline import STAGES, Stage, is_being_made, require_folder, stage
 
 if TYPE_CHECKING:

@@ -17,20 +17,20 @@ from retro.common.errors import ArtifactError, RetroError, TrainingError
 from retro.common.leases import WORKERS
 from retro.common.progress import Progress
 from retro.db.versions import REMEDY, VERSIONS
-from retro.run.artifact_checks import (
+from retro.run.config import RunConfig
+from retro.run.parents import require_parents
+from retro.run.pipeline import STAGES, stage
+from retro.run.repair import RECOMPUTED, WORKS, damaged_blocks, mend, name_blocks
+from retro.run.unlisted_files import (
     below,
     checkpoints_in,
     has_no_checksum,
     own_checksums,
     own_problem,
-    require_parents,
     result_problems,
     training_problems,
     unfinished,
 )
-from retro.run.config import RunConfig
-from retro.run.pipeline import STAGES, stage
-from retro.run.repair import RECOMPUTED, WORKS, damaged_blocks, mend, name_blocks
 from retro.training.result import INFO
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,6 @@ from torch import nn
 
 from retro.common.errors import ConfigError, TrainingError
 from retro.common.progress import Progress
-from retro.common.stopping import first_signal_only
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, StepResult
 from retro.mcore.kernels import choose
@@ -37,6 +36,7 @@ from retro.training.batch import BatchSource
 from retro.training.checkpoint_writer import Saver
 from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
 from retro.training.data_loader import Feed
+from retro.training.interrupt import first_signal_only
 from retro.training.layout import require_batch, require_layout, require_processes
 from retro.training.log import TrainingLog, open_boards, read_log
 from retro.training.lora import TRAINED, adapt, freeze_all_but, log_share, require_retrieval

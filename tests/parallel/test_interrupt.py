@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from retro.common.stopping import first_signal_only
 from retro.training import checkpoint
+from retro.training.interrupt import first_signal_only
 from tests.parallel.launch import ROOT, free_port
 
 

@@ -17,7 +17,7 @@ from retro.index import faiss_loader, weights
 from retro.run import doctor, doctor_packages
 from retro.run.doctor_packages import Finding
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from retro.run.inputs import require_inputs
 from retro.run.pipeline import STAGES
 from tests.tiny_road import small_config
 
-WIKIPEDIA = Path(__file__).parents[1] / "tools/retro/examples/configs/wikipedia.yaml"
+WIKIPEDIA = Path(__file__).parents[2] / "tools/retro/examples/configs/wikipedia.yaml"
 
 
 def test_a_run_with_all_its_files_goes_ahead(tmp_path: Path) -> None:
