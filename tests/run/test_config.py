@@ -11,7 +11,7 @@ import yaml
 from retro.common.errors import ConfigError, DataError
 from retro.run.config import RunConfig, as_yaml, load_run_config
 
-CONFIGS = sorted((Path(__file__).parents[1] / "tools/retro/examples/configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "tools/retro/examples/configs").glob("*.yaml"))
 
 
 def test_overrides_go_before_the_file_and_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
