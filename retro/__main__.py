@@ -47,7 +47,7 @@ def _command_line() -> Callable[[], None]:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         # Until the command line has set its own: loading it takes a moment, in which nothing is begun.
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
-    from retro.cli import main as command_line
+    from retro.cli.main import main as command_line
 
     return command_line
 

@@ -56,22 +56,9 @@ ABOVE_ALL = {
     "__main__",
     "analysis",
     "cli",
-    "cli_common",
-    "cli_database",
-    "cli_evaluate",
-    "cli_harness",
-    "cli_init",
-    "cli_perplexity",
-    "cli_plan",
-    "cli_sft",
-    "cli_serve",
     "init",
     "quickstart",
     "run",
-    "show_answer",
-    "show_plan",
-    "show_sft",
-    "show_tasks",
     "sweep",
 }
 MAY_IMPORT_RECIPES = {"recipes", "cli", "run"}
@@ -79,7 +66,7 @@ MAY_IMPORT_RECIPES = {"recipes", "cli", "run"}
 # Where every kind of error of a library, and only of that library, becomes one of ours; each says so in a comment.
 BROAD_EXCEPT = {
     "retro/__main__.py": "one of several processes ends without Python's winding up, whatever it ends for",
-    "retro/cli.py": "tells errors of the argument parser from the rest, which it raises again",
+    "retro/cli/main.py": "tells errors of the argument parser from the rest, which it raises again",
     "retro/interop/nvidia_project.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
     "retro/model/convert/gguf_tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad vocabulary",
     "retro/tokenizers/tokenizer.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
@@ -154,7 +141,7 @@ def test_no_config_loads_anything_heavy() -> None:
 
 
 def test_the_command_line_answers_without_loading_anything_heavy() -> None:
-    assert loaded_after("import retro.cli", "pydantic", "psutil") == set()
+    assert loaded_after("import retro.cli.main", "pydantic", "psutil") == set()
 
 
 NEVER = {"torch", "megatron", "transformers", "sentence_transformers", "matplotlib", "scipy", "pandas", "faiss"}
@@ -172,7 +159,7 @@ LIGHT = {
 
 def command_line(*words: str) -> str:
     """A statement that runs a command, and goes on after it."""
-    return f"from retro.cli import app\ntry: app({list(words)!r}, standalone_mode=False)\nexcept SystemExit: pass"
+    return f"from retro.cli.main import app\ntry: app({list(words)!r}, standalone_mode=False)\nexcept SystemExit: pass"
 
 
 @pytest.mark.parametrize("words", LIGHT)

@@ -30,7 +30,7 @@ class TaskEntry(StageConfig):
     """Settings by their dotted names, such as generate.questions."""
 
 
-class MatrixConfig(StageConfig):
+class SweepConfig(StageConfig):
     """Checkpoints × tasks. Of settings the later ones win: those for all cells, the checkpoint's, the task's."""
 
     whole_file: ClassVar[bool] = True
@@ -60,7 +60,7 @@ class MatrixConfig(StageConfig):
     """Settings for all cells, by their dotted names."""
 
     @model_validator(mode="after")
-    def _names_make_folders(self) -> MatrixConfig:
+    def _names_make_folders(self) -> SweepConfig:
         for field in ("checkpoints", "tasks"):
             named = all(
                 key.replace("_", "").replace(".", "").replace("-", "").isalnum() for key in getattr(self, field)

@@ -15,7 +15,7 @@ from retro.common.yaml_files import read_yaml
 from retro.generate.config import GenerateConfig
 from retro.run.config import RunConfig, load_run_config
 from retro.run.pipeline import stage, stage_lock
-from retro.sweep.config import MatrixConfig
+from retro.sweep.config import SweepConfig
 from retro.sweep.table import Result, as_json, as_markdown, page
 
 
@@ -33,19 +33,19 @@ class Cell:
         return f"{self.checkpoint} × {self.task}"
 
 
-def load_matrix(path: Path) -> MatrixConfig:
+def load_sweep(path: Path) -> SweepConfig:
     """Read a matrix.
 
     Raises:
         DataError: The file is missing, is not YAML, or a setting in it is wrong.
     """
     try:
-        return MatrixConfig(**read_yaml(path))
+        return SweepConfig(**read_yaml(path))
     except ConfigError as error:
         raise DataError(path, str(error), "Mend that setting; docs/evaluation.md has an example") from None
 
 
-def cells_of(matrix: MatrixConfig) -> list[Cell]:
+def cells_of(matrix: SweepConfig) -> list[Cell]:
     """All cells, checkpoint by checkpoint; every setting is checked before any work is done.
 
     Raises:
@@ -55,7 +55,7 @@ def cells_of(matrix: MatrixConfig) -> list[Cell]:
     return [_cell(matrix, checkpoint, task) for checkpoint in matrix.checkpoints for task in matrix.tasks]
 
 
-def _cell(matrix: MatrixConfig, checkpoint: str, task: str) -> Cell:
+def _cell(matrix: SweepConfig, checkpoint: str, task: str) -> Cell:
     model, asked = matrix.checkpoints[checkpoint], matrix.tasks[task]
     given = dict(matrix.set)
     if matrix.settings:
@@ -113,7 +113,7 @@ def run_cell(cell: Cell) -> Path:
     return stage("evaluate").path(cell.config)
 
 
-def run_matrix(matrix: MatrixConfig, cells: Sequence[Cell], run: Callable[[Cell], Path] = run_cell) -> list[Result]:
+def run_sweep(matrix: SweepConfig, cells: Sequence[Cell], run: Callable[[Cell], Path] = run_cell) -> list[Result]:
     """Run all cells, those that fail too, and write the table after each.
 
     Args:
@@ -139,7 +139,7 @@ def run_matrix(matrix: MatrixConfig, cells: Sequence[Cell], run: Callable[[Cell]
     return results
 
 
-def write_table(matrix: MatrixConfig, results: Sequence[Result]) -> None:
+def write_table(matrix: SweepConfig, results: Sequence[Result]) -> None:
     """Write matrix.json, matrix.md and matrix.html, as far as the results go."""
     write_plain_json(matrix.out / "matrix.json", as_json(matrix.name, results))
     for name, text in (("matrix.md", as_markdown(matrix.name, results)), ("matrix.html", page(matrix.name, results))):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from retro.analysis.neighbor_overlap import _summary, compare_neighbors, longest_of, open_side, unigram_share
-from retro.cli import app
+from retro.cli.main import app
 from retro.common.artifacts import describe_files, read_manifest, write_manifest
 from retro.common.errors import ConfigError
 from retro.common.files import read_json

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from retro.cli.scores import show_comparison
 from retro.common import checksummed_json
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json, write_json
@@ -15,7 +16,6 @@ from retro.common.terminal import Terminal
 from retro.evaluate.compare import compare, open_side
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.score import run
-from retro.evaluate.show_comparison import show_comparison
 from retro.qa.answer_files import Answer, question_lines
 from retro.qa.question import Question
 from tests.evaluate.test_score import GOLD, write_generate

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
+from retro.cli.scores import tasks_markdown
 from retro.generate.config import Setting
 from retro.qa.task import Layout, Metric, Task
-from retro.show_tasks import tasks_markdown
-from retro.sweep.config import MatrixConfig
+from retro.sweep.config import SweepConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)]
@@ -31,4 +31,4 @@ def test_the_examples_are_tasks_layouts_and_a_matrix() -> None:
     own, layouts, matrix = BLOCKS
     assert set(own) - {"extends"} <= set(Task.model_fields)
     assert [Layout(**one).items for one in layouts["layouts"]] == ["data[].paragraphs[].qas[]"]
-    assert set(MatrixConfig(**matrix).checkpoints) == {"retro", "gpt", "other"}
+    assert set(SweepConfig(**matrix).checkpoints) == {"retro", "gpt", "other"}

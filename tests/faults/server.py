@@ -16,7 +16,7 @@ from typing import Any
 
 _IMPORTED = (
     "faiss",
-    "retro.cli",
+    "retro.cli.main",
     "retro.corpus.build",
     "retro.db.build",
     "retro.index.build",
@@ -59,7 +59,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stage(job: dict[str, Any], errors: int, writing: int) -> None:
-    from retro.cli import main as retro
+    from retro.cli.main import main as retro
 
     shim = ctypes.CDLL(None)
     shim.fault_count.restype = ctypes.c_long

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retro.cli import app
+from retro.cli.main import app
 from tests.init.texts import write_asked, write_books, write_notes
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from retro.cli import app
+from retro.cli.main import app
 from retro.common.errors import ArtifactError, ConfigError, RetroError, TrainingError
 from retro.common.leases import run_lock
 from retro.run.pipeline import STAGES

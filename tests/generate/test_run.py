@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from retro.cli import _run_stage
+from retro.cli.ask import show_answer
+from retro.cli.stages import run_stage
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.common.files import write_json
@@ -18,7 +19,6 @@ from retro.generate.one_question import Places, answer_one
 from retro.qa.answer_files import Answer
 from retro.run.config import RunConfig
 from retro.run.pipeline import stage
-from retro.show_answer import show_answer
 from retro.training import checkpoint
 from tests.tiny_road import run_stages, small_config
 
@@ -188,7 +188,7 @@ def test_only_the_last_slice_makes_the_stage_complete(folder: Path, caplog: pyte
     said = []
     for start in (0, 5):
         asked = ["generate.name=said", "generate.settings=[closed_book]", f"generate.start={start}", "generate.count=5"]
-        _run_stage("generate", small_config(folder, *asked), [])
+        run_stage("generate", small_config(folder, *asked), [])
         said.append("generate: done in" in caplog.text)
     assert said == [False, True]
 

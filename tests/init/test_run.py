@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from retro.cli import app
+from retro.cli.main import app
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.init.run import Made, Options, run
 from retro.init.training_choices import SHAPES, Shaped

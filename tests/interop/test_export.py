@@ -29,11 +29,11 @@ from retro.training.checkpoint_writer import Saver, save_weights
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.convert import convert
 from retro.training.loop import build_engine
+from tests.cli.test_main import refused, retro
 from tests.interop.test_modeling import load
 from tests.model.convert.folders import make_folder
 from tests.model.convert.gguf_files import write_gguf
 from tests.model.tiny import VOCABULARY, tiny_inputs, tiny_model, tiny_shape
-from tests.test_cli import refused, retro
 from tests.tiny_road import run_stages, small_config
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lm_eval.tasks import TaskManager
 
-from retro.cli_harness import harness_table, run_harness
+from retro.cli.lm_eval import harness_table, run_harness
 from retro.common.errors import ConfigError, DataError, DependencyError
 from retro.common.terminal import Terminal
 from retro.generate.engine import BatchEngine

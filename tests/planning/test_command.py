@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from retro.cli.plan import overrides_of_size, show_dry_run, show_plan, token_budget
 from retro.common.errors import ConfigError
 from retro.common.terminal import output
 from retro.planning.plan import make_plan
 from retro.planning.show import header, layer_lines, memory_note
 from retro.run.config import load_run_config
-from retro.show_plan import overrides_of_size, show_dry_run, show_plan, token_budget
 from retro.training.config import ParallelConfig
 from tests.planning.shapes import hand_shape, sized, training
 

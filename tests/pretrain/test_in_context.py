@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from retro.cli import app
+from retro.cli.main import app
 from retro.common.errors import ConfigError
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+from retro.cli.ask import run_and_question, show_answer
 from retro.common.cache import cache_directory
 from retro.common.errors import ConfigError, DataError
 from retro.common.optional import package_folder
@@ -18,10 +19,9 @@ from retro.generate.loading import find_checkpoint, open_engine
 from retro.generate.request import Request, Sampling
 from retro.qa.chat_prompts import chat_of
 from retro.run.documents import BY_WORDS, _search_settings, documents_run
-from retro.show_answer import run_and_question, show_answer
 from retro.tokenizers.tokenizer import load_tokenizer
 from retro.training.config import ParallelConfig
-from tests.test_cli import refused
+from tests.cli.test_main import refused
 from tests.tokenizers.chat_folders import TEXT
 from tests.tokenizers.chat_model import make_chat_model
 

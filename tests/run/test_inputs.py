@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retro.cli import app
+from retro.cli.main import app
 from retro.common.errors import ConfigError, DataError
 from retro.run.config import RunConfig, load_run_config
 from retro.run.inputs import require_inputs

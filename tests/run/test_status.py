@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from retro.cli.status import show_status
 from retro.common.leases import WORKERS, Claims, is_held, run_lock
 from retro.run.config import RunConfig, as_yaml
 from retro.run.pipeline import stage
-from retro.run.show import show_status
 from retro.run.status import Status, status_of
 from tests.db.stops import Stopped, flip_byte, stopped_at_rename
 from tests.tiny_road import run_stages, small_config

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from retro.cli.status import run_verification, show_status
 from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError
 from retro.run.config import RunConfig, as_yaml
 from retro.run.pipeline import stage
-from retro.run.show import run_verification, show_status
 from retro.run.verify import Verification, Verified
 from tests.db.stops import Stopped, flip_byte, stopped_at_rename
 from tests.tiny_road import run_stages, small_config

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from retro.cli.sft_stats import aligned, fit_table, length_table, notes, shape_of, show_stats
 from retro.common.errors import ArtifactError
 from retro.qa.prompt_texts import load_prompts
 from retro.run.config import load_run_config
@@ -16,7 +17,6 @@ from retro.sft.config import SetConfig, SftDataConfig
 from retro.sft.prepare import Shape
 from retro.sft.sets import read_sets
 from retro.sft.stats import Lengths, SetStats, lengths, measure_set
-from retro.show_sft import aligned, fit_table, length_table, notes, shape_of, show_stats
 from tests.sft.words import WordTokenizer
 from tests.tiny_road import run_stages, small_config
 

@@ -11,8 +11,8 @@ import yaml
 
 from retro.common.errors import ConfigError, DataError
 from retro.run.config import as_yaml
-from retro.sweep.config import MatrixConfig
-from retro.sweep.run import Cell, cells_of, load_matrix, run_cell, run_matrix
+from retro.sweep.config import SweepConfig
+from retro.sweep.run import Cell, cells_of, load_sweep, run_cell, run_sweep
 from tests.tiny_road import run_stages, small_config
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def matrix(folder: Path, **more: Any) -> MatrixConfig:
+def matrix(folder: Path, **more: Any) -> SweepConfig:
     settings: dict[str, Any] = {
         "name": "m",
         "run": str(folder / "run.yaml"),
@@ -38,12 +38,12 @@ def matrix(folder: Path, **more: Any) -> MatrixConfig:
     }
     path = folder / "matrix.yaml"
     path.write_text(yaml.safe_dump(settings | more, sort_keys=False))
-    return load_matrix(path)
+    return load_sweep(path)
 
 
 def test_every_cell_goes_through_the_stages_and_is_not_done_again(folder: Path) -> None:
     wanted = matrix(folder)
-    results = run_matrix(wanted, cells_of(wanted))
+    results = run_sweep(wanted, cells_of(wanted))
     assert [(one.checkpoint, one.task, one.error) for one in results] == [
         ("tuned", "qa", ""),
         ("tuned", "popqa", ""),
@@ -58,7 +58,7 @@ def test_every_cell_goes_through_the_stages_and_is_not_done_again(folder: Path) 
     assert answers[0].read_bytes() != answers[1].read_bytes()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("run/[78]_*/*.jsonl")}
     table = (folder / "table/matrix.json").read_bytes()
-    run_matrix(wanted, cells_of(wanted))
+    run_sweep(wanted, cells_of(wanted))
     assert {path: path.stat().st_mtime_ns for path in folder.glob("run/[78]_*/*.jsonl")} == before
     assert (folder / "table/matrix.json").read_bytes() == table
     assert "| tuned | with retrieved passages |" in (folder / "table/matrix.md").read_text()
@@ -67,7 +67,7 @@ def test_every_cell_goes_through_the_stages_and_is_not_done_again(folder: Path) 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(folder: Path) -> None:
     lost = {"set": {"generate.questions": [str(folder / "lost.json")]}}
     wanted = matrix(folder, name="f", tasks={"lost": {"set": {"generate.task": "qa", **lost["set"]}}, "qa": {}})
-    results = run_matrix(wanted, cells_of(wanted)[:2])
+    results = run_sweep(wanted, cells_of(wanted)[:2])
     assert results[0].error.startswith("DataError: ")
     assert "lost.json: no such question file" in results[0].error
     assert results[1].scores is not None
@@ -85,7 +85,7 @@ def test_too_little_memory_for_one_cell_is_its_own_failure(folder: Path) -> None
         return run_cell(cell)
 
     cells = [cell for cell in cells_of(wanted) if cell.checkpoint == "tuned"]
-    results = run_matrix(wanted, cells, run)
+    results = run_sweep(wanted, cells, run)
     assert (done, results[0].error) == (["tuned × qa", "tuned × popqa"], "RuntimeError: out of memory")
     # After each cell the table is whole: a kill loses nothing that was done.
     assert json.loads((folder / "table/matrix.json").read_text())["cells"][1]["scores"] is not None
@@ -114,7 +114,7 @@ def test_a_cell_may_ask_the_first_questions_of_a_file(folder: Path) -> None:
         tasks={"qa": {"set": {"generate.limit": 3}}},
         settings=["closed_book", "shuffled_passages"],
     )
-    (result,) = run_matrix(wanted, cells_of(wanted))
+    (result,) = run_sweep(wanted, cells_of(wanted))
     assert result.error == ""
     answers = (folder / "run/7_generate_first-tuned-qa/closed_book.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in answers] == ["0", "1", "2"]
@@ -140,4 +140,4 @@ def test_mistakes_are_told_before_anything_runs(folder: Path) -> None:
     with pytest.raises(DataError, match=r"matrix.yaml: tasks = .*needs names of letters"):
         matrix(folder, tasks={"a/b": {}})
     with pytest.raises(DataError, match=r"no such config file"):
-        load_matrix(folder / "none.yaml")
+        load_sweep(folder / "none.yaml")

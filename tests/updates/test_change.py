@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retro.cli.versions import table_of
 from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.leases import run_lock
@@ -22,7 +23,6 @@ from retro.index import build as index_build
 from retro.index.searcher import open_searcher
 from retro.updates.change import add, remove, replace_documents
 from retro.updates.compact import compact, live_sources
-from retro.updates.show import table_of
 from retro.updates.state import Home, open_latest
 from tests.corpus.texts import artifact_bytes, settings, story, write_stories
 from tests.db.road import DB

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from retro import cli
+from retro.cli import main
 from retro.run.config import as_yaml
 from retro.run.pipeline import database_home
 from retro.updates.state import open_latest
@@ -26,7 +26,7 @@ def retro(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["retro", *arguments])
         try:
-            cli.main()
+            main.main()
         except SystemExit as leave:
             assert leave.code in (0, 2)
         printed = capsys.readouterr()

@@ -16,7 +16,7 @@ from retro.analysis.leakage import block_overlaps, build
 from retro.analysis.leakage.config import LeakageConfig
 from retro.analysis.leakage.reader import OverlapReader
 from retro.analysis.leakage.tables import print_leakage
-from retro.cli import main
+from retro.cli.main import main
 from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json

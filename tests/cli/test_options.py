@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from retro.cli_common import print_how_to_resume, read_named
+from retro.cli.ask import run_and_question
+from retro.cli.options import print_how_to_resume, read_named
 from retro.common.errors import ConfigError
-from retro.show_answer import run_and_question
 
 
 @pytest.mark.parametrize(

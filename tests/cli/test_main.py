@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def retro(*arguments: str, columns: int = 110) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": str(columns)}
     command = [sys.executable, "-m", "retro", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
@@ -219,7 +219,7 @@ def test_a_model_is_planned_unless_a_database_is_named() -> None:
 def test_help_and_version_cost_no_heavy_import() -> None:
     assert "corpus" in retro("--help").stdout
     assert retro("--version").stdout.strip().count(".") == 2
-    code = "import sys, retro.cli; print([m for m in ('torch', 'megatron', 'faiss', 'h5py') if m in sys.modules])"
+    code = "import sys, retro.cli.main; print([m for m in ('torch', 'megatron', 'faiss', 'h5py') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

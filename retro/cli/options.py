@@ -1,4 +1,4 @@
-"""What all commands share: options of the log, words that name a run, how a command ends."""
+"""What all commands share: options of the log, words that name a run, examples in their help, how they end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from retro.common.errors import ConfigError
 from retro.common.launcher import COMPANION, end_with_parent, worker_of
@@ -33,7 +34,7 @@ Redo = Annotated[bool, typer.Option("--redo", help="Remove what this stage and t
 Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine that build it together.")]
 
 EXAMPLES = "tools/retro/examples/configs"
-_GOES_ON = {*(stage.name for stage in STAGES), "run", "leakage", "matrix"}
+_GOES_ON = {*(stage.name for stage in STAGES), "run", "leakage", "sweep"}
 """Commands that go on where they were stopped."""
 
 
@@ -104,6 +105,34 @@ def read_named(command: str, arguments: Sequence[str] | None, extra: Sequence[st
 def next_command(command: str, arguments: Sequence[str] | None) -> str:
     """A command for the same run, as it is typed."""
     return shlex.join(["retro", *command.split(), *(arguments or [])])
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: command lines that can be typed as they are, one a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def summary_of(command: Any) -> str:
+    """The first paragraph of a command's help, whole; click's own list cuts it at the terminal's width."""
+    return " ".join((command.help or "").split("\n\n")[0].split())
+
+
+class DefaultCommandGroup(TyperGroup):
+    """A group of commands whose first word may be left out: it is then `default`, whose options the help shows too."""
+
+    default = ""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default command before the words that are meant for it."""
+        if not args or args[0] not in {*self.commands, "--help"}:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The options of the default command, then the list of the others."""
+        self.commands[self.default].format_options(ctx, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary_of(command)) for name, command in self.commands.items()])
 
 
 def print_how_to_resume(number: int) -> None:
