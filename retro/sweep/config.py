@@ -1,4 +1,4 @@
-"""Settings of a matrix: which checkpoints are asked which tasks, and how."""
+"""Settings of a sweep: which checkpoints are asked which tasks, and how."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _NAME = r"^[A-Za-z0-9_.-]+$"
 
 
 class CheckpointEntry(StageConfig):
-    """One row of the matrix: a model, by the run that it belongs to and by settings of that run."""
+    """One row of the sweep: a model, by the run that it belongs to and by settings of that run."""
 
     run: Path | None = None
-    """The run's YAML file; None: the matrix's own."""
+    """The run's YAML file; None: the sweep's own."""
 
     set: dict[str, Any] = Field(default_factory=dict)
     """Settings by their dotted names, such as generate.checkpoint and generate.encoder."""
 
 
 class TaskEntry(StageConfig):
-    """One column of the matrix: a task, by its name or by `generate.task`."""
+    """One column of the sweep: a task, by its name or by `generate.task`."""
 
     set: dict[str, Any] = Field(default_factory=dict)
     """Settings by their dotted names, such as generate.questions."""
@@ -35,14 +35,14 @@ class SweepConfig(StageConfig):
 
     whole_file: ClassVar[bool] = True
 
-    name: str = Field(default="matrix", pattern=_NAME)
+    name: str = Field(default="sweep", pattern=_NAME)
     """Part of the name of every cell's answers: `generate.name` is `<name>-<checkpoint>-<task>`."""
 
     run: Path | None = None
     """The run's YAML file, of checkpoints that name none."""
 
     out: Path
-    """Folder of the table: matrix.json, matrix.md and matrix.html."""
+    """Folder of the table: sweep.json, sweep.md and sweep.html."""
 
     checkpoints: dict[str, CheckpointEntry] = Field(min_length=1)
     """By the name that they have in the table."""

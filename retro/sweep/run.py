@@ -1,4 +1,4 @@
-"""`retro matrix`: answer and score every cell through the stages, one after another, and keep the table up to date."""
+"""`retro sweep`: answer and score every cell through the stages, one after another, and keep the table up to date."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Cell:
 
 
 def load_sweep(path: Path) -> SweepConfig:
-    """Read a matrix.
+    """Read a sweep.
 
     Raises:
         DataError: The file is missing, is not YAML, or a setting in it is wrong.
@@ -45,26 +45,26 @@ def load_sweep(path: Path) -> SweepConfig:
         raise DataError(path, str(error), "Mend that setting; docs/evaluation.md has an example") from None
 
 
-def cells_of(matrix: SweepConfig) -> list[Cell]:
+def cells_of(sweep: SweepConfig) -> list[Cell]:
     """All cells, checkpoint by checkpoint; every setting is checked before any work is done.
 
     Raises:
         ConfigError: A cell's settings cannot work.
         DataError: A run's file is missing or broken.
     """
-    return [_cell(matrix, checkpoint, task) for checkpoint in matrix.checkpoints for task in matrix.tasks]
+    return [_cell(sweep, checkpoint, task) for checkpoint in sweep.checkpoints for task in sweep.tasks]
 
 
-def _cell(matrix: SweepConfig, checkpoint: str, task: str) -> Cell:
-    model, asked = matrix.checkpoints[checkpoint], matrix.tasks[task]
-    given = dict(matrix.set)
-    if matrix.settings:
-        given["generate.settings"] = list(matrix.settings)
-    if matrix.slices:
-        given["evaluate.slices"] = list(matrix.slices)
+def _cell(sweep: SweepConfig, checkpoint: str, task: str) -> Cell:
+    model, asked = sweep.checkpoints[checkpoint], sweep.tasks[task]
+    given = dict(sweep.set)
+    if sweep.settings:
+        given["generate.settings"] = list(sweep.settings)
+    if sweep.slices:
+        given["evaluate.slices"] = list(sweep.slices)
     given |= model.set | {"generate.task": task} | asked.set
-    given["generate.name"] = f"{matrix.name}-{checkpoint}-{task}"
-    base = load_run_config(model.run or matrix.run, [])
+    given["generate.name"] = f"{sweep.name}-{checkpoint}-{task}"
+    base = load_run_config(model.run or sweep.run, [])
     try:
         config = RunConfig(**_laid_over(config_json(base), given))
     except ConfigError as error:
@@ -113,11 +113,11 @@ def run_cell(cell: Cell) -> Path:
     return stage("evaluate").path(cell.config)
 
 
-def run_sweep(matrix: SweepConfig, cells: Sequence[Cell], run: Callable[[Cell], Path] = run_cell) -> list[Result]:
+def run_sweep(sweep: SweepConfig, cells: Sequence[Cell], run: Callable[[Cell], Path] = run_cell) -> list[Result]:
     """Run all cells, those that fail too, and write the table after each.
 
     Args:
-        matrix: Its settings.
+        sweep: Its settings.
         cells: All of them, from `cells_of`.
         run: Answers and scores a cell.
 
@@ -135,13 +135,13 @@ def run_sweep(matrix: SweepConfig, cells: Sequence[Cell], run: Callable[[Cell], 
         except (RetroError, RuntimeError, MemoryError, OSError) as error:
             log.error("%s: %s", cell.label, error)
             results[number] = Result(cell.checkpoint, cell.task, error=f"{type(error).__name__}: {error}")
-        write_table(matrix, results)
+        write_table(sweep, results)
     return results
 
 
-def write_table(matrix: SweepConfig, results: Sequence[Result]) -> None:
-    """Write matrix.json, matrix.md and matrix.html, as far as the results go."""
-    write_plain_json(matrix.out / "matrix.json", as_json(matrix.name, results))
-    for name, text in (("matrix.md", as_markdown(matrix.name, results)), ("matrix.html", page(matrix.name, results))):
-        with atomic_path(matrix.out / name) as temporary:
+def write_table(sweep: SweepConfig, results: Sequence[Result]) -> None:
+    """Write sweep.json, sweep.md and sweep.html, as far as the results go."""
+    write_plain_json(sweep.out / "sweep.json", as_json(sweep.name, results))
+    for name, text in (("sweep.md", as_markdown(sweep.name, results)), ("sweep.html", page(sweep.name, results))):
+        with atomic_path(sweep.out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

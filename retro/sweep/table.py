@@ -118,10 +118,10 @@ def page(name: str, results: Sequence[Result]) -> str:
     """The page as HTML. Every text that comes from files is escaped."""
     style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)} · Retro matrix</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)} · Retro sweep</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><style>{style}</style></head><body>'
-        f'<header class="mast"><p class="eyebrow">Retro evaluation matrix</p><h1>{escape(name)}</h1>'
+        f'<header class="mast"><p class="eyebrow">Retro evaluation sweep</p><h1>{escape(name)}</h1>'
         f'<p class="lede">{escape(note(results))}</p></header><main>{section(results)}</main></body></html>\n'
     )
 
@@ -139,7 +139,7 @@ def section(results: Sequence[Result]) -> str:
     )
     if failed:
         parts.append(f'<h2>Failed</h2><ul class="remarks">{failed}</ul>')
-    return f'<section id="matrix">{"".join(parts)}</section>'
+    return f'<section id="sweep">{"".join(parts)}</section>'
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]], *, numbers: int) -> str:

@@ -284,16 +284,16 @@ def test_tasks_are_listed() -> None:
     assert "squad2.0" in retro("tasks").stdout
 
 
-def test_a_matrix_with_a_failed_cell_ends_with_exit_code_1(road: Path) -> None:
+def test_a_sweep_with_a_failed_cell_ends_with_exit_code_1(road: Path) -> None:
     """No checkpoint was trained, so its only cell fails; a mistake in the file is exit code 2 as everywhere."""
-    path = road.parent / "matrix.yaml"
+    path = road.parent / "sweep.yaml"
     settings = {"run": str(road), "out": str(road.parent / "table"), "checkpoints": {"a": {}}, "tasks": {"qa": {}}}
     path.write_text(yaml.safe_dump(settings))
-    found = retro("matrix", str(path))
+    found = retro("sweep", str(path))
     assert found.returncode == 1, found.stderr
     assert "a × qa: ArtifactError" in found.stdout
     path.write_text(yaml.safe_dump(settings | {"out": None}))
-    assert "matrix.yaml: out = None" in refused("matrix", str(path))
+    assert "sweep.yaml: out = None" in refused("sweep", str(path))
 
 
 def test_two_runs_are_compared_from_the_command_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A matrix over a small run: what is done stays, what fails is told, and the others go on."""
+"""A sweep over a small run: what is done stays, what fails is told, and the others go on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.tiny_road import run_stages, small_config
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tuned run with its config as a file."""
-    folder = tmp_path_factory.mktemp("matrix")
+    folder = tmp_path_factory.mktemp("sweep")
     config = small_config(folder)
     run_stages(config, "corpus", "db", "index", "neighbors", "pretrain", "sft")
     (folder / "run.yaml").write_text(as_yaml(config))
     return folder
 
 
-def matrix(folder: Path, **more: Any) -> SweepConfig:
+def sweep(folder: Path, **more: Any) -> SweepConfig:
     settings: dict[str, Any] = {
         "name": "m",
         "run": str(folder / "run.yaml"),
@@ -36,13 +36,13 @@ def matrix(folder: Path, **more: Any) -> SweepConfig:
         "settings": ["closed_book", "retrieved_passages"],
         "set": {"generate.max_new_tokens": 3, "evaluate.bootstrap_samples": 20},
     }
-    path = folder / "matrix.yaml"
+    path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(settings | more, sort_keys=False))
     return load_sweep(path)
 
 
 def test_every_cell_goes_through_the_stages_and_is_not_done_again(folder: Path) -> None:
-    wanted = matrix(folder)
+    wanted = sweep(folder)
     results = run_sweep(wanted, cells_of(wanted))
     assert [(one.checkpoint, one.task, one.error) for one in results] == [
         ("tuned", "qa", ""),
@@ -57,25 +57,25 @@ def test_every_cell_goes_through_the_stages_and_is_not_done_again(folder: Path) 
     answers = [folder / f"run/7_generate_m-{name}-qa/closed_book.jsonl" for name in ("tuned", "raw")]
     assert answers[0].read_bytes() != answers[1].read_bytes()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("run/[78]_*/*.jsonl")}
-    table = (folder / "table/matrix.json").read_bytes()
+    table = (folder / "table/sweep.json").read_bytes()
     run_sweep(wanted, cells_of(wanted))
     assert {path: path.stat().st_mtime_ns for path in folder.glob("run/[78]_*/*.jsonl")} == before
-    assert (folder / "table/matrix.json").read_bytes() == table
-    assert "| tuned | with retrieved passages |" in (folder / "table/matrix.md").read_text()
+    assert (folder / "table/sweep.json").read_bytes() == table
+    assert "| tuned | with retrieved passages |" in (folder / "table/sweep.md").read_text()
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(folder: Path) -> None:
     lost = {"set": {"generate.questions": [str(folder / "lost.json")]}}
-    wanted = matrix(folder, name="f", tasks={"lost": {"set": {"generate.task": "qa", **lost["set"]}}, "qa": {}})
+    wanted = sweep(folder, name="f", tasks={"lost": {"set": {"generate.task": "qa", **lost["set"]}}, "qa": {}})
     results = run_sweep(wanted, cells_of(wanted)[:2])
     assert results[0].error.startswith("DataError: ")
     assert "lost.json: no such question file" in results[0].error
     assert results[1].scores is not None
-    assert "| failed |" in (folder / "table/matrix.md").read_text()
+    assert "| failed |" in (folder / "table/sweep.md").read_text()
 
 
 def test_too_little_memory_for_one_cell_is_its_own_failure(folder: Path) -> None:
-    wanted = matrix(folder)
+    wanted = sweep(folder)
     done: list[str] = []
 
     def run(cell: Cell) -> Path:
@@ -88,11 +88,11 @@ def test_too_little_memory_for_one_cell_is_its_own_failure(folder: Path) -> None
     results = run_sweep(wanted, cells, run)
     assert (done, results[0].error) == (["tuned × qa", "tuned × popqa"], "RuntimeError: out of memory")
     # After each cell the table is whole: a kill loses nothing that was done.
-    assert json.loads((folder / "table/matrix.json").read_text())["cells"][1]["scores"] is not None
+    assert json.loads((folder / "table/sweep.json").read_text())["cells"][1]["scores"] is not None
 
 
 def test_later_settings_win(folder: Path) -> None:
-    wanted = matrix(
+    wanted = sweep(
         folder,
         checkpoints={"a": {"set": {"generate.passages": 3, "generate.seed": 7}}},
         tasks={"nq": {"set": {"generate.passages": 4, "generate.sampling.temperature": 0.5}}},
@@ -107,7 +107,7 @@ def test_later_settings_win(folder: Path) -> None:
 
 
 def test_a_cell_may_ask_the_first_questions_of_a_file(folder: Path) -> None:
-    wanted = matrix(
+    wanted = sweep(
         folder,
         name="first",
         checkpoints={"tuned": {}},
@@ -124,7 +124,7 @@ def test_a_cell_may_ask_the_first_questions_of_a_file(folder: Path) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("count", 3), ("start", 2)])
 def test_a_cell_that_is_a_slice_is_refused_before_anything_runs(folder: Path, name: str, value: int) -> None:
-    wanted = matrix(folder, checkpoints={"a": {}}, tasks={"qa": {}, "nq": {"set": {f"generate.{name}": value}}})
+    wanted = sweep(folder, checkpoints={"a": {}}, tasks={"qa": {}, "nq": {"set": {f"generate.{name}": value}}})
     expected = rf"a × nq: generate\.{name} = {value}: .* generate\.limit asks the first so many"
     with pytest.raises(ConfigError, match=expected):
         cells_of(wanted)
@@ -132,12 +132,12 @@ def test_a_cell_that_is_a_slice_is_refused_before_anything_runs(folder: Path, na
 
 def test_mistakes_are_told_before_anything_runs(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"a × qa: generate.pasages = 2: is not a setting; did you mean 'p"):
-        cells_of(matrix(folder, checkpoints={"a": {}}, set={"generate.pasages": 2}))
+        cells_of(sweep(folder, checkpoints={"a": {}}, set={"generate.pasages": 2}))
     with pytest.raises(ConfigError, match=r"a × qa: nowhere.x = 1: needs 'nowhere' to be a section"):
-        cells_of(matrix(folder, checkpoints={"a": {}}, set={"nowhere.x": 1}))
-    with pytest.raises(DataError, match=r"matrix.yaml: taks = .*did you mean 'tasks'"):
-        matrix(folder, taks={})
-    with pytest.raises(DataError, match=r"matrix.yaml: tasks = .*needs names of letters"):
-        matrix(folder, tasks={"a/b": {}})
+        cells_of(sweep(folder, checkpoints={"a": {}}, set={"nowhere.x": 1}))
+    with pytest.raises(DataError, match=r"sweep.yaml: taks = .*did you mean 'tasks'"):
+        sweep(folder, taks={})
+    with pytest.raises(DataError, match=r"sweep.yaml: tasks = .*needs names of letters"):
+        sweep(folder, tasks={"a/b": {}})
     with pytest.raises(DataError, match=r"no such config file"):
         load_sweep(folder / "none.yaml")

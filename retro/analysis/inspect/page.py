@@ -152,7 +152,7 @@ def _hubs(spread: Distributions, looker: Looker) -> str:
 def _foot() -> str:
     return (
         f"</main><footer>Written by retro inspect. Nothing on this page is loaded from elsewhere.</footer>"
-        f"<script>{_resource('retro.inspect', 'inspect.js')}</script></body></html>\n"
+        f"<script>{_resource('retro.analysis.inspect', 'inspect.js')}</script></body></html>\n"
     )
 
 
