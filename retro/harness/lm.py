@@ -17,10 +17,11 @@ from retro.common.artifacts import fingerprint
 from retro.common.chat_template import ChatTemplate
 from retro.common.errors import ConfigError, DataError
 from retro.common.progress import Progress
+from retro.common.response_cache import ResponseCache
 from retro.generate.checks import LONGER
 from retro.generate.request import Completion, Reading, Request
 from retro.generate.scoring import Score, Scored
-from retro.harness.cache import ResponseCache, key_of
+from retro.harness.cache import key_of
 from retro.harness.settings import draws, sampling_of
 
 log = logging.getLogger(__name__)

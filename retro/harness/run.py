@@ -17,7 +17,7 @@ from retro.db.versions import mark_of
 from retro.generate.config import GenerateConfig
 from retro.generate.opening import find_checkpoint, for_model, open_engine, with_choice
 from retro.generate.request import LiveRetrieval
-from retro.harness.cache import ResponseCache
+from retro.harness.cache import open_responses
 from retro.harness.settings import sampling_of
 from retro.index.bm25.config import SearchConfig
 from retro.sft.chat import chat_of, has_chat
@@ -122,7 +122,7 @@ def open_lm(
             live = [mark_of(places.db), generate.passages, generate.neighbor_text, *([search] if search else [])]
         model = {"checkpoint": checkpoint.identity(info.path), "precision": choice.precision, "live": live}
         model |= {"prefix": prefix} if prefix else {}
-        cache = ResponseCache(use_cache, model)
+        cache = open_responses(use_cache, model)
     return RetroLM(
         engine,
         tokenizer,
