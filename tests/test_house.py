@@ -50,6 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness": READERS | TRAINED | {"index", "sft", "generate"},
     "serve": READERS | TRAINED | {"neighbors.reader", "index", "sft", "generate"},
     "evaluate": {"common"},
+    # The tuned model of a run is one kind of teacher: opened as `retro ask` opens it, and asked by the same prompts.
+    "teacher": {"common", "generate", "sft", "training.checkpoint", "training.config", "pipeline", "run_config"},
     "export": TRAINED | {"evaluate"},
     "doctor": {"common", "index"},
 }
