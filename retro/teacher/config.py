@@ -27,6 +27,7 @@ MILLION = 1_000_000
 _NEEDS = {
     "openai": ("model", "the name of a model that base_url has"),
     "engine": ("run", "the YAML file of a run with a tuned model"),
+    "script": ("replies", "a file, or in its place teacher.function; one of the two"),
 }
 
 
@@ -122,15 +123,21 @@ class TeacherConfig(StageConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherConfig:
-        name, need = _NEEDS.get(self.kind, ("", ""))
-        require(self, name or "kind", not name or bool(getattr(self, name)), f"{need}, since kind is {self.kind}")
-        if self.kind == "script":
-            need = "a file, or in its place a function; one of the two, since kind is script"
-            require(self, "replies", (self.replies is None) == bool(self.function), need)
         both = (self.input_price is None) == (self.output_price is None)
         require(self, "output_price", both, "a price where input_price has one, and none where it has none")
         require(self, "max_cost", self.max_cost is None or self.has_prices, "input_price and output_price beside it")
         return self
+
+    def require_source(self) -> None:
+        """Check that it says what the kind needs: a section of its own may be empty as long as nobody is asked.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        name, need = _NEEDS[self.kind]
+        given = (self.replies is None) == bool(self.function) if self.kind == "script" else bool(getattr(self, name))
+        if not given:
+            raise ConfigError(f"teacher.{name}", getattr(self, name), f"needs {need}, since kind is {self.kind}")
 
     @property
     def has_prices(self) -> bool:

@@ -161,7 +161,7 @@ class Teacher:
             for one in requests:
                 key = key_of(self._backend, one)
                 while key not in self._cache:
-                    fresh.add(next(work))
+                    fresh.update(next(work))
                 cached = key not in fresh
                 fresh.discard(key)
                 self._cached += cached
@@ -169,8 +169,8 @@ class Teacher:
                     (bar.found if cached else bar.advance)(1)
                 yield Completion(**self._cache[key]["reply"], cached=cached)
 
-    def _work(self, missing: _Missing) -> Generator[str]:
-        """Ask for what is missing; gives each key when its reply is on the disk."""
+    def _work(self, missing: _Missing) -> Generator[list[str]]:
+        """Ask for what is missing; gives keys as their replies come to be on the disk."""
         waiting, running = deque(missing.items()), _Running()
         failure: RetroError | None = None
         try:
@@ -180,7 +180,7 @@ class Teacher:
                     break
                 done, failed = self._collect(running)
                 failure = failure or failed
-                yield from done
+                yield done
             if failure:
                 raise failure
         except GeneratorExit:
@@ -237,10 +237,11 @@ def open_teacher(config: TeacherConfig, folder: Path) -> Teacher:
         folder: Where its report goes, and its replies where `config.cache` names no folder.
 
     Raises:
-        ConfigError: A folder cannot be written, there is no such function, or the run's settings do not fit its model.
+        ConfigError: A setting is missing or wrong, or a folder cannot be written.
         DataError: The file of replies cannot be used.
         ArtifactError: The cache is damaged, or the run has no tuned model.
     """
+    config.require_source()
     backend: Backend
     if config.kind == "openai":
         from retro.teacher.openai_backend import OpenAIBackend

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,20 @@ def test_each_response_is_observed_once_whoever_wrote_it(tmp_path: Path) -> None
     assert "two" not in other
     other.refresh()
     assert other["two"] == 2
+
+
+def test_who_writes_waits_for_the_one_that_writes_now(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    cache = opened(path)
+    writer = threading.Thread(target=cache.add, args=(["one"], [1]), daemon=True)
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive()
+        assert path.read_bytes().count(b"\n") == 1
+    writer.join(60)
+    assert opened(path)["one"] == 1
 
 
 def test_several_processes_append_to_one_file_and_no_line_is_lost(tmp_path: Path) -> None:

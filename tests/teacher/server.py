@@ -21,6 +21,8 @@ class Sent:
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
+    breaks_off: bool = False
+    """Whether the connection ends in the middle of the body."""
 
 
 def reply(text: str | None, **more: Any) -> Sent:
@@ -86,7 +88,8 @@ def serving(answer: Callable[[dict[str, Any], int], Sent]) -> Iterator[Server]:
             self.send_response(sent.status)
             for name, value in {"Content-Type": "application/json", **sent.headers}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(sent.body)))
+            self.send_header("Content-Length", str(len(sent.body) + sent.breaks_off))
+            self.close_connection = sent.breaks_off
             self.end_headers()
             self.wfile.write(sent.body)
 

@@ -10,18 +10,12 @@ import pytest
 from retro.common.config import config_json
 from retro.common.errors import ConfigError
 from retro.teacher.config import TeacherConfig
+from retro.teacher.teacher import open_teacher
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "TeacherConfig.model = '': needs the name of a model that base_url has, since kind is openai"),
-        ({"kind": "engine"}, "TeacherConfig.run = None: needs the YAML file of a run with a tuned model, since kind"),
-        ({"kind": "script"}, "TeacherConfig.replies = None: needs a file, or in its place a function; one of the two"),
-        (
-            {"kind": "script", "replies": Path("a"), "function": "a:b"},
-            "TeacherConfig.replies = PosixPath('a'): needs a file, or in its place a function; one of the two",
-        ),
         ({"kind": "script", "function": "a.b"}, "TeacherConfig.function = 'a.b': needs "),
         (
             {"model": "m", "base_url": "example.org/v1"},
@@ -46,6 +40,28 @@ def test_a_bad_setting_is_named_with_its_value(settings: dict[str, Any], words: 
     with pytest.raises(ConfigError) as caught:
         TeacherConfig(**settings)
     assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "teacher.model = '': needs the name of a model that base_url has, since kind is openai"),
+        ({"kind": "engine"}, "teacher.run = None: needs the YAML file of a run with a tuned model, since kind"),
+        ({"kind": "script"}, "teacher.replies = None: needs a file, or in its place teacher.function; one of the two"),
+        (
+            {"kind": "script", "replies": Path("a"), "function": "a:b"},
+            "teacher.replies = PosixPath('a'): needs a file, or in its place teacher.function; one of the two",
+        ),
+    ],
+)
+def test_a_section_may_lack_what_its_kind_needs_until_it_is_opened(
+    settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    config = TeacherConfig(**settings)
+    with pytest.raises(ConfigError) as caught:
+        open_teacher(config, tmp_path)
+    assert str(caught.value).startswith(words)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("key", ["sk-secret", "sk_secret", "AKsecret", "gsk_1secret", "A" * 70, "A secret"])

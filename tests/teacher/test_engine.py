@@ -52,7 +52,9 @@ def test_an_engine_replies_to_many_at_once_in_their_order(tmp_path: Path) -> Non
     wanted = [said(TOKENIZER.encode(f"question {number}"), 0, 5) for number in range(7)]
     assert [one.text for one in found] == [text.removeprefix(" ") for text in wanted]
     assert [one.output_tokens for one in found] == [len(text.encode()) for text in wanted]
-    assert {(one.finish_reason, one.input_tokens, one.model) for one in found} == {("stop", 10, "fake")}
+    assert {(one.finish_reason, one.input_tokens, one.model, one.cached) for one in found} == {
+        ("stop", 10, "fake", False)
+    }
     assert engine.most_at_once == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -16,6 +17,8 @@ from retro.common.errors import ConfigError, DataError, DependencyError, RetroEr
 from retro.teacher.config import TeacherConfig
 from retro.teacher.request import TeacherRequest
 from retro.teacher.teacher import REPLIES, open_teacher
+from tests.serve.fake_server import fake_service
+from tests.serve.running import running
 from tests.teacher.asking import asked, numbered
 from tests.teacher.server import KEY, Sent, Server, error, reply, serving
 
@@ -111,6 +114,7 @@ def test_what_passes_is_tried_again_and_counted(tmp_path: Path) -> None:
         "question 2": [Sent(200, b"{not JSON")],
         "question 3": [Sent(200, b'{"choices": []}'), Sent(200, b'{"choices": null}'), Sent(200, b"[]")],
         "question 4": [error(408, "too slow"), Sent(200, b'{"choices": [{"message": {"content": 3}}]}')],
+        "question 5": [Sent(200, reply("half").body, breaks_off=True)],
     }
 
     def answer(body: dict[str, Any], before: int) -> Sent:
@@ -118,11 +122,11 @@ def test_what_passes_is_tried_again_and_counted(tmp_path: Path) -> None:
         return trouble[before] if before < len(trouble) else reply("good")
 
     with serving(answer) as server, open_teacher(config_of(server), tmp_path) as teacher:
-        texts = [one.text for one in teacher.complete_all(numbered(6))]
-    assert texts == ["good"] * 6
-    assert [server.seen[f"question {number}"] for number in range(6)] == [3, 3, 2, 4, 3, 1]
-    assert teacher.report().retried == 10
-    assert teacher.report().requests == 6
+        found = list(teacher.complete_all(numbered(7)))
+    assert [(one.text, one.cached) for one in found] == [("good", False)] * 7
+    assert [server.seen[f"question {number}"] for number in range(7)] == [3, 3, 2, 4, 3, 2, 1]
+    report = teacher.report()
+    assert (report.retried, report.requests, report.cached) == (11, 7, 0)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +266,25 @@ def test_a_key_that_no_header_can_hold_is_not_shown(tmp_path: Path, monkeypatch:
         caught = error_of(config_of(server), tmp_path)
         assert str(caught).startswith("teacher.api_key_env = 'TEACHER_KEY': needs an environment variable that holds")
     assert server.bodies == []
+
+
+def test_our_own_server_is_a_teacher(tmp_path: Path) -> None:
+    request = TeacherRequest(
+        messages=({"role": "system", "content": "s"}, {"role": "user", "content": "u"}),
+        temperature=0.5,
+        max_tokens=300,
+        seed=4,
+        stop=("12",),
+    )
+    with running(fake_service()) as server:
+        config = TeacherConfig(model="fake", base_url=f"{server.url}/v1", api_key_env="")
+        with open_teacher(config, tmp_path) as teacher:
+            one, other = teacher.complete_all([request, dataclasses.replace(request, seed=5)])
+    assert one.text != other.text
+    assert one.text.split()[2].endswith("2")
+    assert "12" not in one.text
+    assert (one.finish_reason, one.model, one.cached) == ("stop", "fake", False)
+    assert one.output_tokens == len(one.text.encode()) + 1 + len("12")
 
 
 def test_a_dry_run_needs_neither_key_nor_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
