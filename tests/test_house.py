@@ -48,6 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generate": READERS | TRAINED | {"qa", "neighbors.reader", "index", "sft"},
     "lm_eval": READERS | TRAINED | {"qa", "index", "sft", "generate"},
     "serve": READERS | TRAINED | {"qa", "neighbors.reader", "index", "sft", "generate"},
+    "teacher": {
+        *("common", "tokenizers", "qa", "generate", "training.checkpoint", "training.config"),
+        *("training.model_tokenizer", "sft.prepare", "run"),
+    },
     "evaluate": {"common", "qa"},
     "interop": TRAINED | {"qa", "corpus", "db", "evaluate"},
 }

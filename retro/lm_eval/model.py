@@ -16,11 +16,12 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from retro.common.artifacts import fingerprint
 from retro.common.errors import ConfigError, DataError
 from retro.common.progress import Progress
+from retro.common.response_cache import ResponseCache
 from retro.generate.request import Completion, Reading, Request
 from retro.generate.request_checks import LONGER
 from retro.generate.scoring import Score, Scored
 from retro.lm_eval.generation_kwargs import draws, sampling_of
-from retro.lm_eval.response_cache import ResponseCache, key_of
+from retro.lm_eval.response_cache import key_of
 from retro.tokenizers.chat_template import ChatTemplate
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from retro.generate.request import LiveRetrieval
 from retro.index.config import SearchConfig
 from retro.index.retriever import BY_VECTORS, search_identity
 from retro.lm_eval.generation_kwargs import sampling_of
-from retro.lm_eval.response_cache import ResponseCache
+from retro.lm_eval.response_cache import open_responses
 from retro.qa.chat_prompts import chat_of, has_chat
 from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.tokenizer import conventions_of
@@ -122,7 +122,7 @@ def open_lm(
             live = [mark_of(places.db), generate.passages, generate.neighbor_text, *([search] if search else [])]
         model = {"checkpoint": checkpoint.identity(info.path), "precision": choice.precision, "live": live}
         model |= {"prefix": prefix} if prefix else {}
-        cache = ResponseCache(use_cache, model)
+        cache = open_responses(use_cache, model)
     return RetroLM(
         engine,
         tokenizer,

@@ -1,0 +1,142 @@
+"""Replies from a model of this toolkit, in this process: many at once, in one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from retro.common.errors import RetroError
+from retro.generate.request import Completion, Engine, Request, Sampling
+from retro.qa.question import Question, Role, Turn
+from retro.teacher.config import TeacherConfig
+from retro.teacher.request import Reply, TeacherRequest
+from retro.tokenizers.chat_template import Message
+
+if TYPE_CHECKING:
+    from retro.generate.config import GenerateConfig
+    from retro.qa.prompt_texts import PromptTexts
+
+Encode = Callable[[Sequence[Message]], list[int]]
+"""From a conversation to the token ids of a prompt, the assistant's turn begun."""
+
+
+class EngineBackend:
+    """Replies with an engine, which is opened when the first request comes."""
+
+    def __init__(
+        self, open_engine: Callable[[], tuple[Engine, Encode]], *, model: str, identity: Mapping[str, Any], at_once: int
+    ) -> None:
+        """Set up.
+
+        Args:
+            open_engine: Gives the engine, and what encodes for it.
+            model: What the model is called.
+            identity: Its weights, and what else shapes replies.
+            at_once: Requests answered at once.
+        """
+        self.model, self.identity, self.at_once = model, identity, at_once
+        self._open = open_engine
+
+    @cached_property
+    def _opened(self) -> tuple[Engine, Encode]:
+        return self._open()
+
+    def submit(self, request: TeacherRequest) -> int:
+        """Take a request in.
+
+        Raises:
+            ConfigError: The prompt does not fit the model.
+            DataError: The model's chat template refuses the conversation.
+            RetroError: The engine cannot be opened.
+        """
+        engine, encode = self._opened
+        sampling = Sampling(
+            temperature=request.temperature, max_new_tokens=request.max_tokens, stop=request.stop, seed=request.seed
+        )
+        return engine.submit(Request(prompt=encode(request.messages), sampling=sampling))
+
+    def wait(self) -> list[tuple[int, Reply | RetroError]]:
+        """Choose tokens until a reply is complete."""
+        done: list[tuple[int, Reply | RetroError]] = []
+        while not done:
+            events = self._opened[0].step()
+            done = [(number, _reply(event.completion)) for number, event in events if event.completion is not None]
+        return done
+
+    def close(self) -> None:
+        """Nothing runs without a step."""
+
+
+def _reply(completion: Completion) -> Reply:
+    return Reply(
+        # A model has one leading space to say before an answer.
+        text=completion.text.removeprefix(" "),
+        input_tokens=completion.prompt_tokens,
+        output_tokens=len(completion.tokens),
+        finish_reason="length" if completion.ended == "length" else "stop",
+    )
+
+
+def open_run(config: TeacherConfig) -> EngineBackend:
+    """The tuned model of a run, asked without passages: these stand in a teacher's prompts.
+
+    Raises:
+        ConfigError: The run's settings do not fit the model.
+        ArtifactError: The run has no tuned model, or it is damaged.
+    """
+    from retro.generate.loading import find_checkpoint, open_engine, with_choice
+    from retro.qa.prompt_texts import load_prompts
+    from retro.run.config import load_run_config
+    from retro.run.pipeline import answer_places
+    from retro.tokenizers.conventions import prompt_prefix
+    from retro.tokenizers.tokenizer import conventions_of
+    from retro.training import checkpoint
+    from retro.training.config import ParallelConfig
+    from retro.training.model_tokenizer import model_tokenizer, open_corpus
+
+    run = load_run_config(config.run, config.overrides)
+    places, texts = answer_places(run), load_prompts(run.generate.prompts)
+    alone = {"settings": ("closed_book",), "encoder": False, "batch_size": config.concurrency}
+    generate, _ = with_choice(run.generate.model_copy(update=alone))
+    info = find_checkpoint(generate, places.checkpoint)
+
+    def opened() -> tuple[Engine, Encode]:
+        corpus = open_corpus(places.corpus, info, searches=False)
+        tokenizer = model_tokenizer(info, corpus)[0]
+        engine, _ = open_engine(generate, ParallelConfig(), info, corpus, places.db, places.index, places.search)
+        prefix = prompt_prefix(conventions_of(tokenizer), generate.add_special_tokens, "generate.add_special_tokens")
+        return engine, conversation_encoder(tokenizer, generate, texts, prefix)
+
+    # Not the precision: replies that are there stay when work goes on on another machine.
+    identity: dict[str, Any] = {"checkpoint": checkpoint.identity(info.path), "prompts": texts.identity}
+    identity |= {"style": generate.style, "add_special_tokens": generate.add_special_tokens}
+    return EngineBackend(opened, model=run.run_dir.resolve().name, identity=identity, at_once=config.concurrency)
+
+
+def conversation_encoder(tokenizer: Any, generate: GenerateConfig, texts: PromptTexts, prefix: Sequence[int]) -> Encode:
+    """Encodes conversations as the model was tuned on them, by the code that tunes."""
+    from retro.qa.chat_prompts import STYLE, build_chat, chat_of, encode_chats
+    from retro.qa.prompts import build_prompt
+    from retro.sft.prepare import encode_prompts
+
+    rule = texts.rule_of_kind("conversation")
+
+    def encode(messages: Sequence[Message]) -> list[int]:
+        turns = tuple(Turn(_ROLES[one["role"]], one["content"]) for one in messages[:-1])
+        question = Question(id="", question=messages[-1]["content"], answers=(), turns=turns)
+        if generate.style == STYLE:
+            template = chat_of(tokenizer, "generate.style")
+            system = template.takes_system
+            chat = build_chat(question, (), rule=rule, contexts_in_prompt=0, takes_system=system, texts=texts)
+            ids = encode_chats([chat], template)[0]
+        else:
+            style = generate.style
+            prompt = build_prompt(question, (), style=style, kind=rule, contexts_in_prompt=0, texts=texts)
+            ids = encode_prompts([prompt], tokenizer, prefix)[0]
+        return [*ids.head, *ids.tail]
+
+    return encode
+
+
+_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
