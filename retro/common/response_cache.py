@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from typing_extensions import TypedDict
 
+from retro.common import checksummed_json
 from retro.common.errors import ArtifactError
 from retro.common.files import failed_writes_are_artifact_errors, fsync, require_place
 from retro.common.input_files import reason
