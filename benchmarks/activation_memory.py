@@ -27,7 +27,7 @@ from retro.model.config import ModelConfig, ModelShape
 from retro.planning.activations import Activations
 from retro.planning.stages import stages_of
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 
@@ -82,7 +82,7 @@ def planned(shape: ModelShape, train: TrainConfig, layout: ParallelConfig, stage
 def measured(shape: ModelShape, train: TrainConfig, layout: ParallelConfig) -> int:
     """Bytes of the storages that autograd keeps on this rank when the backward pass of a step begins."""
     engine = build_engine(shape, train, layout)
-    feed = Feed(RandomSource(shape), shape, engine.chunks, train.micro_batch)
+    feed = DataLoader(RandomSource(shape), shape, engine.chunks, train.micro_batch)
     work = feed.work(np.arange(train.micro_batch, dtype=np.int64))
     own = {weight.untyped_storage().data_ptr() for chunk in engine.chunks for weight in chunk.parameters()}
     # The tensors are held, so that no storage is freed and its address used again.

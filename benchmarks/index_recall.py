@@ -30,7 +30,7 @@ from retro.index.index_choice import create_index, is_exact, ranks_again
 from retro.index.recall import RECALL_AT, RecallSample, RecallSamples, recall_samples
 from retro.index.rerank import map_vectors
 from retro.index.training import train_index
-from retro.index.tune import knobs_of, tune
+from retro.index.tune import tunable_settings, tune
 from retro.index.vector_index import VectorIndex
 
 CASES = (
@@ -136,7 +136,7 @@ def _measure(
         train_seconds=train_seconds,
         add_seconds=add_seconds,
         bytes_per_vector=len(faiss.serialize_index(index)) / index.ntotal,
-        settings={name: getattr(asked.settings, name) for name in knobs_of(asked)},
+        settings={name: getattr(asked.settings, name) for name in tunable_settings(asked)},
         reached=reached,
         recall={k: samples.reported.found_by(asked, k).mean for k in RECALL_AT},
     )

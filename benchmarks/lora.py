@@ -29,7 +29,7 @@ from retro.mcore import checkpoint
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.count import count_parameters
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 
@@ -58,7 +58,7 @@ def run_case(name: str, steps: int) -> dict[str, Any]:
     train = TrainConfig(micro_batch=1, global_batch=1, precision="float32", **CASES[name])
     engine = build_engine(SHAPE, train, ParallelConfig())
     seconds = []
-    with Feed(RandomSource(SHAPE), SHAPE, engine.chunks, 1) as feed:
+    with DataLoader(RandomSource(SHAPE), SHAPE, engine.chunks, 1) as feed:
         work = feed.work(np.arange(1, dtype=np.int64))
         for _ in range(1 + steps):
             started = time.process_time()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.config import IndexConfig
 from retro.index.faiss_index import SearchSettings, exact_hits, search_index
 from retro.index.faiss_loader import load_faiss
@@ -37,7 +37,7 @@ def compare(vectors: Path, queries: int, rounds: int) -> dict[str, Any]:
     held /= np.linalg.norm(held, axis=1, keepdims=True)
     order = np.random.default_rng(0).permutation(len(held))
     asked_QD, held_ND = held[order[:queries]], np.ascontiguousarray(held[order[queries:]])
-    rows = Rows.of(range(len(held_ND)))
+    rows = RowSet.of(range(len(held_ND)))
     true_QK, _ = exact_hits(held_ND, asked_QD, NEIGHBORS, rows)
     # Text that occurs twice has two rows of one score; whichever is found, it is found.
     least_Q = np.einsum("qd,qd->q", held_ND[true_QK[:, -1]], asked_QD) - 1e-5
@@ -78,5 +78,5 @@ def _ours(held_ND: NDArray[np.float32], factory: str, ef_search: int) -> Search:
     index.add(held_ND)
     known = SearchSettings.of(IndexConfig())
     settings = SearchSettings(nprobe=known.nprobe, ef_search=ef_search or known.ef_search, refine_factor=10)
-    rows = Rows.of(range(len(held_ND)))
+    rows = RowSet.of(range(len(held_ND)))
     return lambda queries_QD: search_index(index, queries_QD, PEER_K, rows, settings)[0]

@@ -29,7 +29,7 @@ from retro.qa.sample_layout import EncodedSample, input_tokens
 from retro.sft.blend import Blend
 from retro.sft.source import EncodedSet, SftSource
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.data_loader import Feed, MicroBatch
+from retro.training.data_loader import DataLoader, MicroBatch
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 
@@ -69,8 +69,8 @@ def cases(shape: ModelShape, engine: Engine[RetroModel], options: argparse.Names
     packed, alone = (source(shape, packing=packing) for packing in (True, False))
     numbers = packed.samples_in(options.sequences)
     numbers = numbers[: len(numbers) // options.micro_batch * options.micro_batch]
-    in_sequences = Feed(packed, shape, engine.chunks, 1).work(np.arange(options.sequences))
-    one_by_one = Feed(alone, shape, engine.chunks, options.micro_batch).work(numbers)
+    in_sequences = DataLoader(packed, shape, engine.chunks, 1).work(np.arange(options.sequences))
+    one_by_one = DataLoader(alone, shape, engine.chunks, options.micro_batch).work(numbers)
     plain = [replace(one, segments_BS=None) for one in in_sequences.micro_batches]
     works: dict[str, Work[MicroBatch]] = {
         "one by one": one_by_one,

@@ -29,7 +29,7 @@ from retro.model.model import RetroModel
 from retro.model.sizes import find_size
 from retro.planning.flops import neighbor_tokens
 from retro.training.config import ParallelConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 
@@ -62,7 +62,7 @@ class Runner:
         self.shape, train = settings_of(case)
         self.train = train.model_copy(update={"global_batch": train.micro_batch * micro_batches})
         self.engine: Engine[RetroModel] = build_engine(self.shape, self.train, LAYOUT)
-        feed = Feed(RandomSource(self.shape), self.shape, self.engine.chunks, train.micro_batch)
+        feed = DataLoader(RandomSource(self.shape), self.shape, self.engine.chunks, train.micro_batch)
         self.work = feed.work(np.arange(self.train.global_batch))
 
     def step(self) -> float:

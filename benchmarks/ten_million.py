@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import machine, write
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.embeddings import sample_rows
 from retro.index.faiss_index import SearchSettings, add_vectors, load_index, save_index
 from retro.index.index_choice import create_index
@@ -127,7 +127,7 @@ def query(options: argparse.Namespace) -> dict[str, Any]:
     queries = np.load(options.folder / "queries.npy").astype(np.float32)
     true = np.load(options.folder / "truth.npy")
     index = load_index(options.folder / "index.faiss", len(held), held.shape[1])
-    rows, trials = Rows.of(range(len(held))), []
+    rows, trials = RowSet.of(range(len(held))), []
     for nprobe, factor in SETTINGS:
         searched = VectorIndex(index, SearchSettings(nprobe=nprobe, ef_search=128, refine_factor=factor), held)
         searched.search(queries, DEPTH, rows)

@@ -36,9 +36,9 @@ from retro.planning.activations import Activations
 from retro.planning.flops import count_flops
 from retro.planning.gpus import find_gpu
 from retro.planning.memory import stage_memory
-from retro.training.batch import Batch, BatchForm
+from retro.training.batch import Batch, BatchSpec
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 
@@ -53,7 +53,7 @@ class RandomSource:
         self.shape = shape
         model = shape.model
         neighbors = model.neighbors if model.retrieval else 0
-        self.form = BatchForm(sequence_length=model.sequence_length, neighbors=neighbors)
+        self.form = BatchSpec(sequence_length=model.sequence_length, neighbors=neighbors)
 
     def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
         """Samples by number."""
@@ -93,7 +93,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each step, and the peak of memory in bytes."""
     shape, train = settings_of(case)
     engine = build_engine(shape, train, ParallelConfig())
-    feed = Feed(RandomSource(shape), shape, engine.chunks, train.micro_batch)
+    feed = DataLoader(RandomSource(shape), shape, engine.chunks, train.micro_batch)
     work = feed.work(np.arange(train.micro_batch, dtype=np.int64))
     seconds = []
     for _ in range(case["warm_up"] + case["steps"]):

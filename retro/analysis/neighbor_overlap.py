@@ -44,7 +44,7 @@ _SAMPLES, _CONFIDENCE = 2000, 0.95
 
 
 @dataclass(frozen=True)
-class Side:
+class RunNeighbors:
     """One run's neighbors."""
 
     run_dir: Path
@@ -64,7 +64,7 @@ class Side:
         return np.where(text_QKR, tokens_QKR, np.int32(NO_TOKEN))
 
 
-def open_side(run_dir: Path) -> Side:
+def open_run_neighbors(run_dir: Path) -> RunNeighbors:
     """The neighbors of a run, with the database they were found in.
 
     Raises:
@@ -74,11 +74,11 @@ def open_side(run_dir: Path) -> Side:
     version = int(read_manifest(place[STAGE], STAGE).counts["database_version"])
     corpus = Corpus.open(place["corpus"])
     db = open_database(run_dir / VERSIONS / f"{version:04d}" if version else place["db"], corpus)
-    return Side(run_dir, corpus, db, Neighbors.open(place[STAGE], db, corpus))
+    return RunNeighbors(run_dir, corpus, db, Neighbors.open(place[STAGE], db, corpus))
 
 
 def compare_neighbors(
-    a: Side, b: Side | None, *, k: int, splits: Sequence[str] = (), seed: int = 1234
+    a: RunNeighbors, b: RunNeighbors | None, *, k: int, splits: Sequence[str] = (), seed: int = 1234
 ) -> dict[str, Any]:
     """The overlap of neighbors with continuations, and how two runs differ in it.
 
@@ -115,7 +115,7 @@ def compare_neighbors(
     return {"neighbors": k, "runs": runs, "confidence": _CONFIDENCE, "splits": found}
 
 
-def _of_split(sides: Sequence[Side], split: int, k: int, seed: int) -> dict[str, Any]:
+def _of_split(sides: Sequence[RunNeighbors], split: int, k: int, seed: int) -> dict[str, Any]:
     documents, same = list[Int64](), list[NDArray[np.bool_]]()
     values: dict[str, list[list[Floats]]] = {name: [[] for _ in sides] for name in MEASURES}
     for source, stream, chunk_Q, next_QM in _continuations(sides[0], split):
@@ -140,7 +140,7 @@ def _of_split(sides: Sequence[Side], split: int, k: int, seed: int) -> dict[str,
     return known
 
 
-def _continuations(side: Side, split: int) -> Iterator[tuple[int, TokenStream, Int64, Int32]]:
+def _continuations(side: RunNeighbors, split: int) -> Iterator[tuple[int, TokenStream, Int64, Int32]]:
     """Source, its stream, some chunks of it that are followed by text, and that text [Q, M]."""
     streams = [TokenStream(side.corpus, n, split, side.db.chunk_length) for n in range(len(side.corpus.sources))]
     total = sum(max(stream.chunks - 1, 0) for stream in streams)

@@ -24,7 +24,7 @@ from retro.cli.options import (
 from retro.cli.stages import stage_command
 from retro.common.errors import ConfigError, DataError
 from retro.common.files import discard
-from retro.common.launcher import companions, worker_of
+from retro.common.launcher import spawn_workers, worker_of
 from retro.common.terminal import output
 from retro.run.pipeline import database_home, leakage_path, measure_leakage, stage, stage_lock
 
@@ -173,10 +173,10 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show a chunk, a chunk's neighbors, training samples, or the whole database."""
-    from retro.analysis.inspect.inspect import Wanted, show, view_and_number
+    from retro.analysis.inspect.inspect import Options, show, view_and_number
 
     number, arguments = view_and_number(words or [])
-    wanted = Wanted(
+    wanted = Options(
         what=what, number=number, split=split, source=source, neighbors=neighbors, html=html, samples=samples,
         as_json=as_json,
     )  # fmt: skip
@@ -198,7 +198,7 @@ def leakage(
     with stage_lock(config, "perplexity", together=True):
         if again:
             discard(leakage_path(config))
-        with companions(workers, ["leakage", *(arguments or [])]):
+        with spawn_workers(workers, ["leakage", *(arguments or [])]):
             result = measure_leakage(config)
     if worker_of().rank:
         return
@@ -225,10 +225,10 @@ def compare_neighbors(
 ) -> None:
     """Measure how much of the text to be predicted is in the neighbors, in one run or in two."""
     from retro.analysis.neighbor_overlap import compare_neighbors as compare_sides
-    from retro.analysis.neighbor_overlap import open_side, overlap_table
+    from retro.analysis.neighbor_overlap import open_run_neighbors, overlap_table
 
-    b = None if run_b is None else open_side(run_b)
-    found = compare_sides(open_side(run_a), b, k=neighbors, splits=split or ())
+    b = None if run_b is None else open_run_neighbors(run_b)
+    found = compare_sides(open_run_neighbors(run_a), b, k=neighbors, splits=split or ())
     if out is not None:
         from retro.common.files import write_plain_json
 

@@ -77,7 +77,7 @@ def run_harness(
     numbers = _samples(samples)
     if numbers is not None and limit is not None:
         raise ConfigError("--samples", samples, "needs to be given without --limit: they say which questions are asked")
-    from retro.lm_eval.run import Places, Wanted, evaluate, open_lm, require_packages
+    from retro.lm_eval.run import Options, Places, evaluate, open_lm, require_packages
 
     require_packages()
     settings = _gen_kwargs(gen_kwargs)
@@ -89,7 +89,7 @@ def run_harness(
     if batch_size is not None:
         generate = generate.model_copy(update={"batch_size": batch_size})
     model = open_lm(generate, places, chosen, generate.seed, use_cache)
-    wanted = Wanted(
+    wanted = Options(
         tasks=names,
         include_path=include_path,
         retrieval=chosen,

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from retro.common.errors import ConfigError
-from retro.common.launcher import COMPANION, end_with_parent, worker_of
+from retro.common.launcher import SPAWNED, end_with_parent, worker_of
 from retro.common.progress import Progress, set_up_logging
 from retro.common.terminal import complain
 from retro.run.pipeline import STAGES
@@ -137,7 +137,7 @@ class DefaultCommandGroup(TyperGroup):
 
 def print_how_to_resume(number: int) -> None:
     """Say why the process ends, and how to go on; companions and ranks above 0 leave that to the first process."""
-    if COMPANION in os.environ or os.environ.get("RANK", "0") != "0":
+    if SPAWNED in os.environ or os.environ.get("RANK", "0") != "0":
         return
     Progress.clear()
     why = "stopped by Ctrl-C" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"

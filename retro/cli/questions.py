@@ -105,10 +105,10 @@ def compare(
     """Compare two sets of answers to the same questions, with intervals and p-values."""
     from retro.cli.scores import show_comparison
     from retro.evaluate.compare import compare as compare_sides
-    from retro.evaluate.compare import open_side
+    from retro.evaluate.compare import open_scored_answers
 
-    a = open_side(run_a, task=task, setting=setting)
-    b = open_side(run_b, task=task, setting=setting_b or setting)
+    a = open_scored_answers(run_a, task=task, setting=setting)
+    b = open_scored_answers(run_b, task=task, setting=setting_b or setting)
     found = compare_sides(a, b)
     if file is not None and not as_json:
         raise ConfigError("arguments", str(file), "needs two runs")

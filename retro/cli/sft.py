@@ -74,10 +74,10 @@ def convert(
 ) -> None:
     """Turn a public file of questions or chats into question files that `retro` tunes on and asks."""
     from retro.qa.formats.item import Options
-    from retro.qa.formats.write import Wanted, run
+    from retro.qa.formats.write import ConversionOptions, run
 
     options = Options(turns=turns, paths=paths, language=language, passages=passages)
-    wanted = Wanted(
+    wanted = ConversionOptions(
         name=form, path=path, out=out, options=options, part=part, dev=dev, seed=seed, corpus=corpus,
         skip_bad=skip_bad,
     )  # fmt: skip

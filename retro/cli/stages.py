@@ -23,7 +23,7 @@ from retro.cli.options import (
     read_named,
 )
 from retro.common.errors import ConfigError
-from retro.common.launcher import companions, join_launcher
+from retro.common.launcher import join_launcher, spawn_workers
 from retro.common.progress import duration
 from retro.common.terminal import output
 from retro.run.inputs import require_inputs
@@ -104,7 +104,7 @@ def run_stage(
     with stage_lock(config, name, together=together, redo=again):
         # Before any library is loaded, which takes its time.
         log.info("%s%s: %s", place, name, "already complete; checking it" if before else f"begins, in {path}")
-        with redoing(config, name) if again else nullcontext(), companions(workers, [name, *(words or [])]):
+        with redoing(config, name) if again else nullcontext(), spawn_workers(workers, [name, *(words or [])]):
             one.run(config)
         if again or not together:
             drop_replaced(config, name)

@@ -17,7 +17,7 @@ from retro.run.status import State, Status, has_run, status_of
 from retro.run.status import as_json as for_machines
 
 if TYPE_CHECKING:
-    from retro.run.verify import Verified
+    from retro.run.verify import VerifiedStage
 
 log = logging.getLogger(__name__)
 _STYLES: dict[State, str] = {
@@ -175,7 +175,7 @@ def _not_covered(paths: Sequence[Path]) -> str:
     return f"{count} written by an older version, without a checksum of their own: not covered ({names})"
 
 
-def _summary(found: Verified) -> str:
+def _summary(found: VerifiedStage) -> str:
     parts = [f"{found.files} files ({found.bytes / 1e6:,.1f} MB) read"]
     parts += [f"{found.blocks} unfinished blocks read"] if found.blocks else []
     parts += [f"{found.recomputed} blocks made once more"] if found.recomputed else []

@@ -9,12 +9,12 @@ from retro.common.artifacts import Manifest, read_manifest
 from retro.common.terminal import Table
 from retro.db.schema import STAGE
 from retro.db.versions import read_version, versions_in
-from retro.updates.state import Home
+from retro.updates.state import VersionedDatabase
 
 _DOCUMENTS = "documents_"
 
 
-def table_of(home: Home) -> Table:
+def table_of(home: VersionedDatabase) -> Table:
     """One line a version: what was done, how many documents and chunks, and the fingerprint that others record.
 
     Raises:
@@ -30,7 +30,7 @@ def table_of(home: Home) -> Table:
     return table
 
 
-def numbers_of(home: Home) -> list[dict[str, Any]]:
+def numbers_of(home: VersionedDatabase) -> list[dict[str, Any]]:
     """The same for machines: of each version the counts that its manifest has.
 
     Raises:
@@ -47,7 +47,7 @@ def numbers_of(home: Home) -> list[dict[str, Any]]:
     ]
 
 
-def _manifests(home: Home) -> Iterator[Manifest]:
+def _manifests(home: VersionedDatabase) -> Iterator[Manifest]:
     yield read_manifest(home.base.db, STAGE)
     yield from map(read_version, versions_in(home.versions).values())
 

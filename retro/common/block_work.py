@@ -24,7 +24,7 @@ the artifact, which is the same whatever the size of its blocks."""
 Advance = Callable[[int], None]
 
 
-class Place(NamedTuple):
+class RowLocation(NamedTuple):
     """Where some rows of a block stand in the finished artifact."""
 
     file: str
@@ -53,7 +53,7 @@ class BlockWork:
     """What a unit is, in the plural."""
     make: Callable[[int, Advance], Block]
     """Makes block n; equal bytes each time. Tells its second argument of units done."""
-    places: Callable[[int], Sequence[Place]]
+    places: Callable[[int], Sequence[RowLocation]]
     """Where the rows of block n stand in the finished artifact."""
     names: Callable[[int], str] = str
     """What block n is, for people: its number and its range."""
@@ -64,7 +64,7 @@ class BlockWork:
         Raises:
             ArtifactError: A file of the artifact is missing or cannot be read.
         """
-        found: dict[str, list[Place]] = {}
+        found: dict[str, list[RowLocation]] = {}
         for place in self.places(number):
             found.setdefault(place.array, []).append(place)
         return {array: np.concatenate([self._rows(place) for place in parts]) for array, parts in found.items()}
@@ -86,7 +86,7 @@ class BlockWork:
                 rows = slice(place.first, place.first + len(place.rows))
                 file[place.dataset][rows] = block.arrays[place.array][place.rows.start : place.rows.stop]
 
-    def _rows(self, place: Place) -> NDArray[Any]:
+    def _rows(self, place: RowLocation) -> NDArray[Any]:
         column = map_column(self.directory / place.file, place.dataset, f"Run `retro {self.store.stage}` with --redo")
         return np.asarray(column[place.first : place.first + len(place.rows)])
 

@@ -26,7 +26,7 @@ from retro.common.files import read_json, write_json
 from retro.common.input_files import is_below
 from retro.common.json_text import Count
 from retro.common.launcher import ALONE, Worker
-from retro.common.leases import WORKERS, Claims, leave
+from retro.common.leases import WORKERS, Leases, remove_leases
 from retro.common.progress import Progress
 from retro.common.resume import remove_temporary_files, remove_unlisted_files
 
@@ -75,7 +75,7 @@ class Plan:
         return BlockStore(directory=stage_directory / self.directory, inputs=self.inputs, stage=self.stage)
 
 
-class Gang:
+class Coordinator:
     """This worker among those that build the stage in one directory."""
 
     def __init__(self, directory: Path, worker: Worker = ALONE, *, stage: str, poll_s: float = 0.5) -> None:
@@ -88,7 +88,7 @@ class Gang:
             poll_s: How often to look, while others work on what is left.
         """
         self.directory, self.worker, self.stage, self.poll_s = directory, worker, stage, poll_s
-        self.claims = Claims(directory / WORKERS)
+        self.claims = Leases(directory / WORKERS)
 
     def build(
         self,
@@ -173,7 +173,7 @@ class Gang:
             remove_unlisted_files(self.directory, manifest)
 
         self.once("finish", lambda: is_complete(self.directory), complete)
-        leave(self.directory)
+        remove_leases(self.directory)
         return read_manifest(self.directory, self.stage)
 
     def _is_missing(self, store: BlockStore, number: int) -> bool:

@@ -165,13 +165,13 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-COMPANION = "RETRO_COMPANION"
+SPAWNED = "RETRO_COMPANION"
 """Set for processes that `companions` starts: the process number of the one that did."""
 _THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @contextmanager
-def companions(count: int, arguments: Sequence[str]) -> Iterator[None]:
+def spawn_workers(count: int, arguments: Sequence[str]) -> Iterator[None]:
     """Have `count` - 1 further processes run a command while the block runs; this process is worker 0.
 
     Should one die, the others do its work, so its end is only logged. They are stopped when the block is left, by then
@@ -186,7 +186,7 @@ def companions(count: int, arguments: Sequence[str]) -> Iterator[None]:
         yield
         return
     threads = str(max((os.cpu_count() or count) // count, 1))
-    started = {name: os.environ.get(name, threads) for name in _THREADS} | {COMPANION: str(os.getpid())}
+    started = {name: os.environ.get(name, threads) for name in _THREADS} | {SPAWNED: str(os.getpid())}
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "retro", *arguments],
@@ -217,7 +217,7 @@ def companions(count: int, arguments: Sequence[str]) -> Iterator[None]:
 
 def end_with_parent() -> None:
     """End this process when the one that started it as a companion ends, even by a kill."""
-    parent = os.environ.get(COMPANION)
+    parent = os.environ.get(SPAWNED)
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), daemon=True, name="parent watch").start()
 

@@ -27,7 +27,7 @@ from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import failed_writes_are_artifact_errors
 from retro.common.input_files import open_regular
 from retro.common.json_text import Count, JsonError, parse_json, wrong_type
-from retro.common.launcher import COMPANION
+from retro.common.launcher import SPAWNED
 
 WORKERS = ".workers"
 """Below a stage's directory while it is being built: claims, and what is planned."""
@@ -92,12 +92,12 @@ def this_machine() -> str:
     return "/".join(parts)
 
 
-def leave(directory: Path) -> None:
+def remove_leases(directory: Path) -> None:
     """Remove claims and plans of a stage that is complete."""
     shutil.rmtree(directory / WORKERS, ignore_errors=True)
 
 
-class Claims:
+class Leases:
     """The claims in one directory. One object per worker."""
 
     def __init__(self, directory: Path) -> None:
@@ -210,7 +210,7 @@ def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock", what: 
     Raises:
         ArtifactError: Another process works here. The system frees the lock when that process ends, however it ends.
     """
-    if int(os.environ.get("RANK", "0")) or COMPANION in os.environ:
+    if int(os.environ.get("RANK", "0")) or SPAWNED in os.environ:
         yield
         return
     path = run_dir / name

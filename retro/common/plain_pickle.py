@@ -47,7 +47,7 @@ class Name:
 
 
 @dataclass(eq=False, slots=True)
-class Made:
+class DescribedObject:
     """An object that a file describes."""
 
     of: Name
@@ -113,7 +113,7 @@ class _Machine:
             "NEWOBJ": self._call,
             "REDUCE": self._call,
             "BUILD": self._build,
-            "BINPERSID": lambda: self._make(Made(PERSISTENT, (self._pop(),))),
+            "BINPERSID": lambda: self._make(DescribedObject(PERSISTENT, (self._pop(),))),
         }
 
     def follow(self, name: str, argument: Any) -> None:
@@ -207,7 +207,7 @@ class _Machine:
         for key, value in zip(entries[::2], entries[1::2], strict=True):
             # A key that is hashed by its contents could be nested without end, which ends the process.
             # Larger numbers can be chosen so that all fall into one place of the table.
-            if not isinstance(key, (*_KEYS, Made)) or (isinstance(key, int) and abs(key) >= 1 << 60):
+            if not isinstance(key, (*_KEYS, DescribedObject)) or (isinstance(key, int) and abs(key) >= 1 << 60):
                 raise PickleError(f"it has a {type(key).__name__} as a key that is none")
             target[key] = value
 
@@ -227,11 +227,11 @@ class _Machine:
         of, args = self._take(2)
         if not isinstance(of, Name) or not isinstance(args, tuple):
             raise PickleError("it calls what is no name of a class or a function")
-        self._make({} if (of.module, of.name) in _DICTIONARIES else Made(of, args))
+        self._make({} if (of.module, of.name) in _DICTIONARIES else DescribedObject(of, args))
 
     def _build(self) -> None:
         state, target = self._pop(), self._top()
-        if isinstance(target, Made):
+        if isinstance(target, DescribedObject):
             target.state = state
         elif not isinstance(target, dict):
             raise PickleError(f"it replaces the attributes of {target if isinstance(target, Name) else 'a value'}")
@@ -254,7 +254,7 @@ def plain_values(value: Any, most: int = 100_000) -> Any:
             return type(one)([copy(inner, depth + 1) for inner in one])
         if isinstance(one, dict):
             return {copy(key, depth + 1): copy(inner, depth + 1) for key, inner in one.items()}
-        if isinstance(one, Made | Name):
+        if isinstance(one, DescribedObject | Name):
             raise PickleError(f"it holds a {one if isinstance(one, Name) else one.of} where a plain value is needed")
         return one
 

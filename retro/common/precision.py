@@ -40,7 +40,7 @@ _GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dxg")
 
 
 @dataclass(frozen=True)
-class Choice:
+class PrecisionChoice:
     """In which precision a stage computes, and why."""
 
     precision: Computed
@@ -71,7 +71,7 @@ class Hardware:
     gpu: bool = False
 
 
-def choose(wanted: Precision, *, begun: str | None = None) -> Choice:
+def choose(wanted: Precision, *, begun: str | None = None) -> PrecisionChoice:
     """The precision to compute in.
 
     Args:
@@ -86,7 +86,7 @@ def choose(wanted: Precision, *, begun: str | None = None) -> Choice:
     else:
         found, reason = hardware.multiplies, f"auto, and {hardware.said}"
     slow = found and not hardware.multiplies
-    return Choice("bfloat16" if found else "float32", reason, _cost(hardware) if slow else "")
+    return PrecisionChoice("bfloat16" if found else "float32", reason, _cost(hardware) if slow else "")
 
 
 def is_bfloat16(precision: Precision) -> bool:
@@ -163,7 +163,7 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
     return set()
 
 
-def renamed(data: Any, owner: str, old: str, values: Mapping[bool, Precision] | None = None) -> Any:
+def rename_key(data: Any, owner: str, old: str, values: Mapping[bool, Precision] | None = None) -> Any:
     """Settings with `precision` in place of the name that it had before.
 
     Args:
@@ -188,6 +188,6 @@ def renamed(data: Any, owner: str, old: str, values: Mapping[bool, Precision] | 
 
 
 @lru_cache(maxsize=8)
-def tell_new_name(old: str, new: str) -> None:
+def warn_renamed(old: str, new: str) -> None:
     """Say once that a setting has another name now."""
     log.warning("%s is the former name of %s; it is still read", old, new)

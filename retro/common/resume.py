@@ -17,7 +17,7 @@ from retro.common.artifacts import (
     require_parent,
     require_same_config,
 )
-from retro.common.leases import leave
+from retro.common.leases import remove_leases
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def remove_temporary_files(out: Path) -> None:
 
 def remove_unlisted_files(out: Path, manifest: Manifest) -> None:
     """Delete what the artifact in `out` does not own: a kill came before it was removed."""
-    leave(out)
+    remove_leases(out)
     owned = set(manifest.files) | {MANIFEST, REPORT}
     for path in sorted(out.iterdir()):
         if path.is_file() and path.suffix in {".h5", ".tmp"} and path.name not in owned:

@@ -22,7 +22,7 @@ def _none() -> Int64:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class RowSet:
     """A set of row numbers. Make it with `Rows.of`.
 
     Raises:
@@ -47,7 +47,7 @@ class Rows:
             raise ValueError("removed rows need to lie in the ranges")
 
     @classmethod
-    def of(cls, *ranges: range, removed: Iterable[int] | Int64 = ()) -> Rows:
+    def of(cls, *ranges: range, removed: Iterable[int] | Int64 = ()) -> RowSet:
         """The rows of `ranges`, which need to be in ascending order, less `removed`, in any order and from anywhere.
 
         Ranges that touch are joined, empty ones dropped.
@@ -83,16 +83,16 @@ class Rows:
             inside_N &= self.removed[place_N] != ids_N
         return inside_N
 
-    def within(self, part: range) -> Rows:
+    def within(self, part: range) -> RowSet:
         """Those of these rows that lie in `part`."""
         cut = [range(max(one.start, part.start), min(one.stop, part.stop)) for one in self.ranges]
         first, last = np.searchsorted(self.removed, [part.start, part.stop])
-        return Rows(tuple(one for one in cut if one), self.removed[first:last])
+        return RowSet(tuple(one for one in cut if one), self.removed[first:last])
 
-    def shifted(self, by: int) -> Rows:
+    def shifted(self, by: int) -> RowSet:
         """These rows with `by` added to each."""
         moved = tuple(range(one.start + by, one.stop + by) for one in self.ranges)
-        return Rows(moved, self.removed + by)
+        return RowSet(moved, self.removed + by)
 
     def _in_ranges(self, ids_N: Int64) -> NDArray[np.bool_]:
         if not self.ranges:

@@ -26,7 +26,7 @@ from retro.corpus.files import Source, resolve
 from retro.corpus.hub import local_path_if_there
 from retro.corpus.inputs import require_unchanged
 from retro.corpus.manifest import BLOCKS, TOKENIZER, built_in_text, names_path, record_path, rejects_path
-from retro.corpus.scan import Survey, SurveyWork
+from retro.corpus.scan import Scan, ScanWork
 from retro.corpus.token_files import TokenFile
 from retro.corpus.tokenize import TokenWork
 from retro.tokenizers.tokenizer import load_tokenizer
@@ -34,7 +34,7 @@ from retro.tokenizers.tokenizer import load_tokenizer
 _REMEDY = "Run `retro corpus` with --redo, if its blocks are to be compared"
 
 
-class Extent(NamedTuple):
+class BlockOffset(NamedTuple):
     """How much of its source's files a block made."""
 
     documents: int
@@ -43,14 +43,14 @@ class Extent(NamedTuple):
     rejects_bytes: int
 
 
-def write_extents(work: TokenWork, sources: Sequence[Source], block_bytes: int) -> dict[str, Any]:
+def write_block_offsets(work: TokenWork, sources: Sequence[Source], block_bytes: int) -> dict[str, Any]:
     """What to write about the blocks; sources whose blocks an earlier run made and removed are left out."""
     extents = {}
     for number, source in enumerate(sources):
         blocks = work.of_source(number)
         if all(work.store.path(block).exists() for block in blocks):
             counts = [work.store.counts(block) for block in blocks]
-            extents[source.name] = [[count[name] for name in Extent._fields] for count in counts]
+            extents[source.name] = [[count[name] for name in BlockOffset._fields] for count in counts]
     return {"block_bytes": block_bytes, "extents": extents}
 
 
@@ -60,7 +60,7 @@ class SourceRows:
 
     out: Path
     source: str
-    extents: tuple[Extent, ...]
+    extents: tuple[BlockOffset, ...]
 
     @classmethod
     def read(cls, out: Path, source: str) -> Self:
@@ -72,10 +72,10 @@ class SourceRows:
         known = read_json(out / REPORT, _REMEDY).get("blocks", {}).get("extents", {})
         if source not in known:
             raise ArtifactError(out / REPORT, f"does not tell which blocks {source!r} was made of", _REMEDY)
-        return cls(out=out, source=source, extents=tuple(Extent(*extent) for extent in known[source]))
+        return cls(out=out, source=source, extents=tuple(BlockOffset(*extent) for extent in known[source]))
 
     def arrays(self, block: int) -> Arrays:
-        """The arrays of block number `block` of the source, as `token_block.tokenise` gives them.
+        """The arrays of block number `block` of the source, as `tokenize.tokenize` gives them.
 
         Raises:
             ArtifactError: A file is missing or has not the size that the blocks had together.
@@ -91,17 +91,17 @@ class SourceRows:
         return {name: array[None] for name, array in arrays.items()}
 
     @cached_property
-    def _bounds(self) -> list[Extent]:
+    def _bounds(self) -> list[BlockOffset]:
         """Where each block begins, and where the last one ends."""
-        return list(itertools.accumulate(self.extents, _sum, initial=Extent(0, 0, 0, 0)))
+        return list(itertools.accumulate(self.extents, _sum, initial=BlockOffset(0, 0, 0, 0)))
 
     @cached_property
     def _file(self) -> TokenFile:
         return TokenFile(self.out / self.source)
 
 
-def _sum(one: Extent, other: Extent) -> Extent:
-    return Extent(*(a + b for a, b in zip(one, other, strict=True)))
+def _sum(one: BlockOffset, other: BlockOffset) -> BlockOffset:
+    return BlockOffset(*(a + b for a, b in zip(one, other, strict=True)))
 
 
 def _bytes(path: Path, start: int, end: int) -> NDArray[np.uint8]:
@@ -167,6 +167,6 @@ def _find(source: SourceConfig, out: Path) -> Source | None:
     return None
 
 
-def _survey(sources: list[Source], block_bytes: int) -> list[Survey]:
-    survey = SurveyWork(sources, block_bytes, Path(BLOCKS))
+def _survey(sources: list[Source], block_bytes: int) -> list[Scan]:
+    survey = ScanWork(sources, block_bytes, Path(BLOCKS))
     return survey.collect({}, lambda number: survey.make(number, lambda count: None))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retro.common.artifacts import REPORT, Manifest, is_complete, read_manifest
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
 from retro.common.launcher import ALONE, Worker
@@ -22,7 +22,7 @@ from retro.common.resume import completed, remove_unlisted_files
 from retro.corpus import pystdlib
 from retro.corpus.config import CorpusConfig, SourceConfig
 from retro.corpus.files import Source, resolve
-from retro.corpus.finalize import Finish
+from retro.corpus.finalize import Finalizer
 from retro.corpus.hub import local_path, local_path_if_there
 from retro.corpus.inputs import Checksums, Identity, identify, require_unchanged
 from retro.corpus.manifest import (
@@ -37,7 +37,7 @@ from retro.corpus.manifest import (
     record_path,
 )
 from retro.corpus.reader import STAGE
-from retro.corpus.scan import Survey, SurveyWork
+from retro.corpus.scan import Scan, ScanWork
 from retro.corpus.tokenize import TokenWork
 from retro.corpus.train_tokenizer import is_prepared, prepare_tokenizer, tokenizer_origin
 from retro.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -81,7 +81,7 @@ def run(config: CorpusConfig, out: Path, *, worker: Worker = ALONE) -> Manifest:
 def _make(config: CorpusConfig, out: Path, checksums: Checksums, worker: Worker, started: float) -> Manifest:
     for folder in (RECORDS, TOKENIZER, QUESTIONS):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    gang = Gang(out, worker, stage=STAGE)
+    gang = Coordinator(out, worker, stage=STAGE)
     sources = [_find(source, out, gang) for source in config.sources]
     surveys = _survey(config, sources, out / BLOCKS, checksums, gang)
     inputs = {source.name: survey.identity for source, survey in zip(sources, surveys, strict=True)}
@@ -91,7 +91,7 @@ def _make(config: CorpusConfig, out: Path, checksums: Checksums, worker: Worker,
     work = TokenWork(config, sources, surveys, tokenizer, out / BLOCKS / "tokens", joined=joined)
     gang.build(work.store, work.make, sizes=work.sizes, unit="bytes", what="corpus: tokenising")
     return gang.finish(
-        Finish(
+        Finalizer(
             config=config,
             out=out,
             sources=sources,
@@ -108,15 +108,15 @@ def _make(config: CorpusConfig, out: Path, checksums: Checksums, worker: Worker,
 
 
 def _survey(
-    config: CorpusConfig, sources: Sequence[Source], blocks: Path, checksums: Checksums, gang: Gang
-) -> list[Survey]:
-    survey = SurveyWork(sources, config.block_bytes, blocks / "survey")
+    config: CorpusConfig, sources: Sequence[Source], blocks: Path, checksums: Checksums, gang: Coordinator
+) -> list[Scan]:
+    survey = ScanWork(sources, config.block_bytes, blocks / "survey")
     gang.build(survey.store, survey.make, sizes=survey.sizes, unit="bytes", what="corpus: surveying the input")
     return survey.collect(checksums)
 
 
 def _tokenizer(
-    config: CorpusConfig, sources: Sequence[Source], inputs: Mapping[str, Identity], out: Path, gang: Gang
+    config: CorpusConfig, sources: Sequence[Source], inputs: Mapping[str, Identity], out: Path, gang: Coordinator
 ) -> tuple[Tokenizer, frozenset[str]]:
     """The tokenizer, and the sources that were read for it now."""
     directory, origin, sampled = out / TOKENIZER, tokenizer_origin(config, inputs), False
@@ -155,12 +155,12 @@ def _remembered(out: Path) -> Checksums:
     return checksums
 
 
-def _find(source: SourceConfig, out: Path, gang: Gang) -> Source:
+def _find(source: SourceConfig, out: Path, gang: Coordinator) -> Source:
     if source.path is not None:
         return resolve(source, local_path(source.path))
     text = built_in_text(out, source.name)
     name = f"text of {source.name}"
-    gang.once(name, lambda: pystdlib.is_materialised(text), lambda: pystdlib.materialise(text))
+    gang.once(name, lambda: pystdlib.is_collected(text), lambda: pystdlib.collect_documents(text))
     return resolve(source, text)
 
 

@@ -23,7 +23,7 @@ from retro.common.hdf5 import new_file, write_columns
 from retro.common.json_text import parse_json
 from retro.common.progress import Progress, progress
 from retro.common.resume import remove_temporary_files
-from retro.corpus.block_offsets import write_extents
+from retro.corpus.block_offsets import write_block_offsets
 from retro.corpus.config import CorpusConfig
 from retro.corpus.document_names import document_line
 from retro.corpus.files import Source, megatron_prefix
@@ -145,7 +145,7 @@ Splits = Mapping[str, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finish:
+class Finalizer:
     """All that the last steps need; call it."""
 
     config: CorpusConfig
@@ -226,7 +226,7 @@ class Finish:
 
     def _report(self, made: Mapping[str, SourceCounts], questions: Mapping[str, Any]) -> None:
         summary = report(made, questions, time.monotonic() - self.started)
-        extents = write_extents(self.work, self.sources, self.config.block_bytes)
+        extents = write_block_offsets(self.work, self.sources, self.config.block_bytes)
         write_json(self.out / REPORT, asdict(summary) | {"checksums": self.checksums, "blocks": extents})
         log.info("corpus: %s", summary.line)
 

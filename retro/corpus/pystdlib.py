@@ -35,7 +35,7 @@ def origin_path(path: Path) -> Path:
     return path.with_suffix(".origin.json")
 
 
-def is_materialised(path: Path) -> bool:
+def is_collected(path: Path) -> bool:
     """Whether this interpreter has written the corpus to `path`, and it is whole."""
     if not (path.exists() and origin_path(path).exists()):
         return False
@@ -43,13 +43,13 @@ def is_materialised(path: Path) -> bool:
     return bool(known == _origin() | {"sha256": sha256_file(path)})
 
 
-def materialise(path: Path) -> None:
+def collect_documents(path: Path) -> None:
     """Write the corpus to `path` as JSON lines, unless this interpreter already has.
 
     Raises:
         DataError: The collecting process failed, or found nothing.
     """
-    if is_materialised(path):
+    if is_collected(path):
         return
     log.info("corpus: reading the documentation of %s", interpreter())
     with atomic_path(path) as temporary:

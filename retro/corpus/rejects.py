@@ -32,7 +32,7 @@ def reject_lines(source: str, rejects: Iterable[Reject]) -> bytes:
     return lines.encode(errors="backslashreplace")
 
 
-class Sifted:
+class AcceptedDocuments:
     """The documents of a source; what is none is written to the source's rejects on the way.
 
     Attributes:
@@ -56,10 +56,10 @@ class Sifted:
 
 
 @contextmanager
-def sifted(source: Source, items: Iterable[Item], out: Path) -> Iterator[Sifted]:
+def accept_documents(source: Source, items: Iterable[Item], out: Path) -> Iterator[AcceptedDocuments]:
     """The documents among `items`; the rest goes to the rejects file of the source in `out`, whole at the end."""
     with atomic_path(rejects_path(out, source.name)) as temporary, temporary.open("wb") as stream:
-        yield Sifted(source, items, stream)
+        yield AcceptedDocuments(source, items, stream)
 
 
 def require_enough(config: CorpusConfig, source: Source, documents: int, reasons: Mapping[str, int], out: Path) -> str:

@@ -76,7 +76,7 @@ def _headings(stream: BinaryIO) -> Rule | None:
     return before_heading
 
 
-def cuts(stream: BinaryIO, size: int, block_bytes: int, rule: Rule) -> Iterator[int]:
+def split_points(stream: BinaryIO, size: int, block_bytes: int, rule: Rule) -> Iterator[int]:
     """Byte offsets at which the parts of a file begin, 0 among them, in ascending order.
 
     Args:
@@ -126,7 +126,7 @@ class FileGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class Scan:
     """What the survey found in one source."""
 
     identity: Identity
@@ -137,7 +137,7 @@ class Survey:
     """Bytes of each part as the file holds them, which may be compressed."""
 
 
-class SurveyWork:
+class ScanWork:
     """The survey of all sources, as blocks of file groups."""
 
     def __init__(self, sources: Sequence[Source], block_bytes: int, directory: Path) -> None:
@@ -174,7 +174,7 @@ class SurveyWork:
             }
         )
 
-    def collect(self, remembered: Checksums, block_of: Callable[[int], Block] | None = None) -> list[Survey]:
+    def collect(self, remembered: Checksums, block_of: Callable[[int], Block] | None = None) -> list[Scan]:
         """Gather what the blocks hold.
 
         Args:
@@ -200,7 +200,7 @@ class SurveyWork:
                 remembered[stamp] = digest
                 identities[group.source].append({"name": files[file].name, "bytes": size, "sha256": digest})
         return [
-            Survey(
+            Scan(
                 identity=identity,
                 spans=tuple(_as_read(source, span) for span in parts),
                 sizes=tuple(of_parts),
@@ -245,7 +245,7 @@ def _survey(file: InputFile, source: Source, block_bytes: int, advance: Advance)
         begins = [0]
         if not is_compressed(file.path) and source.kind not in ("megatron", *TABLES) and size > block_bytes:
             rule = rule_of(source, stream)
-            begins = list(cuts(stream, size, block_bytes, rule)) if rule else [0]
+            begins = list(split_points(stream, size, block_bytes, rule)) if rule else [0]
         digest, line, parts = hashlib.sha256(), 1, []
         stream.seek(0)
         for at, end in pairwise([*begins, size]):

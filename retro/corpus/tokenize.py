@@ -21,7 +21,7 @@ from retro.corpus.html import html_library
 from retro.corpus.layouts import Document, Item, Reject, Span, read_spans
 from retro.corpus.reader import STAGE
 from retro.corpus.rejects import reject_lines
-from retro.corpus.scan import Survey
+from retro.corpus.scan import Scan
 from retro.corpus.token_files import token_dtype
 from retro.tokenizers.cached_encoder import DocumentEncoder
 from retro.tokenizers.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ def _joined(pieces: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.concatenate(pieces) if pieces else np.zeros(0, dtype=dtype)
 
 
-def tokenise(
+def tokenize(
     source: Source, spans: tuple[Span, ...], min_words: int, encoder: DocumentEncoder, advance: Advance
 ) -> Block:
     """Tokenise some parts of a source.
@@ -129,12 +129,12 @@ class BlockPlan(NamedTuple):
     bytes: int
 
 
-def plan_blocks(surveys: Sequence[Survey], block_bytes: int) -> list[BlockPlan]:
+def plan_blocks(surveys: Sequence[Scan], block_bytes: int) -> list[BlockPlan]:
     """Gather consecutive parts of each source until they have `block_bytes`; a Megatron source has none."""
     return [plan for number, survey in enumerate(surveys) for plan in _of_source(number, survey, block_bytes)]
 
 
-def _of_source(number: int, survey: Survey, block_bytes: int) -> Iterator[BlockPlan]:
+def _of_source(number: int, survey: Scan, block_bytes: int) -> Iterator[BlockPlan]:
     first, size = 0, 0
     for place, part in enumerate(survey.sizes):
         size += part
@@ -168,7 +168,7 @@ class TokenWork:
         self,
         config: CorpusConfig,
         sources: Sequence[Source],
-        surveys: Sequence[Survey],
+        surveys: Sequence[Scan],
         tokenizer: Tokenizer,
         directory: Path,
         *,
@@ -212,7 +212,7 @@ class TokenWork:
         plan = self._plan[number]
         meter = _Meter(plan.bytes, advance)
         source = self._sources[plan.source]
-        block = tokenise(source, plan.spans, self._config.min_words, self._encoder, meter.advance)
+        block = tokenize(source, plan.spans, self._config.min_words, self._encoder, meter.advance)
         meter.finish()
         return block
 

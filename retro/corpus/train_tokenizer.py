@@ -20,7 +20,7 @@ from retro.corpus.files import Source
 from retro.corpus.inputs import Identity
 from retro.corpus.layouts import read_source
 from retro.corpus.manifest import TOKENIZER
-from retro.corpus.rejects import Sifted, require_enough, sifted
+from retro.corpus.rejects import AcceptedDocuments, accept_documents, require_enough
 from retro.corpus.spelling import require_spelling
 from retro.corpus.split import SAMPLE, random_keys, split_source
 from retro.tokenizers.conventions import named_eod
@@ -163,11 +163,11 @@ def training_sample(config: CorpusConfig, sources: Sequence[Source], out: Path) 
 
 
 @contextmanager
-def _documents(config: CorpusConfig, source: Source, out: Path) -> Iterator[Sifted]:
+def _documents(config: CorpusConfig, source: Source, out: Path) -> Iterator[AcceptedDocuments]:
     size = sum(file.path.stat().st_size for file in source.files)
     with (
         Progress(size, what=f"corpus: sampling {source.name} for the tokenizer", unit="bytes") as bar,
-        sifted(source, read_source(source, config.min_words, bar.advance), out) as documents,
+        accept_documents(source, read_source(source, config.min_words, bar.advance), out) as documents,
     ):
         yield documents
 

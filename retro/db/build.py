@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
-from retro.common.block_work import Advance, BlockWork, Place
+from retro.common.block_work import Advance, BlockWork, RowLocation
 from retro.common.blocks import Block, BlockStore, ranges
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import DataError
 from retro.common.files import atomic_path, write_json
 from retro.common.hdf5 import create_column, new_file
@@ -145,7 +145,7 @@ def run(config: DbConfig, corpus_dir: Path, out: Path, *, worker: Worker = ALONE
         remove_unlisted_files(out, done)
         return done
     started = time.monotonic()
-    gang = Gang(out, worker, stage=STAGE)
+    gang = Coordinator(out, worker, stage=STAGE)
     built = gang.work(work)
 
     def join() -> Manifest:
@@ -183,7 +183,7 @@ def block_work(config: DbConfig, corpus: Corpus, out: Path) -> BlockWork:
         rows_BT = np.stack([_rows_by_split(corpus, part, config.chunk_length) for part in plan])
         return rows_BT, places_of(rows_BT)
 
-    def places(number: int) -> list[Place]:
+    def places(number: int) -> list[RowLocation]:
         rows_BT, begin_BT = rows_and_begins()
         return _places(rows_BT[number].tolist(), begin_BT[number].tolist())
 
@@ -206,10 +206,10 @@ def block_work(config: DbConfig, corpus: Corpus, out: Path) -> BlockWork:
     )
 
 
-def _places(rows_T: list[int], begin_T: list[int]) -> list[Place]:
+def _places(rows_T: list[int], begin_T: list[int]) -> list[RowLocation]:
     places, taken = [], 0
     for rows, begin in zip(rows_T, begin_T, strict=True):
-        places += [Place(FILE, name, name, range(taken, taken + rows), begin) for name in COLUMNS]
+        places += [RowLocation(FILE, name, name, range(taken, taken + rows), begin) for name in COLUMNS]
         taken += rows
     return places
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from retro.common.artifacts import Manifest, read_manifest, require_parent
 from retro.common.errors import ArtifactError
 from retro.common.hdf5 import map_column
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db.schema import COLUMNS, DOCUMENT_BITS, FILE, STAGE
 
@@ -177,14 +177,14 @@ class ChunkDatabase:
         return range(start, start + counts[split])
 
     @cached_property
-    def retrievable(self) -> Rows:
+    def retrievable(self) -> RowSet:
         """What neighbors may be when a model trains or is evaluated: the train split and what was added later."""
-        return Rows.of(self.rows_of(0), self.added, removed=self.removed)
+        return RowSet.of(self.rows_of(0), self.added, removed=self.removed)
 
     @cached_property
-    def all_rows(self) -> Rows:
+    def all_rows(self) -> RowSet:
         """What answers may come from: the rows of all splits."""
-        return Rows.of(range(self.rows), removed=self.removed)
+        return RowSet.of(range(self.rows), removed=self.removed)
 
     def document_key(self, rows: Int64) -> Int64:
         """A number for the document of each row, unique over all sources; same shape as `rows`."""

@@ -67,7 +67,7 @@ def read_version(directory: Path) -> Manifest:
     return read_manifest(directory, VERSION, remedy=REMEDY)
 
 
-def mark_of(directory: Path, remedy: str = "Run `retro db` first") -> dict[str, int | str]:
+def version_identity(directory: Path, remedy: str = "Run `retro db` first") -> dict[str, int | str]:
     """Version and fingerprint of the database in a directory, as others record it; reads its manifest alone.
 
     `remedy` says what to do where there is none.

@@ -17,7 +17,7 @@ _REDO = "Run `retro evaluate` with --redo"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class ScoredAnswers:
     """One set of answers with its scores."""
 
     name: str
@@ -33,7 +33,7 @@ class Side:
         return [float(line["settings"][self.setting][metric]) for line in self.questions]
 
 
-def open_side(path: Path, *, task: str | None = None, setting: str | None = None) -> Side:
+def open_scored_answers(path: Path, *, task: str | None = None, setting: str | None = None) -> ScoredAnswers:
     """Scored answers below `path`.
 
     Args:
@@ -52,7 +52,7 @@ def open_side(path: Path, *, task: str | None = None, setting: str | None = None
         raise ConfigError("--setting", setting, f"needs one of those that {directory} has: {', '.join(settings)}")
     chosen = setting or settings[0]
     name = f"{path.resolve().name}, {chosen.replace('_', ' ')}"
-    return Side(
+    return ScoredAnswers(
         name=name,
         directory=directory,
         setting=chosen,
@@ -77,7 +77,7 @@ def _scored(path: Path, task: str | None) -> Path:
     return plain if plain in found else found[0]
 
 
-def compare(a: Side, b: Side) -> dict[str, Any]:
+def compare(a: ScoredAnswers, b: ScoredAnswers) -> dict[str, Any]:
     """Differences of a and b, metric by metric.
 
     Returns:
@@ -101,7 +101,7 @@ def compare(a: Side, b: Side) -> dict[str, Any]:
     }
 
 
-def _facts(side: Side) -> dict[str, Any]:
+def _facts(side: ScoredAnswers) -> dict[str, Any]:
     return {
         "name": side.name,
         "directory": str(side.directory),
@@ -110,7 +110,7 @@ def _facts(side: Side) -> dict[str, Any]:
     }
 
 
-def _require_comparable(a: Side, b: Side) -> None:
+def _require_comparable(a: ScoredAnswers, b: ScoredAnswers) -> None:
     if a.directory.resolve() == b.directory.resolve() and a.setting == b.setting:
         need = "needs another run, or another setting of this one (--setting-b)"
         raise ConfigError("RUN_B", str(b.directory), need)
@@ -130,7 +130,7 @@ def _require_comparable(a: Side, b: Side) -> None:
 _SAME = "Only answers to the same questions can be compared: ask both runs with one question file"
 
 
-def _metric(a: Side, b: Side, metric: str) -> dict[str, Any]:
+def _metric(a: ScoredAnswers, b: ScoredAnswers, metric: str) -> dict[str, Any]:
     one, other = a.values(metric), b.values(metric)
     how = a.scores["intervals"]
     found = estimate(
@@ -151,7 +151,7 @@ def _metric(a: Side, b: Side, metric: str) -> dict[str, Any]:
     }
 
 
-def _differ(a: Side, b: Side, metric: str) -> list[dict[str, Any]]:
+def _differ(a: ScoredAnswers, b: ScoredAnswers, metric: str) -> list[dict[str, Any]]:
     """The questions of which one has the answer and the other not, those that only a has first."""
     lines = zip(a.questions, b.questions, a.values(metric), b.values(metric), strict=True)
     found = [

@@ -11,7 +11,7 @@ from retro.common.errors import ConfigError, DataError
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.predictions import from_question_file
 from retro.evaluate.scores import score_answers, write_scores
-from retro.qa.answer_files import Answer, Asked
+from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.fields import NothingToLearnError
 from retro.qa.task import Task, load_task
 
@@ -56,7 +56,7 @@ def run_plain(
     return scores
 
 
-def _questions(path: Path, task: Task) -> list[Asked | None]:
+def _questions(path: Path, task: Task) -> list[QuestionLine | None]:
     """The questions of a file, None for one without a gold answer."""
     without: set[int] = set()
 
@@ -69,7 +69,7 @@ def _questions(path: Path, task: Task) -> list[Asked | None]:
     return [None if number in without else next(rest) for number in range(len(found) + len(without))]
 
 
-def _with_gold(asked: Sequence[Asked | None], start: int, questions: Path) -> list[Asked]:
+def _with_gold(asked: Sequence[QuestionLine | None], start: int, questions: Path) -> list[QuestionLine]:
     """All of them; none may lack a gold answer, for a score over fewer questions looks like a better one.
 
     Raises:
@@ -88,7 +88,7 @@ def _with_gold(asked: Sequence[Asked | None], start: int, questions: Path) -> li
     return [one for one in asked if one is not None]
 
 
-def read_plain(predictions: Path, asked: Sequence[Asked], limit: int | None = None) -> list[Answer]:
+def read_plain(predictions: Path, asked: Sequence[QuestionLine], limit: int | None = None) -> list[Answer]:
     """Predictions as answers to the questions, line by line.
 
     Args:

@@ -10,7 +10,7 @@ from retro.common.artifacts import Manifest
 from retro.common.errors import ArtifactError
 from retro.common.json_items import OnBad
 from retro.evaluate.wording import in_order
-from retro.qa.answer_files import QUESTIONS, Answer, Asked, asked_of, read_answers, read_asked
+from retro.qa.answer_files import QUESTIONS, Answer, QuestionLine, question_line_of, read_answers, read_question_lines
 from retro.qa.layouts import read_task_questions
 from retro.qa.task import Task
 
@@ -33,7 +33,7 @@ def answer_settings(generate_dir: Path, manifest: Manifest) -> list[str]:
     return in_order(whole)
 
 
-def read_aligned(generate_dir: Path, setting: str, asked: Sequence[Asked]) -> list[Answer]:
+def read_aligned(generate_dir: Path, setting: str, asked: Sequence[QuestionLine]) -> list[Answer]:
     """The answers of a setting, one for each question.
 
     Raises:
@@ -60,14 +60,14 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
-def asked_questions(generate_dir: Path, questions: Path | None, task: Task) -> list[Asked]:
+def asked_questions(generate_dir: Path, questions: Path | None, task: Task) -> list[QuestionLine]:
     """The questions that were to be answered, checked against a question file if one is given.
 
     Raises:
         ArtifactError: They are not the file's questions.
     """
     path = generate_dir / QUESTIONS
-    asked = read_asked(path)
+    asked = read_question_lines(path)
     if questions is not None:
         known = from_question_file(questions, task)
         ids, wanted = [one.id for one in asked], [one.id for one in known]
@@ -80,6 +80,6 @@ def asked_questions(generate_dir: Path, questions: Path | None, task: Task) -> l
     return asked
 
 
-def from_question_file(path: Path, task: Task, *, on_bad: OnBad | None = None) -> list[Asked]:
+def from_question_file(path: Path, task: Task, *, on_bad: OnBad | None = None) -> list[QuestionLine]:
     """The questions of a file, in the form that answers are lined up with; `on_bad` is told of those without gold."""
-    return [asked_of(question) for question in read_task_questions(path, task, on_bad=on_bad)]
+    return [question_line_of(question) for question in read_task_questions(path, task, on_bad=on_bad)]

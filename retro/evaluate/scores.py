@@ -13,7 +13,7 @@ from retro.common.errors import ConfigError
 from retro.common.files import atomic_path, write_json
 from retro.common.statistics import estimate
 from retro.evaluate.config import EvaluateConfig
-from retro.qa.answer_files import Answer, Asked
+from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.metrics.normalize import golds_of, normalize_answer
 from retro.qa.metrics.registry import Values, score
 from retro.qa.metrics.words import distinct, ends_in_loop, repeated
@@ -46,7 +46,7 @@ NO_LABEL = "(none)"
 
 
 def score_answers(
-    config: EvaluateConfig, task: Task, asked: Sequence[Asked], answers: Mapping[str, Sequence[Answer]]
+    config: EvaluateConfig, task: Task, asked: Sequence[QuestionLine], answers: Mapping[str, Sequence[Answer]]
 ) -> tuple[dict[str, Any], dict[str, Values]]:
     """Scores of each setting, paired differences of the first setting to each other one, and the same by slices.
 
@@ -82,8 +82,8 @@ def score_answers(
     return scores, values
 
 
-def _first_gold(asked: Asked) -> Asked:
-    return Asked(**(vars(asked) | {"answers": asked.answers[:1], "answer_groups": asked.answer_groups[:1]}))
+def _first_gold(asked: QuestionLine) -> QuestionLine:
+    return QuestionLine(**(vars(asked) | {"answers": asked.answers[:1], "answer_groups": asked.answer_groups[:1]}))
 
 
 def _means(config: EvaluateConfig, values: Values, chosen: Sequence[int]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _paired(config: EvaluateConfig, one: Values, other: Values, chosen: Sequence
 
 
 def _slices(
-    config: EvaluateConfig, label: str, asked: Sequence[Asked], values: Mapping[str, Values]
+    config: EvaluateConfig, label: str, asked: Sequence[QuestionLine], values: Mapping[str, Values]
 ) -> dict[str, dict[str, Any]]:
     """By value of a label: how many questions, the scores of each setting, and the differences."""
     known = sorted({name for one in asked for name in one.labels})
@@ -132,7 +132,7 @@ def _estimate(config: EvaluateConfig, values: Sequence[float]) -> dict[str, floa
     return {key: round(value, 6) for key, value in asdict(found).items()}
 
 
-def _coverage(config: EvaluateConfig, asked: Sequence[Asked], answers: Sequence[Answer]) -> dict[str, Any]:
+def _coverage(config: EvaluateConfig, asked: Sequence[QuestionLine], answers: Sequence[Answer]) -> dict[str, Any]:
     """What the passages held, whatever the model made of it."""
     empty = sum(not answer.prediction for answer in answers)
     skipped = sum(bool(answer.skipped) for answer in answers)
@@ -167,7 +167,7 @@ def _wording(answers: Sequence[Answer]) -> dict[str, Any]:
 def write_scores(
     out: Path,
     scores: Mapping[str, Any],
-    asked: Sequence[Asked],
+    asked: Sequence[QuestionLine],
     answers: Mapping[str, Sequence[Answer]],
     values: Mapping[str, Values],
 ) -> None:

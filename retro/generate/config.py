@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from retro.common.config import StageConfig, unknown_name
 from retro.common.errors import ConfigError, require
-from retro.common.precision import Precision, renamed, tell_new_name
+from retro.common.precision import Precision, rename_key, warn_renamed
 from retro.tokenizers.conventions import AddSpecialTokens
 
 Setting = Literal[
@@ -42,7 +42,7 @@ def setting_of(passages_from: str) -> Setting:
 
 def with_precision(data: Any) -> Any:
     """Settings of generation with `precision` where an older toolkit had `bfloat16`, true or false."""
-    return renamed(data, "GenerateConfig", "bfloat16", {True: "bfloat16", False: "float32"})
+    return rename_key(data, "GenerateConfig", "bfloat16", {True: "bfloat16", False: "float32"})
 
 
 class SamplingConfig(StageConfig):
@@ -195,7 +195,7 @@ class GenerateConfig(StageConfig):
     @classmethod
     def _former_name(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "bfloat16" in data:
-            tell_new_name("generate.bfloat16", "generate.precision")
+            warn_renamed("generate.bfloat16", "generate.precision")
         return with_precision(data)
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ from retro.generate.request import (
     Request,
     Retrieved,
 )
-from retro.generate.sampling import Choice
+from retro.generate.sampling import TokenSelection
 
 
 class Generation:
@@ -60,13 +60,13 @@ class Generation:
         neighbors = {one.position - first: one.neighbors for one in found if one.neighbors is not None}
         return Extension(self.row, self.ids[first:], neighbors)
 
-    def choice(self, device: torch.device) -> Choice:
+    def choice(self, device: torch.device) -> TokenSelection:
         """How the next token is chosen; takes the next number of the request's stream where one is needed."""
         sampling = self.request.sampling
         if sampling.repetition_penalty != 1.0 and self._seen_V is None:
             self._seen_V = torch.zeros(self._decoder.vocabulary, dtype=torch.bool, device=device)
             self._seen_V[self.ids] = True
-        return Choice(
+        return TokenSelection(
             sampling=sampling,
             may_end=self._may_end,
             seen_V=self._seen_V,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import ConfigError
-from retro.common.precision import Choice, choose, is_bfloat16
+from retro.common.precision import PrecisionChoice, choose, is_bfloat16
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig
 from retro.generate.decoding.decoder import CachedDecoder
@@ -161,7 +161,7 @@ def prompt_texts(config: GenerateConfig, task: Task) -> PromptTexts:
     return texts
 
 
-def with_choice(config: GenerateConfig, begun: str | None = None) -> tuple[GenerateConfig, Choice]:
+def with_choice(config: GenerateConfig, begun: str | None = None) -> tuple[GenerateConfig, PrecisionChoice]:
     """The config with the precision that the first process chooses, and tells in its log, in place of `auto`.
 
     Args:

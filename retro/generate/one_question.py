@@ -11,7 +11,7 @@ from retro.generate.config import GenerateConfig, setting_of
 from retro.generate.loading import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
 from retro.generate.passages import find_passages
 from retro.generate.request_checks import LONGER
-from retro.generate.runner import Asker, build_requests, record
+from retro.generate.runner import QuestionRunner, build_requests, record
 from retro.generate.task_prompt import warn_of_other_prompts
 from retro.index.config import SearchConfig
 from retro.index.retriever import BY_VECTORS
@@ -68,7 +68,7 @@ def answer_one(
     corpus = open_corpus(places.corpus, info, searches=config.searches)
     engine, retrieve = open_engine(config, layout, info, corpus, places.db, places.index, places.search)
     asked = Question(id="0", question=question.strip(), answers=())
-    asker = Asker(engine=engine, config=config, task=task, questions=[asked], identity={}, texts=texts)
+    asker = QuestionRunner(engine=engine, config=config, task=task, questions=[asked], identity={}, texts=texts)
     found = find_passages(config, [asked], retrieve, needed=False)[setting]
     (request,) = build_requests(asker, setting, found)
     if request is None:

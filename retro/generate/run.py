@@ -15,7 +15,7 @@ from retro.common.config import config_json
 from retro.common.files import write_json
 from retro.common.leases import run_lock
 from retro.common.resume import completed, fingerprints
-from retro.db.versions import mark_of
+from retro.db.versions import version_identity
 from retro.generate.answer_writer import begun_precision, covered, header_path, join_slices, plain_name, write_plain
 from retro.generate.config import GenerateConfig, with_precision
 from retro.generate.loading import (
@@ -29,7 +29,7 @@ from retro.generate.loading import (
 from retro.generate.passages import find_passages
 from retro.generate.questions import load_questions, slice_bounds
 from retro.generate.ranks import on_first_rank
-from retro.generate.runner import Asker, answer_all
+from retro.generate.runner import QuestionRunner, answer_all
 from retro.generate.task_prompt import task_identity, warn_of_other_prompts
 from retro.index.config import SearchConfig
 from retro.index.retriever import BY_VECTORS, search_identity
@@ -95,7 +95,7 @@ def run(
     }
     identity |= conventions_identity(model_tokenizer(info, corpus)[0], config)
     if config.searches:
-        identity |= {"database": mark_of(db_dir), **search_identity(search, index_dir)}
+        identity |= {"database": version_identity(db_dir), **search_identity(search, index_dir)}
     made = completed(out, STAGE, settings | {"identity": identity}, parents, compared=_renamed)
     if made is not None:
         return made
@@ -105,7 +105,7 @@ def run(
     config = for_model(config, info)
     warn_of_other_prompts(config, info.path, texts)
     engine, retrieve = open_engine(config, layout, info, corpus, db_dir, index_dir, search)
-    asker = Asker(
+    asker = QuestionRunner(
         engine=engine,
         config=config,
         task=task,
@@ -126,7 +126,7 @@ def run(
     return on_first_rank(lambda: _finish(asker, manifest, report, started, out))
 
 
-def _finish(asker: Asker, manifest: Manifest, report: dict[str, Any], started: float, out: Path) -> Manifest:
+def _finish(asker: QuestionRunner, manifest: Manifest, report: dict[str, Any], started: float, out: Path) -> Manifest:
     """Write report and manifest, once all questions have their answers."""
     files = report.pop("files")
     if asker.config.is_slice:
@@ -139,7 +139,7 @@ def _finish(asker: Asker, manifest: Manifest, report: dict[str, Any], started: f
     return write_manifest(out, manifest)
 
 
-def _join(asker: Asker, out: Path) -> list[str]:
+def _join(asker: QuestionRunner, out: Path) -> list[str]:
     """Join the slices of every setting if they cover all questions; the files of the stage, or none yet."""
     ids = [question.id for question in asker.questions]
     files = [QUESTIONS]

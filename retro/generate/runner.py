@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asker:
+class QuestionRunner:
     """What all settings of a run have in common."""
 
     engine: BatchEngine
@@ -60,7 +60,7 @@ class Asker:
         return slice_bounds(self.config, len(self.questions))
 
 
-def answer_all(asker: Asker, passages: Mapping[Setting, Sequence[Passages]], out: Path) -> dict[str, Any]:
+def answer_all(asker: QuestionRunner, passages: Mapping[Setting, Sequence[Passages]], out: Path) -> dict[str, Any]:
     """Answer the config's slice of the questions in all its settings; goes on where a killed run stopped.
 
     Args:
@@ -90,7 +90,7 @@ def _write_questions(out: Path, questions: Sequence[Question]) -> None:
 
 
 def _answer_setting(
-    asker: Asker, setting: Setting, passages: Sequence[Passages], out: Path
+    asker: QuestionRunner, setting: Setting, passages: Sequence[Passages], out: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """Answer the questions that a setting still lacks: its numbers, and the names of its files."""
     start, count = asker.slice
@@ -124,7 +124,7 @@ def _answer_setting(
     return numbers, [path.name, header_path(path).name, *_plain(asker, setting, path)]
 
 
-def _plain(asker: Asker, setting: Setting, path: Path) -> list[str]:
+def _plain(asker: QuestionRunner, setting: Setting, path: Path) -> list[str]:
     """Write the file of the original tools, where it is asked for: its name."""
     if not asker.config.plain_output:
         return []
@@ -140,7 +140,7 @@ def _complete(engine: BatchEngine, requests: Sequence[Request | None]) -> list[C
     return [None if request is None else next(found) for request in requests]
 
 
-def build_requests(asker: Asker, setting: Setting, passages: Sequence[Passages]) -> list[Request | None]:
+def build_requests(asker: QuestionRunner, setting: Setting, passages: Sequence[Passages]) -> list[Request | None]:
     """The requests of the questions of the slice; None where a question does not fit, even without passages.
 
     Args:
@@ -169,7 +169,7 @@ def build_requests(asker: Asker, setting: Setting, passages: Sequence[Passages])
     return requests
 
 
-def _prompts(asker: Asker, questions: Sequence[Question], passages: Sequence[Passages]) -> list[PromptIds]:
+def _prompts(asker: QuestionRunner, questions: Sequence[Question], passages: Sequence[Passages]) -> list[PromptIds]:
     config, tokenizer = asker.config, asker.engine.tokenizer
     ways: dict[str, Any] = {
         "contexts_in_prompt": config.contexts_in_prompt,
@@ -239,7 +239,7 @@ def record(setting: Setting, question: Question, shown: Passages, completion: Co
 _SHAPES_NOTHING = {"name", "size", "settings", "start", "count", "questions", "data", "prompts", "plain_output"}
 
 
-def answer_header(asker: Asker, setting: Setting) -> dict[str, Any]:
+def answer_header(asker: QuestionRunner, setting: Setting) -> dict[str, Any]:
     """What shapes the answers of one file: settings, task, checkpoint, questions."""
     data: dict[str, Any] = asker.config.model_dump(mode="json", exclude=_SHAPES_NOTHING)
     start, count = asker.slice

@@ -22,7 +22,7 @@ CANDIDATES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class TokenSelection:
     """By what one answer's next token is chosen."""
 
     sampling: Sampling
@@ -34,7 +34,7 @@ class Choice:
     """A number in [0, 1); not looked at when the likeliest token is taken."""
 
 
-def choose(logits_BV: Tensor, choices: Sequence[Choice], ends: Sequence[int]) -> Tensor:
+def choose(logits_BV: Tensor, choices: Sequence[TokenSelection], ends: Sequence[int]) -> Tensor:
     """One token for each row.
 
     Args:
@@ -53,7 +53,7 @@ def choose(logits_BV: Tensor, choices: Sequence[Choice], ends: Sequence[int]) ->
     return chosen_B
 
 
-def _adjusted(logits_BV: Tensor, choices: Sequence[Choice], ends: Sequence[int]) -> Tensor:
+def _adjusted(logits_BV: Tensor, choices: Sequence[TokenSelection], ends: Sequence[int]) -> Tensor:
     """Logits with repetitions penalised, and without the end tokens where none may come yet."""
     if all(choice.may_end and choice.sampling.repetition_penalty == 1.0 for choice in choices):
         return logits_BV
@@ -69,7 +69,7 @@ def _adjusted(logits_BV: Tensor, choices: Sequence[Choice], ends: Sequence[int])
     return adjusted_BV
 
 
-def _drawn(logits_BV: Tensor, choices: Sequence[Choice]) -> Tensor:
+def _drawn(logits_BV: Tensor, choices: Sequence[TokenSelection]) -> Tensor:
     """Draw from each row: top-k first, then top-p of what is left.
 
     Sorting a vocabulary costs seven times what finding its likeliest thousand does (32,000 tokens, one core), and these
@@ -88,7 +88,7 @@ def _drawn(logits_BV: Tensor, choices: Sequence[Choice]) -> Tensor:
     return chosen_B
 
 
-def _drawn_from(logits_BV: Tensor, choices: Sequence[Choice], width: int) -> tuple[Tensor, Tensor]:
+def _drawn_from(logits_BV: Tensor, choices: Sequence[TokenSelection], width: int) -> tuple[Tensor, Tensor]:
     """Draw from the W likeliest tokens of each row.
 
     Returns:

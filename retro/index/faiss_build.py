@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from retro.common.artifacts import fingerprint
 from retro.common.block_work import Advance
 from retro.common.blocks import Block, BlockStore
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import ConfigError
 from retro.db.reader import ChunkDatabase
 from retro.index.codes import CODES, add_codes, encode, lists_of, merge_on_disk
@@ -85,7 +85,7 @@ class Assembly:
     embedded: BlockStore
     out: Path
 
-    def encode_all(self, gang: Gang) -> None:
+    def encode_all(self, gang: Coordinator) -> None:
         """Train the index and turn all vectors into codes, together with the other workers.
 
         Nothing happens for an index that is filled by adding vectors in order.

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from retro.common.artifacts import Manifest, require_file
 from retro.common.errors import ArtifactError
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.codes import LISTS_FILE
 from retro.index.config import STAGE
 from retro.index.embeddings import FILE as EMBEDDINGS_FILE
 from retro.index.faiss_index import load_index, require_header
 from retro.index.faiss_loader import load_faiss
 from retro.index.index_choice import is_exact
-from retro.index.rerank import Hits, map_vectors, settle
+from retro.index.rerank import Hits, map_vectors, search_without_ties
 from retro.index.vector_index import VectorIndex, search_settings
 
 
@@ -65,7 +65,7 @@ class FaissFile:
         view: NDArray[np.float32] = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
         return view.reshape(flat.ntotal, flat.d)
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet) -> Hits:
         """The `k` of `rows` most like each query, best first; see `ranking.settle`.
 
         Row numbers, here and in what is found, count from the first row of the file.
@@ -79,7 +79,7 @@ class FaissFile:
                 raise ArtifactError(self._directory / self._name, problem, f"Run `retro {STAGE}` with --redo")
             return hits
 
-        return settle(
+        return search_without_ties(
             found,
             vectors_QD,
             k,

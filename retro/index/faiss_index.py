@@ -18,7 +18,7 @@ from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path
 from retro.common.input_files import require_regular
 from retro.common.progress import Progress
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.codes import LISTS_FILE
 from retro.index.config import EF_SEARCH, NPROBE, REFINE_FACTOR, IndexConfig
 from retro.index.faiss_loader import load_faiss
@@ -170,7 +170,12 @@ def require_header(path: Path, rows: int, dimension: int) -> None:
 
 
 def search_index(
-    index: Any, vectors_QD: NDArray[np.float32], k: int, rows: Rows, settings: SearchSettings, least: int | None = None
+    index: Any,
+    vectors_QD: NDArray[np.float32],
+    k: int,
+    rows: RowSet,
+    settings: SearchSettings,
+    least: int | None = None,
 ) -> Hits:
     """The `k` rows of greatest inner product with each query, best first.
 
@@ -233,7 +238,7 @@ def _in_parts(
     return np.concatenate([scores for scores, _ in found]), np.concatenate([ids for _, ids in found])
 
 
-def exact_hits(vectors_ND: NDArray[np.floating[Any]], queries_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+def exact_hits(vectors_ND: NDArray[np.floating[Any]], queries_QD: NDArray[np.float32], k: int, rows: RowSet) -> Hits:
     """The `k` rows of greatest inner product with each query, by comparing all; vectors are read once, in order.
 
     Returns:
@@ -253,7 +258,7 @@ def exact_hits(vectors_ND: NDArray[np.floating[Any]], queries_QD: NDArray[np.flo
     return ids, best
 
 
-def _pieces(rows: Rows) -> Iterator[NDArray[np.int64]]:
+def _pieces(rows: RowSet) -> Iterator[NDArray[np.int64]]:
     """The row numbers in ascending order, some at a time."""
     for part in rows.ranges:
         for start in range(part.start, part.stop, _ADDED_AT_ONCE):

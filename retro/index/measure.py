@@ -17,7 +17,7 @@ from retro.index.faiss_index import INDEX_FILE
 from retro.index.faiss_loader import load_faiss
 from retro.index.index_choice import is_exact
 from retro.index.recall import RECALL_AT, TUNED_AT, recall_samples
-from retro.index.tune import Trial, Tuned, knobs_of, tune
+from retro.index.tune import Trial, Tuned, tunable_settings, tune
 from retro.index.vector_index import SEARCH_FILE, VectorIndex, describe_search
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def measure(
     on_disk = (out / LISTS_FILE).stat().st_size / max(db.rows, 1) if config.on_disk else 0.0
     said |= {"bytes_per_vector": round(in_memory, 2), "bytes_per_vector_on_disk": round(on_disk, 2)}
     write_json(out / SEARCH_FILE, describe_search(index, said))
-    settings = {name: int(getattr(index.settings, name)) for name in knobs_of(index)}
+    settings = {name: int(getattr(index.settings, name)) for name in tunable_settings(index)}
     measured = Measured({int(k): share for k, share in said["recall"].items()}, settings, round(in_memory, 2))
     _tell(factory, measured, said)
     return measured

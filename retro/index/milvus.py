@@ -24,14 +24,14 @@ from retro.common.artifacts import Manifest, fingerprint
 from retro.common.errors import ArtifactError
 from retro.common.hdf5 import map_column
 from retro.common.progress import Progress
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.config import STAGE, IndexConfig
 from retro.index.embeddings import DATASET
 from retro.index.embeddings import FILE as EMBEDDINGS
 from retro.index.faiss_index import SearchSettings
 from retro.index.index_choice import EXACT_UP_TO
 from retro.index.milvus_client import MilvusServer, load_pymilvus
-from retro.index.rerank import Hits, settle
+from retro.index.rerank import Hits, search_without_ties
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class MilvusCollection:
                 self._build()
         self._require_full()
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet) -> Hits:
         """The `k` of `rows` most like each query, best first; at most `MOST_HITS` each. See `ranking.settle`.
 
         Raises:
@@ -118,7 +118,9 @@ class MilvusCollection:
         found = min(k, most)
         ids_QK = np.full((len(vectors_QD), k), -1, dtype=np.int64)
         scores_QK = np.full((len(vectors_QD), k), -np.inf, dtype=np.float32)
-        hits = settle(lambda queries_QD, depth: self._ask(queries_QD, depth, wanted), vectors_QD, found, most)
+        hits = search_without_ties(
+            lambda queries_QD, depth: self._ask(queries_QD, depth, wanted), vectors_QD, found, most
+        )
         ids_QK[:, :found], scores_QK[:, :found] = hits
         return ids_QK, scores_QK
 
@@ -222,7 +224,7 @@ def fill_again(directory: Path, manifest: Manifest) -> None:
     collection_of(directory, manifest).fill(map_column(directory / EMBEDDINGS, DATASET, f"Run `retro {STAGE}` again"))
 
 
-def expression(rows: Rows, total: int) -> str:
+def expression(rows: RowSet, total: int) -> str:
     """Rows as Milvus asks for them; empty for all of the `total` rows that there are."""
     if rows.only_range == range(total):
         return ""

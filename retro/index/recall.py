@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
 from retro.index.embeddings import sample_rows
 from retro.index.faiss_index import exact_hits
@@ -25,14 +25,14 @@ _EQUAL = 1e-5
 Int64 = NDArray[np.int64]
 
 
-class Asked(Protocol):
+class SearchableIndex(Protocol):
     """What recall is measured of: an index of Faiss, or a collection of Milvus."""
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet) -> Hits:
         """The `k` of `rows` nearest to each query."""
 
 
-class Found(NamedTuple):
+class RecallEstimate(NamedTuple):
     """Recall over some queries."""
 
     mean: float
@@ -49,13 +49,13 @@ class RecallSample:
     least_QK: NDArray[np.float32]
     """[Q, most of RECALL_AT] the score of the best, second best … true neighbor, -inf where there are no more."""
     vectors_ND: NDArray[Any]
-    rows: Rows
+    rows: RowSet
     """Where neighbors may come from."""
 
     def __len__(self) -> int:
         return len(self.own_Q)
 
-    def found_by(self, index: Asked, k: int = TUNED_AT) -> Found:
+    def found_by(self, index: SearchableIndex, k: int = TUNED_AT) -> RecallEstimate:
         """Recall at `k`: the share of the k nearest that the index gives when asked for k.
 
         A chunk counts if it is as near as the k-th nearest. By row numbers, one of two chunks with the same text would
@@ -66,7 +66,7 @@ class RecallSample:
             k: At most the greatest of RECALL_AT.
         """
         if not len(self):
-            return Found(1.0, 0.0)
+            return RecallEstimate(1.0, 0.0)
         ids_QK, _ = index.search(self.queries_QD, min(k + 1, len(self.rows)), self.rows)
         found_QK = without_own(ids_QK, self.own_Q, k)
         scores_QK = pair_scores(self.vectors_ND, self.queries_QD, found_QK)
@@ -76,7 +76,7 @@ class RecallSample:
         worst_Q = np.where(np.isfinite(true_QK), true_QK, np.inf).min(axis=1, initial=np.inf)
         hits_Q = ((found_QK >= 0) & (scores_QK >= worst_Q[:, None] - _EQUAL)).sum(axis=1)
         share_Q = np.where(there_Q > 0, hits_Q / np.maximum(there_Q, 1), 1.0)
-        return Found(float(share_Q.mean()), float(share_Q.std() / np.sqrt(len(share_Q))))
+        return RecallEstimate(float(share_Q.mean()), float(share_Q.std() / np.sqrt(len(share_Q))))
 
 
 def without_own(ids_QK: Int64, own_Q: Int64, k: int) -> Int64:

@@ -43,7 +43,9 @@ _VALUES_AT_ONCE = 1 << 20
 out anew each time, a candidate cost twice as much."""
 
 
-def settle(ask: Ask, queries_QD: Float32, k: int, most: int, vectors_ND: NDArray[Any] | None = None) -> Hits:
+def search_without_ties(
+    ask: Ask, queries_QD: Float32, k: int, most: int, vectors_ND: NDArray[Any] | None = None
+) -> Hits:
     """The `k` best rows for each query, which do not depend on how ties came out of the index.
 
     Args:

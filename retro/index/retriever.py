@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
-from retro.db.versions import mark_of, open_database
+from retro.db.versions import open_database, version_identity
 from retro.index.config import DIRECTORY, MISSING_REMEDY, SearchConfig
 from retro.index.search import TextSearch, by_text
 from retro.index.searcher import Searcher
@@ -102,7 +102,7 @@ def search_identity(search: SearchConfig, index_dir: Path) -> dict[str, Any]:
     """
     if not search.reads_words:
         return {}
-    words = mark_of(index_dir / DIRECTORY, MISSING_REMEDY)["fingerprint"]
+    words = version_identity(index_dir / DIRECTORY, MISSING_REMEDY)["fingerprint"]
     return {"search": search.search_settings | {"bm25": words}}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import Manifest
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
 from retro.index.bm25.reader import Bm25Index
 from retro.index.config import DIRECTORY, SearchConfig
@@ -51,7 +51,7 @@ class Queries:
         return Queries(self.has_text_Q[places], vectors, words)
 
 
-class Found(NamedTuple):
+class Candidates(NamedTuple):
     """Candidates, best first."""
 
     ids_QC: Int64
@@ -62,7 +62,7 @@ class Found(NamedTuple):
     """`DENSE`, `BM25` or their sum; 0 where there is none."""
 
     @classmethod
-    def by(cls, origin: int, hits: Hits) -> Found:
+    def by(cls, origin: int, hits: Hits) -> Candidates:
         """What one index found."""
         ids_QC, scores_QC = hits
         return cls(ids_QC, scores_QC, np.where(ids_QC >= 0, origin, 0).astype(np.int8))
@@ -89,7 +89,7 @@ class TextSearch(ABC):
         """
 
     @abstractmethod
-    def search(self, queries: Queries, k: int, rows: Rows | None = None) -> Found:
+    def search(self, queries: Queries, k: int, rows: RowSet | None = None) -> Candidates:
         """The `k` best rows for each query; of equals, the lower row first.
 
         Args:
@@ -115,11 +115,11 @@ class DenseSearch(TextSearch):
         """See `TextSearch`."""
         return Queries.of_vectors(self.searcher.embedder.embed(texts, advance))
 
-    def search(self, queries: Queries, k: int, rows: Rows | None = None) -> Found:
+    def search(self, queries: Queries, k: int, rows: RowSet | None = None) -> Candidates:
         """See `TextSearch`."""
         if queries.vectors_QD is None:
             raise ValueError("queries without vectors cannot be searched with by vectors")
-        return Found.by(DENSE, self.searcher.search(queries.vectors_QD, k, rows))
+        return Candidates.by(DENSE, self.searcher.search(queries.vectors_QD, k, rows))
 
 
 def by_text(searcher: Searcher | TextSearch) -> TextSearch:
@@ -172,9 +172,9 @@ class Bm25Search(TextSearch):
         advance(len(texts))
         return Queries(np.array([bool(text.strip()) for text in texts], dtype=np.bool_), words=words)
 
-    def search(self, queries: Queries, k: int, rows: Rows | None = None) -> Found:
+    def search(self, queries: Queries, k: int, rows: RowSet | None = None) -> Candidates:
         """See `TextSearch`."""
-        return Found.by(BM25, self.index.search(queries.words, k, self.db.all_rows if rows is None else rows))
+        return Candidates.by(BM25, self.index.search(queries.words, k, self.db.all_rows if rows is None else rows))
 
 
 class _Both(TextSearch):
@@ -191,7 +191,7 @@ class _Both(TextSearch):
         vectors, words = self.dense.prepare(texts, advance), self.words.prepare(texts)
         return Queries(vectors.has_text_Q | words.has_text_Q, vectors.vectors_QD, words.words)
 
-    def _dense_hits(self, queries: Queries, k: int, rows: Rows | None) -> Hits:
+    def _dense_hits(self, queries: Queries, k: int, rows: RowSet | None) -> Hits:
         """What the vectors find; nothing for a query whose vector says nothing, to which every row is alike."""
         found = self.dense.search(queries, k, rows)
         silent_Q1 = np.zeros((len(found.ids_QC), 1), dtype=np.bool_)
@@ -208,7 +208,7 @@ class HybridSearch(_Both):
         super().__init__(dense, words)
         self.constant = constant
 
-    def search(self, queries: Queries, k: int, rows: Rows | None = None) -> Found:
+    def search(self, queries: Queries, k: int, rows: RowSet | None = None) -> Candidates:
         """See `TextSearch`."""
         dense, words = self._dense_hits(queries, k, rows), self.words.search(queries, k, rows)
         return fuse([(DENSE, dense[0]), (BM25, words.ids_QC)], self.constant, k)
@@ -222,16 +222,18 @@ class RerankedSearch(_Both):
         super().__init__(dense, words)
         self.depth = depth
 
-    def search(self, queries: Queries, k: int, rows: Rows | None = None) -> Found:
+    def search(self, queries: Queries, k: int, rows: RowSet | None = None) -> Candidates:
         """See `TextSearch`."""
         most = len(self.db.all_rows if rows is None else rows)
         ids_QC, _ = self._dense_hits(queries, max(k, min(self.depth, most)), rows)
         scores_QC = self.words.index.scores(queries.words, ids_QC)
         order_QK = np.argsort(-scores_QC, axis=1, kind="stable")[:, :k]
-        return Found.by(DENSE, (np.take_along_axis(ids_QC, order_QK, 1), np.take_along_axis(scores_QC, order_QK, 1)))
+        return Candidates.by(
+            DENSE, (np.take_along_axis(ids_QC, order_QK, 1), np.take_along_axis(scores_QC, order_QK, 1))
+        )
 
 
-def fuse(lists: Sequence[tuple[int, Int64]], constant: int, k: int) -> Found:
+def fuse(lists: Sequence[tuple[int, Int64]], constant: int, k: int) -> Candidates:
     """Join ranked lists by reciprocal rank fusion: the sum of 1 / (constant + rank), ranks counted from 1.
 
     Args:
@@ -240,7 +242,7 @@ def fuse(lists: Sequence[tuple[int, Int64]], constant: int, k: int) -> Found:
         k: How many to keep; of equal scores, the lower row first.
     """
     queries = len(lists[0][1])
-    found = Found(
+    found = Candidates(
         np.full((queries, k), -1, dtype=np.int64),
         np.full((queries, k), -np.inf, dtype=np.float32),
         np.zeros((queries, k), dtype=np.int8),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retro.common.artifacts import MANIFEST, Manifest, read_manifest, require_parent
 from retro.common.errors import ArtifactError
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import is_version, parts_of, read_version
 from retro.index.config import STAGE, IndexConfig
@@ -91,7 +91,7 @@ class PartsSearcher:
         """
         return self._searchers[0].embedder
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows | None = None) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet | None = None) -> Hits:
         """The `k` rows most like each query, best first; of equals, the lower row.
 
         Args:
@@ -113,7 +113,7 @@ class PartsSearcher:
         ]
         return best_hits(found, k)
 
-    def _divided(self, rows: Rows) -> tuple[Rows, ...]:
+    def _divided(self, rows: RowSet) -> tuple[RowSet, ...]:
         return tuple(rows.within(place).shifted(-place.start) for place in self._places)
 
 
@@ -149,7 +149,7 @@ class Searcher(Protocol):
             DataError, DependencyError: The model is missing or cannot be loaded.
         """
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows | None = None) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet | None = None) -> Hits:
         """The `k` rows most like each query, best first; of equals, the lower row first.
 
         Args:
@@ -170,7 +170,7 @@ class Searcher(Protocol):
 class Backend(Protocol):
     """Where the vectors of an index lie and are compared. It is opened at the first search."""
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet) -> Hits:
         """As `Searcher.search`, for at least one query and `k` from 1 to `len(rows)`."""
 
 
@@ -236,7 +236,7 @@ class IndexSearcher:
             raise ArtifactError(self.directory / MANIFEST, problem, f"Run `retro {STAGE}` again")
         return embedder
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows | None = None) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet | None = None) -> Hits:
         """See `Searcher`."""
         if vectors_QD.ndim != 2 or vectors_QD.shape[1] != self.dimension or k < 1:
             raise ValueError(f"cannot look for {k} neighbors of {vectors_QD.shape} in dimension {self.dimension}")

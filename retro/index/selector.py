@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.faiss_loader import load_faiss
 
 _BITS = 8
 
 
-def selector_of(rows: Rows) -> Any:
+def selector_of(rows: RowSet) -> Any:
     """A Faiss IDSelector for `rows`; it keeps the memory that it points to.
 
     A bitmap takes an eighth of a byte per row, 125 MB for a billion, and answers every question in one look. Chained
@@ -30,12 +30,12 @@ def selector_of(rows: Rows) -> Any:
 
 # Rows are asked for again with every batch of queries; two kinds of them, retrievable and all, are in use.
 @lru_cache(maxsize=4)
-def _bitmap_selector(rows: Rows) -> Any:
+def _bitmap_selector(rows: RowSet) -> Any:
     # The Python object of the selector holds a reference to the array, the C++ object only a pointer.
     return load_faiss().IDSelectorBitmap(bitmap_of(rows))
 
 
-def bitmap_of(rows: Rows) -> NDArray[np.uint8]:
+def bitmap_of(rows: RowSet) -> NDArray[np.uint8]:
     """uint8 [ceil(stop / 8)]: bit r % 8 of byte r // 8 is set where row r is in `rows`."""
     bits = np.zeros(-(-rows.stop // _BITS), dtype=np.uint8)
     for part in rows.ranges:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.config import IndexConfig
 from retro.index.faiss_file import FaissFile
 from retro.index.faiss_index import INDEX_FILE, load_index, save_index
@@ -62,27 +62,27 @@ class ShardedFiles:
         # Kept, so that a file sees the same rows again and keeps the bitmap that it made of them.
         self._within = lru_cache(maxsize=4 * len(files))(self._rows_within)
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet) -> Hits:
         """The `k` of `rows` most like each query, best first; see `ranking.settle`."""
         numbers = [number for number in range(len(self.files)) if self.rows_in(number, rows)]
         return best_hits([self.search_one(number, vectors_QD, k, rows) for number in numbers], k)
 
-    def search_one(self, number: int, vectors_QD: NDArray[np.float32], k: int, rows: Rows) -> Hits:
+    def search_one(self, number: int, vectors_QD: NDArray[np.float32], k: int, rows: RowSet) -> Hits:
         """What one shard would add to `search`: its own `k` best of `rows`, or as many as it has, at least one."""
         inside = self._within(number, rows)
         ids_QK, scores_QK = self.files[number].search(vectors_QD, min(k, len(inside)), inside)
         return np.where(ids_QK < 0, -1, ids_QK + self.files[number].rows.start), scores_QK
 
-    def rows_in(self, number: int, rows: Rows) -> int:
+    def rows_in(self, number: int, rows: RowSet) -> int:
         """How many of `rows` a shard holds."""
         return len(self._within(number, rows))
 
-    def _rows_within(self, number: int, rows: Rows) -> Rows:
+    def _rows_within(self, number: int, rows: RowSet) -> RowSet:
         part = self.files[number].rows
         return rows.within(part).shifted(-part.start)
 
 
-def require_divisible(index: Any, rows: int, shards: int, factory: str) -> None:
+def require_shardable(index: Any, rows: int, shards: int, factory: str) -> None:
     """Check, before anything is built, that an index can be divided.
 
     Args:
@@ -101,7 +101,7 @@ def require_divisible(index: Any, rows: int, shards: int, factory: str) -> None:
         raise ConfigError("index.shards", shards, need)
 
 
-def divide_index(path: Path, rows: int, dimension: int, shards: int) -> list[str]:
+def shard_index(path: Path, rows: int, dimension: int, shards: int) -> list[str]:
     """Divide a stored index into files beside it, and remove it.
 
     Args:

@@ -70,7 +70,7 @@ class Tuned:
 
 def is_tunable(index: VectorIndex) -> bool:
     """Whether there is anything to set: an exact index, or flat codes without a second ranking, have no knobs."""
-    return bool(knobs_of(index))
+    return bool(tunable_settings(index))
 
 
 def tune(index: VectorIndex, sample: RecallSample, config: IndexConfig) -> Tuned:
@@ -85,7 +85,7 @@ def tune(index: VectorIndex, sample: RecallSample, config: IndexConfig) -> Tuned
         config: The target, and what is held.
     """
     trials: list[Trial] = []
-    for ladder in ladders(index, config):
+    for ladder in settings_to_try(index, config):
         recalls: list[float] = []
         for settings in ladder:
             trials.append(try_out(replace(index, settings=settings), sample))
@@ -112,7 +112,7 @@ def try_out(index: VectorIndex, sample: RecallSample) -> Trial:
     found = sample.found_by(index)
     seconds = time.perf_counter() - started
     compared = faiss.cvar.indexIVF_stats.ndis + faiss.cvar.hnsw_stats.ndis
-    knobs, count = knobs_of(index), max(len(sample), 1)
+    knobs, count = tunable_settings(index), max(len(sample), 1)
     trial = Trial(
         settings=index.settings,
         knobs=knobs,
@@ -127,9 +127,9 @@ def try_out(index: VectorIndex, sample: RecallSample) -> Trial:
     return trial
 
 
-def ladders(index: VectorIndex, config: IndexConfig) -> Iterator[list[SearchSettings]]:
+def settings_to_try(index: VectorIndex, config: IndexConfig) -> Iterator[list[SearchSettings]]:
     """The settings to try, each ladder from cheap to dear: one per refine factor, or just one."""
-    knobs, start = knobs_of(index), SearchSettings.of(config)
+    knobs, start = tunable_settings(index), SearchSettings.of(config)
     factors = FACTORS if "refine_factor" in knobs and not config.refine_factor else (start.refine_factor,)
     for factor in factors:
         base = replace(start, refine_factor=factor)
@@ -143,7 +143,7 @@ def ladders(index: VectorIndex, config: IndexConfig) -> Iterator[list[SearchSett
             yield [base]
 
 
-def knobs_of(index: VectorIndex) -> tuple[str, ...]:
+def tunable_settings(index: VectorIndex) -> tuple[str, ...]:
     """The settings that this index reads."""
     own = ["refine_factor"] if index.vectors_ND is not None else []
     return tuple(sorted({*own, *_faiss_knobs(index.faiss_index)}))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from retro.common.artifacts import Manifest, require_file
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.config import STAGE, IndexConfig
 from retro.index.faiss_index import SearchSettings, search_index
 from retro.index.rerank import Hits, rerank
@@ -37,7 +37,7 @@ class VectorIndex:
     vectors_ND: NDArray[Any] | None = None
     """Where candidates are ranked again: all vectors, memory-mapped."""
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows, least: int | None = None) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet, least: int | None = None) -> Hits:
         """The `k` rows of greatest inner product with each query, best first.
 
         Args:

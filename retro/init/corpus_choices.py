@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
-from retro.init.scan import MOST_READ, SHORT_WORDS, Cut, ScannedSource
+from retro.init.scan import MOST_READ, SHORT_WORDS, DocumentUnitCounts, ScannedSource
 
 ENOUGH, FEW, FEWEST = 40, 10, 3
 """Documents with which 5 % each are two to validate and two to test; with which a tenth is one; and one for each split.
@@ -43,11 +43,11 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parted:
+class SplitSource:
     """A source with the way that its documents are parted."""
 
     source: ScannedSource
-    cut: Cut
+    cut: DocumentUnitCounts
     why: str
 
     @property
@@ -63,7 +63,7 @@ class Parted:
         return kept if self.cut.unit == natural else kept | {"documents": self.cut.unit}
 
 
-def part(folder: Path, source: ScannedSource) -> Parted:
+def choose_document_unit(folder: Path, source: ScannedSource) -> SplitSource:
     """Choose what a document of a source is.
 
     Raises:
@@ -73,17 +73,17 @@ def part(folder: Path, source: ScannedSource) -> Parted:
     for least, lines_too in wanted:
         for cut in source.cuts:
             if cut.documents >= least and (lines_too or cut.unit != "line"):
-                return Parted(source=source, cut=cut, why=_why(source, cut))
+                return SplitSource(source=source, cut=cut, why=_why(source, cut))
     found = "; ".join(f"{_unit(source, cut)} would be a document: {cut.documents}" for cut in source.cuts)
     remedy = "Give more files, or put blank lines between its parts"
     raise DataError(folder, f"has too few documents ({found}); train, valid and test need one each", remedy)
 
 
-def _unit(source: ScannedSource, cut: Cut) -> str:
+def _unit(source: ScannedSource, cut: DocumentUnitCounts) -> str:
     return _AUTO.get(source.kind, "each document") if cut.unit == "auto" else _NAMES[cut.unit]
 
 
-def _why(source: ScannedSource, cut: Cut) -> str:
+def _why(source: ScannedSource, cut: DocumentUnitCounts) -> str:
     measured = "counted" if source.bytes_read < MOST_READ else f"estimated from its first {MOST_READ >> 20} MB"
     natural = source.cuts[0]
     why = f"{_unit(source, cut)} is a document: {cut.documents:,}, {cut.characters:,} characters ({measured})"
@@ -95,7 +95,7 @@ def _why(source: ScannedSource, cut: Cut) -> str:
     )
 
 
-def least_words(parted: Sequence[Parted]) -> Choice | None:
+def least_words(parted: Sequence[SplitSource]) -> Choice | None:
     """Set headings and the like aside where texts are parted at lines or blank lines, if little of the text goes."""
     cut_up = [one.cut for one in parted if one.cut.unit in ("blank_line", "line")]
     short = sum(cut.short_documents for cut in cut_up)
@@ -108,7 +108,7 @@ def least_words(parted: Sequence[Parted]) -> Choice | None:
     return Choice(setting="corpus.min_words", value=SHORT_WORDS, why=why)
 
 
-def left(parted: Sequence[Parted], min_words: Choice | None) -> list[tuple[int, int]]:
+def left(parted: Sequence[SplitSource], min_words: Choice | None) -> list[tuple[int, int]]:
     """Documents and characters of each source, without what is set aside."""
     cuts = [one.cut for one in parted]
     if min_words is None:
@@ -157,7 +157,7 @@ def vocabulary(characters: int, letters: int) -> Choice:
     return Choice(setting="corpus.tokenizer.vocab_size", value=size, why=why)
 
 
-def weighted(parted: Sequence[Parted]) -> list[dict[str, Any]]:
+def weighted(parted: Sequence[SplitSource]) -> list[dict[str, Any]]:
     """The sources, each drawn from in training as often as it is large."""
     if len(parted) == 1:
         return [parted[0].setting]

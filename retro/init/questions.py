@@ -34,7 +34,7 @@ _TOKENS = (8, 96)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class UserQuestions:
     """The questions, by part."""
 
     path: Path
@@ -47,7 +47,7 @@ class Asked:
         return len(self.parts[part])
 
 
-def read_asked(path: Path) -> Asked:
+def read_user_questions(path: Path) -> UserQuestions:
     """Read a question file and part it.
 
     Args:
@@ -72,11 +72,11 @@ def read_asked(path: Path) -> Asked:
     dev, test = max(SHARE, 1 / len(questions)), max(SHARE, 2 / len(questions))
     drawn = split_documents(len(questions), (1 - dev - test, dev, test), _SEED, "questions")
     parts = {name: tuple(questions[at] for at in np.flatnonzero(drawn == number)) for number, name in enumerate(PARTS)}
-    return Asked(path=path, parts=parts, without_answer=reasons.total())
+    return UserQuestions(path=path, parts=parts, without_answer=reasons.total())
 
 
 def question_choices(
-    asked: Asked, files: Mapping[str, Path], trained: Training, tokens_of: Callable[[str], int]
+    asked: UserQuestions, files: Mapping[str, Path], trained: Training, tokens_of: Callable[[str], int]
 ) -> list[Choice]:
     """The settings of sft, generate and evaluate.
 
@@ -120,7 +120,7 @@ def question_choices(
     ]
 
 
-def _limit(asked: Asked) -> Choice:
+def _limit(asked: UserQuestions) -> Choice:
     why = f"of {asked.count('test'):,}: each is answered three times, with passages, without, and with another's"
     return Choice(setting="generate.limit", value=MOST_ASKED, why=why)
 

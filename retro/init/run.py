@@ -21,10 +21,10 @@ from retro.common.optional import package_folder
 from retro.common.terminal import one_line
 from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.init import corpus_choices, training_choices
-from retro.init.corpus_choices import Choice, Parted
-from retro.init.questions import PARTS, Asked, question_choices, read_asked
+from retro.init.corpus_choices import Choice, SplitSource
+from retro.init.questions import PARTS, UserQuestions, question_choices, read_user_questions
 from retro.init.scan import scan
-from retro.init.training_choices import SHAPES, Machine, Shaped, Text
+from retro.init.training_choices import SHAPES, Machine, ModelCandidate, Text
 from retro.qa.formats.write import write_questions
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _WIDTH = 120
 _STEP = "  "
 
-Measure = Callable[[Shaped, int], float]
+Measure = Callable[[ModelCandidate, int], float]
 """Tokens a second of a shape in training, with a vocabulary."""
 
 
@@ -48,7 +48,7 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class InitResult:
     """What was written."""
 
     output: Path
@@ -59,7 +59,7 @@ class Made:
     """Question files beside the YAML file."""
 
 
-def run(options: Options, measure: Measure | None = None) -> Made:
+def run(options: Options, measure: Measure | None = None) -> InitResult:
     """Write the file.
 
     Args:
@@ -76,8 +76,8 @@ def run(options: Options, measure: Measure | None = None) -> Made:
     files = _question_files(options) if options.questions is not None else {}
     _require_free(options, [options.output, *files.values()])
     make_writable(options.output.parent, "--output", options.output)
-    asked = None if options.questions is None else read_asked(options.questions)
-    parted = [corpus_choices.part(options.folder, source) for source in scan(options.folder)]
+    asked = None if options.questions is None else read_user_questions(options.questions)
+    parted = [corpus_choices.choose_document_unit(options.folder, source) for source in scan(options.folder)]
     tokenizer, of_text, text = _look(options, parted, asked)
     machine = Machine(
         tokens_per_second=(measure or _by_steps)(SHAPES[0], text.vocabulary),
@@ -94,7 +94,7 @@ def run(options: Options, measure: Measure | None = None) -> Made:
             write_questions(path, asked.parts[part])
     with atomic_path(options.output) as temporary:
         temporary.write_text(as_yaml(_head(options, command), choices), encoding="utf-8")
-    return Made(output=options.output, choices=choices, command=command, files=tuple(files.values()))
+    return InitResult(output=options.output, choices=choices, command=command, files=tuple(files.values()))
 
 
 def _question_files(options: Options) -> dict[str, Path]:
@@ -109,7 +109,7 @@ def _require_free(options: Options, paths: Sequence[Path]) -> None:
 
 
 def _look(
-    options: Options, parted: Sequence[Parted], asked: Asked | None
+    options: Options, parted: Sequence[SplitSource], asked: UserQuestions | None
 ) -> tuple[sentencepiece.SentencePieceProcessor, list[Choice], Text]:
     """A tokenizer learned on a sample, the settings of the corpus stage, and what decides how much can be learned."""
     sample = [text for one in parted for text in one.source.sample]
@@ -143,7 +143,7 @@ def _look(
     return tokenizer, [sources, *([min_words] if min_words else []), split, kind, size], text
 
 
-def _by_steps(shaped: Shaped, vocabulary: int) -> float:
+def _by_steps(shaped: ModelCandidate, vocabulary: int) -> float:
     # torch and megatron are loaded only once the text is known to do.
     from retro.init.trial import tokens_per_second
 

@@ -24,7 +24,7 @@ _UNITS: dict[str, tuple[DocumentUnit, ...]] = {"folder": ("file", "blank_line", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class DocumentUnitCounts:
     """A source parted into documents in one way. Of a source that was read in part, the counts are estimates."""
 
     unit: DocumentUnit
@@ -43,7 +43,7 @@ class ScannedSource:
     kind: str
     bytes_read: int
     """How many bytes of its files were looked at."""
-    cuts: tuple[Cut, ...]
+    cuts: tuple[DocumentUnitCounts, ...]
     sample: tuple[str, ...]
     """Texts from its beginning, for the tokenizer."""
 
@@ -99,7 +99,7 @@ class _Reading:
         self.read, self.reasons, self.sample = 0, dict[str, int](), list[str]()
         self.first_file = ""
 
-    def count(self) -> Cut:
+    def count(self) -> DocumentUnitCounts:
         """Count the documents."""
         documents = characters = short = short_characters = 0
         for document in self._documents():
@@ -108,7 +108,7 @@ class _Reading:
             if document.words < SHORT_WORDS:
                 short, short_characters = short + 1, short_characters + size
         more = max(self._total / self.read, 1.0) if self.read >= MOST_READ else 1.0
-        return Cut(
+        return DocumentUnitCounts(
             unit=self._unit,
             documents=round(documents * more),
             characters=round(characters * more),

@@ -28,7 +28,7 @@ _SPARE = 0.85
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shaped:
+class ModelCandidate:
     """A model that may be trained, with the batch and learning rates that it was tried with."""
 
     settings: dict[str, Any]
@@ -82,15 +82,15 @@ COPYING_MODEL: dict[str, Any] = {
 it is better even where documents are too short for it (docs/results/learning_to_read.md)."""
 COPYING_TRAIN: dict[str, Any] = {"hidden_neighbors": 0.4, "retrieval_rates": {"gate_lr_factor": 5.0}}
 SHAPES = (
-    Shaped(
+    ModelCandidate(
         settings={"size": "tiny", "tied_embeddings": True} | COPYING_MODEL,
         lr=4e-3, tuning_lr=2e-3, micro_batch=8, global_batch=8, tried="of pystdlib.yaml, chosen on validation text",
     ),
-    Shaped(
+    ModelCandidate(
         settings=_WIKIPEDIA | {"tied_embeddings": True},
         lr=1.5e-3, tuning_lr=5e-4, micro_batch=4, global_batch=8, tried="of wikipedia.yaml",
     ),
-    Shaped(
+    ModelCandidate(
         settings={"size": "small"},
         lr=6e-4, tuning_lr=2e-4, micro_batch=8, global_batch=32, tried="the usual ones for its width; not tried here",
     ),
@@ -130,7 +130,7 @@ class Text:
 class Training:
     """What is trained, and how long."""
 
-    shaped: Shaped
+    shaped: ModelCandidate
     steps: int
     tuning_steps: int
     choices: tuple[Choice, ...]
@@ -187,19 +187,19 @@ def training(text: Text, machine: Machine, minutes: float) -> Training:
     )
 
 
-def _rate(shaped: Shaped, text: Text, machine: Machine) -> float:
+def _rate(shaped: ModelCandidate, text: Text, machine: Machine) -> float:
     """Tokens a second, by the FLOPs of a token beside those of the shape that was measured."""
     measured, this = (count_flops(one.shape(text.vocabulary)).training for one in (SHAPES[0], shaped))
     return machine.tokens_per_second * measured / this
 
 
-def _pays(shaped: Shaped, rate: float, text: Text, seconds: float) -> bool:
+def _pays(shaped: ModelCandidate, rate: float, text: Text, seconds: float) -> bool:
     """Whether time and text give each weight its tokens."""
     weights = count_parameters(shaped.shape(text.vocabulary)).total
     return min(rate * seconds, EPOCHS * text.train_tokens) >= TOKENS_PER_WEIGHT * weights
 
 
-def _model(shaped: Shaped, why: str) -> list[Choice]:
+def _model(shaped: ModelCandidate, why: str) -> list[Choice]:
     first = Choice(setting="model.size", value=shaped.settings["size"], why=why)
     others = {name: value for name, value in shaped.settings.items() if name != "size"}
     reasons = {
@@ -212,7 +212,9 @@ def _model(shaped: Shaped, why: str) -> list[Choice]:
     ]
 
 
-def _steps(shaped: Shaped, steps: int, affordable: int, useful: int, rate: float, how: str, text: Text) -> list[Choice]:
+def _steps(
+    shaped: ModelCandidate, steps: int, affordable: int, useful: int, rate: float, how: str, text: Text
+) -> list[Choice]:
     trained = steps * shaped.batch_tokens
     bound = "what the time allows" if affordable < useful else f"{EPOCHS} times the text; more teaches little"
     if steps > min(affordable, useful):

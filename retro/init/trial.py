@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from retro.mcore import parallel
 from retro.model.config import ModelShape
-from retro.training.batch import Batch, BatchForm
+from retro.training.batch import Batch, BatchSpec
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.loop import build_engine
 from retro.training.precision import choose_for_training
 from retro.training.validation import token_losses
@@ -25,16 +25,16 @@ STEPS = 3
 """Timed steps, after one that is not: the first one also loads and allocates."""
 
 
-class _MadeUp:
+class _RandomTokens:
     """Samples of random tokens with random neighbors: a step takes as long whatever they say."""
 
     def __init__(self, shape: ModelShape) -> None:
         self.shape = shape
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """Length and neighbors of every batch."""
-        return BatchForm(self.shape.model.sequence_length, self.shape.model.neighbors)
+        return BatchSpec(self.shape.model.sequence_length, self.shape.model.neighbors)
 
     def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
         """The samples of these numbers."""
@@ -64,7 +64,7 @@ def tokens_per_second(shape: ModelShape, train: TrainConfig) -> float:
     config = train.model_copy(update={"precision": choice.precision})
     engine = build_engine(shape, config, ParallelConfig())
     seconds: list[float] = []
-    with Feed(_MadeUp(shape), shape, engine.chunks, config.micro_batch) as feed:
+    with DataLoader(_RandomTokens(shape), shape, engine.chunks, config.micro_batch) as feed:
         for step in range(STEPS + 1):
             parallel.seed(config.seed + step)
             work = feed.work(np.arange(config.global_batch, dtype=np.int64) + step * config.global_batch)

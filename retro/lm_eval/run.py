@@ -11,7 +11,7 @@ import yaml
 
 from retro.common.errors import ConfigError, DataError, short_reason
 from retro.common.optional import import_optional
-from retro.db.versions import mark_of
+from retro.db.versions import version_identity
 from retro.generate.config import GenerateConfig
 from retro.generate.loading import find_checkpoint, for_model, open_engine, with_choice
 from retro.generate.request import LiveRetrieval
@@ -43,7 +43,7 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Options:
     """What the harness is asked for."""
 
     tasks: Sequence[str]
@@ -119,7 +119,12 @@ def open_lm(
         live: list[Any] = []
         if retrieval == "live":
             search = search_identity(places.search, places.index)
-            live = [mark_of(places.db), generate.passages, generate.neighbor_text, *([search] if search else [])]
+            live = [
+                version_identity(places.db),
+                generate.passages,
+                generate.neighbor_text,
+                *([search] if search else []),
+            ]
         model = {"checkpoint": checkpoint.identity(info.path), "precision": choice.precision, "live": live}
         model |= {"prefix": prefix} if prefix else {}
         cache = open_responses(use_cache, model)
@@ -137,7 +142,7 @@ def open_lm(
     )
 
 
-def evaluate(model: RetroLM, wanted: Wanted) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def evaluate(model: RetroLM, wanted: Options) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Run the harness's tasks.
 
     Returns:
@@ -185,7 +190,7 @@ def evaluate(model: RetroLM, wanted: Wanted) -> tuple[dict[str, Any], dict[str, 
     return numbers, dict(found.get("samples") or {})
 
 
-def _manager(wanted: Wanted) -> Any:
+def _manager(wanted: Options) -> Any:
     """Knows all tasks that are wanted; the harness's own thousands are read only where one of them is."""
     from lm_eval.tasks import TaskManager
 
@@ -212,7 +217,7 @@ def _require_yaml(folder: Path | None, name: str) -> None:
             raise DataError(path, problem, "Mend the file") from None
 
 
-def _prepare(manager: Any, wanted: Wanted, model: RetroLM) -> None:
+def _prepare(manager: Any, wanted: Options, model: RetroLM) -> None:
     """Have tasks looked at when the harness loads them: before the first question, and not twice."""
     from datasets.exceptions import DatasetsError
 

@@ -33,7 +33,7 @@ COMMON = "common.pt"
 _REMEDY = "Use an older checkpoint"
 
 
-class Saving:
+class AsyncSave:
     """A sharded state dict on its way to disk, written by a thread of this process.
 
     megatron-core writes in forked processes and keeps another for their results, which costs 3 s and 270 MB and
@@ -155,7 +155,7 @@ def save(state: dict[str, Any], directory: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: Writing failed; the system's words are in it.
     """
-    return Saving(state, directory).finish()
+    return AsyncSave(state, directory).finish()
 
 
 def load(state: dict[str, Any], directory: Path) -> dict[str, Any]:

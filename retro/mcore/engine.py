@@ -214,7 +214,7 @@ class Engine(Generic[Chunk]):
             chunk.load_state_dict(weights.get(str(number), {}), strict=whole)
 
 
-def bare(module: nn.Module) -> Any:
+def unwrap_model(module: nn.Module) -> Any:
     """A group of layers without what an engine wraps around it."""
     return module.module if isinstance(module, DistributedDataParallel) else module
 

@@ -142,7 +142,7 @@ def model_parallel_place() -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Place:
+class StageLayers:
     """Where a group of layers stands in the pipeline."""
 
     stage: int
@@ -162,11 +162,11 @@ def from_first(value: T) -> T:
     return gather_objects(value)[0]
 
 
-def place(chunk: int) -> Place:
+def place(chunk: int) -> StageLayers:
     """The place of this rank's group of layers number `chunk`."""
     virtual = parallel_state.get_virtual_pipeline_model_parallel_world_size()
     which = None if virtual is None else chunk
-    return Place(
+    return StageLayers(
         stage=parallel_state.get_pipeline_model_parallel_rank(),
         chunk=which,
         first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=which),

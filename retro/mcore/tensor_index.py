@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from retro.common.errors import ArtifactError
-from retro.common.plain_pickle import Made, Name, Names, PickleError, read_plain
+from retro.common.plain_pickle import DescribedObject, Name, Names, PickleError, read_plain
 from retro.mcore.torch_files import DTYPES, MOST_PICKLED
 
 INDEX = ".metadata"
@@ -115,7 +115,7 @@ class _Reader:
         """By name; entries that are no tensors are left out."""
         found = {}
         for name, entry in self._entries.items():
-            if not isinstance(name, str) or not isinstance(entry, Made):
+            if not isinstance(name, str) or not isinstance(entry, DescribedObject):
                 raise PickleError("it has an entry without a name")
             if entry.of.name == "TensorStorageMetadata":
                 found[name] = self._tensor(name, _state(entry, "TensorStorageMetadata"))
@@ -124,7 +124,7 @@ class _Reader:
     def _tensor(self, name: str, entry: Mapping[Any, Any]) -> IndexedTensor:
         properties, size, chunks = entry.get("properties"), _size(entry.get("size")), entry.get("chunks")
         match properties:
-            case Made(state=(Name("torch", precision), *_)) if precision in DTYPES:
+            case DescribedObject(state=(Name("torch", precision), *_)) if precision in DTYPES:
                 dtype = DTYPES[precision]
             case _:
                 raise PickleError(f"{name[:80]} has no precision that is known here")
@@ -174,7 +174,7 @@ class _Reader:
 
 def _state(value: Any, of: str) -> Mapping[Any, Any]:
     """Attributes of an object that an index describes."""
-    if not isinstance(value, Made) or value.of.name != of or not isinstance(value.state, dict):
+    if not isinstance(value, DescribedObject) or value.of.name != of or not isinstance(value.state, dict):
         raise PickleError(f"it has something else where a {of} is needed")
     return value.state
 
@@ -188,7 +188,7 @@ def _dictionary(attributes: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
 
 def _size(value: Any) -> tuple[int, ...]:
     match value:
-        case Made(of=Name("torch", "Size"), args=(tuple() as size,)):
+        case DescribedObject(of=Name("torch", "Size"), args=(tuple() as size,)):
             pass
         case tuple() as size:
             pass

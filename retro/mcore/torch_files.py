@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import short_reason
-from retro.common.plain_pickle import PERSISTENT, Made, Name, Names, PickleError, read_plain
+from retro.common.plain_pickle import PERSISTENT, DescribedObject, Name, Names, PickleError, read_plain
 
 MOST_PICKLED = 64 * 1024**2
 """Bytes of a pickle, and of a file's list of contents, at most."""
@@ -157,12 +157,12 @@ class TorchFile:
         Raises:
             PickleError: The file does not hold the numbers that the tensor would be made of.
         """
-        if isinstance(value, Made) and value.of == _REBUILD_PARAMETER and value.args:
+        if isinstance(value, DescribedObject) and value.of == _REBUILD_PARAMETER and value.args:
             value = value.args[0]
-        if not isinstance(value, Made) or value.of != _REBUILD_TENSOR:
+        if not isinstance(value, DescribedObject) or value.of != _REBUILD_TENSOR:
             return None
         match value.args:
-            case (Made() as storage, int() as offset, tuple() as size, tuple() as stride, *_):
+            case (DescribedObject() as storage, int() as offset, tuple() as size, tuple() as stride, *_):
                 dtype, start, count = self._storage(storage)
             case _:
                 raise PickleError("it has a tensor without a size")
@@ -173,7 +173,7 @@ class TorchFile:
             raise PickleError("it has a tensor that is larger than the numbers it holds for it")
         return StoredTensor(self.path, start + offset * dtype.itemsize, dtype, size, stride)
 
-    def _storage(self, made: Made) -> tuple[torch.dtype, int, int]:
+    def _storage(self, made: DescribedObject) -> tuple[torch.dtype, int, int]:
         """The precision of a storage, where it begins in the file, and how many numbers it has."""
         match made.args:
             case (("storage", Name("torch", kind), str(key), _, int(count)),) if made.of == PERSISTENT:

@@ -21,7 +21,7 @@ from retro.mcore.layers import (
     get_num_layers_to_build,
     get_transformer_layer_offset,
 )
-from retro.mcore.parallel import ONE_PROCESS, Layout, Place
+from retro.mcore.parallel import ONE_PROCESS, Layout, StageLayers
 from retro.model.attention import ChunkedCrossAttention
 from retro.model.config import ModelShape
 from retro.model.encoder import NeighborEncoder
@@ -209,7 +209,7 @@ def _layer_specs(
     options: BuildOptions,
     kernels: Kernels,
     groups: ProcessGroupCollection,
-    place: Place,
+    place: StageLayers,
     config: TransformerConfig,
 ) -> list[ModuleSpec]:
     """Specs of the layers that belong here, out of all layers of the decoder."""

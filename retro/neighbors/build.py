@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
-from retro.common.block_work import Advance, BlockWork, Place
+from retro.common.block_work import Advance, BlockWork, RowLocation
 from retro.common.blocks import Block, BlockStore, ranges
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import DataError
 from retro.common.files import write_json
 from retro.common.launcher import ALONE, Worker
 from retro.common.resume import completed, fingerprints, remove_unlisted_files
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.versions import open_database
 from retro.index.search import DenseSearch, TextSearch, open_search
@@ -112,7 +112,7 @@ def run(
         problem = f"has no stream of {db.chunk_length} tokens, the length of one chunk"
         raise DataError(corpus_dir, problem, "Give more text, or a smaller db.chunk_length")
     started = time.monotonic()
-    gang = Gang(out, worker, stage=STAGE)
+    gang = Coordinator(out, worker, stage=STAGE)
     if exchange is not None:
         exchange.run(gang)
     asked = gang.work(work)
@@ -173,11 +173,11 @@ def block_work(
         block = blocks[number]
         return block.queries.block(block.part.chunks, config.saved, config.searched, advance, first)
 
-    def places(number: int) -> list[Place]:
+    def places(number: int) -> list[RowLocation]:
         split, source, chunks = plan[number]
         file, group = file_name(split), corpus.sources[source]
         whole = range(len(chunks))
-        return [Place(file, f"{group}/{name}", name, whole, chunks.start) for name in (NEIGHBORS, SCORES)]
+        return [RowLocation(file, f"{group}/{name}", name, whole, chunks.start) for name in (NEIGHBORS, SCORES)]
 
     return BlockWork(
         directory=out,
@@ -216,7 +216,7 @@ def _store(plan: list[ChunkRange], config: NeighborsConfig, parents: Mapping[str
     )
 
 
-def _report(totals: Totals, config: NeighborsConfig, rows: Rows, asked: int, seconds: float) -> NeighborsReport:
+def _report(totals: Totals, config: NeighborsConfig, rows: RowSet, asked: int, seconds: float) -> NeighborsReport:
     counts = totals.counts
     few = [reason for reason in FEW if reason != "filtered" or config.filters.compare_tokens]
     copies = [reason for reason in REASONS if reason != "own_document"] if config.filters.compare_tokens else []

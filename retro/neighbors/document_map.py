@@ -17,7 +17,7 @@ Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 
-class Kept(NamedTuple):
+class FilteredNeighbors(NamedTuple):
     """The neighbors that stay."""
 
     ids_QK: Int64
@@ -59,7 +59,7 @@ def own_document_mask(position_QC: Int64, first_Q: Int64, last_Q: Int64) -> Bool
     return own_QC
 
 
-def keep_first(ids_QC: Int64, scores_QC: NDArray[np.float32], dropped_QC: Bool, saved: int) -> Kept:
+def keep_first(ids_QC: Int64, scores_QC: NDArray[np.float32], dropped_QC: Bool, saved: int) -> FilteredNeighbors:
     """The first `saved` candidates that are neither dropped nor -1, in their order.
 
     Args:
@@ -77,7 +77,7 @@ def keep_first(ids_QC: Int64, scores_QC: NDArray[np.float32], dropped_QC: Bool, 
     width = order_QK.shape[1]
     ids_QK[:, :width] = np.where(good_QK, np.take_along_axis(ids_QC, order_QK, axis=1), -1)
     scores_QK[:, :width] = np.where(good_QK, np.take_along_axis(scores_QC, order_QK, axis=1), -np.inf)
-    return Kept(ids_QK, scores_QK)
+    return FilteredNeighbors(ids_QK, scores_QK)
 
 
 # Dims in this file. D documents of a source

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 
 
 def neighbor_counts(ids: NDArray[np.int64], rows: int = 0) -> NDArray[np.int64]:
@@ -28,7 +28,7 @@ def neighbor_counts(ids: NDArray[np.int64], rows: int = 0) -> NDArray[np.int64]:
     return np.bincount(found.ravel(), minlength=rows).astype(np.int64)
 
 
-def counts_of(rows: Rows, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def counts_of(rows: RowSet, counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """The counts of some rows: of those that may be neighbors, say.
 
     Args:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from retro.common.blocks import Block
 from retro.corpus.reader import TokenStream
 from retro.index.rerank import Hits
-from retro.index.search import BM25, DENSE, Found, Queries, TextSearch, by_text
+from retro.index.search import BM25, DENSE, Candidates, Queries, TextSearch, by_text
 from retro.index.searcher import Searcher
 from retro.index.texts import texts_of
 from retro.neighbors.config import FilterConfig
 from retro.neighbors.dedup import OWN_DOCUMENT, REASONS, CopyFilter
-from retro.neighbors.document_map import Kept, keep_first, own_document_mask, positions_in_stream
+from retro.neighbors.document_map import FilteredNeighbors, keep_first, own_document_mask, positions_in_stream
 
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -96,7 +96,7 @@ class StreamQueries:
         left, depth = np.flatnonzero(queries.has_text_Q), searched
         while len(left):
             if first is not None and depth == searched:
-                hits = Found.by(DENSE, _those(first.hits, left))
+                hits = Candidates.by(DENSE, _those(first.hits, left))
             else:
                 hits = self._search(queries.take(left), depth)
             found = self._judge(chunk_Q[left], hits, saved, depth)
@@ -129,11 +129,11 @@ class StreamQueries:
         texts = texts_of(tokenizer, tokens_QM, np.ones(tokens_QM.shape, dtype=bool))
         return self._by_text.prepare(texts, advance)
 
-    def _search(self, queries: Queries, depth: int) -> Found:
+    def _search(self, queries: Queries, depth: int) -> Candidates:
         rows = self.searcher.db.retrievable
         return self._by_text.search(queries, min(depth, max(len(rows), 1)), rows)
 
-    def _judge(self, chunk_Q: Int64, hits: Found, saved: int, depth: int) -> _Judged:
+    def _judge(self, chunk_Q: Int64, hits: Candidates, saved: int, depth: int) -> _Filtered:
         ids_QC, scores_QC, _ = hits
         there_QC = ids_QC >= 0
         own_QC = np.zeros(ids_QC.shape, dtype=np.bool_)
@@ -143,7 +143,7 @@ class StreamQueries:
         reason_QC, looked_at = self._copies.reasons(chunk_Q, ids_QC, there_QC & ~own_QC, saved)
         reason_QC[own_QC] = OWN_DOCUMENT
         found_Q = there_QC.sum(axis=1)
-        return _Judged(
+        return _Filtered(
             kept=keep_first(ids_QC, scores_QC, reason_QC > 0, saved),
             origin_QK=_kept_origins(hits, reason_QC > 0, saved),
             full_Q=found_Q == depth,
@@ -170,17 +170,17 @@ def _those(hits: Hits, places: Int64) -> Hits:
     return ids_QC[places], scores_QC[places]
 
 
-def _kept_origins(hits: Found, dropped_QC: Bool, saved: int) -> NDArray[np.int8]:
+def _kept_origins(hits: Candidates, dropped_QC: Bool, saved: int) -> NDArray[np.int8]:
     """[Q, K] what found the candidates that are kept; 0 where there is none."""
     origin_QK = keep_first(hits.ids_QC, hits.origin_QC.astype(np.float32), dropped_QC, saved).scores_QK
     return np.where(np.isfinite(origin_QK), origin_QK, 0).astype(np.int8)
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Filtered:
     """What one search left for its queries."""
 
-    kept: Kept
+    kept: FilteredNeighbors
     origin_QK: NDArray[np.int8]
     """What found each of them."""
     full_Q: Bool

@@ -22,7 +22,7 @@ import numpy as np
 from retro.common.artifacts import fingerprint
 from retro.common.block_work import Advance
 from retro.common.blocks import Block, BlockStore
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.index.rerank import best_hits
 from retro.index.searcher import IndexSearcher, Searcher
 from retro.index.shards import ShardedFiles
@@ -75,7 +75,7 @@ class ShardExchange:
             return cls(blocks, searcher, searcher.backend, searched, made_from, out)
         return None
 
-    def run(self, gang: Gang) -> None:
+    def run(self, gang: Coordinator) -> None:
         """Embed all queries, then search each file for them, together with the other workers."""
         sizes = [len(block.part.chunks) for block in self.blocks]
         gang.build(self._vectors, self._embed, sizes=sizes, unit="queries", what=f"{STAGE}: embedding")

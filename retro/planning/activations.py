@@ -25,7 +25,7 @@ from retro.training.config import ParallelConfig, TrainConfig
 
 
 @dataclass(frozen=True)
-class Kept:
+class ShardedBytes:
     """Bytes, by how tensor parallel ranks share them."""
 
     whole: float = 0.0
@@ -35,11 +35,11 @@ class Kept:
     fixed: float = 0.0
     """On every rank, always."""
 
-    def __add__(self, other: Kept) -> Kept:
-        return Kept(self.whole + other.whole, self.split + other.split, self.fixed + other.fixed)
+    def __add__(self, other: ShardedBytes) -> ShardedBytes:
+        return ShardedBytes(self.whole + other.whole, self.split + other.split, self.fixed + other.fixed)
 
-    def __mul__(self, times: float) -> Kept:
-        return Kept(self.whole * times, self.split * times, self.fixed * times)
+    def __mul__(self, times: float) -> ShardedBytes:
+        return ShardedBytes(self.whole * times, self.split * times, self.fixed * times)
 
     def on_rank(self, layout: ParallelConfig) -> float:
         """Bytes on one rank."""
@@ -56,7 +56,7 @@ class Activations:
         self.tokens = train.micro_batch * self.model.sequence_length
         self.neighbor_tokens = train.micro_batch * neighbor_tokens(shape)
 
-    def block(self, block: Block) -> Kept:
+    def block(self, block: Block) -> ShardedBytes:
         """What a block keeps of one micro batch, without what it received from the stage before."""
         if self.recompute == "full":
             kept = self._hidden(self.tokens) * (len(block.layers) - (not block.first)) + self._recompute_context(block)
@@ -65,15 +65,15 @@ class Activations:
             kept += self._cross_attention() * reads(self.shape, block)
             if not block.first:
                 kept += self._hidden(self.tokens) * -1.0
-                kept += self._unpacked() if reads(self.shape, block) else Kept()
+                kept += self._unpacked() if reads(self.shape, block) else ShardedBytes()
             if encodes(self.shape, block):
                 kept += self._encoder(received=not block.first)
         return kept + self._output() if block.last else kept
 
-    def recomputed(self, blocks: list[Block]) -> Kept:
+    def recomputed(self, blocks: list[Block]) -> ShardedBytes:
         """What the backward pass makes anew at a time: the largest layer, or feed-forward layer, of these blocks."""
         if self.recompute == "none":
-            return Kept()
+            return ShardedBytes()
         if self.recompute == "selective":
             encoding = any(encodes(self.shape, block) for block in blocks)
             return self._feed_forward(max(self.tokens, self.neighbor_tokens) if encoding else self.tokens)
@@ -84,19 +84,19 @@ class Activations:
             layer += self._encoder(received=True)
         return layer
 
-    def logits(self) -> Kept:
+    def logits(self) -> ShardedBytes:
         """The logits as the output layer gives them; their fp32 copy becomes the softmax that is kept."""
         copied = self.width if self.width < 4 else 0
-        return Kept(split=float(self.tokens * self.shape.padded_vocabulary * copied))
+        return ShardedBytes(split=float(self.tokens * self.shape.padded_vocabulary * copied))
 
-    def transport(self) -> Kept:
+    def transport(self) -> ShardedBytes:
         """What one stage hands the next: hidden states and neighbors, packed in one tensor."""
         return self._hidden(self.tokens + self.neighbor_tokens)
 
-    def _hidden(self, tokens: int) -> Kept:
-        return Kept(whole=float(tokens * self.model.hidden_size * self.width))
+    def _hidden(self, tokens: int) -> ShardedBytes:
+        return ShardedBytes(whole=float(tokens * self.model.hidden_size * self.width))
 
-    def _layer(self, tokens: int, rows: int, *, rope: bool | None = None, dropout: float | None = None) -> Kept:
+    def _layer(self, tokens: int, rows: int, *, rope: bool | None = None, dropout: float | None = None) -> ShardedBytes:
         model = self.model
         rope = model.positions == "rope" if rope is None else rope
         split = 2 * model.query_width + _key_value(model)
@@ -104,16 +104,18 @@ class Activations:
             split += model.query_width + _key_value(model) // 2
         if rope:
             split += model.query_width + _key_value(model) // 2
-        kept = Kept() if self.recompute == "selective" else self._feed_forward(tokens)
-        kept += Kept(4.0 * tokens * model.hidden_size * self.width, tokens * (split * self.width + self._sums()))
-        kept += Kept(fixed=4.0 * rows * self._angles()) if rope else Kept()
+        kept = ShardedBytes() if self.recompute == "selective" else self._feed_forward(tokens)
+        kept += ShardedBytes(
+            4.0 * tokens * model.hidden_size * self.width, tokens * (split * self.width + self._sums())
+        )
+        kept += ShardedBytes(fixed=4.0 * rows * self._angles()) if rope else ShardedBytes()
         return kept + self._dropped(tokens, model.dropout if dropout is None else dropout, 2)
 
-    def _feed_forward(self, tokens: int) -> Kept:
+    def _feed_forward(self, tokens: int) -> ShardedBytes:
         values = (5 if self.model.activation == "swiglu" else 2) * self.model.ffn_hidden_size
-        return Kept(split=float(tokens * values * self.width))
+        return ShardedBytes(split=float(tokens * values * self.width))
 
-    def _cross_attention(self) -> Kept:
+    def _cross_attention(self) -> ShardedBytes:
         """Chunked cross-attention: its norm, query and output, and keys and values of the neighbors."""
         model, keys = self.model, _key_value(self.model)
         whole = 2 * model.hidden_size + (model.hidden_size if model.gate == "learned" else 0)
@@ -122,10 +124,10 @@ class Activations:
         split += self.neighbor_tokens * of_neighbors * self.width
         rows = model.neighbors * self.shape.retrieved_length + self.shape.chunk_length
         fixed = 2.0 * rows * self._angles() if model.cross_rope else 0.0
-        kept = Kept(float(self.tokens * whole * self.width), float(split), fixed)
+        kept = ShardedBytes(float(self.tokens * whole * self.width), float(split), fixed)
         return kept + self._dropped(self.tokens, model.dropout, 1)
 
-    def _encoder(self, *, received: bool) -> Kept:
+    def _encoder(self, *, received: bool) -> ShardedBytes:
         """All encoder layers, the cross-attention in the first, and what they give.
 
         `received` neighbors lie in the tensor that the stage before sent, or in what full recompute keeps.
@@ -137,32 +139,32 @@ class Activations:
             kept += self._encoder_cross_attention()
         return kept + self._hidden(tokens) * -1.0 if received else kept
 
-    def _encoder_cross_attention(self) -> Kept:
+    def _encoder_cross_attention(self) -> ShardedBytes:
         model, tokens, keys = self.model, self.neighbor_tokens, _key_value(self.model)
         whole = 2 * tokens * model.hidden_size * self.width
         split = tokens * (self._query_and_output() + self._sums())
         split += self.tokens * (keys + (keys // 2 if model.cross_rope else 0)) * self.width
         rows = self.shape.retrieved_length + self.shape.chunk_length
         fixed = 2.0 * rows * self._angles() if model.cross_rope else 0.0
-        return Kept(float(whole), float(split), fixed) + self._dropped(tokens, model.encoder_dropout, 1)
+        return ShardedBytes(float(whole), float(split), fixed) + self._dropped(tokens, model.encoder_dropout, 1)
 
-    def _recompute_context(self, block: Block) -> Kept:
+    def _recompute_context(self, block: Block) -> ShardedBytes:
         """Neighbors that full recompute keeps as inputs of layers, where they are not in what was received."""
         reading = self.shape.model.cross_attention_layers
         if not reading:
-            return Kept()
+            return ShardedBytes()
         kept = self._hidden(self.neighbor_tokens) if block.first else self._unpacked()
         encoded_here = encodes(self.shape, block) and reading[0] < block.layers[-1]
         return kept + self._hidden(self.neighbor_tokens) if encoded_here else kept
 
-    def _unpacked(self) -> Kept:
+    def _unpacked(self) -> ShardedBytes:
         """The neighbors in their own layout: of more than one sequence that takes a copy of what was received."""
-        return self._hidden(self.neighbor_tokens) if self.tokens > self.model.sequence_length else Kept()
+        return self._hidden(self.neighbor_tokens) if self.tokens > self.model.sequence_length else ShardedBytes()
 
-    def _output(self) -> Kept:
+    def _output(self) -> ShardedBytes:
         """Input and output of the final norm, and the softmax over the vocabulary in fp32."""
         softmax = 4.0 * self.tokens * self.shape.padded_vocabulary
-        return self._hidden(self.tokens) * 2 + Kept(split=softmax)
+        return self._hidden(self.tokens) * 2 + ShardedBytes(split=softmax)
 
     def _query_and_output(self) -> int:
         """Bytes of a token's query and output; the output twice, in chunks and in sequence, if attention keeps it."""
@@ -176,8 +178,8 @@ class Activations:
         """Bytes of the cosines of one row."""
         return int(self.model.head_width * self.model.rope_percent) * self.width
 
-    def _dropped(self, tokens: int, dropout: float, times: int) -> Kept:
-        return Kept(whole=float(times * tokens * self.model.hidden_size)) if dropout else Kept()
+    def _dropped(self, tokens: int, dropout: float, times: int) -> ShardedBytes:
+        return ShardedBytes(whole=float(times * tokens * self.model.hidden_size)) if dropout else ShardedBytes()
 
 
 def value_bytes(train: TrainConfig) -> int:

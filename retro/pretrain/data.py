@@ -19,7 +19,7 @@ from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.mcore.blending import blend
 from retro.neighbors.reader import Neighbors
-from retro.training.batch import Batch, BatchForm
+from retro.training.batch import Batch, BatchSpec
 
 Int64 = NDArray[np.int64]
 Parts = list[tuple[int, Int64]]
@@ -57,10 +57,10 @@ class SequenceReader:
         self._orders = [np.random.default_rng((seed, n)).permutation(s.chunks) for n, s in enumerate(self.streams)]
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """Length and neighbors of every batch."""
         reads = self.neighbors is not None and self.mode != "none"
-        return BatchForm(self.length, self.read if reads else 0)
+        return BatchSpec(self.length, self.read if reads else 0)
 
     def whole_sequences(self, source: int) -> int:
         """Sequences of S + 1 tokens in a source's stream (neighbors in a row share one token)."""
@@ -183,7 +183,7 @@ class TrainingSource:
         self._order = lru_cache(maxsize=2 * len(weights))(self._shuffled)
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """What all batches have in common."""
         return self.reader.form
 
@@ -233,7 +233,7 @@ class EvaluationSource:
         self.samples = int(self._bounds[-1])
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """What all batches have in common."""
         return self.reader.form
 

@@ -115,7 +115,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrievedContext:
     """What stands before the targets, for prompts of given lengths."""
 
     targets: Targets
@@ -167,17 +167,19 @@ class Measurement:
             return {"neighbors": self.neighbors.manifest}
         return {} if self.search is None else dict(self.search.parents)
 
-    def find(self, lengths: Lengths) -> Found:
+    def find(self, lengths: Lengths) -> RetrievedContext:
         """Search, on the first rank for all."""
         targets = spread(all_targets(self.streams, lengths.stride, self.settings.text), self.settings.targets)
         if not len(targets):
             problem = f"its {self.config.split} split has no text of more than {lengths.stride} tokens"
             raise DataError(self.corpus.directory, problem, "Give more text, or a smaller perplexity.in_context.stride")
         if not {"found", "shuffled"} & set(self.settings.conditions):
-            return Found(targets, {}, 0, 0)
-        return parallel.from_first(self._find(targets, lengths) if parallel.rank() == 0 else Found(targets, {}, 0, 0))
+            return RetrievedContext(targets, {}, 0, 0)
+        return parallel.from_first(
+            self._find(targets, lengths) if parallel.rank() == 0 else RetrievedContext(targets, {}, 0, 0)
+        )
 
-    def _find(self, targets: Targets, lengths: Lengths) -> Found:
+    def _find(self, targets: Targets, lengths: Lengths) -> RetrievedContext:
         shown = shown_documents(self.streams, targets, max(lengths.prefix, lengths.query))
         others = OtherDocuments(self.database, self.streams, targets, shown, self.settings.passages)
         everything = np.arange(len(targets), dtype=np.int64)
@@ -191,7 +193,7 @@ class Measurement:
             raise ValueError("passages are wanted, and there is nowhere to have them from")
         other_TP, own = shuffled(ids_TP, targets, shown, self.config.seed)
         passages: dict[Condition, NDArray[np.int64]] = {"found": ids_TP, "shuffled": others.keep(everything, other_TP)}
-        return Found(targets, passages, int((ids_TP < 0).all(axis=1).sum()), own)
+        return RetrievedContext(targets, passages, int((ids_TP < 0).all(axis=1).sum()), own)
 
 
 def prepare(
@@ -308,7 +310,7 @@ def _measure(
     shape: ModelShape,
     chunks: Sequence[Any],
     lengths: Lengths,
-    found: Found,
+    found: RetrievedContext,
 ) -> Losses:
     """Losses under one condition, document by document."""
     layout = measurement.layout

@@ -15,7 +15,7 @@ from retro.db.reader import ChunkDatabase
 from retro.mcore.parallel import sum_of_last_stages
 from retro.model.config import ModelShape
 from retro.pretrain.config import Condition, InContextConfig
-from retro.training.batch import Batch, BatchForm
+from retro.training.batch import Batch, BatchSpec
 
 # Dims in this file.
 #   T targets: runs of tokens that are scored after one search   B prompts of a batch   S tokens of a prompt
@@ -104,9 +104,9 @@ class PromptSource:
         self.separator, self.begin = (np.array(tokens, dtype=np.int32) for tokens in (separator, begin))
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """All prompts are of one length and have no neighbors: passages stand in them."""
-        return BatchForm(self.length, 0)
+        return BatchSpec(self.length, 0)
 
     def fetch(self, sample_numbers: Int64) -> Batch:
         """The prompts of targets by number; only the targets' tokens count."""

@@ -37,7 +37,7 @@ from retro.pretrain.data import EvaluationSource, NeighborMode, SequenceReader
 from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig, shaping
+from retro.training.config import ParallelConfig, result_settings
 from retro.training.validation import Validation, mean_loss
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def _own(config: PerplexityConfig) -> dict[str, Any]:
 def _with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of perplexity as they are now: an older toolkit always computed in float32, and did not say so."""
     known = {"precision": "float32", "add_special_tokens": False}
-    shapes = {name: [mark, shaping(shape)] for name, (mark, shape) in settings["checkpoints"].items()}
+    shapes = {name: [mark, result_settings(shape)] for name, (mark, shape) in settings["checkpoints"].items()}
     return {**settings, "perplexity": known | settings["perplexity"], "checkpoints": shapes}
 
 

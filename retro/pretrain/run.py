@@ -26,11 +26,11 @@ from retro.model.count import equal_gpt, plain_gpt
 from retro.neighbors.reader import Neighbors
 from retro.pretrain.config import PretrainConfig
 from retro.pretrain.data import EvaluationSource, SequenceReader, TrainingSource
-from retro.training.config import ParallelConfig, TrainConfig, shaping
+from retro.training.config import ParallelConfig, TrainConfig, result_settings
 from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.precision import choose_for_training
 from retro.training.result import write_result
-from retro.training.resume_rules import as_begun, goes_on, record_run, require_same_run
+from retro.training.resume_rules import has_steps_left, record_run, require_same_run, with_recorded_warmup
 from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -64,10 +64,10 @@ def run(
     if neighbors is not None:
         parents["neighbors"] = neighbors.manifest
     shape = model_shape(model, corpus, database)
-    training = as_begun(training, (out / name for name, _ in variants(config, shape)), "train")
+    training = with_recorded_warmup(training, (out / name for name, _ in variants(config, shape)), "train")
     settings = {"pretrain": config_json(config), "model": config_json(model), "train": config_json(training)}
-    made = completed(out, STAGE, settings, parents, compared=shaping)
-    if made is not None and not goes_on(out, made.config["train"], training, "train"):
+    made = completed(out, STAGE, settings, parents, compared=result_settings)
+    if made is not None and not has_steps_left(out, made.config["train"], training, "train"):
         return made
     choice = choose_for_training(training.precision, out.glob("*/"), "train.precision")
     training = training.model_copy(update={"precision": choice.precision})

@@ -72,7 +72,7 @@ class _AskedData(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class QuestionLine:
     """One line of questions.jsonl."""
 
     id: str
@@ -88,9 +88,9 @@ class Asked:
     """What kind of question it is, by name."""
 
 
-def asked_of(question: Question) -> Asked:
+def question_line_of(question: Question) -> QuestionLine:
     """A question as it is recorded and scored."""
-    return Asked(
+    return QuestionLine(
         id=question.id,
         question=question.question,
         answers=question.answers,
@@ -119,7 +119,7 @@ def passage_record(passage: PassageLike) -> Context:
 
 def question_lines(questions: Sequence[Question]) -> str:
     """The text of questions.jsonl."""
-    kept = (asdict(asked_of(question)) for question in questions)
+    kept = (asdict(question_line_of(question)) for question in questions)
     return "".join(checksummed_json.line(asked) for asked in kept)
 
 
@@ -149,7 +149,7 @@ def read_answers(path: Path) -> list[Answer]:
     return answers
 
 
-def read_asked(path: Path) -> list[Asked]:
+def read_question_lines(path: Path) -> list[QuestionLine]:
     """Read questions.jsonl.
 
     Raises:
@@ -163,7 +163,7 @@ def read_asked(path: Path) -> list[Asked]:
         try:
             lists = {name: tuple(data.get(name, ())) for name in ("options", "document_ids")}
             groups = tuple(tuple(group) for group in data.get("answer_groups", ()))
-            asked.append(Asked(**(data | lists | {"answers": tuple(data["answers"]), "answer_groups": groups})))
+            asked.append(QuestionLine(**(data | lists | {"answers": tuple(data["answers"]), "answer_groups": groups})))
         except (TypeError, KeyError) as error:
             raise ArtifactError(path, f"line {number} is no question ({error})", _REDO) from None
     return asked

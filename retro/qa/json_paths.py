@@ -17,7 +17,7 @@ KEY = "key"
 
 
 @dataclass(frozen=True)
-class Place:
+class JsonObject:
     """An object inside a file, with the objects around it."""
 
     name: str
@@ -30,7 +30,7 @@ class Place:
     """Its place in that list."""
 
 
-def places(name: str, root: Any, path: str) -> Iterator[Place]:
+def objects_at(name: str, root: Any, path: str) -> Iterator[JsonObject]:
     """Every object that `path` leads to from `root`, in order; none where a part is missing.
 
     Args:
@@ -38,11 +38,11 @@ def places(name: str, root: Any, path: str) -> Iterator[Place]:
         root: A JSON value.
         path: Empty: the root itself.
     """
-    start = Place(name, (root,))
+    start = JsonObject(name, (root,))
     yield from _walk(start, path.split(".") if path else [])
 
 
-def _walk(place: Place, segments: Sequence[str]) -> Iterator[Place]:
+def _walk(place: JsonObject, segments: Sequence[str]) -> Iterator[JsonObject]:
     if not segments:
         yield place
         return
@@ -52,19 +52,19 @@ def _walk(place: Place, segments: Sequence[str]) -> Iterator[Place]:
         yield from _walk(step, segments[1:])
 
 
-def _steps(place: Place, name: str, kind: str, value: Any) -> Iterator[Place]:
+def _steps(place: JsonObject, name: str, kind: str, value: Any) -> Iterator[JsonObject]:
     where = f"{place.name}.{name}" if place.name and name else place.name or name
     if kind == "[]" and isinstance(value, list):
         for number, item in enumerate(value):
-            yield Place(f"{where}[{number}]", (*place.around, item), value, number)
+            yield JsonObject(f"{where}[{number}]", (*place.around, item), value, number)
     elif kind == "{}" and isinstance(value, dict):
         for key, item in value.items():
-            yield Place(f"{where}[{key!r}]", (*place.around, {KEY: key}, item))
+            yield JsonObject(f"{where}[{key!r}]", (*place.around, {KEY: key}, item))
     elif not kind and isinstance(value, dict):
-        yield Place(where, (*place.around, value))
+        yield JsonObject(where, (*place.around, value))
 
 
-def find(place: Place, path: str) -> Any:
+def find(place: JsonObject, path: str) -> Any:
     """What stands at `path`, or MISSING.
 
     The first name may be that of an object around. `a[].b` is the list of all the b; `a[].b[]` joins their lists.

@@ -16,7 +16,7 @@ from retro.common.errors import DataError
 from retro.common.json_items import OnBad, json_item, json_items, read_text
 from retro.common.json_text import JsonError, parse_json
 from retro.qa.fields import Fields, NothingToLearnError, question_of
-from retro.qa.json_paths import MISSING, Place, find, places
+from retro.qa.json_paths import MISSING, JsonObject, find, objects_at
 from retro.qa.question import Question
 from retro.qa.question_files import distinct_questions, read_questions
 from retro.qa.task import Layout, Task
@@ -71,13 +71,13 @@ def _roots(path: Path) -> Iterator[tuple[str, Any]]:
     yield from ((item.place, item.value) for item in json_items(path, text))
 
 
-def _places(layout: Layout, name: str, root: Any) -> Iterator[Place]:
+def _places(layout: Layout, name: str, root: Any) -> Iterator[JsonObject]:
     if layout.skip_lines_with and isinstance(root, dict) and layout.skip_lines_with in root:
         return
-    yield from places(name, root, layout.items)
+    yield from objects_at(name, root, layout.items)
 
 
-def _fits(layout: Layout, place: Place) -> bool:
+def _fits(layout: Layout, place: JsonObject) -> bool:
     question = find(place, layout.question)
     answered = any(find(place, path) is not MISSING for path in layout.answers)
     given = all(find(place, path) is not MISSING for path in layout.contexts)
@@ -109,7 +109,7 @@ def _read(
     return distinct_questions(path, questions)
 
 
-def _item(path: Path, task: Task, layout: Layout, place: Place) -> dict[str, Any] | None:
+def _item(path: Path, task: Task, layout: Layout, place: JsonObject) -> dict[str, Any] | None:
     """One question in InstructRetro's form; None: it is to be left out."""
     groups = _groups(path, layout, place)
     answers = _answers(path, layout, place, groups)
@@ -130,7 +130,7 @@ def _item(path: Path, task: Task, layout: Layout, place: Place) -> dict[str, Any
     return item
 
 
-def _has_none(layout: Layout, place: Place) -> bool:
+def _has_none(layout: Layout, place: JsonObject) -> bool:
     """Whether the file says that the question has no answer."""
     said = find(place, layout.no_answer) if layout.no_answer else MISSING
     return said is not MISSING and bool(said)
@@ -141,7 +141,7 @@ def _texts(value: Any) -> list[str]:
     return [str(one).strip() for one in many if str(one).strip()]
 
 
-def _question(path: Path, layout: Layout, place: Place) -> str:
+def _question(path: Path, layout: Layout, place: JsonObject) -> str:
     text = find(place, layout.question)
     if not isinstance(text, str) or not text.strip():
         found = "no text" if text is MISSING else repr(text)
@@ -149,21 +149,21 @@ def _question(path: Path, layout: Layout, place: Place) -> str:
     return text.strip()
 
 
-def _turns(layout: Layout, place: Place) -> list[dict[str, str]]:
+def _turns(layout: Layout, place: JsonObject) -> list[dict[str, str]]:
     """What was said before, the user having begun."""
     said = _texts(find(place, layout.history)) if layout.history else _earlier(layout, place)
     return [{"role": "assistant" if number % 2 else "user", "text": text} for number, text in enumerate(said)]
 
 
-def _earlier(layout: Layout, place: Place) -> list[str]:
+def _earlier(layout: Layout, place: JsonObject) -> list[str]:
     said = []
     for sibling in place.siblings[: place.number] if layout.earlier_answer else ():
-        earlier = Place(place.name, (*place.around[:-1], sibling))
+        earlier = JsonObject(place.name, (*place.around[:-1], sibling))
         said += _texts(find(earlier, layout.question)) + _texts(find(earlier, layout.earlier_answer))
     return said
 
 
-def _groups(path: Path, layout: Layout, place: Place) -> list[list[str]]:
+def _groups(path: Path, layout: Layout, place: JsonObject) -> list[list[str]]:
     if layout.answer_form == "drop":
         golds = [one for name in layout.answers for one in _listed(find(place, name))]
         return [group for gold in golds if (group := _drop_spans(path, place, gold))]
@@ -177,7 +177,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is MISSING or value is None else [value]
 
 
-def _drop_spans(path: Path, place: Place, gold: Any) -> list[str]:
+def _drop_spans(path: Path, place: JsonObject, gold: Any) -> list[str]:
     """What an answer of DROP consists of: a number, or a date, or spans."""
     if not isinstance(gold, Mapping):
         raise DataError(path, f"{place.name} has the answer {gold!r}", "Give an object with number, spans and date")
@@ -189,7 +189,7 @@ def _drop_spans(path: Path, place: Place, gold: Any) -> list[str]:
     return _texts(" ".join(str(date.get(part) or "") for part in ("day", "month", "year")))
 
 
-def _answers(path: Path, layout: Layout, place: Place, groups: Sequence[Sequence[str]]) -> list[str]:
+def _answers(path: Path, layout: Layout, place: JsonObject, groups: Sequence[Sequence[str]]) -> list[str]:
     if layout.answer_form in ("drop", "parts"):
         return list(dict.fromkeys(", ".join(group) for group in groups))
     values = [_decoded(path, layout, place, find(place, name)) for name in layout.answers]
@@ -200,7 +200,7 @@ def _answers(path: Path, layout: Layout, place: Place, groups: Sequence[Sequence
     return [_option(path, layout, place, text) for text in texts] if layout.answer_form == "option" else texts
 
 
-def _decoded(path: Path, layout: Layout, place: Place, value: Any) -> Any:
+def _decoded(path: Path, layout: Layout, place: JsonObject, value: Any) -> Any:
     if not layout.answers_are_json or not isinstance(value, str):
         return value
     try:
@@ -210,7 +210,7 @@ def _decoded(path: Path, layout: Layout, place: Place, value: Any) -> Any:
         raise DataError(path, problem, "Give a JSON list of texts") from None
 
 
-def _option(path: Path, layout: Layout, place: Place, answer: str) -> str:
+def _option(path: Path, layout: Layout, place: JsonObject, answer: str) -> str:
     """The option of that letter, or the answer itself if it is one."""
     options = _texts(find(place, layout.options))
     if answer in options:
@@ -222,7 +222,7 @@ def _option(path: Path, layout: Layout, place: Place, answer: str) -> str:
     raise DataError(path, problem, "Give the letter or the text of one of them")
 
 
-def _contexts(layout: Layout, place: Place) -> list[dict[str, str]]:
+def _contexts(layout: Layout, place: JsonObject) -> list[dict[str, str]]:
     texts = [text for name in layout.contexts for text in _passages(find(place, name))]
     titles = find(place, layout.titles) if layout.titles else ""
     named = titles if isinstance(titles, list) else ["" if titles is MISSING else titles] * len(texts)
@@ -234,6 +234,6 @@ def _passages(value: Any) -> list[str]:
     return ["".join(map(str, one)) if isinstance(one, list) else str(one) for one in _listed(value)]
 
 
-def _labels(layout: Layout, place: Place) -> dict[str, str]:
+def _labels(layout: Layout, place: JsonObject) -> dict[str, str]:
     found = {name: find(place, path) for name, path in layout.labels.items()}
     return {name: str(value) for name, value in found.items() if value is not MISSING and value is not None}

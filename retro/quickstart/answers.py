@@ -14,7 +14,7 @@ from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.common.statistics import p_value
 from retro.common.terminal import Table
-from retro.evaluate.compare import Side, open_side
+from retro.evaluate.compare import ScoredAnswers, open_scored_answers
 from retro.evaluate.side_by_side import highlight
 from retro.evaluate.tables import recall_text
 from retro.evaluate.wording import percent
@@ -46,7 +46,7 @@ class _WrittenData(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class QuestionOutcome:
     """What came of a question in each setting."""
 
     said: Mapping[str, Answer]
@@ -75,14 +75,14 @@ def answer(options: Options) -> dict[str, Any]:
     return summary(_sides(config))
 
 
-def outcomes(options: Options) -> list[Outcome]:
+def outcomes(options: Options) -> list[QuestionOutcome]:
     """The questions with their answers, in order; `run` has made them."""
     config = answers_run(options)
     return read_outcomes(stage("generate").path(config), _sides(config))
 
 
-def _sides(config: RunConfig) -> dict[str, Side]:
-    return {setting: open_side(config.run_dir, setting=setting) for setting in SETTINGS}
+def _sides(config: RunConfig) -> dict[str, ScoredAnswers]:
+    return {setting: open_scored_answers(config.run_dir, setting=setting) for setting in SETTINGS}
 
 
 def documents(options: Options) -> dict[str, int]:
@@ -137,7 +137,7 @@ def answers_run(options: Options) -> RunConfig:
     )
 
 
-def read_outcomes(answers_dir: Path, sides: Mapping[str, Side]) -> list[Outcome]:
+def read_outcomes(answers_dir: Path, sides: Mapping[str, ScoredAnswers]) -> list[QuestionOutcome]:
     """The questions of a run with their answers, in order.
 
     Args:
@@ -147,12 +147,14 @@ def read_outcomes(answers_dir: Path, sides: Mapping[str, Side]) -> list[Outcome]
     answers = [read_answers(answers_dir / f"{setting}.jsonl") for setting in sides]
     right = [side.values("substring_match") for side in sides.values()]
     return [
-        Outcome(said=dict(zip(sides, said, strict=True)), right=dict(zip(sides, map(bool, scores), strict=True)))
+        QuestionOutcome(
+            said=dict(zip(sides, said, strict=True)), right=dict(zip(sides, map(bool, scores), strict=True))
+        )
         for said, scores in zip(zip(*answers, strict=True), zip(*right, strict=True), strict=True)
     ]
 
 
-def summary(sides: Mapping[str, Side]) -> dict[str, Any]:
+def summary(sides: Mapping[str, ScoredAnswers]) -> dict[str, Any]:
     """Scores of each setting, and the paired tests of found passages against none and against another question's."""
     settings = {}
     for setting, side in sides.items():
@@ -167,7 +169,7 @@ def summary(sides: Mapping[str, Side]) -> dict[str, Any]:
     return {"questions": questions, "settings": settings, "with_passages_against": tests}
 
 
-def _tested(found: Side, other: Side, metric: str) -> dict[str, Any]:
+def _tested(found: ScoredAnswers, other: ScoredAnswers, metric: str) -> dict[str, Any]:
     name, p = p_value(found.values(metric), other.values(metric), seed=0)
     return {"test": name, "p": p}
 
@@ -201,7 +203,7 @@ def tests_in_words(act: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _list(title: str, outcomes: Sequence[Outcome], what: str) -> str:
+def _list(title: str, outcomes: Sequence[QuestionOutcome], what: str) -> str:
     if not outcomes:
         return f"<section><h2>{title}</h2>{note('None.')}</section>"
     more = f" The first {_SHOWN} are shown." if len(outcomes) > _SHOWN else ""
@@ -209,7 +211,7 @@ def _list(title: str, outcomes: Sequence[Outcome], what: str) -> str:
     return f"<section><h2>{title}: {len(outcomes)}</h2>{note(what + more)}{cards}</section>"
 
 
-def _card(one: Outcome) -> str:
+def _card(one: QuestionOutcome) -> str:
     found = one.said["with_passages"]
     said = "".join(
         f"<tr><td>{LABELS[setting]}</td><td>{'right' if one.right[setting] else 'wrong'}</td>"
@@ -224,7 +226,7 @@ def _card(one: Outcome) -> str:
     )
 
 
-def section(results: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
+def section(results: Mapping[str, Any], outcomes: Sequence[QuestionOutcome]) -> str:
     """The act on the page: the table, the questions that only retrieval answers, then the failures.
 
     Args:

@@ -17,7 +17,7 @@ _SOURCE, DOCUMENTS, QUESTIONS = "docstrings.jsonl", "documents.jsonl", "question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class WrittenFiles:
     """What was written."""
 
     docstrings: int
@@ -28,7 +28,9 @@ class Written:
     """Drawn from the held-out half."""
 
 
-def write_documents(out: Path, packages: Sequence[str], questions: int, seed: int, *, held_out: bool = True) -> Written:
+def write_documents(
+    out: Path, packages: Sequence[str], questions: int, seed: int, *, held_out: bool = True
+) -> WrittenFiles:
     """Write `documents.jsonl`, one section a line, and `questions.json`.
 
     Args:
@@ -62,4 +64,4 @@ def write_documents(out: Path, packages: Sequence[str], questions: int, seed: in
         raise DataError(", ".join(packages), problem, "Ask fewer, or name more packages with numpydoc's docstrings")
     drawn = random.Random(seed).sample(candidates, questions)
     write_plain_json(out / QUESTIONS, [one.record for one in drawn])
-    return Written(docstrings=len(seen), sections=sections, made=len(made), asked=questions)
+    return WrittenFiles(docstrings=len(seen), sections=sections, made=len(made), asked=questions)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retro.common.artifacts import Manifest
     from retro.generate.one_question import Places
     from retro.run.config import RunConfig
-    from retro.updates.state import Home
+    from retro.updates.state import VersionedDatabase
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +72,14 @@ def _database_owner(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"run_dir": config.database.run_dir or config.run_dir})
 
 
-def database_home(config: RunConfig) -> Home:
+def database_home(config: RunConfig) -> VersionedDatabase:
     """Where the database lies that this run reads, and its versions: its own, or another run's."""
     from retro.db.versions import VERSIONS, Part
-    from retro.updates.state import Home
+    from retro.updates.state import VersionedDatabase
 
     owner = _database_owner(config)
     base = Part(corpus=_dir(owner, "corpus"), db=_dir(owner, "db"), index=_dir(owner, "index"))
-    return Home(base=base, versions=owner.run_dir / VERSIONS)
+    return VersionedDatabase(base=base, versions=owner.run_dir / VERSIONS)
 
 
 def _database_version(config: RunConfig, *, answers: bool = False) -> int:

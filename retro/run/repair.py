@@ -36,7 +36,7 @@ def damaged_blocks(work: BlockWork, file: str) -> list[int]:
     return found
 
 
-def mend(work: BlockWork, damaged: Sequence[int], file: str, sha256: str) -> bool:
+def repair(work: BlockWork, damaged: Sequence[int], file: str, sha256: str) -> bool:
     """Make blocks again and put their rows back; the file is replaced only by one that has the right SHA-256.
 
     Returns:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from retro.common.artifacts import MANIFEST, REPORT, Manifest, is_complete, read_manifest, require_same_config
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
-from retro.common.leases import WORKERS, Claims
+from retro.common.leases import WORKERS, Leases
 from retro.run.config import RunConfig
 from retro.run.parents import require_parents
 from retro.run.pipeline import STAGES, Stage, is_being_made, require_folder, stage
@@ -173,7 +173,7 @@ def _building(one: Stage, directory: Path, path: Path) -> Status:
     except ArtifactError as error:
         return _broken(one, error, f"delete {path.parent}")
     store = plan.store(directory)
-    holders = Claims(directory / WORKERS).holders()
+    holders = Leases(directory / WORKERS).holders()
     written, wrong = _look_at(store)
     done, total = sum(plan.sizes[number] for number in written), sum(plan.sizes)
     rate = _rate(store, plan, written) if holders else None

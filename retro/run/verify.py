@@ -20,7 +20,7 @@ from retro.db.versions import REMEDY, VERSIONS
 from retro.run.config import RunConfig
 from retro.run.parents import require_parents
 from retro.run.pipeline import STAGES, stage
-from retro.run.repair import RECOMPUTED, WORKS, damaged_blocks, mend, name_blocks
+from retro.run.repair import RECOMPUTED, WORKS, damaged_blocks, name_blocks, repair
 from retro.run.unlisted_files import (
     below,
     checkpoints_in,
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Verified:
+class VerifiedStage:
     """What was looked at, and what was found."""
 
     files: int = 0
@@ -65,7 +65,7 @@ class Verification:
             repair: Make damaged blocks again and put their rows back.
         """
         self.config, self.command, self.repair = config, command, repair
-        self.found = Verified()
+        self.found = VerifiedStage()
         self._listed: set[Path] = set()
 
     def read_all(self) -> None:
@@ -155,7 +155,7 @@ class Verification:
         damaged = damaged_blocks(work, name) if work is not None and same else []
         if work is None or not damaged:
             self.found.problems.append(f"{directory / name}: {problem}. {redo}")
-        elif self.repair and mend(work, damaged, name, str(manifest.files[name]["sha256"])):
+        elif self.repair and repair(work, damaged, name, str(manifest.files[name]["sha256"])):
             self.found.mended += len(damaged)
             log.info("%s: made %s again; it is what its manifest says", directory / name, name_blocks(work, damaged))
         else:

@@ -103,7 +103,7 @@ _AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class SetShare:
     """One set's part in the samples that are drawn."""
 
     wanted: float
@@ -119,7 +119,7 @@ class Share:
     """Those that have a loss: answers with their end tokens."""
 
 
-def shares(blend: Blend, sets: Sequence[Sequence[EncodedSample]], numbers_N: NDArray[np.int64]) -> list[Share]:
+def shares(blend: Blend, sets: Sequence[Sequence[EncodedSample]], numbers_N: NDArray[np.int64]) -> list[SetShare]:
     """The part of each set in the samples of these numbers.
 
     Args:
@@ -138,11 +138,11 @@ def shares(blend: Blend, sets: Sequence[Sequence[EncodedSample]], numbers_N: NDA
     ]
 
 
-def _share(wanted: float, samples: Sequence[EncodedSample], times_T: NDArray[np.int64], total: int) -> Share:
+def _share(wanted: float, samples: Sequence[EncodedSample], times_T: NDArray[np.int64], total: int) -> SetShare:
     drawn = int(times_T.sum())
     answers = int(times_T @ np.array([len(one.answer) for one in samples], dtype=np.int64))
     prompts = int(times_T @ np.array([len(one.prompt) for one in samples], dtype=np.int64))
-    return Share(
+    return SetShare(
         wanted=wanted,
         achieved=drawn / total if total else 0.0,
         samples=drawn,
@@ -152,12 +152,12 @@ def _share(wanted: float, samples: Sequence[EncodedSample], times_T: NDArray[np.
     )
 
 
-def mixture_record(names: Iterable[str], found: Sequence[Share]) -> dict[str, dict[str, Any]]:
+def mixture_record(names: Iterable[str], found: Sequence[SetShare]) -> dict[str, dict[str, Any]]:
     """The shares by set, for report.json."""
     return {name: asdict(share) for name, share in zip(names, found, strict=True)}
 
 
-def mixture_table(names: Sequence[str], found: Sequence[Share]) -> Iterator[str]:
+def mixture_table(names: Sequence[str], found: Sequence[SetShare]) -> Iterator[str]:
     """The shares as lines of a table, for the log."""
     width = max(len("set"), *map(len, names))
     yield f"{'set':<{width}}  wanted  achieved    samples    epochs        tokens    of answers"

@@ -24,7 +24,7 @@ WINDOW = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filled:
+class FillStatistics:
     """How full packed sequences are."""
 
     sequences: int

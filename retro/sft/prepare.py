@@ -17,7 +17,7 @@ from retro.qa.prompts import Prompt, answer_text, build_prompt, require_template
 from retro.qa.question import PassageLike, Question
 from retro.qa.sample_layout import EncodedSample, PromptIds, Skip, encode_sample, prompt_room
 from retro.sft.answer_chunks import Passages, passages_of_answers, rows_of_answers
-from retro.sft.blend import Blend, Share, mixture_record, shares
+from retro.sft.blend import Blend, SetShare, mixture_record, shares
 from retro.sft.config import SftDataConfig
 from retro.sft.sets import Part, QuestionSet, read_sets
 from retro.sft.source import EncodedSet, SftSource
@@ -70,7 +70,7 @@ class Prepared:
     name: str
     reports: tuple[SetReport, ...]
 
-    def shares(self, sequences: int) -> list[Share]:
+    def shares(self, sequences: int) -> list[SetShare]:
         """What the first `sequences` sequences take from each set."""
         numbers_N = self.source.samples_in(sequences)
         return shares(self.source.blend, [one.samples for one in self.source.sets], numbers_N)

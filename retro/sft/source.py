@@ -23,8 +23,8 @@ from retro.qa.sample_layout import (
     lay_out_packed,
 )
 from retro.sft.blend import Blend
-from retro.sft.packing import Filled, Packing
-from retro.training.batch import Batch, BatchForm
+from retro.sft.packing import FillStatistics, Packing
+from retro.training.batch import Batch, BatchSpec
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class EncodedSet:
 
 
 @dataclass(frozen=True)
-class Standing:
+class PlacedSample:
     """A sample where it stands in a sequence."""
 
     of_set: EncodedSet
@@ -126,10 +126,10 @@ class SftSource:
             )
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """Batches are cropped to their longest sequence and padded on the left."""
         neighbors = self.sets[0].neighbors
-        return BatchForm(None, 0 if neighbors is None else neighbors.tokens_NKR.shape[1])
+        return BatchSpec(None, 0 if neighbors is None else neighbors.tokens_NKR.shape[1])
 
     @property
     def encoder(self) -> bool:
@@ -158,12 +158,12 @@ class SftSource:
         """The numbers of the samples, in the blend's order, that the first `sequences` sequences hold."""
         return np.arange(sequences, dtype=np.int64) if self.packing is None else self.packing.first(sequences)
 
-    def filled(self, sequences: int) -> Filled | None:
+    def filled(self, sequences: int) -> FillStatistics | None:
         """How full the first `sequences` sequences are; None where nothing is packed."""
         if self.packing is None:
             return None
         numbers_N = self.packing.first(sequences)
-        return Filled(
+        return FillStatistics(
             sequences=sequences,
             samples=len(numbers_N),
             real_tokens=int(self._lengths(numbers_N)[1].sum()),
@@ -178,7 +178,7 @@ class SftSource:
             lengths_2N[:, sets_N == which] = known_2T[:, items_N[sets_N == which]]
         return lengths_2N[0], lengths_2N[1]
 
-    def _standing(self, numbers_B: NDArray[np.int64]) -> list[list[Standing]]:
+    def _standing(self, numbers_B: NDArray[np.int64]) -> list[list[PlacedSample]]:
         """The samples of each sequence, where they stand."""
         groups = self.packing.samples(numbers_B) if self.packing else np.split(numbers_B, len(numbers_B))
         rows = []
@@ -186,10 +186,10 @@ class SftSource:
             pairs = zip(*(one.tolist() for one in self.blend.draw(numbers)), strict=True)
             mine = [(self.sets[which], item) for which, item in pairs]
             firsts = firsts_of([of_set.samples[item] for of_set, item in mine], self.aligned_to)
-            rows.append([Standing(*one, first) for one, first in zip(mine, firsts, strict=True)])
+            rows.append([PlacedSample(*one, first) for one, first in zip(mine, firsts, strict=True)])
         return rows
 
-    def _lay_out(self, rows: Sequence[Sequence[Standing]], length: int) -> Layout:
+    def _lay_out(self, rows: Sequence[Sequence[PlacedSample]], length: int) -> Layout:
         if self.packing:
             samples = [[one.sample for one in row] for row in rows]
             return lay_out_packed(samples, end=self.end, sequence_length=length, chunk_length=self.aligned_to)
@@ -197,7 +197,7 @@ class SftSource:
         return lay_out(alone, end=self.end, sequence_length=length, chunk_length=self.aligned_to)
 
     def _neighbors(
-        self, rows: Sequence[Sequence[Standing]], length: int
+        self, rows: Sequence[Sequence[PlacedSample]], length: int
     ) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None]:
         known = self.sets[0].neighbors
         if known is None:
@@ -210,7 +210,7 @@ class SftSource:
                 tokens_BLKR[row, chunks], mask_BLKR[row, chunks] = one.of_set.read(one.item, chunks, self.chunk_length)
         return tokens_BLKR, mask_BLKR
 
-    def _chunks(self, one: Standing, length: int) -> slice:
+    def _chunks(self, one: PlacedSample, length: int) -> slice:
         """The chunks of a sequence that are a sample's: to the sequence's end, or where it is packed, to its own."""
         stop = one.stop if self.packing else length
         return slice(one.first // self.chunk_length, stop // self.chunk_length)

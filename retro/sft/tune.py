@@ -25,9 +25,9 @@ from retro.common.artifacts import (
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
-from retro.common.precision import Choice
+from retro.common.precision import PrecisionChoice
 from retro.corpus.reader import Corpus
-from retro.db.versions import mark_of
+from retro.db.versions import version_identity
 from retro.index.config import SearchConfig
 from retro.index.retriever import BY_VECTORS, open_retriever, search_identity
 from retro.mcore import parallel
@@ -38,12 +38,12 @@ from retro.sft.config import SftConfig
 from retro.sft.prepare import Prepared, Shape, prepare
 from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig, shaping
+from retro.training.config import ParallelConfig, result_settings
 from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.model_tokenizer import model_tokenizer
 from retro.training.precision import choose_for_training
 from retro.training.result import of_stage, write_result
-from retro.training.resume_rules import CONFIG, as_begun, goes_on, record_run, require_same_run
+from retro.training.resume_rules import CONFIG, has_steps_left, record_run, require_same_run, with_recorded_warmup
 from retro.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def run(
     tokenizer, tokenizer_dir = model_tokenizer(parent, corpus)
     model = parent.shape.model
     name = tuned_name(config, model.size)
-    training_config = as_begun(config.train, [out / name], "sft", "train")
+    training_config = with_recorded_warmup(config.train, [out / name], "sft", "train")
     config = config.model_copy(update={"train": training_config})
     # The expected size is a check; it must not make two runs of one.
     shaped_by = config_json(config.model_copy(update={"size": None}))
@@ -99,15 +99,15 @@ def run(
         settings["conventions"] = known.identity
     retrieves = config.data.passages_from != "contexts" and (config.data.encoder or config.data.contexts_in_prompt)
     if retrieves:
-        settings |= {"database": mark_of(db_dir), **search_identity(search, index_dir)}
+        settings |= {"database": version_identity(db_dir), **search_identity(search, index_dir)}
     made = read_manifest(out, STAGE) if is_complete(out) else None
     run_dir = out / name
     again = made is not None and made.counts.get("name") == name
     if made is not None and again:
         _require_same_weights(out / MANIFEST, made.config, settings)
-        require_same_config(out, made, settings, compared=shaping)
+        require_same_config(out, made, settings, compared=result_settings)
         require_parent(out, made, "corpus", corpus.manifest)
-        if not goes_on(out, made.config["sft"]["train"], config.train, "sft.train"):
+        if not has_steps_left(out, made.config["sft"]["train"], config.train, "sft.train"):
             log.info("%s: already complete", out)
             return made
     elif made is not None:
@@ -211,7 +211,7 @@ def _finish(
     name: str,
     result: Result,
     training: Prepared,
-    choice: Choice,
+    choice: PrecisionChoice,
     out: Path,
 ) -> Manifest:
     values = asdict(result)

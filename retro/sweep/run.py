@@ -16,7 +16,7 @@ from retro.generate.config import GenerateConfig
 from retro.run.config import RunConfig, load_run_config
 from retro.run.pipeline import stage, stage_lock
 from retro.sweep.config import SweepConfig
-from retro.sweep.table import Result, as_json, as_markdown, page
+from retro.sweep.table import CellResult, as_json, as_markdown, page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def run_cell(cell: Cell) -> Path:
     return stage("evaluate").path(cell.config)
 
 
-def run_sweep(sweep: SweepConfig, cells: Sequence[Cell], run: Callable[[Cell], Path] = run_cell) -> list[Result]:
+def run_sweep(sweep: SweepConfig, cells: Sequence[Cell], run: Callable[[Cell], Path] = run_cell) -> list[CellResult]:
     """Run all cells, those that fail too, and write the table after each.
 
     Args:
@@ -124,22 +124,22 @@ def run_sweep(sweep: SweepConfig, cells: Sequence[Cell], run: Callable[[Cell], P
     Returns:
         One result for each cell; those that failed say why.
     """
-    results = [Result(cell.checkpoint, cell.task) for cell in cells]
+    results = [CellResult(cell.checkpoint, cell.task) for cell in cells]
     for number, cell in enumerate(cells):
         log.info("[%d/%d] %s", number + 1, len(cells), cell.label)
         try:
             directory = run(cell)
             scores = read_json(directory / "scores.json", "Run `retro evaluate` with --redo")
-            results[number] = Result(cell.checkpoint, cell.task, str(directory), scores)
+            results[number] = CellResult(cell.checkpoint, cell.task, str(directory), scores)
         # What a model or a machine can do to one cell, too little memory among it, says nothing about the next.
         except (RetroError, RuntimeError, MemoryError, OSError) as error:
             log.error("%s: %s", cell.label, error)
-            results[number] = Result(cell.checkpoint, cell.task, error=f"{type(error).__name__}: {error}")
+            results[number] = CellResult(cell.checkpoint, cell.task, error=f"{type(error).__name__}: {error}")
         write_table(sweep, results)
     return results
 
 
-def write_table(sweep: SweepConfig, results: Sequence[Result]) -> None:
+def write_table(sweep: SweepConfig, results: Sequence[CellResult]) -> None:
     """Write sweep.json, sweep.md and sweep.html, as far as the results go."""
     write_plain_json(sweep.out / "sweep.json", as_json(sweep.name, results))
     for name, text in (("sweep.md", as_markdown(sweep.name, results)), ("sweep.html", page(sweep.name, results))):

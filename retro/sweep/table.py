@@ -15,7 +15,7 @@ FAILED, MISSING = "failed", "–"
 
 
 @dataclass(frozen=True)
-class Result:
+class CellResult:
     """What came of a cell: scores, or an error, or nothing yet."""
 
     checkpoint: str
@@ -25,12 +25,12 @@ class Result:
     error: str = ""
 
 
-def as_json(name: str, results: Sequence[Result]) -> dict[str, Any]:
+def as_json(name: str, results: Sequence[CellResult]) -> dict[str, Any]:
     """Everything, for machines."""
     return {"name": name, "cells": [asdict(result) for result in results]}
 
 
-def headings(results: Sequence[Result]) -> list[str]:
+def headings(results: Sequence[CellResult]) -> list[str]:
     """Of the columns: each task with its main metric."""
     names = []
     for task in _tasks(results):
@@ -39,7 +39,7 @@ def headings(results: Sequence[Result]) -> list[str]:
     return ["model", "reads", *names]
 
 
-def rows(results: Sequence[Result]) -> Iterator[list[str]]:
+def rows(results: Sequence[CellResult]) -> Iterator[list[str]]:
     """Each model with each setting: the main metric of every task with its interval, in percent."""
     settings = in_order({name for one in results if one.scores for name in one.scores["settings"]})
     for checkpoint in dict.fromkeys(one.checkpoint for one in results):
@@ -51,11 +51,11 @@ def rows(results: Sequence[Result]) -> Iterator[list[str]]:
             yield [checkpoint, setting_name(setting), *cells]
 
 
-def _tasks(results: Sequence[Result]) -> list[str]:
+def _tasks(results: Sequence[CellResult]) -> list[str]:
     return list(dict.fromkeys(one.task for one in results))
 
 
-def _cell(result: Result | None, setting: str) -> str:
+def _cell(result: CellResult | None, setting: str) -> str:
     if result is None or (not result.error and result.scores is None):
         return MISSING
     if result.scores is None:
@@ -64,7 +64,7 @@ def _cell(result: Result | None, setting: str) -> str:
     return MISSING if found is None else span(found[result.scores["metrics"][0]])
 
 
-def slice_rows(results: Sequence[Result]) -> Iterator[list[str]]:
+def slice_rows(results: Sequence[CellResult]) -> Iterator[list[str]]:
     """Each kind of question: model, setting, task, label, value, how many questions, main metric."""
     for result in results:
         scores = result.scores or {}
@@ -79,17 +79,17 @@ def slice_rows(results: Sequence[Result]) -> Iterator[list[str]]:
 SLICE_HEADINGS = ("model", "reads", "task", "label", "value", "questions", "main metric")
 
 
-def confidences(results: Sequence[Result]) -> list[float]:
+def confidences(results: Sequence[CellResult]) -> list[float]:
     """The shares that the intervals hold; one, unless cells differ."""
     return sorted({one.scores["intervals"]["confidence"] for one in results if one.scores})
 
 
-def errors(results: Sequence[Result]) -> list[Result]:
+def errors(results: Sequence[CellResult]) -> list[CellResult]:
     """The cells that failed."""
     return [one for one in results if one.error]
 
 
-def as_markdown(name: str, results: Sequence[Result]) -> str:
+def as_markdown(name: str, results: Sequence[CellResult]) -> str:
     """The tables as Markdown."""
     parts = [f"# {name}", note(results), _markdown(headings(results), rows(results))]
     kinds = list(slice_rows(results))
@@ -101,7 +101,7 @@ def as_markdown(name: str, results: Sequence[Result]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def note(results: Sequence[Result]) -> str:
+def note(results: Sequence[CellResult]) -> str:
     """What the numbers are, in a sentence."""
     sure = " or ".join(f"{100 * share:g} %" for share in confidences(results)) or "no"
     return f"Main metric of each task in percent, with {sure} intervals from resampling the questions."
@@ -114,7 +114,7 @@ def _markdown(heads: Sequence[str], lines: Iterator[list[str]] | Sequence[list[s
     return "\n".join([line(heads), line(["---"] * len(heads)), *map(line, lines)])
 
 
-def page(name: str, results: Sequence[Result]) -> str:
+def page(name: str, results: Sequence[CellResult]) -> str:
     """The page as HTML. Every text that comes from files is escaped."""
     style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
     return (
@@ -126,7 +126,7 @@ def page(name: str, results: Sequence[Result]) -> str:
     )
 
 
-def section(results: Sequence[Result]) -> str:
+def section(results: Sequence[CellResult]) -> str:
     """The tables alone."""
     parts = [f"<h2>All cells</h2>{_table(headings(results), rows(results), numbers=2)}"]
     kinds = list(slice_rows(results))

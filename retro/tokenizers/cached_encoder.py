@@ -25,7 +25,7 @@ _REMEMBERED_PIECES = 500_000
 _REMEMBERED_CHARACTERS = 16_000_000
 
 
-class Packed(NamedTuple):
+class TokenizedTexts(NamedTuple):
     """The tokens of some texts, end to end."""
 
     tokens: NDArray[Any]
@@ -34,10 +34,10 @@ class Packed(NamedTuple):
     """[D] tokens of each text."""
 
 
-Encode = Callable[[Sequence[str]], Packed]
+Encode = Callable[[Sequence[str]], TokenizedTexts]
 
 
-def packed_encoder(tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Encode:
+def cached_encoder(tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Encode:
     """What encodes texts with `tokenizer` to tokens of type `dtype`, no EOD added.
 
     It remembers words where that is exact; it belongs to one thread.
@@ -47,7 +47,7 @@ def packed_encoder(tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Encode:
     encode: Encode = lambda words: _pack(tokenizer.encode_words(words), dtype)  # noqa: E731 - is replaced in turn
     # The finest cut first: a coarse piece that is new is looked up by its parts.
     for cut in reversed(tokenizer.cuts):
-        encode = _Remembered(cut, encode, dtype).encode
+        encode = _CachedWords(cut, encode, dtype).encode
     return _InParts(encode, dtype).encode
 
 
@@ -57,7 +57,7 @@ class _InParts:
     def __init__(self, encode: Encode, dtype: np.dtype[Any]) -> None:
         self._encode, self._dtype = encode, dtype
 
-    def encode(self, texts: Sequence[str]) -> Packed:
+    def encode(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokens of some texts."""
         if sum(map(len, texts)) <= _PART_CHARACTERS:
             return self._encode(texts)
@@ -67,7 +67,7 @@ class _InParts:
                 packed = self._encode([part])
                 tokens.append(packed.tokens)
                 lengths_D[number] += len(packed.tokens)
-        return Packed(np.concatenate(tokens), lengths_D)
+        return TokenizedTexts(np.concatenate(tokens), lengths_D)
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -91,15 +91,15 @@ class DocumentEncoder:
 
     def __init__(self, tokenizer: Tokenizer, dtype: np.dtype[Any]) -> None:
         self.dtype, self._eod = dtype, tokenizer.eod
-        self._encode = packed_encoder(tokenizer, dtype)
+        self._encode = cached_encoder(tokenizer, dtype)
 
-    def encode(self, texts: Sequence[str]) -> Packed:
+    def encode(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokens of some documents, and of each how many, its EOD counted."""
         packed = self._encode(texts)
-        return Packed(np.insert(packed.tokens, np.cumsum(packed.lengths), self._eod), packed.lengths + 1)
+        return TokenizedTexts(np.insert(packed.tokens, np.cumsum(packed.lengths), self._eod), packed.lengths + 1)
 
 
-class _Remembered:
+class _CachedWords:
     """Encodes texts by looking up their pieces."""
 
     def __init__(self, cut: Cut, encode: Encode, dtype: np.dtype[Any]) -> None:
@@ -115,7 +115,7 @@ class _Remembered:
         self._tokens_V = np.zeros(0, dtype=dtype)
         self._bounds_V = np.zeros(1, dtype=np.int64)
 
-    def encode(self, texts: Sequence[str]) -> Packed:
+    def encode(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokens of some texts."""
         pieces: list[str] = []
         ends_D = np.zeros(len(texts), dtype=np.int64)
@@ -130,7 +130,7 @@ class _Remembered:
         places_T = np.repeat(begin_P - (ends_P - lengths_P), lengths_P)
         places_T += np.arange(len(places_T))
         ends_T = np.concatenate([np.zeros(1, dtype=np.int64), ends_P])[ends_D]
-        packed = Packed(self._tokens_V[places_T], np.diff(ends_T, prepend=0))
+        packed = TokenizedTexts(self._tokens_V[places_T], np.diff(ends_T, prepend=0))
         if len(self._memory) > _REMEMBERED_PIECES or self._memory.characters > _REMEMBERED_CHARACTERS:
             self._forget()
         return packed
@@ -170,7 +170,7 @@ class _Memory(dict[str, int]):
         return new
 
 
-def _pack(rows: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> Packed:
+def _pack(rows: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> TokenizedTexts:
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     tokens = np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype, count=int(lengths.sum()))
-    return Packed(tokens, lengths)
+    return TokenizedTexts(tokens, lengths)

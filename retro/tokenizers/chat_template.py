@@ -59,7 +59,7 @@ class ChatTemplate:
         self._source = tokenizer.path.parent / CONVENTIONS
         self._template = _compiled(self._conventions.chat_template, self._source)
         self._model = _opened(self._file.read_text(encoding="utf-8"))
-        self._shield = _Shield(self._file)
+        self._shield = _SpecialTokenEscape(self._file)
 
     @property
     def text(self) -> str:
@@ -201,7 +201,7 @@ def open_chat(tokenizer: object, setting: str) -> ChatTemplate:
     return ChatTemplate(tokenizer)
 
 
-class _Shield:
+class _SpecialTokenEscape:
     """Keeps what messages spell apart from the special tokens that the template writes.
 
     Messages are rendered with another character in place of the first one of each special token that they spell. What

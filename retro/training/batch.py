@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens: TypeAlias = NDArray[np.signedinteger[Any]]
-"""int64, or int32 as token files are read: half the bytes to copy and to send; `Feed` widens them on the device."""
+"""int64, or int32 as token files are read: half the bytes to copy and to send; `DataLoader` widens them on the device."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class BatchForm:
+class BatchSpec:
     """What all batches of a source have in common."""
 
     sequence_length: int | None
@@ -51,7 +51,7 @@ class BatchSource(Protocol):
     """Anything that gives training samples by number."""
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """What all its batches have in common."""
 
     def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:

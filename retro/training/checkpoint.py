@@ -227,10 +227,10 @@ def identity(path: Path) -> str:
 def describe_adapters(lora: LoraConfig, base: Path, checkpoint: Path) -> dict[str, Any]:
     """What `checkpoint.json` says about the adapters of a checkpoint, as plain values."""
     relative = os.path.relpath(base.resolve(), checkpoint.resolve())
-    return asdict(AdapterInfo(base=relative, base_mark=mark(base), rank=lora.rank, alpha=lora.alpha))
+    return asdict(AdapterInfo(base=relative, base_mark=checkpoint_fingerprint(base), rank=lora.rank, alpha=lora.alpha))
 
 
-def mark(checkpoint: Path) -> str:
+def checkpoint_fingerprint(checkpoint: Path) -> str:
     """A name for the bytes of a checkpoint: its description has the checksums of its files."""
     if is_external(checkpoint):
         return external.open_external(checkpoint).fingerprint
@@ -252,9 +252,9 @@ def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None
     if not (base / INFO).exists() and not is_external(base):
         problem = f"has adapters for the checkpoint {base}, and nothing is there"
         raise ArtifactError(checkpoint, problem, "Put it back, or name its place: `retro merge-lora … --base`")
-    if mark(base) != adapters.base_mark:
+    if checkpoint_fingerprint(base) != adapters.base_mark:
         problem = f"is not the checkpoint that the adapters in {checkpoint} were trained on"
-        found = f"its mark is {mark(base)}, theirs {adapters.base_mark}"
+        found = f"its fingerprint is {checkpoint_fingerprint(base)}, theirs is {adapters.base_mark}"
         raise ArtifactError(base, f"{problem} ({found})", "Give the one they were trained on")
     return base
 

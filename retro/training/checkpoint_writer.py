@@ -24,7 +24,7 @@ from retro.training.config import TrainConfig
 from retro.training.result import INFO
 
 
-class Saver:
+class CheckpointWriter:
     """Writes the checkpoints of a run, at once or in the background, and drops the oldest ones.
 
     As a context manager it completes what is under way when the run ends; when the run fails, what was under way is
@@ -53,14 +53,14 @@ class Saver:
         """
         self._tokenizer = tokenizer
         self.engine, self.shape, self.config, self.directory = engine, shape, config, directory
-        self._under_way: tuple[int, sharded.Saving] | None = None
+        self._under_way: tuple[int, sharded.AsyncSave] | None = None
         self._before: tuple[int, Sums] | None = None
         self._said: dict[str, Any] = {}
         if base is not None and config.lora is not None:
             # Seen from any checkpoint of the run, the base lies at the same place.
             self._said["adapters"] = describe_adapters(config.lora, base, step_directory(directory, 0))
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> CheckpointWriter:
         if parallel.is_main():
             for cut_short in self.directory.glob(".step_*.tmp"):
                 shutil.rmtree(cut_short)
@@ -96,7 +96,7 @@ class Saver:
             _make_empty(_temporary(final))
         parallel.barrier()
         with _tidying(final):
-            saving = sharded.Saving(state, _temporary(final), sums=sums, background=self.config.async_save)
+            saving = sharded.AsyncSave(state, _temporary(final), sums=sums, background=self.config.async_save)
         self._under_way = (step, saving)
         if not self.config.async_save:
             self.finish()

@@ -190,7 +190,7 @@ _LATER: dict[str, dict[str, Any]] = {
 }
 
 
-def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
+def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what is trained, up to rounding; a run goes on only under the same ones.
 
     Args:
@@ -202,7 +202,7 @@ def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
             free = _FREE if name == "train" else set[str]()
             free = free | {key for key, former in _LATER.get(name, {}).items() if value.get(key) == former}
             free |= {"head_width"} if _has_usual_heads(value) else set[str]()
-            kept[name] = shaping({key: one for key, one in value.items() if key not in free})
+            kept[name] = result_settings({key: one for key, one in value.items() if key not in free})
     return kept
 
 

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 Numbers = NDArray[np.int64]
 
 
-class ReadAhead(Generic[Result]):
+class Prefetcher(Generic[Result]):
     """Calls `read` for numbers that are expected to be asked for, before they are.
 
     Attributes:
@@ -110,7 +110,7 @@ class MicroBatch:
     segments_BS: Tensor | None
 
 
-class Feed:
+class DataLoader:
     """Turns sample numbers into work for this rank's layers.
 
     Reading may be ahead: after `expect`, the next work's samples are read while this one's are computed with. Only
@@ -145,7 +145,7 @@ class Feed:
         self._uniform = uniform
         # The first of the tensor parallel ranks reads for all.
         self._reads = parallel.tensor_parallel_rank()[0] == 0 and not all(self._unused.values())
-        self._ahead = ReadAhead(self._read)
+        self._ahead = Prefetcher(self._read)
 
     def __enter__(self) -> Self:
         return self

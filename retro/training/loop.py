@@ -33,9 +33,9 @@ from retro.training import checkpoint, init_from
 from retro.training.adapters import adapted_layers
 from retro.training.architecture import require_same_architecture
 from retro.training.batch import BatchSource
-from retro.training.checkpoint_writer import Saver
+from retro.training.checkpoint_writer import CheckpointWriter
 from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.interrupt import first_signal_only
 from retro.training.layout import require_batch, require_layout, require_processes
 from retro.training.log import TrainingLog, open_boards, read_log
@@ -43,7 +43,7 @@ from retro.training.lora import TRAINED, adapt, freeze_all_but, log_share, requi
 from retro.training.megatron_settings import engine_settings, group_layout, saved_beside_base
 from retro.training.probe import Probe, read_probes
 from retro.training.result import RESULT, read_result
-from retro.training.resume_rules import say_schedule
+from retro.training.resume_rules import log_schedule
 from retro.training.validation import Validation, mean_loss, token_losses
 
 log = logging.getLogger(__name__)
@@ -121,8 +121,8 @@ def train(
         first_signal_only(),
         TrainingLog(_log_path(out), resumed_step=step, boards=boards) as lines,
         Progress(config.steps, what=what, unit="steps", done=step) as bar,
-        Saver(engine, shape, config, checkpoints, base, tokenizer) as saver,
-        Feed(source, shape, engine.chunks, config.micro_batch) as feed,
+        CheckpointWriter(engine, shape, config, checkpoints, base, tokenizer) as saver,
+        DataLoader(source, shape, engine.chunks, config.micro_batch) as feed,
     ):
         while step < config.steps:
             step += 1
@@ -225,7 +225,7 @@ def weights_digest(chunks: Sequence[nn.Module]) -> str:
     return hashlib.sha256("".join(of_places[place] for place in sorted(of_places)).encode()).hexdigest()
 
 
-def _one_step(engine: Engine[RetroModel], feed: Feed, config: TrainConfig, step: int) -> StepResult:
+def _one_step(engine: Engine[RetroModel], feed: DataLoader, config: TrainConfig, step: int) -> StepResult:
     # Dropout is drawn anew from (seed, step): no random state needs saving, and every layout resumes alike.
     parallel.seed(config.seed + step)
     work = feed.work(_numbers(config, step))
@@ -277,7 +277,7 @@ def _resume_or_start(
     checkpoint.verify(found[-1])
     engine.resume(found[-1])
     log.info("going on from step %d of %s", info.step, found[-1])
-    say_schedule(config, info.config.get("train", {}), info.step)
+    log_schedule(config, info.config.get("train", {}), info.step)
     return info.step
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.files import read_json
-from retro.common.precision import Choice, Precision, choose
+from retro.common.precision import Precision, PrecisionChoice, choose
 from retro.mcore import parallel
 from retro.training import checkpoint
 
 
-def choose_for_training(wanted: Precision, runs: Iterable[Path], setting: str) -> Choice:
+def choose_for_training(wanted: Precision, runs: Iterable[Path], setting: str) -> PrecisionChoice:
     """The precision that a stage trains in, decided by the first process and told in its log.
 
     Args:

@@ -25,7 +25,7 @@ from retro.mcore import parallel
 from retro.mcore.engine import Engine
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
-from retro.training.batch import Batch, BatchForm, BatchSource
+from retro.training.batch import Batch, BatchSource, BatchSpec
 from retro.training.config import TrainConfig
 from retro.training.log import read_log
 from retro.training.validation import Validation, mean_loss
@@ -52,7 +52,7 @@ class ProbeSource:
         self.source, self.numbers, self.reading = source, numbers, reading
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """That of all samples."""
         return self.source.form
 

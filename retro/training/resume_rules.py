@@ -17,7 +17,7 @@ from retro.common.files import read_json, write_json
 from retro.mcore import parallel
 from retro.mcore.engine import learning_rate
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig, TrainConfig, shaping
+from retro.training.config import ParallelConfig, TrainConfig, result_settings
 from retro.training.megatron_settings import engine_settings
 from retro.training.result import RESULT
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 CONFIG = "config.json"
 
 
-def as_begun(config: TrainConfig, directories: Iterable[Path], *sections: str) -> TrainConfig:
+def with_recorded_warmup(config: TrainConfig, directories: Iterable[Path], *sections: str) -> TrainConfig:
     """The settings, a warm-up that nobody set being the one that the run began with.
 
     The default follows from `steps`: raising these must not change what has been trained.
@@ -45,7 +45,7 @@ def as_begun(config: TrainConfig, directories: Iterable[Path], *sections: str) -
     return config.model_copy(update={"warmup_steps": recorded.get("warmup_steps", config.warmup_steps)})
 
 
-def goes_on(directory: Path, made: Mapping[str, Any], config: TrainConfig, section: str) -> bool:
+def has_steps_left(directory: Path, made: Mapping[str, Any], config: TrainConfig, section: str) -> bool:
     """Whether a finished run has steps left to take, its `steps` having been raised.
 
     Args:
@@ -95,7 +95,7 @@ def require_same_run(out: Path, settings: dict[str, Any], config: TrainConfig, s
     found = checkpoint.complete(out / "checkpoints")
     if not (found and path.exists()):
         return
-    changed = differences(shaping(read_json(path, f"Delete {out}")), shaping(settings))
+    changed = differences(result_settings(read_json(path, f"Delete {out}")), result_settings(settings))
     if changed:
         problem = f"was made under other settings: {'; '.join(changed[:3])}"
         raise ArtifactError(path, problem, "Use another run_dir, or go on under the old ones")
@@ -119,7 +119,7 @@ def record_run(out: Path, settings: dict[str, Any], *also: Path) -> None:
         write_json(out / CONFIG, settings)
 
 
-def say_schedule(config: TrainConfig, recorded: Mapping[str, Any], step: int) -> None:
+def log_schedule(config: TrainConfig, recorded: Mapping[str, Any], step: int) -> None:
     """Say what another number of steps does to the learning rate of a run that goes on.
 
     Args:

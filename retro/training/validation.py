@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retro.mcore import parallel
-from retro.mcore.engine import SeenLosses, Work, bare, evaluate
+from retro.mcore.engine import SeenLosses, Work, evaluate, unwrap_model
 from retro.model.config import ModelShape
 from retro.training.batch import BatchSource
-from retro.training.data_loader import Feed, MicroBatch
+from retro.training.data_loader import DataLoader, MicroBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def mean_loss(
     count, together = min(samples, validation.samples), passes * micro_batch * ranks
     parts = [np.arange(first, first + together)[rank::ranks] for first in range(0, count, together)]
     parts = [np.where(numbers < count, numbers, -1) for numbers in parts]
-    with Feed(validation.source, shape, [bare(one) for one in wrapped], micro_batch) as feed:
+    with DataLoader(validation.source, shape, [unwrap_model(one) for one in wrapped], micro_batch) as feed:
         for numbers, following in zip_longest(parts, parts[1:]):
             work = feed.work(numbers)
             if following is not None:

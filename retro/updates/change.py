@@ -42,8 +42,15 @@ from retro.index.bm25 import build as bm25_build
 from retro.index.config import DIRECTORY as BM25
 from retro.index.config import STAGE as INDEX
 from retro.index.config import Bm25Config, IndexConfig
-from retro.updates.documents import Found, choose_source, corpus_config, find_documents, require_known, require_new
-from retro.updates.state import Current, Home, open_latest
+from retro.updates.documents import (
+    DatabaseDocuments,
+    choose_source,
+    corpus_config,
+    find_documents,
+    require_known,
+    require_new,
+)
+from retro.updates.state import OpenVersion, VersionedDatabase, open_latest
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +73,7 @@ class Change:
     """Ids that were added, removed or replaced."""
 
 
-def add(home: Home, path: Path, source: str | None = None) -> Manifest:
+def add(home: VersionedDatabase, path: Path, source: str | None = None) -> Manifest:
     """Add the documents of a file or folder.
 
     Args:
@@ -85,7 +92,7 @@ def add(home: Home, path: Path, source: str | None = None) -> Manifest:
     return _with_documents(home, path, source, "add")
 
 
-def replace_documents(home: Home, path: Path, source: str | None = None) -> Manifest:
+def replace_documents(home: VersionedDatabase, path: Path, source: str | None = None) -> Manifest:
     """Replace documents by those of the same ids in a file or folder.
 
     Raises:
@@ -95,7 +102,7 @@ def replace_documents(home: Home, path: Path, source: str | None = None) -> Mani
     return _with_documents(home, path, source, "replace")
 
 
-def remove(home: Home, ids: Iterable[str], source: str | None = None) -> Manifest:
+def remove(home: VersionedDatabase, ids: Iterable[str], source: str | None = None) -> Manifest:
     """Remove documents, each whole.
 
     Args:
@@ -109,10 +116,10 @@ def remove(home: Home, ids: Iterable[str], source: str | None = None) -> Manifes
     """
     wanted = sorted(set(ids))
 
-    def ask(current: Current) -> Request:
+    def ask(current: OpenVersion) -> Request:
         return {"change": "remove", "source": choose_source(current.database, source, new=False), "ids": wanted}
 
-    def make(current: Current, request: Request, out: Path) -> Change:
+    def make(current: OpenVersion, request: Request, out: Path) -> Change:
         found = find_documents(current.database, request["source"], set(wanted))
         require_known(current.database, request["source"], wanted, found)
         removed = np.union1d(current.database.removed, found.rows)
@@ -121,16 +128,16 @@ def remove(home: Home, ids: Iterable[str], source: str | None = None) -> Manifes
     return change(home, ask, make)
 
 
-def _with_documents(home: Home, path: Path, source: str | None, kind: str) -> Manifest:
+def _with_documents(home: VersionedDatabase, path: Path, source: str | None, kind: str) -> Manifest:
     path = path.expanduser().resolve()
 
-    def ask(current: Current) -> Request:
+    def ask(current: OpenVersion) -> Request:
         name = choose_source(current.database, source, new=kind == "add")
         config = corpus_config(current.databases, name, path)
         inputs = identify(resolve(config.sources[0], path), {})
         return {"change": kind, "source": name, "path": str(path), "inputs": inputs}
 
-    def make(current: Current, request: Request, out: Path) -> Change:
+    def make(current: OpenVersion, request: Request, out: Path) -> Change:
         part = Part(corpus=out / "corpus", db=out / "db", index=out / "index")
         name = request["source"]
         corpus_build.run(corpus_config(current.databases, name, path), part.corpus)
@@ -145,14 +152,14 @@ def _with_documents(home: Home, path: Path, source: str | None, kind: str) -> Ma
     return change(home, ask, make)
 
 
-def _require_fit(current: Current, kind: str, source: str, ids: Sequence[str], found: Found) -> None:
+def _require_fit(current: OpenVersion, kind: str, source: str, ids: Sequence[str], found: DatabaseDocuments) -> None:
     if kind == "add":
         require_new(source, found)
     else:
         require_known(current.database, source, ids, found)
 
 
-def _build_part(current: Current, part: Part) -> None:
+def _build_part(current: OpenVersion, part: Part) -> None:
     """Chunks and index of added documents, made as the first part's were; small ones get an exact index."""
     db_build.run(DbConfig(chunk_length=current.database.chunk_length), part.corpus, part.db)
     first = current.parts[0].index
@@ -160,7 +167,9 @@ def _build_part(current: Current, part: Part) -> None:
     index_build.run(config, part.corpus, part.db, part.index, like=first)
 
 
-def change(home: Home, ask: Callable[[Current], Request], make: Callable[[Current, Request, Path], Change]) -> Manifest:
+def change(
+    home: VersionedDatabase, ask: Callable[[OpenVersion], Request], make: Callable[[OpenVersion, Request, Path], Change]
+) -> Manifest:
     """Make the next version, or go on where a stopped change left off.
 
     Args:
@@ -185,7 +194,7 @@ def change(home: Home, ask: Callable[[Current], Request], make: Callable[[Curren
         return manifest
 
 
-def index_words(home: Home, number: int) -> None:
+def index_words(home: VersionedDatabase, number: int) -> None:
     """Build the BM25 index of a version, where the database it was made of has one.
 
     What a word weighs follows from all chunks, so every version has an index of its own; but only chunks that came
@@ -200,7 +209,7 @@ def index_words(home: Home, number: int) -> None:
     bm25_build.run(config, home.base.corpus, home.directory(number), out, grown_from=grown_from)
 
 
-def _databases(home: Home, number: int) -> list[str]:
+def _databases(home: VersionedDatabase, number: int) -> list[str]:
     """Fingerprints of the parts of a version."""
     if number == 0:
         return [read_manifest(home.base.db, DB).fingerprint]
@@ -236,7 +245,7 @@ def _begun(out: Path, request: Request) -> Iterator[None]:
         shutil.rmtree(aside)
 
 
-def _finish(current: Current, made: Change, request: Request, out: Path) -> Manifest:
+def _finish(current: OpenVersion, made: Change, request: Request, out: Path) -> Manifest:
     with atomic_path(out / REMOVED_FILE) as temporary, new_file(temporary) as file:
         write_columns(file, {REMOVED: made.removed})
     with atomic_path(out / CHANGES) as temporary:
@@ -254,7 +263,7 @@ def _lines(made: Change, source: str) -> Iterable[str]:
             yield json.dumps({"change": what, "source": source, "id": identifier}, ensure_ascii=False) + "\n"
 
 
-def _manifest(current: Current, made: Change, request: Request, out: Path) -> Manifest:
+def _manifest(current: OpenVersion, made: Change, request: Request, out: Path) -> Manifest:
     stages = [{name: read_manifest(path, name) for name, path in vars(part).items()} for part in made.parts]
     rows = [int(part["db"].counts["rows"]) for part in stages]
     first = stages[0]["db"].counts

@@ -40,7 +40,7 @@ from retro.index.embeddings import DATASET, FILE, EmbedRows, embed_rows
 from retro.tokenizers.tokenizer import FILE_NAMES, META, tokenizer_kind
 from retro.updates.change import Change, Request, change
 from retro.updates.documents import source_names
-from retro.updates.state import Current, Home
+from retro.updates.state import OpenVersion, VersionedDatabase
 
 # Dims in this file. N rows   D documents of a source
 
@@ -52,7 +52,7 @@ _ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
-class LiveSource:
+class RemainingSource:
     """The documents of one source that live, in the order in which they came."""
 
     name: str
@@ -67,7 +67,7 @@ class LiveSource:
         return np.concatenate([rows_D[rows_D >= 0] for rows_D in self.first_rows])
 
 
-def live_sources(database: ChunkDatabase) -> tuple[LiveSource, ...]:
+def remaining_sources(database: ChunkDatabase) -> tuple[RemainingSource, ...]:
     """Every source with a document that lives.
 
     Raises:
@@ -86,14 +86,14 @@ def live_sources(database: ChunkDatabase) -> tuple[LiveSource, ...]:
     found = []
     for name in source_names(database):
         numbers = tuple(number for number, other in enumerate(corpus.sources) if other == name)
-        found.append(LiveSource(name, numbers, tuple(first_rows[number] for number in numbers)))
+        found.append(RemainingSource(name, numbers, tuple(first_rows[number] for number in numbers)))
     living = tuple(source for source in found if len(source.first_row))
     if not living:
         raise DataError(corpus.directory, "every document of the database was removed", "Add some before")
     return living
 
 
-def write_live_corpus(database: ChunkDatabase, sources: Sequence[LiveSource], out: Path) -> None:
+def write_remaining_corpus(database: ChunkDatabase, sources: Sequence[RemainingSource], out: Path) -> None:
     """Write a corpus of the documents that live into `out`, or find it done. Each keeps its split.
 
     Raises:
@@ -119,7 +119,7 @@ def write_live_corpus(database: ChunkDatabase, sources: Sequence[LiveSource], ou
     write_manifest(out, Manifest(stage=STAGE, config=config, parents=parents, counts=counts, files=described))
 
 
-def _write_source(database: ChunkDatabase, source: LiveSource, out: Path) -> list[str]:
+def _write_source(database: ChunkDatabase, source: RemainingSource, out: Path) -> list[str]:
     """Token file and names of one source; gives the files' names."""
     names = f"{source.name}.documents.jsonl"
     with ExitStack() as stack:
@@ -141,7 +141,7 @@ def _lines(database: ChunkDatabase, number: int, rows_D: Int64) -> Iterator[str]
         yield document_line(name["id"], name["title"])
 
 
-def _split_of(database: ChunkDatabase, source: LiveSource) -> NDArray[np.uint8]:
+def _split_of(database: ChunkDatabase, source: RemainingSource) -> NDArray[np.uint8]:
     parts = zip(source.numbers, source.first_rows, strict=True)
     return np.concatenate([database.corpus.split_of(number)[rows_D >= 0] for number, rows_D in parts])
 
@@ -154,14 +154,14 @@ def _copy_tokenizer(directory: Path, out: Path) -> list[str]:
     return [f"tokenizer/{name}" for name in names]
 
 
-def _config(database: ChunkDatabase, sources: Sequence[LiveSource]) -> dict[str, Any]:
+def _config(database: ChunkDatabase, sources: Sequence[RemainingSource]) -> dict[str, Any]:
     """The first part's settings, with the sources there are now, each as it was first set."""
     parts = [part.corpus.manifest.config for part in database.parts or (database,)]
     known = {source["name"]: source for config in reversed(parts) for source in config["sources"]}
     return parts[0] | {"sources": [known[source.name] for source in sources]}
 
 
-def _counts(database: ChunkDatabase, sources: Sequence[LiveSource]) -> dict[str, Any]:
+def _counts(database: ChunkDatabase, sources: Sequence[RemainingSource]) -> dict[str, Any]:
     counts = {}
     for source in sources:
         lengths = [
@@ -177,7 +177,7 @@ def _counts(database: ChunkDatabase, sources: Sequence[LiveSource]) -> dict[str,
 # Dims in this file. N rows   V dimension of the vectors   D documents of a source
 
 
-def compact(home: Home) -> Manifest:
+def compact(home: VersionedDatabase) -> Manifest:
     """Write all documents that live into one corpus, database and index: the next version.
 
     Raises:
@@ -187,10 +187,10 @@ def compact(home: Home) -> Manifest:
     return change(home, lambda current: {"change": "compact", "source": ""}, _make)
 
 
-def _make(current: Current, request: Request, out: Path) -> Change:
+def _make(current: OpenVersion, request: Request, out: Path) -> Change:
     part = Part(corpus=out / "corpus", db=out / "db", index=out / "index")
-    sources = live_sources(current.database)
-    write_live_corpus(current.database, sources, part.corpus)
+    sources = remaining_sources(current.database)
+    write_remaining_corpus(current.database, sources, part.corpus)
     db_build.run(DbConfig(chunk_length=current.database.chunk_length), part.corpus, part.db)
     first = current.parts[0].index
     config = IndexConfig(**read_manifest(first, INDEX).config)
@@ -198,7 +198,7 @@ def _make(current: Current, request: Request, out: Path) -> Change:
     return Change(parts=(part,), removed=np.empty(0, dtype=np.int64), documents={})
 
 
-def _copying(current: Current, sources: Sequence[LiveSource]) -> EmbedRows:
+def _copying(current: OpenVersion, sources: Sequence[RemainingSource]) -> EmbedRows:
     """What makes the vectors of the new rows: a copy of the old ones, unless a part has dropped its embeddings."""
     if all(FILE in read_manifest(part.index, INDEX).files for part in current.parts):
         vectors = [map_column(part.index / FILE, DATASET, "Run `retro index` again") for part in current.parts]

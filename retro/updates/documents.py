@@ -30,7 +30,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Found:
+class DatabaseDocuments:
     """Documents that a database holds."""
 
     ids: frozenset[str]
@@ -65,7 +65,7 @@ def choose_source(database: ChunkDatabase, given: str | None, *, new: bool) -> s
     return given
 
 
-def find_documents(database: ChunkDatabase, source: str, wanted: Set[str]) -> Found:
+def find_documents(database: ChunkDatabase, source: str, wanted: Set[str]) -> DatabaseDocuments:
     """The documents of a source that have one of the wanted ids. Reads all ids of the source, and all rows once."""
     ids = {
         (number << DOCUMENT_BITS) | document: identifier
@@ -78,7 +78,7 @@ def find_documents(database: ChunkDatabase, source: str, wanted: Set[str]) -> Fo
     rows = [_rows_of(database, keys, part) for part in ranges(database.rows, _ROWS_AT_ONCE)] if ids else []
     rows_N = np.concatenate([np.empty(0, dtype=np.int64), *rows])
     found = np.unique(database.document_key(rows_N)).tolist()
-    return Found(frozenset(ids[key] for key in found), rows_N)
+    return DatabaseDocuments(frozenset(ids[key] for key in found), rows_N)
 
 
 def _rows_of(database: ChunkDatabase, keys: Int64, part: range) -> Int64:
@@ -87,7 +87,7 @@ def _rows_of(database: ChunkDatabase, keys: Int64, part: range) -> Int64:
     return rows_N[mine_N]
 
 
-def require_known(database: ChunkDatabase, source: str, wanted: Iterable[str], found: Found) -> None:
+def require_known(database: ChunkDatabase, source: str, wanted: Iterable[str], found: DatabaseDocuments) -> None:
     """Raise DataError when the database lacks a wanted document; the nearest id is named."""
     unknown = sorted(set(wanted) - found.ids)
     if not unknown:
@@ -98,7 +98,7 @@ def require_known(database: ChunkDatabase, source: str, wanted: Iterable[str], f
     raise DataError(f"source {source!r}", f"the database has no document {shown}", remedy)
 
 
-def require_new(source: str, found: Found) -> None:
+def require_new(source: str, found: DatabaseDocuments) -> None:
     """Raise DataError when the database already has a document that is to be added."""
     if found.ids:
         first, count = min(found.ids), len(found.ids)

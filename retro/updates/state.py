@@ -13,7 +13,7 @@ from retro.db.versions import Part, open_database, parts_of, read_version, versi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Home:
+class VersionedDatabase:
     """A database that may change: what the stages of a run wrote, and the versions since."""
 
     base: Part
@@ -49,7 +49,7 @@ class Home:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Current:
+class OpenVersion:
     """One version, opened."""
 
     number: int
@@ -67,7 +67,7 @@ class Current:
         return self.database.parts or (self.database,)
 
 
-def open_latest(home: Home) -> Current:
+def open_latest(home: VersionedDatabase) -> OpenVersion:
     """The last version.
 
     Raises:
@@ -75,10 +75,10 @@ def open_latest(home: Home) -> Current:
     """
     number, corpus = home.latest, Corpus.open(home.base.corpus)
     if number == 0:
-        return Current(number=0, database=open_database(home.base.db, corpus), parts=(home.base,))
+        return OpenVersion(number=0, database=open_database(home.base.db, corpus), parts=(home.base,))
     directory = home.directory(number)
     parts = parts_of(directory, read_version(directory))
-    return Current(number=number, database=open_database(directory, corpus), parts=parts)
+    return OpenVersion(number=number, database=open_database(directory, corpus), parts=parts)
 
 
 def _listed(numbers: list[int]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from retro.analysis.neighbor_overlap import _summary, compare_neighbors, longest_of, open_side, unigram_share
+from retro.analysis.neighbor_overlap import _summary, compare_neighbors, longest_of, open_run_neighbors, unigram_share
 from retro.cli.main import app
 from retro.common.artifacts import describe_files, read_manifest, write_manifest
 from retro.common.errors import ConfigError
@@ -64,7 +64,7 @@ def other(road: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_runs_are_compared_chunk_by_chunk(road: RunConfig, other: Path) -> None:
-    a, b = open_side(road.run_dir), open_side(other)
+    a, b = open_run_neighbors(road.run_dir), open_run_neighbors(other)
     found = compare_neighbors(a, b, k=2)
     for number, split in enumerate(("train", "valid", "test")):
         one = found["splits"][split]
@@ -93,7 +93,9 @@ def test_two_runs_are_compared_chunk_by_chunk(road: RunConfig, other: Path) -> N
 
 
 def test_a_run_beside_itself_differs_in_nothing(road: RunConfig) -> None:
-    one = compare_neighbors(open_side(road.run_dir), open_side(road.run_dir), k=1, splits=["test"])["splits"]["test"]
+    one = compare_neighbors(open_run_neighbors(road.run_dir), open_run_neighbors(road.run_dir), k=1, splits=["test"])[
+        "splits"
+    ]["test"]
     assert one["same_neighbors"] == 1
     assert one["unigram"]["difference"] == {"mean": 0, "low": 0, "high": 0}
 
@@ -111,7 +113,7 @@ def test_the_command_prints_and_saves(road: RunConfig, other: Path, tmp_path: Pa
 
 
 def test_what_cannot_be_compared_is_refused(road: RunConfig) -> None:
-    side = open_side(road.run_dir)
+    side = open_run_neighbors(road.run_dir)
     with pytest.raises(ConfigError, match=r"--neighbors = 99: needs a number from 1 to"):
         compare_neighbors(side, None, k=99)
     with pytest.raises(ConfigError, match="--split = 'tset'"):

@@ -14,10 +14,10 @@ import pytest
 
 from retro.common.artifacts import Manifest, write_manifest
 from retro.common.blocks import Block, BlockStore
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.launcher import ALONE, Worker, worker_of
-from retro.common.leases import STALE_S, WORKERS, Claims, Holder, leave, this_machine
+from retro.common.leases import STALE_S, WORKERS, Holder, Leases, remove_leases, this_machine
 
 SIZES = (2, 2, 2, 2, 1)
 
@@ -32,12 +32,14 @@ def make(number: int, advance: Callable[[int], None]) -> Block:
 
 
 def build(directory: Path, worker: Worker = ALONE, maker: Callable[[int, Callable[[int], None]], Block] = make) -> int:
-    return Gang(directory, worker, stage="db", poll_s=0.01).build(store(directory), maker, sizes=SIZES, unit="rows")
+    return Coordinator(directory, worker, stage="db", poll_s=0.01).build(
+        store(directory), maker, sizes=SIZES, unit="rows"
+    )
 
 
 def held_elsewhere(directory: Path, name: str, *, machine: str = "elsewhere/1/2", age_s: float = 0.0) -> Path:
     """A claim of a process of another machine, last touched `age_s` ago."""
-    path = Claims(directory / WORKERS).path(name)
+    path = Leases(directory / WORKERS).path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, "pid": 1, "started": 0.0, "token": "t"}))
     os.utime(path, (time.time() - age_s, time.time() - age_s))
@@ -134,15 +136,15 @@ def test_a_killed_process_loses_its_claim_at_once(tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from retro.common.leases import Claims
-with Claims(Path(sys.argv[1])).claim("x") as mine:
+from retro.common.leases import Leases
+with Leases(Path(sys.argv[1])).claim("x") as mine:
     print(mine, flush=True)
     time.sleep(60)
 """
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "True\n"
-    claims = Claims(tmp_path)
+    claims = Leases(tmp_path)
     with claims.claim("x") as mine:
         assert not mine
     process.kill()
@@ -154,7 +156,7 @@ with Claims(Path(sys.argv[1])).claim("x") as mine:
 
 
 def test_a_claim_cut_short_by_a_kill_counts_until_it_is_old(tmp_path: Path) -> None:
-    claims = Claims(tmp_path)
+    claims = Leases(tmp_path)
     claims.path("x").write_text("{")
     assert claims.holder("x") == Holder("?", 0, 0.0, "")
     os.utime(claims.path("x"), (1.0, 1.0))
@@ -180,10 +182,10 @@ def test_a_worker_that_joins_at_the_moment_the_stage_is_completed_has_nothing_to
 
     def completed_meanwhile(path: Path, data: object) -> None:
         write_manifest(tmp_path, Manifest(stage="db", config={}, parents={}))
-        leave(tmp_path)
+        remove_leases(tmp_path)
         raise FileNotFoundError(path)
 
-    leave(tmp_path)
+    remove_leases(tmp_path)
     monkeypatch.setattr("retro.common.coordinator.write_json", completed_meanwhile)
     assert build(tmp_path, Worker(1, 2)) == 0
 
@@ -203,7 +205,7 @@ def test_a_worker_with_other_settings_is_refused_while_another_builds(tmp_path: 
     build(tmp_path)
     claim = held_elsewhere(tmp_path, "blocks.000001")
     other = store(tmp_path, inputs=tuple("vwxyz"))
-    gang = Gang(tmp_path, stage="db")
+    gang = Coordinator(tmp_path, stage="db")
     with pytest.raises(ArtifactError, match="elsewhere:1 build db here under other settings"):
         gang.build(other, make, sizes=SIZES, unit="rows")
     claim.unlink()
@@ -218,7 +220,7 @@ def test_what_is_done_once_is_done_by_one_worker(tmp_path: Path) -> None:
             time.sleep(0.05)
             done.append(name)
 
-        Gang(tmp_path, stage="db", poll_s=0.01).once("learn", lambda: bool(done), slowly)
+        Coordinator(tmp_path, stage="db", poll_s=0.01).once("learn", lambda: bool(done), slowly)
 
     workers = [threading.Thread(target=work, args=(name,)) for name in "ab"]
     for worker in workers:
@@ -232,7 +234,7 @@ def test_every_worker_gets_the_manifest_and_nothing_is_left_behind(tmp_path: Pat
     manifest = Manifest(stage="db", config={"m": 1}, parents={})
     build(tmp_path)
     for worker in (Worker(0, 2), Worker(1, 2)):
-        gang = Gang(tmp_path, worker, stage="db")
+        gang = Coordinator(tmp_path, worker, stage="db")
         assert gang.finish(lambda: manifest) == manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blocks", "blocks.json", "manifest.json"]
-    leave(tmp_path)
+    remove_leases(tmp_path)

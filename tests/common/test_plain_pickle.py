@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from retro.common.plain_pickle import Made, Name, PickleError, plain_values, read_plain
+from retro.common.plain_pickle import DescribedObject, Name, PickleError, plain_values, read_plain
 from tests.mcore.hostile import call, forged, named, payloads, text
 
 # Python 3.13 keeps its paths in a module of their own.
@@ -37,7 +37,7 @@ def without_bytes(value: Any) -> Any:
 
 def test_an_object_is_described_and_not_made() -> None:
     found = read_plain(pickle.dumps(PurePosixPath("a"), 4), NAMES)
-    assert isinstance(found, Made)
+    assert isinstance(found, DescribedObject)
     assert (found.of, found.args, found.state) == (Name(PATHS, "PurePosixPath"), ("a",), None)
 
 

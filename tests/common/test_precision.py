@@ -12,7 +12,7 @@ import pytest
 from retro.common import precision
 from retro.common.artifacts import differences
 from retro.common.errors import ConfigError
-from retro.common.precision import Choice, choose, is_bfloat16, tell_new_name
+from retro.common.precision import PrecisionChoice, choose, is_bfloat16, warn_renamed
 from retro.generate.config import GenerateConfig
 from retro.index.config import EmbedderConfig, IndexConfig
 from retro.training.config import TrainConfig
@@ -45,7 +45,7 @@ def test_auto_follows_the_processor(line: str, wanted: str, reason: str, cpu: Pa
     cpu.write_text(f"processor : 0\n{line}\n", encoding="utf-8")
     found = choose("auto")
     assert (found.precision, found.reason, found.cost) == (wanted, reason, "")
-    assert choose("float32") == Choice("float32", "as set")
+    assert choose("float32") == PrecisionChoice("float32", "as set")
 
 
 def test_a_system_without_cpuinfo_computes_in_float32(cpu: Path) -> None:
@@ -57,14 +57,14 @@ def test_instructions_that_torch_may_not_use_do_not_count(cpu: Path, monkeypatch
     cpu.write_text("flags : amx_bf16\n", encoding="utf-8")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx512_core")
     reason = "auto, and ONEDNN_MAX_CPU_ISA=avx512_core keeps torch from using this CPU's amx_bf16"
-    assert choose("auto") == Choice("float32", reason)
+    assert choose("auto") == PrecisionChoice("float32", reason)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
     assert choose("auto").precision == "bfloat16"
 
 
 def test_bfloat16_by_force_says_what_it_costs(cpu: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = choose("bfloat16")
-    assert found == Choice("bfloat16", "as set", TWENTY_TIMES)
+    assert found == PrecisionChoice("bfloat16", "as set", TWENTY_TIMES)
     with caplog.at_level(logging.INFO):
         found.tell("train.precision")
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
@@ -74,9 +74,11 @@ def test_bfloat16_by_force_says_what_it_costs(cpu: Path, caplog: pytest.LogCaptu
 
 
 def test_auto_stays_with_what_was_begun_and_says_what_that_costs(cpu: Path) -> None:
-    assert choose("auto", begun="bfloat16") == Choice("bfloat16", "auto, and it was begun in that", TWENTY_TIMES)
+    assert choose("auto", begun="bfloat16") == PrecisionChoice(
+        "bfloat16", "auto, and it was begun in that", TWENTY_TIMES
+    )
     cpu.write_text("flags : amx_bf16\n", encoding="utf-8")
-    assert choose("auto", begun="float32") == Choice("float32", "auto, and it was begun in that")
+    assert choose("auto", begun="float32") == PrecisionChoice("float32", "auto, and it was begun in that")
     # What an older toolkit wrote down says nothing yet.
     assert choose("auto", begun="auto").precision == "bfloat16"
 
@@ -91,7 +93,7 @@ def test_a_gpu_goes_before_the_processor(has: bool, wanted: str, monkeypatch: py
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     said = f"the Tesla T4 {'has' if has else 'has no'} bfloat16"
-    assert choose("auto") == Choice("bfloat16" if has else "float32", f"auto, and {said}")
+    assert choose("auto") == PrecisionChoice("bfloat16" if has else "float32", f"auto, and {said}")
     emulated = f"bfloat16 is emulated here and slower than float32, since {said}"
     assert choose("bfloat16").cost == ("" if has else emulated)
 
@@ -122,7 +124,7 @@ def test_what_was_not_chosen_is_not_computed_in() -> None:
 
 
 def test_former_names_are_read_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    tell_new_name.cache_clear()
+    warn_renamed.cache_clear()
     assert GenerateConfig.model_validate({"bfloat16": True}) == GenerateConfig(precision="bfloat16")
     assert GenerateConfig.model_validate({"bfloat16": False}).precision == "float32"
     assert EmbedderConfig.model_validate({"dtype": "bfloat16"}) == EmbedderConfig(precision="bfloat16")

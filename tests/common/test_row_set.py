@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 
 
-def ids_of(rows: Rows) -> list[int]:
+def ids_of(rows: RowSet) -> list[int]:
     """All row numbers, by asking for each."""
     asked = np.arange(-1, rows.stop + 3)
     return asked[rows.contains(asked)].tolist()
 
 
 def test_rows_are_the_ranges_less_what_was_removed() -> None:
-    rows = Rows.of(range(2, 5), range(8, 11), removed=[9, 3, 3, 6, 70])
+    rows = RowSet.of(range(2, 5), range(8, 11), removed=[9, 3, 3, 6, 70])
     assert ids_of(rows) == [2, 4, 8, 10]
     assert len(rows) == 4
     assert rows.removed.tolist() == [3, 9]
@@ -24,25 +24,25 @@ def test_rows_are_the_ranges_less_what_was_removed() -> None:
 
 
 def test_ranges_that_touch_are_one_and_empty_ones_none() -> None:
-    rows = Rows.of(range(0), range(2, 5), range(5, 5), range(5, 9))
+    rows = RowSet.of(range(0), range(2, 5), range(5, 5), range(5, 9))
     assert rows.ranges == (range(2, 9),)
     assert rows.only_range == range(2, 9)
 
 
 def test_no_rows_contain_nothing() -> None:
-    assert len(Rows.of()) == 0
-    assert Rows.of().only_range == range(0)
-    assert Rows.of().stop == 0
-    assert Rows.of().contains(np.array([-1, 0])).tolist() == [False, False]
+    assert len(RowSet.of()) == 0
+    assert RowSet.of().only_range == range(0)
+    assert RowSet.of().stop == 0
+    assert RowSet.of().contains(np.array([-1, 0])).tolist() == [False, False]
 
 
 def test_an_answer_has_the_shape_of_the_question_and_minus_one_is_no_row() -> None:
     asked = np.array([[0, -1], [5, 3]])
-    assert Rows.of(range(5), removed=[3]).contains(asked).tolist() == [[True, False], [False, False]]
+    assert RowSet.of(range(5), removed=[3]).contains(asked).tolist() == [[True, False], [False, False]]
 
 
 def test_billions_of_rows_take_no_memory() -> None:
-    rows = Rows.of(range(19 * 10**9), removed=[7, 18 * 10**9])
+    rows = RowSet.of(range(19 * 10**9), removed=[7, 18 * 10**9])
     assert len(rows) == 19 * 10**9 - 2
     assert rows.contains(np.array([6, 7, 18 * 10**9, 19 * 10**9])).tolist() == [True, False, False, False]
 
@@ -59,7 +59,7 @@ def test_billions_of_rows_take_no_memory() -> None:
 )
 def test_ranges_that_cannot_be_are_refused(ranges: tuple[range, ...], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        Rows(ranges)
+        RowSet(ranges)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_ranges_that_cannot_be_are_refused(ranges: tuple[range, ...], problem: s
 )
 def test_removed_rows_that_cannot_be_are_refused(removed: np.ndarray, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        Rows((range(5),), removed)
+        RowSet((range(5),), removed)
 
 
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), st.integers(0, 30), st.integers(0, 30))
 def test_cutting_and_shifting_are_what_they_are_for_sets(
     kept: set[int], removed: set[int], start: int, stop: int
 ) -> None:
-    rows = Rows.of(*(range(row, row + 1) for row in sorted(kept | removed)), removed=removed)
+    rows = RowSet.of(*(range(row, row + 1) for row in sorted(kept | removed)), removed=removed)
     assert ids_of(rows) == sorted(kept - removed)
     assert len(rows) == len(kept - removed)
     assert ids_of(rows.within(range(start, stop))) == [row for row in sorted(kept - removed) if start <= row < stop]

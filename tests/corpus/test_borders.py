@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import Source, resolve
 from retro.corpus.layouts import Item, Span, read_source, read_spans
-from retro.corpus.scan import SurveyWork, cuts, rule_of
+from retro.corpus.scan import ScanWork, rule_of, split_points
 
 LINES = [
     b"\n",
@@ -38,7 +38,7 @@ def source_of(path: Path, **kind: Any) -> Source:
 
 def parts_of(source: Source, block_bytes: int, folder: Path) -> list[Span]:
     """The parts that the survey cuts a source into."""
-    work = SurveyWork([source], block_bytes, folder / "survey")
+    work = ScanWork([source], block_bytes, folder / "survey")
     for number in range(len(work.groups)):
         work.store.write(number, work.make(number, lambda count: None))
     return list(work.collect({})[0].spans)
@@ -78,7 +78,7 @@ def cuts_of(content: bytes, block_bytes: int, folder: Path, **kind: Any) -> list
     (folder / "f.txt").write_bytes(content)
     with io.BytesIO(content) as stream:
         rule = rule_of(source_of(folder / "f.txt", **kind), stream)
-        return list(cuts(stream, len(content), block_bytes, rule)) if rule else [0]
+        return list(split_points(stream, len(content), block_bytes, rule)) if rule else [0]
 
 
 def test_lines_are_cut_where_the_next_one_begins(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from retro.corpus import pystdlib, pystdlib_collect
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "python.jsonl"
-    pystdlib.materialise(path)
+    pystdlib.collect_documents(path)
     return path
 
 
@@ -66,12 +66,12 @@ def test_another_process_in_other_surroundings_writes_the_same_bytes(text: Path,
 
 def test_a_text_of_this_interpreter_is_kept_and_any_other_made_anew(text: Path, tmp_path: Path) -> None:
     path = tmp_path / "python.jsonl"
-    pystdlib.materialise(path)
+    pystdlib.collect_documents(path)
     before = path.stat().st_mtime_ns
-    pystdlib.materialise(path)
+    pystdlib.collect_documents(path)
     assert path.stat().st_mtime_ns == before
     path.write_text("{}")
-    pystdlib.materialise(path)
+    pystdlib.collect_documents(path)
     assert path.read_bytes() == text.read_bytes()
 
 
@@ -80,8 +80,8 @@ def test_a_failing_interpreter_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     script.write_text("raise SystemExit('no such thing')")
     monkeypatch.setattr(pystdlib_collect, "__file__", str(script))
     with pytest.raises(DataError, match="pystdlib: the collecting process ended with code 1 no such thing"):
-        pystdlib.materialise(tmp_path / "a.jsonl")
+        pystdlib.collect_documents(tmp_path / "a.jsonl")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="pystdlib: the collecting process failed"):
-        pystdlib.materialise(tmp_path / "a.jsonl")
+        pystdlib.collect_documents(tmp_path / "a.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]

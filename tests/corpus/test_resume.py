@@ -95,13 +95,13 @@ def test_a_finished_source_is_not_tokenised_again(
     (out / "manifest.json").unlink()
     (out / "sources" / "b.json").unlink()
     made: list[str] = []
-    tokenise = tokenize.tokenise
+    tokenise = tokenize.tokenize
 
     def watched(source: Source, *others: Any) -> Block:
         made.append(source.name)
         return tokenise(source, *others)
 
-    monkeypatch.setattr("retro.corpus.tokenize.tokenise", watched)
+    monkeypatch.setattr("retro.corpus.tokenize.tokenize", watched)
     run(config, out)
     assert made == ["b", "b"]  # its two blocks
     assert artifact_bytes(out) == whole

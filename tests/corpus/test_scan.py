@@ -12,7 +12,7 @@ from retro.corpus.config import SourceConfig
 from retro.corpus.files import Source, resolve
 from retro.corpus.inputs import Checksums, identify
 from retro.corpus.layouts import Span
-from retro.corpus.scan import Survey, SurveyWork
+from retro.corpus.scan import Scan, ScanWork
 from retro.corpus.tokenize import plan_blocks
 
 
@@ -23,8 +23,8 @@ def folder_of(path: Path, contents: dict[str, bytes]) -> Source:
     return resolve(SourceConfig(name="s", path=path, kind="jsonl"), path)
 
 
-def surveyed(sources: list[Source], block_bytes: int, out: Path, remembered: Checksums | None = None) -> list[Survey]:
-    work = SurveyWork(sources, block_bytes, out)
+def surveyed(sources: list[Source], block_bytes: int, out: Path, remembered: Checksums | None = None) -> list[Scan]:
+    work = ScanWork(sources, block_bytes, out)
     for number in range(len(work.groups)):
         work.store.write(number, work.make(number, lambda count: None))
     return work.collect({} if remembered is None else remembered)
@@ -61,22 +61,22 @@ def test_how_files_are_grouped_changes_nothing(tmp_path: Path, monkeypatch: pyte
     whole = surveyed(sources, 3, tmp_path / "whole")
     for name, value in (("_GROUP_BYTES", 5), ("_GROUP_FILES", 2)):
         monkeypatch.setattr(scan, name, value)
-        assert len(SurveyWork(sources, 3, tmp_path / name).groups) > 4
+        assert len(ScanWork(sources, 3, tmp_path / name).groups) > 4
         assert surveyed(sources, 3, tmp_path / name) == whole
 
 
 def test_a_block_is_stale_once_its_file_was_written_to(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", {"a.jsonl": b"1\n"})
     surveyed([source], 4, tmp_path / "out")
-    assert SurveyWork([source], 4, tmp_path / "out").store.is_written(0)
-    assert not SurveyWork([source], 5, tmp_path / "out").store.is_written(0)
+    assert ScanWork([source], 4, tmp_path / "out").store.is_written(0)
+    assert not ScanWork([source], 5, tmp_path / "out").store.is_written(0)
     os.utime(tmp_path / "in" / "a.jsonl", (1, 1))
-    assert not SurveyWork([source], 4, tmp_path / "out").store.is_written(0)
+    assert not ScanWork([source], 4, tmp_path / "out").store.is_written(0)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", {"a.jsonl": b"1\n"})
-    work = SurveyWork([source], 4, tmp_path / "out")
+    work = ScanWork([source], 4, tmp_path / "out")
     (tmp_path / "in" / "a.jsonl").unlink()
     (tmp_path / "in" / "a.jsonl").mkdir()
     with pytest.raises(DataError, match=r"a\.jsonl: cannot be read \(Is a directory\)"):
@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", {"a.jsonl": b"1\n" * (1 << 20)})
-    work = SurveyWork([source], 1 << 26, tmp_path / "out")
+    work = ScanWork([source], 1 << 26, tmp_path / "out")
 
     def cut(count: int) -> None:
         os.truncate(tmp_path / "in" / "a.jsonl", 10)
@@ -96,7 +96,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
 
 def test_parts_are_gathered_into_blocks_of_some_size(tmp_path: Path) -> None:
     spans = tuple(Span(number, 0, size, 1) for number, size in enumerate((5, 1, 2, 9, 1)))
-    found = Survey(identity=[], spans=spans, sizes=(5, 1, 2, 9, 1))
+    found = Scan(identity=[], spans=spans, sizes=(5, 1, 2, 9, 1))
     plans = plan_blocks([found, found], 6)
     assert [(plan.source, [span.file for span in plan.spans], plan.bytes) for plan in plans] == [
         (0, [0, 1], 6),
@@ -111,7 +111,7 @@ def test_parts_are_gathered_into_blocks_of_some_size(tmp_path: Path) -> None:
 def test_a_file_whose_name_is_no_utf8_is_surveyed(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("one two")
     config = SourceConfig(name="s", path=tmp_path)
-    work = SurveyWork([resolve(config, tmp_path)], 1000, tmp_path / "blocks")
+    work = ScanWork([resolve(config, tmp_path)], 1000, tmp_path / "blocks")
     work.store.write(0, work.make(0, lambda count: None))
     (found,) = work.collect({})
     assert found.identity[0]["name"] == "caf\\xe9.txt"

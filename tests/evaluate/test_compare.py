@@ -13,7 +13,7 @@ from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json, write_json
 from retro.common.statistics import Counts, count_right, mcnemar, p_value, sign_flips
 from retro.common.terminal import Terminal
-from retro.evaluate.compare import compare, open_side
+from retro.evaluate.compare import compare, open_scored_answers
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.score import run
 from retro.qa.answer_files import Answer, question_lines
@@ -72,7 +72,7 @@ def scored(directory: Path, said: list[str], *, setting: str = "with_passages", 
 def test_two_runs_worked_by_hand(tmp_path: Path) -> None:
     a = scored(tmp_path / "a", ["ada", "babbage", "x", "y"])
     b = scored(tmp_path / "b", ["ada", "x", "alan turing", "y"])
-    found = compare(open_side(a), open_side(b))
+    found = compare(open_scored_answers(a), open_scored_answers(b))
     em, f1 = found["metrics"]["exact_match"], found["metrics"]["f1"]
     assert (em["a"], em["b"], em["difference"]["mean"], em["test"], em["p"]) == (0.5, 0.25, 0.25, "mcnemar", 1.0)
     assert em["right"] == {"both": 1, "only_a": 1, "only_b": 0, "neither": 2}
@@ -87,7 +87,7 @@ def test_the_terminal_shows_counts_and_questions(tmp_path: Path) -> None:
     a = scored(tmp_path / "a", ["ada", "[red]babbage", "x", "y"])
     b = scored(tmp_path / "b", ["x", "x", "turing", "y"])
     stream = io.StringIO()
-    show_comparison(compare(open_side(a), open_side(b)), Terminal(stream, width=140), questions=1)
+    show_comparison(compare(open_scored_answers(a), open_scored_answers(b)), Terminal(stream, width=140), questions=1)
     text = stream.getvalue()
     assert "One alone is right: 2, 1 shown" in text
     assert "McNemar's exact test" in text
@@ -98,54 +98,54 @@ def test_the_terminal_shows_counts_and_questions(tmp_path: Path) -> None:
 def test_settings_of_one_run_can_be_compared(tmp_path: Path) -> None:
     a = scored(tmp_path / "a", ["ada", "x", "x", "y"], setting="closed_book")
     with pytest.raises(ConfigError, match="needs another run, or another setting"):
-        compare(open_side(a), open_side(a))
+        compare(open_scored_answers(a), open_scored_answers(a))
     with pytest.raises(ConfigError, match=r"--setting = 'open': needs one of those that .* has: closed_book"):
-        open_side(a, setting="open")
+        open_scored_answers(a, setting="open")
 
 
 def test_runs_over_other_questions_are_refused(tmp_path: Path) -> None:
-    a = open_side(scored(tmp_path / "a", ["ada", "x", "x", "y"]))
+    a = open_scored_answers(scored(tmp_path / "a", ["ada", "x", "x", "y"]))
     b = scored(tmp_path / "b", ["ada", "x", "x", "y"])
     path = b / "8_evaluate" / "questions.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3]))
     with pytest.raises(ArtifactError, match=r"holds 3 questions, .* holds 4"):
-        compare(a, open_side(b))
+        compare(a, open_scored_answers(b))
     path.write_text("".join([lines[0], lines[2], *lines[1:]]))
     with pytest.raises(ArtifactError, match=r"question 2 has id 'q2', .* has 'q1'"):
-        compare(a, open_side(b))
+        compare(a, open_scored_answers(b))
     first, _ = checksummed_json.parse_line(lines[0])
     path.write_text(checksummed_json.line(first | {"answers": ["bob"]}))
     with pytest.raises(ArtifactError, match=r"question 1 has answers \['bob'\]"):
-        compare(a, open_side(b))
+        compare(a, open_scored_answers(b))
     path.write_text("{\n")
     with pytest.raises(ArtifactError, match="line 1 is broken JSON"):
-        open_side(b)
+        open_scored_answers(b)
 
 
 def test_runs_scored_otherwise_are_refused(tmp_path: Path) -> None:
-    a, b = (open_side(scored(tmp_path / name, ["ada", "x", "x", "y"])) for name in "ab")
+    a, b = (open_scored_answers(scored(tmp_path / name, ["ada", "x", "x", "y"])) for name in "ab")
     other: dict[str, Any] = {**b.scores, "task": {"name": "qa", "version": 9}}
     write_json(b.directory / "scores.json", other)
     with pytest.raises(ConfigError, match="needs both scored alike"):
-        compare(a, open_side(b.directory))
+        compare(a, open_scored_answers(b.directory))
 
 
 def test_of_several_scored_answers_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="holds no scored answers"):
-        open_side(tmp_path)
+        open_scored_answers(tmp_path)
     run_dir = scored(tmp_path / "a", ["ada", "x", "x", "y"], folder="8_evaluate_one")
-    assert open_side(run_dir).directory.name == "8_evaluate_one"
+    assert open_scored_answers(run_dir).directory.name == "8_evaluate_one"
     scored(tmp_path / "a", ["ada", "x", "x", "y"], folder="8_evaluate_two")
     with pytest.raises(ConfigError, match=r"8_evaluate_one, 8_evaluate_two.*holds several scored answers"):
-        open_side(run_dir)
+        open_scored_answers(run_dir)
     with pytest.raises(ArtifactError, match="holds no answers scored as task 'nq'"):
-        open_side(run_dir, task="nq")
+        open_scored_answers(run_dir, task="nq")
     scores = read_json(run_dir / "8_evaluate_two" / "scores.json", "")
     write_json(run_dir / "8_evaluate_two" / "scores.json", scores | {"task": {"name": "nq", "version": 2}})
-    assert open_side(run_dir, task="nq").directory.name == "8_evaluate_two"
+    assert open_scored_answers(run_dir, task="nq").directory.name == "8_evaluate_two"
     scored(tmp_path / "a", ["ada", "x", "x", "y"])
-    assert open_side(run_dir).directory.name == "8_evaluate"
+    assert open_scored_answers(run_dir).directory.name == "8_evaluate"
 
 
 def test_question_lines_keep_everything_that_scores_need() -> None:

@@ -13,7 +13,7 @@ from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.megatron_answers import run_plain
 from retro.evaluate.score import run
 from retro.evaluate.scores import score_answers
-from retro.qa.answer_files import Answer, Asked, answer_line, question_lines, read_answers
+from retro.qa.answer_files import Answer, QuestionLine, answer_line, question_lines, read_answers
 from retro.qa.question import Context, Question
 from retro.qa.task import load_task
 
@@ -173,7 +173,7 @@ def test_answers_can_be_held_against_a_question_file(tmp_path: Path) -> None:
 
 
 def test_recall_is_never_asked_beyond_the_passages_there_are() -> None:
-    asked = [Asked(id="q0", question="Who 0?", answers=("ada",), document_ids=("d0",))]
+    asked = [QuestionLine(id="q0", question="Who 0?", answers=("ada",), document_ids=("d0",))]
     task = load_task("qa").model_copy(update={"metrics": ("f1",)})
     scores, _ = score_answers(CONFIG, task, asked, {"with_passages": GIVEN[:1]})
     assert scores["settings"]["with_passages"]["recall"]["at"] == {"1": 1.0}

@@ -11,17 +11,17 @@ from retro.evaluate import slices
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.scores import score_answers
 from retro.evaluate.tables import slices_table
-from retro.qa.answer_files import Answer, Asked
+from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.task import load_task
 
 KINDS = ("bridge", "bridge", "comparison", None)
 
 
-def asked(number: int, **labels: str) -> Asked:
-    return Asked(id=f"{number}", question=f"Who {number}?", answers=("ada",), document_ids=(), labels=labels)
+def asked(number: int, **labels: str) -> QuestionLine:
+    return QuestionLine(id=f"{number}", question=f"Who {number}?", answers=("ada",), document_ids=(), labels=labels)
 
 
-def scored(*names: str, questions: list[Asked] | None = None) -> dict[str, Any]:
+def scored(*names: str, questions: list[QuestionLine] | None = None) -> dict[str, Any]:
     mine = questions or [asked(n, **({"type": kind} if kind else {})) for n, kind in enumerate(KINDS)]
     said = {"with_passages": ["ada", "x", "x", "ada"], "closed_book": ["x", "x", "ada", "ada"]}
     answers = {

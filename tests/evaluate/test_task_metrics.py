@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retro.common.errors import ArtifactError, ConfigError
-from retro.qa.answer_files import Answer, Asked
+from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.metrics.choices import accuracy, chosen_option, verdict
 from retro.qa.metrics.drop import drop_em, drop_f1, normalize
 from retro.qa.metrics.normalize import Rules
@@ -244,8 +244,8 @@ def test_a_loop_is_a_phrase_said_three_times_at_the_end(text: str, loop: bool) -
     assert ends_in_loop(text) is loop
 
 
-def asked(**more: object) -> Asked:
-    return Asked(**({"id": "q1", "question": "?", "answers": ("pink",), "document_ids": ()} | more))  # type: ignore[arg-type]
+def asked(**more: object) -> QuestionLine:
+    return QuestionLine(**({"id": "q1", "question": "?", "answers": ("pink",), "document_ids": ()} | more))  # type: ignore[arg-type]
 
 
 def said(text: str) -> Answer:

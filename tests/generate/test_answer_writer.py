@@ -7,7 +7,7 @@ import pytest
 
 from retro.common.errors import ArtifactError
 from retro.generate.answer_writer import AnswerFile, answer_path, header_path, join_slices, write_plain
-from retro.qa.answer_files import Answer, answer_line, passage_record, question_lines, read_answers, read_asked
+from retro.qa.answer_files import Answer, answer_line, passage_record, question_lines, read_answers, read_question_lines
 from retro.qa.question import Context, Question
 
 HEADER = {"setting": "s", "seed": 1, "start": 0, "count": 5}
@@ -166,11 +166,11 @@ def test_a_missing_or_binary_answer_file_is_an_error(tmp_path: Path) -> None:
 def test_the_questions_are_kept_beside_the_answers(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text(question_lines([Question(id="a", question="a?", answers=("x", "y"), document_ids=("d",))]))
-    (asked,) = read_asked(path)
+    (asked,) = read_question_lines(path)
     assert (asked.id, asked.answers, asked.document_ids) == ("a", ("x", "y"), ("d",))
     path.write_text(json.dumps({"id": "a"}) + "\n")
     with pytest.raises(ArtifactError, match="line 1 is no question"):
-        read_asked(path)
+        read_question_lines(path)
 
 
 def test_a_passage_is_recorded_with_six_digits_of_its_score() -> None:

@@ -14,7 +14,7 @@ import pytest
 from retro.common.errors import ConfigError, DataError
 from retro.corpus.reader import Corpus
 from retro.generate.loading import end_tokens, find_checkpoint, for_model, open_engine
-from retro.generate.runner import Asker, build_requests
+from retro.generate.runner import QuestionRunner, build_requests
 from retro.qa.question import Context, Question
 from retro.qa.task import load_task
 from retro.run.config import RunConfig
@@ -60,12 +60,12 @@ def corpus_of(config: RunConfig) -> Corpus:
     return Corpus.open(stage("corpus").path(config))
 
 
-def asker_of(config: RunConfig, questions: list[Question]) -> Asker:
+def asker_of(config: RunConfig, questions: list[Question]) -> QuestionRunner:
     corpus, places = corpus_of(config), places_of(config)
     info = find_checkpoint(config.generate, places.checkpoint)
     generate = for_model(config.generate, info)
     engine, _ = open_engine(generate, config.parallel, info, corpus, places.db, places.index)
-    return Asker(engine=engine, config=generate, task=load_task("qa"), questions=questions, identity={})
+    return QuestionRunner(engine=engine, config=generate, task=load_task("qa"), questions=questions, identity={})
 
 
 def theirs(folder: Path) -> Any:

@@ -16,8 +16,8 @@ from retro.generate.config import GenerateConfig, SamplingConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.passages import find_passages, gold_contexts, shuffled
 from retro.generate.questions import load_questions, slice_bounds
-from retro.generate.runner import Asker, answer_all, question_seed, sampling_of
-from retro.qa.answer_files import read_answers, read_asked
+from retro.generate.runner import QuestionRunner, answer_all, question_seed, sampling_of
+from retro.qa.answer_files import read_answers, read_question_lines
 from retro.qa.passages import Retrieve
 from retro.qa.question import Context, PassageLike, Question
 from retro.qa.task import Task, load_task
@@ -83,7 +83,7 @@ def ask(
     # Ids go by appearance, and a slice must not change them.
     words.encode_batch([f"question: ask{n} answer: p{n} text" for n in range(9)])
     engine = BatchEngine(decoder or WordDecoder(), words, retrieve, max_running=chosen.batch_size)
-    asker = Asker(
+    asker = QuestionRunner(
         engine=engine,
         config=chosen,
         task=task or load_task("qa"),
@@ -106,7 +106,7 @@ def test_each_setting_is_given_its_passages(tmp_path: Path) -> None:
     swapped = first_words(tmp_path, "shuffled_passages")
     assert sorted(swapped) == ["p0", "p1", "p2", "p3", "p4"]
     assert all(word != f"p{n}" for n, word in enumerate(swapped))
-    assert [asked.id for asked in read_asked(tmp_path / "questions.jsonl")] == ["q0", "q1", "q2", "q3", "q4"]
+    assert [asked.id for asked in read_question_lines(tmp_path / "questions.jsonl")] == ["q0", "q1", "q2", "q3", "q4"]
 
 
 def test_an_answer_says_why_it_ended(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from retro.common.errors import TrainingError
 from retro.generate import sampling
 from retro.generate.probabilities import Probabilities
 from retro.generate.request import Sampling
-from retro.generate.sampling import Choice, choose
+from retro.generate.sampling import TokenSelection, choose
 
 # Probabilities .1 .5 .15 .25 of ids 0 1 2 3; likeliest first that is 1 3 2 0.
 LOGITS = torch.log(torch.tensor([[0.1, 0.5, 0.15, 0.25]]))
@@ -20,7 +20,7 @@ END = 0
 
 
 def one(sampling: Sampling, uniform: float = 0.0, logits: Tensor = LOGITS, **more: object) -> int:
-    choice = Choice(sampling=sampling, uniform=uniform, **more)  # type: ignore[arg-type]
+    choice = TokenSelection(sampling=sampling, uniform=uniform, **more)  # type: ignore[arg-type]
     return int(choose(logits, [choice], [END]))
 
 
@@ -101,10 +101,10 @@ def test_an_answer_that_may_not_end_yet_takes_the_next_best() -> None:
 
 def test_rows_with_settings_of_their_own_are_chosen_apart() -> None:
     choices = [
-        Choice(sampling=Sampling()),
-        Choice(sampling=Sampling(temperature=1.0, top_k=4), uniform=0.6),
-        Choice(sampling=Sampling(temperature=1.0), uniform=0.95),
-        Choice(sampling=Sampling(temperature=1.0, top_k=1), uniform=0.95),
+        TokenSelection(sampling=Sampling()),
+        TokenSelection(sampling=Sampling(temperature=1.0, top_k=4), uniform=0.6),
+        TokenSelection(sampling=Sampling(temperature=1.0), uniform=0.95),
+        TokenSelection(sampling=Sampling(temperature=1.0, top_k=1), uniform=0.95),
     ]
     chosen = choose(LOGITS.repeat(4, 1), choices, [END])
     assert chosen.tolist() == [1, 3, 0, 1]
@@ -132,7 +132,7 @@ def test_drawing_from_the_likeliest_is_drawing_from_all(spread: float, monkeypat
         Sampling(temperature=1.0),
         Sampling(temperature=0.3, top_k=4, top_p=0.8),
     ]
-    choices = [Choice(sampling=kinds[row % 5], uniform=(row * 0.37) % 1) for row in range(40)]
+    choices = [TokenSelection(sampling=kinds[row % 5], uniform=(row * 0.37) % 1) for row in range(40)]
     everything = choose(logits, choices, [END]).tolist()
     monkeypatch.setattr(sampling, "CANDIDATES", 4)
     if spread:

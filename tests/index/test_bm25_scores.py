@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.bm25.postings import occurrences, word_number, words_of
 from retro.index.config import Bm25Config
 from tests.index.words import index_of, index_of_pieces
@@ -20,7 +20,7 @@ LN2 = math.log(2)
 
 def found(texts: list[str], query: str, out: Path, k: int = 4, **config: Any) -> list[tuple[int, float]]:
     index = index_of(texts, out, Bm25Config(**config))
-    ids, scores = index.search(index.queries([query]), k, Rows.of(range(len(texts))))
+    ids, scores = index.search(index.queries([query]), k, RowSet.of(range(len(texts))))
     return [(row, score) for row, score in zip(ids[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
 
 
@@ -56,7 +56,7 @@ def test_of_many_equals_the_lowest_rows_are_kept(tmp_path: Path) -> None:
 
 def test_only_the_rows_asked_for_are_found(tmp_path: Path) -> None:
     index = index_of(["w"] * 6, tmp_path, Bm25Config())
-    ids, scores = index.search(index.queries(["w"]), 4, Rows.of(range(1, 3), range(4, 6), removed=[4]))
+    ids, scores = index.search(index.queries(["w"]), 4, RowSet.of(range(1, 3), range(4, 6), removed=[4]))
     assert ids.tolist() == [[1, 2, 5, -1]]
     assert np.isneginf(scores[0, 3])
 
@@ -110,7 +110,7 @@ def test_scores_are_those_of_bm25s_over_the_whole(
         # (To robertson a word that most texts have weighs nothing.)
         shares = [row for row in range(90) if set(words_of(texts[row])) & set(words) and wanted[row] > 0]
         best = sorted(shares, key=lambda row: (-wanted[row], row))[:10]
-        ids, _ = index.search(index.queries([query]), 10, Rows.of(range(90)))
+        ids, _ = index.search(index.queries([query]), 10, RowSet.of(range(90)))
         assert [row for row in ids[0].tolist() if row >= 0] == best
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json, write_plain_json
 from retro.common.hdf5 import new_file, write_columns
@@ -23,7 +23,9 @@ TEXTS = ["the quick fox", "the lazy dog"]
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     config = EmbedderConfig(dimension=32)
-    embedder = make_embedder(config, tmp_path, lambda: [TEXTS], learned_from="x", gang=Gang(tmp_path, stage="index"))
+    embedder = make_embedder(
+        config, tmp_path, lambda: [TEXTS], learned_from="x", gang=Coordinator(tmp_path, stage="index")
+    )
     assert describe_embedder(config, embedder, tmp_path) == ["embedder.json", "hashing.h5"]
     return tmp_path
 
@@ -34,7 +36,7 @@ def test_a_hashing_embedder_is_opened_as_it_was_made(made: Path) -> None:
         made / "again",
         lambda: [TEXTS],
         learned_from="x",
-        gang=Gang(made / "again", stage="index"),
+        gang=Coordinator(made / "again", stage="index"),
     )
     assert np.array_equal(open_embedder(made).embed(TEXTS), again.embed(TEXTS))
 
@@ -55,7 +57,7 @@ def test_a_description_that_is_none_is_named(made: Path) -> None:
 def test_a_model_that_changed_since_is_refused(tmp_path: Path) -> None:
     folder = bert_folder(tmp_path / "bert")
     config = EmbedderConfig(kind="huggingface", model=str(folder), precision="auto")
-    embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=Gang(tmp_path, stage="index"))
+    embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=Coordinator(tmp_path, stage="index"))
     describe_embedder(config, embedder, tmp_path)
     # What auto was here is what every later reader uses.
     assert read_json(tmp_path / "embedder.json", "")["config"]["precision"] == embedder.identity["dtype"]
@@ -75,7 +77,7 @@ def test_a_model_that_changed_since_is_refused(tmp_path: Path) -> None:
 
 
 def test_frequencies_learned_from_other_texts_are_learned_again(made: Path) -> None:
-    gang, config = Gang(made, stage="index"), EmbedderConfig(dimension=32)
+    gang, config = Coordinator(made, stage="index"), EmbedderConfig(dimension=32)
     kept = make_embedder(config, made, lambda: [["other"]], learned_from="x", gang=gang)
     assert kept.identity == open_embedder(made).identity
     other = make_embedder(config, made, lambda: [["other"]], learned_from="y", gang=gang)
@@ -86,7 +88,7 @@ def test_an_embedder_is_taken_over_with_what_it_learned(made: Path, tmp_path: Pa
     out = tmp_path / "other"
     out.mkdir()
     (out / "hashing.h5").write_bytes(b"what a kill left of another one")
-    embedder = adopt_embedder(made, out, Gang(out, stage="index"))
+    embedder = adopt_embedder(made, out, Coordinator(out, stage="index"))
     assert (out / "hashing.h5").read_bytes() == (made / "hashing.h5").read_bytes()
     assert describe_embedder(EmbedderConfig(dimension=32), embedder, out) == ["embedder.json", "hashing.h5"]
     assert np.array_equal(open_embedder(out).embed(TEXTS), open_embedder(made).embed(TEXTS))
@@ -95,9 +97,9 @@ def test_an_embedder_is_taken_over_with_what_it_learned(made: Path, tmp_path: Pa
 def test_a_model_is_taken_over_as_it_is(tmp_path: Path) -> None:
     config = EmbedderConfig(kind="huggingface", model=str(bert_folder(tmp_path / "bert")))
     first, out = tmp_path / "first", tmp_path / "other"
-    embedder = make_embedder(config, first, list, learned_from="x", gang=Gang(first, stage="index"))
+    embedder = make_embedder(config, first, list, learned_from="x", gang=Coordinator(first, stage="index"))
     describe_embedder(config, embedder, first)
-    assert adopt_embedder(first, out, Gang(out, stage="index")).identity == embedder.identity
+    assert adopt_embedder(first, out, Coordinator(out, stage="index")).identity == embedder.identity
 
 
 def test_word_frequencies_that_changed_on_disk_are_refused_and_learned_again(made: Path) -> None:
@@ -118,7 +120,7 @@ def test_the_first_worker_decides_the_precision_for_those_on_other_machines(
     def made_on(*, multiplies: bool, **settings: str) -> object:
         monkeypatch.setattr("retro.common.precision.find_hardware", lambda: Hardware(multiplies, "this CPU is such"))
         asked = config.model_copy(update=settings)
-        return make_embedder(asked, out, list, learned_from="x", gang=Gang(out, stage="index")).identity["dtype"]
+        return make_embedder(asked, out, list, learned_from="x", gang=Coordinator(out, stage="index")).identity["dtype"]
 
     assert [made_on(multiplies=one) for one in (True, False, True)] == ["bfloat16"] * 3
     # What is asked for by name is another embedder, and so is another model.
@@ -129,7 +131,7 @@ def test_the_first_worker_decides_the_precision_for_those_on_other_machines(
 
 def test_the_description_of_an_older_toolkit_is_read(tmp_path: Path) -> None:
     config = EmbedderConfig(kind="huggingface", model=str(bert_folder(tmp_path / "bert")))
-    embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=Gang(tmp_path, stage="index"))
+    embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=Coordinator(tmp_path, stage="index"))
     describe_embedder(config, embedder, tmp_path)
     described = read_json(tmp_path / "embedder.json", "")
     described["config"]["dtype"] = described["config"].pop("precision")

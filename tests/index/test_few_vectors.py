@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.faiss_index import SearchSettings, fill_index, search_index
 from retro.index.faiss_loader import load_faiss
 from retro.index.index_choice import create_index
@@ -34,7 +34,7 @@ def test_an_index_over_copies_finds_as_many_as_there_are(factory: str) -> None:
     copies_ND = np.repeat(unit_vectors(3, 32), 200, axis=0)
     index = filled(factory, copies_ND)
     queries_QD = np.concatenate([copies_ND[::200], unit_vectors(20, 32, seed=1)])
-    ids_QK, scores_QK = search_index(index, queries_QD, 250, Rows.of(range(600)), SETTINGS)
+    ids_QK, scores_QK = search_index(index, queries_QD, 250, RowSet.of(range(600)), SETTINGS)
     assert (ids_QK >= 0).all()
     assert np.isfinite(scores_QK).all()
     assert [sorted(ids) == list(range(200 * n, 200 * n + 200)) for n, ids in enumerate(ids_QK[:3, :200])] == [True] * 3
@@ -43,10 +43,12 @@ def test_an_index_over_copies_finds_as_many_as_there_are(factory: str) -> None:
 def test_enough_is_enough() -> None:
     vectors_ND = unit_vectors(600, 32)
     index = filled("IVF16,Flat", vectors_ND)
-    one_list = [search_index(index, vectors_ND[:50], 600, Rows.of(range(600)), SETTINGS, least)[0] for least in (0, 1)]
+    one_list = [
+        search_index(index, vectors_ND[:50], 600, RowSet.of(range(600)), SETTINGS, least)[0] for least in (0, 1)
+    ]
     assert np.array_equal(one_list[0], one_list[1])
     assert (one_list[0] < 0).any()
-    [every] = [search_index(index, vectors_ND[:50], 600, Rows.of(range(600)), SETTINGS)[0]]
+    [every] = [search_index(index, vectors_ND[:50], 600, RowSet.of(range(600)), SETTINGS)[0]]
     assert (np.sort(every, axis=1) == np.arange(600)).all()
 
 

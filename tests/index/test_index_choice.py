@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index import index_choice
 from retro.index.config import IndexConfig
 from retro.index.faiss_index import SearchSettings, exact_hits, fill_index, search_index
@@ -95,7 +95,7 @@ def test_every_kind_of_index_keeps_to_the_range_of_rows(factory: str) -> None:
     index = create_index(factory, 16, 600)
     fill_index(index, factory, vectors.astype(np.float16), np.arange(600), reproducible=True)
     assert index.ntotal == 600
-    ids, scores = search_index(index, vectors[:20], 5, Rows.of(range(100, 400)), SETTINGS)
+    ids, scores = search_index(index, vectors[:20], 5, RowSet.of(range(100, 400)), SETTINGS)
     assert ids.shape == scores.shape == (20, 5)
     found = ids >= 0
     assert found.any(axis=1).all()
@@ -106,14 +106,14 @@ def test_every_kind_of_index_keeps_to_the_range_of_rows(factory: str) -> None:
 def test_exact_search_in_slices_is_the_sorted_matrix_product() -> None:
     vectors, queries = unit_vectors(500), unit_vectors(7, seed=1)
     wanted = np.argsort(-(queries @ vectors[40:300].T), axis=1)[:, :6] + 40
-    assert exact_hits(vectors, queries, 6, Rows.of(range(40, 300)))[0].tolist() == wanted.tolist()
+    assert exact_hits(vectors, queries, 6, RowSet.of(range(40, 300)))[0].tolist() == wanted.tolist()
     index = create_index("Flat", 16, 1)
     fill_index(index, "Flat", vectors, np.arange(1), reproducible=True)
-    assert search_index(index, queries, 6, Rows.of(range(40, 300)), SETTINGS)[0].tolist() == wanted.tolist()
+    assert search_index(index, queries, 6, RowSet.of(range(40, 300)), SETTINGS)[0].tolist() == wanted.tolist()
 
 
 def test_exact_search_over_few_rows_pads_with_none() -> None:
-    assert exact_hits(unit_vectors(9), unit_vectors(1), 4, Rows.of(range(3, 5)))[0][0].tolist()[2:] == [-1, -1]
+    assert exact_hits(unit_vectors(9), unit_vectors(1), 4, RowSet.of(range(3, 5)))[0][0].tolist()[2:] == [-1, -1]
 
 
 def test_kinds_are_told_apart() -> None:
@@ -175,7 +175,7 @@ def test_an_exact_index_finds_the_same_among_some_of_its_rows_however_many_ask(q
     vectors, asked = unit_vectors(300), unit_vectors(queries, seed=1)
     index = create_index("Flat", 16, 1)
     fill_index(index, "Flat", vectors, np.arange(1), reproducible=True)
-    rows = Rows.of(range(10, 90), range(200, 280), removed=[20, 21, 203])
+    rows = RowSet.of(range(10, 90), range(200, 280), removed=[20, 21, 203])
     ids, scores = search_index(index, asked, 7, rows, SETTINGS)
     products = asked @ vectors.T
     products[:, ~rows.contains(np.arange(300))] = -np.inf

@@ -13,7 +13,7 @@ import pytest
 from retro.common.errors import ArtifactError, ConfigError, DependencyError
 from retro.common.files import read_json
 from retro.common.hdf5 import map_column
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index import build
@@ -43,16 +43,16 @@ def collection(directory: Path, sha256: str = "a" * 64, rows: int = ROWS, **milv
 @pytest.mark.parametrize(
     ("rows", "wanted"),
     [
-        (Rows.of(range(10)), ""),
-        (Rows.of(range(8)), "((row >= 0 and row < 8))"),
-        (Rows.of(range(10), removed=[3, 5]), "row not in [3, 5]"),
+        (RowSet.of(range(10)), ""),
+        (RowSet.of(range(8)), "((row >= 0 and row < 8))"),
+        (RowSet.of(range(10), removed=[3, 5]), "row not in [3, 5]"),
         (
-            Rows.of(range(2), range(4, 6), removed=[4]),
+            RowSet.of(range(2), range(4, 6), removed=[4]),
             "((row >= 0 and row < 2) or (row >= 4 and row < 6)) and row not in [4]",
         ),
     ],
 )
-def test_rows_are_asked_for_in_milvus_words(rows: Rows, wanted: str) -> None:
+def test_rows_are_asked_for_in_milvus_words(rows: RowSet, wanted: str) -> None:
     assert expression(rows, 10) == wanted
 
 
@@ -73,7 +73,7 @@ def test_a_stop_half_way_neither_doubles_nor_loses_a_row(tmp_path: Path, monkeyp
         stopped.fill(vectors())
     assert stopped._count() == 350
     with pytest.raises(ArtifactError, match=r"holds 350 vectors, needed are 700\. Run `retro index` again"):
-        collection(tmp_path).search(np.eye(1, DIMENSION, dtype=np.float32), 3, Rows.of(range(ROWS)))
+        collection(tmp_path).search(np.eye(1, DIMENSION, dtype=np.float32), 3, RowSet.of(range(ROWS)))
 
     batches: list[int] = []
     resumed = collection(tmp_path)
@@ -85,7 +85,7 @@ def test_a_stop_half_way_neither_doubles_nor_loses_a_row(tmp_path: Path, monkeyp
     monkeypatch.setattr(resumed.client, "upsert", send)
     resumed.fill(vectors())
     assert batches == [300, 400, 500, 600]
-    ids, _ = resumed.search(vectors()[:50].astype(np.float32), ROWS, Rows.of(range(ROWS)))
+    ids, _ = resumed.search(vectors()[:50].astype(np.float32), ROWS, RowSet.of(range(ROWS)))
     assert np.sort(ids, axis=1).tolist() == [list(range(ROWS))] * 50
     batches.clear()
     resumed.fill(vectors())
@@ -100,7 +100,7 @@ def test_other_embeddings_or_another_index_type_are_another_collection(tmp_path:
     assert len({first.name, *(other.name for other in others)}) == 3
     for other in others:
         with pytest.raises(ArtifactError, match=r"retro_[0-9a-f]{16} at .*milvus\.db: is missing"):
-            other.search(np.eye(1, DIMENSION, dtype=np.float32), 3, Rows.of(range(ROWS)))
+            other.search(np.eye(1, DIMENSION, dtype=np.float32), 3, RowSet.of(range(ROWS)))
 
 
 @installed
@@ -109,7 +109,7 @@ def test_approximate_types_find_most_neighbors(index: str, tmp_path: Path) -> No
     made = collection(tmp_path, index=index)
     made.fill(vectors())
     queries = vectors()[:40].astype(np.float32)
-    ids, _ = made.search(queries, 10, Rows.of(range(ROWS)))
+    ids, _ = made.search(queries, 10, RowSet.of(range(ROWS)))
     true = np.argsort(-(queries @ vectors().astype(np.float32).T), axis=1)[:, :10]
     assert (true[:, :, None] == ids[:, None, :]).any(axis=2).mean() > 0.9
 
@@ -128,7 +128,7 @@ def test_no_more_hits_are_asked_for_than_milvus_gives(tmp_path: Path, monkeypatc
         return search(name, limit=limit, **settings)
 
     monkeypatch.setattr(made.client, "search", searched)
-    ids, scores = made.search(np.eye(2, DIMENSION, dtype=np.float32), 8, Rows.of(range(ROWS)))
+    ids, scores = made.search(np.eye(2, DIMENSION, dtype=np.float32), 8, RowSet.of(range(ROWS)))
     assert max(asked) == 5
     assert (ids[:, :5] >= 0).all()
     assert (ids[:, 5:] == -1).all()
@@ -162,7 +162,7 @@ def test_a_server_is_filled_and_asked_with_the_same_code(tmp_path: Path) -> None
         made = collection(tmp_path, uri=f"http://127.0.0.1:{port}")
         made.fill(vectors())
         queries = vectors()[:5].astype(np.float32)
-        ids, scores = made.search(queries, 1, Rows.of(range(ROWS)))
+        ids, scores = made.search(queries, 1, RowSet.of(range(ROWS)))
         assert ids.tolist() == [[0], [1], [2], [3], [4]]
         assert np.allclose(scores, 1, atol=1e-2)
         assert not (tmp_path / DATABASE).exists()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro.index.rerank import TIED_AT_MOST, Float32, Hits, best_hits, pair_scores, settle
+from retro.index.rerank import TIED_AT_MOST, Float32, Hits, best_hits, pair_scores, search_without_ties
 
 ONE = np.ones((1, 1), dtype=np.float32)
 
@@ -37,7 +37,7 @@ def test_hits_of_several_searches_are_ordered_by_score_then_row() -> None:
 def test_of_equal_scores_at_the_end_of_the_list_the_lowest_rows_are_kept() -> None:
     # Rows 1, 2, 3, 5 and 6 are equal, and the index gives the highest first.
     index = Listed([0.5, 0.25, 0.25, 0.25, 0.0, 0.25, 0.25], [6, 5, 4, 3, 2, 1, 0])
-    ids, scores = settle(index, ONE, 3, 7)
+    ids, scores = search_without_ties(index, ONE, 3, 7)
     assert ids.tolist() == [[0, 1, 2]]
     assert scores.tolist() == [[0.5, 0.25, 0.25]]
     assert index.depths == [4, 7]
@@ -45,25 +45,25 @@ def test_of_equal_scores_at_the_end_of_the_list_the_lowest_rows_are_kept() -> No
 
 def test_a_list_that_ends_where_scores_differ_is_asked_for_once() -> None:
     index = Listed([0.5, 0.25, 0.125, 0.0], [0, 1, 2, 3])
-    assert settle(index, ONE, 2, 4)[0].tolist() == [[0, 1]]
+    assert search_without_ties(index, ONE, 2, 4)[0].tolist() == [[0, 1]]
     assert index.depths == [3]
 
 
 def test_every_row_is_asked_for_once_where_as_many_are_wanted() -> None:
     index = Listed([0.25, 0.25], [1, 0])
-    assert settle(index, ONE, 2, 2)[0].tolist() == [[0, 1]]
+    assert search_without_ties(index, ONE, 2, 2)[0].tolist() == [[0, 1]]
     assert index.depths == [2]
 
 
 def test_an_index_that_finds_too_few_pads() -> None:
-    ids, scores = settle(Listed([0.5, 0.25, 0.125], [0, 1]), ONE, 3, 3)
+    ids, scores = search_without_ties(Listed([0.5, 0.25, 0.125], [0, 1]), ONE, 3, 3)
     assert ids.tolist() == [[0, 1, -1]]
     assert scores.tolist() == [[0.5, 0.25, -np.inf]]
 
 
 def test_more_equals_than_the_limit_end_the_search() -> None:
     index = Listed([0.5] * 5000, list(range(5000)))
-    assert settle(index, ONE, 2, 5000)[0].tolist() == [[0, 1]]
+    assert search_without_ties(index, ONE, 2, 5000)[0].tolist() == [[0, 1]]
     assert max(index.depths) == TIED_AT_MOST + 2
 
 
@@ -71,7 +71,7 @@ def test_exact_scores_decide_where_the_index_rounded() -> None:
     # The index has rows 0 and 1 in the wrong order by less than it can be off.
     index = Listed([0.5, 0.5000001, 0.1], [0, 1, 2])
     vectors = np.array([[0.75], [0.5], [0.1]], dtype=np.float32)
-    ids, scores = settle(index, ONE, 1, 3, vectors)
+    ids, scores = search_without_ties(index, ONE, 1, 3, vectors)
     assert (ids.tolist(), scores.tolist()) == ([[0]], [[0.75]])
 
 
@@ -82,7 +82,7 @@ def test_what_is_kept_is_the_sorted_list_whatever_the_index_does_with_ties(
     order = list(range(len(scores)))
     random.shuffle(order)  # type: ignore[attr-defined]
     k = min(k, len(scores))
-    ids, _ = settle(Listed([float(score) for score in scores], order), ONE, k, len(scores))
+    ids, _ = search_without_ties(Listed([float(score) for score in scores], order), ONE, k, len(scores))
     assert ids[0].tolist() == sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:k]
 
 

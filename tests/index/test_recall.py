@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
 from retro.index.faiss_index import SearchSettings
 from retro.index.recall import RecallSample, recall_samples, without_own
@@ -26,7 +26,7 @@ class Answers(VectorIndex):
 
     answers: tuple[int, ...] = ()
 
-    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: Rows, least: int | None = None) -> Hits:
+    def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet, least: int | None = None) -> Hits:
         ids = np.array([self.answers[:k]] * len(vectors_QD), dtype=np.int64)
         return ids, np.zeros(ids.shape, dtype=np.float32)
 
@@ -37,7 +37,7 @@ def answering(*rows: int) -> VectorIndex:
 
 def sample(own: int, least: list[float]) -> RecallSample:
     queries = np.array([[1, 0]], dtype=np.float32)
-    return RecallSample(queries, np.array([own]), np.array([least], dtype=np.float32), VECTORS, Rows.of(range(5)))
+    return RecallSample(queries, np.array([own]), np.array([least], dtype=np.float32), VECTORS, RowSet.of(range(5)))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_where_there_are_fewer_rows_than_k_all_of_them_are_recall_1() -> None:
 def test_the_standard_error_is_that_of_the_queries() -> None:
     both = RecallSample(
         np.array([[1, 0], [1, 0]], dtype=np.float32),
-        *(np.array([99, 0]), np.array([[0.875, 0.5], [0.5, 0.5]], dtype=np.float32), VECTORS, Rows.of(range(5))),
+        *(np.array([99, 0]), np.array([[0.875, 0.5], [0.5, 0.5]], dtype=np.float32), VECTORS, RowSet.of(range(5))),
     )
     # Row 3 is wrong for both, row 0 right for the first: 0.5 and 0, half a quarter's root apart from 0.25.
     found = both.found_by(answering(3, 0, 4), 2)

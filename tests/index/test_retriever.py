@@ -11,7 +11,7 @@ from retro.common.artifacts import MANIFEST, describe_files, parse_manifest, rea
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.common.hdf5 import map_column
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index.embeddings import chunk_texts
@@ -40,12 +40,12 @@ def test_search_is_the_sorted_matrix_product_over_the_rows_asked_for(
 
 
 def test_asking_for_more_than_there_is_pads_with_none(searcher: Searcher) -> None:
-    ids, scores = searcher.search(np.eye(2, 64, dtype=np.float32), 5, Rows.of(range(10, 13)))
+    ids, scores = searcher.search(np.eye(2, 64, dtype=np.float32), 5, RowSet.of(range(10, 13)))
     assert (ids[:, 3:] == -1).all()
     assert (scores[:, 3:] == -np.inf).all()
     assert sorted(ids[0, :3].tolist()) == [10, 11, 12]
     assert searcher.search(np.zeros((0, 64), dtype=np.float32), 5)[0].shape == (0, 5)
-    assert (searcher.search(np.eye(2, 64, dtype=np.float32), 5, Rows.of())[0] == -1).all()
+    assert (searcher.search(np.eye(2, 64, dtype=np.float32), 5, RowSet.of())[0] == -1).all()
 
 
 @pytest.mark.parametrize(("shape", "k"), [((2, 32), 5), ((64,), 5), ((2, 64), 0)])
@@ -56,7 +56,7 @@ def test_questions_that_cannot_be_are_refused(searcher: Searcher, shape: tuple[i
 
 def test_rows_beyond_the_database_are_refused(searcher: Searcher) -> None:
     with pytest.raises(ValueError, match="cannot look among rows up to 1000000"):
-        searcher.search(np.eye(2, 64, dtype=np.float32), 5, Rows.of(range(1_000_000)))
+        searcher.search(np.eye(2, 64, dtype=np.float32), 5, RowSet.of(range(1_000_000)))
 
 
 def test_an_index_that_changed_after_it_was_opened_is_not_given_to_faiss(copied: Path, db: ChunkDatabase) -> None:

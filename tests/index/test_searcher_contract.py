@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retro.common.artifacts import MANIFEST
 from retro.common.errors import ArtifactError
 from retro.common.hdf5 import map_column
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.corpus.reader import Corpus
 from retro.db import build as db_build
 from retro.db.reader import ChunkDatabase
@@ -26,7 +26,7 @@ from retro.index.milvus_client import DATABASE
 from retro.index.rerank import pair_scores
 from retro.index.searcher import Searcher, open_searcher
 from retro.updates.change import add
-from retro.updates.state import Home, open_latest
+from retro.updates.state import VersionedDatabase, open_latest
 from tests.corpus.texts import write_stories
 from tests.db.road import DB
 from tests.db.stops import flip_byte
@@ -71,7 +71,7 @@ class Made:
     def exact(self) -> bool:
         return self.name in EXACT
 
-    def true(self, queries: NDArray[np.float32], k: int, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def true(self, queries: NDArray[np.float32], k: int, rows: RowSet) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """By comparing every pair: the best rows, of equals the lower, and their scores."""
         ids = np.arange(len(self.vectors))[rows.contains(np.arange(len(self.vectors)))]
         scores = pair_scores(self.vectors, queries, np.tile(ids, (len(queries), 1)))
@@ -95,7 +95,7 @@ def made(
 def version_of_three_parts(corpus_dir: Path, db_dir: Path, out: Path) -> Made:
     """The small database and what was added to it twice, each part with its own index."""
     build.run(index_config(), corpus_dir, db_dir, out / "3_index")
-    home = Home(base=Part(corpus=corpus_dir, db=db_dir, index=out / "3_index"), versions=out / "versions")
+    home = VersionedDatabase(base=Part(corpus=corpus_dir, db=db_dir, index=out / "3_index"), versions=out / "versions")
     for first in (100, 105):
         add(home, write_stories(out / f"{first}.jsonl", 5, first), "a")
     current = open_latest(home)
@@ -163,7 +163,7 @@ def test_only_rows_asked_for_are_found(made: Made, queries: NDArray[np.float32])
     total = made.searcher.db.rows
     free, _ = made.searcher.search(queries, 3)
     # Without the best row of every query, over two ranges with a gap that no shard's border falls on.
-    rows = Rows.of(range(5, total // 2 - 9), range(total // 2 + 8, total - 3), removed=free[:, 0])
+    rows = RowSet.of(range(5, total // 2 - 9), range(total // 2 + 8, total - 3), removed=free[:, 0])
     ids, scores = made.searcher.search(queries, 7, rows)
     assert rows.contains(ids[ids >= 0]).all()
     assert (ids[:, 0] >= 0).all()
@@ -179,12 +179,12 @@ def test_removed_rows_are_not_found_unless_told_otherwise(made: Made, queries: N
     assert not np.isin(ids, gone).any()
     assert (ids[:, 0] >= 0).all()
     assert np.array_equal(
-        searcher.search(queries, 5, Rows.of(range(shrunk.rows)))[0], made.searcher.search(queries, 5)[0]
+        searcher.search(queries, 5, RowSet.of(range(shrunk.rows)))[0], made.searcher.search(queries, 5)[0]
     )
 
 
 def test_what_is_not_there_is_minus_one(made: Made, queries: NDArray[np.float32]) -> None:
-    rows = Rows.of(range(10, 16), removed=[12])
+    rows = RowSet.of(range(10, 16), removed=[12])
     ids, scores = made.searcher.search(queries[:4], 9, rows)
     assert (ids[:, 5:] == -1).all()
     assert (scores[:, 5:] == -np.inf).all()
@@ -200,7 +200,7 @@ def test_what_is_not_there_is_minus_one(made: Made, queries: NDArray[np.float32]
 def test_no_queries_and_no_rows_give_nothing(made: Made, queries: NDArray[np.float32]) -> None:
     ids, scores = made.searcher.search(queries[:0], 4)
     assert (ids.shape, scores.shape) == ((0, 4), (0, 4))
-    ids, scores = made.searcher.search(queries[:3], 4, Rows.of())
+    ids, scores = made.searcher.search(queries[:3], 4, RowSet.of())
     assert (ids == -1).all()
     assert (scores == -np.inf).all()
 

@@ -7,12 +7,12 @@ import pytest
 
 from retro.common.artifacts import Manifest, describe_files
 from retro.common.errors import ConfigError
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.config import IndexConfig
 from retro.index.faiss_file import FaissFile
 from retro.index.faiss_index import fill_index, save_index
 from retro.index.index_choice import create_index
-from retro.index.shards import ShardedFiles, divide_index, index_files, require_divisible, shard_file, shard_rows
+from retro.index.shards import ShardedFiles, index_files, require_shardable, shard_file, shard_index, shard_rows
 
 ROWS, DIMENSION = 3000, 32
 DIVISIBLE = ("Flat", "SQ8", "RaBitQ", "IVF16,Flat", "IVF16,SQ8", "RR32,IVF16_HNSW8,RaBitQ", "OPQ8_32,IVF16,PQ8x4")
@@ -30,7 +30,7 @@ def stored(directory: Path, factory: str, shards: int) -> FaissFile | ShardedFil
     index = create_index(factory, DIMENSION, ROWS)
     fill_index(index, factory, vectors(), np.arange(ROWS), reproducible=True)
     save_index(index, directory / "index.faiss")
-    names = ["index.faiss"] if shards == 1 else divide_index(directory / "index.faiss", ROWS, DIMENSION, shards)
+    names = ["index.faiss"] if shards == 1 else shard_index(directory / "index.faiss", ROWS, DIMENSION, shards)
     config = IndexConfig(faiss=factory, nprobe=5, ef_search=40)
     manifest = Manifest(
         stage="index",
@@ -68,10 +68,10 @@ def test_a_divided_index_finds_what_the_whole_one_finds_bit_for_bit(factory: str
     # Rows 1, 11, 21 … stand ten times, so their lists of neighbors are cut among equals.
     queries = np.concatenate([vectors()[:200], vectors()[1:300:10]]).astype(np.float32)
     for rows in (
-        Rows.of(range(ROWS)),
-        Rows.of(range(2111)),
-        Rows.of(range(40, 1300), range(1400, 2900), removed=range(41, 2000, 30)),
-        Rows.of(range(800, 1000)),
+        RowSet.of(range(ROWS)),
+        RowSet.of(range(2111)),
+        RowSet.of(range(40, 1300), range(1400, 2900), removed=range(41, 2000, 30)),
+        RowSet.of(range(800, 1000)),
     ):
         for k in (1, 5, 23):
             ids, scores = whole.search(queries, k, rows)
@@ -83,10 +83,10 @@ def test_a_divided_index_finds_what_the_whole_one_finds_bit_for_bit(factory: str
 def test_equals_at_the_end_of_a_list_are_the_lowest_rows(tmp_path: Path) -> None:
     index = stored(tmp_path, "Flat", 3)
     query = vectors()[1:2].astype(np.float32)
-    ids, scores = index.search(query, 7, Rows.of(range(ROWS)))
+    ids, scores = index.search(query, 7, RowSet.of(range(ROWS)))
     assert ids.tolist() == [[1, 301, 601, 901, 1201, 1501, 1801]]
     assert len(set(scores[0].tolist())) == 1
-    ids, _ = index.search(query, 3, Rows.of(range(ROWS), removed=[1, 601]))
+    ids, _ = index.search(query, 3, RowSet.of(range(ROWS), removed=[1, 601]))
     assert ids.tolist() == [[301, 901, 1201]]
 
 
@@ -95,10 +95,10 @@ def test_an_index_that_cannot_be_divided_is_refused_before_it_is_built(factory: 
     words = rf"index\.shards = 2: needs an index of flat codes or .* index\.faiss is '{factory}'"
     index = create_index(factory, DIMENSION, ROWS)
     with pytest.raises(ConfigError, match=words):
-        require_divisible(index, ROWS, 2, factory)
-    require_divisible(index, ROWS, 1, factory)
+        require_shardable(index, ROWS, 2, factory)
+    require_shardable(index, ROWS, 1, factory)
 
 
 def test_more_files_than_rows_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"index\.shards = 4: needs to be at most the number of chunks, 3"):
-        require_divisible(create_index("Flat", DIMENSION, 3), 3, 4, "Flat")
+        require_shardable(create_index("Flat", DIMENSION, 3), 3, 4, "Flat")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.codes import CODES, encode
 from retro.index.faiss_index import SearchSettings, add_vectors, exact_hits, search_index
 from retro.index.faiss_loader import load_faiss
@@ -55,7 +55,7 @@ def test_an_index_has_the_same_bytes_on_any_number_of_threads(factory: str, thre
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,SQ8", "RR,IVF16,RaBitQ"])
 @pytest.mark.parametrize("queries", [2, 30, 1100])
 def test_what_is_found_and_its_scores_do_not_depend_on_threads(factory: str, queries: int, threads: int) -> None:
-    index, rows = built(factory, 1), Rows.of(range(len(VECTORS)))
+    index, rows = built(factory, 1), RowSet.of(range(len(VECTORS)))
     load_faiss().omp_set_num_threads(1)
     ids, scores = search_index(index, VECTORS[:queries], 5, rows, SETTINGS)
     load_faiss().omp_set_num_threads(threads)
@@ -69,7 +69,7 @@ def test_exact_scores_do_not_depend_on_threads(threads: int) -> None:
     found = []
     for number in (1, threads):
         load_faiss().omp_set_num_threads(number)
-        found.append(exact_hits(VECTORS.astype(np.float16), VECTORS[:100], 7, Rows.of(range(len(VECTORS)))))
+        found.append(exact_hits(VECTORS.astype(np.float16), VECTORS[:100], 7, RowSet.of(range(len(VECTORS)))))
     np.testing.assert_array_equal(found[1][0], found[0][0])
     np.testing.assert_array_equal(found[1][1], found[0][1])
 

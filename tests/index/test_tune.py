@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from retro.common.files import read_json
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.index.config import IndexConfig
 from retro.index.faiss_index import SearchSettings, fill_index
 from retro.index.index_choice import create_index
 from retro.index.measure import write_curve
 from retro.index.recall import RecallSample
 from retro.index.rerank import pair_scores
-from retro.index.tune import READ_COST, Trial, Tuned, choose, knobs_of, ladders, try_out, tune
+from retro.index.tune import READ_COST, Trial, Tuned, choose, settings_to_try, try_out, tunable_settings, tune
 from retro.index.vector_index import VectorIndex
 from tests.index.vectors import unit_vectors
 
@@ -33,7 +33,7 @@ def sample(seed: int = 9, queries: int = 60) -> RecallSample:
     asked = unit_vectors(queries, seed=seed)
     ids = np.argsort(-(asked @ VECTORS.T), axis=1)[:, :20]
     own = np.full(queries, -2)
-    return RecallSample(asked, own, pair_scores(VECTORS, asked, ids), VECTORS, Rows.of(range(len(VECTORS))))
+    return RecallSample(asked, own, pair_scores(VECTORS, asked, ids), VECTORS, RowSet.of(range(len(VECTORS))))
 
 
 def trial(recall: float, compared: float, reranked: int = 0, error: float = 0.0, **settings: int) -> Trial:
@@ -84,12 +84,14 @@ def test_out_of_reach_the_cheapest_that_is_nearly_the_best_is_chosen() -> None:
     ],
 )
 def test_each_kind_of_index_reads_its_own_settings(factory: str, ranked: bool, knobs: tuple[str, ...]) -> None:
-    assert knobs_of(VectorIndex(create_index(factory, 16, 10_000), SETTINGS, VECTORS if ranked else None)) == knobs
+    assert (
+        tunable_settings(VectorIndex(create_index(factory, 16, 10_000), SETTINGS, VECTORS if ranked else None)) == knobs
+    )
 
 
 def ladder_of(factory: str, *, ranked: bool = False, **held: Any) -> list[list[tuple[int, int, int]]]:
     index = VectorIndex(create_index(factory, 16, 10_000), SETTINGS, VECTORS if ranked else None)
-    return [[tuple(asdict(one).values()) for one in ladder] for ladder in ladders(index, IndexConfig(**held))]
+    return [[tuple(asdict(one).values()) for one in ladder] for ladder in settings_to_try(index, IndexConfig(**held))]
 
 
 def test_ladders_go_from_cheap_to_dear_and_hold_what_is_given() -> None:

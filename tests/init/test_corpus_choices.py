@@ -9,24 +9,26 @@ import pytest
 from retro.common.errors import DataError
 from retro.corpus.config import CorpusConfig, DocumentUnit, SourceConfig
 from retro.corpus.split import require_documents_in_splits, split_documents
-from retro.init.corpus_choices import Parted, least_words, left, part, split, vocabulary, weighted
-from retro.init.scan import Cut, ScannedSource
+from retro.init.corpus_choices import SplitSource, choose_document_unit, least_words, left, split, vocabulary, weighted
+from retro.init.scan import DocumentUnitCounts, ScannedSource
 
 
-def cut(unit: DocumentUnit, documents: int, *, characters: int = 10_000, short: int = 0, gone: int = 0) -> Cut:
-    return Cut(
+def cut(
+    unit: DocumentUnit, documents: int, *, characters: int = 10_000, short: int = 0, gone: int = 0
+) -> DocumentUnitCounts:
+    return DocumentUnitCounts(
         unit=unit, documents=documents, characters=characters, short_documents=short,
         short_characters=gone,
     )  # fmt: skip
 
 
-def source(*cuts: Cut, kind: str = "folder", name: str = "a") -> ScannedSource:
+def source(*cuts: DocumentUnitCounts, kind: str = "folder", name: str = "a") -> ScannedSource:
     config = SourceConfig(name=name, path=Path(name))
     return ScannedSource(config=config, kind=kind, bytes_read=10_000, cuts=cuts, sample=("text",))
 
 
-def chosen(*cuts: Cut, kind: str = "folder") -> Parted:
-    return part(Path("a"), source(*cuts, kind=kind))
+def chosen(*cuts: DocumentUnitCounts, kind: str = "folder") -> SplitSource:
+    return choose_document_unit(Path("a"), source(*cuts, kind=kind))
 
 
 def test_each_file_is_a_document_where_there_are_enough() -> None:
@@ -109,7 +111,7 @@ def test_the_vocabulary_suits_the_text(characters: int, letters: int, size: int)
 
 def test_sources_are_drawn_from_as_they_are_large() -> None:
     one, other = (
-        part(Path("a"), source(cut("file", 50, characters=size), name=name))
+        choose_document_unit(Path("a"), source(cut("file", 50, characters=size), name=name))
         for name, size in (("a", 30_000), ("b", 10_000))
     )
     assert [entry["weight"] for entry in weighted([one, other])] == [0.75, 0.25]

@@ -11,8 +11,8 @@ import pytest
 
 from retro.cli.main import app
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.init.run import Made, Options, run
-from retro.init.training_choices import SHAPES, Shaped
+from retro.init.run import InitResult, Options, run
+from retro.init.training_choices import SHAPES, ModelCandidate
 from retro.init.trial import tokens_per_second
 from retro.run.config import RunConfig, load_run_config
 from retro.run.pipeline import stage
@@ -25,13 +25,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def rate(shaped: Shaped, vocabulary: int) -> float:
+def rate(shaped: ModelCandidate, vocabulary: int) -> float:
     """Of a machine that need not be measured."""
     assert shaped == SHAPES[0] and vocabulary >= 300
     return 5_000.0
 
 
-def init(folder: Path, **options: Any) -> Made:
+def init(folder: Path, **options: Any) -> InitResult:
     return run(Options(folder=folder, **options), rate)
 
 

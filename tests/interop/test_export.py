@@ -25,7 +25,7 @@ from retro.mcore import parallel
 from retro.model.config import ModelConfig, ModelShape
 from retro.run.config import RunConfig, load_run_config
 from retro.training import checkpoint
-from retro.training.checkpoint_writer import Saver, save_weights
+from retro.training.checkpoint_writer import CheckpointWriter, save_weights
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.convert import convert
 from retro.training.loop import build_engine
@@ -82,7 +82,7 @@ def saved(out: Path, shape: ModelShape | None = None, **settings: Any) -> Path:
     shape = shape or tiny_shape(**settings)
     config = TrainConfig(steps=2, micro_batch=2, global_batch=2, warmup_steps=0, precision="float32")
     engine = build_engine(shape, config, ParallelConfig())
-    Saver(engine, shape, config, out / "checkpoints").save(1, learned=False)
+    CheckpointWriter(engine, shape, config, out / "checkpoints").save(1, learned=False)
     return checkpoint.step_directory(out / "checkpoints", 1)
 
 

@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 
 from retro.generate.config import GenerateConfig
 from retro.lm_eval.model import RetroLM
-from retro.lm_eval.run import Places, Wanted, evaluate, open_lm
+from retro.lm_eval.run import Options, Places, evaluate, open_lm
 from tests.model.convert.folders import LLAMA
 from tests.tokenizers.chat_folders import make_folder
 
@@ -156,7 +156,7 @@ def test_tasks_have_the_same_scores_as_in_the_harness(folder: Path, tmp_path: Pa
         (tmp_path / f"{name}.yaml").write_text(task + SHARED.format(file=tmp_path / "lines.jsonl"))
     ours, theirs = both(folder)
     names = ["words_choice", "words_rolling", "words_until"]
-    wanted = Wanted(tasks=names, include_path=tmp_path, log_samples=True, few_shot=0, **chat)
+    wanted = Options(tasks=names, include_path=tmp_path, log_samples=True, few_shot=0, **chat)
     found, kept = evaluate(ours, wanted)
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     expected: Any = simple_evaluate(

@@ -13,7 +13,7 @@ import torch
 from retro.common.errors import ArtifactError
 from retro.mcore import checkpoint
 from retro.mcore.sharded_tensors import StoredTensors
-from retro.training.checkpoint_writer import Saver
+from retro.training.checkpoint_writer import CheckpointWriter
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import build_engine
 from tests.mcore.hostile import Evil
@@ -40,7 +40,7 @@ def test_a_full_disk_while_saving_names_the_checkpoint_and_frees_what_was_writte
     engine = build_engine(tiny_shape(), config, ParallelConfig())
     monkeypatch.setattr("retro.mcore.checkpoint.FileSystemWriterAsync.write_preloaded_data", full)
     with pytest.raises(ArtifactError, match=r"step_00000007: the disk is full; .* run the same command again"):
-        Saver(engine, tiny_shape(), config, tmp_path).save(7, learned=False)
+        CheckpointWriter(engine, tiny_shape(), config, tmp_path).save(7, learned=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from retro.mcore.engine import Engine
 from retro.mcore.read_back import sums_of
 from retro.model.model import RetroModel
 from retro.training import checkpoint
-from retro.training.checkpoint_writer import Saver
+from retro.training.checkpoint_writer import CheckpointWriter
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import build_engine
 from tests.model.tiny import tiny_shape
@@ -60,7 +60,7 @@ def test_a_writer_that_saves_old_weights_is_found_out(
     config = CONFIG.model_copy(update={"async_save": background})
     with (
         pytest.raises(ArtifactError, match="is not what was written"),
-        Saver(engine, tiny_shape(), config, tmp_path) as saver,
+        CheckpointWriter(engine, tiny_shape(), config, tmp_path) as saver,
     ):
         saver.save(1, learned=False)
     assert checkpoint.complete(tmp_path) == []
@@ -77,14 +77,14 @@ def test_copies_that_were_made_too_early_are_found_out(
     config = CONFIG.model_copy(update={"async_save": True})
     with (
         pytest.raises(ArtifactError, match="is not what memory held"),
-        Saver(engine, tiny_shape(), config, tmp_path) as saver,
+        CheckpointWriter(engine, tiny_shape(), config, tmp_path) as saver,
     ):
         saver.save(1, learned=False)
     assert checkpoint.complete(tmp_path) == []
 
 
 def test_two_saves_must_differ_where_training_went_on(engine: Engine[RetroModel], tmp_path: Path) -> None:
-    saver = Saver(engine, tiny_shape(), CONFIG, tmp_path)
+    saver = CheckpointWriter(engine, tiny_shape(), CONFIG, tmp_path)
     saver.save(1, learned=True)
     saver.save(2, learned=False)
     with pytest.raises(TrainingError, match=r"step 3: weights and optimizer state are those of step 2, bit for bit"):
@@ -98,7 +98,7 @@ def test_a_checkpoint_that_is_removed_loses_its_name_first(
     engine: Engine[RetroModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = CONFIG.model_copy(update={"keep_last": 1})
-    saver = Saver(engine, tiny_shape(), config, tmp_path)
+    saver = CheckpointWriter(engine, tiny_shape(), config, tmp_path)
     saver.save(1, learned=False)
 
     def killed(path: Path, **_: Any) -> None:
@@ -111,6 +111,6 @@ def test_a_checkpoint_that_is_removed_loses_its_name_first(
         saver.save(2, learned=False)
     monkeypatch.undo()
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step_00000002"]
-    with Saver(engine, tiny_shape(), config, tmp_path):
+    with CheckpointWriter(engine, tiny_shape(), config, tmp_path):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.neighbors.hubness import counts_of, hubness, neighbor_counts
 
 
@@ -44,9 +44,9 @@ def test_no_row_is_refused() -> None:
 
 def test_only_rows_that_may_be_neighbors_count() -> None:
     counts = np.array([5, 1, 7, 0])
-    rows = Rows.of(range(1, 3), range(5, 7), removed=[6])
+    rows = RowSet.of(range(1, 3), range(5, 7), removed=[6])
     assert counts_of(rows, counts).tolist() == [1, 7, 0]
-    assert counts_of(Rows.of(), counts).tolist() == []
+    assert counts_of(RowSet.of(), counts).tolist() == []
 
 
 @given(hnp.arrays(np.int64, st.integers(1, 12), elements=st.integers(0, 9)))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.activation_memory import CASES, LAYOUTS, measured, planned, settings_of
-from retro.planning.activations import Activations, Kept
+from retro.planning.activations import Activations, ShardedBytes
 from retro.planning.stages import stages_of
 from retro.training.config import ParallelConfig
 from tests.planning.shapes import hand_shape, training
@@ -59,7 +59,7 @@ def test_a_gpt_keeps_what_is_worked_by_hand() -> None:
 
 
 def test_ranks_share_what_is_split_and_the_rest_under_sequence_parallel() -> None:
-    kept = Kept(whole=80.0, split=400.0, fixed=5.0)
+    kept = ShardedBytes(whole=80.0, split=400.0, fixed=5.0)
     assert kept.on_rank(ParallelConfig()) == 485
     assert kept.on_rank(ParallelConfig(tensor=4)) == 80 + 100 + 5
     assert kept.on_rank(ParallelConfig(tensor=4, sequence=True)) == 20 + 100 + 5
@@ -73,7 +73,7 @@ def test_full_recompute_keeps_the_inputs_of_layers_and_makes_the_largest_anew() 
     plain = Activations(shape, training())
     anew, everything = activations.recomputed(blocks), plain.block(blocks[0])
     assert 0 < anew.split < everything.split
-    assert plain.recomputed(blocks) == Kept()
+    assert plain.recomputed(blocks) == ShardedBytes()
 
 
 def test_selective_recompute_keeps_no_feed_forward_and_makes_the_largest_anew() -> None:
@@ -87,8 +87,8 @@ def test_selective_recompute_keeps_no_feed_forward_and_makes_the_largest_anew() 
     freed = plain.block(blocks[0]).split - selective.block(blocks[0]).split
     assert freed == feed_forward + cores
     assert selective.block(blocks[0]).whole == plain.block(blocks[0]).whole
-    assert selective.recomputed(blocks) == Kept(split=128 * 64 * 2)
-    assert Activations(hand_shape(retrieval=False), training(recompute="selective")).recomputed(blocks) == Kept(
+    assert selective.recomputed(blocks) == ShardedBytes(split=128 * 64 * 2)
+    assert Activations(hand_shape(retrieval=False), training(recompute="selective")).recomputed(blocks) == ShardedBytes(
         split=32 * 64 * 2
     )
 

@@ -12,7 +12,7 @@ from retro.model.count import count_parameters
 from retro.planning.memory import StageMemory, Weights, block_weights, stage_memory, stage_weights
 from retro.planning.stages import stages_of
 from retro.training.config import ParallelConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 from tests.planning.shapes import hand_shape, sized, training
@@ -36,7 +36,7 @@ def one_rank(precision: str, settings: dict[str, Any]) -> StageMemory:
 def test_a_built_model_holds_the_planned_bytes(precision: str, settings: dict[str, Any]) -> None:
     shape, train = hand_shape(**settings), training(precision=precision, micro_batch=2, global_batch=2)
     engine = build_engine(shape, train, ParallelConfig())
-    feed = Feed(RandomSource(shape), shape, engine.chunks, train.micro_batch)
+    feed = DataLoader(RandomSource(shape), shape, engine.chunks, train.micro_batch)
     engine.step(feed.work(np.arange(train.micro_batch)), token_losses)
     weights = [weight for chunk in engine.chunks for weight in chunk.parameters()]
     plan = one_rank(precision, settings)
@@ -126,7 +126,7 @@ def test_a_built_model_with_adapters_holds_the_planned_bytes(precision: str) -> 
     shape = hand_shape(activation="swiglu")
     train = training(precision=precision, micro_batch=2, global_batch=2, lora={"rank": 3})
     engine = build_engine(shape, train, ParallelConfig())
-    feed = Feed(RandomSource(shape), shape, engine.chunks, train.micro_batch)
+    feed = DataLoader(RandomSource(shape), shape, engine.chunks, train.micro_batch)
     engine.step(feed.work(np.arange(train.micro_batch)), token_losses)
     (plan,) = stage_memory(shape, train, ParallelConfig(), data=1, micro_batches=1)
     weights = [weight for chunk in engine.chunks for weight in chunk.parameters()]

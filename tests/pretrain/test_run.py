@@ -129,7 +129,7 @@ def test_a_lengthened_run_that_is_stopped_is_not_complete_and_goes_on(trained: P
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("retro.training.checkpoint_writer.Saver.save", stop)
+        patch.setattr("retro.training.checkpoint_writer.CheckpointWriter.save", stop)
         stage("pretrain").run(longer)
     assert not (folder / "run/5_pretrain/manifest.json").exists()
     assert not (folder / "run/5_pretrain/gpt/result.json").exists()

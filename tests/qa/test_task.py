@@ -6,7 +6,7 @@ import pytest
 
 from retro.common.config import config_json
 from retro.common.errors import ConfigError, DataError
-from retro.qa.json_paths import MISSING, Place, find, places
+from retro.qa.json_paths import MISSING, JsonObject, find, objects_at
 from retro.qa.prompts import known_kinds
 from retro.qa.task import FewShot, Task, all_tasks, load_task, task_names
 
@@ -90,7 +90,7 @@ ROOT = {"title": "T", "rows": [{"n": 1, "deep": {"x": ["a", "b"]}}, {"n": 2, "de
 
 
 def test_items_are_found_with_what_is_around_them() -> None:
-    first, second = places("line 1", ROOT, "rows[]")
+    first, second = objects_at("line 1", ROOT, "rows[]")
     assert (first.name, second.name) == ("line 1.rows[0]", "line 1.rows[1]")
     assert (find(second, "n"), find(second, "title"), find(second, "deep.x")) == (2, "T", ["c"])
     assert list(second.siblings[: second.number]) == [ROOT["rows"][0]]  # type: ignore[index]
@@ -110,15 +110,15 @@ def test_items_are_found_with_what_is_around_them() -> None:
     ],
 )
 def test_paths_worked_by_hand(path: str, value: object) -> None:
-    found = find(Place("", (ROOT,)), path)
+    found = find(JsonObject("", (ROOT,)), path)
     assert found is value if value is MISSING else found == value
 
 
 def test_values_of_objects_have_their_key() -> None:
-    (place,) = places("", {"dev": {"q7": {"text": "?"}}}, "{}.{}")
+    (place,) = objects_at("", {"dev": {"q7": {"text": "?"}}}, "{}.{}")
     assert (find(place, "key"), find(place, "text"), place.name) == ("q7", "?", "['dev']['q7']")
 
 
 def test_a_path_that_leads_nowhere_has_no_items() -> None:
-    assert [*places("", ROOT, "none[]"), *places("", ROOT, "title{}")] == []
-    assert [place.name for place in places("", ROOT, "by")] == ["by"]
+    assert [*objects_at("", ROOT, "none[]"), *objects_at("", ROOT, "title{}")] == []
+    assert [place.name for place in objects_at("", ROOT, "by")] == ["by"]

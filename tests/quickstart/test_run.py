@@ -10,11 +10,11 @@ import pytest
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.optional import package_folder
-from retro.evaluate.compare import Side
+from retro.evaluate.compare import ScoredAnswers
 from retro.qa.answer_files import Answer
 from retro.qa.question import Context
 from retro.quickstart import versions
-from retro.quickstart.answers import SETTINGS, Outcome, rows, section, summary
+from retro.quickstart.answers import SETTINGS, QuestionOutcome, rows, section, summary
 from retro.quickstart.documents import write_documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import page
@@ -31,7 +31,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRO_CACHE", str(tmp_path / "cache"))
 
 
-def outcome(number: int) -> Outcome:
+def outcome(number: int) -> QuestionOutcome:
     """A question whose answers are right as RIGHT says."""
     right = {setting: bool(RIGHT.get(setting, [0] * 4)[number]) for setting in SETTINGS}
     passage = Context(title="f", text=f"f, parameters: tol : float, default=1e-{number + 4} <b>")
@@ -46,10 +46,10 @@ def outcome(number: int) -> Outcome:
         )
         for setting in SETTINGS
     }
-    return Outcome(said=said, right=right)
+    return QuestionOutcome(said=said, right=right)
 
 
-def sides() -> dict[str, Side]:
+def sides() -> dict[str, ScoredAnswers]:
     """The scored answers of four such questions."""
     value = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 4}
     mine = {"substring_match": value, "f1": value, "recall": {"at": {"1": 0.5, "2": 0.75}}}
@@ -59,7 +59,7 @@ def sides() -> dict[str, Side]:
     ]
     scores = {"settings": dict.fromkeys(SETTINGS, mine)}
     return {
-        setting: Side(name=setting, directory=Path(), setting=setting, scores=scores, questions=questions)
+        setting: ScoredAnswers(name=setting, directory=Path(), setting=setting, scores=scores, questions=questions)
         for setting in SETTINGS
     }
 

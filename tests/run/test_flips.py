@@ -20,7 +20,7 @@ import pytest
 from retro.common.errors import ArtifactError
 from retro.run.config import RunConfig
 from retro.run.pipeline import STAGES
-from retro.run.verify import Verification, Verified
+from retro.run.verify import Verification, VerifiedStage
 from retro.training import checkpoint
 from retro.training.log import read_log
 from tests.tiny_road import run_stages, small_config
@@ -29,7 +29,7 @@ NOT_READ = {".lock", ".verified.json"}
 """Empty; and what only spares reading: verify reads all, and a damaged one is made again."""
 
 
-def verified(run_dir: Path) -> Verified:
+def verified(run_dir: Path) -> VerifiedStage:
     verification = Verification(RunConfig(run_dir=run_dir), "run.yaml")
     verification.read_all()
     return verification.found

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from retro.cli.status import show_status
-from retro.common.leases import WORKERS, Claims, is_held, run_lock
+from retro.common.leases import WORKERS, Leases, is_held, run_lock
 from retro.run.config import RunConfig, as_yaml
 from retro.run.pipeline import stage
 from retro.run.status import Status, status_of
@@ -64,7 +64,7 @@ def test_a_stage_at_work_has_a_rate_and_its_workers(run: RunConfig) -> None:
     now = time.time()
     for number, ago_s in ((0, 30.0), (1, 10.0)):
         os.utime(directory / "blocks" / f"00000{number}.h5", (now - ago_s, now - ago_s))
-    with Claims(directory / WORKERS).claim("blocks.000002"):
+    with Leases(directory / WORKERS).claim("blocks.000002"):
         found = statuses(run)["neighbors"]
     assert found.state == "running"
     assert len(found.workers) == 1

@@ -13,7 +13,7 @@ from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError
 from retro.run.config import RunConfig, as_yaml
 from retro.run.pipeline import stage
-from retro.run.verify import Verification, Verified
+from retro.run.verify import Verification, VerifiedStage
 from tests.db.stops import Stopped, flip_byte, stopped_at_rename
 from tests.tiny_road import run_stages, small_config
 
@@ -32,7 +32,7 @@ def run(finished: RunConfig, tmp_path: Path) -> RunConfig:
     return finished.model_copy(update={"run_dir": tmp_path / "run"})
 
 
-def verified(config: RunConfig, *, repair: bool = False, recompute: float = 0.0) -> Verified:
+def verified(config: RunConfig, *, repair: bool = False, recompute: float = 0.0) -> VerifiedStage:
     verification = Verification(config, "run.yaml", repair=repair)
     verification.read_all()
     if recompute:

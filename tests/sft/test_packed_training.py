@@ -14,7 +14,7 @@ from retro.qa.sample_layout import EncodedSample
 from retro.sft.blend import Blend
 from retro.sft.source import EncodedSet, SftSource
 from retro.training.config import ParallelConfig, TrainConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
 from tests.model.tiny import CHUNK, VOCABULARY, tiny_shape
@@ -55,7 +55,7 @@ def step(source: SftSource, numbers: NDArray[np.int64], micro_batch: int, **mode
     usual = {"steps": 2, "warmup_steps": 0, "lr": 1e-3, "precision": "float32"}
     config = TrainConfig(micro_batch=micro_batch, global_batch=len(numbers), **usual)
     engine = build_engine(shape, config, ParallelConfig())
-    with Feed(source, shape, engine.chunks, micro_batch) as feed:
+    with DataLoader(source, shape, engine.chunks, micro_batch) as feed:
         return engine.step(feed.work(numbers), token_losses)
 
 

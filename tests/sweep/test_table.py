@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from retro.sweep.table import Result, as_json, as_markdown, headings, page, rows, slice_rows
+from retro.sweep.table import CellResult, as_json, as_markdown, headings, page, rows, slice_rows
 
 
 def found(mean: float) -> dict[str, float]:
@@ -20,10 +20,10 @@ def scores(metric: str, slices: bool = False, **settings: float) -> dict[str, An
 
 
 RESULTS = [
-    Result("retro", "hotpotqa", "x", scores("f1", slices=True, closed_book=0.2, with_passages=0.4)),
-    Result("retro", "nq", error="DataError: no such\nquestion file | here"),
-    Result("gpt", "hotpotqa", "y", scores("f1", closed_book=0.3)),
-    Result("gpt", "nq"),
+    CellResult("retro", "hotpotqa", "x", scores("f1", slices=True, closed_book=0.2, with_passages=0.4)),
+    CellResult("retro", "nq", error="DataError: no such\nquestion file | here"),
+    CellResult("gpt", "hotpotqa", "y", scores("f1", closed_book=0.3)),
+    CellResult("gpt", "nq"),
 ]
 
 
@@ -37,8 +37,8 @@ def test_rows_are_models_and_what_they_read() -> None:
 
 
 def test_nothing_done_yet_is_a_table_of_gaps() -> None:
-    assert list(rows([Result("a", "b")])) == [["a", "", "–"]]
-    assert "no intervals" in as_markdown("m", [Result("a", "b")])
+    assert list(rows([CellResult("a", "b")])) == [["a", "", "–"]]
+    assert "no intervals" in as_markdown("m", [CellResult("a", "b")])
 
 
 def test_kinds_of_questions_have_rows_of_their_own() -> None:
@@ -54,11 +54,11 @@ def test_markdown_has_tables_and_what_failed() -> None:
     assert "| retro | with passages | 40.0 (30.0–50.0) | failed |" in text
     assert "## Kinds of questions" in text
     assert "* retro × nq: DataError: no such question file | here" in text
-    assert r"a\|b" in as_markdown("m", [Result("a|b", "t")])
+    assert r"a\|b" in as_markdown("m", [CellResult("a|b", "t")])
 
 
 def test_the_page_escapes_what_it_shows() -> None:
-    html = page("<mine>", [*RESULTS, Result("<b>", "nq", error="<i>")])
+    html = page("<mine>", [*RESULTS, CellResult("<b>", "nq", error="<i>")])
     assert "&lt;mine&gt;" in html
     assert "<b>" not in html
     assert "&lt;i&gt;" in html

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
 from retro.corpus.train_tokenizer import train_sentencepiece
-from retro.tokenizers import cached_encoder
-from retro.tokenizers.cached_encoder import DocumentEncoder, packed_encoder
+from retro.tokenizers import cached_encoder as module
+from retro.tokenizers.cached_encoder import DocumentEncoder, cached_encoder
 from retro.tokenizers.pretokenize import BERT, SPACED_WORDS, SPACED_WORDS_OF_LINES, huggingface_cuts, sentencepiece_cuts
 from retro.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
@@ -77,7 +77,7 @@ def test_remembered_words_give_the_tokens_of_the_whole_text(
 ) -> None:
     encoder = DocumentEncoder(tokenizer, INT32)
     for texts in batches:
-        with mock.patch.object(cached_encoder, "_PART_CHARACTERS", part):
+        with mock.patch.object(module, "_PART_CHARACTERS", part):
             found = encoder.encode(texts)
         assert found.tokens.tolist() == plain(tokenizer, texts)
         assert found.lengths.tolist() == [len(tokenizer.encode(text)) + 1 for text in texts]
@@ -93,7 +93,7 @@ def test_a_word_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return encode(self, words)
 
     monkeypatch.setattr(HuggingFaceTokenizer, "encode_words", watched)
-    encoder = packed_encoder(tokenizer, INT32)
+    encoder = cached_encoder(tokenizer, INT32)
     encoder(["the fox, the dog", "fox"])
     encoder(["dog the\nfox,"])
     assert asked == ["the", "fox", ",", "dog"]
@@ -104,7 +104,7 @@ def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     texts = [f"word{n} and word{n + 1}" for n in range(40)]
     for limit in ("_REMEMBERED_PIECES", "_REMEMBERED_CHARACTERS"):
         with monkeypatch.context() as patch:
-            patch.setattr(cached_encoder, limit, 5)
+            patch.setattr(module, limit, 5)
             encoder = DocumentEncoder(tokenizer, INT32)
             assert [t for text in texts for t in encoder.encode([text]).tokens.tolist()] == plain(tokenizer, texts)
             in_parts = encoder._encode.__self__  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.training.batch import Batch, BatchForm
+from retro.training.batch import Batch, BatchSpec
 from tests.model.tiny import CHUNK, VOCABULARY
 
 
@@ -29,9 +29,9 @@ class CycleSource:
         self.asked: list[int] = []
 
     @property
-    def form(self) -> BatchForm:
+    def form(self) -> BatchSpec:
         """Two neighbors a chunk."""
-        return BatchForm(None if self.ragged or self.packed else self.length, 2)
+        return BatchSpec(None if self.ragged or self.packed else self.length, 2)
 
     def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
         """Samples by number."""

@@ -56,9 +56,9 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_write, seen = threading.Event(), []
-    write = sharded.Saving._write
+    write = sharded.AsyncSave._write
 
-    def late(self: sharded.Saving, buckets: list[Any]) -> None:
+    def late(self: sharded.AsyncSave, buckets: list[Any]) -> None:
         assert may_write.wait(60)
         write(self, buckets)
 
@@ -68,7 +68,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(
         may_write.set()
 
     run(tmp_path / "plain", keep_last=9)
-    monkeypatch.setattr(sharded.Saving, "_write", late)
+    monkeypatch.setattr(sharded.AsyncSave, "_write", late)
     run(tmp_path / "late", LateSource(12, look), keep_last=9, async_save=True)
     assert seen == [[]]
     for one in ("step_00000002", "step_00000004", "step_00000006"):
@@ -83,7 +83,7 @@ def test_a_run_that_ends_while_a_checkpoint_is_written_goes_on_from_the_one_befo
         raise KeyboardInterrupt
 
     run(tmp_path / "unbroken")
-    monkeypatch.setattr(sharded.Saving, "written", lambda self: False)
+    monkeypatch.setattr(sharded.AsyncSave, "written", lambda self: False)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", LateSource(20, stop), async_save=True)
     assert [path.name for path in checkpoint.complete(tmp_path / "broken/checkpoints")] == ["step_00000002"]

@@ -13,7 +13,7 @@ from retro.mcore import parallel
 from retro.mcore.engine import Work
 from retro.model.model import BuildOptions, build_stage
 from retro.training.batch import Batch
-from retro.training.data_loader import Feed, MicroBatch, fetch, read_together, to_one_length
+from retro.training.data_loader import DataLoader, MicroBatch, fetch, read_together, to_one_length
 from tests.model.tiny import CHUNK, tiny_shape
 from tests.training.fake import CycleSource
 
@@ -60,7 +60,7 @@ def test_what_travels_has_a_row_for_each_token_and_each_neighbor_token(retrieval
     parallel.start()
     parallel.seed(1)
     shape = tiny_shape(retrieval=retrieval)
-    feed = Feed(CycleSource(), shape, build_stage(shape, BuildOptions()), micro_batch=2)
+    feed = DataLoader(CycleSource(), shape, build_stage(shape, BuildOptions()), micro_batch=2)
     work = feed.work(np.arange(4))
     assert (work.transport_rows, work.sequences, len(work.micro_batches)) == (rows, 2, 2)
     assert (work.micro_batches[0].neighbors_BLKR is None) is not retrieval
@@ -77,8 +77,8 @@ def test_what_is_read_ahead_is_what_is_read_when_asked(ragged: bool) -> None:
     parallel.start()
     shape = tiny_shape()
     chunks = build_stage(shape, BuildOptions())
-    plain = Feed(CycleSource(ragged=ragged), shape, chunks, micro_batch=2)
-    with Feed(CycleSource(ragged=ragged), shape, chunks, micro_batch=2) as ahead:
+    plain = DataLoader(CycleSource(ragged=ragged), shape, chunks, micro_batch=2)
+    with DataLoader(CycleSource(ragged=ragged), shape, chunks, micro_batch=2) as ahead:
         for first in (0, 6, 12):
             asked = np.array([-1, *range(first + 1, first + 6)])
             ahead.expect(asked)
@@ -88,7 +88,7 @@ def test_what_is_read_ahead_is_what_is_read_when_asked(ragged: bool) -> None:
 def test_an_error_of_the_source_comes_up_in_the_step_that_needs_its_sample() -> None:
     parallel.start()
     shape = tiny_shape()
-    with Feed(CycleSource(broken_after=4), shape, build_stage(shape, BuildOptions()), micro_batch=2) as feed:
+    with DataLoader(CycleSource(broken_after=4), shape, build_stage(shape, BuildOptions()), micro_batch=2) as feed:
         feed.work(np.arange(2))
         feed.expect(np.arange(2, 6))
         with pytest.raises(KeyboardInterrupt):
@@ -122,7 +122,7 @@ def test_narrow_numbers_are_widened() -> None:
     parallel.start()
     shape = tiny_shape()
     chunks = build_stage(shape, BuildOptions())
-    narrow, wide = (Feed(source, shape, chunks, 2).work(np.arange(4)) for source in (Narrow(), CycleSource()))
+    narrow, wide = (DataLoader(source, shape, chunks, 2).work(np.arange(4)) for source in (Narrow(), CycleSource()))
     assert narrow.micro_batches[0].tokens_BS is not None
     assert narrow.micro_batches[0].tokens_BS.dtype == torch.int64
     assert tensors(narrow) == tensors(wide)

@@ -22,7 +22,7 @@ from retro.interop.export import export
 from retro.model.config import ModelConfig
 from retro.model.convert.legacy import LegacyCheckpoint
 from retro.training import checkpoint, loop
-from retro.training.checkpoint_writer import Saver
+from retro.training.checkpoint_writer import CheckpointWriter
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.convert import convert, merge
 from retro.training.init_from import start_from
@@ -44,7 +44,7 @@ def engine() -> Any:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
-    Saver(engine(), SHAPE, CONFIG, folder).save(1, learned=False)
+    CheckpointWriter(engine(), SHAPE, CONFIG, folder).save(1, learned=False)
     return checkpoint.step_directory(folder, 1)
 
 

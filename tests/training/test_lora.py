@@ -20,7 +20,7 @@ from retro.model.names import is_retrieval
 from retro.training import checkpoint
 from retro.training.adapters import adapted_layers, count_adapters
 from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
-from retro.training.data_loader import Feed
+from retro.training.data_loader import DataLoader
 from retro.training.init_from import start_from
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
@@ -78,7 +78,7 @@ def test_the_model_stays_as_it_is_and_every_adapter_learns(tmp_path: Path, setti
     start_from(engine, shape, base)
     (model,) = engine.chunks
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
-    with Feed(CycleSource(), shape, engine.chunks, 4) as feed:
+    with DataLoader(CycleSource(), shape, engine.chunks, 4) as feed:
         for first in range(0, 24, 8):
             engine.step(feed.work(np.arange(first, first + 8)), token_losses)
     changed = {name for name, one in model.named_parameters() if not torch.equal(one, before[name])}

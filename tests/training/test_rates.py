@@ -16,8 +16,8 @@ from retro.common.errors import ConfigError
 from retro.mcore.engine import learning_rate
 from retro.model.names import is_gate, is_retrieval
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig, TrainConfig, shaping
-from retro.training.data_loader import Feed
+from retro.training.config import ParallelConfig, TrainConfig, result_settings
+from retro.training.data_loader import DataLoader
 from retro.training.loop import _numbers, build_engine
 from retro.training.megatron_settings import engine_settings
 from retro.training.validation import token_losses
@@ -35,7 +35,7 @@ def moves(rates: dict[str, Any], *, steps: int = 1, **settings: Any) -> dict[str
     shape = tiny_shape(gate="learned", gate_init=0.3)
     engine = build_engine(shape, config, ParallelConfig())
     found: dict[str, float] = {}
-    with Feed(CycleSource(), shape, engine.chunks, config.micro_batch) as feed:
+    with DataLoader(CycleSource(), shape, engine.chunks, config.micro_batch) as feed:
         for step in range(1, steps + 1):
             before = {name: one.detach().clone() for name, one in engine.chunks[0].named_parameters()}
             result = engine.step(feed.work(_numbers(config, step)), token_losses)
@@ -115,9 +115,9 @@ def test_runs_from_before_there_were_such_rates_go_on() -> None:
     of_model = {"gate_init", "retrieval_init", "retrieval_init_std", "encoder_norm", "cross_values"}
     later = {"train": {"retrieval_rates"}, "model": of_model}
     before = {part: {k: v for k, v in values.items() if k not in later[part]} for part, values in now.items()}
-    assert shaping(before) == shaping(now)
+    assert result_settings(before) == result_settings(now)
     other = {**now, "train": config_json(TrainConfig(retrieval_rates={"lr_factor": 2.0}))}
-    assert shaping(other) != shaping(now)
+    assert result_settings(other) != result_settings(now)
 
 
 def test_a_warm_up_longer_than_the_run_is_refused() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retro.training.data_loader import ReadAhead
+from retro.training.data_loader import Prefetcher
 
 
 class Reader:
@@ -33,7 +33,7 @@ def numbers(*values: int) -> NDArray[np.int64]:
 
 def test_what_was_expected_is_read_once_and_in_the_thread() -> None:
     read = Reader()
-    with ReadAhead(read) as ahead:
+    with Prefetcher(read) as ahead:
         assert ahead.get(numbers(1, 2)) == 3
         ahead.expect(numbers(3, 4))
         assert ahead.get(numbers(3, 4)) == 7
@@ -42,7 +42,7 @@ def test_what_was_expected_is_read_once_and_in_the_thread() -> None:
 
 def test_numbers_that_were_not_expected_are_read_all_the_same() -> None:
     read = Reader()
-    with ReadAhead(read) as ahead:
+    with Prefetcher(read) as ahead:
         ahead.expect(numbers(1))
         assert ahead.get(numbers(2)) == 2
         # What was expected is dropped: it would be read again.
@@ -51,7 +51,7 @@ def test_numbers_that_were_not_expected_are_read_all_the_same() -> None:
 
 
 def test_an_error_of_the_thread_comes_up_as_itself_and_only_when_it_is_asked_for() -> None:
-    with ReadAhead(Reader()) as ahead:
+    with Prefetcher(Reader()) as ahead:
         ahead.expect(numbers(-1))
         assert ahead.get(numbers(5)) == 5
         ahead.expect(numbers(-1))
@@ -63,7 +63,7 @@ def test_an_error_of_the_thread_comes_up_as_itself_and_only_when_it_is_asked_for
 
 def test_numbers_may_change_after_they_were_expected() -> None:
     changing = numbers(1)
-    with ReadAhead(Reader()) as ahead:
+    with Prefetcher(Reader()) as ahead:
         ahead.expect(changing)
         ahead.get(numbers(1))
         changing[0] = 7
@@ -72,14 +72,14 @@ def test_numbers_may_change_after_they_were_expected() -> None:
 
 
 def test_waiting_is_counted() -> None:
-    with ReadAhead(Reader(seconds=0.02)) as ahead:
+    with Prefetcher(Reader(seconds=0.02)) as ahead:
         ahead.get(numbers(1))
         assert ahead.waited_s >= 0.02
 
 
 def test_no_thread_is_left_and_none_is_made_without_need() -> None:
     before = threading.active_count()
-    with ReadAhead(Reader(seconds=0.01)) as ahead:
+    with Prefetcher(Reader(seconds=0.01)) as ahead:
         ahead.get(numbers(1))
         assert threading.active_count() == before
         ahead.expect(numbers(2))

@@ -12,7 +12,7 @@ from retro.common.config import config_json
 from retro.common.errors import ConfigError
 from retro.training.config import TrainConfig
 from retro.training.log import read_log
-from retro.training.resume_rules import as_begun, record_run, require_same_run
+from retro.training.resume_rules import record_run, require_same_run, with_recorded_warmup
 from tests.training.test_loop import SETTINGS, losses, run
 
 
@@ -91,10 +91,12 @@ def test_a_warm_up_that_does_not_fit_is_refused_with_what_it_must_fit() -> None:
 
 def test_a_run_keeps_the_warm_up_that_it_began_with_unless_one_is_set(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    assert as_begun(TrainConfig(steps=500), [first, second], "train").warmup_steps == 50
+    assert with_recorded_warmup(TrainConfig(steps=500), [first, second], "train").warmup_steps == 50
     # As an older version recorded it, whose default was 100 for any number of steps.
     record_run(second, {"train": {"steps": 200, "warmup_steps": 100}})
-    assert as_begun(TrainConfig(steps=500), [first, second], "train").warmup_steps == 50  # it has trained nothing
+    assert (
+        with_recorded_warmup(TrainConfig(steps=500), [first, second], "train").warmup_steps == 50
+    )  # it has trained nothing
     run(second, steps=4)
-    assert as_begun(TrainConfig(steps=500), [first, second], "train").warmup_steps == 100
-    assert as_begun(TrainConfig(steps=500, warmup_steps=7), [first, second], "train").warmup_steps == 7
+    assert with_recorded_warmup(TrainConfig(steps=500), [first, second], "train").warmup_steps == 100
+    assert with_recorded_warmup(TrainConfig(steps=500, warmup_steps=7), [first, second], "train").warmup_steps == 7

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import Part
 from retro.index.searcher import open_searcher
-from retro.updates.state import Home, open_latest
+from retro.updates.state import VersionedDatabase, open_latest
 from tests.corpus.texts import write_stories
 
 Place = tuple[str, str, int]
 """Source, document id, and which chunk of the document."""
 
 
-def home_of(corpus_dir: Path, versions: Path) -> Home:
+def home_of(corpus_dir: Path, versions: Path) -> VersionedDatabase:
     """A run's database, with its versions in a folder of the test's own."""
     run = corpus_dir.parent
-    return Home(base=Part(corpus=corpus_dir, db=run / "2_db", index=run / "3_index"), versions=versions)
+    return VersionedDatabase(base=Part(corpus=corpus_dir, db=run / "2_db", index=run / "3_index"), versions=versions)
 
 
 def stories(path: Path, *numbers: int) -> Path:
@@ -38,12 +38,12 @@ def place_of(db: ChunkDatabase, row: int) -> Place:
     return db.corpus.sources[source], db.document_id(row), chunk
 
 
-def scores(home: Home, texts: list[str], rows: str = "all_rows") -> list[dict[Place, float]]:
+def scores(home: VersionedDatabase, texts: list[str], rows: str = "all_rows") -> list[dict[Place, float]]:
     """For each text, the score of every chunk that can be found."""
     current = open_latest(home)
     db = current.database
     searcher = open_searcher(home.place(current.number)[1], db)
-    wanted: Rows = getattr(db, rows)
+    wanted: RowSet = getattr(db, rows)
     ids, found = searcher.search(searcher.embedder.embed(texts), len(wanted), wanted)
     assert (ids >= 0).all()
     return [

@@ -18,12 +18,12 @@ from retro.corpus import build as corpus_build
 from retro.db import build as db_build
 from retro.db.config import DbConfig
 from retro.db.reader import ChunkDatabase
-from retro.db.versions import Part, mark_of, versions_in
+from retro.db.versions import Part, version_identity, versions_in
 from retro.index import build as index_build
 from retro.index.searcher import open_searcher
 from retro.updates.change import add, remove, replace_documents
-from retro.updates.compact import compact, live_sources
-from retro.updates.state import Home, open_latest
+from retro.updates.compact import compact, remaining_sources
+from retro.updates.state import VersionedDatabase, open_latest
 from tests.corpus.texts import artifact_bytes, settings, story, write_stories
 from tests.db.road import DB
 from tests.db.stops import flip_byte, killed, stops_everywhere
@@ -36,7 +36,7 @@ ASKED = [story(3), story(45), story(102), "seven wizards in the yard"]
 
 
 @pytest.fixture
-def home(corpus_dir: Path, index_dir: Path, tmp_path: Path) -> Home:
+def home(corpus_dir: Path, index_dir: Path, tmp_path: Path) -> VersionedDatabase:
     return home_of(corpus_dir, tmp_path / "versions")
 
 
@@ -76,7 +76,7 @@ def write_documents(path: Path, **texts: str) -> Path:
     return path
 
 
-def found(home: Home, text: str, k: int = 2) -> list[tuple[int, str]]:
+def found(home: VersionedDatabase, text: str, k: int = 2) -> list[tuple[int, str]]:
     """Rows and texts of the best hits."""
     current = open_latest(home)
     searcher = open_searcher(home.place(current.number)[1], current.database)
@@ -116,9 +116,9 @@ def test_each_version_says_what_it_did(fruit: Path, tmp_path: Path) -> None:
     home = home_of(fruit / "1_corpus", tmp_path / "versions")
     first = add(home, write_documents(tmp_path / "new.jsonl", d4="red cherry stone"))
     second = remove(home, ["d1", "d3"])
-    assert first.parents == {"version": mark_of(home.base.db)["fingerprint"]}
+    assert first.parents == {"version": version_identity(home.base.db)["fingerprint"]}
     assert second.parents == {"version": first.fingerprint}
-    assert mark_of(home.directory(2)) == {"version": 2, "fingerprint": second.fingerprint}
+    assert version_identity(home.directory(2)) == {"version": 2, "fingerprint": second.fingerprint}
     assert second.counts["documents_removed"] == 2
     lines = (home.directory(2) / "changes.jsonl").read_text().splitlines()
     assert list(map(json.loads, lines)) == [
@@ -136,20 +136,20 @@ def test_each_version_says_what_it_did(fruit: Path, tmp_path: Path) -> None:
     assert cells["fingerprint"][1:] == (first.fingerprint, second.fingerprint)
 
 
-def test_an_older_version_stays_as_it_was(home: Home, tmp_path: Path) -> None:
+def test_an_older_version_stays_as_it_was(home: VersionedDatabase, tmp_path: Path) -> None:
     before = scores(home, ASKED)
     add(home, stories(tmp_path / "new.jsonl", 100, 101), "a")
     added = artifact_bytes(home.directory(1))
     remove(home, ["d3", "d100"], "a")
     assert artifact_bytes(home.directory(1)) == added
-    first = Home(base=home.base, versions=tmp_path / "one")
+    first = VersionedDatabase(base=home.base, versions=tmp_path / "one")
     first.versions.mkdir()
     home.directory(1).rename(first.directory(1))
     after = scores(first, ASKED)
     assert all(old.items() <= new.items() for old, new in zip(before, after, strict=True))
 
 
-def test_an_added_database_finds_what_one_built_from_scratch_finds(home: Home, tmp_path: Path) -> None:
+def test_an_added_database_finds_what_one_built_from_scratch_finds(home: VersionedDatabase, tmp_path: Path) -> None:
     add(home, write_stories(tmp_path / "more_a.jsonl", 9, 100), "a")
     add(home, write_stories(tmp_path / "c.jsonl", 5, 200), "c")
     remove(home, ["d41", "d50"], "b")
@@ -170,7 +170,7 @@ def test_an_added_database_finds_what_one_built_from_scratch_finds(home: Home, t
     assert scores(home, ASKED) == scratch
 
 
-def test_a_document_removed_and_added_again_is_found_as_before(home: Home, tmp_path: Path) -> None:
+def test_a_document_removed_and_added_again_is_found_as_before(home: VersionedDatabase, tmp_path: Path) -> None:
     before = scores(home, ASKED)
     remove(home, ["d3"], "a")
     assert not any(place[:2] == ("a", "d3") for found in scores(home, ASKED) for place in found)
@@ -178,7 +178,7 @@ def test_a_document_removed_and_added_again_is_found_as_before(home: Home, tmp_p
     assert scores(home, ASKED) == before
 
 
-def test_compacting_changes_no_search_and_no_split(home: Home, tmp_path: Path) -> None:
+def test_compacting_changes_no_search_and_no_split(home: VersionedDatabase, tmp_path: Path) -> None:
     add(home, stories(tmp_path / "new.jsonl", 100, 101, 102), "a")
     add(home, stories(tmp_path / "c.jsonl", 200), "c")
     remove(home, ["d3", "d101", "d8"], "a")
@@ -193,7 +193,9 @@ def test_compacting_changes_no_search_and_no_split(home: Home, tmp_path: Path) -
     assert sum(len(one) for one in scores(home, ASKED)) > sum(len(one) for one in before)
 
 
-def test_compacting_copies_embeddings_row_by_row(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compacting_copies_embeddings_row_by_row(
+    home: VersionedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(home, stories(tmp_path / "new.jsonl", 100, 101, 102), "a")
     remove(home, ["d3"], "a")
     before = scores(home, ASKED)
@@ -211,7 +213,9 @@ def test_without_kept_embeddings_chunks_are_embedded_again(
     corpus_dir: Path, db_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index_build.run(index_config(keep_embeddings=False), corpus_dir, db_dir, tmp_path / "3_index")
-    home = Home(base=Part(corpus=corpus_dir, db=db_dir, index=tmp_path / "3_index"), versions=tmp_path / "versions")
+    home = VersionedDatabase(
+        base=Part(corpus=corpus_dir, db=db_dir, index=tmp_path / "3_index"), versions=tmp_path / "versions"
+    )
     add(home, stories(tmp_path / "new.jsonl", 100), "a")
     before = scores(home, ASKED)
     with caplog.at_level(logging.WARNING):
@@ -223,7 +227,9 @@ def test_without_kept_embeddings_chunks_are_embedded_again(
 def test_an_approximate_base_is_searched_with_exact_parts(corpus_dir: Path, db_dir: Path, tmp_path: Path) -> None:
     approximate = index_config(faiss="IVF8,SQ8", nprobe=8)
     index_build.run(approximate, corpus_dir, db_dir, tmp_path / "3_index")
-    home = Home(base=Part(corpus=corpus_dir, db=db_dir, index=tmp_path / "3_index"), versions=tmp_path / "versions")
+    home = VersionedDatabase(
+        base=Part(corpus=corpus_dir, db=db_dir, index=tmp_path / "3_index"), versions=tmp_path / "versions"
+    )
     add(home, stories(tmp_path / "new.jsonl", *range(100, 110)), "a")
     remove(home, ["d3", "d4", "d105"], "a")
     found = scores(home, ASKED)
@@ -238,13 +244,13 @@ def test_an_approximate_base_is_searched_with_exact_parts(corpus_dir: Path, db_d
     assert read_manifest(home.directory(3) / "index", "index").counts["faiss"] == "IVF8,SQ8"
 
 
-def test_compacting_twice_in_a_row_makes_one_version(home: Home, tmp_path: Path) -> None:
+def test_compacting_twice_in_a_row_makes_one_version(home: VersionedDatabase, tmp_path: Path) -> None:
     add(home, stories(tmp_path / "new.jsonl", 100), "a")
     assert compact(home) == compact(home)
     assert list(versions_in(home.versions)) == [1, 2]
 
 
-def test_the_same_change_asked_for_again_is_done_once(home: Home, tmp_path: Path) -> None:
+def test_the_same_change_asked_for_again_is_done_once(home: VersionedDatabase, tmp_path: Path) -> None:
     path = stories(tmp_path / "new.jsonl", 100)
     assert add(home, path, "a") == add(home, path, "a")
     assert remove(home, ["d100"], "a") == remove(home, ["d100"], "a")
@@ -317,12 +323,14 @@ def test_another_change_takes_the_place_of_a_stopped_one(
     assert artifact_bytes(stopped) == artifact_bytes(tmp_path / "whole")
 
 
-def test_two_changes_at_a_time_are_refused(home: Home) -> None:
+def test_two_changes_at_a_time_are_refused(home: VersionedDatabase) -> None:
     with run_lock(home.versions), pytest.raises(ArtifactError, match="another process"):
         remove(home, ["d3"], "a")
 
 
-def test_bad_input_is_counted_and_named(home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_input_is_counted_and_named(
+    home: VersionedDatabase, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = stories(tmp_path / "new.jsonl", 100)
     path.write_text(path.read_text() + '{"text": 3}\nnot json\n')
     with caplog.at_level(logging.WARNING):
@@ -337,14 +345,14 @@ def test_bad_input_is_counted_and_named(home: Home, tmp_path: Path, caplog: pyte
     assert home.latest == 1
 
 
-def test_documents_that_are_there_are_not_added_twice(home: Home, tmp_path: Path) -> None:
+def test_documents_that_are_there_are_not_added_twice(home: VersionedDatabase, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"already has document 'd3' and 1 more\. `retro db replace`"):
         add(home, stories(tmp_path / "new.jsonl", 3, 5, 100), "a")
     # Another source may have a document of that id.
     add(home, stories(tmp_path / "new.jsonl", 3), "b")
 
 
-def test_unknown_documents_are_named_with_the_nearest(home: Home, tmp_path: Path) -> None:
+def test_unknown_documents_are_named_with_the_nearest(home: VersionedDatabase, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"source 'a': the database has no document 'd300'\. The nearest id is 'd3"):
         remove(home, ["d3", "d300"], "a")
     with pytest.raises(DataError, match=r"no document 'd999', 'x'\. The nearest id is 'd9"):
@@ -358,7 +366,7 @@ def test_unknown_documents_are_named_with_the_nearest(home: Home, tmp_path: Path
         remove(home, ["d3", "d4"], "a")
 
 
-def test_the_source_has_to_be_said_where_there_are_several(home: Home, tmp_path: Path) -> None:
+def test_the_source_has_to_be_said_where_there_are_several(home: VersionedDatabase, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--source = None: needs the name of a source; the database has a, b"):
         remove(home, ["d3"])
     with pytest.raises(ConfigError, match="'aa': is not a source; did you mean 'a'"):
@@ -378,7 +386,7 @@ def test_a_database_without_any_document_cannot_be_compacted(fruit: Path, tmp_pa
         compact(home)
 
 
-def test_a_version_that_does_not_exist_is_refused(home: Home) -> None:
+def test_a_version_that_does_not_exist_is_refused(home: VersionedDatabase) -> None:
     for number in ("d1", "d2", "d3"):
         remove(home, [number], "a")
     assert home.number("latest") == 3
@@ -389,35 +397,35 @@ def test_a_version_that_does_not_exist_is_refused(home: Home) -> None:
     assert home.place(2) == (home.directory(2), home.directory(2))
 
 
-def test_a_damaged_version_is_an_error_that_says_what_to_do(home: Home) -> None:
+def test_a_damaged_version_is_an_error_that_says_what_to_do(home: VersionedDatabase) -> None:
     remove(home, ["d3"], "a")
     flip_byte(home.directory(1) / "removed.h5", "rows")
     with pytest.raises(ArtifactError, match=r"removed\.h5: has SHA-256 .*Put the files back"):
         open_latest(home)
     (home.directory(1) / "manifest.json").write_text("{}")
     with pytest.raises(ArtifactError, match="is not a manifest"):
-        mark_of(home.directory(1))
+        version_identity(home.directory(1))
 
 
 def test_a_part_that_was_made_anew_is_noticed(corpus_dir: Path, tmp_path: Path) -> None:
     db_dir, index_dir = tmp_path / "2_db", tmp_path / "3_index"
     db_build.run(DB, corpus_dir, db_dir)
     index_build.run(INDEX, corpus_dir, db_dir, index_dir)
-    home = Home(base=Part(corpus=corpus_dir, db=db_dir, index=index_dir), versions=tmp_path / "versions")
+    home = VersionedDatabase(base=Part(corpus=corpus_dir, db=db_dir, index=index_dir), versions=tmp_path / "versions")
     remove(home, ["d3"], "a")
-    made = mark_of(index_dir)["fingerprint"]
+    made = version_identity(index_dir)["fingerprint"]
     shutil.rmtree(index_dir)
     index_build.run(index_config(embedder={"dimension": 32}), corpus_dir, db_dir, index_dir)
     with pytest.raises(ArtifactError, match=rf"was made of index {made}, but .*3_index is \w+ now\. Bring that"):
         open_searcher(home.directory(1), open_latest(home).database)
-    made = mark_of(db_dir)["fingerprint"]
+    made = version_identity(db_dir)["fingerprint"]
     shutil.rmtree(db_dir)
     db_build.run(DbConfig(chunk_length=16), corpus_dir, db_dir)
     with pytest.raises(ArtifactError, match=rf"was made of database {made}, but .*2_db is \w+ now\. Bring that"):
         open_latest(home)
 
 
-def test_a_damaged_index_of_a_part_is_an_error(home: Home, tmp_path: Path) -> None:
+def test_a_damaged_index_of_a_part_is_an_error(home: VersionedDatabase, tmp_path: Path) -> None:
     add(home, stories(tmp_path / "new.jsonl", 100), "a")
     current = open_latest(home)
     flip_byte(home.directory(1) / "index" / "index.faiss")
@@ -426,10 +434,10 @@ def test_a_damaged_index_of_a_part_is_an_error(home: Home, tmp_path: Path) -> No
         searcher.search(searcher.embedder.embed(["fox"]), 1)
 
 
-def test_live_sources_know_the_first_row_of_each_document(home: Home, db: ChunkDatabase) -> None:
+def test_live_sources_know_the_first_row_of_each_document(home: VersionedDatabase, db: ChunkDatabase) -> None:
     remove(home, ["d0", "d39"], "a")
     current = open_latest(home).database
-    sources = {source.name: source for source in live_sources(current)}
+    sources = {source.name: source for source in remaining_sources(current)}
     assert len(sources["a"].first_row) == 38
     assert len(sources["b"].first_row) == 11
     assert [place_of(current, row)[2] for row in sources["a"].first_row.tolist()] == [0] * 38
@@ -438,7 +446,7 @@ def test_live_sources_know_the_first_row_of_each_document(home: Home, db: ChunkD
 def test_a_refused_change_leaves_what_was_stopped(corpus_dir: Path, index_dir: Path, tmp_path: Path) -> None:
     new = write_stories(tmp_path / "new.jsonl", 2, 200)
 
-    def home_in(versions: Path) -> Home:
+    def home_in(versions: Path) -> VersionedDatabase:
         return home_of(corpus_dir, versions)
 
     home = home_in(ninth(stops_everywhere(lambda versions: add(home_in(versions), new, "a"), tmp_path)))

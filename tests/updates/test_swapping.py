@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retro.analysis.inspect.inspect import Wanted, show
+from retro.analysis.inspect.inspect import Options, show
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
-from retro.db.versions import mark_of, open_database
+from retro.db.versions import open_database, version_identity
 from retro.neighbors.reader import Neighbors
 from retro.pretrain.run import model_shape
 from retro.run.config import RunConfig, load_run_config
@@ -63,7 +63,7 @@ def test_neighbors_of_a_version_stand_beside_those_of_the_run(folder: Path) -> N
     stage("neighbors").run(second)
     assert stage("neighbors").path(second).name == "4_neighbors_v2"
     assert (stage("neighbors").path(first) / "train.h5").read_bytes() == before
-    made, mark = manifest_of(second, "neighbors"), mark_of(database_home(second).directory(2))
+    made, mark = manifest_of(second, "neighbors"), version_identity(database_home(second).directory(2))
     assert (made["counts"]["database_version"], made["parents"]["db"]) == (2, mark["fingerprint"])
     assert manifest_of(first, "neighbors")["counts"]["database_version"] == 0
 
@@ -106,7 +106,7 @@ def test_a_model_records_the_database_it_was_trained_with(folder: Path) -> None:
 def test_training_does_not_go_on_with_another_version(folder: Path) -> None:
     config = small_config(folder, "database.version=2")
     stage("neighbors").run(config)
-    first, second = (mark_of(database_home(config).place(number)[0])["fingerprint"] for number in (0, 2))
+    first, second = (version_identity(database_home(config).place(number)[0])["fingerprint"] for number in (0, 2))
     with pytest.raises(
         ArtifactError, match=rf"was made from db {first}, but the db here is {second}.*`retro pretrain`"
     ):
@@ -143,7 +143,7 @@ def test_answers_follow_the_latest_version_and_say_which(folder: Path) -> None:
 
 def test_tuning_records_the_database_whose_passages_it_read(folder: Path) -> None:
     config = small_config(folder)
-    assert manifest_of(config, "sft")["config"]["database"] == mark_of(stage("db").path(config))
+    assert manifest_of(config, "sft")["config"]["database"] == version_identity(stage("db").path(config))
     with pytest.raises(ArtifactError, match=r"database\.version was 0, now 2"):
         stage("sft").run(small_config(folder, "database.version=2"))
 
@@ -151,13 +151,13 @@ def test_tuning_records_the_database_whose_passages_it_read(folder: Path) -> Non
 def test_another_database_can_be_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = small_config(folder, "database.version=2")
     stage("neighbors").run(config)
-    show(config, Wanted(what="database"))
+    show(config, Options(what="database"))
     assert "added" in capsys.readouterr().out
     corpus, database, neighbors = opened(config)
     stream = TokenStream(corpus, 0, 0, database.chunk_length)
     ids = neighbors.of(0, 0, np.arange(stream.chunks), 1)[:, 0]
     chunk = int(np.flatnonzero(ids >= database.added.start)[0])
-    show(config, Wanted(what="neighbors", number=chunk, neighbors=1))
+    show(config, Options(what="neighbors", number=chunk, neighbors=1))
     assert f"row {ids[chunk]}" in capsys.readouterr().out
 
 

@@ -18,7 +18,7 @@ from retro.index.retriever import open_retriever
 from retro.index.search import open_search
 from retro.updates.change import add, index_words, remove, replace_documents
 from retro.updates.compact import compact
-from retro.updates.state import Home, open_latest
+from retro.updates.state import VersionedDatabase, open_latest
 from tests.corpus.texts import artifact_bytes, settings
 from tests.db.stops import flip_byte
 from tests.index.road import index_config
@@ -44,19 +44,19 @@ def make(run: Path, kind: str) -> Path:
 
 
 @pytest.fixture(params=["hashing", "none"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> VersionedDatabase:
     run = make(tmp_path, request.param)
     return home_of(run / "1_corpus", run / "versions")
 
 
-def found(home: Home, text: str, k: int = 3, config: SearchConfig = BY_WORDS) -> list[tuple[int, str]]:
+def found(home: VersionedDatabase, text: str, k: int = 3, config: SearchConfig = BY_WORDS) -> list[tuple[int, str]]:
     current = open_latest(home)
     search = open_search(config, home.place(current.number)[1], current.database)
     ids = search.search(search.prepare([text]), k).ids_QC
     return [(row, current.database.text(row)) for row in ids[0].tolist() if row >= 0]
 
 
-def test_documents_come_and_go_and_are_found_by_words(home: Home, tmp_path: Path) -> None:
+def test_documents_come_and_go_and_are_found_by_words(home: VersionedDatabase, tmp_path: Path) -> None:
     assert found(home, "red apple") == [(0, "red apple")]
     add(home, write_documents(tmp_path / "new.jsonl", d4="red cherry stone"))
     assert found(home, "red apple") == [(0, "red apple"), (3, "red cherry")]
@@ -70,7 +70,7 @@ def test_documents_come_and_go_and_are_found_by_words(home: Home, tmp_path: Path
 
 
 def test_a_version_is_the_index_of_its_whole_and_only_what_came_last_is_counted(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: VersionedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[range] = []
     count = bm25_build._count
@@ -92,13 +92,15 @@ def test_a_version_is_the_index_of_its_whole_and_only_what_came_last_is_counted(
     }
 
 
-def test_questions_are_answered_from_the_latest_version(home: Home, tmp_path: Path) -> None:
+def test_questions_are_answered_from_the_latest_version(home: VersionedDatabase, tmp_path: Path) -> None:
     add(home, write_documents(tmp_path / "new.jsonl", d4="red cherry stone"))
     retrieve = open_retriever(Corpus.open(home.base.corpus), *home.place(1), 2, BY_WORDS)
     assert [[passage.text for passage in passages] for passages in retrieve(["cherry"])] == [["red cherry stone"]]
 
 
-def test_a_version_without_an_index_of_words_is_refused_by_name_and_gets_one(home: Home, tmp_path: Path) -> None:
+def test_a_version_without_an_index_of_words_is_refused_by_name_and_gets_one(
+    home: VersionedDatabase, tmp_path: Path
+) -> None:
     (home.base.index / "bm25").rename(tmp_path / "aside")
     add(home, write_documents(tmp_path / "new.jsonl", d4="red cherry stone"))
     assert not is_complete(home.directory(1) / "bm25")
@@ -109,7 +111,7 @@ def test_a_version_without_an_index_of_words_is_refused_by_name_and_gets_one(hom
     assert found(home, "stone") == [(4, "stone")]
 
 
-def test_a_damaged_index_is_not_grown(home: Home, tmp_path: Path) -> None:
+def test_a_damaged_index_is_not_grown(home: VersionedDatabase, tmp_path: Path) -> None:
     flip_byte(home.base.index / "bm25" / "counts.npy")
     with pytest.raises(ArtifactError, match=r"counts\.npy: has SHA-256"):
         add(home, write_documents(tmp_path / "new.jsonl", d4="red cherry stone"))

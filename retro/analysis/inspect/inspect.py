@@ -10,7 +10,7 @@ import numpy as np
 from retro.analysis.inspect import terminal
 from retro.analysis.inspect.distributions import Distributions, chunk_lengths, distributions, rows_by_source
 from retro.analysis.inspect.page import write_page
-from retro.analysis.inspect.view import Looker
+from retro.analysis.inspect.view import SampleViewer
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.common.terminal import output, styled
@@ -25,7 +25,7 @@ VIEWS = ("chunk", "neighbors", "sample", "database")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Options:
     """What the user asked to see."""
 
     what: str
@@ -51,7 +51,7 @@ def view_and_number(words: list[str]) -> tuple[int, list[str]]:
     return 0, words
 
 
-def show(config: RunConfig, wanted: Wanted) -> None:
+def show(config: RunConfig, wanted: Options) -> None:
     """Print one thing, or write a page of samples.
 
     Raises:
@@ -96,7 +96,7 @@ def _show_row(database: ChunkDatabase, row: int, *, as_json: bool) -> None:
     output.json(known | {"text": database.text(row), "continuation": continuation})
 
 
-def _show_database(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: Wanted) -> None:
+def _show_database(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: Options) -> None:
     rows = rows_by_source(database)
     searched = (stage("neighbors").path(config) / "manifest.json").exists()
     if wanted.as_json:
@@ -115,32 +115,32 @@ def _show_database(config: RunConfig, corpus: Corpus, database: ChunkDatabase, w
     terminal.show_hubs(spread.hubs, spread.spread, spread.few, database)
 
 
-def _spread(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: Wanted) -> Distributions:
+def _spread(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: Options) -> Distributions:
     found = Neighbors.open(stage("neighbors").path(config), database, corpus)
     return distributions(database, found, SPLITS.index(wanted.split), _shown(config, found, wanted))
 
 
-def _shown(config: RunConfig, found: Neighbors, wanted: Wanted) -> int:
+def _shown(config: RunConfig, found: Neighbors, wanted: Options) -> int:
     count = config.model.neighbors if wanted.neighbors is None else wanted.neighbors
     if not 1 <= count <= found.saved:
         raise ConfigError("--neighbors", count, f"needs a number from 1 to {found.saved}, as many as were saved")
     return count
 
 
-def _looker(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: Wanted) -> Looker:
+def _looker(config: RunConfig, corpus: Corpus, database: ChunkDatabase, wanted: Options) -> SampleViewer:
     split = SPLITS.index(wanted.split)
     found = Neighbors.open(stage("neighbors").path(config), database, corpus)
     if config.model.sequence_length < database.chunk_length:
         need = f"needs at least {database.chunk_length} tokens, one chunk of the database"
         raise ConfigError("model.sequence_length", config.model.sequence_length, need)
-    return Looker(
+    return SampleViewer(
         corpus=corpus, db=database, found=found, split=split, source=wanted.source,
         stream=TokenStream(corpus, wanted.source, split, database.chunk_length),
         shown=_shown(config, found, wanted), sample_chunks=config.model.sequence_length // database.chunk_length,
     )  # fmt: skip
 
 
-def _show_stream(looker: Looker, wanted: Wanted) -> None:
+def _show_stream(looker: SampleViewer, wanted: Options) -> None:
     if wanted.what == "neighbors":
         _require("neighbors", wanted.number, looker.stream.chunks)
         if wanted.as_json:

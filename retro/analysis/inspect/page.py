@@ -9,7 +9,7 @@ from pathlib import Path
 from retro.analysis.inspect.distributions import Distributions
 from retro.analysis.inspect.histograms import histogram_chart
 from retro.analysis.inspect.terminal import named
-from retro.analysis.inspect.view import ChunkView, Looker, NeighborView, Piece, SampleView
+from retro.analysis.inspect.view import ChunkView, NeighborView, Piece, SampleView, SampleViewer
 from retro.common.files import atomic_path
 from retro.neighbors.text_overlap import END, LONGEST, SHARED, SHARED_TOKENS
 
@@ -22,7 +22,7 @@ _REASONS = {
 }
 
 
-def write_page(looker: Looker, numbers: list[int], spread: Distributions, path: Path) -> None:
+def write_page(looker: SampleViewer, numbers: list[int], spread: Distributions, path: Path) -> None:
     """Write a page of samples.
 
     Args:
@@ -37,7 +37,7 @@ def write_page(looker: Looker, numbers: list[int], spread: Distributions, path: 
         temporary.write_text("".join(parts), encoding="utf-8")
 
 
-def _head(looker: Looker, numbers: list[int]) -> str:
+def _head(looker: SampleViewer, numbers: list[int]) -> str:
     # The report of a run and this page share their colors and type.
     style = _resource("retro.evaluate", "report.css") + _resource("retro.analysis.inspect", "inspect.css")
     name = escape(looker.name)
@@ -106,7 +106,7 @@ def _text(marked: list[Piece]) -> str:
     )
 
 
-def _distributions(spread: Distributions, looker: Looker) -> str:
+def _distributions(spread: Distributions, looker: SampleViewer) -> str:
     charts = "".join(
         f'<figure class="panel"><h3>{escape(histogram.title)}</h3>{histogram_chart(histogram, number % 5)}'
         f'<figcaption class="small">{histogram.read:,} of {histogram.of:,} read</figcaption></figure>'
@@ -130,7 +130,7 @@ def _few(spread: Distributions) -> str:
     )
 
 
-def _hubs(spread: Distributions, looker: Looker) -> str:
+def _hubs(spread: Distributions, looker: SampleViewer) -> str:
     rows = "".join(
         f'<tr><td class="n">{hub.times:,}</td><td>{escape(looker.db.document_id(hub.row))}</td>'
         f'<td class="n">{hub.row}</td><td class="hub">{escape(looker.db.text(hub.row))}</td></tr>'

@@ -84,7 +84,7 @@ class SampleView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looker:
+class SampleViewer:
     """One stream of a run, ready to be looked at."""
 
     corpus: Corpus

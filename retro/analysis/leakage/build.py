@@ -28,7 +28,7 @@ from retro.analysis.leakage.config import STAGE, LeakageConfig
 from retro.analysis.leakage.reader import FILE, NEIGHBORS, READ, TEXT, TRAINING
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.blocks import Block, BlockStore, ranges
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import DataError
 from retro.common.files import atomic_path, write_json
 from retro.common.hdf5 import create_column, new_file
@@ -42,7 +42,7 @@ from retro.neighbors.reader import Neighbors
 log = logging.getLogger(__name__)
 
 
-class Part(NamedTuple):
+class BlockRange(NamedTuple):
     """What one block is about."""
 
     source: int
@@ -52,7 +52,7 @@ class Part(NamedTuple):
     """Of the training source's stream; none where chunks are held against their neighbors."""
 
 
-class Parents(NamedTuple):
+class Inputs(NamedTuple):
     """What is measured."""
 
     corpus: Corpus
@@ -65,7 +65,7 @@ class Parents(NamedTuple):
         return {"corpus": self.corpus.manifest, "db": self.db.manifest, "neighbors": self.neighbors.manifest}
 
 
-def open_parents(corpus_dir: Path, db_dir: Path, neighbors_dir: Path) -> Parents:
+def open_inputs(corpus_dir: Path, db_dir: Path, neighbors_dir: Path) -> Inputs:
     """Open what is measured.
 
     Raises:
@@ -73,10 +73,10 @@ def open_parents(corpus_dir: Path, db_dir: Path, neighbors_dir: Path) -> Parents
     """
     corpus = Corpus.open(corpus_dir)
     db = open_database(db_dir, corpus)
-    return Parents(corpus, db, Neighbors.open(neighbors_dir, db, corpus))
+    return Inputs(corpus, db, Neighbors.open(neighbors_dir, db, corpus))
 
 
-def run(config: LeakageConfig, split: str, parents: Parents, out: Path, *, worker: Worker = ALONE) -> Manifest:
+def run(config: LeakageConfig, split: str, parents: Inputs, out: Path, *, worker: Worker = ALONE) -> Manifest:
     """Measure how much of every held-out chunk stands in its neighbors and in the training text.
 
     Args:
@@ -104,7 +104,7 @@ def run(config: LeakageConfig, split: str, parents: Parents, out: Path, *, worke
         problem = f"its {split} split has not one chunk of {parents.db.chunk_length} tokens"
         raise DataError(parents.corpus.directory, problem, "Give corpus.split a larger share for it")
     started = time.monotonic()
-    gang = Gang(out, worker, stage=STAGE)
+    gang = Coordinator(out, worker, stage=STAGE)
     chunks, tokens = work.build(gang)
 
     def join() -> Manifest:
@@ -125,29 +125,29 @@ class _Work:
 
     config: LeakageConfig
     overlaps: Overlaps
-    parents: Parents
+    parents: Inputs
     out: Path
 
     @cached_property
-    def near(self) -> list[Part]:
+    def near(self) -> list[BlockRange]:
         """Chunks that are held against their neighbors."""
         return [
-            Part(source, chunks)
+            BlockRange(source, chunks)
             for source in range(len(self.parents.corpus.sources))
             for chunks in ranges(self.overlaps.stream(source).chunks, self.config.chunks_per_block)
         ]
 
     @cached_property
-    def far(self) -> list[Part]:
+    def far(self) -> list[BlockRange]:
         """The same chunks against pieces of the training text; all pieces of some chunks, then the next chunks."""
         pieces = [
             (source, positions)
             for source in range(len(self.parents.corpus.sources))
             for positions in ranges(self.overlaps.stream(source, SPLITS[0]).length, self.config.tokens_per_block)
         ]
-        return [Part(part.source, part.chunks, *piece) for part in self.near for piece in pieces]
+        return [BlockRange(part.source, part.chunks, *piece) for part in self.near for piece in pieces]
 
-    def build(self, gang: Gang) -> tuple[int, int]:
+    def build(self, gang: Coordinator) -> tuple[int, int]:
         """Build all blocks, with others; gives chunks and tokens of training text that were read here."""
         chunks = gang.build(
             self._store(NEIGHBORS, self.near), self._against_neighbors,
@@ -167,7 +167,7 @@ class _Work:
     def _against_training(self, number: int, advance: Advance) -> Block:
         return Block({TRAINING: self.overlaps.with_training_text(*self.far[number], advance)})
 
-    def _store(self, name: str, plan: Sequence[Part]) -> BlockStore:
+    def _store(self, name: str, plan: Sequence[BlockRange]) -> BlockStore:
         base = fingerprints(self.parents.manifests) | {"split": self.overlaps.split, "against": name}
         return BlockStore(
             directory=self.out / "blocks" / name,

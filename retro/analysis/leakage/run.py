@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retro.analysis.leakage import build, plot
-from retro.analysis.leakage.build import open_parents
+from retro.analysis.leakage.build import open_inputs
 from retro.analysis.leakage.config import LeakageConfig
 from retro.analysis.leakage.measure import measure
 from retro.analysis.leakage.reader import OverlapReader
@@ -59,7 +59,7 @@ def run(
         ArtifactError: A stage is damaged, or they do not belong together.
         DataError: The split has not one whole chunk.
     """
-    parents = open_parents(dirs.corpus, dirs.db, dirs.neighbors)
+    parents = open_inputs(dirs.corpus, dirs.db, dirs.neighbors)
     build.run(config, split, parents, out, worker=worker)
     perplexities = _perplexities(dirs.perplexity, split, parents)
     saved = parents.neighbors.saved
@@ -81,7 +81,7 @@ def run(
     return result
 
 
-def _perplexities(directory: Path, split: str, parents: build.Parents) -> Perplexities | None:
+def _perplexities(directory: Path, split: str, parents: build.Inputs) -> Perplexities | None:
     if not is_complete(directory):
         log.warning("%s is not there: overlaps are told, but no model's perplexity", directory)
         return None

@@ -14,7 +14,7 @@ import numpy as np
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.block_work import Advance
 from retro.common.blocks import Block, BlockStore, ranges
-from retro.common.coordinator import Gang
+from retro.common.coordinator import Coordinator
 from retro.common.errors import DataError
 from retro.common.files import write_json
 from retro.common.launcher import ALONE, Worker
@@ -89,7 +89,7 @@ def run(
     load_bm25s()
     if db.rows > _MOST_CHUNKS:
         raise DataError(db_dir, f"has {db.rows} chunks; BM25 numbers up to {_MOST_CHUNKS}", "Search by vectors alone")
-    started, gang = time.monotonic(), Gang(out, worker, stage=STAGE)
+    started, gang = time.monotonic(), Coordinator(out, worker, stage=STAGE)
     before, first = counted_before(grown_from)
     parts = [range(part.start + first, part.stop + first) for part in ranges(db.rows - first, config.chunks_per_block)]
     store = _blocks(db, parts, out)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retro.common.artifacts import MANIFEST, Manifest, is_complete, read_manifest, require_file, require_parent
 from retro.common.errors import ArtifactError
-from retro.common.row_set import Rows
+from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
 from retro.index.bm25.postings import (
     COUNTS,
@@ -111,7 +111,7 @@ class Bm25Index:
         place = int(np.searchsorted(self._words, np.uint64(number)))
         return place if place < len(self._words) and int(self._words[place]) == number else -1
 
-    def search(self, queries: Sequence[Int64], k: int, rows: Rows) -> Hits:
+    def search(self, queries: Sequence[Int64], k: int, rows: RowSet) -> Hits:
         """The `k` of `rows` that score highest for each query, best first; of equals, the lower row first.
 
         Args:
@@ -130,7 +130,7 @@ class Bm25Index:
                 ids_QK[number, : len(ids)], scores_QK[number, : len(ids)] = ids, scores
         return ids_QK, scores_QK
 
-    def _best(self, words_T: Int64, k: int, rows: Rows) -> tuple[Int64, NDArray[np.float32]]:
+    def _best(self, words_T: Int64, k: int, rows: RowSet) -> tuple[Int64, NDArray[np.float32]]:
         score_N = self._bm25.get_scores_from_ids(words_T)
         id_C = np.flatnonzero(score_N if self._bm25.nonoccurrence_array is None else self._shares(words_T))
         id_C = id_C[rows.contains(id_C)]

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from retro.common.errors import ConfigError, DataError, short_reason
-from retro.common.plain_pickle import Made, Name, Names, PickleError, plain_values
+from retro.common.plain_pickle import DescribedObject, Name, Names, PickleError, plain_values
 from retro.mcore.torch_files import NAMES, TorchFile
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.legacy_names import (
-    Place,
-    Share,
+    Destination,
+    Partition,
     encoder_layers,
     flat,
     places,
@@ -164,7 +164,7 @@ class LegacyCheckpoint:
         parts = [rank[key] for rank in self._ranks]
         return read_shared(parts, share, part or tuple(slice(0, length) for length in whole_size(parts, share)))
 
-    def _places(self, files: list[Path]) -> dict[str, Place]:
+    def _places(self, files: list[Path]) -> dict[str, Destination]:
         first = self._ranks[0]
         for rank, file in zip(self._ranks, files, strict=True):
             if odd := sorted(rank.keys() ^ first.keys()):
@@ -186,7 +186,7 @@ class LegacyCheckpoint:
                 if other.shape != first.shape:
                     shapes = f"{tuple(other.shape)}, and {tuple(first.shape)} in {files[0].parent.name}"
                     raise DataError(file, f"{key} has shape {shapes}: the ranks' parts must be equal", _SOURCE)
-                if share is Share.WHOLE and not torch.equal(other, first):
+                if share is Partition.WHOLE and not torch.equal(other, first):
                     problem = f"{key} differs from {files[0].parent.name}'s, though no rank has a part of it"
                     raise DataError(file, problem, _SOURCE)
 
@@ -232,7 +232,7 @@ def _load(file: Path) -> tuple[TorchFile, dict[Any, Any]]:
 def _args(data: dict[Any, Any], file: Path) -> Namespace:
     """Megatron's command line, as far as it is plain values."""
     match data.get("args"):
-        case Made(of=Name("argparse", "Namespace"), state=dict(settings)):
+        case DescribedObject(of=Name("argparse", "Namespace"), state=dict(settings)):
             args = Namespace()
         case _:
             raise DataError(file, "holds no args, which the model's shape is read from", _SOURCE)

@@ -24,7 +24,7 @@ from retro.common.plain_pickle import PickleError
 from retro.model.names import EMBEDDING, FINAL_NORM, OUTPUT, POSITIONS
 
 
-class Share(Enum):
+class Partition(Enum):
     """What a tensor parallel rank holds of a tensor."""
 
     WHOLE = "the whole"
@@ -34,38 +34,38 @@ class Share(Enum):
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a legacy tensor goes."""
 
     name: str
     """Our name of it."""
-    share: Share
+    share: Partition
     """What one rank holds."""
 
 
 _OUTSIDE = {
-    "embedding.word_embeddings.weight": Place(EMBEDDING, Share.ROWS),
-    "embedding.position_embeddings.weight": Place(POSITIONS, Share.WHOLE),
-    "output_layer.weight": Place(OUTPUT, Share.ROWS),
-    "encoder.final_norm.weight": Place(f"{FINAL_NORM}.weight", Share.WHOLE),
-    "encoder.final_norm.bias": Place(f"{FINAL_NORM}.bias", Share.WHOLE),
+    "embedding.word_embeddings.weight": Destination(EMBEDDING, Partition.ROWS),
+    "embedding.position_embeddings.weight": Destination(POSITIONS, Partition.WHOLE),
+    "output_layer.weight": Destination(OUTPUT, Partition.ROWS),
+    "encoder.final_norm.weight": Destination(f"{FINAL_NORM}.weight", Partition.WHOLE),
+    "encoder.final_norm.bias": Destination(f"{FINAL_NORM}.bias", Partition.WHOLE),
 }
 _PARTS = {
-    "input_norm": ("input_layernorm", Share.WHOLE),
-    "self_attention.query_key_value": ("self_attention.linear_qkv", Share.ROWS),
-    "self_attention.dense": ("self_attention.linear_proj", Share.COLUMNS),
-    "inter_attention.query": ("cross_attention.linear_q", Share.ROWS),
-    "inter_attention.key_value": ("cross_attention.linear_kv", Share.ROWS),
-    "inter_attention.dense": ("cross_attention.linear_proj", Share.COLUMNS),
-    "post_inter_attention_norm": ("pre_mlp_layernorm", Share.WHOLE),
-    "mlp.dense_h_to_4h": ("mlp.linear_fc1", Share.ROWS),
-    "mlp.dense_4h_to_h": ("mlp.linear_fc2", Share.COLUMNS),
+    "input_norm": ("input_layernorm", Partition.WHOLE),
+    "self_attention.query_key_value": ("self_attention.linear_qkv", Partition.ROWS),
+    "self_attention.dense": ("self_attention.linear_proj", Partition.COLUMNS),
+    "inter_attention.query": ("cross_attention.linear_q", Partition.ROWS),
+    "inter_attention.key_value": ("cross_attention.linear_kv", Partition.ROWS),
+    "inter_attention.dense": ("cross_attention.linear_proj", Partition.COLUMNS),
+    "post_inter_attention_norm": ("pre_mlp_layernorm", Partition.WHOLE),
+    "mlp.dense_h_to_4h": ("mlp.linear_fc1", Partition.ROWS),
+    "mlp.dense_4h_to_h": ("mlp.linear_fc2", Partition.COLUMNS),
 }
 _MOST_ENTRIES, _LONGEST_NAME = 1_000_000, 1_000
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.(?:retriever\.layers\.(\d+)\.)?(.+)\.(weight|bias)")
 
 
-def places(keys: Iterable[str], *, gated: bool) -> dict[str, Place | None]:
+def places(keys: Iterable[str], *, gated: bool) -> dict[str, Destination | None]:
     """The place of each key, None where a key is not known.
 
     Args:
@@ -96,34 +96,34 @@ def _layer(key: str) -> tuple[int, int | None]:
     return int(found[1]), None if found[2] is None else int(found[2])
 
 
-def _place(key: str, reading: set[tuple[int, int | None]], gated: bool) -> Place | None:
+def _place(key: str, reading: set[tuple[int, int | None]], gated: bool) -> Destination | None:
     found = _LAYER.fullmatch(key)
     if found is None:
         return _OUTSIDE.get(key)
     number, of_encoder, part, kind = found.groups()
     if part == "post_attention_norm":
-        name, share = ("pre_cross_attn_layernorm" if _layer(key) in reading else "pre_mlp_layernorm"), Share.WHOLE
+        name, share = ("pre_cross_attn_layernorm" if _layer(key) in reading else "pre_mlp_layernorm"), Partition.WHOLE
     elif part in _PARTS:
         name, share = _PARTS[part]
     else:
         return None
     inside = "" if of_encoder is None else f"cross_attention.encoder.layers.{of_encoder}."
-    if share is Share.COLUMNS and kind == "bias":
-        share = Share.WHOLE  # added once, after the ranks' parts are summed
+    if share is Partition.COLUMNS and kind == "bias":
+        share = Partition.WHOLE  # added once, after the ranks' parts are summed
     if gated and part == "mlp.dense_h_to_4h":
-        share = Share.GATE_AND_UP
-    return Place(f"decoder.layers.{number}.{inside}{name}.{kind}", share)
+        share = Partition.GATE_AND_UP
+    return Destination(f"decoder.layers.{number}.{inside}{name}.{kind}", share)
 
 
-def whole_size(parts: Sequence[Tensor], share: Share) -> tuple[int, ...]:
+def whole_size(parts: Sequence[Tensor], share: Partition) -> tuple[int, ...]:
     """Size of the tensor that the ranks share."""
     size = list(parts[0].shape)
-    if share is not Share.WHOLE:
+    if share is not Partition.WHOLE:
         size[_axis(share)] *= len(parts)
     return tuple(size)
 
 
-def read_shared(parts: Sequence[Tensor], share: Share, wanted: tuple[slice, ...]) -> Tensor:
+def read_shared(parts: Sequence[Tensor], share: Partition, wanted: tuple[slice, ...]) -> Tensor:
     """A part of the tensor that the ranks share; only what it takes of each rank's is read.
 
     Args:
@@ -131,8 +131,8 @@ def read_shared(parts: Sequence[Tensor], share: Share, wanted: tuple[slice, ...]
         share: Of which kind.
         wanted: One slice an axis, with start and stop.
     """
-    pieces: Sequence[Tensor] = parts[:1] if share is Share.WHOLE else parts
-    if share is Share.GATE_AND_UP:
+    pieces: Sequence[Tensor] = parts[:1] if share is Partition.WHOLE else parts
+    if share is Partition.GATE_AND_UP:
         halves = [part.chunk(2) for part in parts]
         pieces = [gate for gate, _ in halves] + [up for _, up in halves]
     axis, first, found = _axis(share), 0, []
@@ -145,8 +145,8 @@ def read_shared(parts: Sequence[Tensor], share: Share, wanted: tuple[slice, ...]
     return torch.cat(found, dim=axis) if len(found) > 1 else found[0]
 
 
-def _axis(share: Share) -> int:
-    return 1 if share is Share.COLUMNS else 0
+def _axis(share: Partition) -> int:
+    return 1 if share is Partition.COLUMNS else 0
 
 
 def flat(nested: Mapping[Any, object]) -> dict[str, object]:

@@ -23,7 +23,7 @@ class FieldUse:
 
     def watch(self, item: Mapping[str, Any]) -> Item:
         """The item, whose fields count as looked at once they are asked for."""
-        return _Watched(item, "", self)
+        return _TrackedItem(item, "", self)
 
     def found(self, path: str) -> None:
         """Count a field that holds something."""
@@ -38,7 +38,7 @@ class FieldUse:
         return {path: count for path, count in sorted(self._there.items()) if path not in self._read}
 
 
-class _Watched(dict[str, Any]):
+class _TrackedItem(dict[str, Any]):
     """A dict that tells which of its keys were asked for; objects within are watched once they are."""
 
     def __init__(self, item: Mapping[str, Any], owner: str, use: FieldUse) -> None:
@@ -51,8 +51,8 @@ class _Watched(dict[str, Any]):
     def __getitem__(self, key: str) -> Any:
         self._use.read(self._owner + key)
         value = super().__getitem__(key)
-        if isinstance(value, dict) and not isinstance(value, _Watched):
-            value = self[key] = _Watched(value, f"{key}.", self._use)
+        if isinstance(value, dict) and not isinstance(value, _TrackedItem):
+            value = self[key] = _TrackedItem(value, f"{key}.", self._use)
         elif isinstance(value, list):
             value = self[key] = [self._watched(one, f"{key}[].") for one in value]
         return value
@@ -66,12 +66,12 @@ class _Watched(dict[str, Any]):
             return default
 
     def _watched(self, one: Any, owner: str) -> Any:
-        plain = isinstance(one, dict) and not isinstance(one, _Watched)
-        return _Watched(one, owner, self._use) if plain else one
+        plain = isinstance(one, dict) and not isinstance(one, _TrackedItem)
+        return _TrackedItem(one, owner, self._use) if plain else one
 
 
 # Errors name the type of what they found, which to its owner is no other.
-_Watched.__name__ = dict.__name__
+_TrackedItem.__name__ = dict.__name__
 
 
 def with_what_came_before(item: Item, made: list[Converted]) -> list[Converted]:

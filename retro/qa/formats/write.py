@@ -54,7 +54,7 @@ def write_corpus(path: Path, documents: Documents) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ConversionOptions:
     """What the command was asked for."""
 
     name: str
@@ -69,7 +69,7 @@ class Wanted:
     skip_bad: bool = False
 
 
-def run(wanted: Wanted) -> dict[str, Any]:
+def run(wanted: ConversionOptions) -> dict[str, Any]:
     """Convert a file and write it.
 
     Returns:
@@ -105,7 +105,7 @@ def run(wanted: Wanted) -> dict[str, Any]:
     return counts | {"files": {str(files[part]): len(questions) for part, questions in parts.items()}}
 
 
-def _require_options(wanted: Wanted, form: Format) -> None:
+def _require_options(wanted: ConversionOptions, form: Format) -> None:
     usual = Options()
     for name, value in vars(wanted.options).items():
         if value != getattr(usual, name) and name not in form.options:
@@ -116,7 +116,7 @@ def _require_options(wanted: Wanted, form: Format) -> None:
         raise ConfigError("--dev", wanted.dev, "needs a share from 0 up to 1")
 
 
-def _files(wanted: Wanted) -> dict[str, Path]:
+def _files(wanted: ConversionOptions) -> dict[str, Path]:
     """Where each part goes."""
     if wanted.out.suffix in {".json", ".jsonl"}:
         if wanted.dev:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from retro.common.errors import ArtifactError, ConfigError
-from retro.qa.answer_files import Answer, Asked
+from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.metrics.choices import accuracy
 from retro.qa.metrics.drop import drop_em, drop_f1
 from retro.qa.metrics.normalize import Rules
@@ -23,10 +23,10 @@ from retro.qa.metrics.words import (
 )
 from retro.qa.task import Metric, Task
 
-Measure = Callable[[str, Asked, Rules], float]
+Measure = Callable[[str, QuestionLine, Rules], float]
 
 
-def _spans(asked: Asked) -> Sequence[Sequence[str]]:
+def _spans(asked: QuestionLine) -> Sequence[Sequence[str]]:
     return asked.answer_groups or [(answer,) for answer in asked.answers]
 
 
@@ -52,7 +52,7 @@ Values = Mapping[str, Sequence[float]]
 """[N] numbers, one for each question, by metric."""
 
 
-def score(task: Task, asked: Sequence[Asked], answers: Sequence[Answer]) -> Values:
+def score(task: Task, asked: Sequence[QuestionLine], answers: Sequence[Answer]) -> Values:
     """Every metric of the task, for every answer.
 
     Args:
@@ -67,7 +67,7 @@ def score(task: Task, asked: Sequence[Asked], answers: Sequence[Answer]) -> Valu
     return {name: [_value(name, one, answer, rules) for one, answer in lined_up] for name in task.metrics}
 
 
-def _value(name: Metric, asked: Asked, answer: Answer, rules: Rules) -> float:
+def _value(name: Metric, asked: QuestionLine, answer: Answer, rules: Rules) -> float:
     try:
         return METRICS[name](answer.prediction, asked, rules)
     except ValueError as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from retro.analysis.inspect.inspect import Wanted, show, view_and_number
+from retro.analysis.inspect.inspect import Options, show, view_and_number
 from retro.common.errors import ConfigError
 from retro.common.terminal import output
 from retro.run.config import RunConfig, load_run_config
@@ -18,7 +18,7 @@ def test_every_view_fits_the_terminal(
     road: RunConfig, capsys: pytest.CaptureFixture[str], what: str, width: int
 ) -> None:
     output.width = width
-    show(road, Wanted(what=what, number=2))
+    show(road, Options(what=what, number=2))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     assert len(lines) > 4
@@ -28,7 +28,7 @@ def test_neighbors_are_told_with_score_distance_and_overlap(
     road: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output.width = 140
-    show(road, Wanted(what="neighbors", number=7, neighbors=3))
+    show(road, Options(what="neighbors", number=7, neighbors=3))
     text = capsys.readouterr().out
     neighbor = looker_of(road).chunk(7).neighbors[0]
     assert neighbor is not None
@@ -44,7 +44,7 @@ def test_the_database_is_summed_up_before_neighbors_are_searched(
 ) -> None:
     for name in ("1_corpus", "2_db"):
         (tmp_path / name).symlink_to(road.run_dir / name)
-    show(load_run_config(None, [f"run_dir={tmp_path}", "db.chunk_length=16"]), Wanted(what="database"))
+    show(load_run_config(None, [f"run_dir={tmp_path}", "db.chunk_length=16"]), Options(what="database"))
     text = capsys.readouterr().out
     assert "Chunk lengths" in text
     assert "No neighbors were searched yet" in text
@@ -52,7 +52,7 @@ def test_the_database_is_summed_up_before_neighbors_are_searched(
 
 def test_the_database_names_its_hubs(road: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     output.width = 140
-    show(road, Wanted(what="database"))
+    show(road, Options(what="database"))
     text = capsys.readouterr().out
     assert "Most often a neighbor" in text
     assert "queries of all splits with fewer neighbors than were to be saved" in text
@@ -69,10 +69,10 @@ def test_a_stream_without_a_whole_sample_says_so(road: RunConfig) -> None:
     # The test split has fewer tokens than this.
     long = road.model_copy(update={"model": road.model.model_copy(update={"sequence_length": 16 * 10**6})})
     with pytest.raises(ConfigError, match="sample = 0: cannot be shown: there is none"):
-        show(long, Wanted(what="sample", split="test"))
+        show(long, Options(what="sample", split="test"))
     short = road.model_copy(update={"model": road.model.model_copy(update={"sequence_length": 8})})
     with pytest.raises(ConfigError, match=r"model\.sequence_length = 8: needs at least 16 tokens, one chunk"):
-        show(short, Wanted(what="sample"))
+        show(short, Options(what="sample"))
 
 
 @pytest.mark.parametrize(
@@ -95,5 +95,5 @@ def test_a_stream_without_a_whole_sample_says_so(road: RunConfig) -> None:
 )
 def test_what_is_not_there_to_look_at_is_said(road: RunConfig, wanted: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        show(road, Wanted(**wanted))
+        show(road, Options(**wanted))
     assert words in str(caught.value)

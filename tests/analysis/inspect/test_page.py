@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from retro.analysis.inspect.inspect import Wanted, show
+from retro.analysis.inspect.inspect import Options, show
 from retro.run.config import RunConfig
 from tests.analysis.inspect.test_view import looker_of
 
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def written(road: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    show(road, Wanted(what="sample", number=1, html=path, samples=5))
+    show(road, Options(what="sample", number=1, html=path, samples=5))
     return path
 
 
@@ -101,7 +101,7 @@ def test_distributions_and_reasons_are_there(page: Page) -> None:
 
 
 def test_the_same_run_gives_the_same_bytes(written: Path, road: RunConfig, tmp_path: Path) -> None:
-    show(road, Wanted(what="sample", number=1, html=tmp_path / "again.html", samples=5))
+    show(road, Options(what="sample", number=1, html=tmp_path / "again.html", samples=5))
     assert (tmp_path / "again.html").read_bytes() == written.read_bytes()
 
 
@@ -111,7 +111,7 @@ def test_a_missing_neighbor_is_shown_as_none(road: RunConfig, tmp_path: Path, mo
     from retro.neighbors.reader import Neighbors
 
     monkeypatch.setattr(Neighbors, "of", lambda self, split, source, asked, k: np.full((len(asked), k), -1))
-    show(road, Wanted(what="sample", html=tmp_path / "none.html", samples=1))
+    show(road, Options(what="sample", html=tmp_path / "none.html", samples=1))
     found = Page((tmp_path / "none.html").read_text(encoding="utf-8"))
     assert len(found.of_class("none")) == 4 * 2
 

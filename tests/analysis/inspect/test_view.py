@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from retro.analysis.inspect.view import END_SIGN, Looker, NeighborView, Origin, Piece, pieces, text_of
+from retro.analysis.inspect.view import END_SIGN, NeighborView, Origin, Piece, SampleViewer, pieces, text_of
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.neighbors.reader import Neighbors
@@ -54,12 +54,12 @@ def test_the_end_of_a_document_is_a_sign() -> None:
     assert text_of(found) == f"a{END_SIGN}b"
 
 
-def looker_of(config: RunConfig) -> Looker:
+def looker_of(config: RunConfig) -> SampleViewer:
     corpus = Corpus.open(stage("corpus").path(config))
     db = ChunkDatabase.open(stage("db").path(config), corpus)
     found = Neighbors.open(stage("neighbors").path(config), db, corpus)
     stream = TokenStream(corpus, 0, 0, db.chunk_length)
-    return Looker(corpus=corpus, db=db, found=found, split=0, source=0, stream=stream, shown=2, sample_chunks=4)
+    return SampleViewer(corpus=corpus, db=db, found=found, split=0, source=0, stream=stream, shown=2, sample_chunks=4)
 
 
 def test_a_sample_is_made_of_its_chunks_and_their_saved_neighbors(road: RunConfig) -> None:

@@ -58,8 +58,8 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     return config
 
 
-def parents_of(config: RunConfig) -> build.Parents:
-    return build.open_parents(*(stage(name).path(config) for name in ("corpus", "db", "neighbors")))
+def parents_of(config: RunConfig) -> build.Inputs:
+    return build.open_inputs(*(stage(name).path(config) for name in ("corpus", "db", "neighbors")))
 
 
 def text_of(tokens: np.ndarray, corpus: Corpus) -> list[int]:

@@ -90,7 +90,7 @@ def test_other_weights_have_another_name_and_a_copy_the_same(tmp_path: Path) -> 
     make_folder(tmp_path / "two", "llama, tied")
     names = [checkpoint.identity(tmp_path / name) for name in ("one", "copy", "two")]
     assert names[0] == names[1] != names[2]
-    assert checkpoint.mark(tmp_path / "one") == names[0]
+    assert checkpoint.checkpoint_fingerprint(tmp_path / "one") == names[0]
 
 
 def test_adapters_are_trained_on_a_folder_and_opened_with_it(tmp_path: Path) -> None:

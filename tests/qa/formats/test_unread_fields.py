@@ -11,7 +11,7 @@ from retro.common.errors import DataError
 from retro.qa.formats.convert import Conversion, convert_file
 from retro.qa.formats.item import Options
 from retro.qa.formats.registry import FORMATS, find_format
-from retro.qa.formats.write import Wanted, run
+from retro.qa.formats.write import ConversionOptions, run
 from retro.qa.question import Question, Turn
 
 TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
@@ -93,7 +93,7 @@ def test_fields_of_a_turn_count_too(tmp_path: Path) -> None:
 def test_the_command_names_what_it_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "in.json").write_text(json.dumps([ITEMS["alpaca"] | {"category": "sums"}]))
     with caplog.at_level(logging.WARNING):
-        made = run(Wanted(name="alpaca", path=tmp_path / "in.json", out=tmp_path / "out.json"))
+        made = run(ConversionOptions(name="alpaca", path=tmp_path / "in.json", out=tmp_path / "out.json"))
     assert made["ignored_fields"] == {"category": 1}
     assert "in.json: fields that alpaca does not look at, with how often they are there: category (1)" in caplog.text
 

@@ -8,7 +8,7 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.qa.formats.item import Options
-from retro.qa.formats.write import Wanted, run
+from retro.qa.formats.write import ConversionOptions, run
 from retro.qa.question_files import find_question_file, read_questions
 from tests.qa.formats import samples
 
@@ -31,7 +31,7 @@ def ids(path: Path) -> list[str]:
 
 
 def test_a_folder_becomes_a_set_that_tuning_finds_by_its_name(tmp_path: Path) -> None:
-    made = run(Wanted(name="nq_open", path=nq(tmp_path), out=tmp_path / "data" / "nq", part="dev"))
+    made = run(ConversionOptions(name="nq_open", path=nq(tmp_path), out=tmp_path / "data" / "nq", part="dev"))
     path = find_question_file(tmp_path / "data", "nq", "dev")
     assert made == {
         "items": 40,
@@ -48,7 +48,7 @@ def test_a_folder_becomes_a_set_that_tuning_finds_by_its_name(tmp_path: Path) ->
 def test_an_id_goes_to_the_same_part_whatever_else_is_in_the_file(tmp_path: Path) -> None:
     def parts(count: int) -> tuple[set[str], set[str]]:
         out = tmp_path / str(count) / "nq"
-        run(Wanted(name="nq_open", path=nq(tmp_path, count), out=out, dev=0.3))
+        run(ConversionOptions(name="nq_open", path=nq(tmp_path, count), out=out, dev=0.3))
         train, dev = (ids(find_question_file(out.parent, "nq", part)) for part in ("train", "dev"))
         return set(train), set(dev)
 
@@ -64,14 +64,14 @@ def test_an_id_goes_to_the_same_part_whatever_else_is_in_the_file(tmp_path: Path
 def test_another_seed_is_another_split(tmp_path: Path) -> None:
     found = []
     for seed in (1, 2):
-        run(Wanted(name="nq_open", path=nq(tmp_path), out=tmp_path / f"{seed}" / "nq", dev=0.5, seed=seed))
+        run(ConversionOptions(name="nq_open", path=nq(tmp_path), out=tmp_path / f"{seed}" / "nq", dev=0.5, seed=seed))
         found.append(ids(find_question_file(tmp_path / f"{seed}", "nq", "dev")))
     assert found[0] != found[1]
 
 
 def test_turns_of_one_conversation_are_never_parted(tmp_path: Path) -> None:
     talks = [samples.SHAREGPT[0] | {"id": f"talk{n}"} for n in range(40)]
-    wanted = Wanted(
+    wanted = ConversionOptions(
         name="sharegpt", path=lists(tmp_path, talks), out=tmp_path / "set", dev=0.5, options=Options(turns="every")
     )
     run(wanted)
@@ -86,7 +86,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     def files(folder: str) -> dict[str, bytes]:
         corpus = tmp_path / folder / "corpus.jsonl"
         path = lists(tmp_path, samples.HOTPOTQA)
-        run(Wanted(name="hotpotqa", path=path, out=tmp_path / folder / "set", corpus=corpus))
+        run(ConversionOptions(name="hotpotqa", path=path, out=tmp_path / folder / "set", corpus=corpus))
         return {
             str(one.relative_to(tmp_path / folder)): one.read_bytes() for one in (tmp_path / folder).rglob("*.json*")
         }
@@ -99,7 +99,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_the_passages_become_a_corpus_in_which_the_questions_find_theirs(tmp_path: Path) -> None:
     path, corpus = lists(tmp_path, [*samples.HOTPOTQA, _other("Sea", "It is deep.")]), tmp_path / "corpus.jsonl"
     out = tmp_path / "out.jsonl"
-    assert run(Wanted(name="hotpotqa", path=path, out=out, corpus=corpus))["passages"] == 4
+    assert run(ConversionOptions(name="hotpotqa", path=path, out=out, corpus=corpus))["passages"] == 4
     documents = [json.loads(line) for line in corpus.read_text().splitlines()]
     assert [one["id"] for one in documents] == ["Ada", "Sea", "Engine", "Sea #2"]
     assert documents[3] == {"id": "Sea #2", "title": "Sea", "text": "It is deep."}
@@ -118,7 +118,7 @@ def _other(title: str, text: str) -> dict[str, Any]:
 
 def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = lists(tmp_path, [*samples.ALPACA, {"instruction": "Do."}])
-    made = run(Wanted(name="alpaca", path=path, out=tmp_path / "out.json", skip_bad=True))
+    made = run(ConversionOptions(name="alpaca", path=path, out=tmp_path / "out.json", skip_bad=True))
     assert made["skipped"] == {"no_answer": 1}
     assert "in.json: 1 of 3 items left out: no_answer" in caplog.text
 
@@ -126,7 +126,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_nothing_is_written_when_an_item_is_bad(tmp_path: Path) -> None:
     path = lists(tmp_path, [*samples.ALPACA, {"instruction": "Do."}])
     with pytest.raises(DataError, match=r"item 2 has no 'output'. Mend the item, .* or use --skip-bad"):
-        run(Wanted(name="alpaca", path=path, out=tmp_path / "set"))
+        run(ConversionOptions(name="alpaca", path=path, out=tmp_path / "set"))
     assert [one.name for one in tmp_path.iterdir()] == ["in.json"]
 
 
@@ -150,6 +150,6 @@ def test_what_cannot_be_asked_for_is_refused_and_nothing_is_written(
 ) -> None:
     usual: dict[str, Any] = {"name": "nq_open", "path": nq(tmp_path), "out": tmp_path / "set"}
     with pytest.raises(ConfigError) as caught:
-        run(Wanted(**(usual | fields)))
+        run(ConversionOptions(**(usual | fields)))
     assert str(caught.value).startswith(message)
     assert [one.name for one in tmp_path.iterdir()] == ["nq.jsonl"]
