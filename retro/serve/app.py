@@ -13,20 +13,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from retro.serve.answering import Answering, stopping, too_late
 from retro.serve.arriving import Arriving
-from retro.serve.asking import Ask, Source, ask_chat, ask_completion
-from retro.serve.body import read_body, read_object
+from retro.serve.choices import CHAT, COMPLETION, Form
 from retro.serve.config import ServeConfig
-from retro.serve.forms import CHAT, COMPLETION, Form
-from retro.serve.guard import Guard
+from retro.serve.errors import ApiError
+from retro.serve.generation import Generation, stopping, too_late
 from retro.serve.metrics import Metrics
+from retro.serve.middleware import AccessMiddleware
+from retro.serve.model_info import Limits, ModelInfo
 from retro.serve.page import page_policy, page_text
-from retro.serve.parameters import ChatParameters, CommonParameters, CompletionParameters, read_parameters
-from retro.serve.refusal import RefusalError
+from retro.serve.prepare import PreparedRequest, Source, prepare_chat, prepare_completion
+from retro.serve.protocol import ChatParameters, CommonParameters, CompletionParameters, read_parameters
+from retro.serve.request_body import read_body, read_object
 from retro.serve.scheduler import Scheduler
-from retro.serve.served import Limits, Served
-from retro.serve.wire import AnswerResponse, refused
+from retro.serve.streaming import AnswerResponse, refused
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Service:
     """What the routes work with."""
 
     config: ServeConfig
-    served: Served
+    served: ModelInfo
     scheduler: Scheduler
     metrics: Metrics
     arriving: Arriving
@@ -76,24 +76,24 @@ class Routes:
                 ask = await asyncio.to_thread(self._ask, body, form)
         except TimeoutError:
             raise too_late() from None
-        answering = Answering(ask, service.scheduler, service.metrics, deadline)
+        answering = Generation(ask, service.scheduler, service.metrics, deadline)
         return AnswerResponse(answering, form, service.served, deadline)
 
-    def _ask(self, body: bytes, form: Form) -> Ask:
+    def _ask(self, body: bytes, form: Form) -> PreparedRequest:
         data = read_object(body)
         if form is CHAT:
             chat = read_parameters(ChatParameters, data)
             self._require_model(chat)
-            return ask_chat(chat, self._service.served, self._limits, self._service.default_source)
+            return prepare_chat(chat, self._service.served, self._limits, self._service.default_source)
         plain = read_parameters(CompletionParameters, data)
         self._require_model(plain)
-        return ask_completion(plain, self._service.served, self._limits, self._service.default_source)
+        return prepare_completion(plain, self._service.served, self._limits, self._service.default_source)
 
     def _require_model(self, given: CommonParameters) -> None:
         name = self._service.served.name
         if given.model not in (None, name):
             message = f"model: {given.model[:100]!r} is not served here; this is {name!r}"
-            raise RefusalError(404, message, param="model", code="model_not_found")
+            raise ApiError(404, message, param="model", code="model_not_found")
 
     async def models(self) -> Response:
         """`GET /v1/models`."""
@@ -102,7 +102,7 @@ class Routes:
     async def model(self, name: str) -> Response:
         """`GET /v1/models/NAME`."""
         if name != self._service.served.name:
-            raise RefusalError(404, f"{name[:100]!r} is not served here", param="model", code="model_not_found")
+            raise ApiError(404, f"{name[:100]!r} is not served here", param="model", code="model_not_found")
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def make_app(service: Service) -> FastAPI:
         ("/", routes.page, "GET"),
     ):
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
-    app.add_exception_handler(RefusalError, _refused)
+    app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _not_here)
     app.add_exception_handler(Exception, _failed)
     service.metrics.watch("retro_running", "Answers being generated.", lambda: service.scheduler.health().running)
@@ -183,20 +183,20 @@ def make_app(service: Service) -> FastAPI:
     if service.config.allowed_origins:
         origins = list(service.config.allowed_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    app.add_middleware(Guard, config=service.config, metrics=service.metrics)
+    app.add_middleware(AccessMiddleware, config=service.config, metrics=service.metrics)
     return app
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return refused(error if isinstance(error, RefusalError) else stopping())
+    return refused(error if isinstance(error, ApiError) else stopping())
 
 
 async def _not_here(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
     known = {404: "there is nothing at this path", 405: "this path takes another method"}
-    return refused(RefusalError(status, known.get(status, "the request cannot be answered"), code="not_found"))
+    return refused(ApiError(status, known.get(status, "the request cannot be answered"), code="not_found"))
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     # Starlette raises it again afterwards, so that the log has it.
-    return refused(RefusalError(500, "the server failed; its log says why", code="server_error"))
+    return refused(ApiError(500, "the server failed; its log says why", code="server_error"))

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from retro.serve.answering import stopping
-from retro.serve.refusal import RefusalError
+from retro.serve.errors import ApiError
+from retro.serve.generation import stopping
 
 _BYTES_PER_SECOND = 10_000
 """A body that is large has longer: what a poor mobile line carries."""
@@ -30,7 +30,7 @@ class Arriving:
         """The parts of a body, within the time that it may take.
 
         Raises:
-            RefusalError: It took longer, or the server is stopping.
+            ApiError: It took longer, or the server is stopping.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -44,7 +44,7 @@ class Arriving:
         except TimeoutError:
             if self._stopping:
                 raise stopping() from None
-            raise RefusalError(408, "the request did not arrive in time", code="timeout") from None
+            raise ApiError(408, "the request did not arrive in time", code="timeout") from None
 
     async def _counted(self, parts: AsyncIterator[bytes], limit: asyncio.Timeout, began: float) -> AsyncIterator[bytes]:
         came = 0

@@ -10,7 +10,7 @@ from retro.common.answers import passage_record
 from retro.common.qa_data import PassageLike
 from retro.common.tokenizers import Tokenizer
 from retro.generate.request import ChosenToken, Completion, Ended, Retrieved
-from retro.serve.asking import Ask, Source
+from retro.serve.prepare import PreparedRequest, Source
 
 _FINISH: dict[Ended, str] = {"end": "stop", "stop": "stop", "hook": "stop", "length": "length", "cancelled": "stop"}
 
@@ -29,7 +29,7 @@ def usage(prompt_tokens: int, new_tokens: int) -> dict[str, int]:
     }
 
 
-def usage_of(ask: Ask, completions: Sequence[Completion]) -> dict[str, int]:
+def usage_of(ask: PreparedRequest, completions: Sequence[Completion]) -> dict[str, int]:
     """Of all choices."""
     return usage(ask.prompt_tokens, sum(len(one.tokens) for one in completions))
 

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from retro.generate.request import Event, Request
 
 State = Literal["ok", "failing", "stalled", "stopping", "dead"]
-"""Answering; failing again and again with nothing finished; too long in one step; taking no more; its thread ended."""
+"""Generation; failing again and again with nothing finished; too long in one step; taking no more; its thread ended."""
 
 
 class Listener(Protocol):

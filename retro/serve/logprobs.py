@@ -11,13 +11,13 @@ from typing import Any
 
 from retro.common.tokenizers import Tokenizer
 from retro.generate.request import ChosenToken
-from retro.serve.served import Served
+from retro.serve.model_info import ModelInfo
 
 _BROKEN = "\ufffd"
 """What decoders write for bytes that are no character."""
 
 
-def completion_logprobs(served: Served, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
+def completion_logprobs(served: ModelInfo, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
     """`logprobs` of a choice of `/v1/completions`; `before`: the answer's tokens before these."""
     texts, top = [], []
     for previous, token in _with_previous(tokens, before):
@@ -31,7 +31,7 @@ def completion_logprobs(served: Served, tokens: Sequence[ChosenToken], before: S
     }
 
 
-def chat_logprobs(served: Served, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
+def chat_logprobs(served: ModelInfo, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
     """`logprobs` of a choice of `/v1/chat/completions`; `before` as above."""
     content = []
     for previous, token in _with_previous(tokens, before):
@@ -87,14 +87,14 @@ def _broken_lengths(rest: str, data: bytes, count: int) -> list[int]:
     return lengths
 
 
-def open_end(served: Served, ids: Sequence[int]) -> int:
+def open_end(served: ModelInfo, ids: Sequence[int]) -> int:
     """How many bytes at the end of some tokens begin a character that is not whole; 0 where bytes are not known."""
     if served.token_bytes is None:
         return 0
     return _open_end(b"".join(served.token_bytes[id_] for id_ in ids[-3:]))
 
 
-def _offsets(served: Served, ids: Sequence[int], before: Sequence[int]) -> list[int]:
+def _offsets(served: ModelInfo, ids: Sequence[int], before: Sequence[int]) -> list[int]:
     """Where each token begins in the text of all; one that goes on with a character begins at that character."""
     if served.token_bytes is None:
         return [len(served.tokenizer.decode([*before, *ids[:n]])) for n in range(len(ids))]
@@ -123,7 +123,7 @@ def _with_previous(tokens: Sequence[ChosenToken], before: Sequence[int]) -> Iter
         previous = token.id
 
 
-def _text(served: Served, previous: int | None, id_: int, prefix: str) -> str:
+def _text(served: ModelInfo, previous: int | None, id_: int, prefix: str) -> str:
     """The text of a token, or its bytes spelled out where they are no text by themselves."""
     part = _part(served, id_)
     if part is not None:
@@ -133,7 +133,7 @@ def _text(served: Served, previous: int | None, id_: int, prefix: str) -> str:
     return served.token_bytes[id_].decode("utf-8") if _BROKEN in text and served.token_bytes is not None else text
 
 
-def _part(served: Served, id_: int) -> bytes | None:
+def _part(served: ModelInfo, id_: int) -> bytes | None:
     """The bytes of a token that are no text by themselves; None for one whose bytes are, or are not known."""
     if served.token_bytes is None:
         return None
@@ -145,7 +145,7 @@ def _part(served: Served, id_: int) -> bytes | None:
     return None
 
 
-def _by_text(served: Served, previous: int | None, token: ChosenToken) -> dict[str, float]:
+def _by_text(served: ModelInfo, previous: int | None, token: ChosenToken) -> dict[str, float]:
     """The likeliest tokens; of several with one text, as a letter and its byte, the later ones under their ids."""
     found: dict[str, float] = {}
     for one in token.top:
@@ -154,7 +154,7 @@ def _by_text(served: Served, previous: int | None, token: ChosenToken) -> dict[s
     return found
 
 
-def _token(served: Served, previous: int | None, id_: int, logprob: float) -> dict[str, Any]:
+def _token(served: ModelInfo, previous: int | None, id_: int, logprob: float) -> dict[str, Any]:
     text, part = _text(served, previous, id_, ""), _part(served, id_)
     data = text.encode("utf-8") if part is None else part
     unknown = part is None and served.token_bytes is None and _BROKEN in text

@@ -14,9 +14,9 @@ from retro.serve.app import Service
 from retro.serve.arriving import Arriving
 from retro.serve.config import ServeConfig
 from retro.serve.metrics import Metrics
+from retro.serve.model_info import ModelInfo
 from retro.serve.run import listen, serve, with_key
 from retro.serve.scheduler import Scheduler
-from retro.serve.served import Served
 from tests.serve.fake_engine import CHUNK, SEQUENCE, TOKENIZER, FakeEngine, fake_retrieve
 
 
@@ -43,7 +43,7 @@ def fake_service(
     scheduler = Scheduler(open_engine, capacity=capacity, stall_seconds=config.seconds_per_request)
     return Service(
         config=config,
-        served=Served(**(known | facts)),
+        served=ModelInfo(**(known | facts)),
         scheduler=scheduler,
         metrics=metrics,
         arriving=Arriving(config.arrival_seconds),

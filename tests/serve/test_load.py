@@ -10,7 +10,7 @@ from retro.pipeline import database_dirs, stage
 from retro.run_config import RunConfig
 from retro.serve.app import Service
 from retro.serve.config import ServeConfig
-from retro.serve.opening import Places, open_service
+from retro.serve.loading import StagePaths, load_service
 from tests.serve.fake_engine import FakeEngine
 from tests.serve.fake_server import fake_service
 from tests.serve.running import running
@@ -47,13 +47,13 @@ def test_a_server_that_is_full_refuses_and_mixes_nothing_up() -> None:
     assert load.counts["refused, full"] > 0
 
 
-def places_of(config: RunConfig) -> Places:
+def stage_paths(config: RunConfig) -> StagePaths:
     db, index = database_dirs(config, answers=True)
-    return Places(checkpoint=stage("sft").path(config), corpus=stage("corpus").path(config), db=db, index=index)
+    return StagePaths(checkpoint=stage("sft").path(config), corpus=stage("corpus").path(config), db=db, index=index)
 
 
 def test_a_real_model_under_load_answers_as_it_does_alone(road: RunConfig) -> None:
-    service = open_service(road.serve, road.generate, places_of(road), "tiny")
+    service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
     load = put_on(service, clients=8, seconds=3, tokens=12)
     assert load.wrong == []
     assert load.answered

@@ -11,10 +11,10 @@ import sentencepiece
 
 from retro.common.token_bytes import read_token_bytes, shown_token_bytes
 from retro.generate.request import ChosenToken, Completion, Event, Request, TokenProbability
-from retro.serve.asking import Ask
-from retro.serve.forms import COMPLETION, ChoiceStream
+from retro.serve.choices import COMPLETION, ChoiceStream
 from retro.serve.logprobs import chat_logprobs, completion_logprobs, letters_of_bytes
-from retro.serve.served import Served
+from retro.serve.model_info import ModelInfo
+from retro.serve.prepare import PreparedRequest
 from tests.common.test_token_bytes import TEXT, byte_level, sentence_piece
 from tests.serve.fake_server import fake_service
 
@@ -26,7 +26,7 @@ def chosen(ids: Sequence[int], top: Sequence[int] = ()) -> list[ChosenToken]:
     return [ChosenToken(id=id_, logprob=-0.5, top=likely) for id_ in ids]
 
 
-def offsets(served: Served, ids: Sequence[int]) -> list[int]:
+def offsets(served: ModelInfo, ids: Sequence[int]) -> list[int]:
     found: list[int] = completion_logprobs(served, chosen(ids), ())["text_offset"]
     return found
 
@@ -58,7 +58,7 @@ def test_offsets_count_letters_and_a_split_character_stands_once() -> None:
 
 def streamed(ids: Sequence[int]) -> list[dict[str, Any]]:
     """`logprobs` of the pieces of a stream, a token an event."""
-    ask = Ask(
+    ask = PreparedRequest(
         requests=(Request(prompt=[97]),), prompts=("",), prompt_tokens=1, source="none", logprobs=True, stream=True,
         include_usage=False,
     )  # fmt: skip

@@ -12,9 +12,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retro.serve.config import ServeConfig
+from retro.serve.errors import ApiError
 from retro.serve.metrics import Metrics
-from retro.serve.refusal import RefusalError
-from retro.serve.wire import refused
+from retro.serve.streaming import refused
 
 OPEN_PATHS = ("/", "/health", "/health/live")
 """What is answered without a key: the page that asks for it, and how the server is."""
@@ -29,7 +29,7 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _SPARE_REQUESTS = 8
 
 
-class Guard:
+class AccessMiddleware:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, *, config: ServeConfig, metrics: Metrics) -> None:
@@ -38,7 +38,7 @@ class Guard:
         Args:
             app: The application.
             config: Key, hosts and origins.
-            metrics: Told of every answer.
+            metrics: ChoiceEvent of every answer.
         """
         self._app, self._metrics, self._config = app, metrics, config
         self._key = config.api_key.get_secret_value().encode() if config.api_key is not None else None
@@ -86,7 +86,7 @@ class Guard:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self.check(scope["method"], scope["path"], Headers(scope=scope))
-        except RefusalError as refusal:
+        except ApiError as refusal:
             await refused(refusal)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -95,7 +95,7 @@ class Guard:
         """Whether a request may pass.
 
         Raises:
-            RefusalError: It asks under a wrong name, from a wrong page, without the key, or there are too many.
+            ApiError: It asks under a wrong name, from a wrong page, without the key, or there are too many.
         """
         self._check_host(headers.get("host", ""))
         self._check_origin(headers.get("origin"), headers.get("host", ""))
@@ -108,7 +108,7 @@ class Guard:
     def _require_room(self) -> None:
         """Whole requests count; those whose body is still coming in take nobody's place."""
         if self._asking >= self._most_asking:
-            raise RefusalError(429, "too many requests at once", code="too_many_requests", retry_after=1)
+            raise ApiError(429, "too many requests at once", code="too_many_requests", retry_after=1)
 
     def _check_host(self, host: str) -> None:
         """A page that has its own name point to 127.0.0.1 is stopped by that name."""
@@ -118,14 +118,14 @@ class Guard:
             return
         if name not in {*_LOCAL_NAMES, config.host.lower(), *(one.lower() for one in config.allowed_hosts)}:
             problem = f"this server does not answer to the name {name[:100]!r}; serve.allowed_hosts lists names"
-            raise RefusalError(403, problem, code="host_not_allowed")
+            raise ApiError(403, problem, code="host_not_allowed")
 
     def _check_origin(self, origin: str | None, host: str) -> None:
         if origin is None or origin in self._config.allowed_origins:
             return
         if not _is_at(origin, host):
             problem = f"pages of {origin[:100]!r} may not ask this server; serve.allowed_origins lists origins"
-            raise RefusalError(403, problem, code="origin_not_allowed")
+            raise ApiError(403, problem, code="origin_not_allowed")
 
     def _check_key(self, authorization: str) -> None:
         if self._key is None:
@@ -135,7 +135,7 @@ class Guard:
         right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._key)
         if scheme.lower() != "bearer" or not right:
             found = "is wrong" if authorization else "is missing"
-            raise RefusalError(401, f"the API key {found}; send it as Authorization: Bearer …", code="invalid_api_key")
+            raise ApiError(401, f"the API key {found}; send it as Authorization: Bearer …", code="invalid_api_key")
 
 
 def host_name(host: str) -> str:

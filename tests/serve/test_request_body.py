@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from retro.serve.body import read_body, read_object
-from retro.serve.refusal import RefusalError
+from retro.serve.errors import ApiError
+from retro.serve.request_body import read_body, read_object
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 
@@ -28,14 +28,14 @@ def test_a_body_is_read_part_by_part_up_to_the_limit() -> None:
 
 @pytest.mark.parametrize("length", ["11", "-1", "ten", "9" * 30, "0"])
 def test_a_body_is_stopped_at_the_limit_whatever_its_length_is_said_to_be(length: str) -> None:
-    with pytest.raises(RefusalError, match=r"larger than 10 bytes") as caught:
+    with pytest.raises(ApiError, match=r"larger than 10 bytes") as caught:
         read(JSON | {"content-length": length}, b"123456", b"789012")
     assert caught.value.status == 413
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_what_is_not_said_to_be_json_is_not_read(kind: str) -> None:
-    with pytest.raises(RefusalError, match=r"send application/json") as caught:
+    with pytest.raises(ApiError, match=r"send application/json") as caught:
         read({"content-type": kind}, b"{}")
     assert caught.value.status == 415
 
@@ -64,7 +64,7 @@ def test_what_is_not_said_to_be_json_is_not_read(kind: str) -> None:
     ids=lambda value: repr(value)[:24],
 )
 def test_a_body_that_is_no_json_object_is_refused_with_the_reason(body: bytes, words: str) -> None:
-    with pytest.raises(RefusalError, match=words) as caught:
+    with pytest.raises(ApiError, match=words) as caught:
         read_object(body)
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
 
@@ -78,5 +78,5 @@ def test_nesting_just_within_python_s_limit_is_refused_or_read_and_never_fails()
         body = b'{"a": "\\u00e4", "b": ' + b"[" * depth + b"]" * depth + b"}"
         try:
             assert read_object(body)["a"] == "ä"
-        except RefusalError as refusal:
+        except ApiError as refusal:
             assert "nests" in refusal.message

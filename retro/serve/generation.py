@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from retro.common.errors import RetroError
 from retro.generate.request import Completion, Event
-from retro.serve.asking import Ask
+from retro.serve.errors import ApiError
 from retro.serve.job import Job, NoRoomError, NotTakingError
 from retro.serve.metrics import Metrics
-from retro.serve.refusal import RefusalError
+from retro.serve.prepare import PreparedRequest
 from retro.serve.scheduler import Scheduler
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ RETRY_SECONDS = 1
 
 
 @dataclass(frozen=True)
-class Told:
+class ChoiceEvent:
     """An event of one choice."""
 
     index: int
@@ -34,27 +34,27 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Told | Exception | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[ChoiceEvent | Exception | None] = asyncio.Queue()
 
     def accepted(self) -> None:
         self._pass_on(None)
 
     def heard(self, index: int, event: Event) -> None:
-        self._pass_on(Told(index, event))
+        self._pass_on(ChoiceEvent(index, event))
 
     def failed(self, error: Exception) -> None:
         self._pass_on(error)
 
-    def _pass_on(self, item: Told | Exception | None) -> None:
+    def _pass_on(self, item: ChoiceEvent | Exception | None) -> None:
         # A loop that has closed has nobody left who waits.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
-    async def next(self) -> Told | None:
+    async def next(self) -> ChoiceEvent | None:
         """The next event; None when the job was taken in.
 
         Raises:
-            RefusalError: The job failed, and with what words.
+            ApiError: The job failed, and with what words.
         """
         item = await self._queue.get()
         if isinstance(item, Exception):
@@ -62,16 +62,16 @@ class _Mailbox:
         return item
 
 
-class Answering:
+class Generation:
     """One request on its way: use as a context manager, so that it is cancelled when nobody waits any more."""
 
-    def __init__(self, ask: Ask, scheduler: Scheduler, metrics: Metrics, deadline: float) -> None:
+    def __init__(self, ask: PreparedRequest, scheduler: Scheduler, metrics: Metrics, deadline: float) -> None:
         """Hold what is asked.
 
         Args:
             ask: The request.
             scheduler: Answers it.
-            metrics: Told of tokens and times.
+            metrics: ChoiceEvent of tokens and times.
             deadline: Of the event loop's clock; what is not answered by then is not.
         """
         self.ask, self._scheduler, self._metrics, self._deadline = ask, scheduler, metrics, deadline
@@ -80,7 +80,7 @@ class Answering:
         self._began, self._left = time.monotonic(), len(ask.requests)
         self._any_token = False
 
-    def __enter__(self) -> Answering:
+    def __enter__(self) -> Generation:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,25 +92,25 @@ class Answering:
         """Hand the request over, and wait until it is taken in.
 
         Raises:
-            RefusalError: There is no room, the server is stopping, or the request cannot be answered.
+            ApiError: There is no room, the server is stopping, or the request cannot be answered.
         """
         try:
             self._scheduler.offer(self._job)
         except NoRoomError:
             self._left = 0
             message = "too many requests are running and waiting; try again in a moment"
-            raise RefusalError(429, message, code="too_many_requests", retry_after=RETRY_SECONDS) from None
+            raise ApiError(429, message, code="too_many_requests", retry_after=RETRY_SECONDS) from None
         except NotTakingError:
             self._left = 0
             raise stopping() from None
         self._metrics.prompt_tokens.inc(self.ask.prompt_tokens)
         await self._before_deadline(self._mailbox.next())
 
-    async def events(self) -> AsyncIterator[Told]:
+    async def events(self) -> AsyncIterator[ChoiceEvent]:
         """Events of all choices until all have ended.
 
         Raises:
-            RefusalError: The answer fails, or takes too long.
+            ApiError: The answer fails, or takes too long.
         """
         while self._left:
             told = await self._before_deadline(self._mailbox.next())
@@ -123,7 +123,7 @@ class Answering:
         """The finished choices, in order.
 
         Raises:
-            RefusalError: As `events`.
+            ApiError: As `events`.
         """
         found: dict[int, Completion] = {}
         async for told in self.events():
@@ -149,23 +149,23 @@ class Answering:
             self._metrics.ended.labels(event.completion.ended).inc()
 
 
-def stopping() -> RefusalError:
+def stopping() -> ApiError:
     """What is said of requests that come too late."""
-    return RefusalError(503, "the server is stopping", code="stopping", retry_after=5)
+    return ApiError(503, "the server is stopping", code="stopping", retry_after=5)
 
 
-def too_late() -> RefusalError:
+def too_late() -> ApiError:
     """What is said of an answer that took too long."""
-    return RefusalError(504, "the answer took longer than this server allows; ask for fewer tokens", code="timeout")
+    return ApiError(504, "the answer took longer than this server allows; ask for fewer tokens", code="timeout")
 
 
-def _refusal_of(error: Exception) -> RefusalError:
-    if isinstance(error, RefusalError):
+def _refusal_of(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, RetroError):
-        return RefusalError(400, str(error), code="invalid_value")
+        return ApiError(400, str(error), code="invalid_value")
     # What exactly failed stands in the server's log, and is nothing for a client.
-    return RefusalError(500, "the answer failed on the server; its log says why", code="engine_failed")
+    return ApiError(500, "the answer failed on the server; its log says why", code="engine_failed")
 
 
 async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Awaitable[T]) -> T | None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from retro.serve.config import ServeConfig
-from retro.serve.guard import Guard, host_name, route_of
+from retro.serve.errors import ApiError
 from retro.serve.metrics import Metrics
-from retro.serve.refusal import RefusalError
+from retro.serve.middleware import AccessMiddleware, host_name, route_of
 from tests.serve.fake_server import fake_service
 from tests.serve.running import Running, running
 
@@ -34,8 +34,8 @@ def passes(config: ServeConfig, **headers: str) -> bool:
     async def nothing(*_: Any) -> None: ...
 
     try:
-        Guard(nothing, config=config, metrics=Metrics()).check("GET", "/v1/models", headers)
-    except RefusalError as refusal:
+        AccessMiddleware(nothing, config=config, metrics=Metrics()).check("GET", "/v1/models", headers)
+    except ApiError as refusal:
         assert refusal.status in (401, 403)
         return False
     return True

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from retro.serve.parameters import ChatParameters, CompletionParameters, read_parameters
-from retro.serve.refusal import RefusalError
+from retro.serve.errors import ApiError
+from retro.serve.protocol import ChatParameters, CompletionParameters, read_parameters
 
 
 def completion(**given: Any) -> CompletionParameters:
@@ -71,7 +71,7 @@ def test_defaults_are_openai_s() -> None:
     ids=str,
 )
 def test_what_would_change_the_answer_is_refused_by_name(given: dict[str, Any], words: str) -> None:
-    with pytest.raises(RefusalError, match=words) as caught:
+    with pytest.raises(ApiError, match=words) as caught:
         completion(**given)
     assert caught.value.status == 400
     assert caught.value.param is not None
@@ -110,7 +110,7 @@ def test_what_changes_nothing_is_taken(given: dict[str, Any]) -> None:
     ids=str,
 )
 def test_a_wrong_message_is_named(messages: Any, words: str) -> None:
-    with pytest.raises(RefusalError, match=words):
+    with pytest.raises(ApiError, match=words):
         chat(messages=messages)
 
 

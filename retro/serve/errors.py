@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class RefusalError(Exception):
+class ApiError(Exception):
     """A request ends here, with this status and message."""
 
     def __init__(
@@ -50,6 +50,6 @@ _KINDS = {
 }
 
 
-def unsuitable(param: str, message: str) -> RefusalError:
+def invalid_value(param: str, message: str) -> ApiError:
     """The refusal of one parameter's value."""
-    return RefusalError(400, f"{param}: {message}", param=param, code="invalid_value")
+    return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")

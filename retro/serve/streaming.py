@@ -14,11 +14,11 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from retro.serve.answering import Answering, unless_gone
 from retro.serve.bodies import usage, usage_of
-from retro.serve.forms import ChoiceStream, Form, whole_choice
-from retro.serve.refusal import RefusalError
-from retro.serve.served import Served
+from retro.serve.choices import ChoiceStream, Form, whole_choice
+from retro.serve.errors import ApiError
+from retro.serve.generation import Generation, unless_gone
+from retro.serve.model_info import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _SECONDS_TO_SAY_SO = 5.0
 """How long a connection may take to have the end of an answer whose time is up; then it is closed."""
 
 
-def refused(refusal: RefusalError) -> JSONResponse:
+def refused(refusal: ApiError) -> JSONResponse:
     """A refusal as a response."""
     return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers())
 
@@ -34,7 +34,7 @@ def refused(refusal: RefusalError) -> JSONResponse:
 class AnswerResponse(Response):
     """Generates the answer while it is sent, and cancels it when the client leaves."""
 
-    def __init__(self, answering: Answering, form: Form, served: Served, deadline: float) -> None:
+    def __init__(self, answering: Generation, form: Form, served: ModelInfo, deadline: float) -> None:
         """Hold what is asked; nothing has begun yet.
 
         Args:
@@ -65,7 +65,7 @@ class AnswerResponse(Response):
         try:
             await self._answering.begin()
             response = None if self._answering.ask.stream else await self._whole()
-        except RefusalError as refusal:
+        except ApiError as refusal:
             response = refused(refusal)
         if response is not None:
             await response(scope, receive, send)
@@ -92,7 +92,7 @@ class AnswerResponse(Response):
             async with aclosing(self._pieces()) as pieces:
                 async for piece in pieces:
                     yield _line(self._head | piece)
-        except RefusalError as refusal:
+        except ApiError as refusal:
             yield _line(refusal.body())
         yield b"data: [DONE]\n\n"
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from retro.common.json_text import DeepJsonError, JsonError, half_character, parse_json
-from retro.serve.refusal import RefusalError
+from retro.serve.errors import ApiError
 
 
 async def read_body(headers: Mapping[str, str], parts: AsyncIterator[bytes], limit: int) -> bytes:
@@ -18,12 +18,12 @@ async def read_body(headers: Mapping[str, str], parts: AsyncIterator[bytes], lim
         limit: Most bytes.
 
     Raises:
-        RefusalError: It is longer, or is not said to be JSON. A page of another origin can send what is not JSON
+        ApiError: It is longer, or is not said to be JSON. A page of another origin can send what is not JSON
             without asking, so that is no formality.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise RefusalError(415, f"Content-Type is {kind or 'missing'!r}; send application/json")
+        raise ApiError(415, f"Content-Type is {kind or 'missing'!r}; send application/json")
     said = headers.get("content-length", "0")
     if not said.isdecimal() or len(said) > 18 or int(said) > limit:
         raise _too_long(limit)
@@ -35,17 +35,15 @@ async def read_body(headers: Mapping[str, str], parts: AsyncIterator[bytes], lim
     return bytes(body)
 
 
-def _too_long(limit: int) -> RefusalError:
-    return RefusalError(
-        413, f"the body is larger than {limit:,} bytes, the limit of this server", code="body_too_large"
-    )
+def _too_long(limit: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {limit:,} bytes, the limit of this server", code="body_too_large")
 
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a body.
 
     Raises:
-        RefusalError: It is no JSON object; or has NaN, a number of thousands of digits, a key twice, thousands of
+        ApiError: It is no JSON object; or has NaN, a number of thousands of digits, a key twice, thousands of
             brackets in each other, or half a surrogate pair, which is no text.
     """
     try:
@@ -61,8 +59,8 @@ def read_object(body: bytes) -> dict[str, Any]:
     return data
 
 
-def _not_json(problem: str) -> RefusalError:
-    return RefusalError(400, f"the body {problem}", code="invalid_json")
+def _not_json(problem: str) -> ApiError:
+    return ApiError(400, f"the body {problem}", code="invalid_json")
 
 
 def _json_name(value: object) -> str:

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from retro.common.config import unknown_name
 from retro.generate.config import LARGEST_PENALTY, LEAST_PENALTY
-from retro.serve.refusal import RefusalError, unsuitable
+from retro.serve.errors import ApiError, invalid_value
 
 LARGEST_SEED = 2**63 - 1
 MOST_STOPS = 4
@@ -163,15 +163,13 @@ def read_parameters(kind: type[P], data: dict[str, Any]) -> P:
     """The parameters of a request. Null says nothing, as a parameter that is not there.
 
     Raises:
-        RefusalError: One is missing, unknown, not supported, or has a value that cannot be; it is named.
+        ApiError: One is missing, unknown, not supported, or has a value that cannot be; it is named.
     """
     given = {name: value for name, value in data.items() if name not in IGNORED and value is not None}
     for name in [name for name in given if name in NEUTRAL and name not in kind.model_fields]:
         value = given.pop(name)
         if not any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in NEUTRAL[name]):
-            raise RefusalError(
-                400, f"{name}: is not supported by this server", param=name, code="unsupported_parameter"
-            )
+            raise ApiError(400, f"{name}: is not supported by this server", param=name, code="unsupported_parameter")
     # An assistant's own message, sent back as clients got it, has nulls such as its tool_calls.
     if isinstance(messages := given.get("messages"), list):
         given["messages"] = [_without_nulls(message) for message in messages]
@@ -187,7 +185,7 @@ def _without_nulls(message: Any) -> Any:
     return {key: value for key, value in message.items() if value is not None}
 
 
-def _refusal_of(kind: type[CommonParameters], error: ValidationError) -> RefusalError:
+def _refusal_of(kind: type[CommonParameters], error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     # A part with a bracket is the name of a validator.
     path = [part for part in first["loc"] if isinstance(part, int) or "[" not in part or first["type"] == _EXTRA]
@@ -197,9 +195,9 @@ def _refusal_of(kind: type[CommonParameters], error: ValidationError) -> Refusal
         if len(first["loc"]) == 1:
             known = [*kind.model_fields, *NEUTRAL]
             problem = unknown_name(str(first["loc"][0])[:60], known).replace("a setting", "a parameter")
-        return RefusalError(400, f"{name}: {problem}", param=name, code="unknown_parameter")
+        return ApiError(400, f"{name}: {problem}", param=name, code="unknown_parameter")
     if first["type"] == "missing":
-        return RefusalError(400, f"{name}: is missing", param=name, code="missing_parameter")
+        return ApiError(400, f"{name}: is missing", param=name, code="missing_parameter")
     message = str(first["msg"])[:1].lower() + str(first["msg"])[1:]
     # JSON has no tuples.
-    return unsuitable(name, message.replace("tuple", "list").replace(" after validation", ""))
+    return invalid_value(name, message.replace("tuple", "list").replace(" after validation", ""))

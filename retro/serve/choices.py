@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retro.generate.request import ChosenToken, Completion, Event
-from retro.serve.asking import Ask
 from retro.serve.bodies import chunk, finish_reason, retrieval
 from retro.serve.logprobs import chat_logprobs, completion_logprobs, open_end
-from retro.serve.served import Served
+from retro.serve.model_info import ModelInfo
+from retro.serve.prepare import PreparedRequest
 
 Choice = dict[str, Any]
-Logprobs = Callable[[Served, Sequence[ChosenToken], Sequence[int]], dict[str, Any]]
+Logprobs = Callable[[ModelInfo, Sequence[ChosenToken], Sequence[int]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ CHAT = Form(
 )
 
 
-def whole_choice(form: Form, served: Served, ask: Ask, index: int, completion: Completion) -> Choice:
+def whole_choice(form: Form, served: ModelInfo, ask: PreparedRequest, index: int, completion: Completion) -> Choice:
     """A finished choice."""
     # A chat's prompt ends in "Assistant:", and its answer begins with the space after that.
     text = completion.text.lstrip() if form.is_chat else ask.prompts[index] + completion.text
@@ -78,8 +78,8 @@ class ChoiceStream:
     """One choice as it comes."""
 
     form: Form
-    served: Served
-    ask: Ask
+    served: ModelInfo
+    ask: PreparedRequest
     index: int
     tokens: list[ChosenToken] = field(default_factory=list)
     dropped: int = 0

@@ -14,7 +14,7 @@ from retro.sft.prompts import Style
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class ModelInfo:
     """A model as requests see it."""
 
     name: str

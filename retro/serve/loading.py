@@ -28,8 +28,8 @@ from retro.serve.app import Service
 from retro.serve.arriving import Arriving
 from retro.serve.config import ServeConfig
 from retro.serve.metrics import Metrics
+from retro.serve.model_info import ModelInfo
 from retro.serve.scheduler import Scheduler
-from retro.serve.served import Served
 from retro.sft.passages import Retrieve
 from retro.sft.prompt_texts import PromptTexts, load_prompts
 from retro.sft.prompts import require_template
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class StagePaths:
     """Where the stages of a run lie."""
 
     checkpoint: Path
@@ -52,7 +52,7 @@ class Places:
     search: SearchConfig = BY_VECTORS
 
 
-def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, name: str) -> Service:
+def load_service(config: ServeConfig, generate: GenerateConfig, places: StagePaths, name: str) -> Service:
     """Open everything that requests need.
 
     Args:
@@ -107,8 +107,8 @@ def _served(
     retrieve: Retrieve | None,
     texts: PromptTexts,
     name: str,
-) -> Served:
-    return Served(
+) -> ModelInfo:
+    return ModelInfo(
         name=config.model_name or name,
         created=int(time.time()),
         tokenizer=tokenizer,

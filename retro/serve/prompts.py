@@ -7,9 +7,9 @@ from typing import Any
 
 from retro.common.errors import DataError
 from retro.common.qa_data import PassageLike, Question, Role, Turn
-from retro.serve.parameters import MessageParameters
-from retro.serve.refusal import unsuitable
-from retro.serve.served import Served
+from retro.serve.errors import invalid_value
+from retro.serve.model_info import ModelInfo
+from retro.serve.protocol import MessageParameters
 from retro.sft.chat import STYLE, build_chat, chat_of, encode_chats
 from retro.sft.encode import PromptIds
 from retro.sft.prepare import encode_prompts
@@ -21,23 +21,23 @@ def last_question(messages: Sequence[MessageParameters]) -> str:
     """What is asked: the text of the last message.
 
     Raises:
-        RefusalError: That is not the user's, or is empty.
+        ApiError: That is not the user's, or is empty.
     """
     last = len(messages) - 1
     if messages[last].role != "user":
-        raise unsuitable(
+        raise invalid_value(
             f"messages[{last}].role", f"needs to be 'user' in the last message, found {messages[last].role!r}"
         )
     if not messages[last].text.strip():
-        raise unsuitable(f"messages[{last}].content", "is empty")
+        raise invalid_value(f"messages[{last}].content", "is empty")
     return messages[last].text
 
 
-def chat_ids(messages: Sequence[MessageParameters], passages: Sequence[PassageLike], served: Served) -> PromptIds:
+def chat_ids(messages: Sequence[MessageParameters], passages: Sequence[PassageLike], served: ModelInfo) -> PromptIds:
     """The prompt of a chat in token ids; arguments as `chat_prompt`.
 
     Raises:
-        RefusalError: The model's chat template does not write such a conversation.
+        ApiError: The model's chat template does not write such a conversation.
     """
     tokenizer: Any = served.tokenizer
     if served.style != STYLE:
@@ -56,10 +56,10 @@ def chat_ids(messages: Sequence[MessageParameters], passages: Sequence[PassageLi
     try:
         return encode_chats([chat], template)[0]
     except DataError as error:
-        raise unsuitable("messages", f"cannot be written as this model's conversation: {error.problem}") from None
+        raise invalid_value("messages", f"cannot be written as this model's conversation: {error.problem}") from None
 
 
-def chat_prompt(messages: Sequence[MessageParameters], passages: Sequence[PassageLike], served: Served) -> Prompt:
+def chat_prompt(messages: Sequence[MessageParameters], passages: Sequence[PassageLike], served: ModelInfo) -> Prompt:
     """The prompt of a chat.
 
     Args:
