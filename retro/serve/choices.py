@@ -1,134 +1,172 @@
-"""The two forms of an answer, completion and chat: whole, and piece by piece."""
+"""Choices of a completion or a chat: whole, or event by event as they are generated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from retro.generate.request import ChosenToken, Completion, Event
-from retro.serve.bodies import chunk, finish_reason, retrieval
-from retro.serve.logprobs import chat_logprobs, completion_logprobs, open_end
+from retro.common.answers import passage_record
+from retro.common.qa_data import PassageLike
+from retro.common.tokenizers import Tokenizer
+from retro.generate.request import ChosenToken, Completion, Ended, Event, Retrieved
+from retro.serve.logprobs import chat_logprobs, completion_logprobs, incomplete_bytes
 from retro.serve.model_info import ModelInfo
 from retro.serve.prepare import PreparedRequest
-
-Choice = dict[str, Any]
-Logprobs = Callable[[ModelInfo, Sequence[ChosenToken], Sequence[int]], dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """What differs between the two routes."""
-
-    id_prefix: str
-    whole: str
-    """`object` of a whole answer."""
-    piece: str
-    """`object` of a streamed piece."""
-    logprobs: Logprobs
-    is_chat: bool
-
-    def text(self, text: str) -> Choice:
-        """The part of a whole choice that holds its text."""
-        return {"message": {"role": "assistant", "content": text}} if self.is_chat else {"text": text}
-
-    def delta(self, text: str, *, first: bool = False) -> Choice:
-        """The part of a piece that holds its text; the first of a chat says who speaks."""
-        if not self.is_chat:
-            return {"text": text}
-        return {"delta": {"role": "assistant", "content": ""} if first else {"content": text} if text else {}}
-
-
-COMPLETION = Form(
-    id_prefix="cmpl-",
-    whole="text_completion",
-    piece="text_completion",
-    logprobs=completion_logprobs,
-    is_chat=False,
-)
-CHAT = Form(
-    id_prefix="chatcmpl-",
-    whole="chat.completion",
-    piece="chat.completion.chunk",
-    logprobs=chat_logprobs,
-    is_chat=True,
+from retro.serve.responses import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatDelta,
+    CompletionChoice,
+    CompletionChunkChoice,
+    FinishReason,
+    RetrievalResult,
+    RetrievedChunk,
+    RetrievedPassage,
+    Usage,
 )
 
+Route = Literal["completion", "chat"]
+_FINISH: dict[Ended, FinishReason] = {
+    "end": "stop",
+    "stop": "stop",
+    "hook": "stop",
+    "length": "length",
+    "cancelled": "stop",
+}
 
-def whole_choice(form: Form, served: ModelInfo, ask: PreparedRequest, index: int, completion: Completion) -> Choice:
+
+def usage(prepared: PreparedRequest, new_tokens: int) -> Usage:
+    """Counts of tokens; `new_tokens` of all choices."""
+    total = prepared.prompt_tokens + new_tokens
+    return Usage(prompt_tokens=prepared.prompt_tokens, completion_tokens=new_tokens, total_tokens=total)
+
+
+def whole_choice(
+    route: Route, model: ModelInfo, prepared: PreparedRequest, index: int, completion: Completion
+) -> CompletionChoice | ChatChoice:
     """A finished choice."""
     # A chat's prompt ends in "Assistant:", and its answer begins with the space after that.
-    text = completion.text.lstrip() if form.is_chat else ask.prompts[index] + completion.text
-    before = len(completion.text) - len(text) if form.is_chat else -len(ask.prompts[index])
+    text = completion.text.lstrip() if route == "chat" else prepared.echoes[index] + completion.text
+    prompt_tokens, dropped = len(prepared.requests[index].prompt), len(completion.text) - len(text)
     chunks = [
-        chunk(served.tokenizer, found, completion.tokens, len(ask.requests[index].prompt), before)
+        retrieved_chunk(model.tokenizer, found, completion.tokens, prompt_tokens, dropped)
         for found in completion.retrieved
     ]
-    return {
+    common: dict[str, Any] = {
         "index": index,
-        **form.text(text),
-        "logprobs": form.logprobs(served, completion.tokens, ()) if ask.logprobs else None,
-        "finish_reason": finish_reason(completion.ended),
-        "retrieval": retrieval(ask.source, chunks),
+        "logprobs": _logprobs(route, model, completion.tokens, ()) if prepared.logprobs else None,
+        "finish_reason": _FINISH[completion.ended],
+        "retrieval": RetrievalResult(source=prepared.source, chunks=chunks),
     }
+    if route == "chat":
+        return ChatChoice(message=AssistantMessage(role="assistant", content=text), **common)
+    return CompletionChoice(text=text, **common)
+
+
+def _logprobs(route: Route, model: ModelInfo, tokens: Sequence[ChosenToken], before: Sequence[int]) -> Any:
+    return (chat_logprobs if route == "chat" else completion_logprobs)(model, tokens, before)
 
 
 @dataclass
 class ChoiceStream:
-    """One choice as it comes."""
+    """One choice as it is generated."""
 
-    form: Form
-    served: ModelInfo
-    ask: PreparedRequest
+    route: Route
+    model: ModelInfo
+    prepared: PreparedRequest
     index: int
     tokens: list[ChosenToken] = field(default_factory=list)
     dropped: int = 0
-    """Letters at the answer's start that were not given out; negative: letters of an echoed prompt before it."""
+    """Characters at the answer's start that were not sent; negative: those of an echoed prompt before it."""
     any_text: bool = False
-    told: int = 0
-    """Tokens whose log-probabilities were given out."""
+    tokens_sent: int = 0
+    """Tokens whose log-probabilities were sent."""
 
-    def first(self) -> list[Choice]:
-        """What is said before the first token: who speaks, or the prompt that is to be echoed."""
-        echoed = self.ask.prompts[self.index]
-        self.dropped = -len(echoed)
-        if self.form.is_chat:
-            return [self._choice(self.form.delta("", first=True))]
-        return [self._choice(self.form.delta(echoed))] if echoed else []
+    def first(self) -> list[CompletionChunkChoice | ChatChunkChoice]:
+        """What is sent before the first token: the role, or the prompt that is to be echoed."""
+        echo = self.prepared.echoes[self.index]
+        self.dropped = -len(echo)
+        return [self._choice(echo, first=True)] if echo or self.route == "chat" else []
 
-    def pieces(self, event: Event) -> list[Choice]:
-        """What an event gives: text, tokens and passages, and in the end why it ended."""
+    def chunks(self, event: Event) -> list[CompletionChunkChoice | ChatChunkChoice]:
+        """What an event adds: text, tokens and passages, and at the end why it ended."""
         self.tokens += event.tokens
-        text, pieces = self._given_out(event.text), []
-        prompt_tokens = len(self.ask.requests[self.index].prompt)
-        chunks = [
-            chunk(self.served.tokenizer, one, self.tokens, prompt_tokens, self.dropped) for one in event.retrieved
+        text, chunks = self._text_to_send(event.text), []
+        prompt_tokens = len(self.prepared.requests[self.index].prompt)
+        retrieved = [
+            retrieved_chunk(self.model.tokenizer, one, self.tokens, prompt_tokens, self.dropped)
+            for one in event.retrieved
         ]
-        logprobs = self._logprobs(ended=event.completion is not None)
-        if text or chunks or logprobs:
-            found = {"retrieval": retrieval(self.ask.source, chunks)} if chunks else {}
-            pieces.append(self._choice(self.form.delta(text), logprobs=logprobs) | found)
+        logprobs = self._new_logprobs(ended=event.completion is not None)
+        if text or retrieved or logprobs:
+            result = RetrievalResult(source=self.prepared.source, chunks=retrieved)
+            found: dict[str, Any] = {"retrieval": result} if retrieved else {}
+            chunks.append(self._choice(text, logprobs=logprobs, **found))
         if event.completion is not None:
-            pieces.append(self._choice(self.form.delta(""), finish=finish_reason(event.completion.ended)))
-        return pieces
+            chunks.append(self._choice("", finish_reason=_FINISH[event.completion.ended]))
+        return chunks
 
-    def _logprobs(self, *, ended: bool) -> dict[str, Any] | None:
+    def _new_logprobs(self, *, ended: bool) -> Any:
         """Of the tokens that have none yet; those of a character that is not whole wait for its end."""
         ids = [token.id for token in self.tokens]
-        tokens = self.tokens[self.told :]
-        if not (self.ask.logprobs and tokens) or (open_end(self.served, ids) and not ended):
+        tokens = self.tokens[self.tokens_sent :]
+        if not (self.prepared.logprobs and tokens) or (incomplete_bytes(self.model, ids) and not ended):
             return None
-        found = self.form.logprobs(self.served, tokens, ids[: self.told])
-        self.told = len(ids)
+        found = _logprobs(self.route, self.model, tokens, ids[: self.tokens_sent])
+        self.tokens_sent = len(ids)
         return found
 
-    def _given_out(self, text: str) -> str:
-        if not self.form.is_chat or self.any_text:
+    def _text_to_send(self, text: str) -> str:
+        if self.route != "chat" or self.any_text:
             return text
         kept = text.lstrip()
         self.dropped += len(text) - len(kept)
         self.any_text = bool(kept)
         return kept
 
-    def _choice(self, part: Choice, *, logprobs: Any = None, finish: str | None = None) -> Choice:
-        return {"index": self.index, **part, "logprobs": logprobs, "finish_reason": finish}
+    def _choice(self, text: str, *, first: bool = False, **parts: Any) -> CompletionChunkChoice | ChatChunkChoice:
+        common = {"index": self.index, "logprobs": None, "finish_reason": None} | parts
+        if self.route == "completion":
+            return CompletionChunkChoice(text=text, **common)
+        if first:
+            return ChatChunkChoice(delta=ChatDelta(role="assistant", content=""), **common)
+        return ChatChunkChoice(delta=ChatDelta(content=text) if text else ChatDelta(), **common)
+
+
+def retrieved_chunk(
+    tokenizer: Tokenizer, found: Retrieved, tokens: Sequence[ChosenToken], prompt_tokens: int, dropped: int = 0
+) -> RetrievedChunk:
+    """One chunk and the passages that the encoder read for it.
+
+    Args:
+        tokenizer: Decodes the answer's part of the chunk.
+        found: The chunk's end and its passages.
+        tokens: Of the answer, at least those up to the chunk's end.
+        prompt_tokens: Of the prompt.
+        dropped: Characters to subtract from the offset: spaces at the answer's start that were not sent.
+    """
+    answered = max(0, found.position + 1 - prompt_tokens)
+    # A chunk may end within a character; that character comes after it.
+    text = tokenizer.decode([token.id for token in tokens[:answered]]).rstrip("\ufffd") if answered else ""
+    return RetrievedChunk(
+        position=found.position,
+        answer_token=answered,
+        text_offset=max(0, len(text) - dropped),
+        passages=[_passage(one) for one in found.passages],
+    )
+
+
+def _passage(found: PassageLike) -> RetrievedPassage:
+    kept = passage_record(found)
+    searched = kept.row >= 0
+    return RetrievedPassage(
+        text=kept.text,
+        title=kept.title,
+        document_id=kept.document_id,
+        row=kept.row if searched else None,
+        score=kept.score if searched else None,
+        distance=round(math.sqrt(max(0.0, 2 - 2 * kept.score)), 6) if searched else None,
+    )

@@ -1,4 +1,4 @@
-"""The page at `/`: one file that loads nothing, under a policy that lets it run its own script and nothing else."""
+"""The page at `/`: one file that loads nothing, with a policy that allows its own script and style alone."""
 
 from __future__ import annotations
 

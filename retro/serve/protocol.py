@@ -1,203 +1,290 @@
-"""What a request may say: OpenAI's parameters, ours, and by name those that are refused.
+"""Request bodies: OpenAI's parameters and ours, as published at /openapi.json.
 
 A parameter that would change the answer and is not supported is refused, never ignored; at the value that changes
-nothing (`frequency_penalty: 0`) it is taken. What says nothing about the answer (`user`) is ignored.
+nothing (`frequency_penalty: 0`) it is accepted. A parameter that is null counts as absent.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from retro.common.config import unknown_name
 from retro.generate.config import LARGEST_PENALTY, LEAST_PENALTY
-from retro.serve.errors import ApiError, invalid_value
 
 LARGEST_SEED = 2**63 - 1
-MOST_STOPS = 4
-MOST_LOGPROBS = 20
+MAX_STOPS = 4
+MAX_LOGPROBS = 20
 
-IGNORED = ("user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key")
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "best_of": (1,),
-    "suffix": ("",),
-    "store": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": (),
-    "verbosity": (),
-    "web_search_options": (),
-}
-"""Parameters of OpenAI's that are not supported, with the values at which they change nothing; so does null."""
+Source = Literal["live", "given", "none"]
+"""Where passages come from: a search for each chunk, the request itself, or nowhere."""
 
 
-def _one_or_many(value: Any) -> Any:
-    return [] if value is None else [value] if isinstance(value, str) else value
+class RequestModel(BaseModel):
+    """A JSON object of a request: unknown names are refused, null counts as absent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        if unknown := next((name for name in given if name not in cls.model_fields), None):
+            problem = unknown_name(unknown[:60], list(cls.model_fields)).replace("a setting", "a parameter")
+            raise PydanticCustomError("unknown_parameter", "{problem}", {"problem": problem, "name": unknown[:60]})
+        return given
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema, with null as one more value of every optional field."""
+        reference = handler(schema)
+        found = handler.resolve_ref_schema(reference)
+        for name, field in found.get("properties", {}).items():
+            if name not in found.get("required", ()) and field.keys() & {"type", "$ref", "enum", "anyOf"}:
+                found["properties"][name] = _nullable(field)
+        return reference
 
 
-def _in_range(penalty: float) -> float:
-    if not LEAST_PENALTY <= penalty <= LARGEST_PENALTY:
-        raise PydanticCustomError("range", f"needs {LEAST_PENALTY:g} to {LARGEST_PENALTY:g}; 1 changes nothing")
-    return penalty
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    about: dict[str, Any] = {name: schema[name] for name in ("title", "description", "default") if name in schema}
+    value = {name: part for name, part in schema.items() if name not in about}
+    options = value.get("anyOf", [value])
+    return {"anyOf": [*(one for one in options if one != {"type": "null"}), {"type": "null"}], **about}
 
 
-Text = Annotated[str, Field(strict=True)]
-Probability = Annotated[float, Field(strict=True, gt=0, le=1)]
+# Compared by identity: 0 equals False, and typing would take one mark for the other.
+@dataclass(frozen=True, eq=False)
+class OpenAiOnly:
+    """Marks a parameter of OpenAI's that has no effect here."""
+
+    neutral: tuple[Any, ...] | None
+    """The values at which it changes nothing; others are refused. None: it never changes an answer, and is ignored."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Accept a neutral value, and forget it."""
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The neutral values."""
+        if self.neutral is None:
+            return {"description": "Accepted and ignored: it says nothing about the answer."}
+        return {"enum": [*self.neutral, None], "description": "Not supported: only values that change nothing."}
+
+    def _check(self, value: Any) -> None:
+        same_type = (one for one in self.neutral or () if isinstance(one, bool) == isinstance(value, bool))
+        if self.neutral is not None and value not in same_type:
+            raise PydanticCustomError("unsupported_parameter", "is not supported by this server")
 
 
-class _Parameters(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+class OpenAiParameters(RequestModel):
+    """Parameters of OpenAI's API that clients may send, and that have no effect here."""
+
+    frequency_penalty: Annotated[Any, OpenAiOnly((0,))] = None
+    presence_penalty: Annotated[Any, OpenAiOnly((0,))] = None
+    logit_bias: Annotated[Any, OpenAiOnly(({},))] = None
+    best_of: Annotated[Any, OpenAiOnly((1,))] = None
+    suffix: Annotated[Any, OpenAiOnly(("",))] = None
+    store: Annotated[Any, OpenAiOnly((False,))] = None
+    tools: Annotated[Any, OpenAiOnly(([],))] = None
+    tool_choice: Annotated[Any, OpenAiOnly(("none", "auto"))] = None
+    parallel_tool_calls: Annotated[Any, OpenAiOnly((True, False))] = None
+    functions: Annotated[Any, OpenAiOnly(([],))] = None
+    function_call: Annotated[Any, OpenAiOnly(("none", "auto"))] = None
+    response_format: Annotated[Any, OpenAiOnly(({"type": "text"},))] = None
+    modalities: Annotated[Any, OpenAiOnly((["text"],))] = None
+    audio: Annotated[Any, OpenAiOnly(())] = None
+    prediction: Annotated[Any, OpenAiOnly(())] = None
+    reasoning_effort: Annotated[Any, OpenAiOnly(())] = None
+    verbosity: Annotated[Any, OpenAiOnly(())] = None
+    web_search_options: Annotated[Any, OpenAiOnly(())] = None
+    user: Annotated[Any, OpenAiOnly(None)] = None
+    metadata: Annotated[Any, OpenAiOnly(None)] = None
+    service_tier: Annotated[Any, OpenAiOnly(None)] = None
+    safety_identifier: Annotated[Any, OpenAiOnly(None)] = None
+    prompt_cache_key: Annotated[Any, OpenAiOnly(None)] = None
 
 
-class PassageParameters(_Parameters):
+PositiveCount = Annotated[StrictInt, Field(ge=1)]
+NonEmptyText = Annotated[StrictStr, Field(min_length=1)]
+
+
+class Passage(RequestModel):
     """A passage that comes with the request."""
 
-    text: Annotated[str, Field(strict=True, min_length=1)]
-    title: Text = ""
-    document_id: Text = ""
+    text: NonEmptyText
+    """Its text."""
+    title: StrictStr = ""
+    """Title of its document."""
+    document_id: StrictStr = ""
+    """Id of its document; it is given back with the answer."""
 
 
-def _passage(value: Any) -> Any:
-    return {"text": value} if isinstance(value, str) else value
+class RetrievalOptions(RequestModel):
+    """Which passages the answer is conditioned on."""
+
+    source: Source | None = None
+    """`live`: a search for each chunk; `given`: the request's own passages; `none`. Absent: `given` where there are
+    passages, else the server's default."""
+    k: PositiveCount | None = None
+    """With `live`: passages for each chunk; absent: as many as the model was trained with."""
+    every: PositiveCount | None = None
+    """With `live`: generated tokens between two searches; absent: the chunk length, one search a chunk."""
+    passages: Annotated[
+        tuple[
+            Annotated[
+                Passage,
+                BeforeValidator(
+                    lambda value: {"text": value} if isinstance(value, str) else value,
+                    json_schema_input_type=NonEmptyText | Passage,
+                ),
+            ],
+            ...,
+        ],
+        Field(fail_fast=True),
+    ] = ()
+    """With `given`: at least one, best first, each a text or an object."""
 
 
-class RetrievalParameters(_Parameters):
-    """What the encoder reads: `retrieval` in a request."""
-
-    source: Literal["live", "given", "none"] | None = None
-    """A search for each chunk, the request's own passages, or nothing. Without it `given` where there are passages,
-    else the server's own choice."""
-    k: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Passages of a chunk; null: as many as the model was trained with."""
-    every: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Generated tokens between two searches; null: one search a chunk."""
-    passages: tuple[Annotated[PassageParameters, BeforeValidator(_passage)], ...] = ()
-    """With `source: given`: objects with text, title and document_id, or texts."""
-
-
-class StreamOptions(_Parameters):
-    """`stream_options` of a request."""
+class StreamOptions(RequestModel):
+    """Options of a streamed answer."""
 
     include_usage: StrictBool = False
+    """Whether the last event before `[DONE]` counts the tokens."""
 
 
-class CommonParameters(_Parameters):
-    """What both ways to ask have in common; the defaults are OpenAI's."""
+StopTexts = Annotated[
+    tuple[NonEmptyText, ...],
+    Field(max_length=MAX_STOPS, fail_fast=True),
+    BeforeValidator(
+        lambda value: [value] if isinstance(value, str) else value,
+        json_schema_input_type=NonEmptyText | Annotated[list[NonEmptyText], Field(max_length=MAX_STOPS)],
+    ),
+]
 
-    model: Text | None = None
-    n: Annotated[int, Field(strict=True, ge=1)] = 1
+
+class GenerationParameters(OpenAiParameters):
+    """What completions and chats have in common; defaults are OpenAI's."""
+
+    model: StrictStr | None = None
+    """Name of the served model, as in /v1/models; absent: that model."""
+    n: PositiveCount = 1
+    """Answers for each prompt."""
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] = 1.0
-    top_p: Probability = 1.0
-    top_k: Annotated[int, Field(strict=True, ge=0)] = 0
-    repetition_penalty: Annotated[float, Field(strict=True), AfterValidator(_in_range)] = 1.0
-    min_tokens: Annotated[int, Field(strict=True, ge=0)] = 0
-    stop: Annotated[
-        tuple[Annotated[str, Field(strict=True, min_length=1)], ...],
-        BeforeValidator(_one_or_many),
-        Field(max_length=MOST_STOPS),
-    ] = ()
-    seed: Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED)] | None = None
-    max_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Divides the logits; 0 takes the most likely token."""
+    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    """Draw from the most likely tokens that together have this probability."""
+    top_k: Annotated[StrictInt, Field(ge=0)] = 0
+    """Draw from this many of the most likely tokens; 0: from all."""
+    repetition_penalty: Annotated[float, Field(strict=True, ge=LEAST_PENALTY, le=LARGEST_PENALTY)] = 1.0
+    """Lowers the logits of tokens that occur in prompt or answer; 1 changes nothing."""
+    min_tokens: Annotated[StrictInt, Field(ge=0)] = 0
+    """Tokens before which an answer does not end."""
+    stop: StopTexts = ()
+    """Texts that end an answer and are not part of it."""
+    seed: Annotated[StrictInt, Field(ge=0, le=LARGEST_SEED)] | None = None
+    """Makes the answer repeatable; choice i of `n` has `seed` + i. Absent: drawn."""
+    max_tokens: PositiveCount | None = None
+    """Most tokens of each answer. Absent: 16 for completions, the server's limit for chats."""
     stream: StrictBool = False
+    """Send the answer as server-sent events while it is generated."""
     stream_options: StreamOptions = StreamOptions()
-    retrieval: RetrievalParameters = RetrievalParameters()
+    """Options of a streamed answer."""
+    retrieval: RetrievalOptions = RetrievalOptions()
+    """Which passages the answer is conditioned on."""
 
 
-class CompletionParameters(CommonParameters):
-    """A request to `/v1/completions`."""
+TokenId = Annotated[StrictInt, WithJsonSchema({"type": "integer", "minimum": 0})]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
-    prompt: Any
-    logprobs: Annotated[int, Field(strict=True, ge=0, le=MOST_LOGPROBS)] | None = None
+
+def _one_kind_of_prompt(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    if value == []:
+        raise PydanticCustomError("empty_prompt", "is an empty list")
+    try:
+        return validate(value)
+    except ValidationError:
+        kinds = "a text, a list of texts, a list of token ids, or a list of such lists"
+        raise PydanticCustomError("prompt_type", f"needs {kinds}") from None
+
+
+Prompt = Annotated[
+    StrictStr
+    | Annotated[list[StrictStr], Field(min_length=1, fail_fast=True)]
+    | TokenIds
+    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)],
+    WrapValidator(_one_kind_of_prompt),
+]
+
+
+class CompletionRequest(GenerationParameters):
+    """Body of `POST /v1/completions`."""
+
+    prompt: Prompt
+    """One prompt or several, as texts or token ids."""
+    logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Give log-probabilities: of each token, and of this many of the most likely at its place."""
     echo: StrictBool = False
+    """Give the prompt back before each answer; not together with `logprobs`."""
 
 
-class PartParameters(_Parameters):
+class MessagePart(RequestModel):
     """A part of a message."""
 
     type: Literal["text"]
-    text: Text
+    """Only texts."""
+    text: StrictStr
+    """The text."""
 
 
-class MessageParameters(_Parameters):
+class Message(RequestModel):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[tuple[PartParameters, ...], BeforeValidator(lambda value: _parts(value))]
+    """Who speaks; `developer` is another word for `system`."""
+    content: Annotated[
+        tuple[MessagePart, ...],
+        Field(fail_fast=True),
+        BeforeValidator(
+            lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value,
+            json_schema_input_type=StrictStr | list[MessagePart],
+        ),
+    ]
+    """A text, or parts that are put together."""
 
     @property
     def text(self) -> str:
-        """Its parts as one text."""
+        """The parts as one text."""
         return "".join(part.text for part in self.content)
 
 
-def _parts(value: Any) -> Any:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+class ChatRequest(GenerationParameters):
+    """Body of `POST /v1/chat/completions`."""
 
-
-class ChatParameters(CommonParameters):
-    """A request to `/v1/chat/completions`."""
-
-    messages: Annotated[tuple[MessageParameters, ...], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, fail_fast=True)]
+    """The conversation; the last message is the user's question."""
+    max_completion_tokens: PositiveCount | None = None
+    """OpenAI's newer name of `max_tokens`; give one of the two."""
     logprobs: StrictBool = False
-    top_logprobs: Annotated[int, Field(strict=True, ge=0, le=MOST_LOGPROBS)] | None = None
-
-
-_EXTRA = "extra_forbidden"
-P = TypeVar("P", bound=CommonParameters)
-
-
-def read_parameters(kind: type[P], data: dict[str, Any]) -> P:
-    """The parameters of a request. Null says nothing, as a parameter that is not there.
-
-    Raises:
-        ApiError: One is missing, unknown, not supported, or has a value that cannot be; it is named.
-    """
-    given = {name: value for name, value in data.items() if name not in IGNORED and value is not None}
-    for name in [name for name in given if name in NEUTRAL and name not in kind.model_fields]:
-        value = given.pop(name)
-        if not any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in NEUTRAL[name]):
-            raise ApiError(400, f"{name}: is not supported by this server", param=name, code="unsupported_parameter")
-    # An assistant's own message, sent back as clients got it, has nulls such as its tool_calls.
-    if isinstance(messages := given.get("messages"), list):
-        given["messages"] = [_without_nulls(message) for message in messages]
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        raise _refusal_of(kind, error) from None
-
-
-def _without_nulls(message: Any) -> Any:
-    if not isinstance(message, dict):
-        return message
-    return {key: value for key, value in message.items() if value is not None}
-
-
-def _refusal_of(kind: type[CommonParameters], error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    # A part with a bracket is the name of a validator.
-    path = [part for part in first["loc"] if isinstance(part, int) or "[" not in part or first["type"] == _EXTRA]
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:60]}" for part in path).removeprefix(".")
-    if first["type"] == _EXTRA:
-        problem = "is not a parameter of this server"
-        if len(first["loc"]) == 1:
-            known = [*kind.model_fields, *NEUTRAL]
-            problem = unknown_name(str(first["loc"][0])[:60], known).replace("a setting", "a parameter")
-        return ApiError(400, f"{name}: {problem}", param=name, code="unknown_parameter")
-    if first["type"] == "missing":
-        return ApiError(400, f"{name}: is missing", param=name, code="missing_parameter")
-    message = str(first["msg"])[:1].lower() + str(first["msg"])[1:]
-    # JSON has no tuples.
-    return invalid_value(name, message.replace("tuple", "list").replace(" after validation", ""))
+    """Give log-probabilities of the answer's tokens."""
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Give those of this many of the most likely tokens too; needs `logprobs`."""

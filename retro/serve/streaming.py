@@ -3,114 +3,143 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from retro.serve.bodies import usage, usage_of
-from retro.serve.choices import ChoiceStream, Form, whole_choice
+from retro.serve.choices import ChoiceStream, Route, usage, whole_choice
 from retro.serve.errors import ApiError
-from retro.serve.generation import Generation, unless_gone
+from retro.serve.generation import Generation
 from retro.serve.model_info import ModelInfo
+from retro.serve.responses import ChatChunk, ChatResponse, CompletionChunk, CompletionResponse, ResponseModel
 
 log = logging.getLogger(__name__)
 
-_SECONDS_TO_SAY_SO = 5.0
-"""How long a connection may take to have the end of an answer whose time is up; then it is closed."""
-
-
-def refused(refusal: ApiError) -> JSONResponse:
-    """A refusal as a response."""
-    return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers())
+T = TypeVar("T")
+_SECONDS_FOR_THE_ERROR = 5.0
+"""How long a client has to read the error of an answer whose time is up; then its connection is closed."""
 
 
 class AnswerResponse(Response):
     """Generates the answer while it is sent, and cancels it when the client leaves."""
 
-    def __init__(self, answering: Generation, form: Form, served: ModelInfo, deadline: float) -> None:
-        """Hold what is asked; nothing has begun yet.
+    def __init__(self, generation: Generation, route: Route, model: ModelInfo) -> None:
+        """Hold the request; nothing has begun yet.
 
         Args:
-            answering: The request.
-            form: How its answer looks.
-            served: The model.
-            deadline: Of the event loop's clock.
+            generation: The request.
+            route: The form of its answer.
+            model: The served model.
         """
         super().__init__()
-        self._answering, self._form, self._served, self._deadline = answering, form, served, deadline
-        self._head = {
-            "id": form.id_prefix + secrets.token_hex(12),
-            "object": form.piece if answering.ask.stream else form.whole,
+        self._generation, self._route, self._model = generation, route, model
+        chat = route == "chat"
+        self._body: type[CompletionResponse | ChatResponse] = ChatResponse if chat else CompletionResponse
+        self._chunk: type[CompletionChunk | ChatChunk] = ChatChunk if chat else CompletionChunk
+        self._head: dict[str, Any] = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "object": "text_completion" if not chat else f"chat.completion{self._stream * '.chunk'}",
             "created": int(time.time()),
-            "model": served.name,
+            "model": model.name,
         }
 
+    @property
+    def _stream(self) -> bool:
+        return self._generation.prepared.stream
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
-        with self._answering:
+        """Generate and send."""
+        with self._generation:
             try:
-                async with asyncio.timeout_at(self._deadline + _SECONDS_TO_SAY_SO):
-                    await unless_gone(receive, self._answer(scope, receive, send))
+                async with asyncio.timeout_at(self._generation.deadline + _SECONDS_FOR_THE_ERROR):
+                    await _unless_disconnected(receive, self._answer(scope, receive, send))
             except TimeoutError:
                 log.warning("a client did not read its answer in time; its connection is closed")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._answering.begin()
-            response = None if self._answering.ask.stream else await self._whole()
-        except ApiError as refusal:
-            response = refused(refusal)
+            await self._generation.begin()
+            response = None if self._stream else await self._whole()
+        except ApiError as error:
+            response = error.response()
         if response is not None:
             await response(scope, receive, send)
         else:
-            await self._stream(send)
+            await self._send_events(send)
 
     async def _whole(self) -> Response:
-        ask, served = self._answering.ask, self._served
-        completions = await self._answering.completions()
-        choices = [whole_choice(self._form, served, ask, *one) for one in enumerate(completions)]
-        return JSONResponse(self._head | {"choices": choices, "usage": usage_of(ask, completions)})
+        prepared, completions = self._generation.prepared, await self._generation.completions()
+        choices = [whole_choice(self._route, self._model, prepared, *one) for one in enumerate(completions)]
+        counted = usage(prepared, sum(len(one.tokens) for one in completions))
+        body = self._body.model_validate(self._head | {"choices": choices, "usage": counted})
+        return Response(body.json_bytes(), media_type="application/json")
 
-    async def _stream(self, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        async with aclosing(self._lines()) as lines:
-            async for line in lines:
-                await send({"type": "http.response.body", "body": line, "more_body": True})
+        async with aclosing(self._events()) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _lines(self) -> AsyncGenerator[bytes, None]:
-        """The events, `[DONE]` last; an answer that fails half way says so before."""
+    async def _events(self) -> AsyncGenerator[bytes, None]:
+        """The events, `[DONE]` last; an answer that fails half way has its error before that."""
         try:
-            async with aclosing(self._pieces()) as pieces:
-                async for piece in pieces:
-                    yield _line(self._head | piece)
-        except ApiError as refusal:
-            yield _line(refusal.body())
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    yield _event(chunk)
+        except ApiError as error:
+            yield _event(error.body())
         yield b"data: [DONE]\n\n"
 
-    async def _pieces(self) -> AsyncGenerator[dict[str, Any], None]:
-        ask, new_tokens = self._answering.ask, 0
-        none = {"usage": None} if ask.include_usage else {}
-        streams = [ChoiceStream(self._form, self._served, ask, index) for index in range(len(ask.requests))]
+    async def _chunks(self) -> AsyncGenerator[CompletionChunk | ChatChunk, None]:
+        prepared, new_tokens = self._generation.prepared, 0
+        head = self._head | ({"usage": None} if prepared.include_usage else {})
+        streams = [ChoiceStream(self._route, self._model, prepared, index) for index in range(len(prepared.requests))]
         for stream in streams:
             for choice in stream.first():
-                yield {"choices": [choice]} | none
-        async for told in self._answering.events():
-            for choice in streams[told.index].pieces(told.event):
-                yield {"choices": [choice]} | none
-            if told.event.completion is not None:
-                new_tokens += len(told.event.completion.tokens)
-        if ask.include_usage:
-            yield {"choices": [], "usage": usage(ask.prompt_tokens, new_tokens)}
+                yield self._chunk.model_validate(head | {"choices": [choice]})
+        async for found in self._generation.events():
+            for choice in streams[found.index].chunks(found.event):
+                yield self._chunk.model_validate(head | {"choices": [choice]})
+            if found.event.completion is not None:
+                new_tokens += len(found.event.completion.tokens)
+        if prepared.include_usage:
+            yield self._chunk.model_validate(head | {"choices": [], "usage": usage(prepared, new_tokens)})
 
 
-def _line(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n\n"
+def _event(data: ResponseModel) -> bytes:
+    return b"data: " + data.json_bytes() + b"\n\n"
+
+
+async def _unless_disconnected(receive: Callable[[], Awaitable[Any]], work: Awaitable[T]) -> T | None:
+    """Do `work`, and drop it as soon as the client is gone.
+
+    Args:
+        receive: ASGI's, after the body has been read.
+        work: Cancelled when the client leaves.
+
+    Returns:
+        The result of `work`; None when there is nobody left to send it to.
+    """
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+        # Its clean-up must have been done before the connection is closed.
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -24,7 +24,7 @@ from retro.serve.errors import ApiError
 from retro.serve.loading import load_service
 from retro.serve.model_info import Limits
 from retro.serve.prepare import prepare_chat, prepare_completion
-from retro.serve.protocol import ChatParameters, CompletionParameters
+from retro.serve.protocol import ChatRequest, CompletionRequest
 from retro.sft.config import SftDataConfig
 from retro.sft.prepare import Shape, prepare
 from tests.common.chat_folders import make_folder
@@ -154,11 +154,11 @@ def test_a_served_chat_is_written_by_the_template_and_a_completion_begins_with_t
         {"role": "assistant", "content": "Hi"},
         {"role": "user", "content": "Where to?"},
     ]
-    asked = prepare_chat(ChatParameters(messages=messages, max_tokens=4), service.served, limits, "none")
+    asked = prepare_chat(ChatRequest(messages=messages, max_tokens=4), service.model, limits, "none")
     wanted = theirs(folder).apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert list(asked.requests[0].prompt) == wanted
     tokenizer = corpus_of(config).tokenizer
-    text, empty = prepare_completion(CompletionParameters(prompt=["to", ""]), service.served, limits, "none").requests
+    text, empty = prepare_completion(CompletionRequest(prompt=["to", ""]), service.model, limits, "none").requests
     assert list(text.prompt) == [BEGIN, *tokenizer.encode("to")]
     assert list(empty.prompt) == [BEGIN]
 
@@ -170,11 +170,11 @@ def test_a_conversation_that_the_template_refuses_is_refused_with_its_words(fold
     def refuse(*arguments: Any, **ways: Any) -> None:
         raise DataError("template", "its chat template cannot write this conversation (Roles must alternate)", "Mend")
 
-    given = ChatParameters(messages=[{"role": "user", "content": "x"}])
+    given = ChatRequest(messages=[{"role": "user", "content": "x"}])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retro.serve.prompts.encode_chats", refuse)
         with pytest.raises(ApiError, match=r"messages: .*\(Roles must alternate\)"):
-            prepare_chat(given, service.served, Limits.of(config.serve), "none")
+            prepare_chat(given, service.model, Limits.of(config.serve), "none")
 
 
 def test_perplexity_begins_sequences_with_the_token_that_is_wanted(folder: Path) -> None:

@@ -222,6 +222,6 @@ def test_health_says_when_the_engine_fails_and_a_dead_one_is_not_live() -> None:
 
 def test_while_stopping_it_is_live_and_not_ready() -> None:
     with running(fake_service()) as server:
-        server.service.scheduler.stop_taking()
+        server.service.scheduler.stop_accepting()
         assert (server.get("/health").status, server.get("/health/live").status) == (503, 200)
         assert server.post("/v1/completions", {"prompt": "a"}).error["code"] == "stopping"

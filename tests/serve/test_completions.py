@@ -245,7 +245,7 @@ def test_what_cannot_be_answered_is_refused(server: Running, given: Any, status:
             "messages: has 318 tokens; this server takes 200 (serve.max_prompt_tokens)",
         ),
         ({"top_logprobs": 2}, "top_logprobs: needs logprobs: true"),
-        ({"max_completion_tokens": 9, "max_tokens": 9}, "max_tokens: stands beside max_completion_tokens"),
+        ({"max_completion_tokens": 9, "max_tokens": 9}, "max_tokens: is set beside max_completion_tokens"),
         ({"max_completion_tokens": 101, "max_tokens": None}, "max_completion_tokens: needs at most 100"),
     ],
     ids=lambda value: repr(value)[:40],

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_tuned_run_is_served_with_its_tokenizer_its_index_and_its_prompt(road: RunConfig) -> None:
     service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
-    served = service.served
-    assert (served.name, served.sequence_length, served.chunk_length, served.neighbors) == ("tiny", 64, 16, 2)
-    assert (served.style, served.kind, served.contexts_in_prompt) == ("plain", "conversation", 1)
+    model = service.model
+    assert (model.name, model.sequence_length, model.chunk_length, model.neighbors) == ("tiny", 64, 16, 2)
+    assert (model.style, model.kind, model.contexts_in_prompt) == ("plain", "conversation", 1)
     with running(service) as server:
         messages = [{"role": "user", "content": "river1 river2"}]
         # It may not end by itself: what a model says that has learned nothing is nobody's concern here.
@@ -53,17 +53,17 @@ def test_what_an_engine_held_is_given_back_when_a_new_one_is_opened(road: RunCon
 
 
 def test_without_live_retrieval_no_index_is_needed(road: RunConfig, tmp_path: Path) -> None:
-    places = stage_paths(road)
-    bare = type(places)(checkpoint=places.checkpoint, corpus=places.corpus, db=tmp_path, index=tmp_path)
+    paths = stage_paths(road)
+    bare = type(paths)(checkpoint=paths.checkpoint, corpus=paths.corpus, db=tmp_path, index=tmp_path)
     config = road.serve.model_copy(update={"retrieval": "none"})
-    assert load_service(config, road.generate, bare, "tiny").served.retrieve is None
+    assert load_service(config, road.generate, bare, "tiny").model.retrieve is None
     with pytest.raises(ArtifactError, match=r"manifest.json: is missing"):
         load_service(road.serve, road.generate, bare, "tiny")
 
 
 def test_a_run_that_was_not_tuned_is_named(road: RunConfig, tmp_path: Path) -> None:
-    places = stage_paths(road)
-    empty = type(places)(checkpoint=tmp_path, corpus=places.corpus, db=places.db, index=places.index)
+    paths = stage_paths(road)
+    empty = type(paths)(checkpoint=tmp_path, corpus=paths.corpus, db=paths.db, index=paths.index)
     with pytest.raises(ArtifactError, match=r"holds no complete checkpoint"):
         load_service(road.serve, road.generate, empty, "tiny")
 

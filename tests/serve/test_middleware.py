@@ -35,8 +35,8 @@ def passes(config: ServeConfig, **headers: str) -> bool:
 
     try:
         AccessMiddleware(nothing, config=config, metrics=Metrics()).check("GET", "/v1/models", headers)
-    except ApiError as refusal:
-        assert refusal.status in (401, 403)
+    except ApiError as error:
+        assert error.status_code in (401, 403)
         return False
     return True
 

@@ -13,8 +13,7 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.generate.request import Engine, Event, LiveRetrieval, Request, Sampling
-from retro.serve.job import Job, NoRoomError, NotTakingError
-from retro.serve.scheduler import Scheduler
+from retro.serve.scheduler import Job, NotAcceptingError, QueueFullError, Scheduler
 from tests.serve.fake_engine import FakeEngine, said
 
 
@@ -26,11 +25,11 @@ class Heard:
         self.all: queue.Queue[Any] = queue.Queue()
         self._then = {when: then}
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         self.all.put("accepted")
         self._do("accepted")
 
-    def heard(self, index: int, event: Event) -> None:
+    def on_event(self, index: int, event: Event) -> None:
         self.all.put((index, event))
         self._do("heard")
 
@@ -38,7 +37,7 @@ class Heard:
         if (then := self._then.pop(when, None)) is not None:
             then()
 
-    def failed(self, error: Exception) -> None:
+    def on_error(self, error: Exception) -> None:
         self.all.put(error)
 
     def until_over(self, choices: int = 1) -> list[Any]:
@@ -82,7 +81,7 @@ def driving(
 def offer(scheduler: Scheduler, requests: Sequence[Request], *, streams: bool = False) -> tuple[Job, Heard]:
     heard = Heard()
     job = Job(requests, heard, streams=streams)
-    scheduler.offer(job)
+    scheduler.submit(job)
     return job, heard
 
 
@@ -127,7 +126,7 @@ def test_a_request_that_the_engine_refuses_is_told_so_and_takes_its_whole_job_al
 def test_what_does_not_fit_is_refused_at_once_and_fits_when_there_is_room_again() -> None:
     with driving(capacity=3, start=False) as scheduler:
         _, first = offer(scheduler, [request("a"), request("b")])
-        with pytest.raises(NoRoomError):
+        with pytest.raises(QueueFullError):
             offer(scheduler, [request("c"), request("d")])
         _, third = offer(scheduler, [request("e")])
         scheduler.start()
@@ -140,7 +139,7 @@ def test_a_cancelled_job_hears_no_more_and_leaves_the_engine() -> None:
     with driving(lambda: engine) as scheduler:
         heard = Heard(when="heard", then=lambda: scheduler.cancel(job))
         job = Job([request("a", tokens=100)], heard, streams=True)
-        scheduler.offer(job)
+        scheduler.submit(job)
         # One that comes after it is answered when the cancellation has been heard.
         assert (heard.all.get(timeout=20), heard.all.get(timeout=20)[1].completion) == ("accepted", None)
         assert offer(scheduler, [request("b")])[1].texts() == [expected("b")]
@@ -191,8 +190,10 @@ def test_choices_that_were_finished_before_a_step_failed_are_heard_once() -> Non
 def test_a_stream_that_was_heard_does_not_begin_again() -> None:
     bad = Heard()
     with driving() as scheduler:
-        stream = Heard(when="heard", then=lambda: scheduler.offer(Job([request("break the step")], bad, streams=False)))
-        scheduler.offer(Job([request("told", tokens=100)], stream, streams=True))
+        stream = Heard(
+            when="heard", then=lambda: scheduler.submit(Job([request("break the step")], bad, streams=False))
+        )
+        scheduler.submit(Job([request("told", tokens=100)], stream, streams=True))
         assert isinstance(stream.until_over()[-1], RuntimeError)
         assert isinstance(bad.until_over()[-1], RuntimeError)
         assert offer(scheduler, [request("next")])[1].texts() == [expected("next")]
@@ -216,7 +217,7 @@ def test_an_engine_that_cannot_be_opened_again_ends_everything_with_an_answer() 
         assert str(bad.until_over()[-1]) == str(heard.until_over()[-1]) == "the server ended"
         scheduler._thread.join(timeout=20)
         assert scheduler.health().state == "dead"
-        with pytest.raises(NotTakingError):
+        with pytest.raises(NotAcceptingError):
             offer(scheduler, [request("more")])
 
 
@@ -255,10 +256,10 @@ def test_a_request_that_cannot_be_taken_in_fails_alone() -> None:
 def test_while_stopping_nothing_is_taken_in_and_everything_is_finished() -> None:
     with driving(start=False) as scheduler:
         _, heard = offer(scheduler, [request("a")])
-        scheduler.stop_taking()
+        scheduler.stop_accepting()
         scheduler.start()
         assert scheduler.health().state == "stopping"
-        with pytest.raises(NotTakingError):
+        with pytest.raises(NotAcceptingError):
             offer(scheduler, [request("b")])
         assert heard.texts() == [expected("a")]
 
@@ -266,7 +267,7 @@ def test_while_stopping_nothing_is_taken_in_and_everything_is_finished() -> None
 def test_what_is_unfinished_when_the_thread_ends_fails() -> None:
     with driving() as scheduler:
         heard = Heard(when="accepted", then=scheduler.end)
-        scheduler.offer(Job([request("a")], heard, streams=False))
+        scheduler.submit(Job([request("a")], heard, streams=False))
         assert str(heard.until_over()[-1]) == "the server ended"
         scheduler.close()
         assert scheduler.health().state == "dead"

@@ -145,7 +145,7 @@ def test_answers_that_outlast_the_grace_end_in_an_error_and_the_server_ends() ->
         server.stop()
         for one in slow:
             one.wait()
-        assert '"code": "engine_failed"' in slow[0].text
+        assert '"code":"engine_failed"' in slow[0].text
         assert slow[0].text.endswith("data: [DONE]\n\n")
         assert slow[1].status in (500, 503)
         assert server.ended() == 0
