@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from retro.serve.config import ServeConfig
 from retro.serve.middleware import OPEN_PATHS
 from retro.serve.model_info import Limits, ModelInfo
+from retro.serve.protocol import LARGEST_SEED
 from retro.serve.responses import ChatChunk, CompletionChunk, ErrorResponse, ResponseModel
 
 _ERRORS = {
@@ -37,12 +38,9 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def answer_responses(chunk: type[ResponseModel]) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route that generates: every error, and the events of a stream beside the whole answer."""
     models = [{"$ref": _REF.format(model=one.__name__)} for one in (chunk, ErrorResponse)]
-    data = {
-        "type": "string",
-        "description": "JSON: what is new, or an error at which the stream ends. The last event is `[DONE]`.",
-        "contentMediaType": "application/json",
-        "contentSchema": {"anyOf": models},
-    }
+    part = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": models}}
+    about = "What is new, or an error at which the stream ends; `[DONE]` in the last event."
+    data = {"anyOf": [{"const": "[DONE]"}, part], "description": about}
     event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     content = {"text/event-stream": {"itemSchema": event}}
     return {200: {"description": "The answer; with `stream`, its events.", "content": content}} | error_responses(
@@ -88,11 +86,14 @@ def _document(app: FastAPI, config: ServeConfig, model: ModelInfo) -> dict[str, 
 
 
 def _add_bounds(schemas: dict[str, Any], limits: Limits, model: ModelInfo) -> None:
+    # The largest seed stands here too because FastAPI writes bounds as floats, which would round it up.
     for name, field, kind, keyword, bound in (
         ("CompletionRequest", "prompt", "integer", "maximum", model.tokenizer.vocab_size - 1),
+        ("CompletionRequest", "seed", "integer", "maximum", LARGEST_SEED),
         ("CompletionRequest", "max_tokens", "integer", "maximum", limits.new_tokens),
         ("CompletionRequest", "min_tokens", "integer", "maximum", limits.new_tokens),
         ("CompletionRequest", "n", "integer", "maximum", limits.choices),
+        ("ChatRequest", "seed", "integer", "maximum", LARGEST_SEED),
         ("ChatRequest", "max_tokens", "integer", "maximum", limits.new_tokens),
         ("ChatRequest", "max_completion_tokens", "integer", "maximum", limits.new_tokens),
         ("ChatRequest", "min_tokens", "integer", "maximum", limits.new_tokens),

@@ -49,18 +49,23 @@ class RequestModel(BaseModel):
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if value is not None}
-        if unknown := next((name for name in given if name not in cls.model_fields), None):
+        unknown = next((name for name in given if name not in cls.model_fields), None)
+        if unknown is not None:
             problem = unknown_name(unknown[:60], list(cls.model_fields)).replace("a setting", "a parameter")
             raise PydanticCustomError("unknown_parameter", "{problem}", {"problem": problem, "name": unknown[:60]})
         return given
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """The schema, with null as one more value of every optional field."""
+        """The schema, in which everything but required fields may be null."""
         reference = handler(schema)
         found = handler.resolve_ref_schema(reference)
+        found["additionalProperties"] = {"type": "null"}
         for name, field in found.get("properties", {}).items():
-            if name not in found.get("required", ()) and field.keys() & {"type", "$ref", "enum", "anyOf"}:
+            # pydantic leaves the description of a field out whose type is a model.
+            if description := cls.model_fields[name].description:
+                field["description"] = description
+            if name not in found.get("required", ()) and field.keys() & {"type", "$ref", "anyOf"}:
                 found["properties"][name] = _nullable(field)
         return reference
 
