@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from retro.serve.choices import Route
 from retro.serve.config import ServeConfig
-from retro.serve.errors import ApiError, add_error_handlers, too_slow
+from retro.serve.errors import ApiError, add_error_handlers
 from retro.serve.generation import Generation
 from retro.serve.metrics import Metrics
 from retro.serve.middleware import AccessMiddleware
@@ -21,7 +20,7 @@ from retro.serve.openapi import answer_responses, error_responses, publish_opena
 from retro.serve.page import page_policy, page_text
 from retro.serve.prepare import PreparedRequest, prepare_chat, prepare_completion
 from retro.serve.protocol import ChatRequest, CompletionRequest
-from retro.serve.request_body import BodyTimeouts, BoundedBodyRoute
+from retro.serve.request_body import BodyTimeouts, BoundedBodyRoute, run_in_thread
 from retro.serve.responses import (
     ChatChunk,
     ChatResponse,
@@ -69,12 +68,7 @@ async def chat(body: ChatRequest, request: Request, service: ServiceOf) -> Respo
 
 async def _answer(body: CompletionRequest | ChatRequest, request: Request, service: Service) -> Response:
     deadline: float = request.state.deadline
-    try:
-        async with asyncio.timeout_at(deadline):
-            # A long prompt takes a while to encode; other requests must not wait for it.
-            prepared = await asyncio.to_thread(_prepare, body, service)
-    except TimeoutError:
-        raise too_slow() from None
+    prepared = await run_in_thread(deadline, _prepare, body, service)
     generation = Generation(prepared, service.scheduler, service.metrics, deadline)
     route: Route = "chat" if isinstance(body, ChatRequest) else "completion"
     return AnswerResponse(generation, route, service.model)

@@ -51,8 +51,10 @@ class RequestModel(BaseModel):
         given = {name: value for name, value in data.items() if value is not None}
         unknown = next((name for name in given if name not in cls.model_fields), None)
         if unknown is not None:
-            problem = unknown_name(unknown[:60], list(cls.model_fields)).replace("a setting", "a parameter")
-            raise PydanticCustomError("unknown_parameter", "{problem}", {"problem": problem, "name": unknown[:60]})
+            # Escaped, because an error is one line.
+            name = repr(unknown[:60])[1:-1]
+            problem = unknown_name(name, list(cls.model_fields)).replace("a setting", "a parameter")
+            raise PydanticCustomError("unknown_parameter", "{problem}", {"problem": problem, "name": name})
         return given
 
     @classmethod

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from retro.common.json_text import DeepJsonError, JsonError, half_character, parse_json
-from retro.serve.errors import ApiError, stopping
+from retro.serve.errors import ApiError, stopping, too_slow
 
+T = TypeVar("T")
 _BYTES_PER_SECOND = 10_000
 """A large body has longer: what a slow mobile connection carries."""
 
@@ -127,39 +130,63 @@ def _json_type(value: object) -> str:
     return names.get(type(value), "value")
 
 
-class _ParsedRequest(Request):
-    """A request whose body has been read; FastAPI validates what it holds."""
+async def run_in_thread(deadline: float, call: Callable[..., T], *arguments: Any) -> T:
+    """Make a call that takes a while for a long prompt, so that other requests need not wait for it.
 
-    def __init__(self, request: Request, content: bytes, data: dict[str, Any]) -> None:
+    Raises:
+        ApiError: It is not done by the deadline, on the event loop's clock.
+    """
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await asyncio.to_thread(call, *arguments)
+    except TimeoutError:
+        raise too_slow() from None
+
+
+def _validate(content: bytes, model: type[BaseModel]) -> BaseModel:
+    try:
+        return model.model_validate(parse_object(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise RequestValidationError([{**first, "loc": ("body", *first["loc"])}]) from None
+
+
+class _ValidatedRequest(Request):
+    """A request whose body has been read and validated; FastAPI passes the model on to the endpoint."""
+
+    def __init__(self, request: Request, content: bytes, body: BaseModel) -> None:
         super().__init__(request.scope, request.receive)
-        self._content, self._data = content, data
+        self._content, self._validated = content, body
 
     async def body(self) -> bytes:
         return self._content
 
     async def json(self) -> Any:
-        return self._data
+        return self._validated
 
 
 class BoundedBodyRoute(APIRoute):
-    """A route whose JSON body is read within the bounds of the server, before FastAPI sees it.
+    """A route whose JSON body is read within the bounds of the server, and validated beside the event loop.
 
+    The endpoint's parameter `body` is the model. FastAPI alone would read a body of any size, accept NaN and double
+    keys, and let every other request wait while it validates.
     `request.state.deadline` is when the answer must be there, on the event loop's clock.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler of the route, behind the bounds."""
         handle = super().get_route_handler()
+        model: type[BaseModel] = get_type_hints(self.endpoint)["body"]
 
         async def handle_bounded(request: Request) -> Response:
             service = request.app.state.service
-            request.state.deadline = asyncio.get_running_loop().time() + service.config.seconds_per_request
+            request.state.deadline = deadline = asyncio.get_running_loop().time() + service.config.seconds_per_request
             try:
                 async with service.body_timeouts.limited(request.stream()) as parts:
                     content = await read_body(request.headers, parts, service.config.max_body_bytes)
             except ClientDisconnect:
                 return Response(status_code=499)
-            data = await asyncio.to_thread(parse_object, content)
-            return await handle(_ParsedRequest(request, content, data))
+            body = await run_in_thread(deadline, _validate, content, model)
+            return await handle(_ValidatedRequest(request, content, body))
 
         return handle_bounded

@@ -54,6 +54,7 @@ def test_defaults_are_openai_s() -> None:
         ({"response_format": {"type": "json_object"}}, "response_format: is not supported"),
         ({"temprature": 1}, "temprature: is not a parameter; did you mean 'temperature'"),
         ({"qqqq": 1}, "qqqq: is not a parameter; known: audio, best_of, echo"),
+        ({"a\nb": 1}, r"a\\nb: is not a parameter; known: audio"),
         ({"temperature": 2.5}, "temperature: input should be less than or equal to 2"),
         ({"temperature": "1"}, "temperature: input should be a valid number"),
         ({"temperature": 10**400}, "temperature: input should be a valid number"),
