@@ -1,8 +1,13 @@
-"""The application: its routes."""
+"""The application: its routes, and the page at `/`."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -17,7 +22,6 @@ from retro.serve.metrics import Metrics
 from retro.serve.middleware import AccessMiddleware
 from retro.serve.model_info import Limits, ModelInfo
 from retro.serve.openapi import answer_responses, error_responses, publish_openapi
-from retro.serve.page import page_policy, page_text
 from retro.serve.prepare import PreparedRequest, prepare_chat, prepare_completion
 from retro.serve.protocol import ChatRequest, CompletionRequest
 from retro.serve.request_body import BodyTimeouts, BoundedBodyRoute, run_in_thread
@@ -150,6 +154,29 @@ async def page() -> Response:
     """A page to ask questions on."""
     text = page_text()
     return HTMLResponse(text, headers={"Content-Security-Policy": page_policy(text)})
+
+
+@cache
+def page_text() -> str:
+    """The page: one file that loads nothing."""
+    return resources.files("retro.serve").joinpath("page.html").read_text(encoding="utf-8")
+
+
+@cache
+def page_policy(text: str) -> str:
+    """The Content-Security-Policy of a page: its own inline script and style by their hash, and its own server."""
+    script = " ".join(_hashes("script", text)) or "'none'"
+    style = " ".join(_hashes("style", text)) or "'none'"
+    return (
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _hashes(element: str, text: str) -> list[str]:
+    found = re.findall(rf"<{element}>(.*?)</{element}>", text, flags=re.DOTALL)
+    digests = (hashlib.sha256(one.encode("utf-8")).digest() for one in found)
+    return [f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests]
 
 
 def make_app(service: Service) -> FastAPI:

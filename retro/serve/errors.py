@@ -80,8 +80,9 @@ def invalid_parameter(error: Mapping[str, Any]) -> ApiError:
     path = [*error["loc"], *([error["ctx"]["name"]] if error["type"] == "unknown_parameter" else [])]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     message = "is missing" if error["type"] == "missing" else str(error["msg"])
-    # JSON has no tuples.
-    message = f"{message[:1].lower()}{message[1:]}".replace("tuple", "list").replace(" after validation", "")
+    # JSON has neither tuples nor instances of our classes.
+    message = f"{message[:1].lower()}{message[1:]}".replace("tuple", "list").partition(" or instance of ")[0]
+    message = message.replace(" after validation", "")
     code = _CODES.get(error["type"], "invalid_value")
     return ApiError(400, f"{name}: {message}", param=name, code=code)
 

@@ -64,7 +64,7 @@ class RequestModel(BaseModel):
         found = handler.resolve_ref_schema(reference)
         found["additionalProperties"] = {"type": "null"}
         for name, field in found.get("properties", {}).items():
-            # pydantic leaves the description of a field out whose type is a model.
+            # pydantic leaves out the description of a field whose type is a model and that has a default.
             if description := cls.model_fields[name].description:
                 field["description"] = description
             if name not in found.get("required", ()) and field.keys() & {"type", "$ref", "anyOf"}:

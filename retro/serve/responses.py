@@ -5,7 +5,7 @@ A field that was not set is left out of the JSON, so that each event of a stream
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,7 +42,6 @@ class ErrorResponse(ResponseModel):
     """An error in OpenAI's form."""
 
     error: ErrorDetail
-    """The error."""
 
 
 class Usage(ResponseModel):
@@ -53,18 +52,14 @@ class Usage(ResponseModel):
     completion_tokens: int
     """Of all answers."""
     total_tokens: int
-    """Both together."""
 
 
 class RetrievedPassage(ResponseModel):
     """A passage that a chunk was conditioned on."""
 
     text: str
-    """Its text."""
     title: str
-    """Title of its document."""
     document_id: str
-    """Id of its document."""
     row: int | None
     """Row of the database; null for a passage of the request."""
     score: float | None
@@ -90,9 +85,7 @@ class RetrievalResult(ResponseModel):
     """The passages of a choice."""
 
     source: Source
-    """Where they came from."""
     chunks: list[RetrievedChunk]
-    """In the order of the text."""
 
 
 class CompletionLogprobs(ResponseModel):
@@ -132,46 +125,56 @@ class ChatLogprobs(ResponseModel):
     content: list[ChosenTokenLogprob]
     """One for each token."""
     refusal: None
-    """Always null."""
 
 
-class CompletionChoice(ResponseModel):
-    """One answer of a completion."""
+Logprobs = TypeVar("Logprobs")
 
+
+class _Choice(ResponseModel, Generic[Logprobs]):
     index: int
     """All choices of the first prompt come before those of the second."""
-    text: str
-    """The answer."""
-    logprobs: CompletionLogprobs | None
+    logprobs: Logprobs | None
     """Null where none are asked for."""
     finish_reason: FinishReason
     """`stop`: an end token or a stop string; `length`: a limit."""
     retrieval: RetrievalResult
-    """The passages that it was conditioned on."""
+    """The passages that the answer was conditioned on."""
 
 
-class CompletionChunkChoice(ResponseModel):
-    """What is new in one answer of a streamed completion."""
+class CompletionChoice(_Choice[CompletionLogprobs]):
+    """One answer of a completion."""
 
-    index: int
-    """Of the choice."""
     text: str
-    """New text."""
-    logprobs: CompletionLogprobs | None
-    """Of the new tokens."""
-    finish_reason: FinishReason | None
-    """Null until the answer has ended."""
-    retrieval: RetrievalResult | None = None
-    """Chunks whose passages are new; absent without."""
 
 
 class AssistantMessage(ResponseModel):
     """The answer of a chat."""
 
     role: Literal["assistant"]
-    """Always the assistant."""
     content: str
-    """The answer."""
+
+
+class ChatChoice(_Choice[ChatLogprobs]):
+    """One answer of a chat."""
+
+    message: AssistantMessage
+
+
+class _ChunkChoice(ResponseModel, Generic[Logprobs]):
+    index: int
+    """Which choice this is new text of."""
+    logprobs: Logprobs | None
+    """Of the new tokens; null where none are asked for."""
+    finish_reason: FinishReason | None
+    """Null until the answer has ended."""
+    retrieval: RetrievalResult | None = None
+    """Chunks whose passages are new; absent without."""
+
+
+class CompletionChunkChoice(_ChunkChoice[CompletionLogprobs]):
+    """What is new in one answer of a streamed completion."""
+
+    text: str
 
 
 class ChatDelta(ResponseModel):
@@ -180,86 +183,54 @@ class ChatDelta(ResponseModel):
     role: Literal["assistant"] = "assistant"
     """In the first event of a choice."""
     content: str = ""
-    """New text; absent in the last event."""
+    """Absent in the last event."""
 
 
-class ChatChoice(ResponseModel):
-    """One answer of a chat."""
-
-    index: int
-    """Of the choice."""
-    message: AssistantMessage
-    """The answer."""
-    logprobs: ChatLogprobs | None
-    """Null where none are asked for."""
-    finish_reason: FinishReason
-    """`stop`: an end token or a stop string; `length`: a limit."""
-    retrieval: RetrievalResult
-    """The passages that it was conditioned on."""
-
-
-class ChatChunkChoice(ResponseModel):
+class ChatChunkChoice(_ChunkChoice[ChatLogprobs]):
     """What is new in one answer of a streamed chat."""
 
-    index: int
-    """Of the choice."""
     delta: ChatDelta
-    """New text."""
-    logprobs: ChatLogprobs | None
-    """Of the new tokens."""
-    finish_reason: FinishReason | None
-    """Null until the answer has ended."""
-    retrieval: RetrievalResult | None = None
-    """Chunks whose passages are new; absent without."""
 
 
-class _Head(ResponseModel):
+class _Answer(ResponseModel):
     id: str
-    """Of this answer; every event of a stream has the same."""
+    """Every event of a stream has the same."""
     created: int
-    """When it began, in seconds since 1970."""
+    """When the answer began, in seconds since 1970."""
     model: str
     """The served model."""
 
 
-class CompletionResponse(_Head):
+class CompletionResponse(_Answer):
     """A completion."""
 
     object: Literal["text_completion"]
-    """The kind of this object."""
     choices: list[CompletionChoice]
-    """Prompts times `n`."""
     usage: Usage
-    """Counts of tokens."""
 
 
-class ChatResponse(_Head):
+class ChatResponse(_Answer):
     """A chat's answer."""
 
     object: Literal["chat.completion"]
-    """The kind of this object."""
     choices: list[ChatChoice]
-    """As many as `n`."""
     usage: Usage
-    """Counts of tokens."""
 
 
-class CompletionChunk(_Head):
+class CompletionChunk(_Answer):
     """One event of a streamed completion."""
 
     object: Literal["text_completion"]
-    """The kind of this object."""
     choices: list[CompletionChunkChoice]
     """One; none in the event with the usage."""
     usage: Usage | None = None
     """With `stream_options.include_usage`: null until the last event."""
 
 
-class ChatChunk(_Head):
+class ChatChunk(_Answer):
     """One event of a streamed chat."""
 
     object: Literal["chat.completion.chunk"]
-    """The kind of this object."""
     choices: list[ChatChunkChoice]
     """One; none in the event with the usage."""
     usage: Usage | None = None
@@ -285,28 +256,22 @@ class ModelCard(ResponseModel):
     """The served model."""
 
     id: str
-    """Its name."""
     object: Literal["model"]
-    """The kind of this object."""
     created: int
     """When it was loaded, in seconds since 1970."""
     owned_by: Literal["retro"]
-    """Always this toolkit."""
     max_model_len: int
     """Most tokens of prompt and answer together."""
     max_new_tokens: int
     """Most tokens of an answer."""
     retrieval: ModelRetrieval
-    """What requests may say in `retrieval`."""
 
 
 class ModelList(ResponseModel):
     """The served models: one."""
 
     object: Literal["list"]
-    """The kind of this object."""
     data: list[ModelCard]
-    """The models."""
 
 
 class HealthResponse(ResponseModel):
@@ -323,4 +288,3 @@ class HealthResponse(ResponseModel):
     waiting: int
     """Answers that were accepted and have not begun."""
     failed_steps: int
-    """Since the start."""

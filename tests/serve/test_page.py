@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from retro.serve.app import page_policy, page_text
 from retro.serve.config import ServeConfig
-from retro.serve.page import page_policy, page_text
 from tests.inspect.test_page import Page
 from tests.serve.chromium import CHROMIUM, Browser, browser
 from tests.serve.fake_engine import FakeEngine, said
