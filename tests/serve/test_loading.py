@@ -42,7 +42,7 @@ def test_a_tuned_run_is_served_with_its_tokenizer_its_index_and_its_prompt(road:
         assert server.get("/metrics").text.count("retro_searches_total 0.0") == 0
 
 
-def test_what_an_engine_held_is_given_back_when_a_new_one_is_opened(road: RunConfig) -> None:
+def test_memory_of_an_engine_is_freed_when_a_new_one_is_opened(road: RunConfig) -> None:
     service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
     before = service.scheduler._engine
     before.submit(Request(prompt=(1, 2, 3), reading=LiveRetrieval()))
@@ -74,7 +74,7 @@ def test_a_checkpoint_of_another_size_is_named(road: RunConfig) -> None:
         load_service(road.serve, generate, stage_paths(road), "tiny")
 
 
-def test_asking_in_another_form_than_it_was_tuned_on_is_warned_of(
+def test_another_prompt_style_than_that_of_tuning_is_warned_of(
     road: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     generate = road.generate.model_copy(update={"style": "instructretro"})

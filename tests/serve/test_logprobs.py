@@ -51,7 +51,7 @@ def test_each_byte_belongs_to_a_character(text: str, data: bytes, characters: li
     assert characters_of_bytes(text, data) == characters
 
 
-def test_offsets_count_characters_and_a_split_character_stands_once() -> None:
+def test_offsets_count_characters_and_a_split_character_counts_once() -> None:
     ids = list("aϦ東b😀c".encode())
     assert offsets(BYTES, ids) == [0, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4, 5]
 
@@ -86,7 +86,7 @@ def test_bytes_that_are_no_text_count_as_the_decoder_shows_them() -> None:
     assert offsets(BYTES, [97, 0xE6, 0x9D]) == [0, 1, 1]  # may become a character yet
 
 
-def test_parts_of_characters_are_spelled_and_the_likeliest_are_as_many_as_asked_for() -> None:
+def test_parts_of_characters_are_spelled_and_all_requested_top_tokens_are_there() -> None:
     found = completion_logprobs(BYTES, chosen([0xE6, 97], top=[97, 0xE6, 0x9D, 0xFF]), ())
     assert found.tokens == ["bytes:\\xe6", "a"]
     assert found.top_logprobs is not None
@@ -135,7 +135,7 @@ def test_real_tokenizers_give_every_character_its_place(tmp_path: Path, make: ob
     assert bytes(byte for one in content for byte in one.bytes or []).decode() == TEXT
 
 
-def test_what_stands_behind_an_unknown_token_is_at_its_place(tmp_path: Path) -> None:
+def test_text_after_an_unknown_token_has_the_right_offset(tmp_path: Path) -> None:
     tokenizer = sentence_piece(tmp_path)
     unknown = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "saved/tokenizer.model")).unk_id()
     model = fake_service(tokenizer=tokenizer, token_bytes=shown_token_bytes(tmp_path / "saved", tokenizer)).model

@@ -82,7 +82,7 @@ def test_invalid_requests_are_refused_with_a_documented_error(api: Any, path: st
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/metrics", "/v1/models", "/v1/models/{name}"])
-def test_what_can_be_read_is_as_documented(api: Any, path: str) -> None:
+def test_the_other_routes_are_as_documented(api: Any, path: str) -> None:
     @SETTINGS
     @given(case=api[path]["GET"].as_strategy())
     def check(case: Any) -> None:

@@ -100,6 +100,7 @@ def test_what_would_change_the_answer_is_refused_by_name(given: dict[str, Any], 
         {"frequency_penalty": 0}, {"frequency_penalty": 0.0}, {"presence_penalty": 0}, {"logit_bias": {}},
         {"best_of": 1}, {"suffix": None}, {"user": "someone"}, {"metadata": {"a": "b"}}, {"n": None},
         {"temperature": None},        {"response_format": {"type": "text"}}, {"retrieval": None}, {"store": False},
+        {"retrieval": {"passages": None, "web": None}}, {"qqqq": None},
     ],
     ids=str,
 )  # fmt: skip
@@ -130,7 +131,7 @@ def test_a_wrong_message_is_named(messages: Any, words: str) -> None:
         chat(messages=messages)
 
 
-def test_a_message_is_a_text_or_parts_of_one_and_nulls_in_it_say_nothing() -> None:
+def test_a_message_is_a_text_or_parts_of_one_and_nulls_in_it_count_as_absent() -> None:
     given = [
         {"role": "assistant", "content": "a", "tool_calls": None, "refusal": None},
         {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]},

@@ -27,14 +27,14 @@ def test_a_body_is_read_part_by_part_up_to_the_limit() -> None:
 
 
 @pytest.mark.parametrize("length", ["11", "-1", "ten", "9" * 30, "0"])
-def test_a_body_is_stopped_at_the_limit_whatever_its_length_is_said_to_be(length: str) -> None:
+def test_a_body_is_stopped_at_the_limit_whatever_its_content_length(length: str) -> None:
     with pytest.raises(ApiError, match=r"larger than 10 bytes") as caught:
         read(JSON | {"content-length": length}, b"123456", b"789012")
     assert caught.value.status_code == 413
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
-def test_what_is_not_said_to_be_json_is_not_read(kind: str) -> None:
+def test_another_content_type_than_json_is_refused(kind: str) -> None:
     with pytest.raises(ApiError, match=r"send application/json") as caught:
         read({"content-type": kind}, b"{}")
     assert caught.value.status_code == 415
