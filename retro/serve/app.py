@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, Response
 
@@ -99,7 +99,7 @@ async def models(service: ServiceOf) -> ModelList:
 
 
 @reading.get("/v1/models/{name:path}", responses=error_responses(401, 404))
-async def model(name: str, service: ServiceOf) -> ModelCard:
+async def model(name: Annotated[str, Path(description="As in /v1/models.")], service: ServiceOf) -> ModelCard:
     """Describe the served model."""
     if name != service.model.name:
         raise _unknown_model(f"{name[:100]!r} is not served here")

@@ -29,7 +29,7 @@ _SPARE_REQUESTS = 8
 
 
 class AccessMiddleware:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application: checks who sends a request, and counts the response."""
 
     def __init__(self, app: ASGIApp, *, config: ServeConfig, metrics: Metrics) -> None:
         """Wrap `app`.
@@ -37,7 +37,7 @@ class AccessMiddleware:
         Args:
             app: The application.
             config: Key, hosts and origins.
-            metrics: ChoiceEvent of every answer.
+            metrics: Counts every response.
         """
         self._app, self._metrics, self._config = app, metrics, config
         self._key = config.api_key.get_secret_value().encode() if config.api_key is not None else None

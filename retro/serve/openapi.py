@@ -43,9 +43,8 @@ def answer_responses(chunk: type[ResponseModel]) -> dict[int | str, dict[str, An
     data = {"anyOf": [{"const": "[DONE]"}, part], "description": about}
     event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     content = {"text/event-stream": {"itemSchema": event}}
-    return {200: {"description": "The answer; with `stream`, its events.", "content": content}} | error_responses(
-        *_ERRORS
-    )
+    whole = {"description": "The answer; with `stream`, its events.", "content": content}
+    return {200: whole, **error_responses(*_ERRORS)}
 
 
 def publish_openapi(app: FastAPI, config: ServeConfig, model: ModelInfo) -> None:
@@ -75,7 +74,9 @@ def _document(app: FastAPI, config: ServeConfig, model: ModelInfo) -> dict[str, 
         for operation in operations.values():
             # FastAPI's own status for invalid parameters; here they are 400.
             operation["responses"].pop("422", None)
-            if config.api_key is not None and path not in OPEN_PATHS:
+            if config.api_key is None:
+                operation["responses"].pop("401", None)
+            elif path not in OPEN_PATHS:
                 operation["security"] = [{"bearer": []}]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)

@@ -117,4 +117,6 @@ def test_the_document_has_the_bounds_of_this_server_and_asks_for_its_key() -> No
     assert options["passages"]["anyOf"][0]["maxItems"] == 5
     assert document["paths"]["/v1/chat/completions"]["post"]["security"] == [{"bearer": []}]
     assert "security" not in document["paths"]["/health"]["get"]
+    assert "401" in document["paths"]["/metrics"]["get"]["responses"]
+    assert "401" not in make_app(fake_service()).openapi()["paths"]["/metrics"]["get"]["responses"]
     assert "422" not in document["paths"]["/v1/chat/completions"]["post"]["responses"]
