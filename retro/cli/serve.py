@@ -21,12 +21,12 @@ def serve_run(config: RunConfig) -> None:
     listener = listen(settings)
     try:
         from retro.run.pipeline import database_dirs, stage
-        from retro.serve.opening import Places, open_service
+        from retro.serve.loading import StagePaths, load_service
 
         db, index = database_dirs(config, answers=True)
         tuned = config.generate.checkpoint or stage("sft").path(config)
         corpus = stage("corpus").path(config)
-        places = Places(checkpoint=tuned, corpus=corpus, db=db, index=index, search=config.search)
-        serve(open_service(settings, config.generate, places, config.run_dir.resolve().name), listener)
+        places = StagePaths(checkpoint=tuned, corpus=corpus, db=db, index=index, search=config.search)
+        serve(load_service(settings, config.generate, places, config.run_dir.resolve().name), listener)
     finally:
         listener.close()

@@ -1,7 +1,7 @@
 """Blocks: the unit of resume and of parallel work.
 
-A stage cuts its work into numbered blocks; `coordinator.Coordinator` shares them among workers. Each finished block is one HDF5 file,
-written to a temporary name and renamed. A block counts as done when it was made from the same inputs, has the rows it
+A stage cuts its work into numbered blocks, shared among workers by a `Coordinator`. Each finished block is one HDF5
+file, written to a temporary name and renamed. A block counts as done when it was made from the same inputs, has the rows it
 should have, and its checksum matches; that a file merely opens proves nothing, since a file of an earlier run with
 other settings opens too. Anything else is built again.
 """

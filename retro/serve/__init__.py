@@ -1,1 +1,1 @@
-"""A tuned model behind HTTP: OpenAI's routes, with the passages that were read beside every answer."""
+"""An OpenAI-compatible server: completions and chats, with the passages that each answer was conditioned on."""

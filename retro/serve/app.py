@@ -1,34 +1,41 @@
-"""The application: routes, and what each gives."""
+"""The application: its routes, and the page at `/`."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import base64
+import hashlib
+import re
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from importlib import resources
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
-from retro.serve.answering import Answering, stopping, too_late
-from retro.serve.arriving import Arriving
-from retro.serve.asking import Ask, Source, ask_chat, ask_completion
-from retro.serve.body import read_body, read_object
+from retro.serve.choices import Route
 from retro.serve.config import ServeConfig
-from retro.serve.forms import CHAT, COMPLETION, Form
-from retro.serve.guard import Guard
+from retro.serve.errors import ApiError, add_error_handlers
+from retro.serve.generation import Generation
 from retro.serve.metrics import Metrics
-from retro.serve.page import page_policy, page_text
-from retro.serve.parameters import ChatParameters, CommonParameters, CompletionParameters, read_parameters
-from retro.serve.refusal import RefusalError
+from retro.serve.middleware import AccessMiddleware
+from retro.serve.model_info import Limits, ModelInfo
+from retro.serve.openapi import answer_responses, error_responses, publish_openapi
+from retro.serve.prepare import PreparedRequest, prepare_chat, prepare_completion
+from retro.serve.protocol import ChatRequest, CompletionRequest
+from retro.serve.request_body import BodyTimeouts, BoundedBodyRoute, run_in_thread
+from retro.serve.responses import (
+    ChatChunk,
+    ChatResponse,
+    CompletionChunk,
+    CompletionResponse,
+    HealthResponse,
+    ModelCard,
+    ModelList,
+)
 from retro.serve.scheduler import Scheduler
-from retro.serve.served import Limits, Served
-from retro.serve.wire import AnswerResponse, refused
-
-log = logging.getLogger(__name__)
+from retro.serve.streaming import AnswerResponse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,121 +43,140 @@ class Service:
     """What the routes work with."""
 
     config: ServeConfig
-    served: Served
+    model: ModelInfo
     scheduler: Scheduler
     metrics: Metrics
-    arriving: Arriving
-
-    @property
-    def default_source(self) -> Source:
-        """Where passages come from when a request does not say."""
-        can = self.served.uses_passages and self.served.retrieve is not None
-        return "live" if can and self.config.retrieval == "live" else "none"
+    body_timeouts: BodyTimeouts
 
 
-class Routes:
-    """The handlers."""
+async def _service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
 
-    def __init__(self, service: Service) -> None:
-        self._service, self._limits = service, Limits.of(service.config)
 
-    async def completions(self, request: Request) -> Response:
-        """`POST /v1/completions`."""
-        return await self._answer(request, COMPLETION)
+ServiceOf = Annotated[Service, Depends(_service_of)]
+generating, reading = APIRouter(route_class=BoundedBodyRoute), APIRouter()
 
-    async def chat(self, request: Request) -> Response:
-        """`POST /v1/chat/completions`."""
-        return await self._answer(request, CHAT)
 
-    async def _answer(self, request: Request, form: Form) -> Response:
-        service = self._service
-        deadline = asyncio.get_running_loop().time() + service.config.seconds_per_request
-        try:
-            async with service.arriving.limited(request.stream()) as parts:
-                body = await read_body(request.headers, parts, service.config.max_body_bytes)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        try:
-            async with asyncio.timeout_at(deadline):
-                # A long prompt takes a while to be read; others must not wait for it.
-                ask = await asyncio.to_thread(self._ask, body, form)
-        except TimeoutError:
-            raise too_late() from None
-        answering = Answering(ask, service.scheduler, service.metrics, deadline)
-        return AnswerResponse(answering, form, service.served, deadline)
+@generating.post("/v1/completions", response_model=CompletionResponse, responses=answer_responses(CompletionChunk))
+async def complete(body: CompletionRequest, request: Request, service: ServiceOf) -> Response:
+    """Continue one or more prompts."""
+    return await _answer(body, request, service)
 
-    def _ask(self, body: bytes, form: Form) -> Ask:
-        data = read_object(body)
-        if form is CHAT:
-            chat = read_parameters(ChatParameters, data)
-            self._require_model(chat)
-            return ask_chat(chat, self._service.served, self._limits, self._service.default_source)
-        plain = read_parameters(CompletionParameters, data)
-        self._require_model(plain)
-        return ask_completion(plain, self._service.served, self._limits, self._service.default_source)
 
-    def _require_model(self, given: CommonParameters) -> None:
-        name = self._service.served.name
-        if given.model not in (None, name):
-            message = f"model: {given.model[:100]!r} is not served here; this is {name!r}"
-            raise RefusalError(404, message, param="model", code="model_not_found")
+@generating.post("/v1/chat/completions", response_model=ChatResponse, responses=answer_responses(ChatChunk))
+async def chat(body: ChatRequest, request: Request, service: ServiceOf) -> Response:
+    """Answer the last message of a conversation."""
+    return await _answer(body, request, service)
 
-    async def models(self) -> Response:
-        """`GET /v1/models`."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
 
-    async def model(self, name: str) -> Response:
-        """`GET /v1/models/NAME`."""
-        if name != self._service.served.name:
-            raise RefusalError(404, f"{name[:100]!r} is not served here", param="model", code="model_not_found")
-        return JSONResponse(self._model())
+async def _answer(body: CompletionRequest | ChatRequest, request: Request, service: Service) -> Response:
+    deadline: float = request.state.deadline
+    prepared = await run_in_thread(deadline, _prepare, body, service)
+    generation = Generation(prepared, service.scheduler, service.metrics, deadline)
+    route: Route = "chat" if isinstance(body, ChatRequest) else "completion"
+    return AnswerResponse(generation, route, service.model)
 
-    def _model(self) -> dict[str, Any]:
-        served, config = self._service.served, self._service.config
-        sources = ["none", *(["given"] if served.uses_passages else [])]
-        if served.uses_passages and served.retrieve is not None:
-            sources.append("live")
-        return {
-            "id": served.name,
-            "object": "model",
-            "created": served.created,
-            "owned_by": "retro",
-            "max_model_len": served.sequence_length,
-            "max_new_tokens": config.max_new_tokens,
-            "retrieval": {
-                "default": self._service.default_source,
-                "sources": sources,
-                "chunk_length": served.chunk_length,
-                "k": served.neighbors,
-                "max_k": config.max_passages,
-            },
-        }
 
-    async def health(self) -> Response:
-        """`GET /health`: 200 while requests are taken and answered."""
-        return self._health(ready=True)
+def _prepare(body: CompletionRequest | ChatRequest, service: Service) -> PreparedRequest:
+    model, limits = service.model, Limits.of(service.config)
+    if body.model not in (None, model.name):
+        raise _unknown_model(f"model: {body.model[:100]!r} is not served here; this is {model.name!r}")
+    default = model.default_source(service.config)
+    if isinstance(body, ChatRequest):
+        return prepare_chat(body, model, limits, default)
+    return prepare_completion(body, model, limits, default)
 
-    async def live(self) -> Response:
-        """`GET /health/live`: 200 while it makes sense to wait; otherwise the process is to be started anew."""
-        return self._health(ready=False)
 
-    def _health(self, *, ready: bool) -> Response:
-        health = self._service.scheduler.health()
-        live = health.state in ("ok", "stopping")
-        good = health.state == "ok" if ready else live
-        numbers = {"running": health.running, "waiting": health.waiting, "failed_steps": health.failures}
-        body = {"status": health.state, "live": live, "ready": health.state == "ok", **numbers}
-        return JSONResponse(body, status_code=200 if good else 503)
+def _unknown_model(message: str) -> ApiError:
+    return ApiError(404, message, param="model", code="model_not_found")
 
-    async def metrics(self) -> Response:
-        """`GET /metrics`, for Prometheus."""
-        text = self._service.metrics.text()
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def page(self) -> Response:
-        """`GET /`: the page to ask on."""
-        text = page_text()
-        return Response(text, media_type="text/html", headers={"Content-Security-Policy": page_policy(text)})
+@reading.get("/v1/models", responses=error_responses(401))
+async def models(service: ServiceOf) -> ModelList:
+    """List the served model."""
+    return ModelList(object="list", data=[service.model.card(service.config)])
+
+
+@reading.get("/v1/models/{name:path}", responses=error_responses(401, 404))
+async def model(name: Annotated[str, Path(description="As in /v1/models.")], service: ServiceOf) -> ModelCard:
+    """Describe the served model."""
+    if name != service.model.name:
+        raise _unknown_model(f"{name[:100]!r} is not served here")
+    return service.model.card(service.config)
+
+
+_HEALTH_RESPONSES = error_responses() | {503: {"model": HealthResponse, "description": "It is not."}}
+
+
+@reading.get("/health", responses=_HEALTH_RESPONSES)
+async def health(service: ServiceOf, response: Response) -> HealthResponse:
+    """Tell whether requests are accepted and answered."""
+    found = _health(service)
+    response.status_code = 200 if found.ready else 503
+    return found
+
+
+@reading.get("/health/live", responses=_HEALTH_RESPONSES)
+async def live(service: ServiceOf, response: Response) -> HealthResponse:
+    """Tell whether the process is worth keeping; otherwise only a new one will help."""
+    found = _health(service)
+    response.status_code = 200 if found.live else 503
+    return found
+
+
+def _health(service: Service) -> HealthResponse:
+    health = service.scheduler.health()
+    return HealthResponse(
+        status=health.state,
+        live=health.state in ("ok", "stopping"),
+        ready=health.state == "ok",
+        running=health.running,
+        waiting=health.waiting,
+        failed_steps=health.failures,
+    )
+
+
+class MetricsResponse(Response):
+    """Prometheus' text format."""
+
+    media_type = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@reading.get("/metrics", response_class=MetricsResponse, responses=error_responses(401))
+async def metrics(service: ServiceOf) -> Response:
+    """Metrics for Prometheus."""
+    return MetricsResponse(service.metrics.text())
+
+
+@reading.get("/", response_class=HTMLResponse, responses=error_responses())
+async def page() -> Response:
+    """A page to ask questions on."""
+    text = page_text()
+    return HTMLResponse(text, headers={"Content-Security-Policy": page_policy(text)})
+
+
+@cache
+def page_text() -> str:
+    """The page: one file that loads nothing."""
+    return resources.files("retro.serve").joinpath("page.html").read_text(encoding="utf-8")
+
+
+@cache
+def page_policy(text: str) -> str:
+    """The Content-Security-Policy of a page: its own inline script and style by their hash, and its own server."""
+    script = " ".join(_hashes("script", text)) or "'none'"
+    style = " ".join(_hashes("style", text)) or "'none'"
+    return (
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _hashes(element: str, text: str) -> list[str]:
+    found = re.findall(rf"<{element}>(.*?)</{element}>", text, flags=re.DOTALL)
+    digests = (hashlib.sha256(one.encode("utf-8")).digest() for one in found)
+    return [f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests]
 
 
 def make_app(service: Service) -> FastAPI:
@@ -159,44 +185,20 @@ def make_app(service: Service) -> FastAPI:
     Args:
         service: Its scheduler has been started.
     """
-    # No /docs: its page loads scripts from elsewhere.
-    app = FastAPI(title="retro", docs_url=None, redoc_url=None, openapi_url=None)
-    routes = Routes(service)
-    for path, endpoint, method in (
-        ("/v1/completions", routes.completions, "POST"),
-        ("/v1/chat/completions", routes.chat, "POST"),
-        ("/v1/models", routes.models, "GET"),
-        ("/v1/models/{name:path}", routes.model, "GET"),
-        ("/health", routes.health, "GET"),
-        ("/health/live", routes.live, "GET"),
-        ("/metrics", routes.metrics, "GET"),
-        ("/", routes.page, "GET"),
-    ):
-        app.add_api_route(path, endpoint, methods=[method], response_model=None)
-    app.add_exception_handler(RefusalError, _refused)
-    app.add_exception_handler(HTTPException, _not_here)
-    app.add_exception_handler(Exception, _failed)
-    service.metrics.watch("retro_running", "Answers being generated.", lambda: service.scheduler.health().running)
-    service.metrics.watch(
-        "retro_waiting", "Answers accepted and not begun.", lambda: service.scheduler.health().waiting
+    # No /docs: its page loads scripts from another server.
+    app = FastAPI(
+        title="instruct-retro", summary="OpenAI's API over a retrieval-augmented model", docs_url=None, redoc_url=None
     )
-    if service.config.allowed_origins:
-        origins = list(service.config.allowed_origins)
+    app.state.service = service
+    app.include_router(generating)
+    app.include_router(reading)
+    add_error_handlers(app)
+    publish_openapi(app, service.config, service.model)
+    scheduler, config = service.scheduler, service.config
+    service.metrics.watch("retro_running", "Answers being generated.", lambda: scheduler.health().running)
+    service.metrics.watch("retro_waiting", "Answers accepted and not begun.", lambda: scheduler.health().waiting)
+    if config.allowed_origins:
+        origins = list(config.allowed_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    app.add_middleware(Guard, config=service.config, metrics=service.metrics)
+    app.add_middleware(AccessMiddleware, config=config, metrics=service.metrics)
     return app
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    return refused(error if isinstance(error, RefusalError) else stopping())
-
-
-async def _not_here(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 404
-    known = {404: "there is nothing at this path", 405: "this path takes another method"}
-    return refused(RefusalError(status, known.get(status, "the request cannot be answered"), code="not_found"))
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    # Starlette raises it again afterwards, so that the log has it.
-    return refused(RefusalError(500, "the server failed; its log says why", code="server_error"))

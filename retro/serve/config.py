@@ -26,7 +26,7 @@ MASKED = "**********"
 
 
 class ServeConfig(StageConfig):
-    """Answer over HTTP."""
+    """Serve a model over HTTP."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
     """Address to listen on. Any but this machine's own (127.0.0.1, ::1, localhost) needs an API key."""
@@ -46,7 +46,7 @@ class ServeConfig(StageConfig):
     another address than this machine's own, all are allowed while this is empty."""
 
     allowed_origins: tuple[str, ...] = ()
-    """Web pages of other origins that may ask, as `https://example.org`; none: only the server's own page."""
+    """Web pages of other origins that may send requests, as `https://example.org`; none: only the server's own page."""
 
     model_name: str = Field(default="", pattern=r"^[^\s/][^\s]*$|^$")
     """What the model is called in `/v1/models`; empty: the name of the run directory."""
@@ -56,7 +56,7 @@ class ServeConfig(StageConfig):
     is not opened, and requests can only give passages. A model without an encoder reads none in any case."""
 
     kind: str = "conversation"
-    """What a chat's last message wants, from qa/prompts.yaml: `conversation` asks with the user's own words and shows
+    """What a chat's last message wants, from sft/prompts.yaml: `conversation` asks with the user's own words and shows
     passages, `chat` shows none, `short_span` and others put their instruction before. Style, template and texts are
     those of `generate`."""
 
@@ -67,7 +67,7 @@ class ServeConfig(StageConfig):
     """Answers that may wait beside those; a request that finds no room is refused with 429."""
 
     max_prompt_tokens: PositiveInt = 4096
-    """Longest prompt. The model's sequence length is a limit of its own."""
+    """Longest prompt, in tokens. The sequence length of the model is a separate limit."""
 
     max_new_tokens: PositiveInt = 1024
     """Most tokens of an answer that a request may ask for; a chat that does not say gets this."""

@@ -1,7 +1,7 @@
-"""Connections that send nothing, or too slowly: dropped before they cost others anything.
+"""Close connections that send nothing, or too slowly, before they take room from others.
 
-uvicorn waits for the head of a request for as long as its sender likes, so that connections that never finish one fill
-the server without ever being asked for a key. Bodies have their own limit, in `arriving.py`.
+uvicorn waits for the head of a request without limit, so that connections which never finish one fill the server
+before any key is checked. Bodies have their own limit, in `request_body.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _LINGER_SECONDS = 2.0
-"""How long a client may still send a body after its answer; closing at once could cost it the answer."""
+"""How long a client may still send a body after its response; closing at once could lose the response."""
 
 
 def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
@@ -31,7 +31,7 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
         """One connection."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            """Begin to wait for a first head."""
+            """Start the time limit of the first head."""
             super().connection_made(transport)
             self._until: asyncio.TimerHandle | None = None
             self._wait(head_seconds)
@@ -39,12 +39,12 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
                 next(iter(waiting)).drop()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            """Wait for nothing more."""
+            """Stop the time limit."""
             self._stop_waiting()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            """Take bytes; those of a head not yet whole do not lengthen its time."""
+            """Read bytes; those of an incomplete head do not extend its time."""
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
                 if not self._lingers:
@@ -53,7 +53,7 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
                 self._wait(head_seconds)
 
         def on_response_complete(self) -> None:
-            """Do not let a client send on for ever what is not read any more."""
+            """Limit the time for a rest of the body that nobody reads."""
             self._stop_waiting()
             super().on_response_complete()
             if self._lingers:
@@ -61,9 +61,9 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
                 self._wait(_LINGER_SECONDS)
 
         def send_400_response(self, msg: str) -> None:
-            """Answer what is not HTTP, once, and have the application answer it no more.
+            """Answer invalid HTTP once, and keep the application from answering it again.
 
-            h11 raises for a second answer, which asyncio and uvicorn log with all its frames.
+            h11 raises for a second response, which asyncio and uvicorn log with a traceback.
             """
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 super().send_400_response(msg)
@@ -75,7 +75,7 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
 
         @property
         def _lingers(self) -> bool:
-            """Whether a body still comes in that has been answered."""
+            """Whether a body still comes in after its response."""
             return self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
 
         def _wait(self, seconds: float) -> None:
@@ -89,7 +89,7 @@ def bounded_connections(head_seconds: float, most: int) -> type[H11Protocol]:
                 del waiting[self]
 
         def drop(self) -> None:
-            """Close it without a word: there is no request to answer."""
+            """Close it without a response: there is no request."""
             self._stop_waiting()
             self.transport.abort()
 

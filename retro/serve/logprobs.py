@@ -1,7 +1,7 @@
-"""Tokens of an answer with their probabilities, as OpenAI writes them: their texts, their bytes, and where they stand.
+"""Log-probabilities of an answer's tokens in OpenAI's form: their texts, their bytes, and their places in the text.
 
-A token may hold a part of a character, and then has bytes but no text: completions write it `bytes:\\xe6\\x9d`, chats
-`\\xe6\\x9d`, each beside the bytes themselves or instead of them, so that a client can put characters together.
+A token may be a part of a character, with bytes but no text: completions write it `bytes:\\xe6\\x9d`, chats
+`\\xe6\\x9d` beside the bytes themselves, so that a client can put characters together.
 """
 
 from __future__ import annotations
@@ -10,34 +10,35 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from retro.generate.request import ChosenToken
-from retro.serve.served import Served
+from retro.serve.model_info import ModelInfo
+from retro.serve.responses import ChatLogprobs, ChosenTokenLogprob, CompletionLogprobs, TokenLogprob
 from retro.tokenizers.tokenizer import Tokenizer
 
 _BROKEN = "\ufffd"
-"""What decoders write for bytes that are no character."""
+"""The character that decoders write for invalid bytes."""
 
 
-def completion_logprobs(served: Served, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
+def completion_logprobs(model: ModelInfo, tokens: Sequence[ChosenToken], before: Sequence[int]) -> CompletionLogprobs:
     """`logprobs` of a choice of `/v1/completions`; `before`: the answer's tokens before these."""
     texts, top = [], []
     for previous, token in _with_previous(tokens, before):
-        texts.append(_text(served, previous, token.id, "bytes:"))
-        top.append(_by_text(served, previous, token))
-    return {
-        "tokens": texts,
-        "token_logprobs": [_finite(token.logprob) for token in tokens],
-        "top_logprobs": top if any(top) else None,
-        "text_offset": _offsets(served, [token.id for token in tokens], before),
-    }
+        texts.append(_text(model, previous, token.id, "bytes:"))
+        top.append(_by_text(model, previous, token))
+    return CompletionLogprobs(
+        tokens=texts,
+        token_logprobs=[_finite(token.logprob) for token in tokens],
+        top_logprobs=top if any(top) else None,
+        text_offset=_offsets(model, [token.id for token in tokens], before),
+    )
 
 
-def chat_logprobs(served: Served, tokens: Sequence[ChosenToken], before: Sequence[int]) -> dict[str, Any]:
+def chat_logprobs(model: ModelInfo, tokens: Sequence[ChosenToken], before: Sequence[int]) -> ChatLogprobs:
     """`logprobs` of a choice of `/v1/chat/completions`; `before` as above."""
     content = []
     for previous, token in _with_previous(tokens, before):
-        top = [_token(served, previous, one.id, one.logprob) for one in token.top]
-        content.append(_token(served, previous, token.id, token.logprob) | {"top_logprobs": top})
-    return {"content": content, "refusal": None}
+        top = [TokenLogprob(**_token(model, previous, one.id, one.logprob)) for one in token.top]
+        content.append(ChosenTokenLogprob(**_token(model, previous, token.id, token.logprob), top_logprobs=top))
+    return ChatLogprobs(content=content, refusal=None)
 
 
 def token_text(tokenizer: Tokenizer, previous: int | None, id_: int) -> str:
@@ -49,8 +50,8 @@ def token_text(tokenizer: Tokenizer, previous: int | None, id_: int) -> str:
     return tokenizer.decode([id_])
 
 
-def letters_of_bytes(text: str, data: bytes) -> list[int]:
-    """For each of the bytes that a text was decoded from, and for their end, the letter of the text it belongs to.
+def characters_of_bytes(text: str, data: bytes) -> list[int]:
+    """For each byte that a text was decoded from, and for their end, the index of the character it belongs to.
 
     Args:
         text: As a decoder gave it: without a first space perhaps, and with U+FFFD for each byte that is no part of a
@@ -60,9 +61,9 @@ def letters_of_bytes(text: str, data: bytes) -> list[int]:
     found = [0] if data.startswith(b" ") and not text.startswith(" ") else []
     at = 0
     while at < len(text) and len(found) < len(data):
-        letter = text[at].encode("utf-8")
-        if data.startswith(letter, len(found)):
-            found += [at] * len(letter)
+        character = text[at].encode("utf-8")
+        if data.startswith(character, len(found)):
+            found += [at] * len(character)
             at += 1
             continue
         broken = len(text[at:]) - len(text[at:].lstrip(_BROKEN))
@@ -87,26 +88,26 @@ def _broken_lengths(rest: str, data: bytes, count: int) -> list[int]:
     return lengths
 
 
-def open_end(served: Served, ids: Sequence[int]) -> int:
+def incomplete_bytes(model: ModelInfo, ids: Sequence[int]) -> int:
     """How many bytes at the end of some tokens begin a character that is not whole; 0 where bytes are not known."""
-    if served.token_bytes is None:
+    if model.token_bytes is None:
         return 0
-    return _open_end(b"".join(served.token_bytes[id_] for id_ in ids[-3:]))
+    return _incomplete_bytes(b"".join(model.token_bytes[id_] for id_ in ids[-3:]))
 
 
-def _offsets(served: Served, ids: Sequence[int], before: Sequence[int]) -> list[int]:
+def _offsets(model: ModelInfo, ids: Sequence[int], before: Sequence[int]) -> list[int]:
     """Where each token begins in the text of all; one that goes on with a character begins at that character."""
-    if served.token_bytes is None:
-        return [len(served.tokenizer.decode([*before, *ids[:n]])) for n in range(len(ids))]
-    parts = [served.token_bytes[id_] for id_ in (*before, *ids)]
-    letters = letters_of_bytes(served.tokenizer.decode([*before, *ids]), b"".join(parts))
+    if model.token_bytes is None:
+        return [len(model.tokenizer.decode([*before, *ids[:n]])) for n in range(len(ids))]
+    parts = [model.token_bytes[id_] for id_ in (*before, *ids)]
+    characters = characters_of_bytes(model.tokenizer.decode([*before, *ids]), b"".join(parts))
     starts = [0]
     for part in parts:
         starts.append(starts[-1] + len(part))
-    return [letters[start] for start in starts[len(before) : -1]]
+    return [characters[start] for start in starts[len(before) : -1]]
 
 
-def _open_end(data: bytes) -> int:
+def _incomplete_bytes(data: bytes) -> int:
     """How many bytes at the end begin a character that is not whole."""
     for length in (1, 2, 3):
         tail = data[-length:]
@@ -123,21 +124,21 @@ def _with_previous(tokens: Sequence[ChosenToken], before: Sequence[int]) -> Iter
         previous = token.id
 
 
-def _text(served: Served, previous: int | None, id_: int, prefix: str) -> str:
+def _text(model: ModelInfo, previous: int | None, id_: int, prefix: str) -> str:
     """The text of a token, or its bytes spelled out where they are no text by themselves."""
-    part = _part(served, id_)
+    part = _part(model, id_)
     if part is not None:
         return prefix + "".join(f"\\x{byte:02x}" for byte in part)
-    text = token_text(served.tokenizer, previous, id_)
+    text = token_text(model.tokenizer, previous, id_)
     # After a part of a character a decoder may give up on a whole byte too.
-    return served.token_bytes[id_].decode("utf-8") if _BROKEN in text and served.token_bytes is not None else text
+    return model.token_bytes[id_].decode("utf-8") if _BROKEN in text and model.token_bytes is not None else text
 
 
-def _part(served: Served, id_: int) -> bytes | None:
+def _part(model: ModelInfo, id_: int) -> bytes | None:
     """The bytes of a token that are no text by themselves; None for one whose bytes are, or are not known."""
-    if served.token_bytes is None:
+    if model.token_bytes is None:
         return None
-    known = served.token_bytes[id_]
+    known = model.token_bytes[id_]
     try:
         known.decode("utf-8")
     except UnicodeDecodeError:
@@ -145,19 +146,19 @@ def _part(served: Served, id_: int) -> bytes | None:
     return None
 
 
-def _by_text(served: Served, previous: int | None, token: ChosenToken) -> dict[str, float]:
-    """The likeliest tokens; of several with one text, as a letter and its byte, the later ones under their ids."""
+def _by_text(model: ModelInfo, previous: int | None, token: ChosenToken) -> dict[str, float]:
+    """The likeliest tokens; of several with one text, as a character and its byte, the later ones under their ids."""
     found: dict[str, float] = {}
     for one in token.top:
-        text = _text(served, previous, one.id, "bytes:")
+        text = _text(model, previous, one.id, "bytes:")
         found[f"token_id:{one.id}" if text in found else text] = _finite(one.logprob)
     return found
 
 
-def _token(served: Served, previous: int | None, id_: int, logprob: float) -> dict[str, Any]:
-    text, part = _text(served, previous, id_, ""), _part(served, id_)
+def _token(model: ModelInfo, previous: int | None, id_: int, logprob: float) -> dict[str, Any]:
+    text, part = _text(model, previous, id_, ""), _part(model, id_)
     data = text.encode("utf-8") if part is None else part
-    unknown = part is None and served.token_bytes is None and _BROKEN in text
+    unknown = part is None and model.token_bytes is None and _BROKEN in text
     return {"token": text, "logprob": _finite(logprob), "bytes": None if unknown else list(data)}
 
 

@@ -1,4 +1,4 @@
-"""Counters of the server, in Prometheus' text form."""
+"""Metrics of the server, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Metrics:
-    """All that is counted; each server has its own."""
+    """All metrics; each server has its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -37,11 +37,11 @@ class Metrics:
         self.prompt_tokens = Counter("retro_prompt_tokens", "Tokens of accepted prompts.", registry=self.registry)
         self.new_tokens = Counter("retro_new_tokens", "Tokens of finished answers.", registry=self.registry)
         self.ended = Counter(
-            "retro_answers", "Finished answers, by why they ended.", ("ended",), registry=self.registry
+            "retro_answers", "Finished answers, by the reason for their end.", ("ended",), registry=self.registry
         )
         self.cancelled = Counter(
             "retro_cancelled_answers",
-            "Answers that were given up: the client left, time was up, or they failed.",
+            "Answers that were cancelled: the client left, time was up, or they failed.",
             registry=self.registry,
         )
         self.searches = Counter("retro_searches", "Texts that the index was searched for.", registry=self.registry)
@@ -50,15 +50,15 @@ class Metrics:
         )
 
     def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """Show a number that is read when it is asked for."""
+        """Add a gauge that is read on demand."""
         Gauge(name, meaning, registry=self.registry).set_function(read)
 
     def text(self) -> bytes:
-        """All of them, in Prometheus' text form."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def counted(self, retrieve: Retrieve) -> Retrieve:
-        """The same retriever, its searches counted."""
+        """The same retriever, with its searches counted."""
 
         def search(texts: list[str]) -> Sequence[Sequence[PassageLike]]:
             began = monotonic()

@@ -1,4 +1,4 @@
-"""Open a run's model, listen, and end as a server should: nothing new taken in, everything accepted finished."""
+"""Listen, serve, and shut down: nothing new is accepted, everything accepted is finished."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SECONDS_TO_CLOSE = 10
-"""How long connections may take to be closed once the last answer is there."""
+"""How long connections may take to close after the last answer."""
 _POLL_SECONDS = 0.05
 
 
 def require_packages() -> None:
-    """Check that the server's packages are there.
+    """Check that the server's packages are installed.
 
     Raises:
-        DependencyError: One is not; the extra that brings it is named.
+        DependencyError: One is not; the extra that installs it is named.
     """
     for module, package in (("fastapi", "fastapi"), ("uvicorn", "uvicorn"), ("prometheus_client", "prometheus-client")):
         import_optional(module, extra="serve", use="is a part of the server", package=package)
@@ -43,11 +43,11 @@ def with_key(config: ServeConfig) -> ServeConfig:
     """The settings with the API key of the environment, where they have none.
 
     Raises:
-        ConfigError: Others than this machine could connect without a key; or the variable holds no key.
+        ConfigError: Other machines could connect without a key; or the variable holds no valid key.
     """
     found = os.environ.get(KEY_VARIABLE)
     if config.api_key is None and found:
-        # Checked as the setting is; a copy alone would not be.
+        # Built anew, because a copy would not be validated.
         config = type(config)(**(dict(config) | {"api_key": SecretStr(found)}))
     if config.api_key is None and not config.is_local and not config.open_to_all:
         need = f"needs an API key beside it (serve.api_key, or {KEY_VARIABLE}), or serve.open_to_all=true"
@@ -56,7 +56,7 @@ def with_key(config: ServeConfig) -> ServeConfig:
 
 
 def listen(config: ServeConfig) -> socket.socket:
-    """A socket that listens where the settings say.
+    """A socket that listens on the configured address.
 
     Raises:
         ConfigError: The address is not this machine's, or the port is taken.
@@ -75,11 +75,11 @@ def listen(config: ServeConfig) -> socket.socket:
 
 
 def serve(service: Service, listener: socket.socket) -> None:
-    """Answer until a signal says stop; then finish what was accepted. Returns when that is done."""
+    """Serve until SIGTERM or SIGINT; return when everything that was accepted is finished."""
     service.scheduler.start()
     address = listener.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    log.info("serving %s at http://%s:%d", service.served.name, host, address[1])
+    log.info("serving %s at http://%s:%d", service.model.name, host, address[1])
     try:
         asyncio.run(_serve(service, listener))
     finally:
@@ -106,7 +106,7 @@ def _server(service: Service) -> uvicorn.Server:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Leaves the signals to us: what it would do at once is done after the last answer."""
+        """Leaves signals to `_serve`: uvicorn would stop at once, this server after the last answer."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -116,7 +116,7 @@ def _server(service: Service) -> uvicorn.Server:
 
 
 def server_config(service: Service) -> uvicorn.Config:
-    """How connections are held, and the application behind them."""
+    """uvicorn's settings: bounded connections, and the application."""
     import uvicorn
 
     from retro.serve.app import make_app
@@ -134,10 +134,10 @@ def server_config(service: Service) -> uvicorn.Config:
 
 
 async def _finish(service: Service, server: uvicorn.Server) -> None:
-    """Take nothing more in, and let the server end when the last accepted answer is there."""
+    """Accept nothing more, and let the server end after the last accepted answer."""
     scheduler, grace = service.scheduler, service.config.grace_seconds
-    scheduler.stop_taking()
-    service.arriving.stop()
+    scheduler.stop_accepting()
+    service.body_timeouts.stop()
     log.info("stopping: %d accepted answers to finish, at most %g s", scheduler.unfinished, grace)
     until = asyncio.get_running_loop().time() + grace
     while scheduler.unfinished and asyncio.get_running_loop().time() < until:

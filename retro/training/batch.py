@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens: TypeAlias = NDArray[np.signedinteger[Any]]
-"""int64, or int32 as token files are read: half the bytes to copy and to send; `DataLoader` widens them on the device."""
+"""int64, or int32 as token files are read: half the bytes to copy and to send; `DataLoader` widens them there."""
 
 
 @dataclass(frozen=True)

@@ -376,13 +376,13 @@ def _request_seeds() -> list[bytes]:
 
 def _read_request(path: Path) -> object:
     from retro.common.errors import DataError
-    from retro.serve.body import read_object
-    from retro.serve.refusal import RefusalError
+    from retro.serve.errors import ApiError
+    from retro.serve.request_body import parse_object
 
     try:
-        body = read_object(path.read_bytes())
-    except RefusalError as refusal:
-        raise DataError("request", refusal.message.encode().decode(), "") from None
+        body = parse_object(path.read_bytes())
+    except ApiError as error:
+        raise DataError("request", error.message.encode().decode(), "") from None
     json.dumps(body, ensure_ascii=False).encode()
     return body
 

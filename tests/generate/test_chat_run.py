@@ -19,15 +19,15 @@ from retro.qa.question import Context, Question
 from retro.qa.task import load_task
 from retro.run.config import RunConfig
 from retro.run.pipeline import stage
-from retro.serve.asking import ask_chat, ask_completion
-from retro.serve.opening import open_service
-from retro.serve.parameters import ChatParameters, CompletionParameters
-from retro.serve.refusal import RefusalError
-from retro.serve.served import Limits
+from retro.serve.errors import ApiError
+from retro.serve.loading import load_service
+from retro.serve.model_info import Limits
+from retro.serve.prepare import prepare_chat, prepare_completion
+from retro.serve.protocol import ChatRequest, CompletionRequest
 from retro.sft.config import SftDataConfig
 from retro.sft.prepare import Shape, prepare
 from retro.tokenizers.conventions import CONVENTIONS
-from tests.serve.test_load import places_of
+from tests.serve.test_load import stage_paths
 from tests.tiny_road import SMALL_MODEL, run_stages, small_config
 from tests.tokenizers.chat_folders import make_folder
 
@@ -61,7 +61,7 @@ def corpus_of(config: RunConfig) -> Corpus:
 
 
 def asker_of(config: RunConfig, questions: list[Question]) -> QuestionRunner:
-    corpus, places = corpus_of(config), places_of(config)
+    corpus, places = corpus_of(config), stage_paths(config)
     info = find_checkpoint(config.generate, places.checkpoint)
     generate = for_model(config.generate, info)
     engine, _ = open_engine(generate, config.parallel, info, corpus, places.db, places.index)
@@ -146,7 +146,7 @@ def test_a_run_without_a_chat_template_cannot_be_asked_in_style_chat(tmp_path: P
 
 def test_a_served_chat_is_written_by_the_template_and_a_completion_begins_with_the_prefix(folder: Path) -> None:
     config = config_of(folder, "serve.retrieval=none")
-    service = open_service(config.serve, config.generate, places_of(config), "tiny")
+    service = load_service(config.serve, config.generate, stage_paths(config), "tiny")
     limits = Limits.of(config.serve)
     messages = [
         {"role": "system", "content": " Be brief. "},
@@ -154,27 +154,27 @@ def test_a_served_chat_is_written_by_the_template_and_a_completion_begins_with_t
         {"role": "assistant", "content": "Hi"},
         {"role": "user", "content": "Where to?"},
     ]
-    asked = ask_chat(ChatParameters(messages=messages, max_tokens=4), service.served, limits, "none")
+    asked = prepare_chat(ChatRequest(messages=messages, max_tokens=4), service.model, limits, "none")
     wanted = theirs(folder).apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert list(asked.requests[0].prompt) == wanted
     tokenizer = corpus_of(config).tokenizer
-    text, empty = ask_completion(CompletionParameters(prompt=["to", ""]), service.served, limits, "none").requests
+    text, empty = prepare_completion(CompletionRequest(prompt=["to", ""]), service.model, limits, "none").requests
     assert list(text.prompt) == [BEGIN, *tokenizer.encode("to")]
     assert list(empty.prompt) == [BEGIN]
 
 
 def test_a_conversation_that_the_template_refuses_is_refused_with_its_words(folder: Path) -> None:
     config = config_of(folder, "serve.retrieval=none")
-    service = open_service(config.serve, config.generate, places_of(config), "tiny")
+    service = load_service(config.serve, config.generate, stage_paths(config), "tiny")
 
     def refuse(*arguments: Any, **ways: Any) -> None:
         raise DataError("template", "its chat template cannot write this conversation (Roles must alternate)", "Mend")
 
-    given = ChatParameters(messages=[{"role": "user", "content": "x"}])
+    given = ChatRequest(messages=[{"role": "user", "content": "x"}])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retro.serve.chat.encode_chats", refuse)
-        with pytest.raises(RefusalError, match=r"messages: .*\(Roles must alternate\)"):
-            ask_chat(given, service.served, Limits.of(config.serve), "none")
+        patch.setattr("retro.serve.prompts.encode_chats", refuse)
+        with pytest.raises(ApiError, match=r"messages: .*\(Roles must alternate\)"):
+            prepare_chat(given, service.model, Limits.of(config.serve), "none")
 
 
 def test_perplexity_begins_sequences_with_the_token_that_is_wanted(folder: Path) -> None:

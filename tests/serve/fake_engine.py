@@ -1,4 +1,4 @@
-"""An engine without a model, and a tokenizer without a vocabulary: what is said depends on prompt and seed alone."""
+"""An engine without a model, and a tokenizer without a vocabulary: answers depend on prompt and seed alone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ByteTokenizer:
 TOKENIZER = ByteTokenizer()
 
 
-def said(prompt: Sequence[int], seed: int, words: int = 40) -> str:
+def fake_answer(prompt: Sequence[int], seed: int, words: int = 40) -> str:
     """What the engine says to a prompt, before limits and stop strings: words drawn by prompt and seed."""
     digest = hashlib.sha512(repr((list(prompt), seed)).encode()).digest()
     return "".join(f" {WORDS[digest[place % 64] % len(WORDS)]}{place}" for place in range(words))
@@ -80,7 +80,7 @@ class _Running:
 
 
 class FakeEngine:
-    """Says `said(prompt, seed)` a byte at a time; a text that names a failure fails in that way."""
+    """Says `fake_answer(prompt, seed)` a byte at a time; a text that names a failure fails in that way."""
 
     def __init__(
         self, *, max_running: int = 8, step_seconds: float = 0.0, words: int = 40, gate: threading.Event | None = None
@@ -104,7 +104,7 @@ class FakeEngine:
         if len(request.prompt) > SEQUENCE or b"refuse me" in bytes(id_ for id_ in request.prompt if id_ < END):
             raise ConfigError("Request.prompt", f"{len(request.prompt)} tokens", f"needs at most {SEQUENCE}")
         number, self._next = self._next, self._next + 1
-        answer = said(request.prompt, request.sampling.seed, self.words).encode()
+        answer = fake_answer(request.prompt, request.sampling.seed, self.words).encode()
         self._by_number[number] = _Running(request, answer)
         self._waiting.append(number)
         return number

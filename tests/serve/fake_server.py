@@ -11,19 +11,19 @@ import yaml
 from retro.common.progress import set_up_logging
 from retro.generate.request import Engine
 from retro.serve.app import Service
-from retro.serve.arriving import Arriving
 from retro.serve.config import ServeConfig
 from retro.serve.metrics import Metrics
+from retro.serve.model_info import ModelInfo
+from retro.serve.request_body import BodyTimeouts
 from retro.serve.run import listen, serve, with_key
 from retro.serve.scheduler import Scheduler
-from retro.serve.served import Served
 from tests.serve.fake_engine import CHUNK, SEQUENCE, TOKENIZER, FakeEngine, fake_retrieve
 
 
 def fake_service(
     config: ServeConfig | None = None, *, open_engine: Callable[[], Engine] = FakeEngine, **facts: Any
 ) -> Service:
-    """A service over a fake engine; `facts` change what is served."""
+    """A service over a fake engine; `facts` change the served model."""
     config, metrics = config or ServeConfig(), Metrics()
     known: dict[str, Any] = {
         "name": "fake",
@@ -43,10 +43,10 @@ def fake_service(
     scheduler = Scheduler(open_engine, capacity=capacity, stall_seconds=config.seconds_per_request)
     return Service(
         config=config,
-        served=Served(**(known | facts)),
+        model=ModelInfo(**(known | facts)),
         scheduler=scheduler,
         metrics=metrics,
-        arriving=Arriving(config.arrival_seconds),
+        body_timeouts=BodyTimeouts(config.arrival_seconds),
     )
 
 

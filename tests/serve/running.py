@@ -18,7 +18,7 @@ from retro.serve.run import listen, server_config
 
 
 @dataclass(frozen=True)
-class Answered:
+class HttpAnswer:
     """One HTTP answer."""
 
     status: int
@@ -44,7 +44,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningServer:
     """A server that answers."""
 
     service: Service
@@ -54,25 +54,25 @@ class Running:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def get(self, path: str, **headers: str) -> Answered:
+    def get(self, path: str, **headers: str) -> HttpAnswer:
         return self.send("GET", path, None, headers)
 
-    def post(self, path: str, body: Any, **headers: str) -> Answered:
+    def post(self, path: str, body: Any, **headers: str) -> HttpAnswer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.send("POST", path, data, {"Content-Type": "application/json"} | headers)
 
-    def send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answered:
+    def send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> HttpAnswer:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path, body, dict(headers))
             found = connection.getresponse()
-            return Answered(found.status, dict(found.getheaders()), found.read().decode())
+            return HttpAnswer(found.status, dict(found.getheaders()), found.read().decode())
         finally:
             connection.close()
 
 
 @contextmanager
-def running(service: Service) -> Iterator[Running]:
+def running(service: Service) -> Iterator[RunningServer]:
     """Serve on a free port until the block ends."""
     listener = listen(service.config.model_copy(update={"port": 0}))
     server = uvicorn.Server(server_config(service))
@@ -80,7 +80,7 @@ def running(service: Service) -> Iterator[Running]:
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     try:
-        yield Running(service, listener.getsockname()[1])
+        yield RunningServer(service, listener.getsockname()[1])
     finally:
         server.should_exit = True
         thread.join(timeout=20)

@@ -13,26 +13,26 @@ import openai
 import pytest
 
 from retro.serve.config import ServeConfig
-from tests.serve.fake_engine import FakeEngine, said
+from tests.serve.fake_engine import FakeEngine, fake_answer
 from tests.serve.fake_server import fake_service
-from tests.serve.running import Running, running
+from tests.serve.running import RunningServer, running
 
 KEY = "sk-0123456789"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server() -> Iterator[RunningServer]:
     with running(fake_service(ServeConfig(api_key=KEY))) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def client(server: Running) -> openai.OpenAI:
+def client(server: RunningServer) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
 
 
 def answer(prompt: str, seed: int, tokens: int) -> str:
-    return said(tuple(prompt.encode()), seed).encode()[:tokens].decode(errors="ignore")
+    return fake_answer(tuple(prompt.encode()), seed).encode()[:tokens].decode(errors="ignore")
 
 
 PLAIN = "question: Who?\nanswer:"
@@ -106,7 +106,7 @@ def test_the_openai_client_s_answer_can_be_sent_back_as_a_message(client: openai
     assert again.choices[0].message.content == answer(prompt, 3, 4)[1:]
 
 
-def test_the_openai_client_is_told_what_is_wrong(client: openai.OpenAI, server: Running) -> None:
+def test_the_openai_client_raises_its_own_errors(client: openai.OpenAI, server: RunningServer) -> None:
     with pytest.raises(openai.BadRequestError, match=r"best_of: is not supported") as refused:
         client.completions.create(model="fake", prompt="a", best_of=3)
     assert (refused.value.param, refused.value.code) == ("best_of", "unsupported_parameter")
@@ -123,7 +123,7 @@ def curl(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_curl_asks_and_streams(server: Running) -> None:
+def test_curl_gets_whole_and_streamed_answers(server: RunningServer) -> None:
     head = ["-H", "Content-Type: application/json", "-H", f"Authorization: Bearer {KEY}"]
     body = {"model": "fake", "prompt": "Once", "max_tokens": 8, "seed": 3}
     found = json.loads(curl(f"{server.url}/v1/completions", *head, "-d", json.dumps(body)))
@@ -166,7 +166,7 @@ def test_when_a_client_leaves_its_answer_is_cancelled(stream: bool) -> None:
         )
 
 
-def test_a_full_server_says_when_to_come_again() -> None:
+def test_a_full_server_says_when_to_retry() -> None:
     gate = threading.Event()
     engine = FakeEngine(gate=gate, max_running=1)
     config = ServeConfig(max_running=1, max_queued=1)
@@ -189,7 +189,7 @@ def test_a_full_server_says_when_to_come_again() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_that_takes_too_long_ends_in_an_error_and_makes_room(stream: bool) -> None:
+def test_an_answer_that_takes_too_long_ends_in_an_error_and_is_cancelled(stream: bool) -> None:
     engine = FakeEngine(step_seconds=0.02)
     config = ServeConfig(seconds_per_request=0.5)
     with running(fake_service(config, open_engine=lambda: engine)) as server:
@@ -200,7 +200,7 @@ def test_an_answer_that_takes_too_long_ends_in_an_error_and_makes_room(stream: b
         wait_until(lambda: engine.running == 0)
 
 
-def test_a_body_that_never_comes_is_given_up() -> None:
+def test_a_body_that_never_arrives_times_out() -> None:
     with running(fake_service(ServeConfig(arrival_seconds=0.3))) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
             connection.sendall(request_bytes(prompt="a")[:-5])
@@ -222,6 +222,6 @@ def test_health_says_when_the_engine_fails_and_a_dead_one_is_not_live() -> None:
 
 def test_while_stopping_it_is_live_and_not_ready() -> None:
     with running(fake_service()) as server:
-        server.service.scheduler.stop_taking()
+        server.service.scheduler.stop_accepting()
         assert (server.get("/health").status, server.get("/health/live").status) == (503, 200)
         assert server.post("/v1/completions", {"prompt": "a"}).error["code"] == "stopping"

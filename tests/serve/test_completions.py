@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 
 from retro.serve.config import ServeConfig
-from tests.serve.fake_engine import TOKENIZER, FakeEngine, said
+from tests.serve.fake_engine import TOKENIZER, FakeEngine, fake_answer
 from tests.serve.fake_server import fake_service
-from tests.serve.running import Running, running
+from tests.serve.running import RunningServer, running
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server() -> Iterator[RunningServer]:
     config = ServeConfig(max_prompt_tokens=200, max_new_tokens=100, max_choices=6, max_passages=4)
     with running(fake_service(config)) as found:
         yield found
 
 
 def answer(prompt: str, seed: int, tokens: int) -> str:
-    return said(tuple(prompt.encode()), seed).encode()[:tokens].decode()
+    return fake_answer(tuple(prompt.encode()), seed).encode()[:tokens].decode()
 
 
 def chat_body(text: str = "Who?", **given: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ PLAIN = "question: Who?\nanswer:"
 """The prompt of `chat_body()` in the plain style."""
 
 
-def test_a_completion_is_openai_s_object(server: Running) -> None:
+def test_a_completion_is_openai_s_object(server: RunningServer) -> None:
     found = server.post(COMPLETIONS, {"model": "fake", "prompt": "Once", "max_tokens": 20, "seed": 4})
     assert found.status == 200
     body = found.json
@@ -46,14 +46,14 @@ def test_a_completion_is_openai_s_object(server: Running) -> None:
     assert body["usage"] == {"prompt_tokens": 4, "completion_tokens": 20, "total_tokens": 24}
 
 
-def test_without_max_tokens_a_completion_has_sixteen_and_a_chat_as_many_as_may_be(server: Running) -> None:
+def test_without_max_tokens_a_completion_has_sixteen_and_a_chat_as_many_as_may_be(server: RunningServer) -> None:
     plain = server.post(COMPLETIONS, {"prompt": "Once", "seed": 4}).json
     assert plain["usage"]["completion_tokens"] == 16
     chat = server.post(CHAT, chat_body(max_tokens=None)).json
     assert chat["usage"]["completion_tokens"] == 100
 
 
-def test_prompts_may_be_many_texts_or_token_ids_and_choices_stand_prompt_by_prompt(server: Running) -> None:
+def test_prompts_may_be_many_texts_or_token_ids_and_choices_come_prompt_by_prompt(server: RunningServer) -> None:
     body = {"prompt": ["one", "two"], "n": 2, "seed": 7, "max_tokens": 9}
     choices = server.post(COMPLETIONS, body).json["choices"]
     expected = [answer(prompt, seed, 9) for prompt in ("one", "two") for seed in (7, 8)]
@@ -66,26 +66,26 @@ def test_prompts_may_be_many_texts_or_token_ids_and_choices_stand_prompt_by_prom
     assert [choice["text"] for choice in single] == expected[:1]
 
 
-def test_an_empty_prompt_begins_a_document(server: Running) -> None:
+def test_an_empty_prompt_begins_a_document(server: RunningServer) -> None:
     found = server.post(COMPLETIONS, {"prompt": "", "seed": 0, "max_tokens": 8}).json["choices"][0]
-    assert found["text"] == said((TOKENIZER.eod,), 0).encode()[:8].decode()
+    assert found["text"] == fake_answer((TOKENIZER.eod,), 0).encode()[:8].decode()
 
 
-def test_stop_strings_end_an_answer_and_are_not_part_of_it(server: Running) -> None:
+def test_stop_strings_end_an_answer_and_are_not_part_of_it(server: RunningServer) -> None:
     whole = answer("Once", 4, 60)
     stop = whole[25:28]
     (choice,) = server.post(COMPLETIONS, {"prompt": "Once", "seed": 4, "max_tokens": 60, "stop": stop}).json["choices"]
     assert (choice["text"], choice["finish_reason"]) == (whole[: whole.index(stop)], "stop")
 
 
-def test_echo_gives_the_prompt_back_before_the_answer(server: Running) -> None:
+def test_echo_gives_the_prompt_back_before_the_answer(server: RunningServer) -> None:
     body = {"prompt": "Once", "seed": 4, "max_tokens": 6, "echo": True}
     assert server.post(COMPLETIONS, body).json["choices"][0]["text"] == "Once" + answer("Once", 4, 6)
     pieces = server.post(COMPLETIONS, body | {"stream": True}).events
     assert "".join(piece["choices"][0]["text"] for piece in pieces) == "Once" + answer("Once", 4, 6)
 
 
-def test_log_probabilities_of_a_completion(server: Running) -> None:
+def test_log_probabilities_of_a_completion(server: RunningServer) -> None:
     body = {"prompt": "Once", "seed": 4, "max_tokens": 3, "logprobs": 2}
     found = server.post(COMPLETIONS, body).json["choices"][0]["logprobs"]
     assert "".join(found["tokens"]) == answer("Once", 4, 3)
@@ -98,7 +98,7 @@ def test_log_probabilities_of_a_completion(server: Running) -> None:
     assert [one["tokens"] for one in streamed] == [[token] for token in found["tokens"]]
 
 
-def test_a_chat_is_asked_in_the_prompt_of_tuning_and_its_answer_has_no_leading_space(server: Running) -> None:
+def test_a_chat_uses_the_prompt_of_tuning_and_its_answer_has_no_leading_space(server: RunningServer) -> None:
     body = server.post(CHAT, chat_body()).json
     assert (body["object"], body["id"][:9]) == ("chat.completion", "chatcmpl-")
     assert answer(PLAIN, 1, 20).startswith(" ")
@@ -106,7 +106,7 @@ def test_a_chat_is_asked_in_the_prompt_of_tuning_and_its_answer_has_no_leading_s
     assert body["usage"]["prompt_tokens"] == len(PLAIN)
 
 
-def test_earlier_turns_and_a_system_message_stand_before_the_question(server: Running) -> None:
+def test_earlier_turns_and_a_system_message_come_before_the_question(server: RunningServer) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Who?"},
@@ -122,7 +122,7 @@ def test_earlier_turns_and_a_system_message_stand_before_the_question(server: Ru
     assert said_by == answer(prompt, 1, 20)[1:]
 
 
-def test_log_probabilities_of_a_chat(server: Running) -> None:
+def test_log_probabilities_of_a_chat(server: RunningServer) -> None:
     body = chat_body(max_tokens=2, logprobs=True, top_logprobs=1)
     found = server.post(CHAT, body).json["choices"][0]["logprobs"]["content"]
     assert [one["logprob"] for one in found] == [-0.5, -0.5]
@@ -130,7 +130,7 @@ def test_log_probabilities_of_a_chat(server: Running) -> None:
     assert found[0]["bytes"] == [32]
 
 
-def test_a_streamed_chat_says_who_speaks_then_what_then_why_it_ended_then_the_usage(server: Running) -> None:
+def test_a_streamed_chat_has_the_role_then_text_then_the_finish_reason_then_the_usage(server: RunningServer) -> None:
     body = chat_body(stream=True, stream_options={"include_usage": True}, n=2)
     events = server.post(CHAT, body).events
     assert {event["object"] for event in events} == {"chat.completion.chunk"}
@@ -150,7 +150,7 @@ def test_a_streamed_chat_says_who_speaks_then_what_then_why_it_ended_then_the_us
     assert all(event["usage"] is None for event in events[:-1])
 
 
-def test_each_chunk_names_its_passages_where_it_ends_and_how_far_they_are(server: Running) -> None:
+def test_each_chunk_has_its_passages_its_end_and_their_distances(server: RunningServer) -> None:
     found = server.post(CHAT, chat_body(max_tokens=40, retrieval={"k": 1})).json["choices"][0]
     chunks = found["retrieval"]["chunks"]
     assert found["retrieval"]["source"] == "live"
@@ -174,7 +174,7 @@ def test_each_chunk_names_its_passages_where_it_ends_and_how_far_they_are(server
     assert [chunk for one in told for chunk in one["chunks"]] == chunks
 
 
-def test_passages_are_searched_given_or_none_as_the_request_says(server: Running) -> None:
+def test_passages_are_searched_given_or_none_as_the_request_says(server: RunningServer) -> None:
     def chunks(retrieval: Any) -> Any:
         return server.post(COMPLETIONS, {"prompt": "a", "max_tokens": 20, "retrieval": retrieval}).json["choices"][0][
             "retrieval"
@@ -223,7 +223,7 @@ def test_passages_are_searched_given_or_none_as_the_request_says(server: Running
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip
-def test_what_cannot_be_answered_is_refused(server: Running, given: Any, status: int, words: str) -> None:
+def test_what_cannot_be_answered_is_refused(server: RunningServer, given: Any, status: int, words: str) -> None:
     found = server.post(COMPLETIONS, {"prompt": "a", "seed": 1} | given)
     assert found.status == status
     assert set(found.error) == {"message", "type", "param", "code"}
@@ -245,18 +245,18 @@ def test_what_cannot_be_answered_is_refused(server: Running, given: Any, status:
             "messages: has 318 tokens; this server takes 200 (serve.max_prompt_tokens)",
         ),
         ({"top_logprobs": 2}, "top_logprobs: needs logprobs: true"),
-        ({"max_completion_tokens": 9, "max_tokens": 9}, "max_tokens: stands beside max_completion_tokens"),
+        ({"max_completion_tokens": 9, "max_tokens": 9}, "max_tokens: is set beside max_completion_tokens"),
         ({"max_completion_tokens": 101, "max_tokens": None}, "max_completion_tokens: needs at most 100"),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_chat_that_cannot_be_answered_is_refused(server: Running, given: Any, words: str) -> None:
+def test_a_chat_that_cannot_be_answered_is_refused(server: RunningServer, given: Any, words: str) -> None:
     found = server.post(CHAT, chat_body() | given)
     assert (found.status, found.error["message"][: len(words)]) == (400, words)
 
 
 def test_a_stream_that_is_refused_before_it_begins_has_a_status_and_one_that_fails_later_an_event(
-    server: Running,
+    server: RunningServer,
 ) -> None:
     assert server.post(COMPLETIONS, {"prompt": "refuse me", "stream": True}).status == 400
     found = server.post(COMPLETIONS, {"prompt": "break the step", "stream": True})
@@ -293,7 +293,7 @@ def test_a_server_without_an_index_takes_given_passages_alone() -> None:
         assert bare.post(COMPLETIONS, {"prompt": "a", "retrieval": {"passages": ["b"]}}).status == 200
 
 
-def test_passages_stand_in_a_chat_s_prompt_where_the_model_was_tuned_so_and_are_cut_to_fit() -> None:
+def test_a_chat_s_prompt_shows_passages_where_the_model_was_tuned_so_and_they_are_cut_to_fit() -> None:
     engine = FakeEngine()
     with running(fake_service(open_engine=lambda: engine, contexts_in_prompt=1)) as shown:
         body = shown.post(CHAT, chat_body(retrieval={"passages": [{"title": "T", "text": "told"}]})).json
@@ -306,6 +306,6 @@ def test_passages_stand_in_a_chat_s_prompt_where_the_model_was_tuned_so_and_are_
         assert cut["usage"]["prompt_tokens"] == 400 - 20
 
 
-def test_a_number_of_a_seed_is_drawn_where_none_is_given(server: Running) -> None:
+def test_a_seed_is_drawn_where_none_is_given(server: RunningServer) -> None:
     texts = {server.post(COMPLETIONS, {"prompt": "a", "max_tokens": 60}).json["choices"][0]["text"] for _ in range(4)}
     assert len(texts) > 1

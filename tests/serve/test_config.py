@@ -19,7 +19,7 @@ def test_this_machine_alone_needs_no_key(host: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "127.0.0.1.example.org"])
-def test_any_other_address_needs_a_key_or_a_word(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_address_needs_a_key_or_open_to_all(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(ConfigError, match=r"serve.host = .*: needs an API key beside it"):
         with_key(ServeConfig(host=host))

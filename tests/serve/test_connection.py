@@ -138,7 +138,7 @@ def test_a_client_without_the_key_cannot_go_on_sending() -> None:
             assert is_dropped(connection)
 
 
-def test_a_request_that_is_still_arriving_when_the_server_stops_is_told_so() -> None:
+def test_a_request_that_is_still_arriving_when_the_server_stops_gets_503() -> None:
     with process("arrival_seconds=60") as server, connect(server.port, head(1000) + b"{") as connection:
         with connect(server.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") as other:
             assert answer(other).startswith(b"HTTP/1.1 200")  # so it has the bytes of the first connection too

@@ -10,13 +10,13 @@ from retro.run.config import RunConfig
 from retro.run.pipeline import database_dirs, stage
 from retro.serve.app import Service
 from retro.serve.config import ServeConfig
-from retro.serve.opening import Places, open_service
+from retro.serve.loading import StagePaths, load_service
 from tests.serve.fake_engine import FakeEngine
 from tests.serve.fake_server import fake_service
 from tests.serve.running import running
 
 
-def put_on(service: Service, *, clients: int, seconds: float, tokens: int) -> Load:
+def apply_load(service: Service, *, clients: int, seconds: float, tokens: int) -> Load:
     with running(service) as server:
         asked = questions([f"text {number}" for number in range(6)], tokens)
         alone = asyncio.run(answers_alone(server.port, asked))
@@ -32,28 +32,30 @@ def put_on(service: Service, *, clients: int, seconds: float, tokens: int) -> Lo
 
 
 def test_under_load_every_answer_is_the_one_given_alone() -> None:
-    load = put_on(fake_service(open_engine=lambda: FakeEngine(step_seconds=0.001)), clients=25, seconds=3, tokens=30)
+    load = apply_load(
+        fake_service(open_engine=lambda: FakeEngine(step_seconds=0.001)), clients=25, seconds=3, tokens=30
+    )
     assert load.wrong == []
     assert load.answered
     assert load.counts["left half way"] > 0
     assert load.counts["malformed, refused"] > 0
 
 
-def test_a_server_that_is_full_refuses_and_mixes_nothing_up() -> None:
+def test_a_full_server_refuses_requests_and_mixes_up_none() -> None:
     config = ServeConfig(max_running=2, max_queued=2)
     service = fake_service(config, open_engine=lambda: FakeEngine(step_seconds=0.02, max_running=2))
-    load = put_on(service, clients=20, seconds=2, tokens=30)
+    load = apply_load(service, clients=20, seconds=2, tokens=30)
     assert load.wrong == []
     assert load.counts["refused, full"] > 0
 
 
-def places_of(config: RunConfig) -> Places:
+def stage_paths(config: RunConfig) -> StagePaths:
     db, index = database_dirs(config, answers=True)
-    return Places(checkpoint=stage("sft").path(config), corpus=stage("corpus").path(config), db=db, index=index)
+    return StagePaths(checkpoint=stage("sft").path(config), corpus=stage("corpus").path(config), db=db, index=index)
 
 
 def test_a_real_model_under_load_answers_as_it_does_alone(road: RunConfig) -> None:
-    service = open_service(road.serve, road.generate, places_of(road), "tiny")
-    load = put_on(service, clients=8, seconds=3, tokens=12)
+    service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
+    load = apply_load(service, clients=8, seconds=3, tokens=12)
     assert load.wrong == []
     assert load.answered

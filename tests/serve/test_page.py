@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from retro.serve.app import page_policy, page_text
 from retro.serve.config import ServeConfig
-from retro.serve.page import page_policy, page_text
 from tests.analysis.inspect.test_page import Page
 from tests.serve.chromium import CHROMIUM, Browser, browser
-from tests.serve.fake_engine import FakeEngine, said
+from tests.serve.fake_engine import FakeEngine, fake_answer
 from tests.serve.fake_server import fake_service
 from tests.serve.running import running
 
@@ -22,7 +22,7 @@ ASKED = "question: Who?\nanswer:"
 
 
 def answer(seed: int, tokens: int) -> str:
-    return said(tuple(ASKED.encode()), seed).encode()[:tokens].decode(errors="ignore").lstrip()
+    return fake_answer(tuple(ASKED.encode()), seed).encode()[:tokens].decode(errors="ignore").lstrip()
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:

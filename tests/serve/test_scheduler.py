@@ -13,35 +13,34 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.generate.request import Engine, Event, LiveRetrieval, Request, Sampling
-from retro.serve.job import Job, NoRoomError, NotTakingError
-from retro.serve.scheduler import Scheduler
-from tests.serve.fake_engine import FakeEngine, said
+from retro.serve.scheduler import Job, NotAcceptingError, QueueFullError, Scheduler
+from tests.serve.fake_engine import FakeEngine, fake_answer
 
 
-class Heard:
+class Recorder:
     """A listener that keeps what it hears, in order."""
 
     def __init__(self, *, when: str = "", then: Callable[[], Any] | None = None) -> None:
-        """Does `then`, on the scheduler's thread, when it is `accepted`, or has `heard` something."""
+        """Does `then`, on the scheduler's thread, when it is `accepted`, or has an `event`."""
         self.all: queue.Queue[Any] = queue.Queue()
         self._then = {when: then}
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         self.all.put("accepted")
         self._do("accepted")
 
-    def heard(self, index: int, event: Event) -> None:
+    def on_event(self, index: int, event: Event) -> None:
         self.all.put((index, event))
-        self._do("heard")
+        self._do("event")
 
     def _do(self, when: str) -> None:
         if (then := self._then.pop(when, None)) is not None:
             then()
 
-    def failed(self, error: Exception) -> None:
+    def on_error(self, error: Exception) -> None:
         self.all.put(error)
 
-    def until_over(self, choices: int = 1) -> list[Any]:
+    def until_finished(self, choices: int = 1) -> list[Any]:
         """Everything up to the last completion, or to the error."""
         found: list[Any] = []
         while choices:
@@ -53,7 +52,7 @@ class Heard:
 
     def texts(self, choices: int = 1) -> list[str]:
         """Texts of the completions, by choice."""
-        over = [one for one in self.until_over(choices) if isinstance(one, tuple)]
+        over = [one for one in self.until_finished(choices) if isinstance(one, tuple)]
         done = {index: event.completion.text for index, event in over if event.completion is not None}
         return [done[index] for index in sorted(done)]
 
@@ -63,7 +62,7 @@ def request(prompt: str, *, seed: int = 0, tokens: int = 30) -> Request:
 
 
 def expected(prompt: str, *, seed: int = 0, tokens: int = 30) -> str:
-    return said(tuple(prompt.encode()), seed).encode()[:tokens].decode(errors="replace")
+    return fake_answer(tuple(prompt.encode()), seed).encode()[:tokens].decode(errors="replace")
 
 
 @contextmanager
@@ -79,45 +78,45 @@ def driving(
         scheduler.close()
 
 
-def offer(scheduler: Scheduler, requests: Sequence[Request], *, streams: bool = False) -> tuple[Job, Heard]:
-    heard = Heard()
+def submit(scheduler: Scheduler, requests: Sequence[Request], *, streams: bool = False) -> tuple[Job, Recorder]:
+    heard = Recorder()
     job = Job(requests, heard, streams=streams)
-    scheduler.offer(job)
+    scheduler.submit(job)
     return job, heard
 
 
-def test_many_jobs_run_together_and_each_hears_its_own_answer() -> None:
+def test_many_jobs_run_together_and_each_gets_its_own_answer() -> None:
     engine = FakeEngine(max_running=8)
     with driving(lambda: engine, start=False) as scheduler:
-        offered = [offer(scheduler, [request(f"question {n}", seed=n)]) for n in range(20)]
+        offered = [submit(scheduler, [request(f"question {n}", seed=n)]) for n in range(20)]
         scheduler.start()
         assert [heard.texts() for _, heard in offered] == [[expected(f"question {n}", seed=n)] for n in range(20)]
         assert engine.most_at_once == 8
         assert scheduler.unfinished == 0
 
 
-def test_a_job_that_streams_hears_every_step_and_one_that_does_not_only_the_last() -> None:
+def test_a_streaming_job_gets_every_step_and_another_only_the_last() -> None:
     with driving() as scheduler:
-        _, streaming = offer(scheduler, [request("a")], streams=True)
-        _, whole = offer(scheduler, [request("a")])
-        steps = streaming.until_over()
+        _, streaming = submit(scheduler, [request("a")], streams=True)
+        _, whole = submit(scheduler, [request("a")])
+        steps = streaming.until_finished()
         assert steps[0] == "accepted"
         assert "".join(event.text for _, event in steps[1:]) == expected("a")
         assert len(steps) == 1 + 30
-        assert [type(one) for one in whole.until_over()] == [str, tuple]
+        assert [type(one) for one in whole.until_finished()] == [str, tuple]
 
 
 def test_choices_of_one_job_are_told_apart() -> None:
     with driving() as scheduler:
-        _, heard = offer(scheduler, [request("a", seed=seed) for seed in range(3)])
+        _, heard = submit(scheduler, [request("a", seed=seed) for seed in range(3)])
         assert heard.texts(3) == [expected("a", seed=seed) for seed in range(3)]
 
 
-def test_a_request_that_the_engine_refuses_is_told_so_and_takes_its_whole_job_along() -> None:
+def test_a_request_that_the_engine_refuses_fails_its_whole_job() -> None:
     with driving() as scheduler:
-        _, other = offer(scheduler, [request("other")])
-        _, heard = offer(scheduler, [request("fine"), request("refuse me")])
-        (error,) = heard.until_over()
+        _, other = submit(scheduler, [request("other")])
+        _, heard = submit(scheduler, [request("fine"), request("refuse me")])
+        (error,) = heard.until_finished()
         assert isinstance(error, ConfigError)
         assert other.texts() == [expected("other")]
         assert scheduler.unfinished == 0
@@ -126,24 +125,24 @@ def test_a_request_that_the_engine_refuses_is_told_so_and_takes_its_whole_job_al
 
 def test_what_does_not_fit_is_refused_at_once_and_fits_when_there_is_room_again() -> None:
     with driving(capacity=3, start=False) as scheduler:
-        _, first = offer(scheduler, [request("a"), request("b")])
-        with pytest.raises(NoRoomError):
-            offer(scheduler, [request("c"), request("d")])
-        _, third = offer(scheduler, [request("e")])
+        _, first = submit(scheduler, [request("a"), request("b")])
+        with pytest.raises(QueueFullError):
+            submit(scheduler, [request("c"), request("d")])
+        _, third = submit(scheduler, [request("e")])
         scheduler.start()
         assert (len(first.texts(2)), len(third.texts())) == (2, 1)
-        assert len(offer(scheduler, [request("f")] * 3)[1].texts(3)) == 3
+        assert len(submit(scheduler, [request("f")] * 3)[1].texts(3)) == 3
 
 
-def test_a_cancelled_job_hears_no_more_and_leaves_the_engine() -> None:
+def test_a_cancelled_job_gets_no_more_events_and_leaves_the_engine() -> None:
     engine = FakeEngine()
     with driving(lambda: engine) as scheduler:
-        heard = Heard(when="heard", then=lambda: scheduler.cancel(job))
+        heard = Recorder(when="event", then=lambda: scheduler.cancel(job))
         job = Job([request("a", tokens=100)], heard, streams=True)
-        scheduler.offer(job)
+        scheduler.submit(job)
         # One that comes after it is answered when the cancellation has been heard.
         assert (heard.all.get(timeout=20), heard.all.get(timeout=20)[1].completion) == ("accepted", None)
-        assert offer(scheduler, [request("b")])[1].texts() == [expected("b")]
+        assert submit(scheduler, [request("b")])[1].texts() == [expected("b")]
         assert heard.all.empty()
         assert (engine.running, scheduler.unfinished) == (0, 0)
 
@@ -151,35 +150,35 @@ def test_a_cancelled_job_hears_no_more_and_leaves_the_engine() -> None:
 def test_a_job_cancelled_before_it_began_never_begins() -> None:
     engine = FakeEngine()
     with driving(lambda: engine, start=False) as scheduler:
-        job, heard = offer(scheduler, [request("a")])
+        job, heard = submit(scheduler, [request("a")])
         scheduler.cancel(job)
         scheduler.start()
-        assert offer(scheduler, [request("b")])[1].texts() == [expected("b")]
+        assert submit(scheduler, [request("b")])[1].texts() == [expected("b")]
         assert heard.all.empty()
 
 
 def test_of_answers_that_are_not_streamed_only_the_one_at_fault_fails() -> None:
     with driving(start=False) as scheduler:
-        offered = [offer(scheduler, [request(f"good {n}")]) for n in range(4)]
-        _, bad = offer(scheduler, [request("break the step")])
+        offered = [submit(scheduler, [request(f"good {n}")]) for n in range(4)]
+        _, bad = submit(scheduler, [request("break the step")])
         scheduler.start()
-        late = offer(scheduler, [request("late")])[1]
+        late = submit(scheduler, [request("late")])[1]
         assert [heard.texts() for _, heard in offered] == [[expected(f"good {n}")] for n in range(4)]
-        assert isinstance(bad.until_over()[-1], RuntimeError)
+        assert isinstance(bad.until_finished()[-1], RuntimeError)
         assert late.texts() == [expected("late")]
         # Once together with the others, and once alone.
         assert scheduler.health().failures == 2
         assert scheduler.health().state == "ok"
 
 
-def test_choices_that_were_finished_before_a_step_failed_are_heard_once() -> None:
+def test_choices_that_were_finished_before_a_step_failed_are_reported_once() -> None:
     with driving(start=False) as scheduler:
         requests = [request("short", tokens=2), request("long"), request("short too", tokens=3)]
-        _, heard = offer(scheduler, requests)
-        _, bad = offer(scheduler, [request("break the step")])
+        _, heard = submit(scheduler, requests)
+        _, bad = submit(scheduler, [request("break the step")])
         scheduler.start()
-        assert isinstance(bad.until_over()[-1], RuntimeError)
-        told = [one for one in heard.until_over(3) if isinstance(one, tuple)]
+        assert isinstance(bad.until_finished()[-1], RuntimeError)
+        told = [one for one in heard.until_finished(3) if isinstance(one, tuple)]
         assert [index for index, _ in told] == [0, 2, 1]
         assert [event.completion.text for _, event in told] == [
             expected("short", tokens=2), expected("short too", tokens=3), expected("long"),
@@ -188,36 +187,38 @@ def test_choices_that_were_finished_before_a_step_failed_are_heard_once() -> Non
         assert heard.all.empty()
 
 
-def test_a_stream_that_was_heard_does_not_begin_again() -> None:
-    bad = Heard()
+def test_a_stream_with_reported_events_is_not_retried() -> None:
+    bad = Recorder()
     with driving() as scheduler:
-        stream = Heard(when="heard", then=lambda: scheduler.offer(Job([request("break the step")], bad, streams=False)))
-        scheduler.offer(Job([request("told", tokens=100)], stream, streams=True))
-        assert isinstance(stream.until_over()[-1], RuntimeError)
-        assert isinstance(bad.until_over()[-1], RuntimeError)
-        assert offer(scheduler, [request("next")])[1].texts() == [expected("next")]
+        stream = Recorder(
+            when="event", then=lambda: scheduler.submit(Job([request("break the step")], bad, streams=False))
+        )
+        scheduler.submit(Job([request("told", tokens=100)], stream, streams=True))
+        assert isinstance(stream.until_finished()[-1], RuntimeError)
+        assert isinstance(bad.until_finished()[-1], RuntimeError)
+        assert submit(scheduler, [request("next")])[1].texts() == [expected("next")]
 
 
-def test_an_engine_that_fails_every_time_is_said_to_be_failing_until_it_answers() -> None:
+def test_an_engine_that_fails_every_time_has_the_state_failing_until_it_answers() -> None:
     with driving() as scheduler:
         for _ in range(3):
-            assert isinstance(offer(scheduler, [request("break the step")])[1].until_over()[-1], RuntimeError)
+            assert isinstance(submit(scheduler, [request("break the step")])[1].until_finished()[-1], RuntimeError)
         assert scheduler.health().state == "failing"
-        assert offer(scheduler, [request("fine")])[1].texts() == [expected("fine")]
+        assert submit(scheduler, [request("fine")])[1].texts() == [expected("fine")]
         assert scheduler.health().state == "ok"
 
 
-def test_an_engine_that_cannot_be_opened_again_ends_everything_with_an_answer() -> None:
+def test_an_engine_that_cannot_be_opened_again_ends_every_job_with_an_error() -> None:
     engines = iter([FakeEngine()])
     with driving(lambda: next(engines), start=False) as scheduler:
-        _, heard = offer(scheduler, [request("good")])
-        _, bad = offer(scheduler, [request("break the step")])
+        _, heard = submit(scheduler, [request("good")])
+        _, bad = submit(scheduler, [request("break the step")])
         scheduler.start()
-        assert str(bad.until_over()[-1]) == str(heard.until_over()[-1]) == "the server ended"
+        assert str(bad.until_finished()[-1]) == str(heard.until_finished()[-1]) == "the server ended"
         scheduler._thread.join(timeout=20)
         assert scheduler.health().state == "dead"
-        with pytest.raises(NotTakingError):
-            offer(scheduler, [request("more")])
+        with pytest.raises(NotAcceptingError):
+            submit(scheduler, [request("more")])
 
 
 class Forgetful(FakeEngine):
@@ -231,7 +232,7 @@ class Forgetful(FakeEngine):
 
 def test_requests_that_an_engine_loses_are_answered_with_an_error() -> None:
     with driving(Forgetful) as scheduler:
-        error = offer(scheduler, [request("a")])[1].until_over()[-1]
+        error = submit(scheduler, [request("a")])[1].until_finished()[-1]
         assert str(error) == "the engine has lost its requests"
 
 
@@ -244,39 +245,39 @@ class Refusing(FakeEngine):
         return super().submit(request)
 
 
-def test_a_request_that_cannot_be_taken_in_fails_alone() -> None:
+def test_a_request_that_cannot_be_submitted_fails_alone() -> None:
     with driving(Refusing) as scheduler:
-        _, other = offer(scheduler, [request("other", tokens=100)], streams=True)
-        _, heard = offer(scheduler, [Request(prompt=(1,), reading=LiveRetrieval())])
-        assert isinstance(heard.until_over()[-1], OSError)
+        _, other = submit(scheduler, [request("other", tokens=100)], streams=True)
+        _, heard = submit(scheduler, [Request(prompt=(1,), reading=LiveRetrieval())])
+        assert isinstance(heard.until_finished()[-1], OSError)
         assert other.texts() == [expected("other", tokens=100)]
 
 
-def test_while_stopping_nothing_is_taken_in_and_everything_is_finished() -> None:
+def test_while_stopping_nothing_is_accepted_and_everything_is_finished() -> None:
     with driving(start=False) as scheduler:
-        _, heard = offer(scheduler, [request("a")])
-        scheduler.stop_taking()
+        _, heard = submit(scheduler, [request("a")])
+        scheduler.stop_accepting()
         scheduler.start()
         assert scheduler.health().state == "stopping"
-        with pytest.raises(NotTakingError):
-            offer(scheduler, [request("b")])
+        with pytest.raises(NotAcceptingError):
+            submit(scheduler, [request("b")])
         assert heard.texts() == [expected("a")]
 
 
 def test_what_is_unfinished_when_the_thread_ends_fails() -> None:
     with driving() as scheduler:
-        heard = Heard(when="accepted", then=scheduler.end)
-        scheduler.offer(Job([request("a")], heard, streams=False))
-        assert str(heard.until_over()[-1]) == "the server ended"
+        heard = Recorder(when="accepted", then=scheduler.end)
+        scheduler.submit(Job([request("a")], heard, streams=False))
+        assert str(heard.until_finished()[-1]) == "the server ended"
         scheduler.close()
         assert scheduler.health().state == "dead"
 
 
-def test_a_step_that_takes_too_long_is_said_to_be_stalled() -> None:
+def test_a_step_that_takes_too_long_has_the_state_stalled() -> None:
     gate = threading.Event()
     scheduler = Scheduler(lambda: FakeEngine(gate=gate), capacity=5, stall_seconds=0.01)
     scheduler.start()
-    _, heard = offer(scheduler, [request("a", tokens=1)])
+    _, heard = submit(scheduler, [request("a", tokens=1)])
     while scheduler.health().state != "stalled":
         time.sleep(0.005)
     gate.set()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.fake_engine import said
+from tests.serve.fake_engine import fake_answer
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +62,7 @@ def process(*words: str) -> Iterator[Process]:
         found.process.stderr.close()
 
 
-class Asking:
+class RequestThread:
     """A request on a thread of its own."""
 
     def __init__(self, port: int, prompt: str, *, tokens: int = 60, stream: bool = False) -> None:
@@ -101,21 +101,21 @@ class Asking:
 
     @property
     def expected(self) -> str:
-        return said(tuple(self.prompt.encode()), 1).encode()[: self.tokens].decode(errors="replace")
+        return fake_answer(tuple(self.prompt.encode()), 1).encode()[: self.tokens].decode(errors="replace")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_every_accepted_answer_finish_and_refuses_new_ones(number: int) -> None:
     with process("step_seconds=0.02", "max_running=4") as server:
         # The first streams, so that it is known to have been accepted; the others are behind it, some waiting.
-        first = Asking(server.port, "first", tokens=120, stream=True)
+        first = RequestThread(server.port, "first", tokens=120, stream=True)
         first.begun.wait(timeout=60)
-        others = [Asking(server.port, f"other {n}", tokens=20, stream=n % 2 == 0) for n in range(8)]
+        others = [RequestThread(server.port, f"other {n}", tokens=20, stream=n % 2 == 0) for n in range(8)]
         while waiting(server.port) < 1:
             pass
         server.stop(number)
         told = int(server.until(r"stopping: (\d+) accepted answers to finish"))
-        late = Asking(server.port, "late")
+        late = RequestThread(server.port, "late")
         late.wait()
         assert (late.status, json.loads(late.text)["error"]["code"]) == (503, "stopping")
         for one in (first, *others):
@@ -140,12 +140,15 @@ def waiting(port: int) -> int:
 
 def test_answers_that_outlast_the_grace_end_in_an_error_and_the_server_ends() -> None:
     with process("step_seconds=0.05", "grace_seconds=0.2") as server:
-        slow = [Asking(server.port, "slow", tokens=300, stream=True), Asking(server.port, "slow", tokens=300)]
+        slow = [
+            RequestThread(server.port, "slow", tokens=300, stream=True),
+            RequestThread(server.port, "slow", tokens=300),
+        ]
         slow[0].begun.wait(timeout=60)
         server.stop()
         for one in slow:
             one.wait()
-        assert '"code": "engine_failed"' in slow[0].text
+        assert '"code":"engine_failed"' in slow[0].text
         assert slow[0].text.endswith("data: [DONE]\n\n")
         assert slow[1].status in (500, 503)
         assert server.ended() == 0
@@ -154,7 +157,7 @@ def test_answers_that_outlast_the_grace_end_in_an_error_and_the_server_ends() ->
 
 def test_a_second_signal_ends_it_at_once() -> None:
     with process("step_seconds=0.05") as server:
-        slow = Asking(server.port, "slow", tokens=300, stream=True)
+        slow = RequestThread(server.port, "slow", tokens=300, stream=True)
         slow.begun.wait(timeout=60)
         server.stop()
         server.until("stopping: 1 accepted")
@@ -167,7 +170,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
 def test_a_key_is_never_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRO_API_KEY", "sk-0123456789")
     with process() as server:
-        asking = Asking(server.port, "a")
+        asking = RequestThread(server.port, "a")
         asking.wait()
         assert asking.status == 401
         server.stop()

@@ -21,7 +21,7 @@ from retro.teacher.teacher import Teacher, open_teacher
 from retro.tokenizers.chat_template import Message
 from retro.tokenizers.tokenizer import load_tokenizer, save_tokenizer
 from tests.model.convert.folders import LLAMA
-from tests.serve.fake_engine import SEQUENCE, TOKENIZER, FakeEngine, said
+from tests.serve.fake_engine import SEQUENCE, TOKENIZER, FakeEngine, fake_answer
 from tests.teacher.asking import asked, numbered
 from tests.tokenizers.chat_folders import make_folder
 
@@ -49,7 +49,7 @@ def test_an_engine_replies_to_many_at_once_in_their_order(tmp_path: Path) -> Non
     engine = FakeEngine(words=5)
     with fake_teacher(tmp_path, engine) as teacher:
         found = list(teacher.complete_all(numbered(7, max_tokens=200)))
-    wanted = [said(TOKENIZER.encode(f"question {number}"), 0, 5) for number in range(7)]
+    wanted = [fake_answer(TOKENIZER.encode(f"question {number}"), 0, 5) for number in range(7)]
     assert [one.text for one in found] == [text.removeprefix(" ") for text in wanted]
     assert [one.output_tokens for one in found] == [len(text.encode()) for text in wanted]
     assert {(one.finish_reason, one.input_tokens, one.model, one.cached) for one in found} == {
@@ -60,7 +60,7 @@ def test_an_engine_replies_to_many_at_once_in_their_order(tmp_path: Path) -> Non
 
 def test_limit_stop_and_seed_reach_the_engine(tmp_path: Path) -> None:
     with fake_teacher(tmp_path, FakeEngine(words=5)) as teacher:
-        whole = said(TOKENIZER.encode("a"), 0, 5)
+        whole = fake_answer(TOKENIZER.encode("a"), 0, 5)
         cut = teacher.complete([{"role": "user", "content": "a"}], max_tokens=4)
         stopped = teacher.complete([{"role": "user", "content": "a"}], max_tokens=200, stop=["1"])
         drawn = teacher.complete([{"role": "user", "content": "a"}], max_tokens=200, temperature=1.0, seed=9)
@@ -68,7 +68,7 @@ def test_limit_stop_and_seed_reach_the_engine(tmp_path: Path) -> None:
     beginning = whole.encode()[1:4].decode()
     assert (cut.text, cut.finish_reason, cut.output_tokens) == (beginning, "length", 4)
     assert (stopped.text, stopped.finish_reason) == (whole[1 : whole.index("1")], "stop")
-    assert drawn.text == said(TOKENIZER.encode("a"), 9, 5)[1:]
+    assert drawn.text == fake_answer(TOKENIZER.encode("a"), 9, 5)[1:]
 
 
 def test_a_prompt_that_does_not_fit_stops_the_work_and_keeps_the_others(tmp_path: Path) -> None:

@@ -1,21 +1,32 @@
-"""Parameters: what is taken, what is ignored, and what is refused by its name."""
+"""Request bodies: what is accepted, what is ignored, and what is refused by its name."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from pydantic import ValidationError
 
-from retro.serve.parameters import ChatParameters, CompletionParameters, read_parameters
-from retro.serve.refusal import RefusalError
+from retro.serve.errors import ApiError, invalid_parameter
+from retro.serve.protocol import ChatRequest, CompletionRequest, GenerationParameters
+
+P = TypeVar("P", bound=GenerationParameters)
 
 
-def completion(**given: Any) -> CompletionParameters:
-    return read_parameters(CompletionParameters, {"prompt": "a"} | given)
+def validated(kind: type[P], data: dict[str, Any]) -> P:
+    """The body, or the error that the server answers with."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise invalid_parameter(dict(error.errors()[0])) from None
 
 
-def chat(**given: Any) -> ChatParameters:
-    return read_parameters(ChatParameters, {"messages": [{"role": "user", "content": "a"}]} | given)
+def completion(**given: Any) -> CompletionRequest:
+    return validated(CompletionRequest, {"prompt": "a"} | given)
+
+
+def chat(**given: Any) -> ChatRequest:
+    return validated(ChatRequest, {"messages": [{"role": "user", "content": "a"}]} | given)
 
 
 def test_defaults_are_openai_s() -> None:
@@ -43,14 +54,15 @@ def test_defaults_are_openai_s() -> None:
         ({"response_format": {"type": "json_object"}}, "response_format: is not supported"),
         ({"temprature": 1}, "temprature: is not a parameter; did you mean 'temperature'"),
         ({"qqqq": 1}, "qqqq: is not a parameter; known: audio, best_of, echo"),
+        ({"a\nb": 1}, r"a\\nb: is not a parameter; known: audio"),
         ({"temperature": 2.5}, "temperature: input should be less than or equal to 2"),
         ({"temperature": "1"}, "temperature: input should be a valid number"),
         ({"temperature": 10**400}, "temperature: input should be a valid number"),
         ({"temperature": float("inf")}, "temperature: input should be a finite number"),
         ({"temperature": True}, "temperature: input should be a valid number"),
         ({"top_p": 0}, "top_p: input should be greater than 0"),
-        ({"repetition_penalty": 1e-300}, "repetition_penalty: needs 0.01 to 100"),
-        ({"repetition_penalty": 101}, "repetition_penalty: needs 0.01 to 100"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty: input should be greater than or equal to 0.01"),
+        ({"repetition_penalty": 101}, "repetition_penalty: input should be less than or equal to 100"),
         ({"max_tokens": 0}, "max_tokens: input should be greater than or equal to 1"),
         ({"max_tokens": 5.0}, "max_tokens: input should be a valid integer"),
         ({"max_tokens": True}, "max_tokens: input should be a valid integer"),
@@ -59,21 +71,25 @@ def test_defaults_are_openai_s() -> None:
         ({"seed": 2**63}, "seed: input should be less than or equal to"),
         ({"stop": 5}, "stop: input should be a valid list"),
         ({"stop": [""]}, r"stop\[0\]: string should have at least 1 character"),
-        ({"stop": ["a"] * 5}, "stop: value should have at most 4 items, not 5"),
+        ({"stop": ["a"] * 5}, "stop: list should have at most 4 items, not 5"),
         ({"stream": "yes"}, "stream: input should be a valid boolean"),
         ({"logprobs": 21}, "logprobs: input should be less than or equal to 20"),
         ({"retrieval": {"source": "web"}}, "retrieval.source: input should be 'live', 'given' or 'none'"),
         ({"retrieval": {"passages": ["a", {"text": ""}]}}, r"retrieval.passages\[1\].text: string should have"),
-        ({"retrieval": {"passages": [{"txt": "a"}]}}, r"retrieval.passages\[0\].text: is missing"),
-        ({"retrieval": {"kk": 1}}, "retrieval.kk: is not a parameter of this server"),
+        (
+            {"retrieval": {"passages": [{"txt": "a"}]}},
+            r"retrieval.passages\[0\].txt: is not a parameter; did you mean 'text'",
+        ),
+        ({"retrieval": {"passages": [{"title": "a"}]}}, r"retrieval.passages\[0\].text: is missing"),
+        ({"retrieval": {"kk": 1}}, "retrieval.kk: is not a parameter; did you mean 'k'"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage: input should be a valid boolean"),
     ],
     ids=str,
 )
 def test_what_would_change_the_answer_is_refused_by_name(given: dict[str, Any], words: str) -> None:
-    with pytest.raises(RefusalError, match=words) as caught:
+    with pytest.raises(ApiError, match=words) as caught:
         completion(**given)
-    assert caught.value.status == 400
+    assert caught.value.status_code == 400
     assert caught.value.param is not None
     assert caught.value.message.startswith(caught.value.param)
 
@@ -84,6 +100,7 @@ def test_what_would_change_the_answer_is_refused_by_name(given: dict[str, Any], 
         {"frequency_penalty": 0}, {"frequency_penalty": 0.0}, {"presence_penalty": 0}, {"logit_bias": {}},
         {"best_of": 1}, {"suffix": None}, {"user": "someone"}, {"metadata": {"a": "b"}}, {"n": None},
         {"temperature": None},        {"response_format": {"type": "text"}}, {"retrieval": None}, {"store": False},
+        {"retrieval": {"passages": None, "web": None}}, {"qqqq": None},
     ],
     ids=str,
 )  # fmt: skip
@@ -110,11 +127,11 @@ def test_what_changes_nothing_is_taken(given: dict[str, Any]) -> None:
     ids=str,
 )
 def test_a_wrong_message_is_named(messages: Any, words: str) -> None:
-    with pytest.raises(RefusalError, match=words):
+    with pytest.raises(ApiError, match=words):
         chat(messages=messages)
 
 
-def test_a_message_is_a_text_or_parts_of_one_and_nulls_in_it_say_nothing() -> None:
+def test_a_message_is_a_text_or_parts_of_one_and_nulls_in_it_count_as_absent() -> None:
     given = [
         {"role": "assistant", "content": "a", "tool_calls": None, "refusal": None},
         {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]},

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from retro.serve.body import read_body, read_object
-from retro.serve.refusal import RefusalError
+from retro.serve.errors import ApiError
+from retro.serve.request_body import parse_object, read_body
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 
@@ -27,17 +27,17 @@ def test_a_body_is_read_part_by_part_up_to_the_limit() -> None:
 
 
 @pytest.mark.parametrize("length", ["11", "-1", "ten", "9" * 30, "0"])
-def test_a_body_is_stopped_at_the_limit_whatever_its_length_is_said_to_be(length: str) -> None:
-    with pytest.raises(RefusalError, match=r"larger than 10 bytes") as caught:
+def test_a_body_is_stopped_at_the_limit_whatever_its_content_length(length: str) -> None:
+    with pytest.raises(ApiError, match=r"larger than 10 bytes") as caught:
         read(JSON | {"content-length": length}, b"123456", b"789012")
-    assert caught.value.status == 413
+    assert caught.value.status_code == 413
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
-def test_what_is_not_said_to_be_json_is_not_read(kind: str) -> None:
-    with pytest.raises(RefusalError, match=r"send application/json") as caught:
+def test_another_content_type_than_json_is_refused(kind: str) -> None:
+    with pytest.raises(ApiError, match=r"send application/json") as caught:
         read({"content-type": kind}, b"{}")
-    assert caught.value.status == 415
+    assert caught.value.status_code == 415
 
 
 @pytest.mark.parametrize(
@@ -64,19 +64,19 @@ def test_what_is_not_said_to_be_json_is_not_read(kind: str) -> None:
     ids=lambda value: repr(value)[:24],
 )
 def test_a_body_that_is_no_json_object_is_refused_with_the_reason(body: bytes, words: str) -> None:
-    with pytest.raises(RefusalError, match=words) as caught:
-        read_object(body)
-    assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+    with pytest.raises(ApiError, match=words) as caught:
+        parse_object(body)
+    assert (caught.value.status_code, caught.value.code) == (400, "invalid_json")
 
 
 def test_whole_pairs_and_escapes_are_text() -> None:
-    assert read_object(b'{"a": "\\ud83d\\ude00 \\u00e4 \\\\ud800"}') == {"a": "😀 ä \\ud800"}
+    assert parse_object(b'{"a": "\\ud83d\\ude00 \\u00e4 \\\\ud800"}') == {"a": "😀 ä \\ud800"}
 
 
 def test_nesting_just_within_python_s_limit_is_refused_or_read_and_never_fails() -> None:
     for depth in range(50, 3000, 50):
         body = b'{"a": "\\u00e4", "b": ' + b"[" * depth + b"]" * depth + b"}"
         try:
-            assert read_object(body)["a"] == "ä"
-        except RefusalError as refusal:
-            assert "nests" in refusal.message
+            assert parse_object(body)["a"] == "ä"
+        except ApiError as error:
+            assert "nests" in error.message

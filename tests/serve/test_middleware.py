@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 
 from retro.serve.config import ServeConfig
-from retro.serve.guard import Guard, host_name, route_of
+from retro.serve.errors import ApiError
 from retro.serve.metrics import Metrics
-from retro.serve.refusal import RefusalError
+from retro.serve.middleware import AccessMiddleware, host_name, route_of
 from tests.serve.fake_server import fake_service
-from tests.serve.running import Running, running
+from tests.serve.running import RunningServer, running
 
 KEY = "sk-0123456789"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server() -> Iterator[RunningServer]:
     with running(fake_service(ServeConfig(max_body_bytes=2000))) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def locked() -> Iterator[Running]:
+def locked() -> Iterator[RunningServer]:
     with running(fake_service(ServeConfig(api_key=KEY, allowed_origins=("https://app.example",)))) as found:
         yield found
 
@@ -34,9 +34,9 @@ def passes(config: ServeConfig, **headers: str) -> bool:
     async def nothing(*_: Any) -> None: ...
 
     try:
-        Guard(nothing, config=config, metrics=Metrics()).check("GET", "/v1/models", headers)
-    except RefusalError as refusal:
-        assert refusal.status in (401, 403)
+        AccessMiddleware(nothing, config=config, metrics=Metrics()).check("GET", "/v1/models", headers)
+    except ApiError as error:
+        assert error.status_code in (401, 403)
         return False
     return True
 
@@ -60,7 +60,7 @@ def test_the_name_in_a_host_header(host: str, name: str) -> None:
     assert host_name(host) == name
 
 
-def test_on_this_machine_only_its_own_names_are_answered_to() -> None:
+def test_on_this_machine_only_its_own_host_names_are_accepted() -> None:
     local = ServeConfig()
     assert all(passes(local, host=host) for host in ("127.0.0.1:8000", "localhost", "[::1]:8000"))
     assert not any(
@@ -70,7 +70,7 @@ def test_on_this_machine_only_its_own_names_are_answered_to() -> None:
     assert passes(ServeConfig(allowed_hosts=("*",)), host="evil.example")
 
 
-def test_on_another_address_all_names_are_answered_to_until_some_are_listed() -> None:
+def test_on_another_address_all_host_names_are_accepted_until_some_are_listed() -> None:
     anywhere = ServeConfig(host="0.0.0.0", open_to_all=True)
     assert passes(anywhere, host="box.lan")
     listed = anywhere.model_copy(update={"allowed_hosts": ("box.lan",)})
@@ -78,7 +78,7 @@ def test_on_another_address_all_names_are_answered_to_until_some_are_listed() ->
     assert not passes(listed, host="evil.example")
 
 
-def test_pages_of_other_origins_may_not_ask_unless_they_are_listed() -> None:
+def test_pages_of_other_origins_are_refused_unless_they_are_listed() -> None:
     config = ServeConfig(allowed_origins=("https://app.example",))
     assert passes(config, host="localhost:8000", origin="http://localhost:8000")
     assert passes(config, host="localhost:8000", origin="https://app.example")
@@ -105,8 +105,8 @@ def test_a_wrong_key_does_not_pass(authorization: str) -> None:
     assert not passes(ServeConfig(api_key=KEY), host="localhost", authorization=authorization)
 
 
-def test_the_right_key_passes_and_pages_and_health_need_none(locked: Running) -> None:
-    for path in ("/v1/models", "/v1/models/fake", "/metrics"):
+def test_the_right_key_passes_and_pages_and_health_need_none(locked: RunningServer) -> None:
+    for path in ("/v1/models", "/v1/models/fake", "/metrics", "/openapi.json"):
         missing = locked.get(path)
         assert (missing.status, missing.error["code"]) == (401, "invalid_api_key")
         assert missing.headers["www-authenticate"] == "Bearer"
@@ -116,7 +116,7 @@ def test_the_right_key_passes_and_pages_and_health_need_none(locked: Running) ->
     assert [locked.get(path).status for path in ("/", "/health", "/health/live")] == [200, 200, 200]
 
 
-def test_a_listed_page_is_told_that_it_may_ask_and_another_is_not(locked: Running) -> None:
+def test_cors_preflight_allows_a_listed_origin_and_no_other(locked: RunningServer) -> None:
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
     listed = locked.send("OPTIONS", "/v1/completions", None, asked | {"Origin": "https://app.example"})
     assert listed.headers["access-control-allow-origin"] == "https://app.example"
@@ -125,17 +125,17 @@ def test_a_listed_page_is_told_that_it_may_ask_and_another_is_not(locked: Runnin
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_no_page_is_told_that_it_may_ask_where_none_is_listed(server: Running) -> None:
+def test_without_listed_origins_there_is_no_cors_header(server: RunningServer) -> None:
     assert "access-control-allow-origin" not in server.get("/v1/models").headers
 
 
-def test_a_rebound_name_is_refused_on_every_path(server: Running) -> None:
+def test_a_rebound_name_is_refused_on_every_path(server: RunningServer) -> None:
     for path in ("/", "/health", "/v1/models", "/metrics", "/nowhere"):
         found = server.get(path, Host="evil.example")
         assert (found.status, found.error["code"]) == (403, "host_not_allowed")
 
 
-def test_every_answer_forbids_what_a_browser_might_make_of_it(server: Running) -> None:
+def test_every_response_has_safe_headers(server: RunningServer) -> None:
     for path in ("/v1/models", "/nowhere"):
         headers = server.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -143,13 +143,13 @@ def test_every_answer_forbids_what_a_browser_might_make_of_it(server: Running) -
         assert "server" not in headers or "uvicorn" in headers["server"]
 
 
-def test_paths_and_methods_that_are_not_there_are_answered_in_the_same_form(server: Running) -> None:
+def test_paths_and_methods_that_are_not_there_are_answered_in_the_same_form(server: RunningServer) -> None:
     assert (server.get("/v1/embeddings").status, server.get("/v1/completions").status) == (404, 405)
     assert set(server.get("/docs").error) == {"message", "type", "param", "code"}
     assert server.get("/v1/models/other").error["code"] == "model_not_found"
 
 
-def test_a_body_that_is_longer_than_it_says_is_stopped(server: Running) -> None:
+def test_a_body_longer_than_its_content_length_is_refused(server: RunningServer) -> None:
     assert server.post("/v1/completions", {"prompt": "a" * 3000}).status == 413
     chunked = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     chunked += b"Transfer-Encoding: chunked\r\n\r\n" + b"3e8\r\n" + b"x" * 1000 + b"\r\n"
@@ -166,8 +166,8 @@ def test_a_body_that_is_longer_than_it_says_is_stopped(server: Running) -> None:
         ("", b"", b"401"),
     ],
 )
-def test_a_body_in_broken_chunks_is_a_line_of_the_log(
-    locked: Running, authorization: str, sent: bytes, status: bytes, caplog: pytest.LogCaptureFixture
+def test_a_body_in_broken_chunks_is_one_line_in_the_log(
+    locked: RunningServer, authorization: str, sent: bytes, status: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{authorization}"
     head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -175,7 +175,7 @@ def test_a_body_in_broken_chunks_is_a_line_of_the_log(
         connection.sendall(head.encode() + sent)
         found = connection.recv(4096)
         if not sent:
-            # Answered before its body came, which is broken.
+            # HttpAnswer before its body came, which is broken.
             connection.sendall(b"zz\r\n{}\r\n")
         while more := connection.recv(4096):
             found += more
@@ -196,18 +196,18 @@ def test_a_body_in_broken_chunks_is_a_line_of_the_log(
         (b"{}", 400),
     ],
 )
-def test_bad_bodies_are_answered_and_the_server_goes_on(server: Running, body: bytes, status: int) -> None:
+def test_bad_bodies_are_answered_and_the_server_goes_on(server: RunningServer, body: bytes, status: int) -> None:
     assert server.post("/v1/completions", body).status == status
     assert server.post("/v1/chat/completions", body).status == status
     assert server.post("/v1/completions", {"prompt": "a"}).status == 200
 
 
-def test_a_form_is_not_taken_for_json(server: Running) -> None:
+def test_a_form_is_not_taken_for_json(server: RunningServer) -> None:
     found = server.send("POST", "/v1/completions", b'{"prompt": "a"}', {"Content-Type": "text/plain"})
     assert found.status == 415
 
 
-def test_what_is_counted(server: Running) -> None:
+def test_requests_tokens_and_answers_are_counted(server: RunningServer) -> None:
     body = {"prompt": "abcd", "max_tokens": 5, "stream": True, "retrieval": {"source": "live"}}
     before = numbers(server)
     assert server.post("/v1/completions", body).status == 200
@@ -230,7 +230,7 @@ def test_searches_are_counted_by_text() -> None:
     assert b"retro_search_seconds_count 1.0" in metrics.text()
 
 
-def numbers(server: Running) -> dict[str, float]:
+def numbers(server: RunningServer) -> dict[str, float]:
     lines = [line.rpartition(" ") for line in server.get("/metrics").text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
 

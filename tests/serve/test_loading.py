@@ -16,19 +16,19 @@ from retro.common.errors import ArtifactError, ConfigError, DependencyError, Tra
 from retro.generate.request import LiveRetrieval, Request
 from retro.mcore import parallel
 from retro.run.config import RunConfig, as_yaml
-from retro.serve.opening import open_service
+from retro.serve.loading import load_service
 from retro.serve.run import require_packages
 from tests.serve.running import running
-from tests.serve.test_load import places_of
+from tests.serve.test_load import stage_paths
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_tuned_run_is_served_with_its_tokenizer_its_index_and_its_prompt(road: RunConfig) -> None:
-    service = open_service(road.serve, road.generate, places_of(road), "tiny")
-    served = service.served
-    assert (served.name, served.sequence_length, served.chunk_length, served.neighbors) == ("tiny", 64, 16, 2)
-    assert (served.style, served.kind, served.contexts_in_prompt) == ("plain", "conversation", 1)
+    service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
+    model = service.model
+    assert (model.name, model.sequence_length, model.chunk_length, model.neighbors) == ("tiny", 64, 16, 2)
+    assert (model.style, model.kind, model.contexts_in_prompt) == ("plain", "conversation", 1)
     with running(service) as server:
         messages = [{"role": "user", "content": "river1 river2"}]
         # It may not end by itself: what a model says that has learned nothing is nobody's concern here.
@@ -42,8 +42,8 @@ def test_a_tuned_run_is_served_with_its_tokenizer_its_index_and_its_prompt(road:
         assert server.get("/metrics").text.count("retro_searches_total 0.0") == 0
 
 
-def test_what_an_engine_held_is_given_back_when_a_new_one_is_opened(road: RunConfig) -> None:
-    service = open_service(road.serve, road.generate, places_of(road), "tiny")
+def test_memory_of_an_engine_is_freed_when_a_new_one_is_opened(road: RunConfig) -> None:
+    service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
     before = service.scheduler._engine
     before.submit(Request(prompt=(1, 2, 3), reading=LiveRetrieval()))
     before.step()
@@ -53,46 +53,46 @@ def test_what_an_engine_held_is_given_back_when_a_new_one_is_opened(road: RunCon
 
 
 def test_without_live_retrieval_no_index_is_needed(road: RunConfig, tmp_path: Path) -> None:
-    places = places_of(road)
-    bare = type(places)(checkpoint=places.checkpoint, corpus=places.corpus, db=tmp_path, index=tmp_path)
+    paths = stage_paths(road)
+    bare = type(paths)(checkpoint=paths.checkpoint, corpus=paths.corpus, db=tmp_path, index=tmp_path)
     config = road.serve.model_copy(update={"retrieval": "none"})
-    assert open_service(config, road.generate, bare, "tiny").served.retrieve is None
+    assert load_service(config, road.generate, bare, "tiny").model.retrieve is None
     with pytest.raises(ArtifactError, match=r"manifest.json: is missing"):
-        open_service(road.serve, road.generate, bare, "tiny")
+        load_service(road.serve, road.generate, bare, "tiny")
 
 
 def test_a_run_that_was_not_tuned_is_named(road: RunConfig, tmp_path: Path) -> None:
-    places = places_of(road)
-    empty = type(places)(checkpoint=tmp_path, corpus=places.corpus, db=places.db, index=places.index)
+    paths = stage_paths(road)
+    empty = type(paths)(checkpoint=tmp_path, corpus=paths.corpus, db=paths.db, index=paths.index)
     with pytest.raises(ArtifactError, match=r"holds no complete checkpoint"):
-        open_service(road.serve, road.generate, empty, "tiny")
+        load_service(road.serve, road.generate, empty, "tiny")
 
 
 def test_a_checkpoint_of_another_size_is_named(road: RunConfig) -> None:
     generate = road.generate.model_copy(update={"size": "843m"})
     with pytest.raises((TrainingError, ConfigError), match=r"843m"):
-        open_service(road.serve, generate, places_of(road), "tiny")
+        load_service(road.serve, generate, stage_paths(road), "tiny")
 
 
-def test_asking_in_another_form_than_it_was_tuned_on_is_warned_of(
+def test_another_prompt_style_than_that_of_tuning_is_warned_of(
     road: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     generate = road.generate.model_copy(update={"style": "instructretro"})
     with caplog.at_level(logging.WARNING, logger="retro"):
-        open_service(road.serve, generate, places_of(road), "tiny")
+        load_service(road.serve, generate, stage_paths(road), "tiny")
     assert "generate.style is 'instructretro', it was tuned with sft.data.style = 'plain'" in caplog.text
 
 
 def test_a_template_that_the_texts_lack_is_named(road: RunConfig) -> None:
     generate = road.generate.model_copy(update={"template": "none_such"})
     with pytest.raises(ConfigError, match=r"generate.template = 'none_such'"):
-        open_service(road.serve, generate, places_of(road), "tiny")
+        load_service(road.serve, generate, stage_paths(road), "tiny")
 
 
 def test_several_processes_are_refused(road: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match=r"WORLD_SIZE = 2: needs to be 1"):
-        open_service(road.serve, road.generate, places_of(road), "tiny")
+        load_service(road.serve, road.generate, stage_paths(road), "tiny")
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

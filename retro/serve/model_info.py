@@ -1,4 +1,4 @@
-"""What a server serves: facts of a model, and how its prompts are made. No model, no files."""
+"""Facts of the served model, and the limits of requests. No weights, no files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from retro.qa.prompt_texts import PromptTexts
 from retro.qa.prompts import Style
 from retro.qa.question import PassageLike
 from retro.serve.config import ServeConfig
+from retro.serve.protocol import Source
+from retro.serve.responses import ModelCard, ModelRetrieval
 from retro.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class ModelInfo:
     """A model as requests see it."""
 
     name: str
     """What clients call it."""
     created: int
-    """When it was opened, in seconds since 1970."""
+    """When it was loaded, in seconds since 1970."""
     tokenizer: Tokenizer
     token_bytes: Sequence[bytes] | None
     """By token id; None where a token's text depends on the tokens around it."""
@@ -45,17 +47,46 @@ class Served:
     template: str = ""
     """One of their templates; empty: the usual prompt."""
     prefix: tuple[int, ...] = ()
-    """What prompts begin with, except those that a chat template writes."""
+    """Token ids that prompts begin with, except those that a chat template writes."""
 
     @property
     def uses_passages(self) -> bool:
         """Whether a chat can use passages in any way."""
         return self.reads_neighbors or self.contexts_in_prompt > 0
 
+    @property
+    def sources(self) -> list[Source]:
+        """Where passages can come from."""
+        found: list[Source] = ["none", "given"] if self.uses_passages else ["none"]
+        return [*found, "live"] if self.uses_passages and self.retrieve is not None else found
+
+    def default_source(self, config: ServeConfig) -> Source:
+        """Where passages come from when a request does not say."""
+        return "live" if config.retrieval == "live" and "live" in self.sources else "none"
+
     def search(self, text: str, k: int) -> tuple[PassageLike, ...]:
         """The k best passages for a text; none without an index."""
         found: Sequence[Sequence[PassageLike]] = self.retrieve([text]) if self.retrieve is not None else [()]
         return tuple(found[0][:k])
+
+    def card(self, config: ServeConfig) -> ModelCard:
+        """What `/v1/models` says of it."""
+        retrieval = ModelRetrieval(
+            default=self.default_source(config),
+            sources=self.sources,
+            chunk_length=self.chunk_length,
+            k=self.neighbors,
+            max_k=config.max_passages,
+        )
+        return ModelCard(
+            id=self.name,
+            object="model",
+            created=self.created,
+            owned_by="retro",
+            max_model_len=self.sequence_length,
+            max_new_tokens=config.max_new_tokens,
+            retrieval=retrieval,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +100,7 @@ class Limits:
 
     @classmethod
     def of(cls, config: ServeConfig) -> Limits:
-        """The limits that a config sets. A request that needs more room than there is in all is not one for later."""
+        """The limits that a config sets; choices that could never fit in the queue are refused at once."""
         return cls(
             prompt_tokens=config.max_prompt_tokens,
             new_tokens=config.max_new_tokens,

@@ -1,4 +1,4 @@
-"""From finished stages to what a server serves: checkpoint, tokenizer, index, engine."""
+"""Load a service from finished stages: checkpoint, tokenizer, index, engine."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from retro.qa.prompt_texts import PromptTexts, load_prompts
 from retro.qa.prompts import require_template
 from retro.qa.question import PassageLike
 from retro.serve.app import Service
-from retro.serve.arriving import Arriving
 from retro.serve.config import ServeConfig
 from retro.serve.metrics import Metrics
+from retro.serve.model_info import ModelInfo
+from retro.serve.request_body import BodyTimeouts
 from retro.serve.scheduler import Scheduler
-from retro.serve.served import Served
 from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.token_bytes import shown_token_bytes
 from retro.tokenizers.tokenizer import Tokenizer, conventions_of
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where the stages of a run lie."""
+class StagePaths:
+    """Where the stages of a run are."""
 
     checkpoint: Path
     """A checkpoint, a directory of them, or a finished tuning stage."""
@@ -51,13 +51,13 @@ class Places:
     search: SearchConfig = BY_VECTORS
 
 
-def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, name: str) -> Service:
-    """Open everything that requests need.
+def load_service(config: ServeConfig, generate: GenerateConfig, paths: StagePaths, name: str) -> Service:
+    """Load everything that requests need.
 
     Args:
-        config: Of the server.
-        generate: Checkpoint, prompt style and passages, as for answering questions.
-        places: Of the run.
+        config: Settings of the server.
+        generate: Checkpoint, prompt style and passages, as for `retro generate`.
+        paths: Stages of the run.
         name: What the model is called where the config does not say.
 
     Raises:
@@ -71,33 +71,33 @@ def open_service(config: ServeConfig, generate: GenerateConfig, places: Places, 
     texts = load_prompts(generate.prompts)
     texts.rule_of_kind(config.kind, "serve.kind")
     require_template("generate.template", generate.template, texts)
-    info, metrics = find_checkpoint(generate, places.checkpoint), Metrics()
+    info, metrics = find_checkpoint(generate, paths.checkpoint), Metrics()
     # A GPT has no encoder: passages reach it through the prompt alone.
     generate = generate.model_copy(update={"encoder": generate.encoder and info.shape.model.retrieval})
     warn_of_other_prompts(generate, info.path, texts)
     generate, _ = with_choice(generate)
     bfloat16 = is_bfloat16(generate.precision)
     searches = config.retrieval == "live" and bool(generate.encoder or generate.contexts_in_prompt)
-    corpus = open_corpus(places.corpus, info, searches=searches)
+    corpus = open_corpus(paths.corpus, info, searches=searches)
     tokenizer, tokenizer_dir = model_tokenizer(info, corpus)
     ends, length = end_tokens(tokenizer, generate), sequence_length(generate, info)
     decoder = open_decoder(info.path, ParallelConfig(), ends, bfloat16=bfloat16, sequence_length=length)
     retrieve = None
     if searches and corpus is not None:
         most = max(config.max_passages, generate.contexts_in_prompt)
-        retrieve = metrics.counted(_in_turn(open_retriever(corpus, places.db, places.index, most, places.search)))
-    open_engine = _opener(decoder, tokenizer, retrieve, config, generate)
+        retrieve = metrics.counted(_one_at_a_time(open_retriever(corpus, paths.db, paths.index, most, paths.search)))
+    open_engine = _engine_opener(decoder, tokenizer, retrieve, config, generate)
     capacity = config.max_running + config.max_queued
     return Service(
         config=config,
-        served=_served(config, generate, decoder, tokenizer, tokenizer_dir, retrieve, texts, name),
+        model=_model_info(config, generate, decoder, tokenizer, tokenizer_dir, retrieve, texts, name),
         scheduler=Scheduler(open_engine, capacity=capacity, stall_seconds=config.seconds_per_request),
         metrics=metrics,
-        arriving=Arriving(config.arrival_seconds),
+        body_timeouts=BodyTimeouts(config.arrival_seconds),
     )
 
 
-def _served(
+def _model_info(
     config: ServeConfig,
     generate: GenerateConfig,
     decoder: Decoder,
@@ -106,8 +106,8 @@ def _served(
     retrieve: Retrieve | None,
     texts: PromptTexts,
     name: str,
-) -> Served:
-    return Served(
+) -> ModelInfo:
+    return ModelInfo(
         name=config.model_name or name,
         created=int(time.time()),
         tokenizer=tokenizer,
@@ -126,10 +126,10 @@ def _served(
     )
 
 
-def _opener(
+def _engine_opener(
     decoder: Decoder, tokenizer: Any, retrieve: Retrieve | None, config: ServeConfig, generate: GenerateConfig
 ) -> Callable[[], Engine]:
-    """Gives a new engine; what the one before still held of the decoder's memory is given back."""
+    """Opens a new engine, after freeing the decoder memory that the one before still held."""
     before: list[BatchEngine] = []
 
     def open_engine() -> Engine:
@@ -143,8 +143,8 @@ def _opener(
     return open_engine
 
 
-def _in_turn(retrieve: Retrieve) -> Retrieve:
-    """The same search, one at a time: prompts and generation search on different threads."""
+def _one_at_a_time(retrieve: Retrieve) -> Retrieve:
+    """The same search behind a lock: prompts and generation search on different threads."""
     lock = threading.Lock()
 
     def search(texts: list[str]) -> Sequence[Sequence[PassageLike]]:

@@ -1,4 +1,4 @@
-"""What stands before every route: who may ask, from which page, under which name; and what of it is counted."""
+"""Middleware: authentication, host and origin checks, safe headers, request metrics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retro.serve.config import ServeConfig
+from retro.serve.errors import ApiError
 from retro.serve.metrics import Metrics
-from retro.serve.refusal import RefusalError
-from retro.serve.wire import refused
 
 OPEN_PATHS = ("/", "/health", "/health/live")
-"""What is answered without a key: the page that asks for it, and how the server is."""
-ROUTES = (*OPEN_PATHS, "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions")
+"""Paths that need no key: the page that asks for it, and the health checks."""
+ROUTES = (*OPEN_PATHS, "/metrics", "/openapi.json", "/v1/models", "/v1/completions", "/v1/chat/completions")
 _SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -29,29 +28,29 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _SPARE_REQUESTS = 8
 
 
-class Guard:
-    """ASGI middleware around the whole application."""
+class AccessMiddleware:
+    """ASGI middleware around the whole application: checks who sends a request, and counts the response."""
 
     def __init__(self, app: ASGIApp, *, config: ServeConfig, metrics: Metrics) -> None:
-        """Stand before `app`.
+        """Wrap `app`.
 
         Args:
             app: The application.
             config: Key, hosts and origins.
-            metrics: Told of every answer.
+            metrics: Counts every response.
         """
         self._app, self._metrics, self._config = app, metrics, config
         self._key = config.api_key.get_secret_value().encode() if config.api_key is not None else None
-        self._asking = 0
-        # More cannot even wait; their bodies need not be read.
-        self._most_asking = config.max_running + config.max_queued + _SPARE_REQUESTS
+        self._received = 0
+        # More could not even wait in the queue; their bodies need not be read.
+        self._max_received = config.max_running + config.max_queued + _SPARE_REQUESTS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # 499, as others write it: the client left before it had an answer.
+        # 499, nginx's code: the client left before it had an answer.
         began, status = time.monotonic(), [499]
 
         async def send_with_headers(message: Message) -> None:
@@ -70,77 +69,77 @@ class Guard:
             if message["type"] == "http.request" and not message.get("more_body", False) and not counted:
                 self._require_room()
                 counted = int(scope["method"] == "POST")
-                self._asking += counted
+                self._received += counted
             return message
 
         ended = False
         try:
-            await self._pass(scope, receive_counted, send_with_headers)
+            await self._check_and_handle(scope, receive_counted, send_with_headers)
             ended = True
         finally:
-            self._asking -= counted
+            self._received -= counted
             route = route_of(scope["path"])
             self._metrics.requests.labels(route, str(status[0] if ended else 500)).inc()
             self._metrics.seconds.labels(route).observe(time.monotonic() - began)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _check_and_handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self.check(scope["method"], scope["path"], Headers(scope=scope))
-        except RefusalError as refusal:
-            await refused(refusal)(scope, receive, send)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def check(self, method: str, path: str, headers: Mapping[str, str]) -> None:
-        """Whether a request may pass.
+        """Check that a request may pass.
 
         Raises:
-            RefusalError: It asks under a wrong name, from a wrong page, without the key, or there are too many.
+            ApiError: Its host, origin or key is wrong, or there are too many.
         """
         self._check_host(headers.get("host", ""))
         self._check_origin(headers.get("origin"), headers.get("host", ""))
-        # A browser asks with OPTIONS, and without the key, whether a page of another origin may ask.
+        # A browser sends OPTIONS without the key to learn whether a page of another origin may send requests.
         if path not in OPEN_PATHS and method != "OPTIONS":
             self._check_key(headers.get("authorization", ""))
         if method == "POST":
             self._require_room()
 
     def _require_room(self) -> None:
-        """Whole requests count; those whose body is still coming in take nobody's place."""
-        if self._asking >= self._most_asking:
-            raise RefusalError(429, "too many requests at once", code="too_many_requests", retry_after=1)
+        """Only requests whose body has arrived count, so that slow ones take no place from others."""
+        if self._received >= self._max_received:
+            raise ApiError(429, "too many requests at once", code="too_many_requests", retry_after=1)
 
     def _check_host(self, host: str) -> None:
-        """A page that has its own name point to 127.0.0.1 is stopped by that name."""
+        """A page whose own host name points to 127.0.0.1 (DNS rebinding) is stopped by that name."""
         config = self._config
         name = host_name(host)
         if "*" in config.allowed_hosts or (not config.is_local and not config.allowed_hosts):
             return
         if name not in {*_LOCAL_NAMES, config.host.lower(), *(one.lower() for one in config.allowed_hosts)}:
-            problem = f"this server does not answer to the name {name[:100]!r}; serve.allowed_hosts lists names"
-            raise RefusalError(403, problem, code="host_not_allowed")
+            problem = f"this server does not answer to the host {name[:100]!r}; serve.allowed_hosts lists names"
+            raise ApiError(403, problem, code="host_not_allowed")
 
     def _check_origin(self, origin: str | None, host: str) -> None:
         if origin is None or origin in self._config.allowed_origins:
             return
-        if not _is_at(origin, host):
-            problem = f"pages of {origin[:100]!r} may not ask this server; serve.allowed_origins lists origins"
-            raise RefusalError(403, problem, code="origin_not_allowed")
+        if not _same_host(origin, host):
+            problem = f"pages of {origin[:100]!r} may not use this server; serve.allowed_origins lists origins"
+            raise ApiError(403, problem, code="origin_not_allowed")
 
     def _check_key(self, authorization: str) -> None:
         if self._key is None:
             return
         scheme, _, given = authorization.partition(" ")
-        # Compared as bytes, in a time that does not tell how much of it is right.
+        # Compared as bytes, in constant time.
         right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._key)
         if scheme.lower() != "bearer" or not right:
             found = "is wrong" if authorization else "is missing"
-            raise RefusalError(401, f"the API key {found}; send it as Authorization: Bearer …", code="invalid_api_key")
+            raise ApiError(401, f"the API key {found}; send it as Authorization: Bearer …", code="invalid_api_key")
 
 
 def host_name(host: str) -> str:
-    """The name in a Host header, without its port; empty for one that is not a name."""
-    if any(letter in host for letter in "/@\\ ?#"):
+    """The name in a Host header, without its port; empty where it is not valid."""
+    if any(character in host for character in "/@\\ ?#"):
         return ""
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -149,8 +148,8 @@ def host_name(host: str) -> str:
         return ""
 
 
-def _is_at(origin: str, host: str) -> bool:
-    """Whether an Origin header names the host; one that is no address names none."""
+def _same_host(origin: str, host: str) -> bool:
+    """Whether an Origin header names the host; an invalid one names none."""
     try:
         return urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
@@ -158,7 +157,7 @@ def _is_at(origin: str, host: str) -> bool:
 
 
 def route_of(path: str) -> str:
-    """The route that a path is counted under: one of a few, whatever is asked for."""
+    """The route that a path is counted under: one of a few, whatever the path."""
     if path.startswith("/v1/models/"):
         return "/v1/models"
     return path if path in ROUTES else "other"
