@@ -217,20 +217,23 @@ def require_same_config(
         )
 
 
+_OFF: tuple[Any, ...] = (None, False, 0, "", "auto", [], {})
+
+
 def differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Each setting that differs, with both values, by its dotted name.
 
-    A `precision` that is auto now asks for whatever it was begun in, and differs from nothing; nor does an
-    `add_special_tokens` that is auto from none, which older manifests have.
+    A `precision` that is auto now asks for whatever it was begun in, and differs from nothing. Nor does a setting that
+    an older manifest does not have, where it is off or auto now: there was nothing else then.
     """
     found = []
     for key in sorted(set(made) | set(wanted)):
         name = f"{prefix}{key}"
         before, now = made.get(key), wanted.get(key)
-        may_be_auto = ("precision", "add_special_tokens") if before is None else ("precision",)
+        as_before = (key == "precision" and now == "auto") or (before is None and now in _OFF)
         if isinstance(before, dict) and isinstance(now, dict):
             found += differences(before, now, f"{name}.")
-        elif _at_home(before) != _at_home(now) and not (key in may_be_auto and now == "auto"):
+        elif _at_home(before) != _at_home(now) and not as_before:
             found.append(f"{name} was {before!r}, now {now!r}")
     return found
 

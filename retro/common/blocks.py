@@ -1,8 +1,8 @@
 """Blocks: the unit of resume and of parallel work.
 
 A stage cuts its work into numbered blocks, shared among workers by a `Coordinator`. Each finished block is one HDF5
-file, written to a temporary name and renamed. A block counts as done when it was made from the same inputs, has the rows it
-should have, and its checksum matches; that a file merely opens proves nothing, since a file of an earlier run with
+file, written to a temporary name and renamed. A block counts as done when it was made from the same inputs, has the
+rows it should have, and its checksum matches; that a file merely opens proves nothing: a file of an earlier run with
 other settings opens too. Anything else is built again.
 """
 

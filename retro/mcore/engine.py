@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -41,31 +41,56 @@ class WeightGroup:
     """Times the learning rate of the rest."""
     warmup_steps: int
     """Steps of linear warm-up from zero."""
+    decays: bool = True
+    """Whether weight decay applies to its matrices."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """What the optimizer and its schedule need to know, in optimizer steps."""
+class OptimizerSettings(Protocol):
+    """What the optimizer and its schedule read of a stage's training settings, as `TrainConfig` has them."""
 
-    lr: float
-    min_lr: float
-    schedule: str
-    """cosine, linear or constant."""
-    warmup_steps: int
-    decay_steps: int
-    weight_decay: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    clip: float
-    bfloat16: bool
-    distributed_optimizer: bool = False
-    """Whether optimizer state and master weights are shared out over the data parallel ranks."""
-    saved: Callable[[str], bool] | None = None
-    """Predicate on the name of a weight: whether a checkpoint holds it, another one holding the rest; None: it holds
-    all."""
-    groups: tuple[WeightGroup, ...] = ()
-    """Weights with learning rates of their own."""
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+
+    @property
+    def min_lr(self) -> float:
+        """Learning rate after the decay."""
+
+    @property
+    def schedule(self) -> str:
+        """cosine, linear or constant."""
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of linear warm-up from zero."""
+
+    @property
+    def decay_length(self) -> int:
+        """The step at which the decay ends."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Decoupled weight decay, on matrices only."""
+
+    @property
+    def beta1(self) -> float:
+        """Adam's first moment."""
+
+    @property
+    def beta2(self) -> float:
+        """Adam's second moment."""
+
+    @property
+    def epsilon(self) -> float:
+        """Adam's denominator."""
+
+    @property
+    def clip(self) -> float:
+        """Norm to which gradients are clipped."""
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether the model computes in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -107,28 +132,42 @@ Chunk = TypeVar("Chunk", bound=nn.Module)
 class Engine(Generic[Chunk]):
     """Owns the wrapped layers of this rank, their optimizer and its learning-rate schedule."""
 
-    def __init__(self, chunks: Sequence[Chunk], settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        settings: OptimizerSettings,
+        *,
+        distributed_optimizer: bool = False,
+        saved: Callable[[str], bool] | None = None,
+        groups: Sequence[WeightGroup] = (),
+    ) -> None:
         """Wrap a model.
 
         Args:
             chunks: This stage's groups of layers, in order; the whole model where there is one stage.
             settings: Of the optimizer and its schedule.
+            distributed_optimizer: Share optimizer state and master weights out over the data parallel ranks.
+            saved: Predicate on the name of a weight: whether a checkpoint holds it, another one holding the rest;
+                None: it holds all.
+            groups: Weights with learning rates of their own.
         """
         self.chunks = list(chunks)
-        self.settings = settings
+        self.saved = saved
+        optimizer_config = _optimizer_config(settings, distributed_optimizer)
         for chunk in self.chunks:
             config: Any = chunk.config
             config.calculate_per_token_loss = True
             config.finalize_model_grads_func = finalize_model_grads
-        ddp = DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=settings.distributed_optimizer
-        )
+        ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=distributed_optimizer)
         self.wrapped = [
             DistributedDataParallel(config=chunk.config, ddp_config=ddp, module=chunk, disable_bucketing=number > 0)
             for number, chunk in enumerate(self.chunks)
         ]
         self.optimizer = get_megatron_optimizer(
-            _optimizer_config(settings), self.wrapped, _overrides(settings), use_gloo_process_groups=False
+            optimizer_config,
+            self.wrapped,
+            _overrides(optimizer_config, settings, groups),
+            use_gloo_process_groups=False,
         )
         for chunk in self.chunks:
             chunk.config.grad_scale_func = self.optimizer.scale_loss  # type: ignore[union-attr]
@@ -176,7 +215,7 @@ class Engine(Generic[Chunk]):
         weights = self._saved()
         parts = {"weights": weights, "optimizer": optimizer_state.wanted(self.optimizer, weights)}
         found = checkpoint.load({name: part for name, part in parts.items() if part}, directory)
-        self._fill(found.get("weights", {}), whole=self.settings.saved is None)
+        self._fill(found.get("weights", {}), whole=self.saved is None)
         progress = self._progress(found, directory)
         self.steps = progress["steps"]
         optimizer_state.restore(self.optimizer, self._saved(), found.get("optimizer", {}), self.steps)
@@ -199,7 +238,7 @@ class Engine(Generic[Chunk]):
 
     def _saved(self) -> dict[str, Any]:
         """The sharded weights that a checkpoint holds."""
-        saved, weights = self.settings.saved, self.weights()
+        saved, weights = self.saved, self.weights()
         if saved is None:
             return weights
         kept = {
@@ -292,7 +331,7 @@ def _mean(total: Tensor) -> tuple[float, int]:
     return (loss / count if count else 0.0), count
 
 
-def _optimizer_config(settings: EngineSettings) -> OptimizerConfig:
+def _optimizer_config(settings: OptimizerSettings, distributed_optimizer: bool) -> OptimizerConfig:
     return OptimizerConfig(
         optimizer="adam",
         lr=settings.lr,
@@ -303,20 +342,23 @@ def _optimizer_config(settings: EngineSettings) -> OptimizerConfig:
         adam_eps=settings.epsilon,
         clip_grad=settings.clip,
         bf16=settings.bfloat16,
-        use_distributed_optimizer=settings.distributed_optimizer,
+        use_distributed_optimizer=distributed_optimizer,
         params_dtype=torch.bfloat16 if settings.bfloat16 else torch.float32,
     )
 
 
-def _overrides(settings: EngineSettings) -> dict[ParamKey, Any]:
+def _overrides(
+    config: OptimizerConfig, settings: OptimizerSettings, groups: Sequence[WeightGroup]
+) -> dict[ParamKey, Any]:
     """megatron-core's usual groups (no weight decay on vectors), and ours on top of them."""
-    overrides: dict[ParamKey, Any] = dict(get_standard_config_overrides(_optimizer_config(settings)))
-    for group in settings.groups:
+    overrides: dict[ParamKey, Any] = dict(get_standard_config_overrides(config))
+    for group in groups:
         wanted = ParamWithNamePredicate(name=group.name, fn=lambda _, name, holds=group.holds: holds(name))
         overrides[ParamKey(with_name_predicate=wanted)] = {
             "max_lr": settings.lr * group.lr_factor,
             "min_lr": settings.min_lr * group.lr_factor,
             _WARMUP: group.warmup_steps,
+            **({} if group.decays else {"wd_mult": 0.0}),
         }
     return overrides
 
@@ -334,25 +376,25 @@ class _Scheduler(OptimizerParamScheduler):
             self.lr_warmup_steps = everybody
 
 
-def learning_rate(settings: EngineSettings, step: int) -> float:
+def learning_rate(settings: OptimizerSettings, step: int) -> float:
     """What the schedule gives for a step, counted from 1."""
     group: dict[str, Any] = {}
     _scheduler(SimpleNamespace(param_groups=[group]), settings).step(step)
     return float(group["lr"])
 
 
-def _scheduler(optimizer: Any, settings: EngineSettings) -> _Scheduler:
+def _scheduler(optimizer: Any, settings: OptimizerSettings) -> _Scheduler:
     return _Scheduler(
         optimizer,
         init_lr=0.0,
         max_lr=settings.lr,
         min_lr=settings.min_lr,
         lr_warmup_steps=settings.warmup_steps,
-        lr_decay_steps=settings.decay_steps,
+        lr_decay_steps=settings.decay_length,
         lr_decay_style=settings.schedule,
         start_wd=settings.weight_decay,
         end_wd=settings.weight_decay,
-        wd_incr_steps=settings.decay_steps,
+        wd_incr_steps=settings.decay_length,
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,

@@ -10,7 +10,7 @@ import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -37,23 +37,42 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Sizes of the groups that share one copy of the model; the rest of the processes hold other copies."""
+class Layout(Protocol):
+    """Sizes of the groups that share one copy of the model, as `ParallelConfig` has them; other processes hold other
+    copies."""
+
+    @property
+    def tensor(self) -> int:
+        """Ranks that share every layer."""
+
+    @property
+    def sequence(self) -> bool:
+        """Whether they also share the sequence outside the matrix products."""
+
+    @property
+    def pipeline(self) -> int:
+        """Stages."""
+
+    @property
+    def virtual_pipeline(self) -> int:
+        """Groups of layers in a stage."""
+
+    @property
+    def stage_layers(self) -> tuple[int, ...]:
+        """Layers of each group, in the order in which the groups compute; empty: as many in each."""
+
+
+class OneStage(NamedTuple):
+    """The layout of a model without pipeline stages."""
 
     tensor: int = 1
-    """Ranks that share every layer."""
     sequence: bool = False
-    """Whether they also share the sequence outside the matrix products."""
     pipeline: int = 1
-    """Stages."""
     virtual_pipeline: int = 1
-    """Groups of layers in a stage."""
     stage_layers: tuple[int, ...] = ()
-    """Layers of each group, in the order in which the groups compute; empty: as many in each."""
 
 
-ONE_PROCESS = Layout()
+ONE_PROCESS = OneStage()
 
 
 def start(layout: Layout = ONE_PROCESS) -> None:

@@ -21,7 +21,7 @@ from retro.mcore.layers import (
     get_num_layers_to_build,
     get_transformer_layer_offset,
 )
-from retro.mcore.parallel import ONE_PROCESS, Layout, StageLayers
+from retro.mcore.parallel import ONE_PROCESS, Layout, OneStage, StageLayers
 from retro.model.attention import ChunkedCrossAttention
 from retro.model.config import ModelShape
 from retro.model.encoder import NeighborEncoder
@@ -239,7 +239,7 @@ def _cross_attention(
     if number == reading[0]:
         # Its layers lie within one decoder layer: on one stage, and recomputed with that layer if layers are.
         recompute = "selective" if options.recompute == "selective" else "none"
-        layout = replace(options.layout, pipeline=1, virtual_pipeline=1, stage_layers=())
+        layout = OneStage(tensor=options.layout.tensor, sequence=options.layout.sequence)
         options = replace(options, layout=layout, recompute=recompute)
         layers, dropout = shape.model.encoder_layers, shape.model.encoder_dropout
         # A stack without layers is no stack for megatron-core; only its widths are used then.

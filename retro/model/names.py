@@ -21,6 +21,11 @@ def is_gate(name: str) -> bool:
     return name.endswith(".learned_gate")
 
 
+def is_vocabulary(name: str) -> bool:
+    """Whether a weight has a row for each token: the embedding, and an output layer of its own."""
+    return name in (EMBEDDING, OUTPUT)
+
+
 def decoder_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Name and size, over all ranks, of each weight of the decoder: the model with retrieval off."""
     return {name: size for name, size in weight_sizes(shape).items() if not is_retrieval(name)}

@@ -256,5 +256,8 @@ class SftConfig(StageConfig):
     """Steps, batch and optimizer."""
     start_from: Path | None = None
     """The checkpoint to tune; absent: the one this run pretrained."""
+    special_tokens: tuple[str, ...] = ()
+    """Special tokens that the model gets beside those of its tokenizer, such as `[Retrieval]`. Their rows of the
+    embedding start as the mean of the others, and are trained whatever else is frozen."""
     size: str | None = None
     """Size that the checkpoint must have, such as 843m; absent: whatever it has. A check; it shapes nothing."""

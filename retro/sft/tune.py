@@ -31,13 +31,16 @@ from retro.db.versions import version_identity
 from retro.index.config import SearchConfig
 from retro.index.retriever import BY_VECTORS, open_retriever, search_identity
 from retro.mcore import parallel
+from retro.model.convert.source import AddedTokens
 from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import load_prompts
 from retro.sft.blend import mixture_table
 from retro.sft.config import SftConfig
 from retro.sft.prepare import Prepared, Shape, prepare
-from retro.tokenizers.tokenizer import conventions_of
+from retro.tokenizers.added_tokens import add_tokens
+from retro.tokenizers.tokenizer import conventions_of, load_tokenizer
 from retro.training import checkpoint
+from retro.training.checkpoint import TOKENIZER
 from retro.training.config import ParallelConfig, result_settings
 from retro.training.loop import RATES, Result, finished_result, train
 from retro.training.model_tokenizer import model_tokenizer
@@ -84,6 +87,14 @@ def run(
     tokenizer, tokenizer_dir = model_tokenizer(parent, corpus)
     model = parent.shape.model
     name = tuned_name(config, model.size)
+    shape, added = parent.shape, None
+    if config.special_tokens:
+        known = tokenizer
+        tokenizer_dir = _with_special_tokens(config, tokenizer_dir, out / name / TOKENIZER)
+        tokenizer = load_tokenizer(tokenizer_dir)
+        added = AddedTokens(shape=shape, known=known.vocab_size)
+        tokens = max(shape.vocabulary, tokenizer.vocab_size)
+        shape = shape.model_copy(update={"vocabulary": tokens, "tokenizer": tokenizer.fingerprint})
     training_config = with_recorded_warmup(config.train, [out / name], "sft", "train")
     config = config.model_copy(update={"train": training_config})
     # The expected size is a check; it must not make two runs of one.
@@ -94,9 +105,9 @@ def run(
         "prompts": load_prompts(config.data.prompts).identity,
         "checkpoint": [checkpoint.identity(parent.path), config_json(parent.shape)],
     }
-    known = conventions_of(tokenizer)
-    if config.data.style == "chat" or (known.prefix and config.data.add_special_tokens):
-        settings["conventions"] = known.identity
+    conventions = conventions_of(tokenizer)
+    if config.data.style == "chat" or (conventions.prefix and config.data.add_special_tokens):
+        settings["conventions"] = conventions.identity
     retrieves = config.data.passages_from != "contexts" and (config.data.encoder or config.data.contexts_in_prompt)
     if retrieves:
         settings |= {"database": version_identity(db_dir), **search_identity(search, index_dir)}
@@ -133,12 +144,13 @@ def run(
             held_out = Validation(source=validation.source, samples=samples)
         result = train(
             out=run_dir,
-            shape=parent.shape,
+            shape=shape,
             config=config.train,
             layout=layout,
             source=training.source,
             validation=held_out,
             start_from=parent.path,
+            added=added,
             what=STAGE,
             tokenizer=tokenizer_dir,
             begin=lambda: record_run(run_dir, settings, *([out / MANIFEST] if again else [])),
@@ -146,6 +158,14 @@ def run(
         if parallel.is_main():
             write_result(run_dir, asdict(result))
     return _finish(config, settings, corpus, name, result, training, choice, out)
+
+
+def _with_special_tokens(config: SftConfig, directory: Path, out: Path) -> Path:
+    """The tokenizer in `directory` with the special tokens that are asked for, written by the first process."""
+    if parallel.is_main():
+        add_tokens(directory, config.special_tokens, out, "sft.special_tokens")
+    parallel.barrier()
+    return out
 
 
 def _require_same_weights(path: Path, made: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NotRequired, Protocol, TypeAlias
 
 import numpy as np
 import sentencepiece
@@ -88,6 +88,8 @@ class SentencePieceTokenizer:
     """A SentencePiece model."""
 
     conventions = Conventions()
+    added: tuple[str, ...] = ()
+    """Special tokens that were added to the file as it came (`retro.tokenizers.added_tokens`)."""
 
     def __init__(self, path: Path, *, eod: int | None = None, eod_token: str | None = None) -> None:
         try:
@@ -111,7 +113,12 @@ class SentencePieceTokenizer:
 
     def has(self, token: str) -> bool:
         """Whether it has a token of that name."""
-        return int(self._model.piece_to_id(token)) != self._model.unk_id()
+        return self.token_id(token) is not None
+
+    def token_id(self, token: str) -> int | None:
+        """The id of the token of that name; None where there is none."""
+        id_ = int(self._model.piece_to_id(token))
+        return None if id_ == self._model.unk_id() else id_
 
     def piece(self, id_: int) -> str | None:
         """The name of a token; None where there is none."""
@@ -151,6 +158,8 @@ class HuggingFaceTokenizer:
     """A `tokenizer.json` of the HuggingFace `tokenizers` library."""
 
     conventions = Conventions()
+    added: tuple[str, ...] = ()
+    """Special tokens that were added to the file as it came (`retro.tokenizers.added_tokens`)."""
 
     def __init__(self, path: Path, *, eod: int | None = None, eod_token: str | None = None) -> None:
         try:
@@ -181,7 +190,12 @@ class HuggingFaceTokenizer:
 
     def has(self, token: str) -> bool:
         """Whether it has a token of that name."""
-        return self._model.token_to_id(token) is not None
+        return self.token_id(token) is not None
+
+    def token_id(self, token: str) -> int | None:
+        """The id of the token of that name; None where there is none."""
+        found: int | None = self._model.token_to_id(token)
+        return found
 
     def piece(self, id_: int) -> str | None:
         """The name of a token; None where there is none."""
@@ -249,6 +263,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise ArtifactError(path, f"is not the file that {META} describes: its SHA-256 differs", remedy)
     tokenizer = _CLASSES[meta["kind"]](path, eod=meta["eod"])
     tokenizer.conventions = load_conventions(directory)
+    tokenizer.added = tuple(meta.get("added", ()))
     return tokenizer
 
 
@@ -272,6 +287,7 @@ def tokenizer_kind(directory: Path) -> Kind:
 class _Meta(TypedDict):
     kind: Kind
     eod: Count
+    added: NotRequired[list[str]]
 
 
 def _read_meta(directory: Path) -> dict[str, Any]:
@@ -301,7 +317,7 @@ def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | Non
     if brought:
         probe_tokenizer(file, kind)
     # A directory that this function wrote says itself what its folder said.
-    saved = load_tokenizer(file.parent) if brought and (file.parent / META).exists() else None
+    saved: Any = load_tokenizer(file.parent) if brought and (file.parent / META).exists() else None
     if eod_token is None and saved is not None:
         tokenizer = _CLASSES[kind](file, eod=saved.eod)
     else:
@@ -313,14 +329,20 @@ def save_tokenizer(file: Path, kind: Kind, directory: Path, eod_token: str | Non
         write_conventions(known, directory)
         with atomic_path(path) as temporary:
             shutil.copyfile(file, temporary)
+    write_meta(directory, kind, tokenizer.eod, [] if saved is None else saved.added)
+    return load_tokenizer(directory)
+
+
+def write_meta(directory: Path, kind: Kind, eod: int, added: Sequence[str] = ()) -> None:
+    """Describe the tokenizer file in `directory`; written last."""
+    path = directory / FILE_NAMES[kind]
     meta = {
         "kind": kind,
-        "vocab_size": tokenizer.vocab_size,
-        "eod": tokenizer.eod,
+        "vocab_size": _CLASSES[kind](path, eod=eod).vocab_size,
+        "eod": eod,
         "sha256": sha256_file(path),
     }
-    write_json(directory / META, meta)
-    return load_tokenizer(directory)
+    write_json(directory / META, meta | ({"added": list(added)} if added else {}))
 
 
 def tokenizer_files(directory: Path) -> list[Path]:

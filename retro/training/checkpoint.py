@@ -29,13 +29,13 @@ from retro.mcore.sharded_tensors import StoredTensors, fill
 from retro.model.config import ModelShape
 from retro.model.convert import external
 from retro.model.convert.external import ExternalModel
+from retro.model.convert.source import AddedTokens, GrownWeights, smaller
 from retro.model.model import BuildOptions, RetroModel, build_stage
 from retro.model.weight_names import weight_sizes
 from retro.training.architecture import require_same_architecture
 from retro.training.config import LoraConfig, ParallelConfig
 from retro.training.layout import require_layout, require_processes
 from retro.training.lora_weights import AdapterInfo, MergedWeights, StoredWeights
-from retro.training.megatron_settings import group_layout
 from retro.training.result import CHECKPOINTS, INFO, RESULT, read_result, require_of_its_run
 
 log = logging.getLogger(__name__)
@@ -259,20 +259,29 @@ def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None
     return base
 
 
-def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> None:
+def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path, added: AddedTokens | None = None) -> None:
     """Start clean from another checkpoint's weights: a GPT for a Retro, or the same architecture.
 
     Weights that the checkpoint does not have (a GPT has no cross-attention) keep their fresh values.
+
+    Args:
+        engine: Of the model to fill.
+        shape: That model.
+        path: The checkpoint.
+        added: What it is, where the model has more tokens.
 
     Raises:
         TrainingError: The architectures differ; the first differing settings are named with both values. Or adapters
             are to be trained on weights that are not all there.
     """
     info = read_info(path)
-    require_same_architecture(path, info.shape, shape)
+    require_same_architecture(path, info.shape, shape if added is None else smaller(shape, added))
     verify(path)
-    weights, fresh = _read_weights(engine.weights(), info, _open_weights(info))
-    saved = engine.settings.saved
+    stored = _open_weights(info)
+    if added is not None:
+        stored = GrownWeights(stored, shape, added.known)
+    weights, fresh = _read_weights(engine.weights(), info, stored)
+    saved = engine.saved
     lacking = [] if saved is None else [name for name in fresh if not saved(name)]
     if lacking:
         raise TrainingError(
@@ -393,13 +402,12 @@ def load_stage(
         info = replace(info, shape=info.shape.model_copy(update={"model": model}))
     require_layout(info.shape, layout)
     require_processes(layout, parallel.world_size())
-    groups = group_layout(layout)
-    parallel.start(groups)
+    parallel.start(layout)
     verify(info.path)
     stored = _open_weights(info, base)
     _require_its_weights(info, stored)
     parallel.seed(0)
-    chunks = build_stage(info.shape, BuildOptions(bfloat16=bfloat16, layout=groups))
+    chunks = build_stage(info.shape, BuildOptions(bfloat16=bfloat16, layout=layout))
     filled, _ = _read_weights(sharded_weights(chunks), info, stored)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(filled[str(number)])

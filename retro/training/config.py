@@ -148,6 +148,11 @@ class TrainConfig(StageConfig):
         return is_bfloat16(self.precision)
 
     @property
+    def min_lr(self) -> float:
+        """Learning rate after the decay."""
+        return self.lr * self.min_lr_fraction
+
+    @property
     def decay_length(self) -> int:
         """The step at which the learning rate has decayed."""
         return self.decay_steps or self.steps

@@ -13,7 +13,7 @@ from retro.model.convert.hf_config import is_folder
 from retro.model.convert.huggingface import HuggingFaceSource
 from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
 from retro.model.convert.megatron import MegatronSource, find_megatron
-from retro.model.convert.source import WeightSource, fill_from, require_fits
+from retro.model.convert.source import AddedTokens, WeightSource, fill_from, require_fits, smaller
 from retro.model.model import RetroModel
 from retro.training import checkpoint
 from retro.training.architecture import require_same_architecture
@@ -21,10 +21,16 @@ from retro.training.architecture import require_same_architecture
 log = logging.getLogger(__name__)
 
 
-def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> None:
+def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path, added: AddedTokens | None = None) -> None:
     """Start clean from the weights that lie at a path: a GPT for a Retro, or the same architecture.
 
     Weights that are not there (a GPT has no cross-attention) keep their fresh values.
+
+    Args:
+        engine: Of the model to fill.
+        shape: That model.
+        path: Where the weights lie.
+        added: What lies there, where the model has more tokens.
 
     Raises:
         DataError: Nothing there is a model, or it is one that is not supported.
@@ -34,14 +40,16 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path) -> Non
     if checkpoint.holds_one(path):
         found = checkpoint.find(path)
         log.info("starting from the weights of %s", found)
-        checkpoint.start_from(engine, shape, found)
+        checkpoint.start_from(engine, shape, found, added)
         if not checkpoint.read_info(found).shape.model.retrieval:
             _say_what_is_kept(shape, found)
         return
-    source = open_source(path, shape)
-    require_fits(source, shape)
+    theirs = shape if added is None else smaller(shape, added)
+    source = open_source(path, theirs)
+    require_fits(source, theirs)
     log.info("starting from the weights of %s", source.path)
-    engine.load_weights(fill_from(engine.weights(), source, shape))
+    known = theirs if added is None else theirs.model_copy(update={"vocabulary": added.known})
+    engine.load_weights(fill_from(engine.weights(), source, known))
     if not isinstance(source, LegacyCheckpoint) or not source.shape.model.retrieval:
         _say_what_is_kept(shape, source.path)
 
@@ -58,7 +66,7 @@ def _say_what_is_kept(shape: ModelShape, path: Path) -> None:
         )  # fmt: skip
 
 
-def require_weights(shape: ModelShape, path: Path) -> None:
+def require_weights(shape: ModelShape, path: Path, added: AddedTokens | None = None) -> None:
     """Check that the weights of a model lie at a path, in the sizes it has, before the model is built. None are read.
 
     Raises:
@@ -67,7 +75,8 @@ def require_weights(shape: ModelShape, path: Path) -> None:
     if checkpoint.holds_one(path):
         checkpoint.require_whole(checkpoint.find(path))
     else:
-        require_fits(open_source(path, shape), shape)
+        theirs = shape if added is None else smaller(shape, added)
+        require_fits(open_source(path, theirs), theirs)
 
 
 def open_source(path: Path, shape: ModelShape) -> WeightSource:

@@ -27,8 +27,10 @@ from retro.mcore import parallel
 from retro.mcore.engine import Engine, StepResult
 from retro.mcore.kernels import choose
 from retro.model.config import ModelShape
+from retro.model.convert.source import AddedTokens
 from retro.model.count import count_parameters
 from retro.model.model import BuildOptions, RetroModel, build_stage
+from retro.model.names import is_vocabulary
 from retro.training import checkpoint, init_from
 from retro.training.adapters import adapted_layers
 from retro.training.architecture import require_same_architecture
@@ -39,8 +41,15 @@ from retro.training.data_loader import DataLoader
 from retro.training.interrupt import first_signal_only
 from retro.training.layout import require_batch, require_layout, require_processes
 from retro.training.log import TrainingLog, open_boards, read_log
-from retro.training.lora import TRAINED, adapt, freeze_all_but, log_share, require_retrieval
-from retro.training.megatron_settings import engine_settings, group_layout, saved_beside_base
+from retro.training.lora import (
+    TRAINED,
+    adapt,
+    freeze_all_but,
+    log_share,
+    require_retrieval,
+    train_new_rows_only,
+)
+from retro.training.megatron_settings import freezes_embedding, saved_beside_base, weight_groups
 from retro.training.probe import Probe, read_probes
 from retro.training.result import RESULT, read_result
 from retro.training.resume_rules import log_schedule
@@ -80,6 +89,7 @@ def train(
     source: BatchSource,
     validation: Validation | None,
     start_from: Path | None = None,
+    added: AddedTokens | None = None,
     what: str = "pretrain",
     tokenizer: Path | None = None,
     begin: Callable[[], None] = lambda: None,
@@ -94,6 +104,7 @@ def train(
         source: Gives training samples by number.
         validation: Evaluated every `evaluate_every` steps; None does not evaluate.
         start_from: A checkpoint whose weights to start from, optimizer clean.
+        added: What that is, where the model has more tokens.
         what: The stage, for progress lines.
         tokenizer: The directory of the model's tokenizer, which goes into each checkpoint.
         begin: Called on every rank once all is known to fit, before the first step.
@@ -107,10 +118,10 @@ def train(
     origin = base or start_from
     if origin is not None and (config.lora is not None or not checkpoint.complete(checkpoints)):
         # Before memory is taken for a model of that size: the sizes of a folder's config may be made up.
-        init_from.require_weights(shape, origin)
-    engine = build_engine(shape, config, layout)
+        init_from.require_weights(shape, origin, added)
+    engine = build_engine(shape, config, layout, known_tokens=None if added is None else added.known)
     probe = Probe(shape, config, validation)
-    step = _resume_or_start(engine, shape, config, checkpoints, origin)
+    step = _resume_or_start(engine, shape, config, checkpoints, origin, added)
     begin()
     started, first_step = time.monotonic(), step
     result = StepResult(loss=math.nan, tokens=0, grad_norm=math.nan, lr=0.0)
@@ -175,8 +186,17 @@ def finished_result(out: Path, steps: int) -> Result | None:
     return result if result.steps == steps else None
 
 
-def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig) -> Engine[RetroModel]:
+def build_engine(
+    shape: ModelShape, config: TrainConfig, layout: ParallelConfig, known_tokens: int | None = None
+) -> Engine[RetroModel]:
     """Form the groups, build this rank's layers and their optimizer.
+
+    Args:
+        shape: The model.
+        config: Which of its weights are trained, and how.
+        layout: Processes.
+        known_tokens: Tokens whose rows of the embedding are those of the model that it starts from; later rows are
+            trained whatever else is frozen. None: no token is new.
 
     Raises:
         ConfigError: The model, the batch and the processes do not fit together.
@@ -187,24 +207,38 @@ def build_engine(shape: ModelShape, config: TrainConfig, layout: ParallelConfig)
     if config.lora is not None:
         adapted_layers(shape, config.lora)
     require_processes(layout, parallel.world_size())
-    groups = group_layout(layout)
     ranks = parallel.world_size() // layout.model_ranks
     require_batch(layout, global_batch=config.global_batch, micro_batch=config.micro_batch, ranks=ranks)
-    parallel.start(groups)
+    parallel.start(layout)
     parallel.seed(config.seed)
     bfloat16 = config.bfloat16
     log.info("built of %s", choose(config.layers, bfloat16=bfloat16).name)
-    options = BuildOptions(bfloat16=bfloat16, layout=groups, layers=config.layers, recompute=config.recompute)
+    options = BuildOptions(bfloat16=bfloat16, layout=layout, layers=config.layers, recompute=config.recompute)
     chunks = build_stage(shape, options)
     handed_on = config.recompute != "none" or layout.pipeline > 1
-    trained = saved_beside_base(config)
+    new_tokens = known_tokens is not None
+    trained = saved_beside_base(config, new_tokens=new_tokens)
     if config.lora is not None and trained is not None:
         adapt(chunks, shape, config.lora, config.seed, trained=trained, gradient_from_the_start=handed_on)
         log_share(shape, config)
     elif config.train_only != "all":
+        kept = TRAINED[config.train_only]
         for chunk in chunks:
-            freeze_all_but(chunk, TRAINED[config.train_only], gradient_from_the_start=handed_on)
-    return Engine(chunks, engine_settings(config, layout))
+            freeze_all_but(
+                chunk,
+                lambda name: kept(name) or (new_tokens and is_vocabulary(name)),
+                gradient_from_the_start=handed_on,
+            )
+    if known_tokens is not None and freezes_embedding(config):
+        for chunk in chunks:
+            train_new_rows_only(chunk, known_tokens)
+    return Engine(
+        chunks,
+        config,
+        distributed_optimizer=layout.distributed_optimizer,
+        saved=trained,
+        groups=weight_groups(config, new_tokens=new_tokens),
+    )
 
 
 def weights_digest(chunks: Sequence[nn.Module]) -> str:
@@ -264,12 +298,17 @@ def _base_of_adapters(lora: LoraConfig, checkpoints: Path, start_from: Path | No
 
 
 def _resume_or_start(
-    engine: Engine[RetroModel], shape: ModelShape, config: TrainConfig, checkpoints: Path, start_from: Path | None
+    engine: Engine[RetroModel],
+    shape: ModelShape,
+    config: TrainConfig,
+    checkpoints: Path,
+    start_from: Path | None,
+    added: AddedTokens | None,
 ) -> int:
     found = checkpoint.complete(checkpoints)
     # A checkpoint of adapters does not hold what they adapt.
-    if start_from is not None and (not found or engine.settings.saved is not None):
-        init_from.start_from(engine, shape, start_from)
+    if start_from is not None and (not found or engine.saved is not None):
+        init_from.start_from(engine, shape, start_from, added)
     if not found:
         return 0
     info = checkpoint.read_info(found[-1])

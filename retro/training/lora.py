@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from retro.common.errors import ConfigError
+from retro.mcore import parallel
 from retro.mcore.lora import attach
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
-from retro.model.names import is_retrieval
+from retro.model.names import is_retrieval, is_vocabulary
 from retro.training.adapters import adapted_layers, count_trained, is_row_parallel, layer_kind
 from retro.training.config import LoraConfig, TrainConfig
 
@@ -54,6 +56,26 @@ def freeze_all_but(module: nn.Module, trained: Callable[[str], bool], *, gradien
     embedding = getattr(module, "embedding", None)
     if gradient_from_the_start and embedding is not None:
         embedding.register_forward_hook(_ask_for_gradient)
+
+
+def train_new_rows_only(module: nn.Module, known: int) -> None:
+    """Keep the rows of tokens that were known before as they are: their gradients are zeroed.
+
+    Args:
+        module: The model, or a pipeline stage of it, with its embedding and output layer trained.
+        known: Tokens whose rows stay.
+    """
+    for name, parameter in module.named_parameters():
+        if is_vocabulary(name):
+            rank, _ = parallel.tensor_parallel_rank()
+            first = rank * len(parameter)
+            parameter.register_hook(partial(_without_rows, max(known - first, 0)))
+
+
+def _without_rows(rows: int, gradient: Tensor) -> Tensor:
+    kept = gradient.clone()
+    kept[:rows] = 0
+    return kept
 
 
 def _ask_for_gradient(module: nn.Module, arguments: Any, embedded: Tensor) -> None:

@@ -17,8 +17,7 @@ from retro.common.files import read_json, write_json
 from retro.mcore import parallel
 from retro.mcore.engine import learning_rate
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig, TrainConfig, result_settings
-from retro.training.megatron_settings import engine_settings
+from retro.training.config import TrainConfig, result_settings
 from retro.training.result import RESULT
 
 log = logging.getLogger(__name__)
@@ -146,4 +145,4 @@ def log_schedule(config: TrainConfig, recorded: Mapping[str, Any], step: int) ->
 
 
 def _rate(config: TrainConfig, step: int) -> float:
-    return learning_rate(engine_settings(config, ParallelConfig()), step)
+    return learning_rate(config, step)

@@ -7,6 +7,8 @@ model in memory, however the source is cut into files.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +19,37 @@ from retro.common.errors import TrainingError
 from retro.mcore.lora import is_adapter
 from retro.mcore.sharded_tensors import fill
 from retro.model.config import ModelShape
-from retro.model.names import EMBEDDING, OUTPUT, POSITIONS, decoder_sizes, is_retrieval
+from retro.model.names import POSITIONS, decoder_sizes, is_retrieval, is_vocabulary
+from retro.model.weight_names import weight_sizes
 
 log = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedTokens:
+    """What a model with more tokens starts from."""
+
+    shape: ModelShape
+    """The model that it starts from, with its tokens and its tokenizer."""
+    known: int
+    """Tokens of that tokenizer; rows from there on become the mean of those before."""
+
+
+class Readable(Protocol):
+    """Weights that are read in parts."""
+
+    def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
+        """A part of a weight, one slice an axis, within its size."""
+
+
+class StoredParts(Readable, Protocol):
+    """Weights on disk, by name."""
+
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, ...]]:
+        """The whole size of each."""
 
 
 class WeightSource(Protocol):
@@ -34,6 +62,11 @@ class WeightSource(Protocol):
 
     def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
         """A part of a weight, one slice an axis, within its size."""
+
+
+def smaller(shape: ModelShape, added: AddedTokens) -> ModelShape:
+    """A model with the tokens and the tokenizer of what it starts from."""
+    return shape.model_copy(update={"vocabulary": added.shape.vocabulary, "tokenizer": added.shape.tokenizer})
 
 
 def require_fits(source: WeightSource, shape: ModelShape) -> None:
@@ -59,7 +92,7 @@ def require_fits(source: WeightSource, shape: ModelShape) -> None:
 
 
 def _rows_fit(name: str, there: int, here: int, shape: ModelShape) -> bool:
-    if name in (EMBEDDING, OUTPUT):
+    if is_vocabulary(name):
         return there >= shape.vocabulary
     return there >= here if name == POSITIONS else there == here
 
@@ -98,14 +131,34 @@ def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) ->
     return filled
 
 
-def read_weight(source: WeightSource, name: str, part: tuple[slice, ...], vocabulary: int) -> Tensor:
+class GrownWeights:
+    """Stored weights of a model, in the sizes of one with more tokens."""
+
+    def __init__(self, stored: StoredParts, shape: ModelShape, known: int) -> None:
+        """Wrap them.
+
+        Args:
+            stored: The weights of the smaller model.
+            shape: The larger model.
+            known: Tokens that the smaller one knows.
+        """
+        self._stored, self._known = stored, known
+        ours = weight_sizes(shape)
+        self.sizes = {name: ours[name] if is_vocabulary(name) else size for name, size in stored.sizes.items()}
+
+    def read(self, name: str, part: tuple[slice, ...]) -> Tensor:
+        """A part of one, a slice an axis."""
+        return read_weight(self._stored, name, part, self._known)
+
+
+def read_weight(source: Readable, name: str, part: tuple[slice, ...], vocabulary: int) -> Tensor:
     """A part of a weight; rows below the last token of embedding and output layer are the mean of all tokens' rows."""
-    if name in (EMBEDDING, OUTPUT):
+    if is_vocabulary(name):
         return _read_vocabulary(source, name, part, vocabulary)
     return source.read(name, part)
 
 
-def _read_vocabulary(source: WeightSource, name: str, part: tuple[slice, ...], vocabulary: int) -> Tensor:
+def _read_vocabulary(source: Readable, name: str, part: tuple[slice, ...], vocabulary: int) -> Tensor:
     """A part of the embedding or the output layer, padded below the last token."""
     rows, columns = part
     stop = max(rows.start, min(rows.stop, vocabulary))
@@ -117,7 +170,7 @@ def _read_vocabulary(source: WeightSource, name: str, part: tuple[slice, ...], v
     return torch.cat([piece.float() for piece in pieces])
 
 
-def _mean_row(source: WeightSource, name: str, columns: slice, vocabulary: int) -> Tensor:
+def _mean_row(source: Readable, name: str, columns: slice, vocabulary: int) -> Tensor:
     """[1, columns] mean of all tokens' rows, read in blocks."""
     total = torch.zeros(1, columns.stop - columns.start)
     for start in range(0, vocabulary, _ROWS_AT_ONCE):
