@@ -1,11 +1,11 @@
-"""One call's new tokens, packed end to end, and what of the caches each of them reads.
+"""One call's new tokens, packed end to end, and which cache entries each of them attends to.
 
-First come the rows that go on by one token, in the order of their slots, then those that bring more. So the rows of a
-batch in full work are one run of slots, which one attention serves; a prompt has an attention of its own.
+Rows with one new token come first, ordered by slot, then rows with several. So the rows of a running batch are
+consecutive slots, and one attention call serves them all; a prompt has an attention call of its own.
 """
 
 # Dims in this file.
-#   P packed tokens   B slots of a run   T tokens of a cache
+#   P packed tokens   B slots of a decode group   T tokens of a cache
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One new token of each of some neighboring slots: they read their caches together."""
+class DecodeGroup:
+    """One new token of each of some adjacent slots: one attention call serves them."""
 
     offset: int
     slot: int
@@ -54,21 +54,21 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Several new tokens of one row, which read its cache."""
+class Prefill:
+    """Several new tokens of one row, and their attention over its cache."""
 
     offset: int
     count: int
     slot: int
     keys: int
     mask: Tensor | None
-    """True where a token may read an entry, broadcastable to [1, 1, count, keys]."""
+    """True where a token may attend to an entry, broadcastable to [1, 1, count, keys]."""
     causal: bool = False
-    """Whether the cache holds these tokens alone, and each reads up to itself."""
+    """Whether the cache holds these tokens alone, and each attends up to itself."""
 
 
 @dataclass(frozen=True)
-class Step:
+class Batch:
     """What self-attention needs to know of the new tokens, in every layer."""
 
     spans: tuple[Span, ...]
@@ -78,8 +78,8 @@ class Step:
     position_P: Tensor
     """Counted from the row's first token."""
     slot_P: Tensor
-    runs: tuple[Run, ...]
-    stretches: tuple[Stretch, ...]
+    decodes: tuple[DecodeGroup, ...]
+    prefills: tuple[Prefill, ...]
 
     @property
     def slots(self) -> int:
@@ -92,7 +92,7 @@ class Step:
         return max(span.start + span.count for span in self.spans)
 
 
-def plan_step(extensions: Sequence[Extension], rows: Rows, device: torch.device) -> Step:
+def plan_batch(extensions: Sequence[Extension], rows: Rows, device: torch.device) -> Batch:
     """Pack the new tokens of some rows."""
     spans = _spans(extensions, rows)
     singles = sum(span.count == 1 for span in spans)
@@ -104,14 +104,14 @@ def plan_step(extensions: Sequence[Extension], rows: Rows, device: torch.device)
         ],
         device=device,
     )
-    return Step(
+    return Batch(
         spans=spans,
         singles=singles,
         tokens_P=numbers[0],
         position_P=numbers[1],
         slot_P=numbers[2],
-        runs=tuple(_run(run, device) for run in neighboring(spans[:singles])),
-        stretches=tuple(_stretch(span, device) for span in spans[singles:]),
+        decodes=tuple(_decode_group(group, device) for group in adjacent_slots(spans[:singles])),
+        prefills=tuple(_prefill(span, device) for span in spans[singles:]),
     )
 
 
@@ -125,8 +125,8 @@ def _spans(extensions: Sequence[Extension], rows: Rows) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def neighboring(singles: Sequence[Span]) -> list[Sequence[Span]]:
-    """Cut spans of one token, in the order of slots, into runs of consecutive tokens and slots."""
+def adjacent_slots(singles: Sequence[Span]) -> list[Sequence[Span]]:
+    """Cut spans of one token, in the order of slots, into groups of consecutive tokens and slots."""
     cuts = [
         place
         for place, (one, following) in enumerate(pairwise(singles), start=1)
@@ -135,18 +135,18 @@ def neighboring(singles: Sequence[Span]) -> list[Sequence[Span]]:
     return [singles[first:last] for first, last in pairwise([0, *cuts, len(singles)]) if last > first]
 
 
-def _run(spans: Sequence[Span], device: torch.device) -> Run:
+def _decode_group(spans: Sequence[Span], device: torch.device) -> DecodeGroup:
     lengths = [span.start + 1 for span in spans]
     longest, mask = max(lengths), None
     if min(lengths) < longest:
         lengths_B1 = torch.tensor(lengths, device=device)[:, None]
         mask = (torch.arange(longest, device=device) < lengths_B1)[:, None, None]
-    return Run(spans[0].offset, spans[0].row.slot, len(spans), longest, mask)
+    return DecodeGroup(spans[0].offset, spans[0].row.slot, len(spans), longest, mask)
 
 
-def _stretch(span: Span, device: torch.device) -> Stretch:
+def _prefill(span: Span, device: torch.device) -> Prefill:
     keys, mask = span.start + span.count, None
     if span.start:
         own = torch.arange(span.start, keys, device=device)[:, None]
         mask = torch.arange(keys, device=device) <= own
-    return Stretch(span.offset, span.count, span.row.slot, keys, mask, causal=mask is None)
+    return Prefill(span.offset, span.count, span.row.slot, keys, mask, causal=mask is None)
