@@ -67,6 +67,16 @@ class Decoder(Protocol):
     def open(self) -> int:
         """A new, empty sequence."""
 
+    def fork(self, row: int, count: int) -> list[int]:
+        """New sequences that begin as copies of another: with its tokens and neighbors, read once, for all of them.
+
+        Each goes on by itself, and so does the other; any may be closed before the rest.
+
+        Args:
+            row: An open sequence.
+            count: How many, at least 1.
+        """
+
     def close(self, row: int) -> None:
         """Forget a sequence; its row may be given out again."""
 

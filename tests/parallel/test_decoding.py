@@ -1,4 +1,4 @@
-"""A model shared by several processes decodes as it does in one, and tells every one of them the same."""
+"""A model shared by several processes decodes and forks as it does in one, and all of them get the same logits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LAYOUTS: dict[str, Settings] = {
     # Sharing the sequence between ranks means nothing for one token; it is ignored.
     "TP2 SP": {"tensor": 2, "sequence": True},
     "PP2": {"pipeline": 2},
-    # The encoder lies in layer 2, so here neighbors travel to it.
+    # The encoder is in layer 2, so embedded neighbors are sent to the second stage.
     "PP2 of 1 and 3 layers": {"pipeline": 2, "stage_layers": [1, 3]},
     "TP2 PP2": {"tensor": 2, "pipeline": 2},
     "PP4": {"pipeline": 4},

@@ -80,7 +80,7 @@ def self_attention(
     rotated = apply_rope(queries_and_keys.flatten(1, 2), angles).unflatten(1, (groups, -1))
     for kept, new in ((keys, rotated[:, :, -1]), (values, heads[:, :, -1])):
         _store(kept, new, batch)
-    attended = _attend(rotated[:, :, :-1], keys, values, batch.decodes, batch.prefills)
+    attended = _attend(rotated[:, :, :-1], keys, values, batch.decodes, batch.prefills, number)
     return add_residual(hidden_P1H, layer.output(attended))
 
 
@@ -89,40 +89,84 @@ def _store(kept_BGTD: Tensor, new_PGD: Tensor, batch: Batch) -> None:
         decode = batch.decodes[0]
         kept_BGTD[decode.slot : decode.slot + decode.count, :, decode.keys - 1] = new_PGD[: decode.count]
     elif batch.singles:
-        slots, positions = batch.slot_P[: batch.singles], batch.position_P[: batch.singles]
-        kept_BGTD[slots, :, positions] = new_PGD[: batch.singles].to(kept_BGTD.dtype)
+        slots, entries = batch.slot_P[: batch.singles], batch.entry_P[: batch.singles]
+        kept_BGTD[slots, :, entries] = new_PGD[: batch.singles].to(kept_BGTD.dtype)
     for span in batch.spans[batch.singles :]:
         new = new_PGD[span.offset : span.offset + span.count]
-        kept_BGTD[span.row.slot, :, span.start : span.start + span.count] = new.transpose(0, 1)
+        kept_BGTD[span.row.slot, :, span.first_entry : span.entries] = new.transpose(0, 1)
 
 
 def _attend(
-    query_PGJD: Tensor, keys: Tensor, values: Tensor, decodes: tuple[DecodeGroup, ...], prefills: tuple[Prefill, ...]
+    query_PGJD: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    decodes: tuple[DecodeGroup, ...],
+    prefills: tuple[Prefill, ...],
+    layer: int = 0,
 ) -> Tensor:
-    """[P, 1, X] attention output; zero for tokens in no decode group and no prefill."""
+    """[P, 1, X] attention output; zero for tokens in no decode group and no prefill.
+
+    Args:
+        query_PGJD: Of all tokens.
+        keys: [B, G, T, D] the layer's cache.
+        values: Likewise.
+        decodes: Rows with one token.
+        prefills: Rows with several.
+        layer: The layer's place in segments.
+    """
     if len(decodes) == 1 and decodes[0].count == len(query_PGJD):
-        return _attend_decode(query_PGJD, keys, values, decodes[0])[:, None]
+        return _attend_decode(query_PGJD, keys, values, decodes[0], layer)[:, None]
     attended = query_PGJD.new_zeros(len(query_PGJD), 1, query_PGJD[0].numel())
     for decode in decodes:
         own = slice(decode.offset, decode.offset + decode.count)
-        attended[own, 0] = _attend_decode(query_PGJD[own], keys, values, decode)
+        attended[own, 0] = _attend_decode(query_PGJD[own], keys, values, decode, layer)
     for prefill in prefills:
         own = slice(prefill.offset, prefill.offset + prefill.count)
         query = query_PGJD[own].flatten(1, 2)[:, None]
-        key, value = (x[prefill.slot, :, : prefill.keys].transpose(0, 1)[:, None] for x in (keys, values))
+        key, value = (x[prefill.slot, :, : prefill.keys] for x in (keys, values))
+        if prefill.segments:
+            key = torch.cat([*(one.keys[layer] for one in prefill.segments), key], dim=1)
+            value = torch.cat([*(one.values[layer] for one in prefill.segments), value], dim=1)
+        key, value = (x.transpose(0, 1)[:, None] for x in (key, value))
         attended[own] = fused_attention(query, key, value, prefill.mask, causal=prefill.causal)
     return attended
 
 
-def _attend_decode(query_BGJD: Tensor, keys: Tensor, values: Tensor, decode: DecodeGroup) -> Tensor:
+def _attend_decode(query_BGJD: Tensor, keys: Tensor, values: Tensor, decode: DecodeGroup, layer: int) -> Tensor:
     """[B, X]. The heads of a query group take the place of tokens: one token each, they attend to the same keys."""
-    key, value = (
-        x[decode.slot : decode.slot + decode.count, :, : decode.keys].permute(2, 0, 1, 3) for x in (keys, values)
-    )
+    key, value = (x[decode.slot : decode.slot + decode.count, :, : decode.keys] for x in (keys, values))
+    if decode.segments:
+        return _attend_shared(query_BGJD, key, value, decode, layer)
+    key, value = (x.permute(2, 0, 1, 3) for x in (key, value))
     attended = fused_attention(query_BGJD.permute(2, 0, 1, 3), key, value, decode.mask_B11T, causal=False)
     if len(attended) == 1:
         return attended[0]
     return attended.unflatten(-1, (key.size(2), -1)).permute(1, 2, 0, 3).flatten(1)
+
+
+def _attend_shared(query_BGJD: Tensor, key: Tensor, value: Tensor, decode: DecodeGroup, layer: int) -> Tensor:
+    """[B, X]. Rows that share segments attend to these together, so that their keys are read once for all rows.
+
+    Args:
+        query_BGJD: Of rows with one token.
+        key: [B, G, T, D] their own.
+        value: Likewise.
+        decode: What they share, and which of their own entries they have.
+        layer: The layer's place in segments.
+    """
+    query_GBJD = query_BGJD.transpose(0, 1).to(key.dtype) * query_BGJD.size(-1) ** -0.5
+    together = query_GBJD.flatten(1, 2)
+    shared = [(one.keys[layer], one.values[layer]) for one in decode.segments]
+    own_GBJT = query_GBJD @ key.permute(1, 0, 3, 2)
+    if decode.mask_B11T is not None:
+        own_GBJT = own_GBJT.masked_fill(~decode.mask_B11T.transpose(0, 1), float("-inf"))
+    scores = [(together @ one.mT).unflatten(1, own_GBJT.shape[1:3]) for one, _ in shared]
+    weights = torch.cat([*scores, own_GBJT], dim=-1).softmax(dim=-1, dtype=torch.float32).to(key.dtype)
+    *parts, own = weights.split([*(one.length for one in decode.segments), key.size(2)], dim=-1)
+    output_GBJD = own @ value.transpose(0, 1)
+    for part, (_, shared_value) in zip(parts, shared, strict=True):
+        output_GBJD += (part.flatten(1, 2) @ shared_value).unflatten(1, own.shape[1:3])
+    return output_GBJD.transpose(0, 1).flatten(1).to(query_BGJD.dtype)
 
 
 def cross_attention(

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
 
-from retro.generate.decoding.rows import Row, Rows
+from retro.generate.decoding.rows import Row, Rows, Segment
 from retro.generate.request import Extension, Neighbors
 
 
@@ -31,6 +31,8 @@ class Span:
     """Its first token among the packed ones."""
     start: int
     """Tokens of the row before."""
+    shared: int
+    """How many of those are in segments."""
     tokens: Sequence[int]
     neighbors: Mapping[int, Neighbors]
 
@@ -38,6 +40,16 @@ class Span:
     def count(self) -> int:
         """How many tokens are new."""
         return len(self.tokens)
+
+    @property
+    def first_entry(self) -> int:
+        """Where the keys and values of its first token go, in the row's slot."""
+        return self.start - self.shared
+
+    @property
+    def entries(self) -> int:
+        """Tokens that the slot has after this call."""
+        return self.start - self.shared + self.count
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class DecodeGroup:
     """Cache entries of the longest."""
     mask_B11T: Tensor | None
     """True where a row has an entry; None where all have as many."""
+    segments: tuple[Segment, ...] = ()
+    """What all these rows attend to before their own entries."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +76,10 @@ class Prefill:
     slot: int
     keys: int
     mask: Tensor | None
-    """True where a token may attend to an entry, broadcastable to [1, 1, count, keys]."""
+    """True where a token may attend to an entry, broadcastable to [1, 1, count, keys], those of segments first."""
     causal: bool = False
     """Whether the cache holds these tokens alone, and each attends up to itself."""
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,18 +93,15 @@ class Batch:
     position_P: Tensor
     """Counted from the row's first token."""
     slot_P: Tensor
+    entry_P: Tensor
+    """Where the keys and values of a token go, in the row's slot."""
     decodes: tuple[DecodeGroup, ...]
     prefills: tuple[Prefill, ...]
 
     @property
-    def slots(self) -> int:
-        """Slots that the caches need."""
-        return 1 + max(span.row.slot for span in self.spans)
-
-    @property
     def longest(self) -> int:
-        """Tokens that the caches need for each."""
-        return max(span.start + span.count for span in self.spans)
+        """Entries that slots need."""
+        return max(span.entries for span in self.spans)
 
 
 def plan_batch(extensions: Sequence[Extension], rows: Rows, device: torch.device) -> Batch:
@@ -101,6 +113,7 @@ def plan_batch(extensions: Sequence[Extension], rows: Rows, device: torch.device
             [token for span in spans for token in span.tokens],
             [span.start + place for span in spans for place in range(span.count)],
             [span.row.slot for span in spans for _ in span.tokens],
+            [span.first_entry + place for span in spans for place in range(span.count)],
         ],
         device=device,
     )
@@ -110,7 +123,12 @@ def plan_batch(extensions: Sequence[Extension], rows: Rows, device: torch.device
         tokens_P=numbers[0],
         position_P=numbers[1],
         slot_P=numbers[2],
-        decodes=tuple(_decode_group(group, device) for group in adjacent_slots(spans[:singles])),
+        entry_P=numbers[3],
+        decodes=tuple(
+            _decode_group(list(group), device)
+            for adjacent in adjacent_slots(spans[:singles])
+            for _, group in groupby(adjacent, key=lambda span: span.row.segments)
+        ),
         prefills=tuple(_prefill(span, device) for span in spans[singles:]),
     )
 
@@ -120,7 +138,7 @@ def _spans(extensions: Sequence[Extension], rows: Rows) -> tuple[Span, ...]:
     found.sort(key=lambda entry: (len(entry[0].tokens) > 1, entry[2].slot))
     spans, offset = [], 0
     for one, order, row in found:
-        spans.append(Span(row, order, offset, row.length, one.tokens, one.neighbors))
+        spans.append(Span(row, order, offset, row.length, row.shared, one.tokens, one.neighbors))
         offset += len(one.tokens)
     return tuple(spans)
 
@@ -136,17 +154,17 @@ def adjacent_slots(singles: Sequence[Span]) -> list[Sequence[Span]]:
 
 
 def _decode_group(spans: Sequence[Span], device: torch.device) -> DecodeGroup:
-    lengths = [span.start + 1 for span in spans]
+    lengths = [span.entries for span in spans]
     longest, mask = max(lengths), None
     if min(lengths) < longest:
         lengths_B1 = torch.tensor(lengths, device=device)[:, None]
         mask = (torch.arange(longest, device=device) < lengths_B1)[:, None, None]
-    return DecodeGroup(spans[0].offset, spans[0].row.slot, len(spans), longest, mask)
+    return DecodeGroup(spans[0].offset, spans[0].row.slot, len(spans), longest, mask, spans[0].row.segments)
 
 
 def _prefill(span: Span, device: torch.device) -> Prefill:
-    keys, mask = span.start + span.count, None
+    mask = None
     if span.start:
-        own = torch.arange(span.start, keys, device=device)[:, None]
-        mask = torch.arange(keys, device=device) <= own
-    return Prefill(span.offset, span.count, span.row.slot, keys, mask, causal=mask is None)
+        position_P = torch.arange(span.start + span.count, device=device)
+        mask = position_P <= position_P[span.start :, None]
+    return Prefill(span.offset, span.count, span.row.slot, span.entries, mask, mask is None, span.row.segments)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retro.generate.decoding.batch import Batch
 from retro.generate.decoding.chunks import NewChunks
-from retro.generate.decoding.rows import SlotCopy
+from retro.generate.decoding.rows import Segment, SlotCopy
 
 _FIRST_TOKENS = 64
 
@@ -44,6 +44,11 @@ class KeyValueCache:
         self.slots = 0
         self._tokens, self._most = 0, most_tokens
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of all layers."""
+        return [*self.keys, *self.values]
+
     def reserve(self, slots: int, tokens: int) -> None:
         """Have room for so many sequences of so many tokens."""
         if slots <= self.slots and tokens <= self._tokens:
@@ -57,9 +62,24 @@ class KeyValueCache:
                 kept[number] = grown(tensor, (self.slots, tensor.size(1), self._tokens, tensor.size(3)))
 
     def copy_slot(self, copy: SlotCopy) -> None:
-        """Copy what is in a slot to another."""
-        for tensor in (*self.keys, *self.values):
-            tensor[copy.target] = tensor[copy.source]
+        """Copy the first entries of a slot to another."""
+        for tensor in self.tensors:
+            tensor[copy.target, :, : copy.tokens] = tensor[copy.source, :, : copy.tokens]
+
+    def segment(self, slot: int, tokens: int) -> Segment:
+        """A copy of the first entries of a slot, for several sequences to share."""
+        keys, values = ([x[slot, :, :tokens].clone() for x in kept] for kept in (self.keys, self.values))
+        return Segment(keys, values, tokens)
+
+    def shrink(self, tokens: int) -> None:
+        """Free memory where slots are much larger than their longest sequence."""
+        tokens = max(2 * tokens, _FIRST_TOKENS)
+        if 2 * tokens > self._tokens:
+            return
+        self._tokens = tokens
+        for kept in (self.keys, self.values):
+            for number, tensor in enumerate(kept):
+                kept[number] = tensor[:, :, :tokens].clone()
 
 
 class EncoderStateBuffer:

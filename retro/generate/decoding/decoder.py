@@ -30,11 +30,21 @@ from retro.mcore.layers import TransformerConfig
 from retro.mcore.stages import from_last_stage
 from retro.model.model import RetroModel
 
+_SHARE_FROM = 64
+"""Copying fewer tokens costs less than attention in several parts."""
+
 
 class CachedDecoder:
     """See `request.Decoder`."""
 
-    def __init__(self, model: RetroModel, end: int | Sequence[int]) -> None:
+    def __init__(self, model: RetroModel, end: int | Sequence[int], *, share_from: int = _SHARE_FROM) -> None:
+        """Take a model over.
+
+        Args:
+            model: Trained, or one stage of it.
+            end: The id that ends an answer, or all of those that do.
+            share_from: Forks share the memory of so many tokens or more; of fewer, each gets a copy.
+        """
         shape = model.shape
         self.model = model.eval()
         self.ends = (end,) if isinstance(end, int) else tuple(one for one in end if one < shape.vocabulary)
@@ -45,13 +55,37 @@ class CachedDecoder:
         self.reads_neighbors = shape.model.retrieval
         self.neighbors = shape.model.neighbors if shape.model.retrieval else 0
         self._gate_closed = shape.model.gate == 0.0
-        self._rows = Rows()
+        self._rows, self.share_from = Rows(), share_from
         with torch.inference_mode():
             self._stack = CachedStack(self.model)
 
     def open(self) -> int:
         """A new, empty sequence."""
         return self._rows.open()
+
+    @torch.inference_mode()
+    def fork(self, row: int, count: int) -> list[int]:
+        """New sequences that begin as copies of another.
+
+        Raises:
+            ValueError: It is not open, or `count` is below 1.
+        """
+        source = self._rows[row]
+        if count < 1:
+            raise ValueError(f"sequence {row} is to be forked {count} times, needed 1 or more")
+        if source.own >= self.share_from:
+            self._stack.share(self._rows, source)
+        forks = [self._rows.fork(row) for _ in range(count)]
+        self._stack.reserve(len(self._rows), source.own, 0)
+        for _, copy in forks:
+            self._stack.copy_slot(copy)
+        return [number for number, _ in forks]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the caches of this rank: slots, which are kept for later sequences, and shared segments."""
+        shared = [tensor for one in self._rows.segments for tensor in (*one.keys, *one.values)]
+        return self._stack.bytes + sum(one.nbytes for one in shared)
 
     @torch.inference_mode()
     def close(self, row: int) -> None:

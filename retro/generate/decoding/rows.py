@@ -2,14 +2,31 @@
 
 Each has a number for the caller and a slot in the caches. Open sequences fill the first slots without a hole, so that
 one attention call serves them all: when one closes, the last is moved to its slot.
+
+A fork begins with all that another sequence has. Keys and values of the common tokens stand once, in a segment that
+both name; each has in its slot only what it read after that. The segment is freed with the last sequence that names it.
 """
+
+# Dims in this file.
+#   G query groups on this rank   T tokens   D head width
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from retro.generate.request import Decoder, Extension, Neighbors
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Keys and values of some tokens that several sequences share: [G, T, D] for each layer, in place of a slot's."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int
 
 
 @dataclass
@@ -18,13 +35,26 @@ class Row:
 
     slot: int
     length: int = 0
-    """Tokens read."""
+    """Tokens read, shared ones included."""
+    segments: tuple[Segment, ...] = ()
+    """What it shares with others: its first tokens."""
+    shared: int = 0
+    """Tokens of the segments."""
     ended: int | None = None
     """Position of the token that ended the last chunk with neighbors; None where there are no neighbors in view."""
     neighbors: int = 0
     """Neighbors of that chunk."""
     padded: bool = False
     """Whether some of their tokens are padding."""
+
+    @property
+    def own(self) -> int:
+        """Tokens whose keys and values are in the slot."""
+        return self.length - self.shared
+
+    def share(self, segment: Segment) -> None:
+        """Have its own tokens in a segment from now on."""
+        self.segments, self.shared = (*self.segments, segment), self.length
 
 
 @dataclass(frozen=True)
@@ -33,6 +63,8 @@ class SlotCopy:
 
     source: int
     target: int
+    tokens: int
+    """Entries of keys and values."""
 
 
 class Rows:
@@ -59,6 +91,26 @@ class Rows:
         self._by_slot.append(number)
         return number
 
+    def fork(self, number: int) -> tuple[int, SlotCopy]:
+        """A new sequence that begins as a copy of another.
+
+        Raises:
+            ValueError: The other is not open.
+        """
+        row, new = self[number], self.open()
+        self._rows[new] = replace(row, slot=self._rows[new].slot)
+        return new, SlotCopy(source=row.slot, target=self._rows[new].slot, tokens=row.own)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a sequence has in its slot."""
+        return max((row.own for row in self._rows.values()), default=0)
+
+    @property
+    def segments(self) -> set[Segment]:
+        """All that is shared."""
+        return {segment for row in self._rows.values() for segment in row.segments}
+
     def close(self, number: int) -> SlotCopy | None:
         """Forget a sequence; None where no other has to be moved.
 
@@ -69,7 +121,7 @@ class Rows:
         del self._rows[number]
         if last == number:
             return None
-        copy = SlotCopy(source=len(self._by_slot), target=slot)
+        copy = SlotCopy(source=len(self._by_slot), target=slot, tokens=self._rows[last].own)
         self._by_slot[slot], self._rows[last].slot = last, slot
         return copy
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from retro.generate.decoding.attention import (
 from retro.generate.decoding.batch import Batch
 from retro.generate.decoding.cache import EncoderStateBuffer, KeyValueCache, grown
 from retro.generate.decoding.chunks import CrossAttentionPlan
-from retro.generate.decoding.rows import SlotCopy
+from retro.generate.decoding.rows import Row, Rows, SlotCopy
 from retro.mcore.cpu import device
 from retro.model.attention import ChunkedCrossAttention
 from retro.model.model import RetroModel
@@ -63,10 +64,21 @@ class CachedStack:
         if copy.source >= len(self.mask_BT):
             return
         self._keys_values.copy_slot(copy)
-        self._cross.copy_slot(copy)
+        self._cross.copy_slot(replace(copy, tokens=self.mask_BT.size(1)))
         if self._encodes:
             self._states.copy_slot(copy)
         self.mask_BT[copy.target] = self.mask_BT[copy.source]
+
+    def share(self, rows: Rows, row: Row) -> None:
+        """Have a row's own keys and values in a segment, and free what slots need no more."""
+        row.share(self._keys_values.segment(row.slot, row.own))
+        self._keys_values.shrink(rows.longest)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all slots."""
+        caches = (*self._keys_values.tensors, *self._cross.tensors, self._states.states_BMH, self.mask_BT)
+        return sum(one.nbytes for one in caches)
 
     def forward(
         self, hidden_P1H: Tensor, context: Tensor | None, batch: Batch, plan: CrossAttentionPlan
