@@ -193,14 +193,31 @@ Hook = Callable[[Progress], Action | None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """Tokens whose caches an engine holds, for requests that continue them.
+
+    From `BatchEngine.prefill`, or from a completion of a request with `keep`. Valid until `BatchEngine.release`.
+    """
+
+    tokens: tuple[int, ...]
+    number: int
+    """Tells apart prefixes of one engine that have the same tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to go on from."""
+    """One prompt to continue."""
 
     prompt: Sequence[int]
-    """At least one token."""
+    """At least one token; may be empty with a `prefix`."""
     sampling: Sampling = Sampling()
     reading: Reading = None
     """What the encoder reads; None: nothing."""
+    prefix: Prefix | None = None
+    """Tokens before the prompt that the engine has computed. Prompt and prefix count as one prompt, also for where
+    chunks end; chunks that end within the prefix have been read with it and are not read again."""
+    keep: bool = False
+    """Hold the caches when the request ends: `Completion.prefix` continues it."""
     top_logprobs: int = 0
     """Likeliest tokens to report for each step."""
     named_tokens: tuple[int, ...] = ()
@@ -223,6 +240,9 @@ class Completion:
     ended: Ended
     retrieved: tuple[Retrieved, ...] = ()
     prompt_tokens: int = 0
+    """With those of a prefix."""
+    prefix: Prefix | None = None
+    """All tokens, where the request asks to `keep` their caches; None where it ended before it was begun."""
 
 
 @dataclass(frozen=True, kw_only=True)

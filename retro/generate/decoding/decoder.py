@@ -30,7 +30,7 @@ from retro.mcore.layers import TransformerConfig
 from retro.mcore.stages import from_last_stage
 from retro.model.model import RetroModel
 
-_SHARE_FROM = 64
+_SHARE_FROM = 128
 """Copying fewer tokens costs less than attention in several parts."""
 
 

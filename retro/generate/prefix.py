@@ -1,0 +1,74 @@
+"""Prefixes: sequences whose caches an engine holds, for requests that continue them without computing them again.
+
+A request that continues a prefix begins with a fork of its row (`Decoder.fork`).
+"""
+
+# Dims in this file.
+#   V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from retro.common.errors import ConfigError
+from retro.generate.request import Decoder, Prefix
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldPrefix:
+    """What is known of a prefix, beside the caches of its row."""
+
+    row: int
+    read: int
+    """How many of its tokens the decoder has read; the last chosen token of a request never is."""
+    logits_V: Tensor | None
+    """Of the token that follows; None unless all tokens are read."""
+    has_read: bool
+    """Whether a chunk was given neighbors, which are in view until the next chunk ends."""
+
+
+class PrefixCache:
+    """The prefixes of one engine."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._held: dict[Prefix, HeldPrefix] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, tokens: Sequence[int], held: HeldPrefix) -> Prefix:
+        """Take over a row that was read."""
+        self._next += 1
+        prefix = Prefix(tokens=tuple(tokens), number=self._next)
+        self._held[prefix] = held
+        return prefix
+
+    def find(self, prefix: Prefix | None) -> HeldPrefix | None:
+        """The state of a prefix; None for none.
+
+        Raises:
+            ConfigError: It is not held, or no longer.
+        """
+        if prefix is not None and prefix not in self._held:
+            need = "needs one that this engine holds; it was released, or belongs to another engine"
+            raise ConfigError("prefix", f"{len(prefix.tokens)} tokens", need)
+        return None if prefix is None else self._held[prefix]
+
+    def release(self, prefix: Prefix) -> None:
+        """Close its row; what has been forked from it goes on.
+
+        Raises:
+            ConfigError: As `find`.
+        """
+        self.find(prefix)
+        self._decoder.close(self._held.pop(prefix).row)
+
+
+def open_row(decoder: Decoder, held: HeldPrefix | None) -> int:
+    """A row that continues a prefix, or an empty one."""
+    return decoder.open() if held is None else decoder.fork(held.row, 1)[0]
