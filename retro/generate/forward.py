@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from retro.generate.generation import Generation
-from retro.generate.prefix import open_row
+from retro.generate.prefix import equal_beginnings, fork_rows, open_rows
 from retro.generate.probabilities import Probabilities
 from retro.generate.reading import ChunkNeighbors, NeighborFinder
 from retro.generate.request import Decoder, Extension
@@ -41,7 +41,7 @@ class BatchForward:
         logits = {
             place: one.logits_V
             for place, one in enumerate(generations)
-            if one.logits_V is not None and not one.has_unread
+            if one.logits_V is not None and not one.has_unread and place not in leaders
         }
         extensions = self._extensions(generations)
         appended = [place for place, one in enumerate(generations) if one.appended]
@@ -56,24 +56,20 @@ class BatchForward:
             for place, logits_TV in zip(appended, everything, strict=True):
                 _take_appended(generations[place], logits_TV)
                 logits[place] = logits_TV[-1]
-        for place, leader in leaders.items():
-            (generations[place].row,) = self._decoder.fork(generations[leader].row, 1)
-            logits[place] = logits[leader]
+        forks = fork_rows(self._decoder, [generations[leader].row for leader in leaders.values()])
+        for (place, leader), row in zip(leaders.items(), forks, strict=True):
+            generations[place].row, logits[place] = row, logits[leader]
         return torch.stack([logits[place] for place in range(len(generations))])
 
     def _open(self, generations: Sequence[Generation]) -> dict[int, int]:
         """Open rows for new requests, but for those that begin as another does: by place, whose fork they will be."""
-        leaders: dict[int, int] = {}
-        opened: list[int] = []
-        for place, one in enumerate(generations):
-            if one.row >= 0:
-                continue
-            leader = next((other for other in opened if one.begins_as(generations[other])), None)
-            if leader is None or not one.has_unread:
-                one.row = open_row(self._decoder, one.held)
-                opened.append(place)
-            else:
-                leaders[place] = leader
+        new = [place for place, one in enumerate(generations) if one.row < 0]
+        equal = equal_beginnings([generations[place] for place in new], Generation.begins_as)
+        leaders = {new[place]: new[first] for place, first in equal.items()}
+        opened = [place for place in new if place not in leaders]
+        rows = open_rows(self._decoder, [generations[place].held for place in opened])
+        for place, row in zip(opened, rows, strict=True):
+            generations[place].row = row
         return leaders
 
     def _extensions(self, generations: Sequence[Generation]) -> list[Extension]:

@@ -8,13 +8,17 @@ A request that continues a prefix begins with a fork of its row (`Decoder.fork`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from retro.common.errors import ConfigError
 from retro.generate.request import Decoder, Prefix
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,26 @@ class PrefixCache:
         self._decoder.close(self._held.pop(prefix).row)
 
 
-def open_row(decoder: Decoder, held: HeldPrefix | None) -> int:
-    """A row that continues a prefix, or an empty one."""
-    return decoder.open() if held is None else decoder.fork(held.row, 1)[0]
+def equal_beginnings(items: Sequence[T], same: Callable[[T, T], bool]) -> dict[int, int]:
+    """The place of each item that begins as an earlier one does, with the place of the first such."""
+    firsts: list[int] = []
+    found: dict[int, int] = {}
+    for place, one in enumerate(items):
+        first = next((other for other in firsts if same(one, items[other])), None)
+        if first is None:
+            firsts.append(place)
+        else:
+            found[place] = first
+    return found
+
+
+def open_rows(decoder: Decoder, held: Sequence[HeldPrefix | None]) -> list[int]:
+    """Rows that continue prefixes; empty ones where there is none."""
+    forks = iter(fork_rows(decoder, [one.row for one in held if one is not None]))
+    return [decoder.open() if one is None else next(forks) for one in held]
+
+
+def fork_rows(decoder: Decoder, rows: Sequence[int]) -> list[int]:
+    """A fork of each row. Those of one row are made at once, so that memory grows once for all of them."""
+    forks = {row: iter(decoder.fork(row, count)) for row, count in Counter(rows).items()}
+    return [next(forks[row]) for row in rows]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retro.common.errors import ConfigError
 from retro.generate.checks import require_prompt, require_reading
-from retro.generate.prefix import HeldPrefix, PrefixCache, open_row
+from retro.generate.prefix import HeldPrefix, PrefixCache, equal_beginnings, fork_rows, open_rows
 from retro.generate.probabilities import Probabilities
 from retro.generate.reading import ChunkEnd, ChunkNeighbors, ChunkReader, NeighborFinder
 from retro.generate.request import Decoder, Extension, Prefix, Reading, Retrieved
@@ -150,15 +150,10 @@ def _score_together(block: Sequence[_Scoring], decoder: Decoder, finder: Neighbo
 
 def _read_prompts(block: Sequence[_Scoring], decoder: Decoder) -> None:
     """Logits of each first token. Apart from the continuations, so that those of prompts are not kept."""
-    leaders: list[_Scoring] = []
-    forks: list[tuple[_Scoring, _Scoring]] = []
-    for one in block:
-        leader = next((other for other in leaders if one.begins_as(other)), None)
-        if leader is None:
-            one.row = open_row(decoder, one.held)
-            leaders.append(one)
-        else:
-            forks.append((one, leader))
+    equal = equal_beginnings(block, _Scoring.begins_as)
+    leaders = [one for place, one in enumerate(block) if place not in equal]
+    for one, row in zip(leaders, open_rows(decoder, [one.held for one in leaders]), strict=True):
+        one.row = row
     unread = [one for one in leaders if one.first < len(one.prompt)]
     for one in leaders:
         if one.held is not None and one.held.logits_V is not None and one.first == len(one.prompt):
@@ -167,8 +162,9 @@ def _read_prompts(block: Sequence[_Scoring], decoder: Decoder) -> None:
         logits_BV = decoder.extend([one.extension(one.prompt[one.first :], one.first) for one in unread])
         for one, logits_1V in zip(unread, logits_BV.split(1), strict=True):
             one.logits = [logits_1V]
-    for one, leader in forks:
-        (one.row,), one.logits = decoder.fork(leader.row, 1), list(leader.logits)
+    rows = fork_rows(decoder, [block[first].row for first in equal.values()])
+    for (place, first), row in zip(equal.items(), rows, strict=True):
+        block[place].row, block[place].logits = row, list(block[first].logits)
 
 
 def _read_continuations(block: Sequence[_Scoring], decoder: Decoder) -> None:

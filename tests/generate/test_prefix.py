@@ -38,7 +38,7 @@ def test_samples_of_one_prompt_compute_it_once_and_are_what_each_is_alone() -> N
     samples = [Request(prompt=letters("what is it"), sampling=drawn(seed)) for seed in range(4)]
     decoder = FakeDecoder(random_rule)
     found = engine_of(decoder).generate(samples)
-    assert decoder.forks == [1, 1, 1]
+    assert decoder.forks == [3]
     new = sum(len(one.tokens) - (one.ended == "length") for one in found)
     assert (decoder.tokens, decoder.rows) == (10 + new, {})
     assert found == [engine_of(FakeDecoder(random_rule)).generate([one])[0] for one in samples]
@@ -183,7 +183,7 @@ def test_options_of_one_question_compute_its_prompt_once() -> None:
     alone = [engine_of(FakeDecoder(random_rule)).score([one])[0] for one in asked]
     decoder = FakeDecoder(random_rule)
     assert engine_of(decoder).score(asked) == alone
-    assert decoder.forks == [1] * 6
+    assert decoder.forks == [3, 3]
     assert decoder.tokens == 10 + 11 + 2 * sum(len(option) - 1 for option in options)
 
     decoder = FakeDecoder(random_rule)
