@@ -90,7 +90,7 @@ class BatchEngine:
         return len(self._running)
 
     def submit(self, request: Request) -> int:
-        """Take a request in; it is begun in one of the next steps.
+        """Queue a request; it begins in one of the next steps.
 
         Returns:
             Its number.
@@ -104,7 +104,7 @@ class BatchEngine:
         return self._next_number
 
     def require(self, request: Request) -> None:
-        """Check a request without taking it in.
+        """Check a request without queueing it.
 
         Raises:
             ConfigError: A setting is out of range, the prompt does not fit, or its prefix is not held.

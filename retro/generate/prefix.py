@@ -40,15 +40,10 @@ class PrefixCache:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._held: dict[Prefix, HeldPrefix] = {}
-        self._next = 0
-
-    def __len__(self) -> int:
-        return len(self._held)
 
     def hold(self, tokens: Sequence[int], held: HeldPrefix) -> Prefix:
         """Take over a row that was read."""
-        self._next += 1
-        prefix = Prefix(tokens=tuple(tokens), number=self._next)
+        prefix = Prefix(tuple(tokens))
         self._held[prefix] = held
         return prefix
 

@@ -1,9 +1,9 @@
-"""What is asked of a model and what comes back, whoever asks: the generation stage, the server, a recipe.
+"""The types of generation, for the generation stage, the server and recipes.
 
     Request → Engine → Event, Event, … → Completion
 
-A request says how its tokens are chosen and what its encoder reads; the engine answers many at once. Nothing here
-knows a model, a checkpoint or a tokenizer.
+A request says how its tokens are sampled and what its encoder reads; the engine batches many. Nothing here depends on
+a model, a checkpoint or a tokenizer.
 """
 
 # Dims in this file.
@@ -35,19 +35,19 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Extension:
-    """New tokens of one sequence: a whole prompt, one decoded token, or what was appended in between."""
+    """New tokens of one sequence: a whole prompt, one decoded token, or appended tokens."""
 
     row: int
     """The sequence, from `Decoder.open`."""
     tokens: Sequence[int]
     """At least one."""
     neighbors: Mapping[int, Neighbors] = field(default_factory=dict)
-    """By place in `tokens`: the neighbors of the chunk that this token ends. That token is the first to see them,
-    the M - 1 after it see them too, unless another chunk ends before."""
+    """By place in `tokens`: the neighbors of the chunk that this token ends. That token is the first to attend to them,
+    the M - 1 after it do too, unless another chunk ends before."""
 
 
 class Decoder(Protocol):
-    """A model with the caches of the sequences that it is in the middle of."""
+    """A model with the caches of its open sequences."""
 
     vocabulary: int
     """V: ids at and above are padding of the embedding."""
@@ -93,7 +93,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the tokens of one request are chosen."""
+    """How the tokens of one request are sampled."""
 
     temperature: float = 0.0
     """Divides the logits; 0 takes the likeliest token."""
@@ -161,7 +161,7 @@ class ChosenToken:
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieved:
-    """What the encoder was given for one chunk."""
+    """The passages of one chunk."""
 
     position: int
     """Token that ends the chunk, counted from the start of the prompt."""
@@ -170,7 +170,7 @@ class Retrieved:
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """What a hook wants done before the next token."""
+    """What a hook asks for before the next token."""
 
     append: tuple[int, ...] = ()
     """Tokens to put after the ones there, as if they had been chosen. They count as new tokens, and come with the event
@@ -182,7 +182,7 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A generation as its hook sees it, after each token."""
+    """A running request as its hook sees it, after each token."""
 
     prompt: Sequence[int]
     tokens: Sequence[ChosenToken]
@@ -192,16 +192,14 @@ class Progress:
 Hook = Callable[[Progress], Action | None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Prefix:
-    """Tokens whose caches an engine holds, for requests that continue them.
+    """Tokens whose caches an engine holds, for requests that continue them. Equal only to itself.
 
     From `BatchEngine.prefill`, or from a completion of a request with `keep`. Valid until `BatchEngine.release`.
     """
 
     tokens: tuple[int, ...]
-    number: int
-    """Tells apart prefixes of one engine that have the same tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +224,7 @@ class Request:
 
 
 Ended = Literal["end", "stop", "length", "cancelled", "hook"]
-"""Why a generation ended: an end token, stop string, token limit or full sequence, the asker left, its hook said so."""
+"""Why a request ended: an end token, a stop string, its token limit or a full sequence, `cancel`, its hook."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +248,7 @@ class Event:
     """One step of one request, for streaming. Texts join to the completion's text."""
 
     text: str = ""
-    """What became certain with this step: never part of a stop string or of a half character."""
+    """Text that is final with this step: never part of a stop string or of an incomplete character."""
     tokens: tuple[ChosenToken, ...] = ()
     retrieved: tuple[Retrieved, ...] = ()
     completion: Completion | None = None
@@ -258,7 +256,7 @@ class Event:
 
 
 class Engine(Protocol):
-    """Answers many requests at once; one thread drives it."""
+    """Batches requests; one thread drives it."""
 
     def submit(self, request: Request) -> int:
         """Take a request in; it is begun in one of the next steps.

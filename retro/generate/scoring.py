@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations: for evaluation by log-likelihood, and for recipes that weigh texts."""
+"""Log-likelihood of continuations, for evaluation and for recipes that rank texts."""
 
 # Dims in this file.
 #   T tokens of a continuation   V vocabulary
@@ -40,7 +40,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What the model finds of a continuation."""
+    """The log-likelihood of a continuation."""
 
     logprob: float
     """Sum over its tokens, in nats."""
@@ -49,19 +49,19 @@ class Score:
     logprobs: tuple[float, ...]
     """Of each token."""
     retrieved: tuple[Retrieved, ...] = ()
-    """What was read, chunk by chunk."""
+    """What the encoder read, chunk by chunk."""
 
 
 @torch.inference_mode()
 def score(
     asked: Sequence[Scored], decoder: Decoder, finder: NeighborFinder, prefixes: PrefixCache, *, at_once: int
 ) -> list[Score]:
-    """Score continuations, some at once, in their order.
+    """Score continuations, `at_once` in a batch, in their order.
 
     Args:
-        asked: Any number of them. Prompts of neighbors in this order that are equal are computed once.
+        asked: Any number of them. Equal prompts within a batch are computed once.
         decoder: The model.
-        finder: Finds what it reads.
+        finder: Finds what the encoder reads.
         prefixes: Those that may be continued.
         at_once: Sequences that the decoder holds at the same time.
 

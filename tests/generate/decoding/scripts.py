@@ -1,4 +1,4 @@
-"""Random courses of generation: what is read when, by whom."""
+"""Random sequences of decoder calls: which rows are extended, forked and closed, and which neighbors they get."""
 
 from __future__ import annotations
 
