@@ -1,26 +1,40 @@
-"""Many requests answered at once: they join and leave between steps, and each step chooses one token for all.
+"""Continuous batching: requests join and leave between steps, and each step chooses one token for all.
+
+**Shared prefixes.** Requests that begin in the same step with the same prompt and reading compute it once: the others
+are forks of the first (`Decoder.fork`). So `n` samples of a prompt cost its prefill once. Continuations with different
+tokens share a prefix that the caller names:
+
+    prefix = engine.prefill(prompt)
+    completions = engine.generate([Request(prefix=prefix, prompt=passage, keep=True) for passage in passages])
+    scores = engine.score([Scored(prefix=prefix, prompt=[], continuation=option) for option in options])
+    best = completions[0].prefix                     # a beam: fork the best, release the others
+    following = engine.generate([Request(prefix=best, prompt=passage) for passage in passages])
+    for held in (prefix, *(one.prefix for one in completions)):
+        engine.release(held)
 
 Every rank of a model that is spread over processes runs the same engine with the same requests: the decoder gives all
 of them the same logits, a request has its own stream of random numbers, and what is found must be the same on all of
-them (`retro.generate.ranks.search_once`). So all choose the same tokens without a word between them.
+them (`retro.generate.ranks.search_once`). So all choose the same tokens without communication.
 """
 
 # Dims in this file.
-#   B sequences of a step   T new tokens of one sequence   V vocabulary
+#   B sequences of a step   V vocabulary
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from retro.common.errors import ConfigError
-from retro.generate.chunk_retrieval import ChunkNeighbors, NeighborFinder, Tokenizer
+from retro.generate.chunk_retrieval import NeighborFinder, Tokenizer
+from retro.generate.forward import BatchForward
 from retro.generate.generation import Generation
+from retro.generate.prefix import PrefixCache
 from retro.generate.probabilities import Probabilities
-from retro.generate.request import Completion, Decoder, Event, Extension, Request
+from retro.generate.request import Completion, Decoder, Event, Prefix, Reading, Request
 from retro.generate.request_checks import require_request
 from retro.generate.sampling import choose
 from retro.generate.scoring import Score, Scored, score
@@ -60,6 +74,8 @@ class BatchEngine:
         )
         self._waiting: deque[tuple[int, Request]] = deque()
         self._running: dict[int, Generation] = {}
+        self._prefixes = PrefixCache(decoder)
+        self._forward = BatchForward(decoder, self._finder)
         self._cancelled: set[int] = set()
         self._next_number = 0
 
@@ -74,7 +90,7 @@ class BatchEngine:
         return len(self._running)
 
     def submit(self, request: Request) -> int:
-        """Take a request in; it is begun in one of the next steps.
+        """Queue a request; it begins in one of the next steps.
 
         Returns:
             Its number.
@@ -84,16 +100,53 @@ class BatchEngine:
         """
         self.require(request)
         self._next_number += 1
-        self._waiting.append((self._next_number, request))
+        self._waiting.append((self._next_number, _whole(request)))
         return self._next_number
 
     def require(self, request: Request) -> None:
-        """Check a request without taking it in.
+        """Check a request without queueing it.
 
         Raises:
-            ConfigError: A setting is out of range, or the prompt does not fit.
+            ConfigError: A setting is out of range, the prompt does not fit, or its prefix is not held.
         """
-        require_request(request, self.decoder, searches=self._finder.retrieve is not None)
+        self._prefixes.find(request.prefix)
+        require_request(_whole(request), self.decoder, searches=self._finder.retrieve is not None)
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Sequence[int], *, reading: Reading = None, prefix: Prefix | None = None) -> Prefix:
+        """Compute a prompt once, for any number of requests and scores that continue it.
+
+        What it holds is beside `max_running`, in the memory of the decoder, until `release`.
+
+        Args:
+            prompt: At least one token, or none after a prefix.
+            reading: What the encoder reads for chunks that end in the prompt; the last of them with its last token.
+            prefix: Tokens before it.
+
+        Raises:
+            ConfigError: The prompt does not fit, or cannot be read with what is asked for.
+            RetroError: The search failed.
+        """
+        request = Request(prompt=prompt, reading=reading, prefix=prefix)
+        self.require(request)
+        generation = self._generation(_whole(request))
+        try:
+            generation.logits_V = self._forward.logits([generation])[0]
+        except BaseException:
+            self._close(generation)
+            raise
+        return self._prefixes.hold(generation.ids, generation.held_state())
+
+    def release(self, prefix: Prefix) -> None:
+        """Forget a prefix; requests that have begun to continue it go on.
+
+        Raises:
+            ConfigError: It is not held.
+            ValueError: A request that continues it waits.
+        """
+        if any(request.prefix == prefix for _, request in self._waiting):
+            raise ValueError("a prefix is released that a waiting request continues; release it once that has begun")
+        self._prefixes.release(prefix)
 
     def cancel(self, number: int) -> None:
         """End a request early, in the next step; unknown or finished numbers are ignored."""
@@ -115,10 +168,18 @@ class BatchEngine:
             self._running[number].finish("cancelled")
         self._cancelled.clear()
         self._choose([one for one in self._running.values() if one.ended is None])
+        ended = [number for number, one in self._running.items() if one.ended is not None]
+        for one in map(self._running.__getitem__, ended):
+            if one.request.keep and one.row >= 0:
+                one.prefix = self._prefixes.hold(one.ids, one.held_state())
         events = [(number, one.event()) for number, one in self._running.items()]
-        for number in [number for number, one in self._running.items() if one.ended is not None]:
-            self.decoder.close(self._running.pop(number).row)
+        for number in ended:
+            self._close(self._running.pop(number))
         return events
+
+    def _close(self, generation: Generation) -> None:
+        if generation.row >= 0 and generation.prefix is None:
+            self.decoder.close(generation.row)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer all of them, in their order.
@@ -135,6 +196,11 @@ class BatchEngine:
         try:
             while self._waiting or self._running:
                 done |= {number: event.completion for number, event in self.step() if event.completion is not None}
+        except BaseException:
+            for completion in done.values():
+                if completion.prefix is not None:
+                    self.release(completion.prefix)
+            raise
         finally:
             self.abandon()
         return [done[number] for number in numbers]
@@ -156,7 +222,7 @@ class BatchEngine:
             ConfigError: A prompt or continuation is empty, does not fit, or cannot be read to.
             TrainingError: The model's logits are not finite.
         """
-        return score(asked, self.decoder, self._finder, at_once=self.max_running)
+        return score(asked, self.decoder, self._finder, self._prefixes, at_once=self.max_running)
 
     def _events(self) -> Iterator[Event]:
         try:
@@ -171,11 +237,11 @@ class BatchEngine:
             raise ValueError("the engine is in the middle of other requests; drive it by submit and step")
 
     def abandon(self) -> None:
-        """Forget everything; after an error, nothing of what was begun may stay. No event tells of it."""
+        """Drop all requests, without events; after an error nothing of them may stay. Prefixes are held on."""
         self._waiting.clear()
         self._cancelled.clear()
         while self._running:
-            self.decoder.close(self._running.popitem()[1].row)
+            self._close(self._running.popitem()[1])
 
     def _begin(self) -> None:
         """Let waiting requests join. Cancelled ones only pass through."""
@@ -186,14 +252,19 @@ class BatchEngine:
                 self._waiting.append((number, request))
                 continue
             room -= number not in self._cancelled
-            self._running[number] = Generation(request, self.decoder, self.tokenizer, self.decoder.open())
+            self._running[number] = self._generation(request)
+
+    def _generation(self, request: Request) -> Generation:
+        return Generation(request, self.decoder, self.tokenizer, self._prefixes.find(request.prefix))
 
     @torch.inference_mode()
     def _choose(self, generations: Sequence[Generation]) -> None:
         """The next token of each, after the decoder has read what is new of it."""
         if not generations:
             return
-        logits_BV = self._read(generations)
+        logits_BV = self._forward.logits(generations)
+        for row, one in enumerate(generations):
+            one.logits_V = logits_BV[row] if one.request.keep else None
         rows = [row for row, one in enumerate(generations) if one.ended is None]
         if not rows:
             return
@@ -206,45 +277,7 @@ class BatchEngine:
             request = one.request
             one.take(probabilities.token(row, id_, logprob, request.top_logprobs, request.named_tokens))
 
-    def _read(self, generations: Sequence[Generation]) -> Tensor:
-        """Have the decoder read what is new of each sequence: logits [B, V] of what follows.
 
-        Sequences to which a hook appended are a call of their own: only they need the logits on the way.
-        """
-        extensions = self._extensions(generations)
-        appended = [row for row, one in enumerate(generations) if one.appended]
-        if not appended:
-            return self.decoder.extend(extensions)
-        rows = [row for row, one in enumerate(generations) if not one.appended]
-        logits: dict[int, Tensor] = {}
-        if rows:
-            logits = dict(zip(rows, self.decoder.extend([extensions[row] for row in rows]), strict=True))
-        everything = self.decoder.extend_all([extensions[row] for row in appended])
-        for row, logits_TV in zip(appended, everything, strict=True):
-            _take_appended(generations[row], logits_TV)
-            logits[row] = logits_TV[-1]
-        return torch.stack([logits[row] for row in range(len(generations))])
-
-    def _extensions(self, generations: Sequence[Generation]) -> list[Extension]:
-        """What is new of each sequence, with the neighbors of the chunks that end in it; one search for all."""
-        ends = [list(one.reader.ends(one.ids)) for one in generations]
-        found: Iterator[ChunkNeighbors] = iter(self._finder.find([end for mine in ends for end in mine]))
-        return [one.extension([next(found) for _ in mine]) for one, mine in zip(generations, ends, strict=True)]
-
-
-def _take_appended(generation: Generation, logits_TV: Tensor) -> None:
-    """Record appended tokens with the log-probabilities that the model gives them.
-
-    Args:
-        generation: Its last `appended` ids are those.
-        logits_TV: After each new token; before the first appended one there is always a chosen one.
-    """
-    count, request = generation.appended, generation.request
-    ids = generation.ids[-count:]
-    probabilities = Probabilities(logits_TV[-count - 1 : -1])
-    generation.take_appended(
-        [
-            probabilities.token(row, id_, logprob, request.top_logprobs, request.named_tokens, appended=True)
-            for row, (id_, logprob) in enumerate(zip(ids, probabilities.of(ids), strict=True))
-        ]
-    )
+def _whole(request: Request) -> Request:
+    """Prefix and prompt as one prompt."""
+    return request if request.prefix is None else replace(request, prompt=(*request.prefix.tokens, *request.prompt))

@@ -1,4 +1,4 @@
-"""One request in the middle of its answer: its tokens, its text, and why it ended."""
+"""A running request: its tokens, its text, and why it ended."""
 
 # Dims in this file.
 #   V vocabulary
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retro.generate.chunk_retrieval import ChunkNeighbors, ChunkReader
+from retro.generate.chunk_retrieval import ChunkEnd, ChunkNeighbors, ChunkReader
 from retro.generate.detokenize import AnswerText, Detokenizer, HeldText
+from retro.generate.prefix import HeldPrefix
 from retro.generate.request import (
     Action,
     ChosenToken,
@@ -21,6 +22,7 @@ from retro.generate.request import (
     Ended,
     Event,
     Extension,
+    Prefix,
     Progress,
     Request,
     Retrieved,
@@ -31,8 +33,18 @@ from retro.generate.sampling import TokenSelection
 class Generation:
     """A request that was begun."""
 
-    def __init__(self, request: Request, decoder: Decoder, tokenizer: Detokenizer, row: int) -> None:
-        self.request, self.row = request, row
+    def __init__(self, request: Request, decoder: Decoder, tokenizer: Detokenizer, held: HeldPrefix | None) -> None:
+        """Begin a request.
+
+        Args:
+            request: Its prompt begins with the tokens of its prefix.
+            decoder: The model.
+            tokenizer: The model's.
+            held: The state of its prefix.
+        """
+        self.request, self.held = request, held
+        self.row = -1
+        """Of the decoder; -1 until it is opened."""
         self.reader = ChunkReader(request.reading, len(request.prompt), decoder.chunk_length)
         self.ids = list(request.prompt)
         """Prompt and answer."""
@@ -40,8 +52,15 @@ class Generation:
         """How many of the last ids a hook put there that are not among `tokens` yet."""
         self.tokens: list[ChosenToken] = []
         self.ended: Ended | None = None
+        self.prefix: Prefix | None = None
+        """What is held of it after its end."""
+        self.logits_V: Tensor | None = None
+        """Of the token that follows, where all tokens are read and something will ask for it."""
         self._decoder = decoder
         self._read = 0
+        if held is not None:
+            self._read, self.reader.has_read = held.read, held.has_read
+            self.logits_V = held.logits_V if held.read == len(self.ids) else None
         self._ending: Ended | None = None
         """Why it ends as soon as the decoder has read what a hook appended."""
         self._text = ""
@@ -52,6 +71,26 @@ class Generation:
         self._seen_V: Tensor | None = None
         self._told = (0, 0, 0)
         """Tokens, characters and chunks that earlier events told of."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there are tokens that the decoder has not read."""
+        return self._read < len(self.ids)
+
+    def begins_as(self, other: Generation) -> bool:
+        """Whether both read the same before their first new token."""
+        mine, its = self.request, other.request
+        return self.ids == other.ids and mine.prefix == its.prefix and mine.reading == its.reading
+
+    def chunk_ends(self) -> list[ChunkEnd]:
+        """Ends of chunks among the tokens that the decoder has not read."""
+        return [end for end in self.reader.ends(self.ids) if end.position >= self._read]
+
+    def held_state(self) -> HeldPrefix:
+        """For those who continue it."""
+        # Copied: it may be a row of a whole batch.
+        logits_V = None if self.has_unread or self.logits_V is None else self.logits_V.clone()
+        return HeldPrefix(row=self.row, read=self._read, logits_V=logits_V, has_read=self.reader.has_read)
 
     def extension(self, found: Sequence[ChunkNeighbors]) -> Extension:
         """What the decoder has not read yet, with what was found for the chunks that end in it."""
@@ -161,4 +200,5 @@ class Generation:
             ended=ended,
             retrieved=tuple(self._retrieved),
             prompt_tokens=len(self.request.prompt),
+            prefix=self.prefix,
         )

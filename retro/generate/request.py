@@ -1,9 +1,9 @@
-"""What is asked of a model and what comes back, whoever asks: the generation stage, the server, a recipe.
+"""The types of generation, for the generation stage, the server and recipes.
 
     Request → Engine → Event, Event, … → Completion
 
-A request says how its tokens are chosen and what its encoder reads; the engine answers many at once. Nothing here
-knows a model, a checkpoint or a tokenizer.
+A request says how its tokens are sampled and what its encoder reads; the engine batches many. Nothing here depends on
+a model, a checkpoint or a tokenizer.
 """
 
 # Dims in this file.
@@ -35,19 +35,19 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Extension:
-    """New tokens of one sequence: a whole prompt, one decoded token, or what was appended in between."""
+    """New tokens of one sequence: a whole prompt, one decoded token, or appended tokens."""
 
     row: int
     """The sequence, from `Decoder.open`."""
     tokens: Sequence[int]
     """At least one."""
     neighbors: Mapping[int, Neighbors] = field(default_factory=dict)
-    """By place in `tokens`: the neighbors of the chunk that this token ends. That token is the first to see them,
-    the M - 1 after it see them too, unless another chunk ends before."""
+    """By place in `tokens`: the neighbors of the chunk that this token ends. That token is the first to attend to them,
+    the M - 1 after it do too, unless another chunk ends before."""
 
 
 class Decoder(Protocol):
-    """A model with the caches of the sequences that it is in the middle of."""
+    """A model with the caches of its open sequences."""
 
     vocabulary: int
     """V: ids at and above are padding of the embedding."""
@@ -67,6 +67,16 @@ class Decoder(Protocol):
     def open(self) -> int:
         """A new, empty sequence."""
 
+    def fork(self, row: int, count: int) -> list[int]:
+        """New sequences that begin as copies of another: with its tokens and neighbors, read once, for all of them.
+
+        Each goes on by itself, and so does the other; any may be closed before the rest.
+
+        Args:
+            row: An open sequence.
+            count: How many, at least 1.
+        """
+
     def close(self, row: int) -> None:
         """Forget a sequence; its row may be given out again."""
 
@@ -83,7 +93,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the tokens of one request are chosen."""
+    """How the tokens of one request are sampled."""
 
     temperature: float = 0.0
     """Divides the logits; 0 takes the likeliest token."""
@@ -151,7 +161,7 @@ class ChosenToken:
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieved:
-    """What the encoder was given for one chunk."""
+    """The passages of one chunk."""
 
     position: int
     """Token that ends the chunk, counted from the start of the prompt."""
@@ -160,7 +170,7 @@ class Retrieved:
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """What a hook wants done before the next token."""
+    """What a hook asks for before the next token."""
 
     append: tuple[int, ...] = ()
     """Tokens to put after the ones there, as if they had been chosen. They count as new tokens, and come with the event
@@ -172,7 +182,7 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A generation as its hook sees it, after each token."""
+    """A running request as its hook sees it, after each token."""
 
     prompt: Sequence[int]
     tokens: Sequence[ChosenToken]
@@ -182,15 +192,30 @@ class Progress:
 Hook = Callable[[Progress], Action | None]
 
 
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Tokens whose caches an engine holds, for requests that continue them. Equal only to itself.
+
+    From `BatchEngine.prefill`, or from a completion of a request with `keep`. Valid until `BatchEngine.release`.
+    """
+
+    tokens: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to go on from."""
+    """One prompt to continue."""
 
     prompt: Sequence[int]
-    """At least one token."""
+    """At least one token; may be empty with a `prefix`."""
     sampling: Sampling = Sampling()
     reading: Reading = None
     """What the encoder reads; None: nothing."""
+    prefix: Prefix | None = None
+    """Tokens before the prompt that the engine has computed. Prompt and prefix count as one prompt, also for where
+    chunks end; chunks that end within the prefix have been read with it and are not read again."""
+    keep: bool = False
+    """Hold the caches when the request ends: `Completion.prefix` continues it."""
     top_logprobs: int = 0
     """Likeliest tokens to report for each step."""
     named_tokens: tuple[int, ...] = ()
@@ -199,7 +224,7 @@ class Request:
 
 
 Ended = Literal["end", "stop", "length", "cancelled", "hook"]
-"""Why a generation ended: an end token, stop string, token limit or full sequence, the asker left, its hook said so."""
+"""Why a request ended: an end token, a stop string, its token limit or a full sequence, `cancel`, its hook."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +238,9 @@ class Completion:
     ended: Ended
     retrieved: tuple[Retrieved, ...] = ()
     prompt_tokens: int = 0
+    """With those of a prefix."""
+    prefix: Prefix | None = None
+    """All tokens, where the request asks to `keep` their caches; None where it ended before it was begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +248,7 @@ class Event:
     """One step of one request, for streaming. Texts join to the completion's text."""
 
     text: str = ""
-    """What became certain with this step: never part of a stop string or of a half character."""
+    """Text that is final with this step: never part of a stop string or of an incomplete character."""
     tokens: tuple[ChosenToken, ...] = ()
     retrieved: tuple[Retrieved, ...] = ()
     completion: Completion | None = None
@@ -228,7 +256,7 @@ class Event:
 
 
 class Engine(Protocol):
-    """Answers many requests at once; one thread drives it."""
+    """Batches requests; one thread drives it."""
 
     def submit(self, request: Request) -> int:
         """Take a request in; it is begun in one of the next steps.

@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations: for evaluation by log-likelihood, and for recipes that weigh texts."""
+"""Log-likelihood of continuations, for evaluation and for recipes that rank texts."""
 
 # Dims in this file.
 #   T tokens of a continuation   V vocabulary
@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from retro.common.errors import ConfigError
-from retro.generate.chunk_retrieval import ChunkReader, NeighborFinder
+from retro.generate.chunk_retrieval import ChunkEnd, ChunkNeighbors, ChunkReader, NeighborFinder
+from retro.generate.prefix import HeldPrefix, PrefixCache, equal_beginnings, fork_rows, open_rows
 from retro.generate.probabilities import Probabilities
-from retro.generate.request import Decoder, Extension, Neighbors, Reading, Retrieved
+from retro.generate.request import Decoder, Extension, Prefix, Reading, Retrieved
 from retro.generate.request_checks import require_prompt, require_reading
 
 
@@ -23,16 +24,23 @@ class Scored:
     """A continuation to be scored."""
 
     prompt: Sequence[int]
-    """At least one token; the end-of-document token begins a text."""
+    """At least one token; the end-of-document token begins a text. May be empty with a `prefix`."""
     continuation: Sequence[int]
     """At least one token."""
     reading: Reading = None
     """What the encoder reads, as while generating."""
+    prefix: Prefix | None = None
+    """Tokens before the prompt that the engine has computed, as `Request.prefix`."""
+
+    @property
+    def whole_prompt(self) -> tuple[int, ...]:
+        """Prefix and prompt."""
+        return (*(() if self.prefix is None else self.prefix.tokens), *self.prompt)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What the model finds of a continuation."""
+    """The log-likelihood of a continuation."""
 
     logprob: float
     """Sum over its tokens, in nats."""
@@ -41,91 +49,135 @@ class Score:
     logprobs: tuple[float, ...]
     """Of each token."""
     retrieved: tuple[Retrieved, ...] = ()
-    """What was read, chunk by chunk."""
+    """What the encoder read, chunk by chunk."""
 
 
 @torch.inference_mode()
-def score(asked: Sequence[Scored], decoder: Decoder, finder: NeighborFinder, *, at_once: int) -> list[Score]:
-    """Score continuations, some at once, in their order.
+def score(
+    asked: Sequence[Scored], decoder: Decoder, finder: NeighborFinder, prefixes: PrefixCache, *, at_once: int
+) -> list[Score]:
+    """Score continuations, `at_once` in a batch, in their order.
 
     Args:
-        asked: Any number of them.
+        asked: Any number of them. Equal prompts within a batch are computed once.
         decoder: The model.
-        finder: Finds what it reads.
+        finder: Finds what the encoder reads.
+        prefixes: Those that may be continued.
         at_once: Sequences that the decoder holds at the same time.
 
     Raises:
-        ConfigError: A prompt or continuation is empty, does not fit, or cannot be read to.
+        ConfigError: A prompt or continuation is empty, does not fit, or cannot be read to; a prefix is not held.
         TrainingError: The model's logits are not finite.
     """
     for one in asked:
+        prefixes.find(one.prefix)
         _require(one, decoder, searches=finder.retrieve is not None)
     scores: list[Score] = []
     for start in range(0, len(asked), at_once):
-        scores += _score_together(asked[start : start + at_once], decoder, finder)
+        block = [_Scoring.of(one, prefixes.find(one.prefix)) for one in asked[start : start + at_once]]
+        scores += _score_together(block, decoder, finder)
     return scores
 
 
 def _require(one: Scored, decoder: Decoder, *, searches: bool) -> None:
     # The last token is asked for and never read.
-    require_prompt("Scored.prompt", one.prompt, decoder)
+    prompt = one.whole_prompt
+    require_prompt("Scored.prompt", prompt, decoder)
     if not one.continuation:
         raise ConfigError("Scored.continuation", [], "needs at least one token to score")
-    room = decoder.sequence_length + 1 - len(one.prompt)
+    room = decoder.sequence_length + 1 - len(prompt)
     if len(one.continuation) > room:
-        need = f"needs at most {room} after a prompt of {len(one.prompt)}, in sequences of {decoder.sequence_length}"
+        need = f"needs at most {room} after a prompt of {len(prompt)}, in sequences of {decoder.sequence_length}"
         raise ConfigError("Scored.continuation", f"{len(one.continuation)} tokens", need)
     require_prompt("Scored.continuation", one.continuation[:-1] or one.continuation, decoder)
     require_prompt("Scored.continuation", one.continuation[-1:], decoder)
     require_reading(one.reading, decoder, searches=searches)
 
 
-def _score_together(asked: Sequence[Scored], decoder: Decoder, finder: NeighborFinder) -> list[Score]:
-    ids = [[*one.prompt, *one.continuation[:-1]] for one in asked]
-    readers = [ChunkReader(one.reading, len(one.prompt), decoder.chunk_length) for one in asked]
-    ends = [list(reader.ends(mine)) for reader, mine in zip(readers, ids, strict=True)]
-    everything = iter(finder.find([end for mine in ends for end in mine]))
-    found = [[next(everything) for _ in mine] for mine in ends]
-    read = [{one.position: one.neighbors for one in mine if one.neighbors is not None} for mine in found]
-    rows = [decoder.open() for _ in asked]
+@dataclass(eq=False)
+class _Scoring:
+    """A continuation while it is scored."""
+
+    asked: Scored
+    held: HeldPrefix | None
+    prompt: tuple[int, ...]
+    """With the prefix."""
+    first: int
+    """Tokens that the decoder has read before: of the prefix."""
+    chunks: list[ChunkNeighbors] = field(default_factory=list)
+    row: int = -1
+    """-1 until it is opened."""
+    logits: list[Tensor] = field(default_factory=list)
+    """[1, V] of its first token, and [T - 1, V] of the others."""
+
+    @classmethod
+    def of(cls, asked: Scored, held: HeldPrefix | None) -> _Scoring:
+        """Not begun."""
+        return cls(asked, held, asked.whole_prompt, 0 if held is None else held.read)
+
+    def begins_as(self, other: _Scoring) -> bool:
+        """Whether both read the same before their continuations."""
+        mine, its = self.asked, other.asked
+        return self.prompt == other.prompt and mine.prefix == its.prefix and mine.reading == its.reading
+
+    def chunk_ends(self, chunk_length: int) -> list[ChunkEnd]:
+        """Ends of chunks that the decoder has not read."""
+        reader = ChunkReader(self.asked.reading, len(self.prompt), chunk_length)
+        reader.has_read = self.held is not None and self.held.has_read
+        ids = [*self.prompt, *self.asked.continuation[:-1]]
+        return [end for end in reader.ends(ids) if end.position >= self.first]
+
+    def extension(self, tokens: Sequence[int], first: int) -> Extension:
+        """New tokens, the first of them at a position."""
+        found = {one.position - first: one.neighbors for one in self.chunks if one.neighbors is not None}
+        return Extension(self.row, tokens, {at: one for at, one in found.items() if 0 <= at < len(tokens)})
+
+
+def _score_together(block: Sequence[_Scoring], decoder: Decoder, finder: NeighborFinder) -> list[Score]:
+    ends = [one.chunk_ends(decoder.chunk_length) for one in block]
+    found = iter(finder.find([end for mine in ends for end in mine]))
+    for one, mine in zip(block, ends, strict=True):
+        one.chunks = [next(found) for _ in mine]
     try:
-        logits = _logits(asked, ids, read, rows, decoder)
+        _read_prompts(block, decoder)
+        _read_continuations(block, decoder)
     finally:
-        for row in rows:
-            decoder.close(row)
-    return [
-        _score(one, logits_TV, tuple(Retrieved(position=c.position, passages=c.passages) for c in mine))
-        for one, logits_TV, mine in zip(asked, logits, found, strict=True)
-    ]
+        for one in block:
+            if one.row >= 0:
+                decoder.close(one.row)
+    return [_score(one.asked, torch.cat(one.logits), _retrieved(one)) for one in block]
 
 
-def _logits(
-    asked: Sequence[Scored],
-    ids: Sequence[Sequence[int]],
-    read: Sequence[dict[int, Neighbors]],
-    rows: Sequence[int],
-    decoder: Decoder,
-) -> list[Tensor]:
-    """Logits [T, V] of each continuation's tokens. Prompts are read first, so that theirs are not kept."""
-    prompts = [
-        Extension(row, one.prompt, {at: what for at, what in mine.items() if at < len(one.prompt)})
-        for row, one, mine in zip(rows, asked, read, strict=True)
-    ]
-    first = decoder.extend(prompts)
-    longer = [place for place, one in enumerate(asked) if len(one.continuation) > 1]
-    rests = [
-        Extension(
-            rows[place],
-            ids[place][len(asked[place].prompt) :],
-            {at - len(asked[place].prompt): what for at, what in read[place].items() if at >= len(asked[place].prompt)},
-        )
-        for place in longer
-    ]
-    later = dict(zip(longer, decoder.extend_all(rests), strict=True)) if rests else {}
-    return [
-        torch.cat((first[place : place + 1], later[place])) if place in later else first[place : place + 1]
-        for place in range(len(asked))
-    ]
+def _read_prompts(block: Sequence[_Scoring], decoder: Decoder) -> None:
+    """Logits of each first token. Apart from the continuations, so that those of prompts are not kept."""
+    equal = equal_beginnings(block, _Scoring.begins_as)
+    leaders = [one for place, one in enumerate(block) if place not in equal]
+    for one, row in zip(leaders, open_rows(decoder, [one.held for one in leaders]), strict=True):
+        one.row = row
+    unread = [one for one in leaders if one.first < len(one.prompt)]
+    for one in leaders:
+        if one.held is not None and one.held.logits_V is not None and one.first == len(one.prompt):
+            one.logits = [one.held.logits_V[None]]
+    if unread:
+        logits_BV = decoder.extend([one.extension(one.prompt[one.first :], one.first) for one in unread])
+        for one, logits_1V in zip(unread, logits_BV.split(1), strict=True):
+            one.logits = [logits_1V]
+    rows = fork_rows(decoder, [block[first].row for first in equal.values()])
+    for (place, first), row in zip(equal.items(), rows, strict=True):
+        block[place].row, block[place].logits = row, list(block[first].logits)
+
+
+def _read_continuations(block: Sequence[_Scoring], decoder: Decoder) -> None:
+    """Logits of the other tokens."""
+    longer = [one for one in block if len(one.asked.continuation) > 1]
+    if longer:
+        extensions = [one.extension(one.asked.continuation[:-1], len(one.prompt)) for one in longer]
+        for one, logits_TV in zip(longer, decoder.extend_all(extensions), strict=True):
+            one.logits.append(logits_TV)
+
+
+def _retrieved(one: _Scoring) -> tuple[Retrieved, ...]:
+    return tuple(Retrieved(position=chunk.position, passages=chunk.passages) for chunk in one.chunks)
 
 
 def _score(one: Scored, logits_TV: Tensor, retrieved: tuple[Retrieved, ...]) -> Score:

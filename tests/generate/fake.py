@@ -83,11 +83,21 @@ class FakeDecoder:
         self.closed: list[Row] = []
         self.calls: list[int] = []
         """Sequences of each call."""
+        self.tokens = 0
+        """Tokens of all calls."""
+        self.forks: list[int] = []
 
     def open(self) -> int:
         number = min(set(range(len(self.rows) + 1)) - set(self.rows))
         self.rows[number] = Row()
         return number
+
+    def fork(self, row: int, count: int) -> list[int]:
+        self.forks.append(count)
+        source, forks = self.rows[row], [self.open() for _ in range(count)]
+        for fork in forks:
+            self.rows[fork] = Row(list(source.ids), dict(source.read))
+        return forks
 
     def close(self, row: int) -> None:
         self.closed.append(self.rows.pop(row))
@@ -103,6 +113,7 @@ class FakeDecoder:
     def _extend(self, extension: Extension) -> Tensor:
         row = self.rows[extension.row]
         assert extension.tokens
+        self.tokens += len(extension.tokens)
         assert set(extension.neighbors) <= set(range(len(extension.tokens)))
         logits = []
         for place, token in enumerate(extension.tokens):

@@ -1,4 +1,4 @@
-"""A model shared by several processes decodes as it does in one, and tells every one of them the same."""
+"""A model shared by several processes decodes and forks as it does in one, and all of them get the same logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retro.generate.loading import open_decoder
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import train
 from tests.model.tiny import tiny_shape
-from tests.parallel.decoding_worker import decode
+from tests.parallel.decoding_worker import continue_prefix, decode
 from tests.parallel.launch import launch_module
 from tests.training.fake import CycleSource
 
@@ -30,7 +30,7 @@ LAYOUTS: dict[str, Settings] = {
     # Sharing the sequence between ranks means nothing for one token; it is ignored.
     "TP2 SP": {"tensor": 2, "sequence": True},
     "PP2": {"pipeline": 2},
-    # The encoder lies in layer 2, so here neighbors travel to it.
+    # The encoder is in layer 2, so embedded neighbors are sent to the second stage.
     "PP2 of 1 and 3 layers": {"pipeline": 2, "stage_layers": [1, 3]},
     "TP2 PP2": {"tensor": 2, "pipeline": 2},
     "PP4": {"pipeline": 4},
@@ -84,3 +84,17 @@ def test_logits_of_every_rank_equal_those_of_one_process(decoded: Path, model: s
         np.testing.assert_allclose(one, expected, rtol=TOLERANCE, atol=TOLERANCE)
         # To the bit: ranks that draw tokens from these must draw the same.
         assert np.array_equal(one, found[0])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_continuations_of_a_prefix_equal_those_of_one_process(decoded: Path, model: str, layout: str) -> None:
+    alone = open_decoder(decoded / model, ParallelConfig(), 0)
+    expected = continue_prefix(alone, reads=model == "retro").numpy()
+    # Six answers of four tokens, two scores of three; samples of one prompt are equal, as all take the likeliest token.
+    assert len(expected) == 6 * 4 + 2 * 3
+    assert np.array_equal(expected[:4], expected[8:12])
+    assert len(set(expected[12:24].tolist())) == 12
+    for rank in range(ranks(LAYOUTS[layout])):
+        found = np.load(decoded / f"{model} {layout}_{rank}_engine.npy")
+        np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)

@@ -1,12 +1,12 @@
-"""Which neighbors each new token of a call reads: those that it is the first to see, or those that its row had.
+"""Which neighbors each new token attends to: those of a chunk that ends in this call, or those that its row has cached.
 
-The token that ends a chunk is the first to see the chunk's neighbors; the M - 1 after it see them too. In the frame of
-the chunk it has position M - 1, the next one M, and so on to 2 M - 2 (see retro/model/attention.py).
+The token that ends a chunk is the first to attend to the chunk's neighbors; the M - 1 after it do too. Relative to the
+chunk it has position M - 1, the next one M, and so on to 2 M - 2 (see retro/model/attention.py).
 """
 
 # Dims in this file.
 #   P packed tokens   E chunks that end among them   M tokens in a chunk   K neighbors   R tokens of a neighbor
-#   W tokens that read the neighbors of a new chunk, at most M   B slots   T cache entries
+#   W tokens that attend to a new chunk's neighbors, at most M   B slots   T cache entries
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retro.generate.decoding.batch import Batch, DecodeGroup, Prefill, Span, adjacent_slots
 from retro.generate.decoding.rows import Row
-from retro.generate.decoding.step import Run, Span, Step, Stretch, neighboring
 from retro.generate.request import Neighbors
 
 
@@ -31,9 +31,9 @@ class NewChunk:
     place: int
     """The token that ends it, within the span."""
     seen: int
-    """New tokens that read its neighbors, that one included."""
+    """New tokens that attend to its neighbors, that one included."""
     last: bool
-    """Whether the row goes on with it."""
+    """Whether it is the row's last, whose neighbors are cached."""
     neighbors: Neighbors
 
     @property
@@ -49,73 +49,75 @@ class NewChunks:
     neighbors_EKR: Tensor
     mask_EKR: Tensor
     slot_E1: Tensor
-    ring_EM: Tensor
-    """Where a chunk's tokens lie in the row's ring of states, for those read before this call."""
+    buffer_EM: Tensor
+    """Places of a chunk's tokens in the encoder state buffer, for tokens of earlier calls."""
     token_EM: Tensor
-    """Where they lie among the packed ones, for the new."""
+    """Their places among the packed tokens, for new ones."""
     new_EM: Tensor
     all_new: bool
-    """Whether all are, so that no ring is read."""
+    """Whether all are new, so that the buffer is not needed."""
     real_EM: Tensor
     """False before the row's first token."""
     reader_WE: Tensor
-    """Packed tokens that read a chunk's neighbors; repeated where it has fewer than W."""
+    """Packed tokens that attend to a chunk's neighbors; repeated where there are fewer than W."""
     reads_WE: Tensor
     """False where repeated."""
-    kept: tuple[int, ...]
-    """The chunks that their rows go on with."""
-    kept_slots: tuple[int, ...]
+    stored: tuple[int, ...]
+    """The last chunks of their rows, whose neighbors are cached."""
+    stored_slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Reading:
+class CrossAttentionPlan:
     """What cross-attention needs to know of the new tokens, in every layer."""
 
-    sees_P11: Tensor | None
+    has_neighbors_P11: Tensor | None
     """Whether a token has neighbors; None where all have."""
     position_P: Tensor
-    """Tokens since the chunk's last, 0 to M - 1; 0 where there is no chunk. Anything where nothing is read."""
-    runs: tuple[Run, ...]
-    stretches: tuple[Stretch, ...]
-    """Tokens that read what their row had."""
+    """Tokens since the chunk's last, 0 to M - 1; 0 where there is no chunk. Arbitrary where nothing is attended to."""
+    decodes: tuple[DecodeGroup, ...]
+    prefills: tuple[Prefill, ...]
+    """Tokens that attend to the neighbors that their row has cached."""
     new: NewChunks | None
     ended: tuple[tuple[Row, NewChunk | None], ...]
-    """Rows whose chunk is another after this call; None: they read nothing."""
+    """Rows whose last chunk changes with this call; None: they attend to no neighbors from now on."""
 
     @property
-    def anything(self) -> bool:
-        """Whether any token reads neighbors."""
-        return self.new is not None or bool(self.runs or self.stretches)
+    def needed(self) -> bool:
+        """Whether any token attends to neighbors."""
+        return self.new is not None or bool(self.decodes or self.prefills)
 
 
-def nothing_to_read(step: Step, ended: tuple[tuple[Row, NewChunk | None], ...] = ()) -> Reading:
-    """No new token reads neighbors."""
-    return Reading(None, step.position_P, (), (), None, ended)
+def no_cross_attention(batch: Batch, ended: tuple[tuple[Row, NewChunk | None], ...] = ()) -> CrossAttentionPlan:
+    """The plan of a call in which no token attends to neighbors."""
+    return CrossAttentionPlan(None, batch.position_P, (), (), None, ended)
 
 
-def plan_reading(step: Step, mask_BT: Tensor, chunk_length: int, retrieved_length: int) -> Reading:
-    """Find out who reads what.
+def plan_cross_attention(batch: Batch, mask_BT: Tensor, chunk_length: int, retrieved_length: int) -> CrossAttentionPlan:
+    """Decide which token attends to which neighbors.
 
     Args:
-        step: The new tokens.
-        mask_BT: [slots, entries] True where a token of the neighbors that a row has is real.
+        batch: The new tokens.
+        mask_BT: [slots, entries] True where a token of a row's cached neighbors is real.
         chunk_length: M.
         retrieved_length: R.
     """
-    chunks = [chunk for span in step.spans if span.neighbors for chunk in _chunks_of(span, chunk_length)]
+    chunks = [chunk for span in batch.spans if span.neighbors for chunk in _chunks_of(span, chunk_length)]
     real = [chunk for chunk in chunks if chunk.neighbors.mask_KR.any()]
     ended = tuple((chunk.span.row, chunk if chunk.neighbors.mask_KR.any() else None) for chunk in chunks if chunk.last)
-    going_on = [(span, count) for span in step.spans if (count := _goes_on(span, chunk_length))]
-    if not real and not going_on:
-        return nothing_to_read(step, ended)
-    distance, sees = _distances(len(step.tokens_P), real, going_on)
+    continuing = [(span, count) for span in batch.spans if (count := _continuing(span, chunk_length))]
+    if not real and not continuing:
+        return no_cross_attention(batch, ended)
+    distance, sees = _distances(len(batch.tokens_P), real, continuing)
     device = mask_BT.device
     everyone = bool(sees.all())
-    return Reading(
-        sees_P11=None if everyone else torch.from_numpy(sees).to(device)[:, None, None],
+    return CrossAttentionPlan(
+        has_neighbors_P11=None if everyone else torch.from_numpy(sees).to(device)[:, None, None],
         position_P=torch.from_numpy(distance).to(device),
-        runs=_runs([span for span, _ in going_on if span.count == 1], mask_BT, retrieved_length),
-        stretches=tuple(_stretch(span, count, mask_BT, retrieved_length) for span, count in going_on if span.count > 1),
+        decodes=_decodes([span for span, _ in continuing if span.count == 1], mask_BT, retrieved_length),
+        prefills=tuple(
+            _prefill(span, count, mask_BT, retrieved_length) for span, count in continuing if span.count > 1
+        ),
         new=_new_chunks(real, chunk_length, device) if real else None,
         ended=ended,
     )
@@ -135,8 +137,8 @@ def _chunks_of(span: Span, chunk_length: int) -> list[NewChunk]:
     ]
 
 
-def _goes_on(span: Span, chunk_length: int) -> int:
-    """How many of the new tokens read what the row had."""
+def _continuing(span: Span, chunk_length: int) -> int:
+    """How many of the new tokens attend to the neighbors that the row has cached."""
     if span.row.ended is None:
         return 0
     left = span.row.ended + chunk_length - span.start
@@ -144,10 +146,10 @@ def _goes_on(span: Span, chunk_length: int) -> int:
 
 
 def _distances(
-    tokens: int, real: Sequence[NewChunk], going_on: Sequence[tuple[Span, int]]
+    tokens: int, real: Sequence[NewChunk], continuing: Sequence[tuple[Span, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     distance, sees = np.zeros(tokens, dtype=np.int64), np.zeros(tokens, dtype=np.bool_)
-    for span, count in going_on:
+    for span, count in continuing:
         since = span.start - (span.row.ended or 0)
         distance[span.offset : span.offset + count] = np.arange(since, since + count)
         sees[span.offset : span.offset + count] = True
@@ -157,21 +159,21 @@ def _distances(
     return distance, sees
 
 
-def _runs(singles: Sequence[Span], mask_BT: Tensor, retrieved_length: int) -> tuple[Run, ...]:
+def _decodes(singles: Sequence[Span], mask_BT: Tensor, retrieved_length: int) -> tuple[DecodeGroup, ...]:
     found = []
-    for spans in neighboring(singles):
+    for spans in adjacent_slots(singles):
         first, keys = spans[0].row.slot, [span.row.neighbors * retrieved_length for span in spans]
         mask = None
         if min(keys) < max(keys) or any(span.row.padded for span in spans):
             mask = mask_BT[first : first + len(spans), None, None, : max(keys)]
-        found.append(Run(spans[0].offset, first, len(spans), max(keys), mask))
+        found.append(DecodeGroup(spans[0].offset, first, len(spans), max(keys), mask))
     return tuple(found)
 
 
-def _stretch(span: Span, count: int, mask_BT: Tensor, retrieved_length: int) -> Stretch:
+def _prefill(span: Span, count: int, mask_BT: Tensor, retrieved_length: int) -> Prefill:
     slot, keys = span.row.slot, span.row.neighbors * retrieved_length
     mask = mask_BT[slot, None, :keys] if span.row.padded else None
-    return Stretch(span.offset, count, slot, keys, mask)
+    return Prefill(span.offset, count, slot, keys, mask)
 
 
 def _new_chunks(real: Sequence[NewChunk], chunk_length: int, device: torch.device) -> NewChunks:
@@ -182,7 +184,7 @@ def _new_chunks(real: Sequence[NewChunk], chunk_length: int, device: torch.devic
     position_EM = end_E1 + np.arange(1 - chunk_length, 1)
     seen_E, first_E = (np.array([getattr(chunk, name) for chunk in real]) for name in ("seen", "first"))
     place_W1 = np.arange(seen_E.max())[:, None]
-    kept = tuple(number for number, chunk in enumerate(real) if chunk.last)
+    stored = tuple(number for number, chunk in enumerate(real) if chunk.last)
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
@@ -191,15 +193,15 @@ def _new_chunks(real: Sequence[NewChunk], chunk_length: int, device: torch.devic
         neighbors_EKR=tensor(neighbors_EKR),
         mask_EKR=tensor(mask_EKR),
         slot_E1=tensor(np.array([[chunk.span.row.slot] for chunk in real])),
-        ring_EM=tensor(position_EM % chunk_length),
+        buffer_EM=tensor(position_EM % chunk_length),
         token_EM=tensor(np.maximum(position_EM - start_E1 + offset_E1, 0)),
         new_EM=tensor(position_EM >= start_E1),
         all_new=bool(((position_EM >= start_E1) | (position_EM < 0)).all()),
         real_EM=tensor(position_EM >= 0),
         reader_WE=tensor(first_E + np.minimum(place_W1, seen_E - 1)),
         reads_WE=tensor(place_W1 < seen_E),
-        kept=kept,
-        kept_slots=tuple(real[number].span.row.slot for number in kept),
+        stored=stored,
+        stored_slots=tuple(real[number].span.row.slot for number in stored),
     )
 
 

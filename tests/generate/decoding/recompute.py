@@ -42,6 +42,12 @@ class Recompute:
         self._open[self._next] = Given()
         return self._next
 
+    def fork(self, row: int, count: int) -> list[int]:
+        source, forks = self._open[row], [self.open() for _ in range(count)]
+        for fork in forks:
+            self._open[fork] = Given(list(source.tokens), dict(source.chunks))
+        return forks
+
     def close(self, row: int) -> None:
         del self._open[row]
 
@@ -118,7 +124,7 @@ class EventReference(Recompute):
         return plain.logits(plain._norm("decoder.final_layernorm", x_SH))
 
     def _encode(self, name: str, normed_SH: Tensor, end: int, sequence: Given) -> Tensor:
-        """[K R, H] neighbors of the chunk that ends with a token, in the light of the last M states."""
+        """[K R, H] neighbors of the chunk that ends with a token, conditioned on the last M states."""
         missing = max(self.chunk_length - (end + 1), 0)
         states_MH = normed_SH[max(end + 1 - self.chunk_length, 0) : end + 1]
         states_MH = torch.cat((normed_SH.new_zeros(missing, states_MH.size(1)), states_MH))

@@ -1,12 +1,15 @@
-"""Random courses of generation: what is read when, by whom."""
+"""Random sequences of decoder calls: which rows are extended, forked and closed, and which neighbors they get."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
-from retro.generate.request import Extension, Neighbors
+from retro.generate.request import Decoder, Extension, Neighbors
 from tests.model.tiny import CHUNK, VOCABULARY
 
 R = 2 * CHUNK
@@ -45,6 +48,12 @@ class Course:
         self.length += count
         return Extension(self.row, tokens(self.random, count), given)
 
+    def fork(self, row: int) -> Course:
+        """Another that goes on from here, with other tokens and neighbors."""
+        other = copy.copy(self)
+        other.row = row
+        return other
+
 
 def calls(random: np.random.Generator, courses: list[Course], steps: int, longest: int) -> Iterator[list[Extension]]:
     """Calls that extend some of the sequences, mostly by one token, in any order."""
@@ -58,3 +67,54 @@ def calls(random: np.random.Generator, courses: list[Course], steps: int, longes
                 extensions.append(course.extension(count))
         if extensions:
             yield extensions
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A sequence is forked."""
+
+    source: int
+    forks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Close:
+    """A sequence ends."""
+
+    row: int
+
+
+def fork_tree(
+    random: np.random.Generator, *, steps: int, longest: int, first: int, every: int, counts: list[int], most: int = 6
+) -> Iterator[list[Extension] | Fork | Close]:
+    """Random calls of two sequences, of forks of them, of forks of forks; sequences end while their forks go on.
+
+    Rows are numbered in the order in which they are opened. At most `most` are open at once.
+    """
+    courses = [Course(random, row, first=first + row, every=every, counts=counts) for row in range(2)]
+    yield [course.extension(int(random.integers(1, longest // 2))) for course in courses]
+    opened = len(courses)
+    for _ in range(steps):
+        if len(courses) < most and random.random() < 0.4:
+            count = int(random.integers(1, most - len(courses) + 1))
+            source = courses[random.integers(len(courses))]
+            courses += [source.fork(opened + number) for number in range(count)]
+            yield Fork(source.row, tuple(range(opened, opened + count)))
+            opened += count
+        if len(courses) > 1 and random.random() < 0.3:
+            yield Close(courses.pop(random.integers(len(courses))).row)
+        yield from calls(random, courses, steps=2, longest=longest)
+    for course in courses:
+        yield Close(course.row)
+
+
+def play(decoder: Decoder, tree: Iterator[list[Extension] | Fork | Close]) -> Iterator[list[Tensor]]:
+    """The logits of each call of a tree."""
+    rows = {number: decoder.open() for number in range(2)}
+    for action in tree:
+        if isinstance(action, Fork):
+            rows |= dict(zip(action.forks, decoder.fork(rows[action.source], len(action.forks)), strict=True))
+        elif isinstance(action, Close):
+            decoder.close(rows.pop(action.row))
+        else:
+            yield decoder.extend_all([Extension(rows[one.row], one.tokens, one.neighbors) for one in action])

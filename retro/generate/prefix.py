@@ -1,0 +1,93 @@
+"""Prefixes: sequences whose caches an engine holds, for requests that continue them without computing them again.
+
+A request that continues a prefix begins with a fork of its row (`Decoder.fork`).
+"""
+
+# Dims in this file.
+#   V vocabulary
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from retro.common.errors import ConfigError
+from retro.generate.request import Decoder, Prefix
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldPrefix:
+    """What is known of a prefix, beside the caches of its row."""
+
+    row: int
+    read: int
+    """How many of its tokens the decoder has read; the last chosen token of a request never is."""
+    logits_V: Tensor | None
+    """Of the token that follows; None unless all tokens are read."""
+    has_read: bool
+    """Whether a chunk was given neighbors, which are in view until the next chunk ends."""
+
+
+class PrefixCache:
+    """The prefixes of one engine."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._held: dict[Prefix, HeldPrefix] = {}
+
+    def hold(self, tokens: Sequence[int], held: HeldPrefix) -> Prefix:
+        """Take over a row that was read."""
+        prefix = Prefix(tuple(tokens))
+        self._held[prefix] = held
+        return prefix
+
+    def find(self, prefix: Prefix | None) -> HeldPrefix | None:
+        """The state of a prefix; None for none.
+
+        Raises:
+            ConfigError: It is not held, or no longer.
+        """
+        if prefix is not None and prefix not in self._held:
+            need = "needs one that this engine holds; it was released, or belongs to another engine"
+            raise ConfigError("prefix", f"{len(prefix.tokens)} tokens", need)
+        return None if prefix is None else self._held[prefix]
+
+    def release(self, prefix: Prefix) -> None:
+        """Close its row; what has been forked from it goes on.
+
+        Raises:
+            ConfigError: As `find`.
+        """
+        self.find(prefix)
+        self._decoder.close(self._held.pop(prefix).row)
+
+
+def equal_beginnings(items: Sequence[T], same: Callable[[T, T], bool]) -> dict[int, int]:
+    """The place of each item that begins as an earlier one does, with the place of the first such."""
+    firsts: list[int] = []
+    found: dict[int, int] = {}
+    for place, one in enumerate(items):
+        first = next((other for other in firsts if same(one, items[other])), None)
+        if first is None:
+            firsts.append(place)
+        else:
+            found[place] = first
+    return found
+
+
+def open_rows(decoder: Decoder, held: Sequence[HeldPrefix | None]) -> list[int]:
+    """Rows that continue prefixes; empty ones where there is none."""
+    forks = iter(fork_rows(decoder, [one.row for one in held if one is not None]))
+    return [decoder.open() if one is None else next(forks) for one in held]
+
+
+def fork_rows(decoder: Decoder, rows: Sequence[int]) -> list[int]:
+    """A fork of each row. Those of one row are made at once, so that memory grows once for all of them."""
+    forks = {row: iter(decoder.fork(row, count)) for row, count in Counter(rows).items()}
+    return [next(forks[row]) for row in rows]
