@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from retro.common.terminal import output
@@ -15,6 +18,7 @@ from retro.run.pipeline import stage
 from retro.sft.prepare import Shape
 from retro.sft.sets import PARTS, read_sets
 from retro.sft.stats import Lengths, SetStats, measure_set, stats_record
+from retro.tokenizers.added_tokens import add_tokens
 
 
 def show_stats(config: RunConfig, *, as_json: bool) -> None:
@@ -61,21 +65,39 @@ def measure(config: RunConfig, shape: Shape, reads_passages: bool) -> list[SetSt
     texts = load_prompts(data.prompts)
     require_template("sft.data.template", data.template, texts)
     corpus_dir = stage("corpus").path(config)
-    tokenizer: Any = Corpus.open(corpus_dir).tokenizer
-    return [
-        measure_set(data, texts, one, part, tokenizer, shape)
-        for part in PARTS
-        for one in read_sets(data, texts, part, corpus_dir, skip=True)
-    ]
+    with _tokenizer(config, corpus_dir) as tokenizer:
+        return [
+            measure_set(data, texts, one, part, tokenizer, shape)
+            for part in PARTS
+            for one in read_sets(data, texts, part, corpus_dir, skip=True)
+        ]
+
+
+@contextmanager
+def _tokenizer(config: RunConfig, corpus_dir: Path) -> Iterator[Any]:
+    """The corpus's tokenizer, with the special tokens that tuning would add."""
+    corpus = Corpus.open(corpus_dir)
+    if not config.sft.special_tokens:
+        yield corpus.tokenizer
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source = corpus_dir / "tokenizer"
+        yield add_tokens(source, config.sft.special_tokens, Path(folder) / "tokenizer", "sft.special_tokens")
 
 
 def length_table(found: Sequence[SetStats]) -> list[str]:
     """Tokens of prompts, passages and answers: median, 90 %, 99 %, longest."""
     rows = [
-        [one.name, one.part, one.kind, f"{one.questions:,}", *map(_row, (one.prompt, one.contexts, one.answer))]
+        [
+            one.name,
+            one.part,
+            one.kind,
+            f"{one.questions:,}",
+            *map(_row, (one.prompt, one.contexts, one.answer, one.learned)),
+        ]
         for one in found
     ]
-    head = ["set", "part", "asked as", "questions", "prompt", "passages", "answer"]
+    head = ["set", "part", "asked as", "questions", "prompt", "passages", "answer", "learned"]
     return ["tokens: median/90 %/99 %/longest", *aligned([head, *rows], left=3)]
 
 

@@ -347,13 +347,20 @@ def _optimizer_config(settings: OptimizerSettings, distributed_optimizer: bool) 
     )
 
 
+def _own_name(name: str) -> str:
+    """The name of a weight without what wrappers put before it."""
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
 def _overrides(
     config: OptimizerConfig, settings: OptimizerSettings, groups: Sequence[WeightGroup]
 ) -> dict[ParamKey, Any]:
     """megatron-core's usual groups (no weight decay on vectors), and ours on top of them."""
     overrides: dict[ParamKey, Any] = dict(get_standard_config_overrides(config))
     for group in groups:
-        wanted = ParamWithNamePredicate(name=group.name, fn=lambda _, name, holds=group.holds: holds(name))
+        wanted = ParamWithNamePredicate(name=group.name, fn=lambda _, name, holds=group.holds: holds(_own_name(name)))
         overrides[ParamKey(with_name_predicate=wanted)] = {
             "max_lr": settings.lr * group.lr_factor,
             "min_lr": settings.min_lr * group.lr_factor,

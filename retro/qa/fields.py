@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from retro.common.errors import DataError
 from retro.common.json_items import JsonItem
-from retro.qa.question import Context, Question, Role, Turn
+from retro.qa.question import Context, Question, Role, Segment, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,9 @@ def question_of(path: Path, found: JsonItem, fields: Fields) -> Question:
         problem = "has no 'question'" if "question" not in item else f"has the question {text!r}"
         raise DataError(path, f"{place} {problem}", "Give it a 'question' that is a text")
     unanswerable = item.get("is_impossible") is True
+    segments = _segments(path, place, item)
+    if segments and not fields.answers and not any(item.get(name) is not None for name in _ANSWER_FIELDS):
+        item = {**item, "answer": "".join(one.token or one.text for one in segments)}
     return Question(
         id=_identifier(item, found.number),
         question=text.strip(),
@@ -61,6 +64,7 @@ def question_of(path: Path, found: JsonItem, fields: Fields) -> Question:
         place=place,
         answer_groups=_answer_groups(path, place, item),
         labels=_labels(path, place, item),
+        segments=segments,
     )
 
 
@@ -224,6 +228,25 @@ def _turns(path: Path, place: str, item: Mapping[str, Any]) -> tuple[Turn, ...]:
     return tuple(Turn(turn["role"], turn["text"].strip()) for turn in value)
 
 
+def _segments(path: Path, place: str, item: Mapping[str, Any]) -> tuple[Segment, ...]:
+    value = item.get("segments") or []
+    remedy = "Give a list of {text, learn} or {token, learn}; learn is true or false, and true where it is missing"
+    if not isinstance(value, list):
+        raise DataError(path, f"{place} has segments = {str(value)[:60]!r}", remedy)
+    found = []
+    for one in value:
+        content = {"text", "token"} & one.keys() if isinstance(one, dict) else set()
+        if len(content) != 1 or not isinstance(one[next(iter(content))], str) or one.keys() - content - {"learn"}:
+            raise DataError(path, f"{place} has the segment {str(one)[:60]!r}", remedy)
+        learn = one.get("learn", True)
+        if not isinstance(learn, bool) or one.get("token") == "":
+            raise DataError(path, f"{place} has the segment {str(one)[:60]!r}", remedy)
+        found.append(Segment(text=one.get("text", ""), token=one.get("token", ""), learn=learn))
+    if found and not any(one.learn for one in found):
+        raise NothingToLearnError(path, f"{place} has segments of which none is learned", remedy)
+    return tuple(found)
+
+
 def _answer_groups(path: Path, place: str, item: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     groups = item.get("answer_groups") or []
     if not isinstance(groups, list) or not all(isinstance(group, list) and group for group in groups):
@@ -238,7 +261,7 @@ _NO_LABELS = {"id", "_id", "question_id", "qid", "question", *_ANSWER_FIELDS, *C
 
 
 _READ = _NO_LABELS | {"answer_groups", "chunk_ctxs", "document_ids", "is_impossible", "labels", "multichoice_options"}
-_READ |= {"qa_type", "supporting_facts", "turns"}
+_READ |= {"qa_type", "segments", "supporting_facts", "turns"}
 # A label counts answers by kind. That is not what such a field is for.
 _OF_PROMPTS = {
     "system",

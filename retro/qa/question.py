@@ -56,6 +56,17 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A piece of an answer: a text, or a special token by its name."""
+
+    text: str = ""
+    token: str = ""
+    """Name of a special token; empty where it is a text."""
+    learn: bool = True
+    """Whether the model learns to write it; else it only reads it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """One item of a question file."""
 
@@ -80,5 +91,7 @@ class Question:
     """Answers in parts, where the metric wants them: what a group means is the task's to say."""
     labels: tuple[tuple[str, str], ...] = ()
     """What kind of question it is: names and values, such as type and bridge. For scores of each kind."""
+    segments: tuple[Segment, ...] = ()
+    """The answer to learn, piece by piece, in place of the first of `answers`."""
     place: str = field(default="", compare=False)
     """Where it stands in its file, for messages: `line 7 (item 6)`."""

@@ -31,6 +31,17 @@ class PromptIds:
 
 
 @dataclass(frozen=True)
+class AnswerIds:
+    """An answer in token ids."""
+
+    ids: Sequence[int]
+    end: int
+    """The token that ends it; always learned."""
+    learned: Sequence[bool] | None = None
+    """For each of the ids whether it is learned; None: all are."""
+
+
+@dataclass(frozen=True)
 class EncodedSample:
     """A training sample without its padding."""
 
@@ -40,6 +51,13 @@ class EncodedSample:
     """Answer ids, ended by the end-of-document id."""
     lost_context: int
     """Context tokens that did not fit."""
+    learned: NDArray[np.bool_] | None = None
+    """Which answer ids are learned, the end among them; None: all."""
+
+    @property
+    def learned_tokens(self) -> int:
+        """Labels with loss."""
+        return len(self.answer) if self.learned is None else int(self.learned.sum())
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,7 @@ def prompt_room(sequence_length: int, chunk_length: int, answer_length: int) -> 
 
 
 def encode_sample(
-    prompt: PromptIds, answer: Sequence[int], *, end: int, sequence_length: int, chunk_length: int
+    prompt: PromptIds, answer: AnswerIds, *, sequence_length: int, chunk_length: int
 ) -> EncodedSample | Skip:
     """Fit a prompt and its answer into one sequence.
 
@@ -91,12 +109,14 @@ def encode_sample(
         The sample; or why it cannot be one: the question does not fit even without contexts and before an
         answer of one token, or it would but for this answer's length.
     """
-    fitted = fit_prompt(prompt, prompt_room(sequence_length, chunk_length, len(answer)))
+    fitted = fit_prompt(prompt, prompt_room(sequence_length, chunk_length, len(answer.ids)))
     if fitted is None:
         alone = fit_prompt(prompt, prompt_room(sequence_length, chunk_length, 1))
         return "question_too_long" if alone is None else "answer_too_long"
     ids, lost = fitted
-    return EncodedSample(np.array(ids, dtype=np.int32), np.array([*answer, end], dtype=np.int32), lost)
+    learned = None if answer.learned is None else np.array([*answer.learned, True], dtype=np.bool_)
+    written = np.array([*answer.ids, answer.end], dtype=np.int32)
+    return EncodedSample(np.array(ids, dtype=np.int32), written, lost, learned)
 
 
 def left_pad(prompt_length: int, chunk_length: int) -> int:
@@ -131,14 +151,14 @@ def firsts_of(samples: Sequence[EncodedSample], chunk_length: int) -> list[int]:
 
 
 def lay_out(samples: Sequence[EncodedSample], *, end: int, sequence_length: int, chunk_length: int) -> Layout:
-    """Samples as one batch, with loss on answer and end token alone.
+    """Samples as one batch, with loss on the learned tokens of answers and end tokens alone.
 
     Pads hold the end token's id, since no tokenizer of ours has a pad token; the token mask says which are
     pads.
 
     Returns:
         Arrays [B, S]. Token t is asked for label t, which is token t + 1; the first label with loss is the
-        answer's first token, asked of the prompt's last.
+        answer's first learned token; the prompt's last token is asked for the answer's first.
     """
     tokens_BT = np.full((len(samples), sequence_length + 1), end, dtype=np.int64)
     real_BT = np.zeros(tokens_BT.shape, dtype=np.bool_)
@@ -152,14 +172,14 @@ def lay_out(samples: Sequence[EncodedSample], *, end: int, sequence_length: int,
         tokens_BT[row, start:middle] = sample.prompt
         tokens_BT[row, middle:stop] = sample.answer
         real_BT[row, start:stop] = True
-        loss_BT[row, middle:stop] = 1.0
+        loss_BT[row, middle:stop] = 1.0 if sample.learned is None else sample.learned
     return Layout(tokens_BT[:, :-1], tokens_BT[:, 1:], loss_BT[:, 1:], real_BT[:, :-1])
 
 
 def lay_out_packed(
     rows: Sequence[Sequence[EncodedSample]], *, end: int, sequence_length: int, chunk_length: int
 ) -> Layout:
-    """Several samples in a row in each sequence, with loss on answers and end tokens alone.
+    """Several samples in a row in each sequence, with loss on what is learned of answers, and on end tokens.
 
     Every prompt ends on a chunk border, as `lay_out` would have it; the end token is only asked for: nothing follows
     it, so it is no input.
@@ -177,7 +197,8 @@ def lay_out_packed(
                 raise ValueError(f"sample {number} of row {row} ends at {stop}, room is {sequence_length}")
             ids = np.concatenate([sample.prompt, sample.answer])
             tokens_BS[row, first:stop], labels_BS[row, first:stop] = ids[:-1], ids[1:]
-            loss_BS[row, stop - len(sample.answer) : stop] = 1.0
+            learned = 1.0 if sample.learned is None else sample.learned
+            loss_BS[row, stop - len(sample.answer) : stop] = learned
             segments_BS[row, first:stop] = number
     return Layout(tokens_BS, labels_BS, loss_BS, segments_BS > 0, segments_BS)
 

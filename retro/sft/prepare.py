@@ -15,7 +15,8 @@ from retro.qa.passages import Encoder, NeighborTokens, Retrieve, neighbor_tokens
 from retro.qa.prompt_texts import PromptTexts, load_prompts
 from retro.qa.prompts import Prompt, answer_text, build_prompt, require_template
 from retro.qa.question import PassageLike, Question
-from retro.qa.sample_layout import EncodedSample, PromptIds, Skip, encode_sample, prompt_room
+from retro.qa.sample_layout import AnswerIds, EncodedSample, PromptIds, Skip, encode_sample, prompt_room
+from retro.qa.segments import encode_segments
 from retro.sft.answer_chunks import Passages, passages_of_answers, rows_of_answers
 from retro.sft.blend import Blend, SetShare, mixture_record, shares
 from retro.sft.config import SftDataConfig
@@ -221,11 +222,13 @@ def _encode_samples(
     prompts, answers = sample_ids(config, texts, one, passages, tokenizer)
     chunk = shape.chunk_length if config.encoder else 1
     outcomes = [
-        encode_sample(prompt, ids, end=end, sequence_length=shape.sequence_length, chunk_length=chunk)
-        for prompt, (ids, end) in zip(prompts, answers, strict=True)
+        encode_sample(prompt, answer, sequence_length=shape.sequence_length, chunk_length=chunk)
+        for prompt, answer in zip(prompts, answers, strict=True)
     ]
     if not config.skip_unusable:
-        _refuse_what_does_not_fit(one, outcomes, prompts, [ids for ids, _ in answers], shape.sequence_length, chunk)
+        _refuse_what_does_not_fit(
+            one, outcomes, prompts, [answer.ids for answer in answers], shape.sequence_length, chunk
+        )
     return outcomes
 
 
@@ -262,9 +265,8 @@ def sample_ids(
     one: QuestionSet,
     passages: Sequence[Sequence[PassageLike]],
     tokenizer: Encoder,
-) -> tuple[list[PromptIds], list[tuple[list[int], int]]]:
-    """The prompt of each question of a set, with as many passages as the settings show, and the answer that it teaches
-    with the token that ends it.
+) -> tuple[list[PromptIds], list[AnswerIds]]:
+    """The prompt of each question of a set, with as many passages as the settings show, and the answer that it teaches.
 
     All gold answers count in evaluation; one sequence can teach only one, and the first is the canonical one.
     """
@@ -273,8 +275,9 @@ def sample_ids(
     if config.style == STYLE:
         template = chat_of(tokenizer, "sft.data.style")
         chats = [_chat(config, texts, one, *pair, takes_system=template.takes_system) for pair in pairs]
-        answers = [template.answer(chat.messages, gold) for chat, gold in zip(chats, golds, strict=True)]
-        return encode_chats(chats, template), answers
+        written = [template.answer(chat.messages, gold) for chat, gold in zip(chats, golds, strict=True)]
+        answers = [AnswerIds(ids, end) for ids, end in written]
+        return encode_chats(chats, template), _with_segments(one.questions, answers, tokenizer)
     prompts = [
         build_prompt(
             question,
@@ -289,7 +292,19 @@ def sample_ids(
     ]
     prefix = prompt_prefix(conventions_of(tokenizer), config.add_special_tokens, "sft.data.add_special_tokens")
     encoded = tokenizer.encode_batch([answer_text(gold) for gold in golds])
-    return encode_prompts(prompts, tokenizer, prefix), [(ids, tokenizer.eod) for ids in encoded]
+    answers = [AnswerIds(ids, tokenizer.eod) for ids in encoded]
+    return encode_prompts(prompts, tokenizer, prefix), _with_segments(one.questions, answers, tokenizer)
+
+
+def _with_segments(questions: Sequence[Question], answers: Sequence[AnswerIds], tokenizer: Encoder) -> list[AnswerIds]:
+    """The answers of questions that bring segments, in place of their first gold answers."""
+    found = []
+    for question, answer in zip(questions, answers, strict=True):
+        if question.segments:
+            ids, learned = encode_segments(question.segments, tokenizer)
+            answer = AnswerIds(ids, answer.end, learned)
+        found.append(answer)
+    return found
 
 
 def _chat(

@@ -15,7 +15,7 @@ import numpy as np
 from retro.qa.passages import Encoder
 from retro.qa.prompt_texts import PromptTexts
 from retro.qa.question import PassageLike
-from retro.qa.sample_layout import EncodedSample, PromptIds, encode_sample, input_lengths, slots_of
+from retro.qa.sample_layout import AnswerIds, EncodedSample, PromptIds, encode_sample, input_lengths, slots_of
 from retro.sft.config import SftDataConfig
 from retro.sft.packing import WINDOW, first_fit_decreasing
 from retro.sft.prepare import Shape, sample_ids
@@ -52,6 +52,8 @@ class SetStats:
     """Passages that the prompt shows, nothing cut."""
     answer: Lengths
     """Answers, with their end tokens."""
+    learned: Lengths
+    """Tokens of answers that are learned, with their end tokens: all of them, but for answers in segments."""
     fit: int
     """Samples that fit whole."""
     cut: int
@@ -91,8 +93,8 @@ def measure_set(
     prompts, answers = sample_ids(config, texts, one, passages, tokenizer)
     chunk = shape.chunk_length if config.encoder else 1
     outcomes = [
-        encode_sample(prompt, ids, end=end, sequence_length=shape.sequence_length, chunk_length=chunk)
-        for prompt, (ids, end) in zip(prompts, answers, strict=True)
+        encode_sample(prompt, answer, sequence_length=shape.sequence_length, chunk_length=chunk)
+        for prompt, answer in zip(prompts, answers, strict=True)
     ]
     samples = [sample for sample in outcomes if isinstance(sample, EncodedSample)]
     lost = sum(sample.lost_context > 0 for sample in samples)
@@ -104,7 +106,7 @@ def measure_set(
         kind=one.rule.kind,
         questions=len(one.questions) + one.without_answer,
         no_answer=one.without_answer,
-        **_lengths(prompts, [ids for ids, _ in answers]),
+        **_lengths(prompts, answers),
         fit=len(samples) - lost,
         cut=lost,
         question_too_long=reasons["question_too_long"],
@@ -115,11 +117,12 @@ def measure_set(
     )
 
 
-def _lengths(prompts: Sequence[PromptIds], answers: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _lengths(prompts: Sequence[PromptIds], answers: Sequence[AnswerIds]) -> dict[str, Any]:
     return {
         "prompt": lengths([len(prompt.head) + len(prompt.tail) for prompt in prompts]),
         "contexts": lengths([sum(map(len, prompt.contexts)) for prompt in prompts]),
-        "answer": lengths([len(answer) + 1 for answer in answers]),
+        "answer": lengths([len(answer.ids) + 1 for answer in answers]),
+        "learned": lengths([(len(one.ids) if one.learned is None else sum(one.learned)) + 1 for one in answers]),
     }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -281,17 +281,30 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path, added:
     if added is not None:
         stored = GrownWeights(stored, shape, added.known)
     weights, fresh = _read_weights(engine.weights(), info, stored)
-    saved = engine.saved
-    lacking = [] if saved is None else [name for name in fresh if not saved(name)]
+    require_all_saved(engine, path, fresh)
+    if fresh:
+        log.info("%d tensors are not in %s and start fresh, %s the first", len(fresh), path, min(fresh))
+    engine.load_weights(weights)
+
+
+def require_all_saved(engine: Engine[RetroModel], path: Path, fresh: Sequence[str]) -> None:
+    """Check that a checkpoint of adapters will hold whatever is not in the weights that they adapt.
+
+    Args:
+        engine: What is trained.
+        path: The weights that it starts from.
+        fresh: Names of the model's weights that are not there.
+
+    Raises:
+        TrainingError: It will not: neither one would be the whole model.
+    """
+    lacking = [] if engine.saved is None else [name for name in fresh if not engine.saved(name)]
     if lacking:
         raise TrainingError(
             f"{path}: lacks {len(lacking)} tensors of the model, {min(lacking)} the first, and train.lora trains "
             "adapters on a finished model. Train the whole model first, without train.lora, and adapters on what it "
             "becomes; or give a GPT what reads neighbors, by train.lora.where=decoder and train.train_only=retrieval"
         )
-    if fresh:
-        log.info("%d tensors are not in %s and start fresh, %s the first", len(fresh), path, min(fresh))
-    engine.load_weights(weights)
 
 
 def _open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeights:

@@ -15,6 +15,8 @@ from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
 from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import AddedTokens, WeightSource, fill_from, require_fits, smaller
 from retro.model.model import RetroModel
+from retro.model.names import is_retrieval
+from retro.model.weight_names import weight_sizes
 from retro.training import checkpoint
 from retro.training.architecture import require_same_architecture
 
@@ -47,6 +49,8 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path, added:
     theirs = shape if added is None else smaller(shape, added)
     source = open_source(path, theirs)
     require_fits(source, theirs)
+    fresh = [name for name in weight_sizes(shape) if is_retrieval(name) and source.size(name) is None]
+    checkpoint.require_all_saved(engine, path, fresh)
     log.info("starting from the weights of %s", source.path)
     known = theirs if added is None else theirs.model_copy(update={"vocabulary": added.known})
     engine.load_weights(fill_from(engine.weights(), source, known))

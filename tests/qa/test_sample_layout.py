@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from retro.qa.sample_layout import (
+    AnswerIds,
     EncodedSample,
     PromptIds,
     encode_sample,
@@ -75,7 +76,7 @@ def test_a_prompt_always_ends_where_a_chunk_ends(chunk_length: int, prompt_lengt
 def test_whatever_fits_is_trained_on_in_full(answer_length: int) -> None:
     prompt = PromptIds(head=[1], contexts=[[2] * 9], tail=[3, 4])
     answer = list(range(100, 100 + answer_length))
-    encoded = encode_sample(prompt, answer, end=END, sequence_length=12, chunk_length=4)
+    encoded = encode_sample(prompt, AnswerIds(answer, END), sequence_length=12, chunk_length=4)
     if answer_length > 8:
         assert encoded == "answer_too_long"
         return
@@ -88,10 +89,10 @@ def test_whatever_fits_is_trained_on_in_full(answer_length: int) -> None:
 
 def test_why_a_sample_is_left_out_is_told_apart() -> None:
     question = PromptIds(head=[], contexts=[], tail=[1, 2, 3, 4, 5])
-    kept = encode_sample(question, [9], end=END, sequence_length=9, chunk_length=4)
+    kept = encode_sample(question, AnswerIds([9], END), sequence_length=9, chunk_length=4)
     assert isinstance(kept, EncodedSample)
-    assert encode_sample(question, [9, 9], end=END, sequence_length=9, chunk_length=4) == "answer_too_long"
-    assert encode_sample(question, [9], end=END, sequence_length=8, chunk_length=4) == "question_too_long"
+    assert encode_sample(question, AnswerIds([9, 9], END), sequence_length=9, chunk_length=4) == "answer_too_long"
+    assert encode_sample(question, AnswerIds([9], END), sequence_length=8, chunk_length=4) == "question_too_long"
 
 
 def test_a_sample_longer_than_the_sequence_is_refused() -> None:

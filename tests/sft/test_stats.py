@@ -91,8 +91,8 @@ def test_tables_have_a_line_for_each_set(tmp_path: Path) -> None:
     found = measured(tmp_path, [question(2, 1, passage=7), question(40, 1)])
     assert length_table([found]) == [
         "tokens: median/90 %/99 %/longest",
-        "set   part   asked as    questions      prompt  passages   answer",
-        "mine  train  short_span          2  5/43/43/43   0/8/8/8  2/2/2/2",
+        "set   part   asked as    questions      prompt  passages   answer  learned",
+        "mine  train  short_span          2  5/43/43/43   0/8/8/8  2/2/2/2  2/2/2/2",
     ]
     title, head, row = fit_table([found], SHAPE)
     assert title == "in sequences of 16 tokens, chunks of 4"

@@ -6,11 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from retro.common.errors import ArtifactError, DataError
+from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.interop.export import export
 from retro.qa.prompt_texts import shipped_prompts
 from retro.run.config import RunConfig
-from retro.run.pipeline import stage
+from retro.run.pipeline import pretrained, stage
+from retro.tokenizers.added_tokens import added_tokens, token_id
+from retro.tokenizers.tokenizer import load_tokenizer
+from retro.training import checkpoint
+from retro.training.result import of_stage
 from tests.tiny_road import run_stages, small_config
 
 
@@ -75,3 +81,46 @@ def test_a_question_that_teaches_nothing_stops_the_stage_or_is_counted(folder: P
     run_stages(config, "sft")
     [one] = json.loads((stage("sft").path(config) / "report.json").read_text())["sets"]
     assert (one["questions"], one["samples"], one["skipped"]) == (40, 39, {"no_answer": 1})
+
+
+def test_special_tokens_and_segments_are_tuned_on_and_exported(folder: Path, tmp_path: Path) -> None:
+    items = [
+        {
+            "question": one["question"],
+            "segments": [
+                {"token": "[Retrieval]"},
+                {"text": "a passage that is read", "learn": False},
+                {"token": "[Relevant]"},
+                {"text": one["answers"][0]},
+            ],
+        }
+        for one in json.loads((folder / "train.json").read_text())
+    ]
+    path = tmp_path / "segments.json"
+    path.write_text(json.dumps(items))
+    settings = [f"sft.data.sets=[{{name: topics, path: {path}}}]", "sft.train.lr=7e-3"]
+    tokens = "sft.special_tokens=['[Retrieval]', '[Relevant]']"
+    with pytest.raises(
+        ConfigError, match=r"sft.special_tokens = '\[Relevant\]': needs a tokenizer that has this token"
+    ):
+        run_stages(small_config(folder, *settings), "sft")
+    config = small_config(folder, *settings, tokens)
+    run_stages(config, "sft")
+    found = checkpoint.find(of_stage(stage("sft").path(config)))
+    before = checkpoint.read_info(checkpoint.find(pretrained(config)))
+    info = checkpoint.read_info(found)
+    assert info.shape.vocabulary == before.shape.vocabulary + 2
+    assert info.tokenizer is not None
+    tokenizer = load_tokenizer(info.tokenizer)
+    assert added_tokens(tokenizer) == ("[Retrieval]", "[Relevant]")
+    # A second tuning starts from this one, and finds the tokens there.
+    again = small_config(folder, *settings, tokens, f"sft.start_from={found}", "sft.train.lr=8e-3")
+    run_stages(again, "sft")
+    assert checkpoint.read_info(checkpoint.find(of_stage(stage("sft").path(again)))).shape.vocabulary == (
+        info.shape.vocabulary
+    )
+    export(found, tmp_path / "exported", run_dir=config.run_dir)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert theirs.convert_tokens_to_ids("[Relevant]") == token_id(tokenizer, "[Relevant]")
+    settings_of = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert settings_of["vocab_size"] == info.shape.vocabulary

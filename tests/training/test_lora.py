@@ -24,9 +24,11 @@ from retro.training.data_loader import DataLoader
 from retro.training.init_from import start_from
 from retro.training.loop import build_engine
 from retro.training.validation import token_losses
+from tests.model.convert.folders import make_folder
 from tests.model.tiny import tiny_inputs, tiny_shape
 from tests.parallel.reference_training import lora_curve
 from tests.training.fake import CycleSource
+from tests.training.test_init_from import shape_of
 from tests.training.test_loop import SETTINGS, losses, run
 
 LORA: dict[str, Any] = {"rank": 2, "alpha": 6.0}
@@ -315,3 +317,11 @@ def test_a_layer_takes_one_adapter() -> None:
     layer = engine.chunks[0].decoder.layers[0].mlp.linear_fc1
     with pytest.raises(ValueError, match="has an adapter already"):
         attach(layer, row_parallel=False, gated=False, rank=1, alpha=1.0, dropout=0.0, seed=0)
+
+
+def test_adapters_on_a_folder_that_reads_no_neighbors_are_refused_before_training(tmp_path: Path) -> None:
+    make_folder(tmp_path / "folder", "llama, grouped queries")
+    shape = shape_of(tmp_path / "folder", sequence_length=16)
+    engine = build_engine(shape, config(), ParallelConfig())
+    with pytest.raises(TrainingError, match=r"folder: lacks \d+ tensors of the model, .* Train the whole model first"):
+        start_from(engine, shape, tmp_path / "folder")
