@@ -12,7 +12,7 @@ from retro.common.config import StageConfig, config_json
 from retro.common.errors import ConfigError
 
 SourceKind: TypeAlias = Literal[
-    "auto", "jsonl", "text", "folder", "wikitext", "html", "parquet", "arrow", "megatron", "pystdlib"
+    "auto", "jsonl", "text", "folder", "wikitext", "html", "tsv", "parquet", "arrow", "megatron", "pystdlib"
 ]
 DocumentUnit: TypeAlias = Literal["auto", "file", "blank_line", "line"]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -51,7 +51,7 @@ class SourceConfig(StageConfig):
     """How the text is laid out; `auto` goes by the file's ending and says in the log what it took."""
 
     text_key: Annotated[str, Field(min_length=1)] = "text"
-    """Key of a document's text (jsonl), or its column (parquet, arrow)."""
+    """Key of a document's text (jsonl), or its column (tsv, parquet, arrow)."""
 
     id_key: Annotated[str, Field(min_length=1)] = "id"
     """Key or column of a document's id. A line without it is named by its file and line number."""

@@ -80,6 +80,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "jsonl": JSON_ENDINGS,
     "folder": TEXT_ENDINGS,
     "html": HTML_ENDINGS,
+    "tsv": (".tsv",),
     "parquet": (".parquet",),
     "arrow": (".arrow",),
 }
@@ -93,6 +94,7 @@ _CONTENTS = {
     "jsonl": "JSON lines",
     "folder": "text",
     "html": "HTML",
+    "tsv": "tab-separated tables",
     "parquet": "Parquet files",
     "arrow": "Arrow files",
 }
@@ -108,7 +110,7 @@ class Source:
 
     config: SourceConfig
     kind: str
-    """jsonl, text, folder, wikitext, html, parquet, arrow or megatron."""
+    """jsonl, text, folder, wikitext, html, tsv, parquet, arrow or megatron."""
     files: tuple[InputFile, ...]
 
     @property

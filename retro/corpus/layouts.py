@@ -5,11 +5,13 @@ What is no document comes out as a reject, with its reason.
 
 from __future__ import annotations
 
+import csv
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
+from retro.common.errors import DataError
 from retro.common.json_text import JsonError, parse_json
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import BOM, Advance, Source, is_heading, open_bytes
@@ -127,7 +129,10 @@ def _items(source: Source, file: InputFile, stream: BinaryIO, span: Span) -> Ite
         return iter([_page(stream.read(), file)])
     if source.kind in ("text", "folder") and source.unit == "file":
         return iter([_whole_file(stream.read().removeprefix(BOM), file)])
+    columns = _columns(stream, file, source.config) if source.kind == "tsv" else []
     lines = enumerate(_lines(stream, span), start=span.first_line)
+    if source.kind == "tsv":
+        return _table_lines(lines, columns, file, source.config)
     if source.kind == "jsonl":
         return _json_lines(lines, file, source.config)
     if source.kind == "wikitext":
@@ -185,6 +190,47 @@ def _json_lines(lines: Lines, file: InputFile, config: SourceConfig) -> Iterator
             continue
         try:
             yield _json_document(line, number, file, config)
+        except _BadLineError as error:
+            yield _reject(file, number, error, line)
+
+
+def _columns(stream: BinaryIO, file: InputFile, config: SourceConfig) -> list[str]:
+    """The columns that the first line of a table names; the stream stands at the beginning again.
+
+    Raises:
+        DataError: The column of the text is not among them.
+    """
+    first = next(iter(stream), b"").removeprefix(BOM)
+    stream.seek(0)
+    try:
+        columns = _cells(first)
+    except _BadLineError as error:
+        raise DataError(file.path, f"its first line is {error.reason}", "Give a table in UTF-8") from None
+    if config.text_key not in columns:
+        problem = f"its first line names no column {config.text_key!r}; it has: {', '.join(columns)[:200]}"
+        raise DataError(file.path, problem, "Set the source's text_key, or put the names of the columns first")
+    return columns
+
+
+def _cells(line: bytes) -> list[str]:
+    """The cells of a line of a tab-separated table, quoted as Python's csv module quotes them."""
+    text = _decode(line).rstrip("\r\n")
+    try:
+        return next(csv.reader([text], delimiter="\t", strict=True), [])
+    except csv.Error as error:
+        raise _BadLineError("not a line of a table", str(error)) from None
+
+
+def _table_lines(lines: Lines, columns: list[str], file: InputFile, config: SourceConfig) -> Iterator[Item]:
+    """One document per line of a table such as DPR's `psgs_w100.tsv`; the line of names is none."""
+    for number, line in lines:
+        if number == 1 or not line.strip():
+            continue
+        try:
+            cells = _cells(line)
+            if len(cells) != len(columns):
+                raise _BadLineError("other number of columns", f"{len(cells)}, the first line has {len(columns)}")
+            yield _document_of(dict(zip(columns, cells, strict=True)), number, file, config)
         except _BadLineError as error:
             yield _reject(file, number, error, line)
 

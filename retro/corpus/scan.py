@@ -42,7 +42,7 @@ def rule_of(source: Source, stream: BinaryIO) -> Rule | None:
         source: Whose layout decides.
         stream: The file, uncompressed; read only where its own beginning decides.
     """
-    if source.kind == "jsonl":
+    if source.kind in ("jsonl", "tsv"):
         return _any_line
     if source.kind == "wikitext":
         return _headings(stream)

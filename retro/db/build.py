@@ -17,13 +17,13 @@ from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.block_work import Advance, BlockWork, RowLocation
 from retro.common.blocks import Block, BlockStore, ranges
 from retro.common.coordinator import Coordinator
-from retro.common.errors import DataError
+from retro.common.errors import ConfigError, DataError
 from retro.common.files import atomic_path, write_json
 from retro.common.hdf5 import create_column, new_file
 from retro.common.launcher import ALONE, Worker
 from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.corpus.reader import SPLITS, Corpus
-from retro.db.chunking import cut_documents, tokens_without_end_mark
+from retro.db.chunking import Chunks, cut_documents, cut_windows, tokens_without_end_mark
 from retro.db.config import DbConfig
 from retro.db.schema import COLUMNS, FILE, STAGE, write_header
 
@@ -149,7 +149,7 @@ def run(config: DbConfig, corpus_dir: Path, out: Path, *, worker: Worker = ALONE
     built = gang.work(work)
 
     def join() -> Manifest:
-        counts = merge_blocks(work.store, out, config.chunk_length, corpus.manifest.fingerprint)
+        counts = merge_blocks(work.store, out, config.row_length, corpus.manifest.fingerprint)
         report = _report(corpus, _plan(corpus, config), counts, built, time.monotonic() - started)
         log.info("db: %s", report.line)
         write_json(out / REPORT, asdict(report))
@@ -180,7 +180,7 @@ def block_work(config: DbConfig, corpus: Corpus, out: Path) -> BlockWork:
     @cache
     def rows_and_begins() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         # Counted from the corpus, not read from the database, which may be what is damaged.
-        rows_BT = np.stack([_rows_by_split(corpus, part, config.chunk_length) for part in plan])
+        rows_BT = np.stack([_rows_by_split(corpus, part, config) for part in plan])
         return rows_BT, places_of(rows_BT)
 
     def places(number: int) -> list[RowLocation]:
@@ -188,7 +188,7 @@ def block_work(config: DbConfig, corpus: Corpus, out: Path) -> BlockWork:
         return _places(rows_BT[number].tolist(), begin_BT[number].tolist())
 
     def make(number: int, advance: Advance) -> Block:
-        block = _cut_block(corpus, plan[number], config.chunk_length)
+        block = _cut_block(corpus, plan[number], config)
         advance(len(plan[number].documents))
         return block
 
@@ -214,8 +214,8 @@ def _places(rows_T: list[int], begin_T: list[int]) -> list[RowLocation]:
     return places
 
 
-def _rows_by_split(corpus: Corpus, part: DocumentRange, chunk_length: int) -> NDArray[np.int64]:
-    counts = _cut_block(corpus, part, chunk_length).counts
+def _rows_by_split(corpus: Corpus, part: DocumentRange, config: DbConfig) -> NDArray[np.int64]:
+    counts = _cut_block(corpus, part, config).counts
     return np.array([counts[f"rows_{name}"] for name in SPLITS])
 
 
@@ -233,13 +233,13 @@ def _store(plan: list[DocumentRange], corpus: Corpus, config: DbConfig, out: Pat
     return BlockStore(directory=out / "blocks", inputs=tuple(map(fingerprint, inputs)), stage=STAGE)
 
 
-def _cut_block(corpus: Corpus, part: DocumentRange, chunk_length: int) -> Block:
+def _cut_block(corpus: Corpus, part: DocumentRange, config: DbConfig) -> Block:
     """The rows of one block, sorted by split; within a split by document and position."""
     file = corpus.token_file(part.source)
     first, last = part.documents.start, part.documents.stop
     starts_D = np.asarray(file.document_starts[first : last + 1], dtype=np.int64)
     tokens_D = tokens_without_end_mark(file.tokens, starts_D, corpus.tokenizer.eod)
-    chunks = cut_documents(tokens_D, chunk_length)
+    chunks = _cut(corpus, part, tokens_D, config)
     split_D = np.asarray(corpus.split_of(part.source)[first:last])
     # Stable, so documents stay whole and in order inside their split.
     order_N = np.argsort(split_D[chunks.document], kind="stable")
@@ -254,6 +254,17 @@ def _cut_block(corpus: Corpus, part: DocumentRange, chunk_length: int) -> Block:
     counts = {f"rows_{name}": int(rows) for name, rows in zip(SPLITS, rows_by_split, strict=True)}
     counts |= {"empty_documents": int((tokens_D == 0).sum()), "tokens": int(tokens_D.sum())}
     return Block({name: columns[name].astype(dtype) for name, dtype in COLUMNS.items()}, counts)
+
+
+def _cut(corpus: Corpus, part: DocumentRange, tokens_D: NDArray[np.int64], config: DbConfig) -> Chunks:
+    if config.unit == "chunk":
+        return cut_documents(tokens_D, config.chunk_length)
+    if config.unit == "row" and len(tokens_D) and tokens_D.max() > config.window:
+        document = int(tokens_D.argmax()) + part.documents.start
+        name = corpus.document_id(part.source, document)
+        need = f"at least {tokens_D.max()}, the tokens of document {name!r}; or db.unit = window, which cuts it"
+        raise ConfigError("db.window", config.window, f"needs {need}")
+    return cut_windows(tokens_D, config.row_length, config.stride)
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""Where chunks lie in documents: arithmetic on arrays, no files."""
+"""Where chunks and passages lie in documents: arithmetic on arrays, no files."""
 
 # Dims in this file. D documents   N chunks   M tokens in a chunk
 
@@ -49,6 +49,27 @@ def cut_documents(tokens_D: Int64, chunk_length: int) -> Chunks:
     tokens_N = np.minimum(tokens_D[document_N] - start_N, chunk_length)
     continues_N = position_N + 1 < chunks_D[document_N]
     return Chunks(document_N, start_N, tokens_N, continues_N)
+
+
+def cut_windows(tokens_D: Int64, window: int, step: int) -> Chunks:
+    """Cut documents into passages that begin every `step` tokens; the last one of a document ends where that does.
+
+    Args:
+        tokens_D: [documents] tokens of each document.
+        window: Tokens of a passage, at least 1; a document's last one may have fewer.
+        step: Tokens between the beginnings of two, 1 to `window`. No passage continues another.
+
+    Raises:
+        ValueError: `step` is not in that range.
+    """
+    if not 1 <= step <= window:
+        raise ValueError(f"windows of {window} tokens cannot begin every {step}")
+    windows_D = np.where(tokens_D > 0, 1 + -(-np.maximum(tokens_D - window, 0) // step), 0)
+    document_N = np.repeat(np.arange(len(tokens_D), dtype=np.int64), windows_D)
+    first_D = np.cumsum(windows_D) - windows_D
+    start_N = (np.arange(len(document_N), dtype=np.int64) - first_D[document_N]) * step
+    tokens_N = np.minimum(tokens_D[document_N] - start_N, window)
+    return Chunks(document_N, start_N, tokens_N, np.zeros(len(document_N), dtype=np.bool_))
 
 
 def tokens_without_end_mark(tokens: NDArray[np.integer], starts: Int64, eod: int) -> Int64:

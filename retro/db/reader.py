@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from retro.common.artifacts import Manifest, read_manifest, require_parent
-from retro.common.errors import ArtifactError
+from retro.common.errors import ArtifactError, ConfigError
 from retro.common.hdf5 import map_column
 from retro.common.row_set import RowSet
 from retro.corpus.reader import SPLITS, Corpus
+from retro.db.config import DbConfig
 from retro.db.schema import COLUMNS, DOCUMENT_BITS, FILE, STAGE
 
 # Dims in this file. N rows asked for   P parts
@@ -162,8 +163,27 @@ class ChunkDatabase:
 
     @property
     def chunk_length(self) -> int:
-        """M, tokens per chunk."""
+        """M, tokens per chunk; of a database of passages, the most that one has."""
         return int(self.manifest.config["chunk_length"])
+
+    @property
+    def config(self) -> DbConfig:
+        """The settings that it was cut under."""
+        return DbConfig.of(self.manifest.config)
+
+    def require_chunks(self, what: str) -> None:
+        """Check that rows are consecutive chunks.
+
+        Args:
+            what: What needs them, for the message.
+
+        Raises:
+            ConfigError: They are passages.
+        """
+        unit = self.config.unit
+        if unit != "chunk":
+            need = f"needs 'chunk': {what} reads a chunk and the one after it, and {self.directory} holds passages"
+            raise ConfigError("db.unit", unit, need)
 
     @property
     def retrieved_length(self) -> int:

@@ -69,12 +69,15 @@ class Retriever:
     def _without_overlap(
         self, ids_K: NDArray[np.int64], scores_K: NDArray[np.float32], k: int
     ) -> list[tuple[int, float]]:
-        # A passage is a chunk and the next one, so rows r - 1, r and r + 1 of one document share text.
+        # A passage is a chunk and the next one, so rows r - 1, r and r + 1 of one document share text; windows overlap
+        # as far as they begin within one.
+        settings = self.db.config
+        reach = 1 if settings.unit == "chunk" else -(-settings.row_length // settings.stride) - 1
         taken: dict[int, int] = {}
         kept: list[tuple[int, float]] = []
         found_K = ids_K[ids_K >= 0]
         for row, key, score in zip(found_K, self.db.document_key(found_K), scores_K, strict=False):
-            if all(taken.get(int(row) + step) != int(key) for step in (-1, 0, 1)):
+            if all(taken.get(int(row) + step) != int(key) for step in range(-reach, reach + 1)):
                 taken[int(row)] = int(key)
                 kept.append((int(row), float(score)))
             if len(kept) == k:

@@ -25,6 +25,7 @@ _BYTES = 256
 _NAMES = {"file": "each file", "blank_line": "what stands between blank lines", "line": "each line"}
 _AUTO = {
     "jsonl": "each line's object",
+    "tsv": "each line of the table",
     "html": "each page",
     "wikitext": "each article below a `= Title =` line",
     "parquet": "each row",

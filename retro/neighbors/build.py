@@ -94,6 +94,7 @@ def run(
     """
     corpus = Corpus.open(corpus_dir)
     db = open_database(db_dir, corpus)
+    db.require_chunks("a Retro model")
     searcher = open_search(config, index_dir, db)
     parents = {"corpus": corpus.manifest, "db": db.manifest, **searcher.parents}
     blocks = _query_blocks(config, corpus, searcher)

@@ -59,6 +59,8 @@ def run(
     """
     corpus = Corpus.open(corpus_dir)
     database = open_database(db_dir, corpus)
+    if model.retrieval:
+        database.require_chunks("a Retro model")
     neighbors = Neighbors.open(neighbors_dir, database, corpus) if model.retrieval else None
     parents = {"corpus": corpus.manifest, "db": database.manifest}
     if neighbors is not None:

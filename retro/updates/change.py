@@ -34,7 +34,6 @@ from retro.corpus.files import resolve
 from retro.corpus.inputs import identify
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db import build as db_build
-from retro.db.config import DbConfig
 from retro.db.schema import STAGE as DB
 from retro.db.versions import REMOVED, REMOVED_FILE, VERSION, Part, read_version
 from retro.index import build as index_build
@@ -161,7 +160,7 @@ def _require_fit(current: OpenVersion, kind: str, source: str, ids: Sequence[str
 
 def _build_part(current: OpenVersion, part: Part) -> None:
     """Chunks and index of added documents, made as the first part's were; small ones get an exact index."""
-    db_build.run(DbConfig(chunk_length=current.database.chunk_length), part.corpus, part.db)
+    db_build.run(current.database.config, part.corpus, part.db)
     first = current.parts[0].index
     config = IndexConfig(**(read_manifest(first, INDEX).config | _INDEX_OF_A_PART))
     index_build.run(config, part.corpus, part.db, part.index, like=first)
@@ -277,7 +276,7 @@ def _manifest(current: OpenVersion, made: Change, request: Request, out: Path) -
     config = {
         "version": current.number + 1,
         "change": request["change"],
-        "chunk_length": current.database.chunk_length,
+        **current.database.config.shaping,
         "parts": parts,
     }
     return Manifest(stage=VERSION, config=config, parents={"version": current.manifest.fingerprint}, counts=counts)

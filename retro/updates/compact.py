@@ -29,7 +29,6 @@ from retro.corpus.reader import DOCUMENTS_FILE, SPLITS, STAGE
 from retro.corpus.split import stream_orders
 from retro.corpus.token_files import TokenFileWriter
 from retro.db import build as db_build
-from retro.db.config import DbConfig
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import Part
 from retro.index import build as index_build
@@ -191,7 +190,7 @@ def _make(current: OpenVersion, request: Request, out: Path) -> Change:
     part = Part(corpus=out / "corpus", db=out / "db", index=out / "index")
     sources = remaining_sources(current.database)
     write_remaining_corpus(current.database, sources, part.corpus)
-    db_build.run(DbConfig(chunk_length=current.database.chunk_length), part.corpus, part.db)
+    db_build.run(current.database.config, part.corpus, part.db)
     first = current.parts[0].index
     config = IndexConfig(**read_manifest(first, INDEX).config)
     index_build.run(config, part.corpus, part.db, part.index, like=first, embed=_copying(current, sources))
@@ -238,7 +237,7 @@ def old_rows(db: ChunkDatabase, first_rows: Sequence[Int64], rows_N: Int64) -> I
         here_N = source_N == source
         documents = document_N[here_N]
         starts = db.corpus.token_file(source).document_starts[documents]
-        place = (db.columns["token_start"][rows_N[here_N]] - starts) // db.chunk_length
+        place = (db.columns["token_start"][rows_N[here_N]] - starts) // db.config.stride
         old_N[here_N] = first_rows[source][documents] + place
     return old_N
 

@@ -171,3 +171,45 @@ def test_lines_that_end_in_cr_alone_are_not_taken_for_one_line(tmp_path: Path, s
 def test_an_id_that_pandas_left_out_is_none(tmp_path: Path) -> None:
     found = read(tmp_path / "f.jsonl", b'{"id": NaN, "title": NaN, "text": "one"}\n')
     assert texts(found) == [("f.jsonl:1", "", "one")]
+
+
+PASSAGES = (
+    b"id\ttext\ttitle\n"
+    b'1\t"Aaron is a ""prophet"" of Israel."\tAaron\n'
+    b"2\tplain words\tAaron's rod\n"
+    b"\n"
+    b"3\tone cell less\n"
+    b'4\t"never closed\tTitle\n'
+    b"5\t\xff\tTitle\n"
+    b"6\tlast one\tEnd"
+)
+"""As DPR's psgs_w100.tsv is written, with three lines that are none."""
+
+
+def test_a_table_of_passages_gives_a_document_a_line(tmp_path: Path) -> None:
+    items = read(tmp_path / "psgs.tsv", PASSAGES)
+    assert texts([item for item in items if isinstance(item, Document)]) == [
+        ("1", "Aaron", 'Aaron is a "prophet" of Israel.'),
+        ("2", "Aaron's rod", "plain words"),
+        ("6", "End", "last one"),
+    ]
+    assert rejects(items) == [
+        (5, "other number of columns", "2, the first line has 3"),
+        (6, "not a line of a table", "unexpected end of data"),
+        (7, "invalid UTF-8", "byte 0xff at offset 2"),
+    ]
+
+
+def test_the_columns_of_a_table_can_be_named(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbfpid\tpassage\tpage\nx\tone\tP\n"
+    found = read(tmp_path / "t.tsv", content, text_key="passage", id_key="pid", title_key="page")
+    assert texts(found) == [("x", "P", "one")]
+    with pytest.raises(DataError, match=r"t.tsv: its first line names no column 'text'; it has: pid, passage, page"):
+        read(tmp_path / "t.tsv")
+
+
+def test_a_table_may_be_compressed_and_empty(tmp_path: Path) -> None:
+    assert len(read(tmp_path / "t.tsv.gz", gzip.compress(PASSAGES))) == 6
+    assert read(tmp_path / "head.tsv", b"id\ttext\ttitle\n") == []
+    with pytest.raises(DataError, match="its first line names no column 'text'; it has: "):
+        read(tmp_path / "empty.tsv", b"")
