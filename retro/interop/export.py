@@ -26,6 +26,7 @@ from retro.interop.run_facts import Facts, find_run, gather
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.safe_files import ONE_FILE, write_safetensors
 from retro.model.convert.writer import plain_family, write_decoder
+from retro.model.positions import positions_named
 from retro.model.sizes import SIZES
 from retro.tokenizers.conventions import Conventions
 from retro.training import checkpoint
@@ -65,11 +66,23 @@ def retro_config(shape: ModelShape) -> dict[str, Any]:
     }
 
 
+def require_known_positions(shape: ModelShape) -> None:
+    """Check that the exported modelling file knows how the model's tokens know where they stand.
+
+    Raises:
+        ConfigError: They do in a way that was registered from outside.
+    """
+    known = ("rope", "learned", "none")
+    if shape.model.positions not in known:
+        need = f"needs one of {', '.join(known)} to be exported: the modelling file has no other"
+        raise ConfigError("model.positions", shape.model.positions, need)
+
+
 def keep_positions(shape: ModelShape, known: Conventions, out: Path) -> None:
     """Write into `config.json` how far the model that the weights began with reads, where that is further than it was
     trained here: its positions have no table."""
     most, begun = known.max_position_embeddings or 0, shape.model.size not in SIZES
-    if begun and shape.model.positions == "rope" and most > shape.model.sequence_length:
+    if begun and positions_named(shape.model.positions).rotary and most > shape.model.sequence_length:
         settings = read_json(out / "config.json", "Export again")
         write_plain_json(out / "config.json", settings | {"max_position_embeddings": most})
 
@@ -169,6 +182,7 @@ def export(
     run_dir = run_dir or find_run(info.path)
     if decoder_only:
         plain_family(info.shape.model)  # refuses what neither Llama nor GPT-2 computes, before weights are read
+    require_known_positions(info.shape)
     with _whole(out) as folder:
         _write_model(info, precision, folder, decoder_only=decoder_only, file_limit=file_limit)
         _write_rest(gather(info, run_dir), run_dir, folder, decoder_only=decoder_only)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from retro.common.config import StageConfig
-from retro.common.errors import require
+from retro.common.config import StageConfig, unknown_name
+from retro.common.errors import ConfigError, require
 from retro.model.convert.hf_config import FOLDER_SETTINGS
+from retro.model.positions import kinds_of_positions, positions_named
 from retro.model.sizes import SIZES, find_size
 
 
@@ -45,8 +46,9 @@ class ModelConfig(StageConfig):
     """Added to the variance in every norm."""
     zero_centered_norm: bool = False
     """Store norm weights as the distance from one (LayerNorm-1p)."""
-    positions: Literal["rope", "learned"] = "rope"
-    """Rotary or learned absolute positions in the decoder."""
+    positions: str = "rope"
+    """How tokens of the decoder know where they stand: `rope` (rotary), `learned` (a table) or `none`; a kind of your
+    own is a row in `model/positions.py`."""
     rope_percent: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of a head's width that is rotated."""
     rope_base: PositiveInt = 10_000
@@ -124,8 +126,13 @@ class ModelConfig(StageConfig):
     def _shapes_fit(self) -> ModelConfig:
         fits = self.hidden_size % self.heads == 0 or self.head_width != self.hidden_size // self.heads
         require(self, "heads", fits, f"a divisor of hidden_size = {self.hidden_size}, or model.head_width")
+        kinds = kinds_of_positions()
+        if self.positions not in kinds:
+            need = unknown_name(self.positions, kinds).replace("a setting", "a kind of positions")
+            raise ConfigError(f"{type(self).__name__}.positions", self.positions, need)
         even = int(self.head_width * self.rope_percent) % 2 == 0
-        require(self, "head_width", self.positions != "rope" or even, "an even rotated width: rope turns pairs")
+        rotary = positions_named(self.positions).rotary
+        require(self, "head_width", not rotary or even, "an even rotated width: rope turns pairs")
         require(self, "query_groups", self.heads % self.query_groups == 0, f"a divisor of heads = {self.heads}")
         if self.retrieval:
             need = f"a layer of the decoder, at most layers = {self.layers}"
@@ -140,7 +147,7 @@ class ModelConfig(StageConfig):
     def rotates(self, number: int) -> bool:
         """Whether decoder layer `number`, counted from 1, rotates queries and keys."""
         skips = self.rope_skip_interval and number % self.rope_skip_interval == 0
-        return self.positions == "rope" and not skips
+        return positions_named(self.positions).rotary and not skips
 
     @property
     def cross_attention_layers(self) -> tuple[int, ...]:

@@ -26,7 +26,8 @@ from retro.model.attention import ChunkedCrossAttention
 from retro.model.config import ModelShape
 from retro.model.encoder import NeighborEncoder
 from retro.model.masks import causal_mask, pack_masks, positions
-from retro.model.specs import decoder_layer_spec, transformer_config
+from retro.model.positions import positions_named
+from retro.model.specs import decoder_layer_spec, set_frequencies, transformer_config
 from retro.model.transport import unpack
 
 
@@ -63,6 +64,7 @@ class RetroModel(GPTModel):
         kernels = choose(options.layers, bfloat16=options.bfloat16)
         groups = ProcessGroupCollection.use_mpu_process_groups()
         model = shape.model
+        kind = positions_named(model.positions)
         config = _config(shape, options, layers=model.layers, dropout=model.dropout, decoder=True)
         place = parallel.place(chunk)
         super().__init__(
@@ -75,7 +77,11 @@ class RetroModel(GPTModel):
             pre_process=place.first,
             post_process=place.last,
             share_embeddings_and_output_weights=model.tied_embeddings,
-            position_embedding_type="rope" if model.positions == "rope" else "learned_absolute",
+            position_embedding_type="rope"
+            if kind.rotary
+            else "learned_absolute"
+            if model.positions == "learned"
+            else "none",
             rotary_percent=model.rope_percent,
             rotary_base=model.rope_base,
             rope_scaling=model.rope_scaling > 1.0,
@@ -85,6 +91,8 @@ class RetroModel(GPTModel):
         )
         self.shape = shape
         self._received: Tensor | None = None
+        if kind.rotary:
+            set_frequencies(model, self.rotary_pos_emb)
         if place.first and model.positions == "learned":
             # megatron-core makes this table in fp32 whatever the precision, and the first norm refuses the mixture.
             self.embedding.position_embeddings.to(config.params_dtype)

@@ -14,13 +14,28 @@ any device, and computes norms and softmax in float32 where the weights are narr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from retro.model.config import ModelShape
+
+
+def rope_frequencies(model: Any) -> Tensor:
+    """base^(-2i/width). Llama 3.1 divides slow ones by a factor, keeps fast ones, goes over between 8,192 and 2,048."""
+    width = int(model.head_width * model.rope_percent)
+    frequency_F = model.rope_base ** -(torch.arange(0, width, 2).float() / width)
+    period_F = 2 * math.pi / frequency_F
+    kept_F = ((8192 / period_F - 1) / (4 - 1)).clamp(0, 1)
+    return kept_F * frequency_F + (1 - kept_F) * frequency_F / model.rope_scaling
+
+
+FREQUENCIES: dict[str, Callable[[Any], Tensor]] = {"rope": rope_frequencies}
+"""By kind of rotary positions, radians from one position to the next, for each pair; other kinds rotate nothing in the
+decoder, and encoder and cross-attention as `rope` does."""
 
 
 class ReferenceRetro:
@@ -112,7 +127,7 @@ class ReferenceRetro:
         for number in range(1, self.model.layers + 1):
             name = f"decoder.layers.{number - 1}."
             skips = self.model.rope_skip_interval and number % self.model.rope_skip_interval == 0
-            rotary = turns if self.model.positions == "rope" and not skips else None
+            rotary = turns if self.model.positions in FREQUENCIES and not skips else None
             states.append(x_SH)
             x_SH = x_SH + self._self_attention(name, self._norm(name + "input_layernorm", x_SH), causal_SS, rotary)
             if number in reading:
@@ -272,14 +287,9 @@ class ReferenceRetro:
     def _rotate(self, x_SND: Tensor, positions: range | list[int]) -> Tensor:
         """Rotary embedding (Su et al. 2021): pair (i, i + half) turns by position * base^(-2i/dim)."""
         width = int(self.model.head_width * self.model.rope_percent)
-        frequency = self._scaled(self.model.rope_base ** -(torch.arange(0, width, 2).float() / width))
+        kind = self.model.positions if self.model.positions in FREQUENCIES else "rope"
+        frequency = FREQUENCIES[kind](self.model)
         angle_SF = torch.tensor(list(positions)).float()[:, None] * frequency
         cos, sin = (turn[:, None].to(x_SND) for turn in (angle_SF.cos(), angle_SF.sin()))
         first, second, rest = x_SND.split([width // 2, width // 2, x_SND.size(-1) - width], dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
-
-    def _scaled(self, frequency_F: Tensor) -> Tensor:
-        """Llama 3.1: divide slow frequencies by the factor, keep fast ones, and go over between 8,192 and 2,048."""
-        period_F = 2 * math.pi / frequency_F
-        kept_F = ((8192 / period_F - 1) / (4 - 1)).clamp(0, 1)
-        return kept_F * frequency_F + (1 - kept_F) * frequency_F / self.model.rope_scaling

@@ -29,6 +29,7 @@ from retro.mcore.layers import (
 )
 from retro.mcore.parallel import Layout
 from retro.model.config import ModelConfig
+from retro.model.positions import positions_named
 from retro.model.transport import LastLayerOfStage
 
 
@@ -71,7 +72,7 @@ def transformer_config(
         decoder: Whether this is the decoder, some of whose layers may not rotate; or the encoder.
         init_std: Standard deviation of its initial weights; 0: the model's.
     """
-    skips = decoder and model.positions == "rope" and model.rope_skip_interval
+    skips = decoder and positions_named(model.positions).rotary and model.rope_skip_interval
     return TransformerConfig(
         num_layers=layers,
         hidden_size=model.hidden_size,
@@ -118,8 +119,8 @@ def transformer_config(
 
 
 def rotary_positions(model: ModelConfig, config: TransformerConfig, groups: ProcessGroupCollection) -> RotaryEmbedding:
-    """Rotary angles for the attentions that megatron-core's GPT does not rotate itself; the frequencies are its own."""
-    return RotaryEmbedding(
+    """Rotary angles for the attentions that megatron-core's GPT does not rotate itself, with its frequencies."""
+    made = RotaryEmbedding(
         kv_channels=model.head_width,
         rotary_percent=model.rope_percent,
         rotary_base=model.rope_base,
@@ -128,6 +129,19 @@ def rotary_positions(model: ModelConfig, config: TransformerConfig, groups: Proc
         use_cpu_initialization=config.use_cpu_initialization,
         cp_group=groups.cp,
     )
+    set_frequencies(model, made)
+    return made
+
+
+def set_frequencies(model: ModelConfig, rotary: RotaryEmbedding) -> None:
+    """Give megatron-core's rotary embedding the frequencies of a model's kind of positions, where it has its own."""
+    frequencies = positions_named(model.positions).frequencies
+    if frequencies is not None:
+        found = torch.tensor(frequencies(model), dtype=torch.float32)
+        if found.shape != rotary.inv_freq.shape:
+            problem = f"gives {len(found)} frequencies, needed {len(rotary.inv_freq)}"
+            raise ValueError(f"positions {model.positions!r}: {problem}")
+        rotary.inv_freq = found.to(rotary.inv_freq.device)
 
 
 def _layer_layout(layout: Layout) -> list[list[str]] | None:

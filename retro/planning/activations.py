@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from retro.model.config import ModelConfig, ModelShape
+from retro.model.positions import positions_named
 from retro.planning.flops import neighbor_tokens
 from retro.planning.stages import Block, encodes, reads
 from retro.training.config import ParallelConfig, TrainConfig
@@ -98,7 +99,7 @@ class Activations:
 
     def _layer(self, tokens: int, rows: int, *, rope: bool | None = None, dropout: float | None = None) -> ShardedBytes:
         model = self.model
-        rope = model.positions == "rope" if rope is None else rope
+        rope = positions_named(model.positions).rotary if rope is None else rope
         split = 2 * model.query_width + _key_value(model)
         if model.qk_norm:
             split += model.query_width + _key_value(model) // 2

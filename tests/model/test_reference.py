@@ -23,6 +23,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     # A square has no bound on its slope: with weights as large as the others have, float32 would be 1e-5 off.
     "squared relu": {"activation": "squared_relu", "init_std": 0.2},
+    "no positions in the decoder": {"positions": "none"},
+    "no positions at all": {"positions": "none", "encoder_rope": False, "cross_rope": False},
     "tied": {"tied_embeddings": True},
     "gpt-2": {"activation": "gelu_tanh", "positions": "learned", "bias": True, "norm_epsilon": 0.01},
     "llama 3.1": {"normalization": "RMSNorm", "norm_epsilon": 0.01, "rope_scaling": 8.0, "rope_base": 500_000},

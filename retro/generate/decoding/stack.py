@@ -26,6 +26,7 @@ from retro.generate.decoding.rows import Row, Rows, SlotCopy
 from retro.mcore.cpu import device
 from retro.model.attention import ChunkedCrossAttention
 from retro.model.model import RetroModel
+from retro.model.positions import positions_named
 
 
 class CachedStack:
@@ -138,7 +139,7 @@ def _rope_tables(model: RetroModel, crosses: list[ChunkedCrossAttention]) -> tup
     """RoPE of positions in the sequence, and of positions from the last token of a chunk on."""
     shape, dtype = model.shape, model.config.params_dtype
     own = read = None
-    if shape.model.positions == "rope":
+    if positions_named(shape.model.positions).rotary:
         own = RopeTable(model.rotary_pos_emb(shape.model.sequence_length), dtype)
     rotaries = [cross.rotary for cross in crosses if cross.rotary is not None]
     if rotaries:

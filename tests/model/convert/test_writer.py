@@ -12,7 +12,7 @@ import transformers
 from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
 from retro.model.convert.writer import write_decoder
-from retro.model.reference import ReferenceRetro
+from retro.model.reference import rope_frequencies
 from tests.model.tiny import VOCABULARY, tiny_inputs, tiny_model, tiny_shape
 
 LLAMA = {"normalization": "RMSNorm", "activation": "swiglu"}
@@ -61,7 +61,7 @@ def test_llama_3_frequencies_are_those_of_transformers(tmp_path: Path) -> None:
     # The fifth has a period of 2 pi 500,000^(1/2) = 4,443; (8192/4443 - 1) / 3 = 0.281 of it stays, 0.719/8 is added.
     assert (expected / unscaled).tolist() == pytest.approx([1, 1, 1, 1, 0.3711, 0.125, 0.125, 0.125], abs=1e-3)
     torch.testing.assert_close(model.rotary_pos_emb.inv_freq, expected)
-    torch.testing.assert_close(ReferenceRetro(shape, {})._scaled(unscaled), expected)
+    torch.testing.assert_close(rope_frequencies(shape.model), expected)
 
 
 def test_bfloat16_weights_stay_bfloat16(tmp_path: Path) -> None:
