@@ -15,13 +15,13 @@ from retro.common.files import read_json, write_json
 from retro.common.statistics import p_value
 from retro.common.terminal import Table
 from retro.evaluate.compare import ScoredAnswers, open_scored_answers
-from retro.evaluate.side_by_side import highlight
-from retro.evaluate.tables import recall_text
-from retro.evaluate.wording import percent
 from retro.qa.answer_files import Answer, read_answers
 from retro.quickstart.documents import DOCUMENTS, QUESTIONS, write_documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, table, terminal_table
+from retro.report.format import percent
+from retro.report.questions import highlight
+from retro.report.tables import recall_text
 from retro.run.config import RunConfig, run_config_of
 from retro.run.documents import BY_WORDS, build, model_settings
 from retro.run.pipeline import stage

@@ -18,12 +18,12 @@ from retro.common.files import atomic_path, read_json
 from retro.common.statistics import estimate_ratio
 from retro.common.terminal import Table
 from retro.corpus.reader import Corpus
-from retro.evaluate.charts import Series, line_chart
 from retro.init.training_choices import COPYING_TRAIN, SHAPES
 from retro.pretrain.chunk_losses import TABLE_FILE, Perplexities
 from retro.quickstart.docstrings import installed_package, write_docstrings
 from retro.quickstart.options import Options
 from retro.quickstart.page import note, perplexity_text, table, terminal_table
+from retro.report.figures import Series, line_chart
 from retro.run.config import RunConfig, as_yaml, run_config_of
 from retro.run.documents import BY_WORDS, build
 from retro.run.pipeline import stage

@@ -17,7 +17,7 @@ def page(results: Mapping[str, Any], sections: Sequence[str]) -> str:
         results: Model and packages, as `results.json` has them.
         sections: Of the acts that were run, as HTML.
     """
-    style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
+    style = resources.files("retro.report").joinpath("templates/style.css").read_text(encoding="utf-8")
     lede = (
         f"{results['model']}, a small chat model, and the documentation of {', '.join(results['packages'])} as it lies "
         "on this machine. Every number was measured here."

@@ -8,8 +8,8 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from retro.evaluate.slices import span
-from retro.evaluate.wording import in_order, metric_name, setting_name
+from retro.report.format import in_order, metric_name, setting_name
+from retro.report.slices import span
 
 FAILED, MISSING = "failed", "–"
 
@@ -116,7 +116,7 @@ def _markdown(heads: Sequence[str], lines: Iterator[list[str]] | Sequence[list[s
 
 def page(name: str, results: Sequence[CellResult]) -> str:
     """The page as HTML. Every text that comes from files is escaped."""
-    style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
+    style = resources.files("retro.report").joinpath("templates/style.css").read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)} · Retro sweep</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -39,7 +39,7 @@ def write_page(looker: SampleViewer, numbers: list[int], spread: Distributions, 
 
 def _head(looker: SampleViewer, numbers: list[int]) -> str:
     # The report of a run and this page share their colors and type.
-    style = _resource("retro.evaluate", "report.css") + _resource("retro.analysis.inspect", "inspect.css")
+    style = _resource("retro.report", "templates/style.css") + _resource("retro.analysis.inspect", "inspect.css")
     name = escape(looker.name)
     options = "".join(f'<option value="sample-{number}">sample {number}</option>' for number in numbers)
     facts = (

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from retro.evaluate.measured import color_of, lacking
-from retro.evaluate.run_summary import RunSummary
-from retro.evaluate.wording import READING, metric_name, percent, setting_name
 from retro.qa.answer_files import Answer
 from retro.qa.question import Context
+from retro.report.format import READING, metric_name, percent, setting_name
+from retro.report.results import color_of, lacking
+from retro.report.run_summary import RunSummary
 
 # From here on an answer counts as right on this page, whatever the metric.
 _RIGHT = 0.5

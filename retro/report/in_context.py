@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from retro.common.terminal import Table
-from retro.evaluate.wording import loss, model_name, percent, signed_percent
+from retro.report.format import loss, model_name, percent, signed_percent
 
 _BEFORE = {
     "found": "passages found for it",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from retro.common import checksummed_json
 from retro.common.files import atomic_path
-from retro.evaluate import leakage, measured, road, side_by_side
-from retro.evaluate.reading import Remark, perplexity_of, remarks
-from retro.evaluate.run_summary import RunSummary, summarize
-from retro.evaluate.wording import count, loss, metric_name, percent, seconds, setting_name, signed_percent
+from retro.report import leakage, questions, results, stages
+from retro.report.format import count, loss, metric_name, percent, seconds, setting_name, signed_percent
+from retro.report.remarks import Remark, perplexity_of, remarks
+from retro.report.run_summary import RunSummary, summarize
 
 _SIGNS = {"good": "▲", "bad": "▼", "open": "●"}
 _SECTIONS = (
@@ -45,7 +45,7 @@ def write_report(run_dir: Path, path: Path, *, questions_shown: int, asked: str 
 
 def render(run: RunSummary, questions_shown: int) -> str:
     """The page as HTML. Every text that comes from files is escaped."""
-    style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
+    style = resources.files("retro.report").joinpath("templates/style.css").read_text(encoding="utf-8")
     name = escape(" · ".join(filter(None, [run.run_dir.resolve().name, run.asked])))
     links = "".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in _SECTIONS)
     return (
@@ -54,9 +54,9 @@ def render(run: RunSummary, questions_shown: int) -> str:
         f'<link rel="icon" href="data:,"><style>{style}</style></head><body>'
         f'<header class="mast"><p class="eyebrow">Retro run report</p><h1>{name}</h1>'
         f'<p class="lede">{escape(_lede(run))}</p>{_cards(run)}</header><nav><div>{links}</div></nav><main>'
-        f"{_reading(remarks(run))}{measured.perplexity_section(run)}{leakage.section(run)}"
-        f"{measured.answers_section(run)}"
-        f"{side_by_side.section(run, questions_shown)}{road.stages_section(run)}{road.run_section(run)}</main>"
+        f"{_reading(remarks(run))}{results.perplexity_section(run)}{leakage.section(run)}"
+        f"{results.answers_section(run)}"
+        f"{questions.section(run, questions_shown)}{stages.stages_section(run)}{stages.run_section(run)}</main>"
         f"<footer>Written by retro evaluate from the files in the run directory. Nothing on this page is loaded from "
         f"elsewhere.</footer></body></html>\n"
     )

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from retro.evaluate.run_summary import RunSummary
-from retro.evaluate.wording import READING, loss, metric_name, model_name, percent, setting_name, signed_percent
+from retro.report.format import READING, loss, metric_name, model_name, percent, setting_name, signed_percent
+from retro.report.run_summary import RunSummary
 
 Tone = Literal["good", "bad", "open"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from retro.evaluate.wording import metric_name, percent, setting_name
+from retro.report.format import metric_name, percent, setting_name
 
 
 def rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, int, list[str]]]:

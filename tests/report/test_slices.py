@@ -7,12 +7,12 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.common.terminal import Terminal
-from retro.evaluate import slices
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.scores import score_answers
-from retro.evaluate.tables import slices_table
 from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.task import load_task
+from retro.report import slices
+from retro.report.tables import slices_table
 
 KINDS = ("bridge", "bridge", "comparison", None)
 

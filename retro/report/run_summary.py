@@ -17,8 +17,8 @@ import psutil
 from retro.common.artifacts import REPORT, Manifest, read_manifest
 from retro.common.errors import ArtifactError, RetroError
 from retro.common.files import read_json, read_json_lines
-from retro.evaluate.wording import in_order
 from retro.qa.answer_files import Answer, read_answers
+from retro.report.format import in_order
 
 log = logging.getLogger(__name__)
 

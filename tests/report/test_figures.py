@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from retro.evaluate import wording
-from retro.evaluate.charts import Series, interval_bar, line_chart, smooth, thin, ticks
+from retro.report import format
+from retro.report.figures import Series, interval_bar, line_chart, smooth, thin, ticks
 
 
 def test_a_smoothed_line_is_the_mean_around_each_place() -> None:
@@ -63,9 +63,9 @@ def test_a_bar_ends_where_its_value_is_and_its_whisker_at_the_interval() -> None
 
 
 def test_numbers_read_well() -> None:
-    assert [wording.count(v) for v in (12, 1234, 1_704_320, 2.5e9, 0.25)] == ["12", "1,234", "1.70 M", "2.50 B", "0.25"]
-    assert [wording.size(v) for v in (12, 2048, 5 * 2**20, 3 * 2**40)] == ["12 B", "2.0 KiB", "5.0 MiB", "3072.0 GiB"]
-    assert [wording.seconds(v) for v in (0.033, 0.42, 1.24, 12.4, 200, 7500)] == [
+    assert [format.count(v) for v in (12, 1234, 1_704_320, 2.5e9, 0.25)] == ["12", "1,234", "1.70 M", "2.50 B", "0.25"]
+    assert [format.size(v) for v in (12, 2048, 5 * 2**20, 3 * 2**40)] == ["12 B", "2.0 KiB", "5.0 MiB", "3072.0 GiB"]
+    assert [format.seconds(v) for v in (0.033, 0.42, 1.24, 12.4, 200, 7500)] == [
         "0.03 s",
         "0.4 s",
         "1.2 s",
@@ -73,13 +73,13 @@ def test_numbers_read_well() -> None:
         "3 min 20 s",
         "2 h 5 min",
     ]
-    assert [wording.signed_percent(v) for v in (0.134, -0.0067, 0.0001)] == ["+13.4 %", "−0.7 %", "0.0 %"]
-    assert [wording.loss(v) for v in (0.5, 5.24, 191.5, 12345.6)] == ["0.5000", "5.240", "191.5", "12,346"]
+    assert [format.signed_percent(v) for v in (0.134, -0.0067, 0.0001)] == ["+13.4 %", "−0.7 %", "0.0 %"]
+    assert [format.loss(v) for v in (0.5, 5.24, 191.5, 12345.6)] == ["0.5000", "5.240", "191.5", "12,346"]
 
 
 def test_unknown_names_are_shown_as_they_are() -> None:
-    assert wording.setting_name("my_setting") == "my setting"
-    assert wording.model_name("retro", "real") == "Retro, real neighbors"
-    assert wording.model_name("gpt_equal") == "GPT of equal parameters"
-    assert wording.metric_name("my_metric") == "my metric"
-    assert wording.in_order(["z", "closed_book", "with_passages"]) == ["with_passages", "closed_book", "z"]
+    assert format.setting_name("my_setting") == "my setting"
+    assert format.model_name("retro", "real") == "Retro, real neighbors"
+    assert format.model_name("gpt_equal") == "GPT of equal parameters"
+    assert format.metric_name("my_metric") == "my metric"
+    assert format.in_order(["z", "closed_book", "with_passages"]) == ["with_passages", "closed_book", "z"]

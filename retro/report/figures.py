@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from retro.evaluate.wording import loss, percent
+from retro.report.format import loss, percent
 
 # A point every two pixels is all a screen shows; more only makes the page heavy.
 _MOST_POINTS = 360

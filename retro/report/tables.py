@@ -9,10 +9,10 @@ from typing import Any
 
 from retro.common.files import read_json
 from retro.common.terminal import Table, Terminal
-from retro.evaluate import in_context, slices
-from retro.evaluate.reading import perplexity_of
-from retro.evaluate.run_summary import summarize
-from retro.evaluate.wording import count, loss, metric_name, model_name, percent, setting_name, signed_percent
+from retro.report import in_context, slices
+from retro.report.format import count, loss, metric_name, model_name, percent, setting_name, signed_percent
+from retro.report.remarks import perplexity_of
+from retro.report.run_summary import summarize
 
 
 @dataclass(frozen=True, kw_only=True)

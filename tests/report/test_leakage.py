@@ -5,9 +5,9 @@ from typing import Any
 
 from retro.common.artifacts import read_manifest
 from retro.common.files import write_json
-from retro.evaluate.report import render
-from retro.evaluate.run_summary import summarize
-from tests.evaluate.fake_run import write_fake_run
+from retro.report.run_report import render
+from retro.report.run_summary import summarize
+from tests.report.fake_run import write_fake_run
 
 
 def result(run_dir: Path, **changes: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from html import escape
 from typing import cast
 
 from retro.common.artifacts import Manifest
-from retro.evaluate.run_summary import RunSummary, StageView, is_number, stage_dir
-from retro.evaluate.wording import count, seconds, size
+from retro.report.format import count, seconds, size
+from retro.report.run_summary import RunSummary, StageView, is_number, stage_dir
 
 _MOST_CHIPS, _MOST_RATES = 6, 4
 _RATE = "_per_second"

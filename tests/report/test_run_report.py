@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from retro.common.terminal import Terminal
-from retro.evaluate.report import write_report
-from retro.evaluate.run_summary import STAGES, summarize
-from retro.evaluate.side_by_side import highlight
-from retro.evaluate.tables import print_tables
-from tests.evaluate.fake_run import write_data_stages, write_fake_run, write_training
+from retro.report.questions import highlight
+from retro.report.run_report import write_report
+from retro.report.run_summary import STAGES, summarize
+from retro.report.tables import print_tables
+from tests.report.fake_run import write_data_stages, write_fake_run, write_training
 
 VOID = {"meta", "link", "input", "br"}
 

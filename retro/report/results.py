@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from retro.evaluate import in_context, slices
-from retro.evaluate.charts import Series, interval_bar, line_chart, smooth
-from retro.evaluate.run_summary import Curve, RunSummary
-from retro.evaluate.tables import PerplexityRow, perplexity_rows, recall_text
-from retro.evaluate.wording import count, metric_name, model_name, percent, setting_name
+from retro.report import in_context, slices
+from retro.report.figures import Series, interval_bar, line_chart, smooth
+from retro.report.format import count, metric_name, model_name, percent, setting_name
+from retro.report.run_summary import Curve, RunSummary
+from retro.report.tables import PerplexityRow, perplexity_rows, recall_text
 
 _COLORS = {
     "retro": 0,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from retro.evaluate.charts import Series, line_chart
-from retro.evaluate.run_summary import RunSummary
-from retro.evaluate.wording import count, model_name, percent
+from retro.report.figures import Series, line_chart
+from retro.report.format import count, model_name, percent
+from retro.report.run_summary import RunSummary
 
 _COLORS = {("retro", "real"): 0, ("gpt", "-"): 1, ("gpt_equal", "-"): 2, ("retro", "none"): 3, ("retro", "shuffled"): 4}
 _WHERE = {"training": "the training text", "neighbors": "the chunk's own neighbors"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from retro.common.statistics import estimate, estimate_ratio
 from retro.common.terminal import Terminal
-from retro.evaluate import in_context
+from retro.report import in_context
 
 
 def measured() -> dict[str, Any]:
