@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "qa": {"common", "tokenizers"},
     "corpus": {"common", "tokenizers"},
     "db": {"common", "corpus.reader"},
-    "index": READERS,
+    "index": READERS | {"report.figures"},
     "neighbors": READERS | {"index"},
     "updates": {"common", "tokenizers", "corpus", "db", "index"},
     "mcore": {"common"},

@@ -1,17 +1,57 @@
-"""Charts as inline SVG: colors come from the page's style, values show on hovering, nothing is loaded."""
+"""Charts by matplotlib, as SVG to stand inside a page: its style colors them, a `<title>` names each value.
+
+Matplotlib is imported when the first chart is drawn; it takes half a second. The same data gives the same bytes,
+whatever style or configuration file the user has.
+"""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from retro.report.format import loss, percent
+from markupsafe import Markup, escape
+
+from retro.report.format import loss
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # A point every two pixels is all a screen shows; more only makes the page heavy.
 _MOST_POINTS = 360
-_HOVER_POINTS = 48
+_MOST_TITLES = 48
+_WIDTH = 420
+"""Units of a chart's view box; a phone shows some 330 pixels, half a wide page 470."""
+
+# Colors that the page's style gives: matplotlib draws with these stand-ins, which become names of the style's.
+PAGE = tuple(f"#00c0d{number}" for number in range(7))
+_SOFT, _LINE, _INK = "#00c0da", "#00c0db", "#00c0dc"
+_NAMES = {
+    **{stand_in: f"var(--c{number})" for number, stand_in in enumerate(PAGE)},
+    _SOFT: "var(--soft)",
+    _LINE: "var(--line)",
+    _INK: "var(--ink)",
+}
+FILE = ("#2563a8", "#c2571a", "#3f8f6b", "#8a5fb0", "#6b7280", "#2f9aa8", "#b8862b")
+"""The same colors, for pictures that stand alone."""
+
+_PAGE_STYLE: Mapping[str, Any] = {
+    "svg.fonttype": "none",
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _SOFT,
+    "axes.titlecolor": _SOFT,
+    "axes.titlesize": 11,
+    "grid.color": _LINE,
+    "text.color": _INK,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,29 +63,50 @@ class Series:
     color: int
     """Number of a color of the page's style."""
     kind: str = "line"
-    """`line`, `faint` (behind the others, no hover) or `dots` (a line with its measured points)."""
+    """`line`, `faint` (behind the others, without titles) or `dots` (a line with its measured points)."""
 
 
-@dataclass(frozen=True)
-class Frame:
-    """Where data lands on the drawing, in units of the view box."""
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bar of a chart, with its interval where there is one."""
 
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_from: float
-    x_to: float
-    y_from: float
-    y_to: float
+    name: str
+    value: float
+    shown: str
+    """The value in words."""
+    color: int
+    interval: tuple[float, float] | None = None
 
-    def x(self, value: float) -> float:
-        """Across."""
-        return self.left + (value - self.x_from) / (self.x_to - self.x_from) * (self.right - self.left)
 
-    def y(self, value: float) -> float:
-        """Down."""
-        return self.bottom - (value - self.y_from) / (self.y_to - self.y_from) * (self.bottom - self.top)
+@contextmanager
+def style(salt: str, **more: Any) -> Iterator[None]:
+    """Draw and save in one fixed style; element ids follow from `salt`, so that charts of one page share none."""
+    import matplotlib.style
+
+    fixed = {
+        "svg.hashsalt": f"retro {salt}",
+        "text.parse_math": False,
+        "font.size": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "figure.constrained_layout.use": True,
+    }
+    with matplotlib.style.context(["default", fixed | more]):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches. Without pyplot: no window, no state shared with whoever calls."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def save(figure: Figure, path: Path, *, kind: str) -> None:
+    """Write a figure as svg or png, without a date or a version, so that the same figure gives the same bytes."""
+    unset = {"svg": ("Date",), "png": ("Software",)}[kind]
+    figure.savefig(path, format=kind, dpi=120, metadata=dict.fromkeys(unset))
 
 
 def smooth(points: Sequence[tuple[float, float]], reach: int) -> list[tuple[float, float]]:
@@ -63,94 +124,6 @@ def smooth(points: Sequence[tuple[float, float]], reach: int) -> list[tuple[floa
     return result
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from `low` to `high`, steps of 1, 2, 2.5 or 5 times a power of ten."""
-    raw = (high - low) / max(1, about)
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [round(number * step, 10) for number in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def line_chart(
-    series: Sequence[Series],
-    *,
-    x_label: str,
-    y_label: str,
-    label: str,
-    x_name: str = "step",
-    width: int = 540,
-    height: int = 300,
-) -> str:
-    """Lines over a common axis; empty when there is nothing to draw.
-
-    The y axis is cut below the first tenth's values when those tower over the rest: a loss falls from 9 to 5
-    in a few steps, and what matters is what comes after.
-    """
-    shown = [one for one in series if one.points]
-    if not shown:
-        return ""
-    frame = _frame(shown, width, height)
-    parts = [_axes(frame, x_label, y_label, width, height)]
-    parts += [_path(frame, one) for one in sorted(shown, key=lambda one: one.kind != "faint")]
-    parts += [_hover(frame, one, x_name) for one in shown if one.kind != "faint"]
-    return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-        f'<clipPath id="{_identifier(label)}"><rect x="{frame.left}" y="{frame.top - 6}" '
-        f'width="{frame.right - frame.left + 6}" height="{frame.bottom - frame.top + 8}"/></clipPath>'
-        f'{parts[0]}<g clip-path="url(#{_identifier(label)})">{"".join(parts[1:])}</g></svg>'
-    )
-
-
-def _identifier(label: str) -> str:
-    return "clip-" + "".join(letter if letter.isalnum() else "-" for letter in label.lower())
-
-
-def _frame(series: Sequence[Series], width: int, height: int) -> Frame:
-    xs = [x for one in series for x, _ in one.points]
-    x_from, x_to = min(0.0, *xs), max(xs)
-    later = [y for one in series if one.kind != "faint" for x, y in one.points if x >= x_from + 0.1 * (x_to - x_from)]
-    ys = later or [y for one in series for _, y in one.points]
-    low, high = min(ys), max(ys)
-    margin = 0.08 * (high - low) or 0.5
-    return Frame(66, width - 14, 12, height - 40, x_from, max(x_to, x_from + 1), low - margin, high + margin)
-
-
-def _axes(frame: Frame, x_label: str, y_label: str, width: int, height: int) -> str:
-    parts = []
-    for value in ticks(frame.y_from, frame.y_to, 5):
-        y = frame.y(value)
-        parts.append(
-            f'<line class="grid" x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick end" x="{frame.left - 8}" y="{y + 4:.1f}">{value:g}</text>'
-        )
-    for value in ticks(frame.x_from, frame.x_to, 6):
-        x = frame.x(value)
-        parts.append(f'<text class="tick mid" x="{x:.1f}" y="{frame.bottom + 18}">{value:,.10g}</text>')
-    parts.append(f'<text class="axis end" x="{width - 14}" y="{height - 4}">{escape(x_label)}</text>')
-    middle = (frame.top + frame.bottom) / 2
-    turned = f'transform="rotate(-90 12 {middle:.0f})"'
-    parts.append(f'<text class="axis mid" x="12" y="{middle:.0f}" {turned}>{escape(y_label)}</text>')
-    return "".join(parts)
-
-
-def _path(frame: Frame, one: Series) -> str:
-    points = thin(one.points, _MOST_POINTS)
-    line = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
-    return f'<polyline class="{one.kind} c{one.color}" points="{line}"/>'
-
-
-def _hover(frame: Frame, one: Series, x_name: str) -> str:
-    dots = one.kind == "dots"
-    parts = []
-    for x, y in thin(one.points, _HOVER_POINTS):
-        place = f'cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}"'
-        seen = f'<circle class="dot c{one.color}" {place} r="3"/>' if dots else ""
-        title = f"<title>{escape(one.name)}, {x_name} {x:,.10g}: {loss(y)}</title>"
-        parts.append(f'{seen}<circle class="hover c{one.color}" {place} r="9">{title}</circle>')
-    return "".join(parts)
-
-
 def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
     """At most `most` of the points, evenly spread, the first and the last among them."""
     if len(points) <= most:
@@ -159,16 +132,174 @@ def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, 
     return [points[round(number * step)] for number in range(most)]
 
 
-def interval_bar(mean: float, low: float, high: float, limit: float, color: int, label: str) -> str:
-    """A bar from 0 to `mean` with its interval as a whisker, on a scale from 0 to `limit`."""
-    scale = 100 / limit if limit > 0 else 0.0
-    start, middle, end = (min(100.0, max(0.0, value * scale)) for value in (low, mean, high))
-    return (
-        f'<svg class="bar" viewBox="0 0 100 14" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
-        f"<title>{escape(label)}: {percent(mean)}, interval {percent(low)} to {percent(high)}</title>"
-        f'<rect class="track" x="0" y="2" width="100" height="10"/>'
-        f'<rect class="fill c{color}" x="0" y="2" width="{middle:.2f}" height="10"/>'
-        f'<line class="whisker" x1="{start:.2f}" x2="{end:.2f}" y1="7" y2="7"/>'
-        f'<line class="whisker" x1="{start:.2f}" x2="{start:.2f}" y1="3.5" y2="10.5"/>'
-        f'<line class="whisker" x1="{end:.2f}" x2="{end:.2f}" y1="3.5" y2="10.5"/></svg>'
-    )
+def line_chart(
+    series: Sequence[Series], *, x_label: str, y_label: str, label: str, x_name: str = "step", height: int = 250
+) -> Markup:
+    """Lines over a common axis; empty when there is nothing to draw.
+
+    The y axis is cut below the first tenth's values when those tower over the rest: a loss falls from 9 to 5
+    in a few steps, and what matters is what comes after.
+    """
+    shown = [one for one in series if one.points]
+    if not shown:
+        return Markup("")
+    with _on_page(label, height) as (figure, axes):
+        draw_lines(axes, shown, PAGE)
+        _limit(axes, shown)
+        axes.grid(axis="y")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        axes.locator_params(nbins=5)
+        axes.set_title(y_label, loc="left")
+        axes.set_xlabel(x_label, loc="right")
+        titles: list[str] = []
+        for one in shown:
+            for x, y in thin(one.points, _MOST_TITLES) if one.kind != "faint" else ():
+                axes.plot([x], [y], "o", color=PAGE[one.color], markersize=13, gid=f"value {len(titles)}")
+                titles.append(f"{one.name}, {x_name} {x:,.10g}: {loss(y)}")
+        return _inline(figure, label, titles)
+
+
+def draw_lines(axes: Axes, series: Sequence[Series], colors: Sequence[str]) -> None:
+    """Draw lines, the faint ones behind."""
+    for one in series:
+        faint = one.kind == "faint"
+        axes.plot(
+            *zip(*thin(one.points, _MOST_POINTS), strict=True),
+            color=colors[one.color],
+            linewidth=0.9 if faint else 1.8,
+            alpha=0.25 if faint else None,
+            marker="o" if one.kind == "dots" or len(one.points) == 1 else "",
+            markersize=4,
+            zorder=1.5 if faint else 2,
+            label=one.name,
+        )
+
+
+def _limit(axes: Axes, series: Sequence[Series]) -> None:
+    x_from = min(0.0, *(x for one in series for x, _ in one.points))
+    x_to = max(x for one in series for x, _ in one.points)
+    later = [y for one in series if one.kind != "faint" for x, y in one.points if x >= x_from + 0.1 * (x_to - x_from)]
+    ys = later or [y for one in series for _, y in one.points]
+    margin = 0.08 * (max(ys) - min(ys)) or 0.5
+    axes.set_xlim(x_from, max(x_to, x_from + 1))
+    axes.set_ylim(min(ys) - margin, max(ys) + margin)
+
+
+def interval_bars(bars: Sequence[Bar], *, label: str, start: float = 0.0) -> Markup:
+    """A bar below each name and value, with its interval as a whisker; empty when there is nothing to draw.
+
+    Args:
+        bars: From top to bottom.
+        label: What they measure.
+        start: Where bars begin.
+    """
+    if not bars:
+        return Markup("")
+    end = max(value for one in bars for value in (one.value, *(one.interval or ())))
+    end = end if end > start else start + 1
+    with _on_page(label, 40 * len(bars)) as (figure, axes):
+        axes.set_axis_off()
+        axes.set(xlim=(start, start + 1.02 * (end - start)), ylim=(len(bars) - 0.75, -0.65))
+        for place, one in enumerate(bars):
+            axes.barh(place, end - start, left=start, height=0.3, color=_LINE, alpha=0.6)
+            axes.barh(place, one.value - start, left=start, height=0.3, color=PAGE[one.color], gid=f"value {place}")
+            if one.interval:
+                axes.plot(one.interval, [place] * 2, color=_INK, linewidth=1.3, marker="|", markersize=7)
+            axes.text(start, place - 0.26, one.name)
+            axes.text(end, place - 0.26, one.shown, ha="right")
+        return _inline(figure, label, [f"{label}, {one.name}: {one.shown}" for one in bars])
+
+
+def histogram(
+    edges: Sequence[float],
+    counts: Sequence[int],
+    *,
+    names: Sequence[str],
+    ticks: bool,
+    unit: str,
+    label: str,
+    color: int,
+) -> Markup:
+    """Bars over an axis; the height of a bar is its count.
+
+    Args:
+        edges: Where bars begin and end, one more than there are bars.
+        counts: Of each bar.
+        names: What each bar counts.
+        ticks: Whether the names stand below the bars; otherwise the axis has numbers.
+        unit: Of the axis.
+        label: What is counted.
+        color: Number of a color of the page's style.
+    """
+    total = sum(counts)
+    with _on_page(label, 220) as (figure, axes):
+        for place, count in enumerate(counts):
+            low, high = edges[place : place + 2]
+            axes.bar(
+                (low + high) / 2, count, width=0.94 * (high - low), color=PAGE[color], gid=f"value {place}"
+            )  # fmt: skip
+        axes.yaxis.set_major_formatter(lambda value, _: short(value))
+        axes.locator_params(axis="y", nbins=4, integer=True)
+        if ticks:
+            step = max(math.ceil(len(names) / 7), 1)
+            shown = range(0, len(names), step)
+            axes.set_xticks([(edges[place] + edges[place + 1]) / 2 for place in shown], [names[n] for n in shown])
+        axes.grid(axis="y")
+        axes.set_title("count", loc="left")
+        axes.set_xlabel(unit, loc="right")
+        told = [f"{name}: {count:,} ({count / total:.1%})" for name, count in zip(names, counts, strict=True) if total]
+        return _inline(figure, label, told)
+
+
+def short(count: float) -> str:
+    """A count in at most five letters."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.3g}{unit}"
+    return f"{count:.3g}"
+
+
+@contextmanager
+def _on_page(salt: str, height: float) -> Iterator[tuple[Figure, Axes]]:
+    with style(salt, **_PAGE_STYLE):
+        figure = new_figure(_WIDTH / 72, height / 72)
+        axes = figure.subplots()
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        yield figure, axes
+
+
+def _inline(figure: Figure, label: str, titles: Sequence[str]) -> Markup:
+    """A figure as an `<svg>` element of the page; `<g id="value N">` gets the Nth title."""
+    text = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    drawn = text.getvalue()
+    body = drawn[drawn.index("</style>") :].partition("</defs>")[2].strip()
+    body = re.sub(r"<[^>]*>", lambda tag: _of_page(tag[0], titles), body)
+    view = " ".join(f"{72 * inches:.0f}" for inches in figure.get_size_inches())
+    return Markup(f'<svg class="chart" viewBox="0 0 {view}" role="img" aria-label="{escape(label)}">{body}')
+
+
+# The page gives font and colors; ids that nothing refers to would stand on it several times.
+_CHANGES = (
+    (r'(?<=<g) id="[^"]*"', ""),
+    (r"font-family: [^;]*; ", ""),
+    (r' transform="rotate\(-?0 [^)]*\)"', ""),
+    (r"xlink:href", "href"),
+    (r"(\.\d\d)\d+", r"\1"),
+    (r"\n", ""),
+    *_NAMES.items(),
+)
+
+
+def _of_page(tag: str, titles: Sequence[str]) -> str:
+    named = re.fullmatch(r'<g id="value (\d+)">', tag)
+    if named:
+        return f'<g class="value"><title>{escape(titles[int(named[1])])}</title>'
+    for pattern, instead in _CHANGES:
+        tag = re.sub(pattern, instead, tag)
+    return tag

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from html import escape
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from retro.common import checksummed_json
-from retro.common.files import atomic_path
-from retro.report import leakage, questions, results, stages
-from retro.report.format import count, loss, metric_name, percent, seconds, setting_name, signed_percent
-from retro.report.remarks import Remark, perplexity_of, remarks
-from retro.report.run_summary import RunSummary, summarize
-
-_SIGNS = {"good": "▲", "bad": "▼", "open": "●"}
-_SECTIONS = (
-    ("reading", "In words"),
-    ("perplexity", "Perplexity"),
-    ("leakage", "Leakage"),
-    ("answers", "Answers"),
-    ("questions", "Side by side"),
-    ("stages", "Stages"),
-    ("run", "This run"),
+from retro.report import leakage, tables
+from retro.report.figures import Bar, Series, interval_bars, line_chart, smooth
+from retro.report.format import (
+    color_of,
+    count,
+    loss,
+    metric_name,
+    model_name,
+    percent,
+    seconds,
+    setting_name,
+    signed_percent,
 )
+from retro.report.questions import GROUPS, cards
+from retro.report.remarks import perplexity_of, remarks
+from retro.report.render import render, write_page
+from retro.report.run_summary import Curve, RunSummary, stage_dir, summarize
+from retro.report.stages import run_facts, stage_row
 
 
 def write_report(run_dir: Path, path: Path, *, questions_shown: int, asked: str = "") -> Path:
@@ -37,28 +41,31 @@ def write_report(run_dir: Path, path: Path, *, questions_shown: int, asked: str 
     Returns:
         `path`.
     """
-    page = checksummed_json.page(render(summarize(run_dir, asked), questions_shown))
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_page(path, checksummed_json.page(run_page(summarize(run_dir, asked), questions_shown)))
     return path
 
 
-def render(run: RunSummary, questions_shown: int) -> str:
-    """The page as HTML. Every text that comes from files is escaped."""
-    style = resources.files("retro.report").joinpath("templates/style.css").read_text(encoding="utf-8")
-    name = escape(" · ".join(filter(None, [run.run_dir.resolve().name, run.asked])))
-    links = "".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in _SECTIONS)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name} · Retro run</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><style>{style}</style></head><body>'
-        f'<header class="mast"><p class="eyebrow">Retro run report</p><h1>{name}</h1>'
-        f'<p class="lede">{escape(_lede(run))}</p>{_cards(run)}</header><nav><div>{links}</div></nav><main>'
-        f"{_reading(remarks(run))}{results.perplexity_section(run)}{leakage.section(run)}"
-        f"{results.answers_section(run)}"
-        f"{questions.section(run, questions_shown)}{stages.stages_section(run)}{stages.run_section(run)}</main>"
-        f"<footer>Written by retro evaluate from the files in the run directory. Nothing on this page is loaded from "
-        f"elsewhere.</footer></body></html>\n"
+def run_page(run: RunSummary, questions_shown: int) -> str:
+    """The page as HTML."""
+    return render(
+        "run",
+        run=run,
+        name=" · ".join(filter(None, [run.run_dir.resolve().name, run.asked])),
+        lede=_lede(run),
+        highlights=[*_perplexity_highlight(run), *_answer_highlights(run), *_time_highlight(run)],
+        remarks=remarks(run),
+        perplexity=_perplexity(run.perplexity),
+        in_context=tables.in_context_table(run.in_context) if run.in_context else None,
+        pretraining=_losses(run.pretraining, "pretraining"),
+        tuning=_losses(run.tuning, "tuning"),
+        leakage=_leakage(run),
+        answers=_answers(run.scores),
+        cards=cards(run, questions_shown),
+        first=min(questions_shown, *(len(given) for given in run.answers.values())) if run.answers else 0,
+        groups=GROUPS,
+        stages=[stage_row(stage) for stage in run.stages],
+        facts=run_facts(run),
+        folders={stage.name: stage_dir(run.run_dir, stage.name, run.asked).name for stage in run.stages},
     )
 
 
@@ -76,51 +83,129 @@ def _lede(run: RunSummary) -> str:
     return f"A retrieval-augmented language model{size}, trained{read}{asked}.{state}"
 
 
-def _card(what: str, big: str, so: str) -> str:
-    return (
-        f'<div class="card"><div class="what">{escape(what)}</div><div class="big">{escape(big)}</div>'
-        f'<div class="so">{escape(so)}</div></div>'
-    )
+Highlight = tuple[str, str, str]
+"""What, a number, and what to hold it against."""
 
 
-def _cards(run: RunSummary) -> str:
-    cards = [*_perplexity_card(run), *_answer_cards(run)]
-    times = [stage.seconds for stage in run.stages if stage.seconds is not None]
-    if times:
-        finished = sum(stage.manifest is not None for stage in run.stages)
-        cards.append(_card("Time of all stages", seconds(sum(times)), f"{finished} of {len(run.stages)} finished"))
-    return f'<div class="cards">{"".join(cards)}</div>'
-
-
-def _perplexity_card(run: RunSummary) -> list[str]:
+def _perplexity_highlight(run: RunSummary) -> list[Highlight]:
     real, shuffled = (perplexity_of(run.perplexity, "retro", given) for given in ("real", "shuffled"))
     if real is None:
         return []
     so = "" if shuffled is None else f"{signed_percent(real / shuffled - 1, 2)} against shuffled neighbors"
-    return [_card("Perplexity, real neighbors", loss(real), so)]
+    return [("Perplexity, real neighbors", loss(real), so)]
 
 
-def _answer_cards(run: RunSummary) -> list[str]:
+def _answer_highlights(run: RunSummary) -> list[Highlight]:
     if not run.scores:
         return []
     metric, settings = run.scores["metrics"][0], run.scores["settings"]
     (first, mine), *others = settings.items()
     so = ", ".join(f"{setting_name(name)} {percent(other[metric]['mean'])}" for name, other in others)
-    cards = [_card(f"{metric_name(metric)} {setting_name(first)}", percent(mine[metric]["mean"]), so)]
+    found = [(f"{metric_name(metric)} {setting_name(first)}", percent(mine[metric]["mean"]), so)]
     if mine.get("recall"):
         k, share = max(mine["recall"]["at"].items(), key=lambda item: int(item[0]))
-        cards.append(_card("Right document found", percent(share), f"among the first {k} passages"))
-    return cards
+        found.append(("Right document found", percent(share), f"among the first {k} passages"))
+    return found
 
 
-def _reading(found: list[Remark]) -> str:
-    items = "".join(
-        f'<li class="{one.tone}"><strong data-sign="{_SIGNS[one.tone]}">{escape(one.head)}</strong>'
-        f"{escape(one.text)}</li>"
-        for one in found
-    )
-    return (
-        f'<section id="reading"><h2>How to read these numbers</h2><p class="note">These sentences are computed from '
-        f"this run's numbers: ▲ speaks for retrieval, ▼ against it, ● leaves it open.</p>"
-        f'<ul class="remarks">{items}</ul></section>'
-    )
+def _time_highlight(run: RunSummary) -> list[Highlight]:
+    times = [stage.seconds for stage in run.stages if stage.seconds is not None]
+    finished = sum(stage.manifest is not None for stage in run.stages)
+    return [("Time of all stages", seconds(sum(times)), f"{finished} of {len(run.stages)} finished")] if times else []
+
+
+def _perplexity(perplexity: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Table and bars. These start at nine tenths of the best: from zero, one percent could not be seen."""
+    if not perplexity:
+        return None
+    rows = tables.perplexity_rows(perplexity)
+    start = 0.9 * min((float(row["perplexity"]) for row in rows), default=0.0)
+    bars = [
+        Bar(
+            name=model_name(str(row["model"]), str(row.get("neighbors", "-"))),
+            value=float(row["perplexity"]),
+            shown=loss(float(row["perplexity"])),
+            color=color_of(str(row["model"])),
+        )
+        for row in rows
+    ]
+    chart = interval_bars(bars, label="Perplexity", start=start)
+    return {"table": tables.perplexity_table(perplexity), "bars": chart, "start": start}
+
+
+Chart = tuple[str, Markup, list[tuple[str, int]]]
+"""Title, drawing, and the names of its colors."""
+
+
+def _losses(curves: Sequence[Curve], what: str) -> list[Chart]:
+    """Training and validation losses of all runs of a stage."""
+    train = [one for curve in curves for one in _train_series(curve)]
+    valid = [
+        Series(name=model_name(curve.name), points=curve.valid, color=color_of(curve.name), kind="dots")
+        for curve in curves
+    ]
+    names = [(model_name(curve.name), color_of(curve.name)) for curve in curves]
+    speeds = [
+        f", {count(round(curve.tokens_per_second))} tokens/s" if curve.tokens_per_second else "" for curve in curves
+    ]
+    fast = [(name + speed, color) for (name, color), speed in zip(names, speeds, strict=True)]
+    drawn = [("Training loss", train, fast), ("Validation loss", valid, names)]
+    charts = [
+        (
+            f"{title}, {what}",
+            line_chart(lines, x_label="step", y_label="nats per token", label=f"{title}, {what}"),
+            keys,
+        )
+        for title, lines, keys in drawn
+    ]
+    return [chart for chart in charts if chart[1]]
+
+
+def _train_series(curve: Curve) -> list[Series]:
+    color, name = color_of(curve.name), model_name(curve.name)
+    # A twentieth of the run at each place: enough to take the noise of single batches away, not the shape.
+    reach = len(curve.train) // 40
+    return [
+        Series(name=name, points=curve.train, color=color, kind="faint"),
+        Series(name=f"{name}, smoothed", points=smooth(curve.train, reach), color=color),
+    ]
+
+
+def _leakage(run: RunSummary) -> dict[str, Any] | None:
+    """Sentences, curves and a table."""
+    found = run.leakage
+    if not found:
+        return None
+    perplexity = run.stage("perplexity").manifest
+    charts = []
+    for measure in leakage.DRAWN:
+        lines = leakage.curves(found, measure)
+        title = f"At most α is in {leakage.WHERE[measure]}"
+        charts.append((title, leakage.chart(lines, measure), [(one.name, one.color) for one in lines]))
+    return {
+        "stale": found["perplexity"] and not (perplexity and perplexity.fingerprint == found["perplexity"]),
+        "sentences": leakage.sentences(found),
+        "charts": [chart for chart in charts if chart[1]],
+        "table": leakage.share_table(found),
+        "split": str(found["split"]),
+    }
+
+
+def _answers(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Scores with their intervals, what was given to read, scores of each kind of question, how answers read."""
+    if not scores:
+        return None
+    charts = {metric_name(metric): _score_bars(scores["settings"], metric) for metric in scores["metrics"]}
+    shown = (tables.passages_table(scores), tables.slices_table(scores), tables.answer_texts_table(scores))
+    return {"charts": charts, "tables": [table for table in shown if table]}
+
+
+def _score_bars(settings: Mapping[str, Any], metric: str) -> Markup:
+    bars = []
+    for name, mine in settings.items():
+        mean, low, high = (mine[metric][key] for key in ("mean", "low", "high"))
+        shown = f"{percent(mean)} ({percent(low).removesuffix(' %')} to {percent(high)})"
+        bars.append(
+            Bar(name=setting_name(name), value=mean, shown=shown, color=color_of(name), interval=(low, high))
+        )  # fmt: skip
+    return interval_bars(bars, label=metric_name(metric))

@@ -1,47 +1,45 @@
-"""The page's sections on how the run was made: stages with sizes and rates, settings, machine, versions."""
+"""How a run was made: what each stage holds, how fast it was, what it dropped, and what it was made with."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from html import escape
-from typing import cast
+from typing import NamedTuple, cast
 
-from retro.common.artifacts import Manifest
-from retro.report.format import count, seconds, size
-from retro.report.run_summary import RunSummary, StageView, is_number, stage_dir
+from retro.report.format import count
+from retro.report.run_summary import RunSummary, StageView, is_number
 
-_MOST_CHIPS, _MOST_RATES = 6, 4
+_MOST_COUNTS, _MOST_RATES = 6, 4
 _RATE = "_per_second"
 _DROPPED = ("dropped", "rejects", "skipped", "fewer_than_saved")
 
-
-def stages_section(run: RunSummary) -> str:
-    """Every stage with what it holds, how long it took, how fast it was, and what it dropped."""
-    lines = "".join(_stage_line(stage) for stage in run.stages)
-    return (
-        f'<section id="stages"><h2>Stages, sizes and rates</h2>'
-        f'<p class="note">Each stage reads the files of earlier ones '
-        f'and writes its own.</p><div class="panel"><div class="scroll">'
-        f'<table class="stages"><thead><tr><th>stage</th><th>holds</th><th class="n">time</th><th class="n">rate</th>'
-        f'<th class="n">on disk</th></tr></thead><tbody>{lines}</tbody></table></div></div></section>'
-    )
-
-
-def _stage_line(stage: StageView) -> str:
-    name = f'<b>{stage.name}</b><div class="sub">{escape(stage.work)}</div>'
-    if stage.manifest is None:
-        return (
-            f'<tr><td>{name}</td><td colspan="4"><span class="lack">Missing: {escape(stage.problem)}</span></td></tr>'
-        )
-    time = "–" if stage.seconds is None else seconds(stage.seconds)
-    return (
-        f'<tr><td>{name}</td><td><div class="chips">{_chips(stage, stage.manifest)}</div></td><td class="n">{time}</td>'
-        f'<td class="n">{_rates(stage)}</td><td class="n">{size(stage.size) if stage.size else "–"}</td></tr>'
-    )
-
-
 Path = tuple[str, ...]
+Count = tuple[str, float]
+"""What was counted, in words, and how many."""
+
+
+class StageRow(NamedTuple):
+    """A stage as the page shows it."""
+
+    stage: StageView
+    held: list[Count]
+    dropped: list[Count]
+    rates: list[str]
+    config: str
+    """Its settings, as JSON."""
+    report: str
+    """Its report, as JSON."""
+
+
+def stage_row(stage: StageView) -> StageRow:
+    """What a finished stage tells; nothing of one that is missing."""
+    dropped = [(_words(path), value) for path, value in _dropped(stage.report) if value]
+    config = _json(stage.manifest.config) if stage.manifest else ""
+    return StageRow(stage, _held(stage), dropped, _rates(stage), config, _json(stage.report))
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, sort_keys=True)
 
 
 def numbers(data: object, path: Path = ()) -> Iterator[tuple[Path, float]]:
@@ -57,21 +55,20 @@ def numbers(data: object, path: Path = ()) -> Iterator[tuple[Path, float]]:
 
 
 def _words(path: Path) -> str:
-    return escape(" ".join(path).replace("_", " "))
+    return " ".join(path).replace("_", " ")
 
 
-def _chips(stage: StageView, manifest: Manifest) -> str:
+def _held(stage: StageView) -> list[Count]:
     """Counts that the stage gives at the outermost level, in its manifest or report; else the inner ones."""
-    given = {**manifest.counts, **stage.report}
+    if stage.manifest is None:
+        return []
+    given = {**stage.manifest.counts, **stage.report}
     plain = {key: value for key, value in given.items() if is_number(value) and "second" not in key}
-    held = list(numbers(plain))[:_MOST_CHIPS]
+    held = list(numbers(plain))[:_MOST_COUNTS]
     if not held:
         # Without the name of the mapping around them: it is the same for all.
-        held = [(path[1:], value) for path, value in numbers(manifest.counts)][: 2 * _MOST_CHIPS]
-    chips = [f"<span>{_words(path)} <b>{count(value)}</b></span>" for path, value in held]
-    left_out = [(path, value) for path, value in _dropped(stage.report) if value]
-    chips += [f'<span class="dropped">{_words(path)} <b>{count(value)}</b></span>' for path, value in left_out]
-    return "".join(chips) or '<span class="sub">no counts</span>'
+        held = [(path[1:], value) for path, value in numbers(stage.manifest.counts)][: 2 * _MOST_COUNTS]
+    return [(_words(path), value) for path, value in held]
 
 
 def _dropped(report: object) -> Iterator[tuple[Path, float]]:
@@ -85,66 +82,32 @@ def _dropped(report: object) -> Iterator[tuple[Path, float]]:
             yield from _dropped(value)
 
 
-def _rates(stage: StageView) -> str:
+def _rates(stage: StageView) -> list[str]:
     """The stage's own rates; else its first count over its seconds; else nothing."""
     told = [(path, value) for path, value in numbers(stage.report) if path[-1].endswith(_RATE) and value > 0]
-    if told:
-        # One run among several is named by the key before: ("variants", "retro", "tokens_per_second").
-        return "<br>".join(
-            f"{_words(path[-2:-1])} {count(_rounded(value))} {_words((path[-1].removesuffix(_RATE),))}/s"
-            for path, value in told[:_MOST_RATES]
-        )
+    # One run among several is named by the key before: ("variants", "retro", "tokens_per_second").
+    rates = [
+        f"{_words(path[-2:-1])} {_rate(value)} {_words((path[-1].removesuffix(_RATE),))}/s".strip()
+        for path, value in told[:_MOST_RATES]
+    ]
     first = next(numbers(stage.manifest.counts), None) if stage.manifest else None
-    if first and stage.seconds:
-        return f"{count(_rounded(first[1] / stage.seconds))} {_words(first[0][-1:])}/s"
-    return "–"
+    if not rates and first and stage.seconds:
+        rates = [f"{_rate(first[1] / stage.seconds)} {_words(first[0][-1:])}/s"]
+    return rates
 
 
-def _rounded(value: float) -> float:
-    return round(value) if value >= 10 else round(value, 2)
+def _rate(value: float) -> str:
+    return count(round(value) if value >= 10 else round(value, 2))
 
 
-def run_section(run: RunSummary) -> str:
-    """Where the run stands, what it was made on and with, and every setting."""
+def run_facts(run: RunSummary) -> dict[str, str]:
+    """Where the run stands, the machine that this process runs on, and what each stage computed in, and why."""
     corpus = run.stage("corpus").manifest
-    facts = {
-        "directory": str(run.run_dir),
-        "corpus fingerprint": corpus.fingerprint if corpus else "no corpus",
-        **{f"{key}": value for key, value in run.machine.items()},
-        **dict(_precisions(run)),
-    }
-    settings = "".join(_settings(run, stage) for stage in run.stages)
-    return (
-        f'<section id="run"><h2>This run</h2><div class="two"><div class="panel"><h3>Corpus and machine</h3>'
-        f'{_facts(facts)}<p class="small">The machine is the one that wrote this page.</p></div>'
-        f'<div class="panel"><h3>Versions</h3>{_facts(run.versions)}</div></div>'
-        f'<div class="panel" style="margin-top:1rem"><h3>Settings of each stage</h3>{settings}</div></section>'
-    )
-
-
-def _precisions(run: RunSummary) -> Iterator[tuple[str, str]]:
-    """What each stage computed in, and why, as its report says."""
+    facts = {"directory": str(run.run_dir), "corpus fingerprint": corpus.fingerprint if corpus else "no corpus"}
+    facts |= run.machine
     for stage in run.stages:
         computed, reason = (stage.report.get(name) for name in ("precision", "precision_reason"))
         if isinstance(computed, str):
-            yield f"precision of {stage.name}", f"{computed} ({reason})" if isinstance(reason, str) else computed
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
-    return f'<dl class="facts">{rows}</dl>'
-
-
-def _settings(run: RunSummary, stage: StageView) -> str:
-    if stage.manifest is None:
-        return f'<p class="small">{stage.name}: {escape(stage.problem)}</p>'
-    made_from = ", ".join(f"{name} {mark}" for name, mark in stage.manifest.parents.items())
-    head = f"{stage.name} <code>{stage.manifest.fingerprint}</code>"
-    text = json.dumps(stage.manifest.config, indent=2, ensure_ascii=False, sort_keys=True)
-    report = json.dumps(stage.report, indent=2, ensure_ascii=False, sort_keys=True)
-    below = f"made from {made_from}" if made_from else "made from no other stage"
-    return (
-        f'<details><summary>{head}</summary><p class="small">{escape(below)}, in '
-        f"<code>{escape(stage_dir(run.run_dir, stage.name, run.asked).name)}</code></p><pre>{escape(text)}</pre>"
-        f'<p class="small">report.json</p><pre>{escape(report)}</pre></details>'
-    )
+            words = f"{computed} ({reason})" if isinstance(reason, str) else computed
+            facts[f"precision of {stage.name}"] = words
+    return facts

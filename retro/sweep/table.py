@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
-from importlib import resources
 from typing import Any
 
-from retro.report.format import in_order, metric_name, setting_name
-from retro.report.slices import span
+from retro.common.terminal import Table
+from retro.report.format import in_order, metric_name, setting_name, span
+from retro.report.render import render
+from retro.report.tables import new_table, slices
 
 FAILED, MISSING = "failed", "–"
 
@@ -68,12 +68,11 @@ def slice_rows(results: Sequence[CellResult]) -> Iterator[list[str]]:
     """Each kind of question: model, setting, task, label, value, how many questions, main metric."""
     for result in results:
         scores = result.scores or {}
-        for label, parts in scores.get("slices", {}).items():
-            for value, part in parts.items():
-                for setting in in_order(part["settings"]):
-                    found = span(part["settings"][setting][scores["metrics"][0]])
-                    who = [result.checkpoint, setting_name(setting), result.task]
-                    yield [*who, label, value, f"{part['questions']:,}", found]
+        for label, value, part in slices(scores):
+            for setting in in_order(part["settings"]):
+                found = span(part["settings"][setting][scores["metrics"][0]])
+                who = [result.checkpoint, setting_name(setting), result.task]
+                yield [*who, label, value, f"{part['questions']:,}", found]
 
 
 SLICE_HEADINGS = ("model", "reads", "task", "label", "value", "questions", "main metric")
@@ -89,12 +88,24 @@ def errors(results: Sequence[CellResult]) -> list[CellResult]:
     return [one for one in results if one.error]
 
 
+def tables(results: Sequence[CellResult]) -> list[Table]:
+    """All cells; and each kind of question, where they were scored apart."""
+    heads = headings(results)
+    kinds = list(slice_rows(results))
+    cells = new_table("All cells", *heads[:2], right=heads[2:])
+    apart = new_table("Kinds of questions", *SLICE_HEADINGS[:5], right=SLICE_HEADINGS[5:])
+    for table, lines in ((cells, rows(results)), (apart, kinds)):
+        for line in lines:
+            table.add_row(*line)
+    return [cells, apart] if kinds else [cells]
+
+
 def as_markdown(name: str, results: Sequence[CellResult]) -> str:
     """The tables as Markdown."""
-    parts = [f"# {name}", note(results), _markdown(headings(results), rows(results))]
-    kinds = list(slice_rows(results))
-    if kinds:
-        parts += ["## Kinds of questions", _markdown(SLICE_HEADINGS, kinds)]
+    cells, *apart = map(_markdown, tables(results))
+    parts = [f"# {name}", note(results), cells]
+    if apart:
+        parts += ["## Kinds of questions", *apart]
     if errors(results):
         failed = [f"* {one.checkpoint} × {one.task}: {' '.join(one.error.split())}" for one in errors(results)]
         parts += ["## Failed", "\n".join(failed)]
@@ -107,50 +118,14 @@ def note(results: Sequence[CellResult]) -> str:
     return f"Main metric of each task in percent, with {sure} intervals from resampling the questions."
 
 
-def _markdown(heads: Sequence[str], lines: Iterator[list[str]] | Sequence[list[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+def _markdown(table: Table) -> str:
+    def line(cells: Iterable[object]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |"
 
-    return "\n".join([line(heads), line(["---"] * len(heads)), *map(line, lines)])
+    heads = [heading for heading, _ in table.columns]
+    return "\n".join([line(heads), line(["---"] * len(heads)), *(line(cells) for cells, _ in table.rows)])
 
 
 def page(name: str, results: Sequence[CellResult]) -> str:
-    """The page as HTML. Every text that comes from files is escaped."""
-    style = resources.files("retro.report").joinpath("templates/style.css").read_text(encoding="utf-8")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)} · Retro sweep</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><style>{style}</style></head><body>'
-        f'<header class="mast"><p class="eyebrow">Retro evaluation sweep</p><h1>{escape(name)}</h1>'
-        f'<p class="lede">{escape(note(results))}</p></header><main>{section(results)}</main></body></html>\n'
-    )
-
-
-def section(results: Sequence[CellResult]) -> str:
-    """The tables alone."""
-    parts = [f"<h2>All cells</h2>{_table(headings(results), rows(results), numbers=2)}"]
-    kinds = list(slice_rows(results))
-    if kinds:
-        parts.append(f"<h2>Kinds of questions</h2>{_table(SLICE_HEADINGS, kinds, numbers=5)}")
-    failed = "".join(
-        f'<li class="bad"><strong data-sign="▼">{escape(one.checkpoint)} × {escape(one.task)}</strong>'
-        f"{escape(one.error)}</li>"
-        for one in errors(results)
-    )
-    if failed:
-        parts.append(f'<h2>Failed</h2><ul class="remarks">{failed}</ul>')
-    return f'<section id="sweep">{"".join(parts)}</section>'
-
-
-def _table(heads: Sequence[str], lines: Iterable[Sequence[str]], *, numbers: int) -> str:
-    """A table whose columns are numbers from that one on."""
-
-    def cells(line: Sequence[str], tag: str) -> str:
-        kinds = ("" if place < numbers else ' class="n"' for place in range(len(line)))
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(line, kinds, strict=True))
-
-    body = "".join(f"<tr>{cells(line, 'td')}</tr>" for line in lines)
-    return (
-        f'<div class="panel"><div class="scroll"><table><thead><tr>{cells(heads, "th")}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></div>"
-    )
+    """The page as HTML."""
+    return render("sweep", name=name, lede=note(results), tables=tables(results), failed=errors(results))

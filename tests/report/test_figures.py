@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import re
 
+import matplotlib as mpl
 import pytest
 
 from retro.report import format
-from retro.report.figures import Series, interval_bar, line_chart, smooth, thin, ticks
+from retro.report.figures import Bar, Series, histogram, interval_bars, line_chart, short, smooth, thin
 
 
 def test_a_smoothed_line_is_the_mean_around_each_place() -> None:
@@ -15,19 +16,6 @@ def test_a_smoothed_line_is_the_mean_around_each_place() -> None:
     assert smooth([], 3) == []
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "about", "found"),
-    [
-        (0, 10, 5, [0, 2, 4, 6, 8, 10]),
-        (5.1, 6.3, 5, [5.25, 5.5, 5.75, 6.0, 6.25]),
-        (0, 600, 6, [0, 100, 200, 300, 400, 500, 600]),
-        (0.001, 0.004, 3, [0.001, 0.002, 0.003, 0.004]),
-    ],
-)
-def test_ticks_are_round_numbers(low: float, high: float, about: int, found: list[float]) -> None:
-    assert ticks(low, high, about) == pytest.approx(found)
-
-
 def test_thinning_keeps_the_ends() -> None:
     points = [(float(n), float(n)) for n in range(1000)]
     kept = thin(points, 10)
@@ -35,31 +23,83 @@ def test_thinning_keeps_the_ends() -> None:
     assert thin(points[:5], 10) == points[:5]
 
 
+def chart(*series: Series, label: str = "one") -> str:
+    return line_chart(series, x_label="step", y_label="loss", label=label)
+
+
 def test_a_line_runs_from_the_lower_left_to_the_upper_right() -> None:
-    chart = line_chart(
-        [Series(name="a<b", points=[(0, 1.0), (10, 2.0)], color=0, kind="dots")],
-        x_label="step",
-        y_label="loss",
-        label="one",
-    )
-    (line,) = re.findall(r'points="([^"]+)"', chart)
-    (x0, y0), (x1, y1) = (tuple(map(float, pair.split(","))) for pair in line.split())
+    drawn = chart(Series(name="a<b", points=[(0, 1.0), (10, 2.0), (20, 3.0)], color=0, kind="dots"))
+    (line,) = re.findall(r'<path d="([^"]+)"[^>]*stroke: var\(--c0\)', drawn)
+    (x0, y0), _, (x1, y1) = (tuple(map(float, pair.split())) for pair in line.replace("M", "").split("L"))
     assert x0 < x1
     assert y0 > y1
-    assert "<title>a&lt;b, step 10: 2.000</title>" in chart
+    assert "<title>a&lt;b, step 20: 3.000</title>" in drawn
+
+
+def test_the_steep_beginning_of_a_loss_is_cut_off() -> None:
+    drawn = chart(Series(name="a", points=[(0, 900.0), *((float(n), 5.0 + n / 100) for n in range(10, 101))], color=0))
+    assert [float(one) for one in re.findall(r"text-anchor: end[^>]*>([\d.]+)</text>", drawn)][-1] == 6.0
 
 
 def test_nothing_to_draw_is_no_chart_and_one_point_is_one() -> None:
-    assert line_chart([Series(name="x", points=[], color=0)], x_label="", y_label="", label="") == ""
-    assert "<polyline" in line_chart([Series(name="x", points=[(5, 3.0)], color=0)], x_label="", y_label="", label="")
+    assert chart(Series(name="x", points=[], color=0)) == ""
+    assert "<title>x, step 5: 3.000</title>" in chart(Series(name="x", points=[(5, 3.0)], color=0))
+    assert interval_bars([], label="F1") == ""
 
 
 def test_a_bar_ends_where_its_value_is_and_its_whisker_at_the_interval() -> None:
-    bar = interval_bar(0.2, 0.1, 0.3, 0.4, 1, "F1")
-    assert 'width="50.00"' in bar
-    assert 'x1="25.00" x2="75.00"' in bar
-    assert "F1: 20.0 %, interval 10.0 % to 30.0 %" in bar
-    assert 'width="0.00"' in interval_bar(0.0, 0.0, 0.0, 0.0, 1, "F1")
+    bars = [
+        Bar(name="a", value=0.2, shown="20.0 % ($10.0 to $30.0)", color=1, interval=(0.1, 0.3)),
+        Bar(name="b", value=0.4, shown="40.0 %", color=2),
+    ]
+    drawn = interval_bars(bars, label="F1")
+    track, first, _, second = (edges(path) for path in re.findall(r'<path d="([^"]+z) ?"[^>]*fill: var', drawn))
+    whisker = next(edges(path) for path in re.findall(r'<path d="([^"]+)"[^>]*stroke: var\(--ink\)', drawn))
+    width = track[1] - track[0]
+    assert second == pytest.approx(track, abs=0.02)
+    assert first == pytest.approx((track[0], track[0] + width / 2), abs=0.02)
+    assert whisker == pytest.approx((track[0] + width / 4, track[0] + 3 * width / 4), abs=0.02)
+    assert "<title>F1, a: 20.0 % ($10.0 to $30.0)</title>" in drawn
+    assert ">20.0 % ($10.0 to $30.0)</text>" in drawn
+    assert "<title>F1, x: 0</title>" in interval_bars([Bar(name="x", value=0.0, shown="0", color=1)], label="F1")
+
+
+def edges(path: str) -> tuple[float, float]:
+    """The least and the greatest x of a path."""
+    numbers = [float(one) for one in re.findall(r"-?[\d.]+", path)]
+    return min(numbers[::2]), max(numbers[::2])
+
+
+def test_a_histogram_has_a_bar_for_each_count_whose_height_is_its_share() -> None:
+    drawn = histogram([0.0, 1.0, 2.0], [4, 1], names=["0 to 1", "1 < 2"], ticks=False, unit="u", label="a<b", color=2)
+    heights = []
+    for path in re.findall(r'<path d="([^"]+)"[^>]*fill: var\(--c2\)', drawn):
+        ys = [float(one) for one in re.findall(r"-?[\d.]+", path)][1::2]
+        heights.append(max(ys) - min(ys))
+    assert heights[0] / heights[1] == pytest.approx(4, rel=0.01)
+    assert 'aria-label="a&lt;b"' in drawn
+    assert "<title>1 &lt; 2: 1 (20.0%)</title>" in drawn
+    assert histogram([0.0], [], names=[], ticks=True, unit="", label="", color=0).startswith("<svg")
+
+
+def test_the_same_data_gives_the_same_bytes_whatever_the_users_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Series(name="x", points=[(0, 1.0), (10, 2.0)], color=0, kind="dots")
+    first = chart(one)
+    monkeypatch.setitem(mpl.rcParams, "axes.facecolor", "black")
+    monkeypatch.setitem(mpl.rcParams, "font.size", 20)
+    assert chart(one) == first
+    assert mpl.rcParams["font.size"] == 20
+
+
+def test_charts_of_one_page_share_no_ids_and_no_colors_of_their_own() -> None:
+    one = Series(name="x", points=[(0, 1.0), (10, 2.0)], color=0, kind="dots")
+    ids = [set(re.findall(r' id="([^"]+)"', chart(one, label=label))) for label in ("a", "b")]
+    assert ids[0] and not ids[0] & ids[1]
+    assert not re.search(r"#[0-9a-f]{6}", re.sub(r'href="#\w+"|url\(#\w+\)', "", chart(one)))
+
+
+def test_counts_are_short() -> None:
+    assert [short(value) for value in (12, 1200, 2.5e6, 3e9)] == ["12", "1.2k", "2.5M", "3G"]
 
 
 def test_numbers_read_well() -> None:

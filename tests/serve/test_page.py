@@ -11,7 +11,7 @@ import pytest
 
 from retro.serve.config import ServeConfig
 from retro.serve.page import page_policy, page_text
-from tests.analysis.inspect.test_page import Page
+from tests.report.page_parser import Page
 from tests.serve.chromium import CHROMIUM, Browser, browser
 from tests.serve.fake_engine import FakeEngine, said
 from tests.serve.fake_server import fake_service
