@@ -149,7 +149,8 @@ def line_chart(
         axes.grid(axis="y")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-        axes.locator_params(nbins=5)
+        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="y", nbins=6)
         axes.set_title(y_label, loc="left")
         axes.set_xlabel(x_label, loc="right")
         titles: list[str] = []
@@ -182,7 +183,8 @@ def _limit(axes: Axes, series: Sequence[Series]) -> None:
     later = [y for one in series if one.kind != "faint" for x, y in one.points if x >= x_from + 0.1 * (x_to - x_from)]
     ys = later or [y for one in series for _, y in one.points]
     margin = 0.08 * (max(ys) - min(ys)) or 0.5
-    axes.set_xlim(x_from, max(x_to, x_from + 1))
+    x_to = max(x_to, x_from + 1)
+    axes.set_xlim(x_from, x_to + 0.01 * (x_to - x_from))
     axes.set_ylim(min(ys) - margin, max(ys) + margin)
 
 

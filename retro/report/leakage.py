@@ -115,7 +115,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         edges = [0.0, *result["alphas"]]
         for (upper, lower), measure in zip(axes.T, DRAWN, strict=True):
             figures.draw_lines(upper, curves(result, measure), figures.FILE)
-            upper.set_title(f"at most alpha of a chunk stands in\n{WHERE[measure]}")
+            upper.set_title(f"at most alpha of a chunk is in\n{WHERE[measure]}")
             upper.grid(alpha=0.25)
             middles, widths = zip(
                 *(((low + high) / 2, 0.92 * (high - low)) for low, high in pairwise(edges)), strict=True

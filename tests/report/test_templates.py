@@ -29,6 +29,7 @@ from retro.report.tables import new_table
 from retro.sweep.table import CellResult
 from retro.sweep.table import page as sweep_page
 from tests.report.page_parser import Page
+from tests.test_house import loaded_after
 
 EVIL = "</title></style></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'{{ 7 * 191 }}{% raw %}{# $x^2$"
 
@@ -180,3 +181,8 @@ def test_the_same_values_give_the_same_bytes(name: str, tmp_path: Path) -> None:
 def test_a_value_that_a_template_lacks_is_an_error_and_no_gap() -> None:
     with pytest.raises(UndefinedError, match="'tables' is undefined"):
         render.render("sweep", name="x", lede="y")
+
+
+def test_tables_and_charts_load_their_libraries_when_they_are_drawn() -> None:
+    assert loaded_after("import retro.report.tables, retro.report.leakage", "jinja2", "matplotlib") == set()
+    assert loaded_after("import retro.report.run_report", "matplotlib") == set()
