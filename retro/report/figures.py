@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -66,8 +67,7 @@ class Series:
     """`line`, `faint` (behind the others, without titles) or `dots` (a line with its measured points)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bar:
+class Bar(NamedTuple):
     """One bar of a chart, with its interval where there is one."""
 
     name: str
@@ -234,32 +234,24 @@ def histogram(
         label: What is counted.
         color: Number of a color of the page's style.
     """
+    from matplotlib.ticker import EngFormatter
+
     total = sum(counts)
     with _on_page(label, 220) as (figure, axes):
-        for place, count in enumerate(counts):
-            low, high = edges[place : place + 2]
-            axes.bar(
-                (low + high) / 2, count, width=0.94 * (high - low), color=PAGE[color], gid=f"value {place}"
-            )  # fmt: skip
-        axes.yaxis.set_major_formatter(lambda value, _: short(value))
+        middles = [(low + high) / 2 for low, high in pairwise(edges)]
+        widths = [0.94 * (high - low) for low, high in pairwise(edges)]
+        for place, bar in enumerate(axes.bar(middles, counts, width=widths, color=PAGE[color])):
+            bar.set_gid(f"value {place}")
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.locator_params(axis="y", nbins=4, integer=True)
         if ticks:
             step = max(math.ceil(len(names) / 7), 1)
-            shown = range(0, len(names), step)
-            axes.set_xticks([(edges[place] + edges[place + 1]) / 2 for place in shown], [names[n] for n in shown])
+            axes.set_xticks(middles[::step], names[::step])
         axes.grid(axis="y")
         axes.set_title("count", loc="left")
         axes.set_xlabel(unit, loc="right")
         told = [f"{name}: {count:,} ({count / total:.1%})" for name, count in zip(names, counts, strict=True) if total]
         return _inline(figure, label, told)
-
-
-def short(count: float) -> str:
-    """A count in at most five letters."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= limit:
-            return f"{count / limit:.3g}{unit}"
-    return f"{count:.3g}"
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -25,25 +27,43 @@ GROUPS = {
 
 
 class Said(NamedTuple):
-    """An answer with its main metric, and whether that counts as right."""
+    """An answer with its main metric."""
 
     answer: Answer
     points: float
-    right: bool
+
+    @property
+    def right(self) -> bool:
+        """Whether it counts as right."""
+        return self.points >= RIGHT
 
 
-class Card(NamedTuple):
+@dataclass(frozen=True)
+class Card:
     """One question."""
 
     number: int
-    group: str
-    """Of `GROUPS`."""
-    question: str
-    golds: Sequence[str]
     said: Mapping[str, Said]
     """By setting."""
-    passages: Sequence[tuple[Context, Markup]]
-    """What was read, with gold answers marked, in the first setting that reads."""
+
+    @property
+    def asked(self) -> Answer:
+        """Any of the answers: all have the question and the gold answers."""
+        return next(iter(self.said.values())).answer
+
+    @property
+    def group(self) -> str:
+        """Of `GROUPS`, comparing the first setting that reads passages and closed-book."""
+        first = next((name for name in READING if name in self.said), "")
+        given, closed = (name in self.said and self.said[name].right for name in (first, "closed_book"))
+        return {(True, True): "both", (True, False): "helped", (False, True): "hurt"}.get((given, closed), "neither")
+
+    @cached_property
+    def passages(self) -> list[tuple[Context, Markup]]:
+        """What was read, gold answers marked, in the first setting that reads any."""
+        readers = (self.said[name].answer for name in READING if name in self.said)
+        read = next((answer.passages for answer in readers if answer.passages), self.asked.passages)
+        return [(passage, highlight(passage.text, self.asked.answers)) for passage in read]
 
     @property
     def answer_inside(self) -> bool:
@@ -51,53 +71,18 @@ class Card(NamedTuple):
         return any("<mark>" in marked for _, marked in self.passages)
 
 
-@dataclass(frozen=True)
-class Points:
-    """The main metric of every answer."""
-
-    metric: str
-    values: Mapping[str, Sequence[Mapping[str, Any]]]
-    """By setting."""
-
-    def of(self, setting: str, number: int) -> float:
-        """One answer's; 0 where it was not scored."""
-        mine = self.values.get(setting, ())
-        return float(mine[number].get(self.metric, 0)) if number < len(mine) else 0.0
-
-    def group(self, number: int) -> str:
-        """Of `GROUPS`, comparing the first setting that reads passages and closed-book."""
-        reading = next((name for name in READING if name in self.values), "")
-        given, closed = (self.of(name, number) >= RIGHT for name in (reading, "closed_book"))
-        return {(True, True): "both", (True, False): "helped", (False, True): "hurt"}.get((given, closed), "neither")
-
-
 def cards(run: RunSummary, shown: int) -> list[Card]:
     """The first `shown` questions of the file, and half as many later ones on which passages changed the outcome."""
     if not run.scores or not run.answers:
         return []
-    points = Points(run.scores["metrics"][0], run.values)
-    total = len(next(iter(run.answers.values())))
-    return [_card(run, points, number) for number in _chosen(points, shown, total)]
-
-
-def _chosen(points: Points, shown: int, total: int) -> Iterator[int]:
-    yield from range(min(shown, total))
-    left = shown // 2
-    for number in range(shown, total):
-        if left and points.group(number) in ("helped", "hurt"):
-            left -= 1
-            yield number
-
-
-def _card(run: RunSummary, points: Points, number: int) -> Card:
-    said = {
-        name: Said(given[number], points.of(name, number), points.of(name, number) >= RIGHT)
-        for name, given in run.answers.items()
-    }
-    one = next(iter(said.values())).answer
-    read: Sequence[Context] = next((said[name].answer.passages for name in READING if name in said), ()) or one.passages
-    passages = [(passage, highlight(passage.text, one.answers)) for passage in read]
-    return Card(number + 1, points.group(number), one.question, one.answers, said, passages)
+    metric = run.scores["metrics"][0]
+    said = [
+        [Said(answer, float(points.get(metric, 0))) for answer, points in zip(run.answers[name], scored, strict=True)]
+        for name, scored in run.values.items()
+    ]
+    found = [Card(n, dict(zip(run.values, each, strict=True))) for n, each in enumerate(zip(*said, strict=True), 1)]
+    changed = (card for card in found[shown:] if card.group in ("helped", "hurt"))
+    return [*found[:shown], *islice(changed, shown // 2)]
 
 
 def highlight(text: str, golds: Sequence[str]) -> Markup:

@@ -39,6 +39,10 @@ def remarks(run: RunSummary) -> list[Remark]:
         found.append(
             Remark("open", "Not everything is here", f"Stages without a result: {', '.join(missing)}. See Stages.")
         )
+    if run.damaged:
+        found.append(
+            Remark("open", "Files that cannot be used", f"What they hold is left out. {' '.join(run.damaged)}")
+        )
     return found
 
 

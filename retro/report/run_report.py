@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def run_page(run: RunSummary, questions_shown: int) -> str:
         run=run,
         name=" · ".join(filter(None, [run.run_dir.resolve().name, run.asked])),
         lede=_lede(run),
-        highlights=[*_perplexity_highlight(run), *_answer_highlights(run), *_time_highlight(run)],
+        highlights=_highlights(run),
         remarks=remarks(run),
         perplexity=_perplexity(run.perplexity),
         in_context=tables.in_context_table(run.in_context) if run.in_context else None,
@@ -77,41 +77,28 @@ def _lede(run: RunSummary) -> str:
     rows = (run.perplexity or {}).get("rows", [])
     sizes = [row["parameters"] for row in rows if str(row["model"]).lower() == "retro" and row.get("parameters")]
     size = f" with {count(sizes[0])} parameters" if sizes else ""
-    finished = sum(stage.manifest is not None for stage in run.stages)
     asked = f", then asked {count(run.scores['questions'])} questions" if run.scores else ""
-    state = "" if finished == len(run.stages) else f" {finished} of {len(run.stages)} stages are finished."
+    state = f" {run.finished} of {len(run.stages)} stages are finished." if run.finished < len(run.stages) else ""
     return f"A retrieval-augmented language model{size}, trained{read}{asked}.{state}"
 
 
-Highlight = tuple[str, str, str]
-"""What, a number, and what to hold it against."""
-
-
-def _perplexity_highlight(run: RunSummary) -> list[Highlight]:
+def _highlights(run: RunSummary) -> Iterator[tuple[str, str, str]]:
+    """What, a number, and what to hold it against."""
     real, shuffled = (perplexity_of(run.perplexity, "retro", given) for given in ("real", "shuffled"))
-    if real is None:
-        return []
-    so = "" if shuffled is None else f"{signed_percent(real / shuffled - 1, 2)} against shuffled neighbors"
-    return [("Perplexity, real neighbors", loss(real), so)]
-
-
-def _answer_highlights(run: RunSummary) -> list[Highlight]:
-    if not run.scores:
-        return []
-    metric, settings = run.scores["metrics"][0], run.scores["settings"]
-    (first, mine), *others = settings.items()
-    so = ", ".join(f"{setting_name(name)} {percent(other[metric]['mean'])}" for name, other in others)
-    found = [(f"{metric_name(metric)} {setting_name(first)}", percent(mine[metric]["mean"]), so)]
-    if mine.get("recall"):
-        k, share = max(mine["recall"]["at"].items(), key=lambda item: int(item[0]))
-        found.append(("Right document found", percent(share), f"among the first {k} passages"))
-    return found
-
-
-def _time_highlight(run: RunSummary) -> list[Highlight]:
+    if real is not None:
+        against = "" if shuffled is None else f"{signed_percent(real / shuffled - 1, 2)} against shuffled neighbors"
+        yield "Perplexity, real neighbors", loss(real), against
+    if run.scores:
+        metric = run.scores["metrics"][0]
+        (first, mine), *others = run.scores["settings"].items()
+        against = ", ".join(f"{setting_name(name)} {percent(other[metric]['mean'])}" for name, other in others)
+        yield f"{metric_name(metric)} {setting_name(first)}", percent(mine[metric]["mean"]), against
+        if mine.get("recall"):
+            k, share = max(mine["recall"]["at"].items(), key=lambda item: int(item[0]))
+            yield "Right document found", percent(share), f"among the first {k} passages"
     times = [stage.seconds for stage in run.stages if stage.seconds is not None]
-    finished = sum(stage.manifest is not None for stage in run.stages)
-    return [("Time of all stages", seconds(sum(times)), f"{finished} of {len(run.stages)} finished")] if times else []
+    if times:
+        yield "Time of all stages", seconds(sum(times)), f"{run.finished} of {len(run.stages)} finished"
 
 
 def _perplexity(perplexity: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -120,15 +107,10 @@ def _perplexity(perplexity: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     rows = tables.perplexity_rows(perplexity)
     start = 0.9 * min((float(row["perplexity"]) for row in rows), default=0.0)
-    bars = [
-        Bar(
-            name=model_name(str(row["model"]), str(row.get("neighbors", "-"))),
-            value=float(row["perplexity"]),
-            shown=loss(float(row["perplexity"])),
-            color=color_of(str(row["model"])),
-        )
-        for row in rows
-    ]
+    bars = []
+    for row in rows:
+        value, name = float(row["perplexity"]), model_name(row["model"], row.get("neighbors", "-"))
+        bars.append(Bar(name, value, loss(value), color_of(row["model"])))
     chart = interval_bars(bars, label="Perplexity", start=start)
     return {"table": tables.perplexity_table(perplexity), "bars": chart, "start": start}
 
@@ -144,10 +126,8 @@ def _losses(curves: Sequence[Curve], what: str) -> list[Chart]:
         Series(name=model_name(curve.name), points=curve.valid, color=color_of(curve.name), kind="dots")
         for curve in curves
     ]
-    names = [(model_name(curve.name), color_of(curve.name)) for curve in curves]
-    speeds = [
-        f", {count(round(curve.tokens_per_second))} tokens/s" if curve.tokens_per_second else "" for curve in curves
-    ]
+    names = [(one.name, one.color) for one in valid]
+    speeds = [f", {count(round(one.tokens_per_second))} tokens/s" if one.tokens_per_second else "" for one in curves]
     fast = [(name + speed, color) for (name, color), speed in zip(names, speeds, strict=True)]
     drawn = [("Training loss", train, fast), ("Validation loss", valid, names)]
     charts = [
@@ -205,7 +185,5 @@ def _score_bars(settings: Mapping[str, Any], metric: str) -> Markup:
     for name, mine in settings.items():
         mean, low, high = (mine[metric][key] for key in ("mean", "low", "high"))
         shown = f"{percent(mean)} ({percent(low).removesuffix(' %')} to {percent(high)})"
-        bars.append(
-            Bar(name=setting_name(name), value=mean, shown=shown, color=color_of(name), interval=(low, high))
-        )  # fmt: skip
+        bars.append(Bar(setting_name(name), mean, shown, color_of(name), (low, high)))
     return interval_bars(bars, label=metric_name(metric))

@@ -41,10 +41,7 @@ def perplexity_rows(perplexity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows of perplexity.json, GPTs first, then Retro with real, shuffled and no neighbors."""
     return sorted(
         perplexity.get("rows", []),
-        key=lambda row: (
-            _place(_MODELS, str(row["model"]).lower()),
-            _place(_NEIGHBORS, str(row.get("neighbors", "-"))),
-        ),
+        key=lambda row: (_place(_MODELS, row["model"].lower()), _place(_NEIGHBORS, row.get("neighbors", "-"))),
     )
 
 
@@ -107,19 +104,13 @@ def answers_table(scores: Mapping[str, Any]) -> Table:
     sure = percent(scores["intervals"]["confidence"], 0)
     table = Table(title=f"Answers to {scores['questions']} questions, in % ({sure} intervals)")
     table.add_column("setting", whole=True)
-    for metric in scores["metrics"]:
-        table.add_column(metric_name(metric), align="right")
-    table.add_column("found", align="right", whole=True)
-    table.add_column("held", align="right")
-    table.caption = "found: the right document is among the first passages; held: a gold answer stands in them"
+    for heading in (*map(metric_name, scores["metrics"]), "found", "held"):
+        table.add_column(heading, align="right", whole=heading == "found")
+    table.caption = "found: the right document is among the first passages; held: they contain a gold answer"
     for name, mine in scores["settings"].items():
-        held = mine["answer_in_passages"]
-        table.add_row(
-            setting_name(name),
-            *[span(mine[metric]) for metric in scores["metrics"]],
-            recall_text(mine).split(", ")[-1].removesuffix(" %"),
-            "" if held is None else percent(held).removesuffix(" %"),
-        )
+        held = "" if mine["answer_in_passages"] is None else percent(mine["answer_in_passages"])
+        shares = [share.removesuffix(" %") for share in (recall_text(mine).split(", ")[-1], held)]
+        table.add_row(setting_name(name), *[span(mine[metric]) for metric in scores["metrics"]], *shares)
     return table
 
 
@@ -189,35 +180,28 @@ def table_numbers(run_dir: Path, asked: str = "") -> dict[str, Any]:
     return {name: found for name, found in known if found}
 
 
-_REDO = "Measure it again with --redo"
-
-
 def measured_numbers(directory: Path) -> dict[str, Any]:
     """Perplexities in a folder of their own, for machines: without passages in the prompt, and with, if measured."""
-    names = {"perplexity": "perplexity.json", "in_context": "in_context.json"}
-    paths = {name: directory / file for name, file in names.items()}
-    return {name: read_json(path, _REDO) for name, path in paths.items() if path.exists()}
+    paths = {name: directory / f"{name}.json" for name in ("perplexity", "in_context")}
+    return {name: read_json(path, "Measure it again with --redo") for name, path in paths.items() if path.exists()}
 
 
 def print_measured(directory: Path, terminal: Terminal) -> None:
     """Print the tables of perplexities in a folder of their own."""
-    found = measured_numbers(directory)
-    terminal.table(perplexity_table(found["perplexity"]))
-    if "in_context" in found:
-        terminal.table(in_context_table(found["in_context"]))
+    terminal.table(*_tables(measured_numbers(directory)))
 
 
 def print_tables(run_dir: Path, terminal: Terminal, asked: str = "") -> None:
     """Print the tables of a run, as far as it got; `asked` is the `generate.name` of the answers."""
-    run = summarize(run_dir, asked)
-    if run.perplexity:
-        terminal.table(perplexity_table(run.perplexity))
-    if run.in_context:
-        terminal.table(in_context_table(run.in_context))
-    if run.scores:
-        terminal.table(answers_table(run.scores))
-        kinds = slices_table(run.scores)
-        if kinds is not None:
-            terminal.table(kinds)
-    if not run.perplexity and not run.scores:
+    found = table_numbers(run_dir, asked)
+    terminal.table(*_tables(found))
+    if not {"perplexity", "answers"} & set(found):
         terminal.say("Neither perplexity nor answers have been measured in this run yet.")
+
+
+def _tables(found: Mapping[str, Any]) -> Iterator[Table]:
+    made = {"perplexity": perplexity_table, "in_context": in_context_table, "answers": answers_table}
+    yield from (make(found[name]) for name, make in made.items() if name in found)
+    kinds = slices_table(found.get("answers", {}))
+    if kinds is not None:
+        yield kinds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,29 +30,24 @@ def as_json(name: str, results: Sequence[CellResult]) -> dict[str, Any]:
     return {"name": name, "cells": [asdict(result) for result in results]}
 
 
-def headings(results: Sequence[CellResult]) -> list[str]:
-    """Of the columns: each task with its main metric."""
-    names = []
-    for task in _tasks(results):
-        scored = next((one.scores for one in results if one.task == task and one.scores), None)
-        names.append(f"{task}, {metric_name(scored['metrics'][0])}" if scored else task)
-    return ["model", "reads", *names]
-
-
-def rows(results: Sequence[CellResult]) -> Iterator[list[str]]:
+def cells_table(results: Sequence[CellResult]) -> Table:
     """Each model with each setting: the main metric of every task with its interval, in percent."""
+    tasks = list(dict.fromkeys(one.task for one in results))
     settings = in_order({name for one in results if one.scores for name in one.scores["settings"]})
+    table = new_table("All cells", "model", "reads", right=[_heading(results, task) for task in tasks])
     for checkpoint in dict.fromkeys(one.checkpoint for one in results):
         mine = {one.task: one for one in results if one.checkpoint == checkpoint}
         for setting in settings or [""]:
-            cells = [_cell(mine.get(task), setting) for task in _tasks(results)]
-            if setting and all(cell == MISSING for cell in cells):
-                continue
-            yield [checkpoint, setting_name(setting), *cells]
+            cells = [_cell(mine.get(task), setting) for task in tasks]
+            if not setting or any(cell != MISSING for cell in cells):
+                table.add_row(checkpoint, setting_name(setting), *cells)
+    return table
 
 
-def _tasks(results: Sequence[CellResult]) -> list[str]:
-    return list(dict.fromkeys(one.task for one in results))
+def _heading(results: Sequence[CellResult], task: str) -> str:
+    """A task with its main metric."""
+    scored = next((one.scores for one in results if one.task == task and one.scores), None)
+    return f"{task}, {metric_name(scored['metrics'][0])}" if scored else task
 
 
 def _cell(result: CellResult | None, setting: str) -> str:
@@ -64,23 +59,18 @@ def _cell(result: CellResult | None, setting: str) -> str:
     return MISSING if found is None else span(found[result.scores["metrics"][0]])
 
 
-def slice_rows(results: Sequence[CellResult]) -> Iterator[list[str]]:
-    """Each kind of question: model, setting, task, label, value, how many questions, main metric."""
+def kinds_table(results: Sequence[CellResult]) -> Table:
+    """Each kind of question: its label and value, how many questions, the main metric; empty without slices."""
+    left = ("model", "reads", "task", "label", "value")
+    table = new_table("Kinds of questions", *left, right=("questions", "main metric"))
     for result in results:
         scores = result.scores or {}
         for label, value, part in slices(scores):
             for setting in in_order(part["settings"]):
                 found = span(part["settings"][setting][scores["metrics"][0]])
-                who = [result.checkpoint, setting_name(setting), result.task]
-                yield [*who, label, value, f"{part['questions']:,}", found]
-
-
-SLICE_HEADINGS = ("model", "reads", "task", "label", "value", "questions", "main metric")
-
-
-def confidences(results: Sequence[CellResult]) -> list[float]:
-    """The shares that the intervals hold; one, unless cells differ."""
-    return sorted({one.scores["intervals"]["confidence"] for one in results if one.scores})
+                who = (result.checkpoint, setting_name(setting), result.task)
+                table.add_row(*who, label, value, f"{part['questions']:,}", found)
+    return table
 
 
 def errors(results: Sequence[CellResult]) -> list[CellResult]:
@@ -88,24 +78,12 @@ def errors(results: Sequence[CellResult]) -> list[CellResult]:
     return [one for one in results if one.error]
 
 
-def tables(results: Sequence[CellResult]) -> list[Table]:
-    """All cells; and each kind of question, where they were scored apart."""
-    heads = headings(results)
-    kinds = list(slice_rows(results))
-    cells = new_table("All cells", *heads[:2], right=heads[2:])
-    apart = new_table("Kinds of questions", *SLICE_HEADINGS[:5], right=SLICE_HEADINGS[5:])
-    for table, lines in ((cells, rows(results)), (apart, kinds)):
-        for line in lines:
-            table.add_row(*line)
-    return [cells, apart] if kinds else [cells]
-
-
 def as_markdown(name: str, results: Sequence[CellResult]) -> str:
     """The tables as Markdown."""
-    cells, *apart = map(_markdown, tables(results))
-    parts = [f"# {name}", note(results), cells]
-    if apart:
-        parts += ["## Kinds of questions", *apart]
+    parts = [f"# {name}", note(results), _markdown(cells_table(results))]
+    kinds = kinds_table(results)
+    if kinds.rows:
+        parts += [f"## {kinds.title}", _markdown(kinds)]
     if errors(results):
         failed = [f"* {one.checkpoint} × {one.task}: {' '.join(one.error.split())}" for one in errors(results)]
         parts += ["## Failed", "\n".join(failed)]
@@ -114,7 +92,9 @@ def as_markdown(name: str, results: Sequence[CellResult]) -> str:
 
 def note(results: Sequence[CellResult]) -> str:
     """What the numbers are, in a sentence."""
-    sure = " or ".join(f"{100 * share:g} %" for share in confidences(results)) or "no"
+    # One, unless cells differ.
+    shares = sorted({one.scores["intervals"]["confidence"] for one in results if one.scores})
+    sure = " or ".join(f"{100 * share:g} %" for share in shares) or "no"
     return f"Main metric of each task in percent, with {sure} intervals from resampling the questions."
 
 
@@ -128,4 +108,5 @@ def _markdown(table: Table) -> str:
 
 def page(name: str, results: Sequence[CellResult]) -> str:
     """The page as HTML."""
-    return render("sweep", name=name, lede=note(results), tables=tables(results), failed=errors(results))
+    tables = [table for table in (cells_table(results), kinds_table(results)) if table.rows]
+    return render("sweep", name=name, lede=note(results), tables=tables, failed=errors(results))

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import pytest
 
 from retro.report import format
-from retro.report.figures import Bar, Series, histogram, interval_bars, line_chart, short, smooth, thin
+from retro.report.figures import Bar, Series, histogram, interval_bars, line_chart, smooth, thin
 
 
 def test_a_smoothed_line_is_the_mean_around_each_place() -> None:
@@ -79,6 +79,8 @@ def test_a_histogram_has_a_bar_for_each_count_whose_height_is_its_share() -> Non
     assert heights[0] / heights[1] == pytest.approx(4, rel=0.01)
     assert 'aria-label="a&lt;b"' in drawn
     assert "<title>1 &lt; 2: 1 (20.0%)</title>" in drawn
+    many = histogram([0.0, 1.0], [2_500_000], names=["a"], ticks=True, unit="u", label="l", color=2)
+    assert ">2M</text>" in many
     assert histogram([0.0], [], names=[], ticks=True, unit="", label="", color=0).startswith("<svg")
 
 
@@ -96,10 +98,6 @@ def test_charts_of_one_page_share_no_ids_and_no_colors_of_their_own() -> None:
     ids = [set(re.findall(r' id="([^"]+)"', chart(one, label=label))) for label in ("a", "b")]
     assert ids[0] and not ids[0] & ids[1]
     assert not re.search(r"#[0-9a-f]{6}", re.sub(r'href="#\w+"|url\(#\w+\)', "", chart(one)))
-
-
-def test_counts_are_short() -> None:
-    assert [short(value) for value in (12, 1200, 2.5e6, 3e9)] == ["12", "1.2k", "2.5M", "3G"]
 
 
 def test_numbers_read_well() -> None:

@@ -92,6 +92,30 @@ def test_a_run_that_has_only_begun_says_what_is_missing(tmp_path: Path) -> None:
     assert "Stages without a result: db, pretrain, perplexity, sft, generate, evaluate" in page
 
 
+def test_a_damaged_file_is_named_and_no_answer_is_called_wrong_for_it(tmp_path: Path) -> None:
+    write_fake_run(tmp_path)
+    for name in ("8_evaluate/questions.jsonl", "5_pretrain/perplexity/perplexity.json"):
+        path = tmp_path / name
+        path.write_text(path.read_text().replace("3", "4", 1))
+    page = write_report(tmp_path, tmp_path / "page.html", questions_shown=5).read_text()
+    assert "Files that cannot be used" in page
+    assert re.search(r"questions.jsonl: line 1 was changed after it was written", page)
+    assert re.search(r"perplexity.json: was changed after it was written", page)
+    assert "No perplexity.json that can be used" in page
+    assert "No scored answers that can be used" in page
+    assert "✗ wrong" not in page
+    assert ">217.1<" not in page
+
+
+def test_answers_that_are_not_all_scored_are_left_out_and_named(tmp_path: Path) -> None:
+    write_fake_run(tmp_path)
+    path = tmp_path / "8_evaluate/questions.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    run = summarize(tmp_path)
+    assert run.answers == {}
+    assert f"{tmp_path}/7_generate/closed_book.jsonl: holds 120 answers, 119 of 119 are scored." in run.damaged
+
+
 def test_an_empty_directory_still_gives_a_page(tmp_path: Path) -> None:
     page = write_report(tmp_path, tmp_path / "report.html", questions_shown=5).read_text()
     assert page.count("Missing: not run") == 9
