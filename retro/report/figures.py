@@ -109,21 +109,6 @@ def save(figure: Figure, path: Path, *, kind: str) -> None:
     figure.savefig(path, format=kind, dpi=120, metadata=dict.fromkeys(unset))
 
 
-def smooth(points: Sequence[tuple[float, float]], reach: int) -> list[tuple[float, float]]:
-    """Mean of each y with its neighbors, up to `reach` on either side; fewer at the two ends.
-
-    Centered, unlike a running average: that one lags behind, and shows a falling loss higher than it was.
-    """
-    sums = [0.0]
-    for _, y in points:
-        sums.append(sums[-1] + y)
-    result = []
-    for place, (x, _) in enumerate(points):
-        first, end = max(0, place - reach), min(len(points), place + reach + 1)
-        result.append((x, (sums[end] - sums[first]) / (end - first)))
-    return result
-
-
 def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
     """At most `most` of the points, evenly spread, the first and the last among them."""
     if len(points) <= most:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from retro.common import checksummed_json
 from retro.report import leakage, tables
-from retro.report.figures import Bar, Series, interval_bars, line_chart, smooth
+from retro.report.figures import Bar, Series, interval_bars, line_chart
 from retro.report.format import (
     color_of,
     count,
@@ -26,7 +26,7 @@ from retro.report.questions import GROUPS, cards
 from retro.report.remarks import perplexity_of, remarks
 from retro.report.render import render, write_page
 from retro.report.run_summary import Curve, RunSummary, stage_dir, summarize
-from retro.report.stages import run_facts, stage_row
+from retro.report.stages import run_facts, stage_row, versions
 
 
 def write_report(run_dir: Path, path: Path, *, questions_shown: int, asked: str = "") -> Path:
@@ -65,6 +65,7 @@ def run_page(run: RunSummary, questions_shown: int) -> str:
         groups=GROUPS,
         stages=[stage_row(stage) for stage in run.stages],
         facts=run_facts(run),
+        versions=versions(),
         folders={stage.name: stage_dir(run.run_dir, stage.name, run.asked).name for stage in run.stages},
     )
 
@@ -149,6 +150,21 @@ def _train_series(curve: Curve) -> list[Series]:
         Series(name=name, points=curve.train, color=color, kind="faint"),
         Series(name=f"{name}, smoothed", points=smooth(curve.train, reach), color=color),
     ]
+
+
+def smooth(points: Sequence[tuple[float, float]], reach: int) -> list[tuple[float, float]]:
+    """Mean of each y with its neighbors, up to `reach` on either side; fewer at the two ends.
+
+    Centered, unlike a running average: that one lags behind, and shows a falling loss higher than it was.
+    """
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
+    result = []
+    for place, (x, _) in enumerate(points):
+        first, end = max(0, place - reach), min(len(points), place + reach + 1)
+        result.append((x, (sums[end] - sums[first]) / (end - first)))
+    return result
 
 
 def _leakage(run: RunSummary) -> dict[str, Any] | None:

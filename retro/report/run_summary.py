@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import os
-import platform
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
-
 from retro.common.artifacts import REPORT, Manifest, read_manifest
 from retro.common.errors import RetroError
 from retro.common.files import read_json, read_json_lines
-from retro.common.precision import CPUINFO
 from retro.qa.answer_files import Answer, read_answers
 from retro.report.format import in_order
 
@@ -37,8 +29,6 @@ STAGES: tuple[tuple[str, str, str], ...] = (
     ("evaluate", "8_evaluate", "answers to scores"),
 )
 """Name, folder and work of each stage, in order; `retro.run.pipeline` states the order."""
-
-_PACKAGES = ("instruct-retro", "torch", "megatron-core", "faiss-cpu", "faiss-gpu", "sentence-transformers", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +86,6 @@ class RunSummary:
     """By setting: each question's own scores, by metric."""
     damaged: tuple[str, ...]
     """Files that are there and cannot be used, and why: all that they hold is left out."""
-    machine: Mapping[str, str]
-    versions: Mapping[str, str]
 
     @property
     def finished(self) -> int:
@@ -146,8 +134,6 @@ def summarize(run_dir: Path, asked: str = "") -> RunSummary:
         scores=scores,
         answers=answers,
         values=values,
-        machine=machine(),
-        versions=versions(),
         damaged=tuple(files.damaged),
     )
 
@@ -234,29 +220,3 @@ def _answers(
         elif given and scored:
             files.damaged.append(f"{path}: holds {len(given)} answers, {len(mine)} of {len(scored)} are scored.")
     return answers, values
-
-
-def machine() -> dict[str, str]:
-    """The machine that this process runs on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "processor": _processor(),
-        "cores": f"{cores}",
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _processor() -> str:
-    lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines() if CPUINFO.exists() else ()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor()])[0] or "unknown"
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that shape the numbers; without importing them."""
-    found = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
+import platform
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple, cast
 
+import psutil
+
+from retro.common.precision import CPUINFO
 from retro.report.format import count
 from retro.report.run_summary import RunSummary, StageView, is_number
 
 _MOST_COUNTS, _MOST_RATES = 6, 4
 _RATE = "_per_second"
+_PACKAGES = ("instruct-retro", "torch", "megatron-core", "faiss-cpu", "faiss-gpu", "sentence-transformers", "numpy")
 _DROPPED = ("dropped", "rejects", "skipped", "fewer_than_saved")
 
 Path = tuple[str, ...]
@@ -104,10 +113,36 @@ def run_facts(run: RunSummary) -> dict[str, str]:
     """Where the run stands, the machine that this process runs on, and what each stage computed in, and why."""
     corpus = run.stage("corpus").manifest
     facts = {"directory": str(run.run_dir), "corpus fingerprint": corpus.fingerprint if corpus else "no corpus"}
-    facts |= run.machine
+    facts |= machine()
     for stage in run.stages:
         computed, reason = (stage.report.get(name) for name in ("precision", "precision_reason"))
         if isinstance(computed, str):
             words = f"{computed} ({reason})" if isinstance(reason, str) else computed
             facts[f"precision of {stage.name}"] = words
     return facts
+
+
+def machine() -> dict[str, str]:
+    """The machine that this process runs on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": _processor(),
+        "cores": f"{cores}",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines() if CPUINFO.exists() else ()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor()])[0] or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that shape the numbers; without importing them."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

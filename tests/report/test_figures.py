@@ -6,7 +6,8 @@ import matplotlib as mpl
 import pytest
 
 from retro.report import format
-from retro.report.figures import Bar, Series, histogram, interval_bars, line_chart, smooth, thin
+from retro.report.figures import Bar, Series, histogram, interval_bars, line_chart, thin
+from retro.report.run_report import smooth
 
 
 def test_a_smoothed_line_is_the_mean_around_each_place() -> None:

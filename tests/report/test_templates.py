@@ -96,8 +96,6 @@ def run_html(folder: Path) -> str:
         scores=scores(),
         answers={EVIL: (answer,)},
         values={EVIL: ({EVIL: 0.5},)},
-        machine={EVIL: EVIL},
-        versions={EVIL: EVIL},
     )
     return run_page(run, 5)
 
