@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "qa": {"common", "tokenizers"},
     "corpus": {"common", "tokenizers"},
     "db": {"common", "corpus.reader"},
-    "index": READERS,
+    "index": READERS | {"report.figures"},
     "neighbors": READERS | {"index"},
     "updates": {"common", "tokenizers", "corpus", "db", "index"},
     "mcore": {"common"},
@@ -52,8 +52,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("common", "tokenizers", "qa", "generate", "training.checkpoint", "training.config"),
         *("training.model_tokenizer", "sft.prepare", "run"),
     },
-    "evaluate": {"common", "qa"},
-    "interop": TRAINED | {"qa", "corpus", "db", "evaluate"},
+    "report": {"common", "qa"},
+    "evaluate": {"common", "qa", "report"},
+    "interop": TRAINED | {"qa", "corpus", "db", "report"},
 }
 # These see every room: the command line, the run as a whole, and what looks at it from outside.
 ABOVE_ALL = {

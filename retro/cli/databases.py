@@ -192,7 +192,7 @@ def leakage(
 ) -> None:
     """Measure how much of the held-out text is in the training text, and perplexity without it."""
     config = read_named("leakage", arguments)
-    from retro.analysis.leakage.tables import print_leakage
+    from retro.report.leakage import print_leakage
 
     # It reads what perplexity reads, and its numbers.
     with stage_lock(config, "perplexity", together=True):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from retro.common.terminal import Table, Terminal
-from retro.evaluate.wording import metric_name, percent, signed_percent
 from retro.qa.task import all_tasks
+from retro.report.format import metric_name, percent, signed_percent
 
 
 def tasks_table() -> Table:

@@ -278,7 +278,7 @@ def show_tables(config: RunConfig, *, as_json: bool = False) -> None:
     """Print what a run measured, on the first process alone."""
     if int(os.environ.get("RANK", "0")):
         return
-    from retro.evaluate.tables import print_tables, table_numbers
+    from retro.report.tables import print_tables, table_numbers
 
     report = report_path(config)
     if as_json:
@@ -299,7 +299,7 @@ def show_checkpoint(config: RunConfig, path: Path, *, again: bool = False, as_js
         again: Measure once more what was measured.
         as_json: Print numbers in place of tables.
     """
-    from retro.evaluate.tables import measured_numbers, print_measured
+    from retro.report.tables import measured_numbers, print_measured
 
     join_launcher()
     with stage_lock(config, "perplexity", together=True):

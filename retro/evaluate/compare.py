@@ -11,7 +11,7 @@ from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json, read_json_lines
 from retro.common.statistics import RIGHT, count_right, estimate, p_value
 from retro.evaluate.scores import PER_QUESTION, SCORES
-from retro.evaluate.wording import in_order
+from retro.report.format import in_order
 
 _REDO = "Run `retro evaluate` with --redo"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from retro.common.artifacts import Manifest
 from retro.common.errors import ArtifactError
 from retro.common.json_items import OnBad
-from retro.evaluate.wording import in_order
 from retro.qa.answer_files import QUESTIONS, Answer, QuestionLine, question_line_of, read_answers, read_question_lines
 from retro.qa.layouts import read_task_questions
 from retro.qa.task import Task
+from retro.report.format import in_order
 
 _REDO = "Run `retro generate` with --redo; scores need one answer for every question, in the questions' order"
 _SLICE = re.compile(r".+_\d+_\d+")

@@ -19,6 +19,7 @@ from retro.index.index_choice import is_exact
 from retro.index.recall import RECALL_AT, TUNED_AT, recall_samples
 from retro.index.tune import Trial, Tuned, tunable_settings, tune
 from retro.index.vector_index import SEARCH_FILE, VectorIndex, describe_search
+from retro.report import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,28 +44,25 @@ def write_curve(out: Path, factory: str, tuned: Tuned, target: float) -> None:
 
 
 def _draw(path: Path, factory: str, tuned: Tuned, target: float) -> None:
-    # Without pyplot: no window, no state shared with whoever calls.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    by_cost, by_speed = figure.subplots(1, 2, sharey=True)
-    for axes, what in ((by_cost, "cost"), (by_speed, "queries_per_second")):
-        _draw_lines(axes, tuned, what)
-        axes.axhline(target, color="0.5", linewidth=1, linestyle="--")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(visible=True, alpha=0.3)
-    by_cost.set_xlabel("codes compared per query, reads of vectors converted")
-    by_speed.set_xlabel("queries per second, as timed once at building")
-    by_cost.set_ylabel("share of the ten nearest found")
-    by_speed.legend(fontsize="small")
-    figure.suptitle(f"{factory}: target {target:g}, chosen {_name(tuned.chosen)}")
-    figure.savefig(path, format="png", dpi=120)
+    with figures.style("recall curve", **{"font.size": 10}):
+        figure = figures.new_figure(10, 4)
+        by_cost, by_speed = figure.subplots(1, 2, sharey=True)
+        for axes, what in ((by_cost, "cost"), (by_speed, "queries_per_second")):
+            _draw_lines(axes, tuned, what)
+            axes.axhline(target, color="0.5", linewidth=1, linestyle="--")
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.grid(visible=True, alpha=0.3)
+        by_cost.set_xlabel("codes compared per query, reads of vectors converted")
+        by_speed.set_xlabel("queries per second, as timed once at building")
+        by_cost.set_ylabel("share of the ten nearest found")
+        by_speed.legend(fontsize="small")
+        figure.suptitle(f"{factory}: target {target:g}, chosen {_name(tuned.chosen)}")
+        figures.save(figure, path, kind="png")
 
 
 def _draw_lines(axes: Axes, tuned: Tuned, what: str) -> None:

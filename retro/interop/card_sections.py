@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retro.evaluate.wording import count, in_order, loss, metric_name, model_name, percent, seconds, setting_name
 from retro.interop.run_facts import Facts, StageFacts
 from retro.model.count import count_parameters
+from retro.report.format import count, in_order, loss, metric_name, model_name, percent, seconds, setting_name
 
 _WORK = {
     "corpus": "The data it was trained on",

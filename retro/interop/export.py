@@ -18,7 +18,6 @@ from retro.common.artifacts import MANIFEST
 from retro.common.config import config_json
 from retro.common.errors import ConfigError
 from retro.common.files import failed_writes_are_artifact_errors, fsync, read_json, write_plain_json
-from retro.evaluate.run_summary import STAGES, stage_dir
 from retro.interop.export_tokenizer import CopiedTokenizer, copy_tokenizer
 from retro.interop.model_card import CARD, SETTINGS, run_settings, write_card
 from retro.interop.modeling import MODELING, modeling_source
@@ -28,6 +27,7 @@ from retro.model.convert.safe_files import ONE_FILE, write_safetensors
 from retro.model.convert.writer import plain_family, write_decoder
 from retro.model.positions import positions_named
 from retro.model.sizes import SIZES
+from retro.report.run_summary import STAGES, stage_dir
 from retro.tokenizers.conventions import Conventions
 from retro.training import checkpoint
 from retro.training.result import of_stage

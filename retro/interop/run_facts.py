@@ -14,7 +14,7 @@ from typing import Any
 
 from retro.common.artifacts import MANIFEST, REPORT
 from retro.common.files import read_json
-from retro.evaluate.run_summary import stage_dir
+from retro.report.run_summary import stage_dir
 from retro.training.checkpoint import CheckpointInfo, identity
 
 DATA_STAGES = ("corpus", "db", "index", "neighbors")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from retro.common.files import read_json, write_json
 from retro.common.statistics import p_value
 from retro.common.terminal import Table
 from retro.evaluate.compare import ScoredAnswers, open_scored_answers
-from retro.evaluate.side_by_side import highlight
-from retro.evaluate.tables import recall_text
-from retro.evaluate.wording import percent
 from retro.qa.answer_files import Answer, read_answers
 from retro.quickstart.documents import DOCUMENTS, QUESTIONS, write_documents
 from retro.quickstart.options import Options
-from retro.quickstart.page import note, table, terminal_table
+from retro.quickstart.page import Asked, Section
+from retro.report.format import percent
+from retro.report.questions import highlight
+from retro.report.tables import new_table, recall_text
 from retro.run.config import RunConfig, run_config_of
 from retro.run.documents import BY_WORDS, build, model_settings
 from retro.run.pipeline import stage
@@ -203,30 +202,34 @@ def tests_in_words(act: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _list(title: str, outcomes: Sequence[QuestionOutcome], what: str) -> str:
+def _table(results: Mapping[str, Any]) -> Table:
+    act = results["answers"]
+    title = f"{act['questions']} questions about {', '.join(results['packages'])}, answered by {results['model']}"
+    made = new_table(title, HEADINGS[0], right=HEADINGS[1:])
+    for row in rows(act):
+        made.add_row(*row)
+    return made
+
+
+def _list(title: str, outcomes: Sequence[QuestionOutcome], what: str) -> Section:
     if not outcomes:
-        return f"<section><h2>{title}</h2>{note('None.')}</section>"
+        return Section(title=title, note="None.")
     more = f" The first {_SHOWN} are shown." if len(outcomes) > _SHOWN else ""
-    cards = "".join(_card(one) for one in outcomes[:_SHOWN])
-    return f"<section><h2>{title}: {len(outcomes)}</h2>{note(what + more)}{cards}</section>"
+    asked = [_asked(one) for one in outcomes[:_SHOWN]]
+    return Section(title=f"{title}: {len(outcomes)}", note=what + more, asked=asked)
 
 
-def _card(one: QuestionOutcome) -> str:
+def _asked(one: QuestionOutcome) -> Asked:
     found = one.said["with_passages"]
-    said = "".join(
-        f"<tr><td>{LABELS[setting]}</td><td>{'right' if one.right[setting] else 'wrong'}</td>"
-        f"<td>{escape(one.said[setting].prediction) or '(nothing)'}</td></tr>"
+    said = [
+        (LABELS[setting], one.right[setting], one.said[setting].prediction)
         for setting in ("closed_book", "with_passages")
-    )
-    passages = "".join(f'<p class="small">{highlight(one.text, found.answers)[0]}</p>' for one in found.passages)
-    return (
-        f'<div class="panel"><h3>{escape(found.question)}</h3>'
-        f'<p class="small">Gold answer: {escape(" / ".join(found.answers))}</p>'
-        f'<div class="scroll"><table><tbody>{said}</tbody></table></div>{passages}</div>'
-    )
+    ]
+    passages = [highlight(passage.text, found.answers) for passage in found.passages]
+    return Asked(found.question, found.answers, said, passages)
 
 
-def section(results: Mapping[str, Any], outcomes: Sequence[QuestionOutcome]) -> str:
+def sections(results: Mapping[str, Any], outcomes: Sequence[QuestionOutcome]) -> list[Section]:
     """The act on the page: the table, the questions that only retrieval answers, then the failures.
 
     Args:
@@ -239,7 +242,7 @@ def section(results: Mapping[str, Any], outcomes: Sequence[QuestionOutcome]) -> 
     failed = [one for one in outcomes if not one.right["with_passages"]]
     asked = (
         f"{act['questions']} questions about {counts['sections']:,} sections of {counts['docstrings']:,} "
-        "docstrings. Right: a gold answer stands in the answer as whole words. Intervals hold 95 % of resamples of the "
+        "docstrings. Right: the answer holds a gold answer as whole words. Intervals hold 95 % of resamples of the "
         "questions."
     )
     made = (
@@ -248,17 +251,19 @@ def section(results: Mapping[str, Any], outcomes: Sequence[QuestionOutcome]) -> 
         f"half of the documents are asked here (drawn with seed {results['seed']}); the number of passages was chosen "
         "on the other half. The search is BM25 over passages of up to 128 tokens; the best goes into the prompt."
     )
-    return (
-        f"<section><h2>1. A real model answers from documents that it never saw</h2>{note(asked)}"
-        f"{table(HEADINGS, rows(act))}{note('; '.join(tests_in_words(act)) + '.')}</section>"
-        f"{_list('Answered only with retrieval', only, 'Wrong closed-book, right with the passages found.')}"
-        f"{_list('Wrong with retrieval', failed, 'See whether the answer is in what the search found.')}"
-        f"<section><h2>How the questions were made</h2>{note(made)}</section>"
-    )
+    return [
+        Section(
+            title="1. A real model answers from documents that it never saw",
+            note=asked,
+            table=_table(results),
+            below="; ".join(tests_in_words(act)) + ".",
+        ),
+        _list("Answered only with retrieval", only, "Wrong closed-book, right with the passages found."),
+        _list("Wrong with retrieval", failed, "See whether the answer is in what the search found."),
+        Section(title="How the questions were made", note=made),
+    ]
 
 
 def report(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
     """The act at the terminal: a table, and the tests in words."""
-    act = results["answers"]
-    title = f"{act['questions']} questions about {', '.join(results['packages'])}, answered by {results['model']}"
-    return terminal_table(title, HEADINGS, rows(act), right=(1, 2, 3, 4)), tests_in_words(act)
+    return _table(results), tests_in_words(results["answers"])

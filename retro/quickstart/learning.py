@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from retro.common.files import atomic_path, read_json
 from retro.common.statistics import estimate_ratio
 from retro.common.terminal import Table
 from retro.corpus.reader import Corpus
-from retro.evaluate.charts import Series, line_chart
 from retro.init.training_choices import COPYING_TRAIN, SHAPES
 from retro.pretrain.chunk_losses import TABLE_FILE, Perplexities
 from retro.quickstart.docstrings import installed_package, write_docstrings
 from retro.quickstart.options import Options
-from retro.quickstart.page import note, perplexity_text, table, terminal_table
+from retro.quickstart.page import Section, perplexity_text
+from retro.report.figures import Series, line_chart
+from retro.report.tables import new_table
 from retro.run.config import RunConfig, as_yaml, run_config_of
 from retro.run.documents import BY_WORDS, build
 from retro.run.pipeline import stage
@@ -36,7 +37,6 @@ _LABELS = {
     ("retro", "shuffled"): "Retro, another chunk's neighbors",
     ("retro", "none"): "Retro, no neighbors",
 }
-_HEADINGS = ("model", "weights", "perplexity")
 _PROBES = {"its own neighbors": "probe_real", "another chunk's": "probe_shuffled", "none": "probe_none"}
 _STAGES = ("corpus", "db", "index", "neighbors", "pretrain", "perplexity")
 _CHUNKS_TOGETHER = 16
@@ -120,14 +120,16 @@ def perplexities(directory: Path, corpus_dir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(act: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (_LABELS[row["model"], row["neighbors"]], f"{row['parameters'] / 1e6:.2f} M", perplexity_text(row))
-        for row in act["rows"]
-    ]
+def _table(act: Mapping[str, Any]) -> Table:
+    title = f"Trained from random weights on {act['tokens_trained']:,} tokens: perplexity of the test split"
+    made = new_table(title, "model", right=("weights", "perplexity"))
+    for row in act["rows"]:
+        label = _LABELS[row["model"], row["neighbors"]]
+        made.add_row(label, f"{row['parameters'] / 1e6:.2f} M", perplexity_text(row))
+    return made
 
 
-def section(results: Mapping[str, Any]) -> str:
+def sections(results: Mapping[str, Any]) -> list[Section]:
     """The act on the page."""
     act = results["learning"]
     what = (
@@ -152,26 +154,30 @@ def section(results: Mapping[str, Any]) -> str:
         )
         for one in held_out[1:]
     ]
-    charts = _chart("Held-out loss while Retro trains", held_out)
-    charts += _chart("The difference: below 0, neighbors are read", differences)
-    return (
-        f"<section><h2>3. Retro learns to read neighbors</h2>{note(what)}{table(_HEADINGS, _rows(act))}"
-        f"<div class='two'>{charts}</div>{note('On sequences of the validation split.')}</section>"
-    )
+    charts = [
+        _chart("Held-out loss while Retro trains", held_out),
+        _chart("The difference: below 0, neighbors are read", differences),
+    ]
+    return [
+        Section(
+            title="3. Retro learns to read neighbors",
+            note=what,
+            table=_table(act),
+            charts=charts,
+            below="On sequences of the validation split.",
+        )
+    ]
 
 
 def _curve(act: Mapping[str, Any], probe: str) -> list[tuple[float, float]]:
     return [(one["step"], one[probe]) for one in act["curve"]]
 
 
-def _chart(title: str, lines: Sequence[Series]) -> str:
-    chart = line_chart(lines, x_label="step", y_label="nats per token", label=title)
-    legend = "".join(f'<span class="c{one.color}">{escape(one.name)}</span>' for one in lines)
-    return f'<div class="panel"><h3>{escape(title)}</h3>{chart}<p class="legend">{legend}</p></div>'
+def _chart(title: str, lines: Sequence[Series]) -> tuple[str, Markup, list[tuple[str, int]]]:
+    drawing = line_chart(lines, x_label="step", y_label="nats per token", label=title)
+    return title, drawing, [(one.name, one.color) for one in lines]
 
 
 def report(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
     """The act at the terminal: a table."""
-    act = results["learning"]
-    title = f"Trained from random weights on {act['tokens_trained']:,} tokens: perplexity of the test split"
-    return terminal_table(title, _HEADINGS, _rows(act), right=(1, 2)), []
+    return _table(results["learning"]), []

@@ -1,61 +1,54 @@
-"""The frame of the quickstart's page, and what the acts' sections are made of; every text in it is escaped."""
+"""The page of the quickstart: sections that the acts fill."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib import resources
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
 
 from retro.common.terminal import Table
+from retro.report.render import render
 
 
-def page(results: Mapping[str, Any], sections: Sequence[str]) -> str:
-    """The page as HTML; every text that comes from files is escaped.
+class Asked(NamedTuple):
+    """A question with its answers."""
+
+    question: str
+    golds: Sequence[str]
+    said: Sequence[tuple[str, bool, str]]
+    """What was read, whether the answer is right, the answer."""
+    passages: Sequence[Markup]
+    """With gold answers marked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A section of the page; what it does not have is left out."""
+
+    title: str
+    note: str = ""
+    table: Table | None = None
+    charts: Sequence[tuple[str, Markup, Sequence[tuple[str, int]]]] = ()
+    """Title, drawing, and the names of its colors."""
+    below: str = ""
+    """A note below tables and charts."""
+    asked: Sequence[Asked] = ()
+
+
+def page(results: Mapping[str, Any], sections: Sequence[Section]) -> str:
+    """The page as HTML.
 
     Args:
         results: Model and packages, as `results.json` has them.
-        sections: Of the acts that were run, as HTML.
+        sections: Of the acts that were run.
     """
-    style = resources.files("retro.evaluate").joinpath("report.css").read_text(encoding="utf-8")
     lede = (
-        f"{results['model']}, a small chat model, and the documentation of {', '.join(results['packages'])} as it lies "
+        f"{results['model']}, a small chat model, and the documentation of {', '.join(results['packages'])} as it is "
         "on this machine. Every number was measured here."
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>What retrieval is worth</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{style}</style></head><body><header class='mast'><p class='eyebrow'>instruct-retro quickstart</p>"
-        f"<h1>What retrieval is worth</h1><p class='lede'>{escape(lede)}</p></header><main>{''.join(sections)}"
-        "</main></body></html>\n"
-    )
-
-
-def note(text: str) -> str:
-    """A paragraph."""
-    return f'<p class="note">{escape(text)}</p>'
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in a panel, as HTML."""
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f'<div class="panel"><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        "</div></div>"
-    )
-
-
-def terminal_table(
-    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()
-) -> Table:
-    """The same for the terminal; columns of these numbers stand at the right."""
-    made = Table(title=title)
-    for place, heading in enumerate(headings):
-        made.add_column(heading, align="right" if place in right else "left")
-    for row in rows:
-        made.add_row(*row)
-    return made
+    return render("quickstart", name="What retrieval is worth", lede=lede, sections=sections)
 
 
 def perplexity_text(row: Mapping[str, Any]) -> str:

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from retro.common.errors import ArtifactError, ConfigError
-from retro.common.files import atomic_path, make_writable, read_json, write_json
+from retro.common.files import make_writable, read_json, write_json
 from retro.common.terminal import Table
 from retro.quickstart import answers, learning, update, versions
 from retro.quickstart.options import Options
 from retro.quickstart.page import page
+from retro.report.render import write_page
 from retro.run.documents import model_settings
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ RESULTS, PAGE = "results.json", "index.html"
 
 
 class Act(Protocol):
-    """What a module of an act has beside the section that it adds to the page."""
+    """What a module of an act has beside the sections that it adds to the page."""
 
     def run(self, options: Options) -> dict[str, Any]:
         """Make what is missing, and give what came of it."""
@@ -92,8 +93,8 @@ def _begun(options: Options) -> dict[str, Any]:
 
 def _write(options: Options, results: dict[str, Any]) -> None:
     write_json(options.out / RESULTS, results)
-    sections = [answers.section(results, answers.outcomes(options))] if "answers" in results else []
-    others = (("versions", versions.section), ("learning", learning.section), ("update", update.section))
-    sections += [section(results) for name, section in others if name in results]
-    with atomic_path(options.out / PAGE) as temporary:
-        temporary.write_text(page(results, sections), encoding="utf-8")
+    sections = answers.sections(results, answers.outcomes(options)) if "answers" in results else []
+    others = (("versions", versions), ("learning", learning), ("update", update))
+    for name, act in others:
+        sections += act.sections(results) if name in results else []
+    write_page(options.out / PAGE, page(results, sections))

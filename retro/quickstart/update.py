@@ -16,7 +16,8 @@ from retro.common.files import atomic_path, discard, read_json, write_json
 from retro.common.terminal import Table
 from retro.quickstart.answers import answers_run, documents
 from retro.quickstart.options import Options
-from retro.quickstart.page import note, table
+from retro.quickstart.page import Section
+from retro.report.tables import new_table
 from retro.run.config import RunConfig, as_yaml
 from retro.run.documents import build
 from retro.run.pipeline import answer_places, database_home
@@ -25,7 +26,6 @@ from retro.updates import change
 UPDATE = "update"
 CONFIG = "run.yaml"
 _RESULT, _NOTE = "update.json", "note.jsonl"
-_HEADINGS = ("after", "seconds", "answer", "read")
 QUESTION = "What is the default value of the parameter window of scipy.signal.lighthouse?"
 NOTE = {
     "id": "note-1",
@@ -85,14 +85,14 @@ def _rows(act: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def section(results: Mapping[str, Any]) -> str:
+def sections(results: Mapping[str, Any]) -> list[Section]:
     """The act on the page."""
     act = results["update"]
     what = f"{act['question']} Asked three times; nothing is trained or built again. The document that comes and goes: "
-    return (
-        f"<section><h2>4. The database changes, the answer follows</h2>{note(what + act['note'])}"
-        f"{table(_HEADINGS, _rows(act))}</section>"
-    )
+    table = new_table("", "after", "seconds", "answer", "read")
+    for row in _rows(act):
+        table.add_row(*row)
+    return [Section(title="4. The database changes, the answer follows", note=what + act["note"], table=table)]
 
 
 def report(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:

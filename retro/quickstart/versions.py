@@ -20,7 +20,8 @@ from retro.common.terminal import Table
 from retro.pretrain.chunk_losses import IN_CONTEXT_FILE
 from retro.quickstart.docstrings import installed_package, write_docstrings
 from retro.quickstart.options import OLDER, Options
-from retro.quickstart.page import note, perplexity_text, table, terminal_table
+from retro.quickstart.page import Section, perplexity_text
+from retro.report.tables import new_table
 from retro.run.config import RunConfig, run_config_of
 from retro.run.documents import BY_WORDS, build, model_settings
 from retro.run.pipeline import measure_checkpoint, measure_leakage
@@ -32,7 +33,6 @@ _LABELS = {
     "shuffled": "a passage that was found for another function",
     "found": "what the search found in the older version",
 }
-_HEADINGS = ("given", "perplexity")
 _MIN_WORDS = 60
 
 
@@ -115,8 +115,13 @@ def _lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _rows(act: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [(_LABELS[row["passages"]], perplexity_text(row)) for row in act["rows"]]
+def _table(results: Mapping[str, Any]) -> Table:
+    act = results["versions"]
+    title = f"The newer documentation of {act['package']}, predicted by {results['model']}"
+    made = new_table(title, "given", right=("perplexity",))
+    for row in act["rows"]:
+        made.add_row(_LABELS[row["passages"]], perplexity_text(row))
+    return made
 
 
 def _sentences(act: Mapping[str, Any]) -> list[str]:
@@ -127,12 +132,12 @@ def _sentences(act: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def section(results: Mapping[str, Any]) -> str:
+def sections(results: Mapping[str, Any]) -> list[Section]:
     """The act on the page."""
     act = results["versions"]
-    title = "<h2>2. Text that it has half seen</h2>"
+    title = "2. Text that it has half seen"
     if "left_out" in act:
-        return f"<section>{title}{note('Left out: ' + act['left_out'] + '.')}</section>"
+        return [Section(title=title, note=f"Left out: {act['left_out']}.")]
     counts = act["documents"]
     places = act["rows"][0]
     what = (
@@ -140,12 +145,9 @@ def section(results: Mapping[str, Any]) -> str:
         f"docstrings that changed and {counts['new']:,} new ones; {counts['same']:,} that did not change are left "
         f"out. {results['model']} predicts {places['tokens']:,} tokens in {places['documents']} of them, with one "
         "passage in the prompt before the text, searched with the 64 tokens before (BM25). This is reuse of "
-        "near-duplicates, the everyday case of documentation, code and law, and this much is shared: "
+        f"near-duplicates, the everyday case of documentation, code and law, and this much is shared: {act['leakage']}"
     )
-    return (
-        f"<section>{title}{note(what + act['leakage'])}{table(_HEADINGS, _rows(act))}"
-        f"{note('; '.join(_sentences(act)) + '.')}</section>"
-    )
+    return [Section(title=title, note=what, table=_table(results), below="; ".join(_sentences(act)) + ".")]
 
 
 def report(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
@@ -153,5 +155,4 @@ def report(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
     act = results["versions"]
     if "left_out" in act:
         return None, [f"Text of two versions: left out, {act['left_out']}"]
-    title = f"The newer documentation of {act['package']}, predicted by {results['model']}"
-    return terminal_table(title, _HEADINGS, _rows(act), right=(1,)), [*_sentences(act), act["leakage"]]
+    return _table(results), [*_sentences(act), act["leakage"]]

@@ -14,7 +14,7 @@ from retro.evaluate.compare import ScoredAnswers
 from retro.qa.answer_files import Answer
 from retro.qa.question import Context
 from retro.quickstart import versions
-from retro.quickstart.answers import SETTINGS, QuestionOutcome, rows, section, summary
+from retro.quickstart.answers import SETTINGS, QuestionOutcome, rows, sections, summary
 from retro.quickstart.documents import write_documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import page
@@ -75,7 +75,7 @@ def test_right_answers_are_counted_and_tested_in_pairs() -> None:
 def test_the_page_shows_first_what_only_retrieval_answers_and_escapes_what_it_shows() -> None:
     act = summary(sides()) | {"documents": {"sections": 5, "docstrings": 2, "made": 9}}
     results = {"model": "<m>", "seed": 1, "packages": ["numpy"], "answers": act}
-    text = page(results, [section(results, [outcome(number) for number in range(4)])])
+    text = page(results, sections(results, [outcome(number) for number in range(4)]))
     first, second = text.index("Answered only with retrieval: 2"), text.index("Wrong with retrieval: 1")
     assert first < text.index("What is &lt;0&gt;?") < text.index("What is &lt;1&gt;?") < second
     assert "default=<mark>1e-4</mark> &lt;b&gt;" in text
@@ -151,7 +151,8 @@ def test_without_an_older_version_the_page_says_how_to_give_one(
     monkeypatch.setattr(versions, "OLDER", tmp_path / "older")
     found = versions.run(Options(out=tmp_path, older=tmp_path / "older"))
     told = f"there is no earlier version in {tmp_path}/older (docs/install.md); --older FOLDER names another"
-    assert f"Left out: {told}." in versions.section({"versions": found})
+    (section,) = versions.sections({"versions": found})
+    assert section.note == f"Left out: {told}."
     assert versions.report({"versions": found}) == (None, [f"Text of two versions: left out, {told}"])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from retro.serve.app import page_policy, page_text
 from retro.serve.config import ServeConfig
-from tests.analysis.inspect.test_page import Page
+from tests.report.page_parser import Page
 from tests.serve.chromium import CHROMIUM, Browser, browser
 from tests.serve.fake_engine import FakeEngine, fake_answer
 from tests.serve.fake_server import fake_service

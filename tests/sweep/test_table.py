@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from retro.sweep.table import CellResult, as_json, as_markdown, headings, page, rows, slice_rows
+from retro.common.terminal import Table
+from retro.sweep.table import CellResult, as_json, as_markdown, cells_table, kinds_table, page
 
 
 def found(mean: float) -> dict[str, float]:
@@ -27,9 +28,13 @@ RESULTS = [
 ]
 
 
+def rows(table: Table) -> list[list[object]]:
+    return [list(cells) for cells, _ in table.rows]
+
+
 def test_rows_are_models_and_what_they_read() -> None:
-    assert headings(RESULTS) == ["model", "reads", "hotpotqa, F1", "nq"]
-    assert list(rows(RESULTS)) == [
+    assert [heading for heading, _ in cells_table(RESULTS).columns] == ["model", "reads", "hotpotqa, F1", "nq"]
+    assert rows(cells_table(RESULTS)) == [
         ["retro", "with passages", "40.0 (30.0–50.0)", "failed"],
         ["retro", "closed-book", "20.0 (10.0–30.0)", "failed"],
         ["gpt", "closed-book", "30.0 (20.0–40.0)", "–"],
@@ -37,12 +42,12 @@ def test_rows_are_models_and_what_they_read() -> None:
 
 
 def test_nothing_done_yet_is_a_table_of_gaps() -> None:
-    assert list(rows([CellResult("a", "b")])) == [["a", "", "–"]]
+    assert rows(cells_table([CellResult("a", "b")])) == [["a", "", "–"]]
     assert "no intervals" in as_markdown("m", [CellResult("a", "b")])
 
 
 def test_kinds_of_questions_have_rows_of_their_own() -> None:
-    assert list(slice_rows(RESULTS)) == [
+    assert rows(kinds_table(RESULTS)) == [
         ["retro", "with passages", "hotpotqa", "type", "bridge", "1,200", "50.0 (40.0–60.0)"],
         ["retro", "closed-book", "hotpotqa", "type", "bridge", "1,200", "50.0 (40.0–60.0)"],
     ]

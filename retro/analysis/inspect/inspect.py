@@ -9,7 +9,7 @@ import numpy as np
 
 from retro.analysis.inspect import terminal
 from retro.analysis.inspect.distributions import Distributions, chunk_lengths, distributions, rows_by_source
-from retro.analysis.inspect.page import write_page
+from retro.analysis.inspect.page import write_samples
 from retro.analysis.inspect.view import SampleViewer
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
@@ -163,7 +163,7 @@ def _show_stream(looker: SampleViewer, wanted: Options) -> None:
     numbers = np.arange(wanted.number, min(wanted.number + wanted.samples, looker.samples)).tolist()
     spread = distributions(looker.db, looker.found, looker.split, looker.shown)
     try:
-        write_page(looker, numbers, spread, wanted.html)
+        write_samples(looker, numbers, spread, wanted.html)
     except OSError as error:
         raise ConfigError("--html", str(wanted.html), f"cannot be written ({error.strerror or error})") from None
     output.say(f"page: {wanted.html}")

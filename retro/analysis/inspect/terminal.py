@@ -15,7 +15,7 @@ _BAR = 40
 
 def show_row(database: ChunkDatabase, row: int, text: str, continuation: str | None) -> None:
     """Print one row of the database."""
-    head = f"chunk: row {row}, {named(Origin(database.document_id(row), database.document_title(row)))}"
+    head = f"chunk: row {row}, {Origin(database.document_id(row), database.document_title(row)).name}"
     foot = f"{int(database.columns['token_count'][row])} tokens"
     output.panel(text, title=head, foot=foot)
     if continuation is None:
@@ -26,7 +26,7 @@ def show_row(database: ChunkDatabase, row: int, text: str, continuation: str | N
 
 def show_chunk(chunk: ChunkView, stream: str) -> None:
     """Print a chunk of a stream and its neighbors."""
-    own = ", ".join(map(named, chunk.own))
+    own = ", ".join(origin.name for origin in chunk.own)
     output.rule(f"chunk {chunk.number} of the {stream}")
     output.wrap(f"own documents: {own}", style="dim")
     output.wrap(_text(chunk.text))
@@ -55,7 +55,7 @@ def _facts(place: int, neighbor: NeighborView) -> Styled:
     longest = f"{neighbor.longest} tokens ({neighbor.share:.0%})"
     following = "" if neighbor.longest_next is None else f"\nnext chunk {neighbor.longest_next} tokens"
     return styled(
-        (f"neighbor {place}", "bold"), f"\nrow {neighbor.row}\n{named(neighbor.origin)}\n",
+        (f"neighbor {place}", "bold"), f"\nrow {neighbor.row}\n{neighbor.origin.name}\n",
         f"score {neighbor.score:.3f}\ndistance {neighbor.distance:.3f}\nshares {longest}{following}",
     )  # fmt: skip
 
@@ -67,12 +67,6 @@ def _neighbor_text(neighbor: NeighborView) -> Styled:
 
 def _text(marked: list[Piece]) -> Styled:
     return styled(*((piece.text, _STYLES.get(piece.mark, "")) for piece in marked))
-
-
-def named(origin: Origin) -> str:
-    """A document by id and title, where they differ."""
-    titled = origin.title and origin.title != origin.identifier
-    return f"{origin.identifier} ({origin.title})" if titled else origin.identifier
 
 
 def show_sources(rows: list[SourceRows], database: ChunkDatabase) -> None:
@@ -131,7 +125,7 @@ def show_hubs(hubs: list[Hub], spread: Hubness | None, few: dict[str, int], data
     for hub in hubs:
         origin = Origin(database.document_id(hub.row), database.document_title(hub.row))
         text = " ".join(database.text(hub.row).split())
-        table.add_row(str(hub.row), f"{hub.times:,}", named(origin), text if len(text) <= room else f"{text[:room]}…")
+        table.add_row(str(hub.row), f"{hub.times:,}", origin.name, text if len(text) <= room else f"{text[:room]}…")
     output.say()
     output.table(table)
     if spread is not None:

@@ -37,6 +37,12 @@ class Origin:
     identifier: str
     title: str
 
+    @property
+    def name(self) -> str:
+        """Id and title, where they differ."""
+        titled = self.title and self.title != self.identifier
+        return f"{self.identifier} ({self.title})" if titled else self.identifier
+
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborView:

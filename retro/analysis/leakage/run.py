@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from retro.analysis.leakage import build, plot
+from retro.analysis.leakage import build
 from retro.analysis.leakage.build import open_inputs
 from retro.analysis.leakage.config import LeakageConfig
 from retro.analysis.leakage.measure import measure
@@ -23,6 +23,7 @@ from retro.common.errors import ArtifactError
 from retro.common.files import write_json
 from retro.common.launcher import ALONE, Worker
 from retro.pretrain.chunk_losses import Perplexities
+from retro.report.leakage import draw
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def run(
         for name in PICTURES:
             (out / name).unlink(missing_ok=True)
             if result["measures"]["training"]["rows"]:
-                plot.draw(result, out / name)
+                draw(result, out / name)
     return result
 
 

@@ -15,7 +15,6 @@ import pytest
 from retro.analysis.leakage import block_overlaps, build
 from retro.analysis.leakage.config import LeakageConfig
 from retro.analysis.leakage.reader import OverlapReader
-from retro.analysis.leakage.tables import print_leakage
 from retro.cli.main import main
 from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
@@ -25,6 +24,7 @@ from retro.common.terminal import output
 from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.neighbors.reader import Neighbors
+from retro.report.leakage import print_leakage
 from retro.run.config import RunConfig, as_yaml
 from retro.run.pipeline import leakage_path, measure_leakage, stage
 from tests.analysis.leakage.twins import twin_config

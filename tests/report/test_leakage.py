@@ -5,9 +5,9 @@ from typing import Any
 
 from retro.common.artifacts import read_manifest
 from retro.common.files import write_json
-from retro.evaluate.report import render
-from retro.evaluate.run_summary import summarize
-from tests.evaluate.fake_run import write_fake_run
+from retro.report.run_report import run_page
+from retro.report.run_summary import summarize
+from tests.report.fake_run import write_fake_run
 
 
 def result(run_dir: Path, **changes: Any) -> dict[str, Any]:
@@ -21,7 +21,10 @@ def result(run_dir: Path, **changes: Any) -> dict[str, Any]:
         "split": "valid",
         "chunks": 300,
         "alphas": [0.5, 1.0],
-        "measures": {"training": measure, "neighbors": measure},
+        "measures": dict.fromkeys(("training", "neighbors", "read"), measure),
+        "chunks_left_out": 7,
+        "neighbors_saved": 10,
+        "neighbors_read": 2,
         "sentences": ["60 of 300 chunks <leak>."],
         "perplexity": read_manifest(run_dir / "5_pretrain/perplexity", "perplexity").fingerprint,
     } | changes
@@ -32,7 +35,7 @@ def point(alpha: float, chunks: int, bits: float) -> dict[str, Any]:
 
 
 def page_of(run_dir: Path) -> str:
-    page = render(summarize(run_dir), 1)
+    page = run_page(summarize(run_dir), 1)
     return page[page.index('id="leakage"') : page.index('id="answers"')]
 
 
@@ -44,6 +47,7 @@ def test_leakage_has_a_section_with_its_sentences_curves_and_counts(tmp_path: Pa
     assert "Retro, real neighbors, α 0.5: 1.625" in page
     assert "GPT, α 1: 1.500" in page
     assert '<td>0 to 0.5</td><td class="n">240 (80.0 %)</td>' in page
+    assert "7 chunks were not predicted whole" in page
     assert "other perplexities" not in page
 
 
@@ -58,7 +62,7 @@ def test_overlaps_without_a_model_have_no_curve(tmp_path: Path) -> None:
     bare = {"histogram": [1, 2], "rows": []}
     write_json(
         tmp_path / "leakage/leakage.json",
-        result(tmp_path, perplexity=None, measures={"training": bare, "neighbors": bare}),
+        result(tmp_path, perplexity=None, measures=dict.fromkeys(("training", "neighbors", "read"), bare)),
     )
     page = page_of(tmp_path)
     assert "<svg" not in page

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import html.parser
 import io
 import re
 from pathlib import Path
@@ -8,35 +7,12 @@ from pathlib import Path
 import pytest
 
 from retro.common.terminal import Terminal
-from retro.evaluate.report import write_report
-from retro.evaluate.run_summary import STAGES, summarize
-from retro.evaluate.side_by_side import highlight
-from retro.evaluate.tables import print_tables
-from tests.evaluate.fake_run import write_data_stages, write_fake_run, write_training
-
-VOID = {"meta", "link", "input", "br"}
-
-
-class Balance(html.parser.HTMLParser):
-    """Checks that every tag is closed, and collects what a page could load."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.tags: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, tag
+from retro.report.questions import highlight
+from retro.report.run_report import write_report
+from retro.report.run_summary import STAGES, summarize
+from retro.report.tables import print_tables
+from tests.report.fake_run import write_data_stages, write_fake_run, write_training
+from tests.report.page_parser import Page
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +28,17 @@ def page(finished: Path) -> str:
 
 
 def test_the_page_is_whole_and_loads_nothing(page: str) -> None:
-    balance = Balance()
-    balance.feed(page)
-    assert balance.open == []
-    assert "script" not in balance.tags
-    assert all(target.startswith("#") or target == "data:," for target in balance.loads)
+    read = Page(page)
+    assert read.open == []
+    assert "script" not in read.tags
+    assert all(target.startswith("#") or target == "data:," for target in read.loads)
     assert "url(http" not in page
     assert "@import" not in page
 
 
 def test_text_from_files_is_escaped_everywhere(page: str) -> None:
     assert "<script" not in page
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;this&quot;" in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;this&#34;" in page
     assert "<h1>quick &amp; dirty</h1>" in page
 
 
@@ -81,7 +56,8 @@ def test_the_numbers_of_the_files_are_on_the_page(page: str) -> None:
         "878.9 KiB",
     ):
         assert text in page, text
-    assert page.count("<polyline") == 2 * 3 + 3 + 2 + 1
+    lines = re.findall(r'<path d="M[^"]+"[^>]*clip-path[^>]*style="fill: none; stroke: var\(--c\d\)', page)
+    assert len(lines) == 2 * 3 + 3 + 2 + 1
     assert "skipped question too long <b>4</b>" in page
     assert "1 min 4 s" in page
     assert "rejects too short <b>41</b>" in page
@@ -114,6 +90,30 @@ def test_a_run_that_has_only_begun_says_what_is_missing(tmp_path: Path) -> None:
     assert "Missing: not finished" in page
     assert re.search(r"Missing: \S+data.bin: is missing", page)
     assert "Stages without a result: db, pretrain, perplexity, sft, generate, evaluate" in page
+
+
+def test_a_damaged_file_is_named_and_no_answer_is_called_wrong_for_it(tmp_path: Path) -> None:
+    write_fake_run(tmp_path)
+    for name in ("8_evaluate/questions.jsonl", "5_pretrain/perplexity/perplexity.json"):
+        path = tmp_path / name
+        path.write_text(path.read_text().replace("3", "4", 1))
+    page = write_report(tmp_path, tmp_path / "page.html", questions_shown=5).read_text()
+    assert "Files that cannot be used" in page
+    assert re.search(r"questions.jsonl: line 1 was changed after it was written", page)
+    assert re.search(r"perplexity.json: was changed after it was written", page)
+    assert "No perplexity.json that can be used" in page
+    assert "No scored answers that can be used" in page
+    assert "✗ wrong" not in page
+    assert ">217.1<" not in page
+
+
+def test_answers_that_are_not_all_scored_are_left_out_and_named(tmp_path: Path) -> None:
+    write_fake_run(tmp_path)
+    path = tmp_path / "8_evaluate/questions.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    run = summarize(tmp_path)
+    assert run.answers == {}
+    assert f"{tmp_path}/7_generate/closed_book.jsonl: holds 120 answers, 119 of 119 are scored." in run.damaged
 
 
 def test_an_empty_directory_still_gives_a_page(tmp_path: Path) -> None:
@@ -154,7 +154,8 @@ def test_the_tables_are_printed_on_a_terminal(finished: Path, tmp_path: Path) ->
     ],
 )
 def test_gold_answers_are_marked_as_whole_words(text: str, golds: list[str], html_text: str, marks: int) -> None:
-    assert highlight(text, golds) == (html_text, marks)
+    assert highlight(text, golds) == html_text
+    assert highlight(text, golds).count("<mark>") == marks
 
 
 def test_the_stages_are_those_of_the_pipeline() -> None:

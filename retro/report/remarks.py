@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from retro.evaluate.run_summary import RunSummary
-from retro.evaluate.wording import READING, loss, metric_name, model_name, percent, setting_name, signed_percent
+from retro.report.format import READING, loss, metric_name, model_name, percent, setting_name, signed_percent
+from retro.report.run_summary import RunSummary
 
 Tone = Literal["good", "bad", "open"]
 
@@ -38,6 +38,10 @@ def remarks(run: RunSummary) -> list[Remark]:
     if missing:
         found.append(
             Remark("open", "Not everything is here", f"Stages without a result: {', '.join(missing)}. See Stages.")
+        )
+    if run.damaged:
+        found.append(
+            Remark("open", "Files that cannot be used", f"What they hold is left out. {' '.join(run.damaged)}")
         )
     return found
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import os
-import platform
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import Any, TypeVar
 
 from retro.common.artifacts import REPORT, Manifest, read_manifest
-from retro.common.errors import ArtifactError, RetroError
+from retro.common.errors import RetroError
 from retro.common.files import read_json, read_json_lines
-from retro.evaluate.wording import in_order
 from retro.qa.answer_files import Answer, read_answers
+from retro.report.format import in_order
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 STAGES: tuple[tuple[str, str, str], ...] = (
     ("corpus", "1_corpus", "text to tokens"),
@@ -34,8 +29,6 @@ STAGES: tuple[tuple[str, str, str], ...] = (
     ("evaluate", "8_evaluate", "answers to scores"),
 )
 """Name, folder and work of each stage, in order; `retro.run.pipeline` states the order."""
-
-_PACKAGES = ("instruct-retro", "torch", "megatron-core", "faiss-cpu", "faiss-gpu", "sentence-transformers", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +84,13 @@ class RunSummary:
     """By setting, in the scores' order."""
     values: Mapping[str, tuple[Mapping[str, Any], ...]]
     """By setting: each question's own scores, by metric."""
-    machine: Mapping[str, str]
-    versions: Mapping[str, str]
+    damaged: tuple[str, ...]
+    """Files that are there and cannot be used, and why: all that they hold is left out."""
+
+    @property
+    def finished(self) -> int:
+        """Stages that are complete."""
+        return sum(stage.manifest is not None for stage in self.stages)
 
     def stage(self, name: str) -> StageView:
         """A stage by its name."""
@@ -117,39 +115,69 @@ def summarize(run_dir: Path, asked: str = "") -> RunSummary:
         run_dir: The run's directory.
         asked: `generate.name` of the answers to show.
     """
-    scores = _scores(stage_dir(run_dir, "evaluate", asked) / "scores.json")
+    files = _Files()
+    folders = {name: stage_dir(run_dir, name, asked) for name, _, _ in STAGES}
+    scores = files.read(_object, folders["evaluate"] / "scores.json")
+    if scores is not None:
+        # JSON on disk is sorted by name.
+        scores["settings"] = {name: scores["settings"][name] for name in in_order(scores["settings"])}
+    answers, values = _answers(files, folders, scores["settings"] if scores else ())
     return RunSummary(
         run_dir=run_dir,
         asked=asked,
-        stages=tuple(_stage(stage_dir(run_dir, name, asked), name, work) for name, _, work in STAGES),
-        pretraining=tuple(_curves(stage_dir(run_dir, "pretrain"))),
-        tuning=tuple(_curves(stage_dir(run_dir, "sft"), "tuning")),
-        perplexity=_json(stage_dir(run_dir, "perplexity") / "perplexity.json"),
-        in_context=_json(stage_dir(run_dir, "perplexity") / "in_context.json"),
-        leakage=_json(run_dir / "leakage" / "leakage.json"),
+        stages=tuple(_stage(files, folders[name], name, work) for name, _, work in STAGES),
+        pretraining=tuple(_curves(files, folders["pretrain"])),
+        tuning=tuple(_curves(files, folders["sft"], "tuning")),
+        perplexity=files.read(_object, folders["perplexity"] / "perplexity.json"),
+        in_context=files.read(_object, folders["perplexity"] / "in_context.json"),
+        leakage=files.read(_object, run_dir / "leakage" / "leakage.json"),
         scores=scores,
-        answers=_answers(stage_dir(run_dir, "generate", asked), scores),
-        values=_values(stage_dir(run_dir, "evaluate", asked) / "questions.jsonl", scores),
-        machine=machine(),
-        versions=versions(),
+        answers=answers,
+        values=values,
+        damaged=tuple(files.damaged),
     )
 
 
-def _stage(directory: Path, name: str, work: str) -> StageView:
+_REMEDY = "The report leaves it out"
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(path, _REMEDY)
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return read_json_lines(path, _REMEDY)
+
+
+class _Files:
+    """Reads what is there, and keeps what is wrong with the files that cannot be used."""
+
+    def __init__(self) -> None:
+        self.damaged: list[str] = []
+
+    def read(self, how: Callable[[Path], T], path: Path) -> T | None:
+        """What a file holds; None where there is none, or a damaged one."""
+        if not path.exists():
+            return None
+        try:
+            return how(path)
+        except RetroError as error:
+            log.warning("%s", error)
+            self.damaged.append(str(error))
+            return None
+
+
+def _stage(files: _Files, directory: Path, name: str, work: str) -> StageView:
     manifest, problem = None, ""
     try:
         manifest = read_manifest(directory, name)
     except RetroError as error:
         begun = directory.exists() and any(directory.iterdir())
         problem = str(error) if (directory / "manifest.json").exists() else ("not finished" if begun else "not run")
-    return StageView(
-        name=name,
-        work=work,
-        manifest=manifest,
-        report=_json(directory / REPORT) or {},
-        problem=problem,
-        size=_size(directory, manifest),
-    )
+    report = files.read(_object, directory / REPORT) or {}
+    size = _size(directory, manifest)
+    return StageView(name=name, work=work, manifest=manifest, report=report, problem=problem, size=size)
 
 
 def _size(directory: Path, manifest: Manifest | None) -> int:
@@ -161,31 +189,11 @@ def _size(directory: Path, manifest: Manifest | None) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    """A file of the run; None where there is none, or a damaged one, which is named in the log."""
-    if not path.exists():
-        return None
-    try:
-        data = read_json(path, "The report leaves it out")
-    except ArtifactError as error:
-        log.warning("%s", error)
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _scores(path: Path) -> dict[str, Any] | None:
-    """The scores, settings in the order in which they are shown: JSON on disk is sorted by name."""
-    scores = _json(path)
-    if scores is None:
-        return None
-    return scores | {"settings": {name: scores["settings"][name] for name in in_order(scores["settings"])}}
-
-
-def _curves(directory: Path, alone: str = "") -> Iterator[Curve]:
+def _curves(files: _Files, directory: Path, alone: str = "") -> Iterator[Curve]:
     """One curve for each run in a stage's folder, named after its own folder; `alone` names a single one."""
     paths = sorted(directory.glob("*/log.jsonl"))
     for path in paths:
-        lines = _log_lines(path)
+        lines = [line for line in files.read(_lines, path) or () if isinstance(line.get("step"), int)]
         speeds = sorted(float(line["tokens_per_second"]) for line in lines if line.get("tokens_per_second"))
         curve = Curve(
             name=alone if alone and len(paths) == 1 else path.parent.name,
@@ -197,62 +205,18 @@ def _curves(directory: Path, alone: str = "") -> Iterator[Curve]:
             yield curve
 
 
-def _log_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = read_json_lines(path, "The report leaves it out")
-    except ArtifactError as error:
-        log.warning("%s", error)
-        return []
-    return [line for line in lines if isinstance(line.get("step"), int)]
-
-
-def _answers(directory: Path, scores: Mapping[str, Any] | None) -> dict[str, tuple[Answer, ...]]:
-    found = {}
-    for name in (scores or {}).get("settings", {}):
-        try:
-            found[name] = tuple(read_answers(directory / f"{name}.jsonl"))
-        except RetroError:
-            continue
-    return found
-
-
-def _values(path: Path, scores: Mapping[str, Any] | None) -> dict[str, tuple[Mapping[str, Any], ...]]:
-    if scores is None:
-        return {}
-    try:
-        lines = [line["settings"] for line in read_json_lines(path, "The report leaves it out")]
-    except (ArtifactError, KeyError):
-        return {}
-    return {name: tuple(line.get(name, {}) for line in lines) for name in scores["settings"]}
-
-
-def machine() -> dict[str, str]:
-    """The machine that this process runs on."""
-    memory = psutil.virtual_memory().total / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "processor": _processor(),
-        "cores": f"{cores}",
-        "memory": f"{memory:.0f} GiB",
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that shape the numbers; without importing them."""
-    found = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _answers(
+    files: _Files, folders: Mapping[str, Path], settings: Iterable[str]
+) -> tuple[dict[str, tuple[Answer, ...]], dict[str, tuple[Mapping[str, Any], ...]]]:
+    """Answers and each one's scores, by setting: only those that have both."""
+    scored = files.read(_lines, folders["evaluate"] / "questions.jsonl")
+    answers, values = {}, {}
+    for name in settings:
+        path = folders["generate"] / f"{name}.jsonl"
+        given = files.read(read_answers, path)
+        mine = [line["settings"][name] for line in scored or () if name in line.get("settings", {})]
+        if given and scored and len(given) == len(mine) == len(scored):
+            answers[name], values[name] = tuple(given), tuple(mine)
+        elif given and scored:
+            files.damaged.append(f"{path}: holds {len(given)} answers, {len(mine)} of {len(scored)} are scored.")
+    return answers, values

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from retro.evaluate.reading import Remark, remarks
-from retro.evaluate.run_summary import RunSummary, summarize
+from retro.report.remarks import Remark, remarks
+from retro.report.run_summary import RunSummary, summarize
 
 
 def rows(*found: tuple[str, str, float]) -> dict[str, Any]:

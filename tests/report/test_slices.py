@@ -7,12 +7,11 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.common.terminal import Terminal
-from retro.evaluate import slices
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.scores import score_answers
-from retro.evaluate.tables import slices_table
 from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.task import load_task
+from retro.report.tables import slices_table
 
 KINDS = ("bridge", "bridge", "comparison", None)
 
@@ -44,20 +43,18 @@ def test_each_kind_of_question_has_its_scores_and_differences() -> None:
     assert (difference["minus"], difference["f1"]["mean"]) == ("closed_book", -1.0)
 
 
-def test_slices_are_shown_on_the_page_and_in_the_terminal() -> None:
-    scores = scored("type")
-    page, stream = slices.panels(scores), io.StringIO()
-    assert "<td>type</td><td>bridge</td>" in page
-    table = slices_table(scores)
+def test_slices_are_a_table() -> None:
+    table = slices_table(scored("type"))
     assert table is not None
+    assert [cells[:3] for cells, _ in table.rows] == [
+        ("type", "(none)", "1"),
+        ("type", "bridge", "2"),
+        ("type", "comparison", "1"),
+    ]
+    stream = io.StringIO()
     Terminal(stream, width=100).table(table)
     assert "comparison" in stream.getvalue()
-    assert (slices.panels(scored()), slices_table(scored())) == ("", None)
-
-
-def test_labels_are_escaped() -> None:
-    questions = [asked(n, type="<b>") for n in range(4)]
-    assert "&lt;b&gt;" in slices.panels(scored("type", questions=questions))
+    assert slices_table(scored()) is None
 
 
 def test_a_label_that_no_question_has_is_answered_with_the_nearest() -> None:

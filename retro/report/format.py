@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _SETTINGS = {
     "with_passages": "with passages",
@@ -34,6 +34,23 @@ _METRICS = {
 }
 _MODELS = {"retro": "Retro", "gpt": "GPT", "gpt_equal": "GPT of equal parameters", "tuning": "Tuning"}
 _NEIGHBORS = {"real": "real neighbors", "shuffled": "shuffled neighbors", "none": "no neighbors", "-": ""}
+_COLORS = {
+    "retro": 0,
+    "gpt": 1,
+    "gpt_equal": 2,
+    "with_passages": 0,
+    "closed_book": 1,
+    "gold_passages": 2,
+    "shuffled_passages": 4,
+    "retrieved_passages": 5,
+    "live_retrieval": 6,
+}
+_COLORS |= {(_SETTINGS.get(name) or _MODELS[name]).lower(): color for name, color in _COLORS.items()}
+
+
+def color_of(name: str) -> int:
+    """Number of the page's color of a model or a setting, named or in words: the same on all pages."""
+    return _COLORS.get(name.lower(), 3)
 
 
 def in_order(settings: Iterable[str]) -> list[str]:
@@ -104,3 +121,9 @@ def signed_percent(share: float, digits: int = 1) -> str:
 def loss(value: float) -> str:
     """A loss or perplexity with three to four digits that mean something."""
     return f"{value:.4f}" if abs(value) < 1 else f"{value:,.{max(0, 3 - int(math.log10(abs(value))))}f}"
+
+
+def span(found: Mapping[str, float]) -> str:
+    """`12.0 (8.1–16.2)`, in percent."""
+    mean, low, high = (percent(found[key]).removesuffix(" %") for key in ("mean", "low", "high"))
+    return f"{mean} ({low}–{high})"

@@ -1,6 +1,6 @@
 """A run directory as the stages leave it, with made-up numbers; for tests, and to look at the page:
 
-`python -m tests.evaluate.fake_run DIRECTORY` writes one with its report.html.
+`python -m tests.report.fake_run DIRECTORY` writes one with its report.html.
 """
 
 from __future__ import annotations

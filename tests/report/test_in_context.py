@@ -1,4 +1,4 @@
-"""Perplexity with passages in the prompt, as it stands in the terminal and on the page."""
+"""Perplexity with passages in the prompt, as a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from retro.common.statistics import estimate, estimate_ratio
 from retro.common.terminal import Terminal
-from retro.evaluate import in_context
+from retro.report.tables import in_context_table
 
 
 def measured() -> dict[str, Any]:
@@ -26,25 +26,18 @@ def measured() -> dict[str, Any]:
 
 
 def test_each_condition_has_a_row_and_found_is_held_against_the_others() -> None:
-    found, none = in_context.rows(measured())
-    assert (found.model, found.before, found.interval, found.found) == (
-        "GPT",
-        "passages found for it",
-        "18.00–22.00",
-        "",
-    )
-    assert (none.before, none.interval, none.found, none.p_value) == ("nothing", "", "−20.0 %", "0.004")
+    (found, _), (none, _) = in_context_table(measured()).rows
+    assert found == ("GPT", "passages found for it", "20.00", "18.00–22.00", "", "")
+    assert none == ("GPT", "nothing", "25.00", "", "−20.0 %", "0.004")
 
 
-def test_terminal_and_page_say_what_was_measured_on() -> None:
+def test_the_terminal_says_what_was_measured_on() -> None:
     stream = io.StringIO()
-    Terminal(stream, width=160).table(in_context.table(measured()))
-    page = in_context.panel(measured())
-    for text in (" ".join(stream.getvalue().split()), page):
-        assert "1,200 tokens of 3 documents" in text
-        assert "1 of 19 searches found nothing" in text
-        assert "−20.0 %" in text
-    assert in_context.panel(None) == ""
+    Terminal(stream, width=160).table(in_context_table(measured()))
+    text = " ".join(stream.getvalue().split())
+    assert "1,200 tokens of 3 documents" in text
+    assert "1 of 19 searches found nothing" in text
+    assert "−20.0 %" in text
 
 
 def test_the_mean_over_documents_weighs_their_tokens() -> None:
