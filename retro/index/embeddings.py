@@ -13,7 +13,7 @@ from retro.common.blocks import Block, BlockStore
 from retro.common.files import atomic_path
 from retro.common.hdf5 import create_column, map_column, new_file
 from retro.db.reader import ChunkDatabase
-from retro.index.embedders import Embedder
+from retro.index.embedder import Embedder, require_vectors
 from retro.index.texts import texts_of
 
 FILE = "embeddings.h5"
@@ -45,7 +45,8 @@ def sample_rows(rows: range, size: int, seed: int) -> NDArray[np.int64]:
 
 def embed_rows(db: ChunkDatabase, embedder: Embedder, rows: range, advance: Callable[[int], None]) -> Block:
     """The block of embeddings of consecutive chunks: float16, 2 bytes per value instead of 4, same neighbors."""
-    vectors_ND = embedder.embed(chunk_texts(db, np.arange(rows.start, rows.stop)), advance)
+    texts = chunk_texts(db, np.arange(rows.start, rows.stop))
+    vectors_ND = require_vectors(embedder, embedder.embed_passages(texts, advance), len(texts))
     without_text = int((~vectors_ND.any(axis=1)).sum())
     return Block({DATASET: vectors_ND.astype(np.float16)}, {"without_text": without_text})
 
