@@ -155,7 +155,9 @@ class Registry(Generic[T]):
         """
 
         def add(thing: V) -> V:
-            accepted, source = self._accept(thing), str(getattr(thing, "__module__", type(thing).__module__))
+            accepted = self._accept(thing)
+            # An object that wraps a function says where that was defined.
+            source = str(getattr(thing, "defined_in", None) or getattr(thing, "__module__", type(thing).__module__))
             known = name in self.built_in or name in self._offers
             if known or self._sources.get(name, source) != source:
                 owner = self._sources.get(name) or " and ".join(self._owners(name))

@@ -24,7 +24,7 @@ from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.predictions import answer_settings, asked_questions, read_aligned
 from retro.evaluate.report import write_report
 from retro.evaluate.scores import PER_QUESTION, SCORES, score_answers, write_scores
-from retro.qa.metrics.registry import task_of
+from retro.qa.metrics.scoring import task_of
 from retro.qa.task import load_task
 
 log = logging.getLogger(__name__)

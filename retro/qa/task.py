@@ -12,24 +12,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from retro.common.config import StageConfig, unknown_name
 from retro.common.errors import ConfigError, DataError, require
 from retro.common.yaml_files import read_yaml
+from retro.qa.metrics.registry import METRICS
 
 Normalisation = Literal["squad", "nq", "triviaqa", "none"]
-Metric = Literal[
-    "exact_match",
-    "f1",
-    "substring_match",
-    "popqa_match",
-    "word_recall",
-    "rouge_l",
-    "rouge_lsum",
-    "accuracy",
-    "string_em",
-    "drop_em",
-    "drop_f1",
-    "drop_split_em",
-    "drop_split_f1",
-    "quac_f1",
-]
 AnswerForm = Literal["texts", "parts", "drop", "option"]
 
 
@@ -168,8 +153,8 @@ class Task(StageConfig):
     no_answer: tuple[str, ...] = ()
     """Texts that say that there is no answer. The first is the gold answer of a question that has none."""
 
-    metrics: tuple[Metric, ...] = Field(min_length=1)
-    """The main one first."""
+    metrics: tuple[str, ...] = Field(min_length=1)
+    """Names of metrics, the main one first: those of docs/evaluation.md, or of another package."""
 
     few_shot: FewShot = FewShot()
     """Examples before the question."""
@@ -185,6 +170,8 @@ class Task(StageConfig):
         unanswerable = any(one.no_answer or one.blank == "no_answer" for one in self.layouts)
         need = "a text that says that there is no answer: its layouts have questions without one"
         require(self, "no_answer", bool(self.no_answer) or not unanswerable, need)
+        for name in self.metrics:
+            METRICS.require(name, f"{type(self).__name__}.metrics")
         require(self, "metrics", len(set(self.metrics)) == len(self.metrics), "each metric once")
         require(self, "stop", all(self.stop), "texts that are not empty")
         return self

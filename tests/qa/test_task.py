@@ -51,7 +51,7 @@ def test_a_file_may_extend_a_shipped_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{extends: nq, metrics: [bleu]}", r"metrics.0 = 'bleu': needs 'exact_match'"),
+        ("{extends: nq, metrics: [bleu]}", r"metrics = 'bleu': is not a metric; known: accuracy, drop_em,"),
         ("{extends: nq, metrik: [f1]}", r"metrik = .*: is not a setting; did you mean 'metrics'"),
         ("{extends: nope}", "task = 'nope': is not a task"),
         ("{name: a}", r"version = None: needs a value"),
