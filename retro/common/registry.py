@@ -15,12 +15,13 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError, DependencyError, short_reason
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -57,6 +58,9 @@ def package_file(reference: str) -> Traversable:
     Raises:
         ImportError, AttributeError: There is no such package, or no such file in it.
     """
+    # Not at the top: a hundredth of a second, for configs that name no file.
+    from importlib import resources
+
     package, _, name = reference.partition(":")
     try:
         found = resources.files(package) / name
@@ -65,6 +69,14 @@ def package_file(reference: str) -> Traversable:
     if not found.is_file():
         raise AttributeError(f"package {package!r} has no file {name!r}")
     return found
+
+
+def yaml_file(found: object) -> Traversable:
+    """What a registry of YAML files accepts."""
+    name = str(getattr(found, "name", ""))
+    if not name.endswith((".yaml", ".yml")):
+        raise TypeError(f"is {name!r}, needs to be a file that ends in .yaml")
+    return cast("Traversable", found)
 
 
 class Registry(Generic[T]):

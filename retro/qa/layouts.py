@@ -130,6 +130,21 @@ def _item(path: Path, task: Task, layout: Layout, place: JsonObject) -> dict[str
     return item
 
 
+def golds_of_item(task: Task, item: Mapping[str, Any]) -> list[str] | None:
+    """The gold answers of one item of a data set's own file, each once; None where no layout of the task fits it.
+
+    Args:
+        task: The first of its layouts of which question, answers and contexts are found in the item is taken.
+        item: An object that holds a question.
+    """
+    place = JsonObject("", (item,))
+    layout = next((one for one in task.layouts if _fits(one, place)), None)
+    if layout is None:
+        return None
+    path = Path(task.name)
+    return list(dict.fromkeys(_answers(path, layout, place, _groups(path, layout, place))))
+
+
 def _has_none(layout: Layout, place: JsonObject) -> bool:
     """Whether the file says that the question has no answer."""
     said = find(place, layout.no_answer) if layout.no_answer else MISSING

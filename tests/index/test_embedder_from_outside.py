@@ -162,7 +162,9 @@ class Wrong(Embedder):
     def embed_passages(self, texts, advance=ignore):
         vectors = np.zeros((len(texts), 3), dtype=np.float64)
         vectors[0, 0] = np.nan
-        return {"shape": vectors[:, :2], "type": vectors.astype(int), "nan": vectors}[self.config.options["what"]]
+        big = np.full((len(texts), 3), 1e5, dtype=np.float32)
+        made = {"shape": vectors[:, :2], "type": vectors.astype(int), "nan": vectors, "big": big}
+        return made[self.config.options["what"]]
 
 class NoEmbedder:
     pass
@@ -175,6 +177,7 @@ class NoEmbedder:
         ("shape", r"Wrong: gave an array float64 \(\d+, 2\), needed are floats \(\d+, 3\)\. Mend embed_queries and"),
         ("type", r"Wrong: gave an array int64 \(\d+, 3\), needed are floats \(\d+, 3\)"),
         ("nan", "Wrong: gave a vector with infinite values or NaN"),
+        ("big", r"Wrong: gave a vector with a value of 100000, and chunks are kept in 2 bytes a value, up to 65,504\."),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
