@@ -224,7 +224,7 @@ class Registry(Generic[T]):
         if not claims:
             return self._accept(self._load(self.built_in[name]))
         where = f"its entry point {name} = {claims[0].reference} ({self.group})"
-        remedy = "Mend that package, install another version of it, or uninstall it"
+        remedy = "Fix that package, install another version of it, or uninstall it"
         try:
             found = self._load(claims[0].reference)
         # A package of others may fail in any way when it is imported.

@@ -31,7 +31,7 @@ class Embedder(ABC):
     """
 
     makes_vectors: ClassVar[bool] = True
-    """False for a kind that stands for searching by words alone."""
+    """False for a kind with which only words can be searched."""
 
     learned_file: ClassVar[str] = ""
     """HDF5 file beside the index that holds what `learn` gives; empty: it learns nothing from the training texts."""
@@ -135,7 +135,7 @@ def require_vectors(embedder: Embedder, vectors: Any, count: int) -> NDArray[np.
 
     found = np.asarray(vectors)
     wanted = (count, embedder.dimension)
-    remedy = "Mend embed_queries and embed_passages of that class"
+    remedy = "Fix embed_queries and embed_passages of that class"
     if found.shape != wanted or found.dtype.kind != "f":
         problem = f"gave an array {found.dtype} {found.shape}, needed are floats {wanted}"
         raise DataError(type(embedder).__name__, problem, remedy)

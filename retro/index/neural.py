@@ -48,7 +48,7 @@ class Tower(ABC):
 
 
 class _NeuralEmbedder(Embedder, ABC):
-    """One tower or two, and what stands before their texts."""
+    """One tower or two, and the prefixes of their texts."""
 
     def __init__(self, config: EmbedderConfig) -> None:
         dtype = _computed_in(config.precision)
@@ -181,7 +181,7 @@ class _Encoder(Tower):
             weights_BT = torch.from_numpy(pooled_positions(self._pooling, counted_BT, mask_BT)).to(where)
             pooled_BD = pooled(states_BTD, weights_BT, highest=self._pooling == "max")
         vectors: Float32 = pooled_BD.cpu().numpy()
-        # A text without tokens of its own says nothing, whatever stands at [CLS].
+        # A text without tokens of its own has no vector, whatever the state of [CLS] is.
         vectors[~counted_BT.any(axis=1)] = 0
         return vectors
 

@@ -124,7 +124,7 @@ def _item(path: Path, task: Task, layout: Layout, place: JsonObject) -> dict[str
     if layout.id and find(place, layout.id) is not MISSING:
         item["id"] = str(find(place, layout.id))
     if layout.document_ids:
-        item["document_ids"] = _texts(find(place, layout.document_ids))
+        item["document_ids"] = [_spaced(layout, one) for one in _texts(find(place, layout.document_ids))]
     if layout.options:
         item |= {"qa_type": "multi_choice_qa", "multichoice_options": _texts(find(place, layout.options))}
     return item
@@ -241,7 +241,11 @@ def _contexts(layout: Layout, place: JsonObject) -> list[dict[str, str]]:
     texts = [text for name in layout.contexts for text in _passages(find(place, name))]
     titles = find(place, layout.titles) if layout.titles else ""
     named = titles if isinstance(titles, list) else ["" if titles is MISSING else titles] * len(texts)
-    return [{"title": str(title), "text": text} for title, text in zip(named, texts, strict=False)]
+    return [{"title": _spaced(layout, str(title)), "text": text} for title, text in zip(named, texts, strict=False)]
+
+
+def _spaced(layout: Layout, title: str) -> str:
+    return title.replace("_", " ") if layout.underscores else title
 
 
 def _passages(value: Any) -> list[str]:

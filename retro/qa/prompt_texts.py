@@ -231,12 +231,12 @@ def load_prompts(path: Path | None) -> PromptTexts:
         return shipped_prompts()
     name = str(path)
     if path.suffix or len(path.parts) > 1 or path.exists():
-        return _laid_over_shipped(path)
+        return _merged_with_shipped(path)
     with resources.as_file(PROMPTS.find(name, "prompts", "texts of your own are a path that ends in .yaml")) as file:
-        return _laid_over_shipped(file)
+        return _merged_with_shipped(file)
 
 
-def _laid_over_shipped(path: Path) -> PromptTexts:
+def _merged_with_shipped(path: Path) -> PromptTexts:
     own, texts = read_yaml(path), _shipped_data()
     remedy = "Its sections are those of retro/qa/prompts.yaml; see docs/tuning.md"
     for key in ("name", "version"):

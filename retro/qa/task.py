@@ -70,6 +70,9 @@ class Layout(StageConfig):
     titles: str = ""
     """Their titles: one for all, or one for each."""
 
+    underscores: bool = False
+    """Whether titles and document ids are written with underscores for spaces, as in addresses of Wikipedia."""
+
     options: str = ""
     """Choices of a multiple-choice question."""
 

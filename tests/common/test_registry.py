@@ -87,9 +87,7 @@ def test_an_entry_point_that_does_not_work_names_its_package(
     registry: Registry[str], tmp_path: Path, code: str, told: str
 ) -> None:
     offer(tmp_path, "other", "salute = other:hail", code)
-    with pytest.raises(
-        DependencyError, match=rf"^other: its entry point salute = other:hail \({GROUP}\) {told}\. Mend"
-    ):
+    with pytest.raises(DependencyError, match=rf"^other: its entry point salute = other:hail \({GROUP}\) {told}\. Fix"):
         registry.find("salute", "greeting")
 
 

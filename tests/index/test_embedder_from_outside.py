@@ -174,7 +174,7 @@ class NoEmbedder:
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("shape", r"Wrong: gave an array float64 \(\d+, 2\), needed are floats \(\d+, 3\)\. Mend embed_queries and"),
+        ("shape", r"Wrong: gave an array float64 \(\d+, 2\), needed are floats \(\d+, 3\)\. Fix embed_queries and"),
         ("type", r"Wrong: gave an array int64 \(\d+, 3\), needed are floats \(\d+, 3\)"),
         ("nan", "Wrong: gave a vector with infinite values or NaN"),
         ("big", r"Wrong: gave a vector with a value of 100000, and chunks are kept in 2 bytes a value, up to 65,504\."),

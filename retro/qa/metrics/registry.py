@@ -1,6 +1,6 @@
 """Metrics by name. One is a function that gives a number for one answer to one question, and what is known of it.
 
-One of another package stands in one file (docs/extending.md); a task names it as it names those that are here.
+Another package adds one in one file (docs/extending.md); a task names it like those that are here.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def facts(question: Question) -> tuple[Any, ...]:
     An evaluation keeps an answer as often as people gave it, and a paragraph that has no text.
     """
     golds = () if question.unanswerable else tuple(dict.fromkeys(question.answers))
-    passages = [context.text for context in question.contexts if context.text]
+    passages = [(context.title, context.text) for context in question.contexts if context.text]
     return question.id, question.question, golds, question.unanswerable, passages
 
 
@@ -65,3 +65,12 @@ def test_answers_that_a_layout_passes_over_are_kept(tmp_path: Path) -> None:
     path.write_text(json.dumps([item]), encoding="utf-8")
     (question,) = convert_file(path, find_format("squad"), Options(), skip_bad=False).questions
     assert question.answers == ("Ada", "Bob")
+
+
+def test_the_passages_that_are_converted_are_those_that_recall_looks_for(tmp_path: Path) -> None:
+    path = tmp_path / "in.json"
+    path.write_text(json.dumps(samples.SQUAD), encoding="utf-8")
+    made = convert_file(path, find_format("squad"), Options(), skip_bad=False)
+    corpus = {line["id"] for line in made.documents.lines()}
+    assert corpus == {"New York"}
+    assert {name for one in read_task_questions(path, load_task("squad2.0")) for name in one.document_ids} == corpus
