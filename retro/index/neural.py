@@ -160,8 +160,8 @@ class _Encoder(Tower):
         lengths_N = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         batches = token_batches(lengths_N, self._batch_tokens)
         vectors_ND = _embed_in_batches(rows, batches, self.dimension, self._embed_batch, advance)
-        if prefix:
-            vectors_ND[_blank(texts)] = 0
+        # Tokenizers add tokens of their own to nothing, and a prefix does.
+        vectors_ND[_blank(texts)] = 0
         return vectors_ND
 
     def _embed_batch(self, rows: Sequence[list[int]]) -> Float32:

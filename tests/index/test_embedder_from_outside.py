@@ -18,6 +18,7 @@ from retro.index import build
 from retro.index.config import EmbedderConfig, IndexConfig
 from retro.index.embedder import EMBEDDERS
 from retro.index.embedders import open_embedder
+from retro.index.recall import recall_samples
 from retro.index.retriever import Retriever
 from retro.index.searcher import open_searcher
 from retro.neighbors import build as neighbors_build
@@ -98,6 +99,18 @@ def test_an_index_is_made_and_kept_with_what_the_embedder_learned(made: Path, db
     assert not embedder.symmetric
     # How hard to search was tuned on weighted vectors, which the kept ones are not.
     assert read_json(made / "report.json", "")["recall_at_10"] > 0.9
+
+
+def test_recall_is_measured_with_query_vectors(made: Path, db: ChunkDatabase) -> None:
+    embedder: Any = open_searcher(made, db).embedder
+    passages = weighted([db.text(row) for row in range(db.rows)], 1)
+    sample = recall_samples(db, passages, 6, 3, embedder).reported
+    assert len(sample) == 6
+    assert np.allclose(sample.queries_QD, passages[sample.own_Q] * embedder.weights)
+    # Its true neighbors are those of the query vectors: the best score is that of plain products.
+    for query, own, least in zip(sample.queries_QD, sample.own_Q.tolist(), sample.least_QK, strict=True):
+        others = [row for row in db.rows_of(0) if row != own]
+        assert float(least[0]) == pytest.approx(float((passages[others] @ query).max()), rel=1e-5)
 
 
 def test_neighbors_are_found_by_its_query_vectors(made: Path, corpus_dir: Path, db_dir: Path, corpus: Corpus) -> None:
