@@ -7,24 +7,21 @@ Models are read from a folder, as safetensors, with no code from the folder and 
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.errors import ConfigError, DataError, DependencyError, short_reason
-from retro.common.files import read_json
+from retro.common.errors import ConfigError
 from retro.common.precision import Precision, choose
 from retro.index.config import EmbedderConfig
-from retro.index.devices import device
 from retro.index.embedder import Embedder, ignore
 from retro.index.hashing import normalized
 from retro.index.kinds import HuggingFace, SentenceTransformers
+from retro.index.model_loading import load_encoder, load_sentence_transformer
+from retro.index.pooling import pooled, pooled_positions, text_positions
 from retro.index.texts import token_batches
 from retro.index.weights import check_model, find_model
 
@@ -113,7 +110,7 @@ class _SentenceTransformer(Tower):
     def __init__(self, config: EmbedderConfig, dtype: str) -> None:
         folder = find_model(config)
         self.digest = check_model(folder, config)
-        self._model = _load_sentence_transformer(folder, dtype)
+        self._model = load_sentence_transformer(folder, dtype)
         limit = self._model.max_seq_length or config.max_tokens
         self._model.max_seq_length = min(limit, config.max_tokens)
         self._batch_tokens = config.batch_tokens
@@ -143,7 +140,7 @@ class _Encoder(Tower):
     def __init__(self, config: EmbedderConfig, dtype: str) -> None:
         folder = find_model(config)
         self.digest = check_model(folder, config)
-        self._model, self._tokenizer = _load_encoder(folder, dtype)
+        self._model, self._tokenizer = load_encoder(folder, dtype)
         positions = getattr(self._model.config, "max_position_embeddings", config.max_tokens)
         self._max_tokens = min(config.max_tokens, positions, self._tokenizer.model_max_length)
         self._batch_tokens = config.batch_tokens
@@ -186,36 +183,6 @@ class _Encoder(Tower):
         return vectors
 
 
-def pooled_positions(pooling: str, counted_BT: NDArray[np.bool_], mask_BT: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[B, T] True on the tokens whose states make the vector.
-
-    Args:
-        pooling: A setting of `EmbedderConfig.pooling`.
-        counted_BT: [B, T] True on tokens of the text, without its frame.
-        mask_BT: [B, T] True on tokens, the frame included; each row's begin it.
-    """
-    if pooling == "auto":
-        return counted_BT
-    if pooling in ("mean", "max"):
-        return mask_BT
-    places_T = np.arange(mask_BT.shape[1])
-    wanted_B = np.zeros(len(mask_BT), dtype=np.int64) if pooling == "cls" else mask_BT.sum(axis=1) - 1
-    at_BT: NDArray[np.bool_] = mask_BT & (places_T == wanted_B[:, None])
-    return at_BT
-
-
-def pooled(states_BTD: Any, weights_BT: Any, *, highest: bool) -> Any:
-    """[B, D] the mean of the states at the places that are True, or value by value the highest; 0 without any."""
-    import torch
-
-    chosen_BT1 = weights_BT[..., None]
-    if highest:
-        found_BD = torch.where(chosen_BT1, states_BTD, -torch.inf).amax(dim=1)
-        return torch.where(weights_BT.any(dim=1, keepdim=True), found_BD, 0.0)
-    sums_BD = torch.where(chosen_BT1, states_BTD, 0.0).sum(dim=1)
-    return sums_BD / weights_BT.sum(dim=1, keepdim=True).clamp(min=1)
-
-
 def _blank(texts: Sequence[str]) -> NDArray[np.bool_]:
     return np.array([not text.strip() for text in texts], dtype=np.bool_)
 
@@ -226,20 +193,6 @@ def _computed_in(precision: Precision) -> str:
     if precision == "auto" or choice.cost:
         choice.tell("index.embedder.precision")
     return choice.precision
-
-
-def text_positions(
-    ids_BT: NDArray[np.int64], mask_BT: NDArray[np.bool_], cls_id: int | None, sep_id: int | None
-) -> NDArray[np.bool_]:
-    """[B, T] True on the tokens to average: `mask_BT` without a leading [CLS] and a trailing [SEP]."""
-    counted_BT = mask_BT.copy()
-    if cls_id is None or sep_id is None:
-        return counted_BT
-    rows_B, last_B = np.arange(len(ids_BT)), np.maximum(mask_BT.sum(axis=1) - 1, 0)
-    framed_B = (ids_BT[:, 0] == cls_id) & (ids_BT[rows_B, last_B] == sep_id)
-    counted_BT[framed_B, 0] = False
-    counted_BT[rows_B[framed_B], last_B[framed_B]] = False
-    return counted_BT
 
 
 def _embed_in_batches(
@@ -274,91 +227,3 @@ def _identity(config: EmbedderConfig, passages: Tower, queries: Tower, dtype: st
         **second,
         **given,
     }
-
-
-def _load_sentence_transformer(folder: Path, dtype: str) -> Any:
-    import torch
-
-    _quiet_and_offline()
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise _missing("sentence-transformers", error) from None
-    return _load(
-        folder,
-        lambda: SentenceTransformer(
-            str(folder),
-            device=device(),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"dtype": getattr(torch, dtype), "use_safetensors": True},
-        ),
-    )
-
-
-def _load_encoder(folder: Path, dtype: str) -> tuple[Any, Any]:
-    import torch
-
-    _quiet_and_offline()
-    try:
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError as error:
-        raise _missing("transformers", error) from None
-    safe = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = _load(folder, lambda: AutoTokenizer.from_pretrained(str(folder), **safe))
-    read = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
-    loader, part = _loader(folder, AutoModel)
-    model, info = _load(folder, lambda: loader.from_pretrained(str(folder), **safe, **read))
-    # The pooler of a BERT is not asked, and many folders are without it.
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
-    if missing:
-        problem = f"lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} first"
-        raise DataError(folder, problem, "Give the folder of an encoder with all its weights")
-    encoder = attrgetter(part)(model) if part else model
-    return encoder.eval().to(device()), tokenizer
-
-
-_DPR = {"DPRContextEncoder": "ctx_encoder.bert_model", "DPRQuestionEncoder": "question_encoder.bert_model"}
-"""Both towers of DPR have the same type of config, by which transformers always takes the one for questions."""
-
-
-def _loader(folder: Path, usual: Any) -> tuple[Any, str]:
-    """The class that loads a folder, and where in the model its encoder is; empty: it is all of it."""
-    import transformers
-
-    file = folder / "config.json"
-    if not file.is_file():
-        return usual, ""
-    settings = read_json(file, "Give a complete model folder", dict[str, Any], error=DataError)
-    name = next((one for one in settings.get("architectures") or () if one in _DPR), "")
-    if not name:
-        return usual, ""
-    if settings.get("projection_dim"):
-        raise DataError(folder, "projects its vectors, which is not read", "Give a DPR model with projection_dim 0")
-    return getattr(transformers, name), _DPR[name]
-
-
-def _load(folder: Path, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    # These libraries raise nearly everything for a folder that lacks a file or names an unknown model.
-    except Exception as error:  # noqa: BLE001
-        reason = short_reason(error)
-        raise DataError(
-            folder, f"cannot be loaded as an embedding model ({reason})", "Give a complete model folder"
-        ) from None
-
-
-def _quiet_and_offline() -> None:
-    # Read at the first import of the libraries: a local folder must not make them look at the network.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    try:
-        from transformers.utils import logging as transformers_logging
-    except ImportError:
-        return
-    transformers_logging.disable_progress_bar()
-
-
-def _missing(package: str, error: ImportError) -> DependencyError:
-    return DependencyError(package, f"cannot be imported ({error})", 'Run `pip install "instruct-retro[embed]"`')
