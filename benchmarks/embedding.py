@@ -84,7 +84,7 @@ def compare(texts: list[str], rounds: int, settings: dict[str, Any]) -> dict[str
     ours = SentenceTransformersEmbedder(config)
     peer = SentenceTransformer(str(find_model(config)), device=device())
     calls: dict[str, Callable[[Sequence[str]], Float32]] = {
-        "ours": ours.embed,
+        "ours": ours.embed_passages,
         "peer": lambda some: np.asarray(peer.encode(list(some), show_progress_bar=False)),
     }
     vectors: dict[str, list[Float32]] = {name: [] for name in calls}

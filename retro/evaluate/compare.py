@@ -145,10 +145,17 @@ def _metric(a: ScoredAnswers, b: ScoredAnswers, metric: str) -> dict[str, Any]:
         "a": round(sum(one) / len(one), 6),
         "b": round(sum(other) / len(other), 6),
         "difference": difference,
-        "right": asdict(count_right(one, other)),
+        "right": asdict(count_right(*(_goodness(side, metric) for side in (a, b)))),
         "test": test,
         "p": chance,
     }
+
+
+def _goodness(side: ScoredAnswers, metric: str) -> list[float]:
+    """[N] a metric as a share of the best that it can be."""
+    facts = side.scores.get("metric_facts", {}).get(metric, {})
+    values = side.values(metric)
+    return values if facts.get("higher_is_better", True) else [1 - value for value in values]
 
 
 def _differ(a: ScoredAnswers, b: ScoredAnswers, metric: str) -> list[dict[str, Any]]:

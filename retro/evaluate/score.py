@@ -23,7 +23,7 @@ from retro.common.files import read_json, write_json
 from retro.evaluate.config import EvaluateConfig
 from retro.evaluate.predictions import answer_settings, asked_questions, read_aligned
 from retro.evaluate.scores import PER_QUESTION, SCORES, score_answers, write_scores
-from retro.qa.metrics.registry import task_of
+from retro.qa.metrics.scoring import task_of
 from retro.qa.task import load_task
 from retro.report.run_report import write_report
 

@@ -15,7 +15,8 @@ from retro.common.statistics import estimate
 from retro.evaluate.config import EvaluateConfig
 from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.metrics.normalize import golds_of, normalize_answer
-from retro.qa.metrics.registry import Values, score
+from retro.qa.metrics.registry import metric_facts
+from retro.qa.metrics.scoring import Values, score
 from retro.qa.metrics.words import distinct, ends_in_loop, repeated
 from retro.qa.question import PassageLike
 from retro.qa.task import Task
@@ -57,8 +58,8 @@ def score_answers(
         answers: [N] answers of each setting, lined up with the questions.
 
     Returns:
-        JSON values ("questions", "task", "metrics", "settings", "differences", "slices", "intervals"), and by setting
-        the numbers of each question.
+        JSON values ("questions", "task", "metrics", "metric_facts", "settings", "differences", "slices", "intervals"),
+        and by setting the numbers of each question.
 
     Raises:
         ConfigError: A metric does not fit the questions, or a slice is no label of theirs.
@@ -71,6 +72,7 @@ def score_answers(
         "questions": len(asked),
         "task": {"name": task.name, "version": task.version},
         "metrics": list(task.metrics),
+        "metric_facts": {name: metric_facts(name) for name in task.metrics},
         "settings": {
             name: _means(config, values[name], everything) | _coverage(config, asked, mine) | _wording(mine)
             for name, mine in answers.items()

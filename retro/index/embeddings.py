@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.blocks import Block, BlockStore
+from retro.common.errors import DataError
 from retro.common.files import atomic_path
 from retro.common.hdf5 import create_column, map_column, new_file
 from retro.db.reader import ChunkDatabase
-from retro.index.embedders import Embedder
+from retro.index.embedder import Embedder, require_vectors
 from retro.index.texts import texts_of
 
 FILE = "embeddings.h5"
@@ -45,9 +46,18 @@ def sample_rows(rows: range, size: int, seed: int) -> NDArray[np.int64]:
 
 def embed_rows(db: ChunkDatabase, embedder: Embedder, rows: range, advance: Callable[[int], None]) -> Block:
     """The block of embeddings of consecutive chunks: float16, 2 bytes per value instead of 4, same neighbors."""
-    vectors_ND = embedder.embed(chunk_texts(db, np.arange(rows.start, rows.stop)), advance)
+    texts = chunk_texts(db, np.arange(rows.start, rows.stop))
+    vectors_ND = require_vectors(embedder, embedder.embed_passages(texts, advance), len(texts))
     without_text = int((~vectors_ND.any(axis=1)).sum())
-    return Block({DATASET: vectors_ND.astype(np.float16)}, {"without_text": without_text})
+    return Block({DATASET: _half(embedder, vectors_ND)}, {"without_text": without_text})
+
+
+def _half(embedder: Embedder, vectors_ND: NDArray[np.float32]) -> NDArray[np.float16]:
+    most = float(np.abs(vectors_ND).max(initial=0))
+    if most > np.finfo(np.float16).max:
+        problem = f"gave a vector with a value of {most:g}, and chunks are kept in 2 bytes a value, up to 65,504"
+        raise DataError(type(embedder).__name__, problem, "Bring its vectors to length 1, or make them smaller")
+    return vectors_ND.astype(np.float16)
 
 
 def merge_embeddings(store: BlockStore, out: Path, rows: int, dimension: int) -> NDArray[Any]:

@@ -11,12 +11,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.index.texts import ignore
+from retro.common.hdf5 import map_column
+from retro.index.config import EmbedderConfig
+from retro.index.embedder import ignore
+from retro.index.kinds import Hashing
 
 IDF_BUCKETS = 1 << 18
 """Entries of the table of document frequencies: 1 MB, and few collisions up to some 100,000 features."""
@@ -93,10 +97,11 @@ def count_documents(blocks: Iterable[Sequence[str]]) -> NDArray[np.float32]:
     return np.maximum(idf_V, np.float32(1))
 
 
-class HashingEmbedder:
+class HashingEmbedder(Hashing):
     """Texts to vectors of tf-idf weights, hashed into a fixed number of dimensions."""
 
     def __init__(self, dimension: int, idf_V: NDArray[np.float32]) -> None:
+        super().__init__(EmbedderConfig(dimension=dimension))
         self.dimension = dimension
         self.idf_V = idf_V
         digest = hashlib.sha256(np.ascontiguousarray(idf_V, dtype="<f4").tobytes()).hexdigest()
@@ -108,7 +113,17 @@ class HashingEmbedder:
         }
         self._hashes = WordHashes()
 
-    def embed(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> NDArray[np.float32]:
+    @classmethod
+    def read(cls, config: EmbedderConfig, path: Path) -> HashingEmbedder:
+        """The embedder with the frequencies in `path`.
+
+        Raises:
+            ArtifactError: They are missing or damaged.
+        """
+        idf_V = np.asarray(map_column(path, "idf", "Run `retro index` again", width=0), dtype=np.float32)
+        return cls(config.dimension, idf_V)
+
+    def embed_passages(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> NDArray[np.float32]:
         """[N, D] float32 of length 1; all zeros for a text without a word."""
         vectors_ND = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):

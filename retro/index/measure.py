@@ -13,10 +13,11 @@ from retro.common.files import atomic_path, write_json
 from retro.db.reader import ChunkDatabase
 from retro.index.codes import LISTS_FILE
 from retro.index.config import IndexConfig
+from retro.index.embedder import Embedder
 from retro.index.faiss_index import INDEX_FILE
 from retro.index.faiss_loader import load_faiss
 from retro.index.index_choice import is_exact
-from retro.index.recall import RECALL_AT, TUNED_AT, recall_samples
+from retro.index.recall import RECALL_AT, TUNED_AT, RecallSamples, recall_samples
 from retro.index.tune import Trial, Tuned, tunable_settings, tune
 from retro.index.vector_index import SEARCH_FILE, VectorIndex, describe_search
 from retro.report import figures
@@ -109,7 +110,13 @@ class Measured(NamedTuple):
 
 
 def measure(
-    index: VectorIndex, factory: str, vectors_ND: NDArray[Any], db: ChunkDatabase, config: IndexConfig, out: Path
+    index: VectorIndex,
+    factory: str,
+    vectors_ND: NDArray[Any],
+    db: ChunkDatabase,
+    config: IndexConfig,
+    out: Path,
+    embedder: Embedder | None = None,
 ) -> Measured:
     """Tune the search of a stored index, measure its recall, write search.json and the trade-off curve.
 
@@ -120,11 +127,13 @@ def measure(
         db: Whose chunks they are.
         config: What to tune to, and on how many chunks.
         out: The stage's directory.
+        embedder: Which made the vectors; None: one whose queries and passages have the same.
     """
     exact = is_exact(load_faiss(), index.faiss_index)
     said: dict[str, Any] = {"recall": {str(k): 1.0 for k in RECALL_AT}} if exact else {"recall": {}}
     if config.recall_queries and not exact:
-        index, said = _tuned(index, factory, vectors_ND, db, config, out)
+        samples = recall_samples(db, vectors_ND, config.recall_queries, config.seed, embedder)
+        index, said = _tuned(index, factory, samples, config, out)
     in_memory = (out / INDEX_FILE).stat().st_size / max(db.rows, 1)
     on_disk = (out / LISTS_FILE).stat().st_size / max(db.rows, 1) if config.on_disk else 0.0
     said |= {"bytes_per_vector": round(in_memory, 2), "bytes_per_vector_on_disk": round(on_disk, 2)}
@@ -136,9 +145,8 @@ def measure(
 
 
 def _tuned(
-    index: VectorIndex, factory: str, vectors_ND: NDArray[Any], db: ChunkDatabase, config: IndexConfig, out: Path
+    index: VectorIndex, factory: str, samples: RecallSamples, config: IndexConfig, out: Path
 ) -> tuple[VectorIndex, dict[str, Any]]:
-    samples = recall_samples(db, vectors_ND, config.recall_queries, config.seed)
     tuned = tune(index, samples.tuning, config)
     index = replace(index, settings=tuned.chosen.settings)
     write_curve(out, factory, tuned, config.target_recall)

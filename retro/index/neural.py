@@ -1,4 +1,4 @@
-"""Embedders with weights: sentence-transformers models, and any HuggingFace encoder, mean-pooled.
+"""Embedders with weights: sentence-transformers models, and any HuggingFace encoder, its last layer pooled.
 
 Models are read from a folder, as safetensors, with no code from the folder and no look at the network.
 """
@@ -7,47 +7,124 @@ Models are read from a folder, as safetensors, with no code from the folder and 
 
 from __future__ import annotations
 
-import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.errors import DataError, DependencyError, short_reason
+from retro.common.errors import ConfigError
 from retro.common.precision import Precision, choose
 from retro.index.config import EmbedderConfig
-from retro.index.devices import device
+from retro.index.embedder import Embedder, ignore
 from retro.index.hashing import normalized
-from retro.index.texts import ignore, token_batches
+from retro.index.kinds import HuggingFace, SentenceTransformers
+from retro.index.model_loading import load_encoder, load_sentence_transformer
+from retro.index.pooling import pooled, pooled_positions, text_positions
+from retro.index.texts import token_batches
 from retro.index.weights import check_model, find_model
 
 Float32 = NDArray[np.float32]
 
 
-class SentenceTransformersEmbedder:
-    """A sentence-transformers folder, with the pooling it was trained with."""
+class Tower(ABC):
+    """A model that embeds texts; an embedder has one, or one for queries and one for passages.
+
+    Attributes:
+        dimension: D, length of the vectors.
+        digest: SHA-256 of the weights.
+    """
+
+    dimension: int
+    digest: str
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str], prefix: str, advance: Callable[[int], None]) -> Float32:
+        """[N, D] float32, of whatever lengths; all zeros for a text that says nothing, whatever the prefix."""
+
+
+class _NeuralEmbedder(Embedder, ABC):
+    """One tower or two, and the prefixes of their texts."""
 
     def __init__(self, config: EmbedderConfig) -> None:
-        folder = find_model(config)
-        digest = check_model(folder, config)
         dtype = _computed_in(config.precision)
-        self._model = _load_sentence_transformer(folder, dtype)
+        super().__init__(config)
+        self._passages = self._tower(config, dtype)
+        self._queries = self._query_tower(config, dtype)
+        self.dimension = self._passages.dimension
+        self.identity = _identity(config, self._passages, self._queries, dtype)
+
+    @abstractmethod
+    def _tower(self, config: EmbedderConfig, dtype: str) -> Tower:
+        """The model that `config.model` names."""
+
+    def _query_tower(self, config: EmbedderConfig, dtype: str) -> Tower:
+        if config.query_model is None:
+            return self._passages
+        settings = {"model": config.query_model, "sha256": config.query_sha256, "query_model": None}
+        tower = self._tower(config.model_copy(update=settings), dtype)
+        if tower.dimension != self._passages.dimension:
+            need = f"needs vectors of {self._passages.dimension} values, as model has; it has {tower.dimension}"
+            raise ConfigError("index.embedder.query_model", config.query_model, need)
+        return tower
+
+    @property
+    def symmetric(self) -> bool:
+        """See `Embedder`."""
+        return self._queries is self._passages and self.config.query_prefix == self.config.passage_prefix
+
+    def embed_queries(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> Float32:
+        """[N, D] float32, of length 1 unless `normalize` is off; all zeros for an empty text."""
+        return self._finished(self._queries.embed(texts, self.config.query_prefix, advance))
+
+    def embed_passages(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> Float32:
+        """[N, D] float32, of length 1 unless `normalize` is off; all zeros for an empty text."""
+        return self._finished(self._passages.embed(texts, self.config.passage_prefix, advance))
+
+    def _finished(self, vectors_ND: Float32) -> Float32:
+        # In float32, whatever the model computed in: bfloat16 lengths are off by some thousandths.
+        found_ND = np.nan_to_num(vectors_ND)
+        return normalized(found_ND) if self.config.normalize else found_ND
+
+
+class SentenceTransformersEmbedder(_NeuralEmbedder, SentenceTransformers):
+    """A sentence-transformers folder, with the pooling it was trained with."""
+
+    def _tower(self, config: EmbedderConfig, dtype: str) -> Tower:
+        return _SentenceTransformer(config, dtype)
+
+
+class HuggingFaceEmbedder(_NeuralEmbedder, HuggingFace):
+    """Any HuggingFace encoder, its last layer pooled as `pooling` says.
+
+    `auto`, for models whose tokenizer frames a text as [CLS] … [SEP], counts only tokens strictly between the two, as
+    in the BERT embeddings of InstructRetro (arXiv:2310.07713); for others, all tokens.
+    """
+
+    def _tower(self, config: EmbedderConfig, dtype: str) -> Tower:
+        return _Encoder(config, dtype)
+
+
+class _SentenceTransformer(Tower):
+    def __init__(self, config: EmbedderConfig, dtype: str) -> None:
+        folder = find_model(config)
+        self.digest = check_model(folder, config)
+        self._model = load_sentence_transformer(folder, dtype)
         limit = self._model.max_seq_length or config.max_tokens
         self._model.max_seq_length = min(limit, config.max_tokens)
         self._batch_tokens = config.batch_tokens
         self.dimension = len(self._embed_batch([""])[0])
-        self.identity = _identity(config, digest, dtype, self.dimension)
 
-    def embed(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> Float32:
-        """[N, D] float32 of length 1; all zeros for an empty text."""
+    def embed(self, texts: Sequence[str], prefix: str, advance: Callable[[int], None]) -> Float32:
+        """See `Tower`."""
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        batches = token_batches(self._lengths(texts), self._batch_tokens)
-        vectors_ND = _embed_in_batches(texts, batches, self.dimension, self._embed_batch, advance)
+        prefixed = [prefix + text for text in texts]
+        batches = token_batches(self._lengths(prefixed), self._batch_tokens)
+        vectors_ND = _embed_in_batches(prefixed, batches, self.dimension, self._embed_batch, advance)
         # The model has a vector for nothing, too; it would make all empty chunks neighbors of each other.
-        vectors_ND[[not text.strip() for text in texts]] = 0
+        vectors_ND[_blank(texts)] = 0
         return vectors_ND
 
     def _lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -59,33 +136,30 @@ class SentenceTransformersEmbedder:
         return vectors
 
 
-class HuggingFaceEmbedder:
-    """Any HuggingFace encoder: the mean of its last layer over the text's tokens.
-
-    For models whose tokenizer frames a text as [CLS] … [SEP], only tokens strictly between the two count, as in the
-    BERT embeddings of InstructRetro (arXiv:2310.07713); for others, all tokens.
-    """
-
-    def __init__(self, config: EmbedderConfig) -> None:
+class _Encoder(Tower):
+    def __init__(self, config: EmbedderConfig, dtype: str) -> None:
         folder = find_model(config)
-        digest = check_model(folder, config)
-        dtype = _computed_in(config.precision)
-        self._model, self._tokenizer = _load_encoder(folder, dtype)
+        self.digest = check_model(folder, config)
+        self._model, self._tokenizer = load_encoder(folder, dtype)
         positions = getattr(self._model.config, "max_position_embeddings", config.max_tokens)
         self._max_tokens = min(config.max_tokens, positions, self._tokenizer.model_max_length)
         self._batch_tokens = config.batch_tokens
+        self._pooling = config.pooling
         self.dimension = int(self._model.config.hidden_size)
-        self.identity = _identity(config, digest, dtype, self.dimension)
 
-    def embed(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> Float32:
-        """[N, D] float32 of length 1; all zeros for a text without tokens."""
+    def embed(self, texts: Sequence[str], prefix: str, advance: Callable[[int], None]) -> Float32:
+        """See `Tower`."""
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        encoded = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens, padding=False)
+        prefixed = [prefix + text for text in texts]
+        encoded = self._tokenizer(prefixed, truncation=True, max_length=self._max_tokens, padding=False)
         rows: list[list[int]] = encoded["input_ids"]
         lengths_N = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         batches = token_batches(lengths_N, self._batch_tokens)
-        return _embed_in_batches(rows, batches, self.dimension, self._embed_batch, advance)
+        vectors_ND = _embed_in_batches(rows, batches, self.dimension, self._embed_batch, advance)
+        # Tokenizers add tokens of their own to nothing, and a prefix does.
+        vectors_ND[_blank(texts)] = 0
+        return vectors_ND
 
     def _embed_batch(self, rows: Sequence[list[int]]) -> Float32:
         import torch
@@ -97,14 +171,20 @@ class HuggingFaceEmbedder:
         counted_BT = text_positions(ids_BT, mask_BT, self._tokenizer.cls_token_id, self._tokenizer.sep_token_id)
         where = self._model.device
         with torch.inference_mode():
-            states = self._model(
+            states_BTD = self._model(
                 input_ids=torch.from_numpy(ids_BT).to(where),
                 attention_mask=torch.from_numpy(mask_BT.astype(np.int64)).to(where),
             ).last_hidden_state.float()
-            weights = torch.from_numpy(counted_BT).to(where)[..., None]
-            sums = torch.where(weights, states, 0.0).sum(dim=1)
-        means: Float32 = sums.cpu().numpy() / np.maximum(counted_BT.sum(axis=1, keepdims=True), 1)
-        return means
+            weights_BT = torch.from_numpy(pooled_positions(self._pooling, counted_BT, mask_BT)).to(where)
+            pooled_BD = pooled(states_BTD, weights_BT, highest=self._pooling == "max")
+        vectors: Float32 = pooled_BD.cpu().numpy()
+        # A text without tokens of its own has no vector, whatever the state of [CLS] is.
+        vectors[~counted_BT.any(axis=1)] = 0
+        return vectors
+
+
+def _blank(texts: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([not text.strip() for text in texts], dtype=np.bool_)
 
 
 def _computed_in(precision: Precision) -> str:
@@ -113,20 +193,6 @@ def _computed_in(precision: Precision) -> str:
     if precision == "auto" or choice.cost:
         choice.tell("index.embedder.precision")
     return choice.precision
-
-
-def text_positions(
-    ids_BT: NDArray[np.int64], mask_BT: NDArray[np.bool_], cls_id: int | None, sep_id: int | None
-) -> NDArray[np.bool_]:
-    """[B, T] True on the tokens to average: `mask_BT` without a leading [CLS] and a trailing [SEP]."""
-    counted_BT = mask_BT.copy()
-    if cls_id is None or sep_id is None:
-        return counted_BT
-    rows_B, last_B = np.arange(len(ids_BT)), np.maximum(mask_BT.sum(axis=1) - 1, 0)
-    framed_B = (ids_BT[:, 0] == cls_id) & (ids_BT[rows_B, last_B] == sep_id)
-    counted_BT[framed_B, 0] = False
-    counted_BT[rows_B[framed_B], last_B[framed_B]] = False
-    return counted_BT
 
 
 def _embed_in_batches(
@@ -141,76 +207,23 @@ def _embed_in_batches(
     for batch in batches:
         vectors_ND[batch] = embed_batch([items[place] for place in batch])
         advance(len(batch))
-    # In float32, whatever the model computed in: bfloat16 lengths are off by some thousandths.
-    return normalized(np.nan_to_num(vectors_ND))
+    return vectors_ND
 
 
-def _identity(config: EmbedderConfig, digest: str, dtype: str, dimension: int) -> dict[str, str | int]:
+_SHAPING = ("query_prefix", "passage_prefix", "pooling", "normalize")
+
+
+def _identity(config: EmbedderConfig, passages: Tower, queries: Tower, dtype: str) -> dict[str, str | int]:
+    """What decides the vectors. Later settings stand in it only where they are given: earlier indexes stay valid."""
+    usual = type(config).model_fields
+    given = {name: getattr(config, name) for name in _SHAPING if getattr(config, name) != usual[name].default}
+    second: dict[str, str | int] = {} if queries is passages else {"query_weights_sha256": queries.digest}
     return {
         "kind": config.kind,
-        "weights_sha256": digest,
+        "weights_sha256": passages.digest,
         "dtype": dtype,
         "max_tokens": config.max_tokens,
-        "dimension": dimension,
+        "dimension": passages.dimension,
+        **second,
+        **given,
     }
-
-
-def _load_sentence_transformer(folder: Path, dtype: str) -> Any:
-    import torch
-
-    _quiet_and_offline()
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise _missing("sentence-transformers", error) from None
-    return _load(
-        folder,
-        lambda: SentenceTransformer(
-            str(folder),
-            device=device(),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"dtype": getattr(torch, dtype), "use_safetensors": True},
-        ),
-    )
-
-
-def _load_encoder(folder: Path, dtype: str) -> tuple[Any, Any]:
-    import torch
-
-    _quiet_and_offline()
-    try:
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError as error:
-        raise _missing("transformers", error) from None
-    safe = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = _load(folder, lambda: AutoTokenizer.from_pretrained(str(folder), **safe))
-    read = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    model = _load(folder, lambda: AutoModel.from_pretrained(str(folder), **safe, **read))
-    return model.eval().to(device()), tokenizer
-
-
-def _load(folder: Path, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    # These libraries raise nearly everything for a folder that lacks a file or names an unknown model.
-    except Exception as error:  # noqa: BLE001
-        reason = short_reason(error)
-        raise DataError(
-            folder, f"cannot be loaded as an embedding model ({reason})", "Give a complete model folder"
-        ) from None
-
-
-def _quiet_and_offline() -> None:
-    # Read at the first import of the libraries: a local folder must not make them look at the network.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    try:
-        from transformers.utils import logging as transformers_logging
-    except ImportError:
-        return
-    transformers_logging.disable_progress_bar()
-
-
-def _missing(package: str, error: ImportError) -> DependencyError:
-    return DependencyError(package, f"cannot be imported ({error})", 'Run `pip install "instruct-retro[embed]"`')

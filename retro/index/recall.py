@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
-from retro.index.embeddings import sample_rows
+from retro.index.embedder import Embedder, require_vectors
+from retro.index.embeddings import chunk_texts, sample_rows
 from retro.index.faiss_index import exact_hits
 from retro.index.rerank import Hits, pair_scores
 
@@ -20,7 +21,7 @@ RECALL_AT = (2, 10, 20)
 """K for which recall is measured: what pretraining uses, what tuning goes by, what neighbor files save."""
 TUNED_AT = 10
 _EQUAL = 1e-5
-"""Scores that differ by less are equal: inner products of unit vectors, summed in another order."""
+"""Scores that differ by less, as a share of the score or of 1, are equal: inner products summed in another order."""
 
 Int64 = NDArray[np.int64]
 
@@ -74,7 +75,8 @@ class RecallSample:
         there_Q = np.isfinite(true_QK).sum(axis=1)
         # The least true score that is a number, or +inf where there is no neighbor at all.
         worst_Q = np.where(np.isfinite(true_QK), true_QK, np.inf).min(axis=1, initial=np.inf)
-        hits_Q = ((found_QK >= 0) & (scores_QK >= worst_Q[:, None] - _EQUAL)).sum(axis=1)
+        slack_Q = _EQUAL * np.maximum(np.abs(np.where(there_Q > 0, worst_Q, 0)), 1)
+        hits_Q = ((found_QK >= 0) & (scores_QK >= (worst_Q - slack_Q)[:, None])).sum(axis=1)
         share_Q = np.where(there_Q > 0, hits_Q / np.maximum(there_Q, 1), 1.0)
         return RecallEstimate(float(share_Q.mean()), float(share_Q.std() / np.sqrt(len(share_Q))))
 
@@ -96,7 +98,9 @@ class RecallSamples(NamedTuple):
     """The queries are chunks of valid and test; else of any split, because there are too few of those."""
 
 
-def recall_samples(db: ChunkDatabase, vectors_ND: NDArray[Any], queries: int, seed: int) -> RecallSamples:
+def recall_samples(
+    db: ChunkDatabase, vectors_ND: NDArray[Any], queries: int, seed: int, embedder: Embedder | None = None
+) -> RecallSamples:
     """Draw two samples of chunks and find their true neighbors, by reading all vectors once.
 
     Args:
@@ -104,12 +108,16 @@ def recall_samples(db: ChunkDatabase, vectors_ND: NDArray[Any], queries: int, se
         vectors_ND: All vectors.
         queries: Chunks in each sample, at most; both have equally many.
         seed: Of the draw.
+        embedder: Embeds the chunks again as queries, where its queries have other vectors than its passages; None: it
+            is one whose queries have the same.
     """
     held_out = range(db.rows_of(0).stop, db.rows)
     enough = len(held_out) >= 2 * queries
     pool = sample_rows(held_out if enough else range(db.rows), 2 * queries, seed)
     drawn_Q = np.random.default_rng([seed, len(pool)]).permutation(pool)[: len(pool) // 2 * 2]
     queries_QD = np.ascontiguousarray(vectors_ND[drawn_Q], dtype=np.float32)
+    if embedder is not None and not embedder.symmetric:
+        queries_QD = require_vectors(embedder, embedder.embed_queries(chunk_texts(db, drawn_Q)), len(drawn_Q))
     rows, most = db.retrievable, max(RECALL_AT)
     nearest_QK = without_own(exact_hits(vectors_ND, queries_QD, most + 1, rows)[0], drawn_Q, most)
     least_QK = -np.sort(-pair_scores(vectors_ND, queries_QD, nearest_QK), axis=1)

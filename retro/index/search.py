@@ -16,9 +16,9 @@ from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
 from retro.index.bm25.reader import Bm25Index
 from retro.index.config import DIRECTORY, SearchConfig
+from retro.index.embedder import ignore, require_vectors
 from retro.index.rerank import Hits
 from retro.index.searcher import Searcher, open_searcher
-from retro.index.texts import ignore
 
 # Dims in this file. Q queries   D dimension of the vectors   T words of a query   C candidates
 
@@ -113,7 +113,8 @@ class DenseSearch(TextSearch):
 
     def prepare(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> Queries:
         """See `TextSearch`."""
-        return Queries.of_vectors(self.searcher.embedder.embed(texts, advance))
+        embedder = self.searcher.embedder
+        return Queries.of_vectors(require_vectors(embedder, embedder.embed_queries(texts, advance), len(texts)))
 
     def search(self, queries: Queries, k: int, rows: RowSet | None = None) -> Candidates:
         """See `TextSearch`."""

@@ -17,7 +17,8 @@ from retro.common.row_set import RowSet
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import is_version, parts_of, read_version
 from retro.index.config import STAGE, IndexConfig
-from retro.index.embedders import Embedder, open_embedder
+from retro.index.embedder import Embedder
+from retro.index.embedders import open_embedder
 from retro.index.faiss_file import FaissFile
 from retro.index.rerank import Hits, best_hits
 from retro.index.shards import ShardedFiles, index_files, shard_rows
@@ -193,7 +194,7 @@ def open_searcher(directory: Path, db: ChunkDatabase) -> Searcher:
             "Search by words (neighbors.source=bm25, search.source=bm25), or choose an embedder and run "
             f"`retro {STAGE}` with --redo"
         )
-        raise ArtifactError(directory / MANIFEST, "holds no vectors: it was made with index.embedder.kind=none", remedy)
+        raise ArtifactError(directory / MANIFEST, "holds no vectors: it was made with index.embedder.kind=bm25", remedy)
     return IndexSearcher(directory, manifest, db, open_backend(directory, manifest))
 
 

@@ -36,10 +36,6 @@ def texts_of(tokenizer: Tokenizer, tokens_NM: NDArray[np.int32], mask_NM: NDArra
 Int64 = NDArray[np.int64]
 
 
-def ignore(count: int) -> None:
-    """Take no note of progress."""
-
-
 def token_batches(lengths_N: Int64, batch_tokens: int) -> list[Int64]:
     """Group texts of like length so that no batch exceeds a budget of tokens, padding included.
 

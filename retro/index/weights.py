@@ -34,7 +34,7 @@ def find_model(config: EmbedderConfig) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise DataError(name, "no such model folder", "Check index.embedder.model")
+        raise DataError(name, "no such model folder", "Check model and query_model of index.embedder")
     remedy = "Give a model folder, or a name of the Hub while online"
     return hub.fetch(name, _HUB_FILES, kind="model", extra="embed", name=name, remedy=remedy)
 

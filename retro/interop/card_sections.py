@@ -106,7 +106,7 @@ def retrieval(facts: Facts) -> str:
 
 def _index_rows(index: StageFacts) -> list[tuple[str, object]]:
     embedder = index.config["embedder"]
-    if embedder["kind"] == "none":
+    if not index.counts["dimension"]:
         return [("index", f"BM25, {count(index.counts['rows'])} chunks, no vectors")]
     name = f"{embedder['kind']}: {embedder['model']}" if embedder["model"] else embedder["kind"]
     rows: list[tuple[str, object]] = [("embedder", f"{name}, {index.counts['dimension']} dimensions")]

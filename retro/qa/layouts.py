@@ -124,10 +124,25 @@ def _item(path: Path, task: Task, layout: Layout, place: JsonObject) -> dict[str
     if layout.id and find(place, layout.id) is not MISSING:
         item["id"] = str(find(place, layout.id))
     if layout.document_ids:
-        item["document_ids"] = _texts(find(place, layout.document_ids))
+        item["document_ids"] = [_spaced(layout, one) for one in _texts(find(place, layout.document_ids))]
     if layout.options:
         item |= {"qa_type": "multi_choice_qa", "multichoice_options": _texts(find(place, layout.options))}
     return item
+
+
+def golds_of_item(task: Task, item: Mapping[str, Any]) -> list[str] | None:
+    """The gold answers of one item of a data set's own file, each once; None where no layout of the task fits it.
+
+    Args:
+        task: The first of its layouts of which question, answers and contexts are found in the item is taken.
+        item: An object that holds a question.
+    """
+    place = JsonObject("", (item,))
+    layout = next((one for one in task.layouts if _fits(one, place)), None)
+    if layout is None:
+        return None
+    path = Path(task.name)
+    return list(dict.fromkeys(_answers(path, layout, place, _groups(path, layout, place))))
 
 
 def _has_none(layout: Layout, place: JsonObject) -> bool:
@@ -226,7 +241,11 @@ def _contexts(layout: Layout, place: JsonObject) -> list[dict[str, str]]:
     texts = [text for name in layout.contexts for text in _passages(find(place, name))]
     titles = find(place, layout.titles) if layout.titles else ""
     named = titles if isinstance(titles, list) else ["" if titles is MISSING else titles] * len(texts)
-    return [{"title": str(title), "text": text} for title, text in zip(named, texts, strict=False)]
+    return [{"title": _spaced(layout, str(title)), "text": text} for title, text in zip(named, texts, strict=False)]
+
+
+def _spaced(layout: Layout, title: str) -> str:
+    return title.replace("_", " ") if layout.underscores else title
 
 
 def _passages(value: Any) -> list[str]:

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from pydantic import Field, PositiveInt, model_validator
 from retro.common.artifacts import fingerprint
 from retro.common.config import StageConfig, config_json, unknown_name
 from retro.common.errors import ConfigError, DataError, require
+from retro.common.registry import Registry, package_file, yaml_file
 from retro.common.yaml_files import parse_yaml, read_yaml
 
 log = logging.getLogger(__name__)
@@ -193,6 +195,15 @@ class PromptTexts(StageConfig):
         return f"{hint}; `kind` in the blend says otherwise"
 
 
+PROMPTS: Registry[Traversable] = Registry(
+    "retro.prompts",
+    "a set of prompt texts",
+    {"shipped": "retro.qa:prompts.yaml"},
+    yaml_file,
+    load=package_file,
+)
+"""The file of all prompt texts that have a name."""
+
 _OWN = ("instruction", "lead", "no_answer")
 _SECTIONS = ("styles", "kinds", "sets", "templates")
 
@@ -208,11 +219,24 @@ def load_prompts(path: Path | None) -> PromptTexts:
 
     An entry of the file (a style, a kind, a set, a template) replaces the fields it gives, and leaves the others.
 
+    Args:
+        path: A file; or the name of texts that another package brings.
+
     Raises:
+        ConfigError: Nothing has that name; the nearest is named.
         DataError: The file is missing, is not YAML, or is no prompts file; the place is named.
+        DependencyError: Another package brings the texts, and its file is not there.
     """
     if path is None:
         return shipped_prompts()
+    name = str(path)
+    if path.suffix or len(path.parts) > 1 or path.exists():
+        return _merged_with_shipped(path)
+    with resources.as_file(PROMPTS.find(name, "prompts", "texts of your own are a path that ends in .yaml")) as file:
+        return _merged_with_shipped(file)
+
+
+def _merged_with_shipped(path: Path) -> PromptTexts:
     own, texts = read_yaml(path), _shipped_data()
     remedy = "Its sections are those of retro/qa/prompts.yaml; see docs/tuning.md"
     for key in ("name", "version"):

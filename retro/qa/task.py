@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from retro.common.config import StageConfig, unknown_name
+from retro.common.config import StageConfig
 from retro.common.errors import ConfigError, DataError, require
+from retro.common.registry import Registry, package_file, yaml_file
 from retro.common.yaml_files import read_yaml
+from retro.qa.metrics.registry import METRICS
 
 Normalisation = Literal["squad", "nq", "triviaqa", "none"]
-Metric = Literal[
-    "exact_match",
-    "f1",
-    "substring_match",
-    "popqa_match",
-    "word_recall",
-    "rouge_l",
-    "rouge_lsum",
-    "accuracy",
-    "string_em",
-    "drop_em",
-    "drop_f1",
-    "drop_split_em",
-    "drop_split_f1",
-    "quac_f1",
-]
 AnswerForm = Literal["texts", "parts", "drop", "option"]
 
 
@@ -82,6 +69,9 @@ class Layout(StageConfig):
 
     titles: str = ""
     """Their titles: one for all, or one for each."""
+
+    underscores: bool = False
+    """Whether titles and document ids are written with underscores for spaces, as in addresses of Wikipedia."""
 
     options: str = ""
     """Choices of a multiple-choice question."""
@@ -168,8 +158,8 @@ class Task(StageConfig):
     no_answer: tuple[str, ...] = ()
     """Texts that say that there is no answer. The first is the gold answer of a question that has none."""
 
-    metrics: tuple[Metric, ...] = Field(min_length=1)
-    """The main one first."""
+    metrics: tuple[str, ...] = Field(min_length=1)
+    """Names of metrics, the main one first: those of docs/evaluation.md, or of another package."""
 
     few_shot: FewShot = FewShot()
     """Examples before the question."""
@@ -185,6 +175,8 @@ class Task(StageConfig):
         unanswerable = any(one.no_answer or one.blank == "no_answer" for one in self.layouts)
         need = "a text that says that there is no answer: its layouts have questions without one"
         require(self, "no_answer", bool(self.no_answer) or not unanswerable, need)
+        for name in self.metrics:
+            METRICS.require(name, f"{type(self).__name__}.metrics")
         require(self, "metrics", len(set(self.metrics)) == len(self.metrics), "each metric once")
         require(self, "stop", all(self.stop), "texts that are not empty")
         return self
@@ -201,17 +193,30 @@ class Task(StageConfig):
 SUFFIXES = (".yaml", ".yml")
 
 
-@cache
-def task_names() -> tuple[str, ...]:
-    """The shipped tasks, by name."""
+def _shipped_names() -> list[str]:
     names = (entry.name for entry in (resources.files("retro.qa") / "tasks").iterdir())
-    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+TASKS: Registry[Traversable] = Registry(
+    "retro.tasks",
+    "a task",
+    {name: f"retro.qa.tasks:{name}.yaml" for name in _shipped_names()},
+    yaml_file,
+    load=package_file,
+)
+"""The file of every task that has a name."""
+
+
+def task_names() -> tuple[str, ...]:
+    """The tasks that have a name: those that are shipped, and those of other packages."""
+    return tuple(TASKS)
 
 
 def load_task(name_or_path: str | Path) -> Task:
-    """The shipped task of that name, or the one in a user's file.
+    """The task of that name, or the one in a user's file.
 
-    A file may say `extends: NAME` of a shipped task, and then gives only what differs.
+    A file may say `extends: NAME` of another task, and then gives only what differs.
 
     Args:
         name_or_path: A name, or a path that ends in .yaml.
@@ -219,27 +224,38 @@ def load_task(name_or_path: str | Path) -> Task:
     Raises:
         ConfigError: There is no such task; the nearest is named.
         DataError: The file is missing, or is no task.
+        DependencyError: Another package brings the task, and its file is not there.
     """
-    if str(name_or_path).endswith(SUFFIXES):
-        return _task_from_file(Path(name_or_path))
-    return _shipped(str(name_or_path))
+    name = str(name_or_path)
+    if name.endswith(SUFFIXES):
+        return _task_from_file(Path(name))
+    return _shipped(name) if name in TASKS.built_in else _packaged(name)
 
 
 def all_tasks() -> list[Task]:
-    """Every shipped task, by name."""
-    return [_shipped(name) for name in task_names()]
+    """Every task that has a name, in the order of their names."""
+    return [load_task(name) for name in task_names()]
+
+
+_HINT = "a task of your own is a path that ends in .yaml"
 
 
 @cache
 def _shipped(name: str) -> Task:
-    return Task(**_shipped_data(name))
+    return Task(**_named_data(name))
 
 
-def _shipped_data(name: str) -> dict[str, Any]:
-    if name not in task_names():
-        need = unknown_name(name, task_names()).replace("a setting", "a task")
-        raise ConfigError("task", name, f"{need}; a task of your own is a path that ends in .yaml")
-    with resources.as_file((resources.files("retro.qa") / "tasks") / f"{name}.yaml") as path:
+def _packaged(name: str) -> Task:
+    with resources.as_file(TASKS.find(name, "task", _HINT)) as path:
+        task = _task_from_file(path)
+        if task.name != name:
+            problem = f"is the task {task.name!r}, which its package offers as {name!r}"
+            raise DataError(path, problem, "Give it one name: results are told apart by it")
+    return task
+
+
+def _named_data(name: str) -> dict[str, Any]:
+    with resources.as_file(TASKS.find(name, "task", _HINT)) as path:
         return read_yaml(path)
 
 
@@ -247,7 +263,7 @@ def _task_from_file(path: Path) -> Task:
     data = read_yaml(path)
     base = data.pop("extends", None)
     try:
-        task = Task(**((_shipped_data(str(base)) if base is not None else {}) | data))
+        task = Task(**((_named_data(str(base)) if base is not None else {}) | data))
     except ConfigError as error:
         raise DataError(path, str(error), "A task has the fields of docs/evaluation.md") from None
     few = task.few_shot

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from retro.qa.metrics.registry import METRICS
+
 _SETTINGS = {
     "with_passages": "with passages",
     "retrieved_passages": "with retrieved passages",
@@ -16,22 +18,6 @@ _SETTINGS = {
 READING = ("with_passages", "retrieved_passages", "live_retrieval", "gold_passages")
 """Settings in which the model reads passages that are meant for its question."""
 
-_METRICS = {
-    "exact_match": "Exact match",
-    "f1": "F1",
-    "substring_match": "Substring match",
-    "popqa_match": "Match (PopQA)",
-    "word_recall": "Word recall",
-    "rouge_l": "ROUGE-L",
-    "rouge_lsum": "ROUGE-Lsum, stemmed",
-    "accuracy": "Accuracy",
-    "string_em": "String exact match",
-    "drop_em": "Exact match (DROP)",
-    "drop_f1": "F1 (DROP)",
-    "drop_split_em": "Exact match (DROP, split)",
-    "drop_split_f1": "F1 (DROP, split)",
-    "quac_f1": "F1 (QuAC)",
-}
 _MODELS = {"retro": "Retro", "gpt": "GPT", "gpt_equal": "GPT of equal parameters", "tuning": "Tuning"}
 _NEIGHBORS = {"real": "real neighbors", "shuffled": "shuffled neighbors", "none": "no neighbors", "-": ""}
 _COLORS = {
@@ -65,8 +51,8 @@ def setting_name(name: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """A metric's name in words."""
-    return _METRICS.get(name, name.replace("_", " "))
+    """A metric's name in words; of one that is not installed here, the name itself."""
+    return METRICS.find(name, "metric").label if name in METRICS else name.replace("_", " ")
 
 
 def model_name(name: str, neighbors: str = "-") -> str:

@@ -74,10 +74,11 @@ class RunConfig(StageConfig):
 
     @model_validator(mode="after")
     def _vectors_where_they_are_searched(self) -> Self:
-        if self.index.embedder.kind == "none":
+        if not self.index.embedder.makes_vectors:
             for name, search in (("neighbors", self.neighbors), ("search", self.search)):
                 if search.reads_vectors:
-                    need = "needs to be 'bm25' with index.embedder.kind = 'none', which makes no vectors"
+                    kind = self.index.embedder.kind
+                    need = f"needs to be 'bm25' with index.embedder.kind = {kind!r}, which makes no vectors"
                     raise ConfigError(f"{name}.source", search.source, need)
         return self
 

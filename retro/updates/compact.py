@@ -34,7 +34,7 @@ from retro.db.versions import Part
 from retro.index import build as index_build
 from retro.index.config import STAGE as INDEX
 from retro.index.config import IndexConfig
-from retro.index.embedders import Embedder
+from retro.index.embedder import Embedder
 from retro.index.embeddings import DATASET, FILE, EmbedRows, embed_rows
 from retro.tokenizers.tokenizer import FILE_NAMES, META, tokenizer_kind
 from retro.updates.change import Change, Request, change

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 
 from retro.common.errors import ArtifactError, ConfigError
@@ -9,8 +11,9 @@ from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.metrics.choices import accuracy, chosen_option, verdict
 from retro.qa.metrics.drop import drop_em, drop_f1, normalize
 from retro.qa.metrics.normalize import Rules
-from retro.qa.metrics.registry import METRICS, score, task_of
-from retro.qa.metrics.rouge import rouge_lsum
+from retro.qa.metrics.registry import METRICS, metric_facts
+from retro.qa.metrics.rouge import _scorer, _stemming_scorer, own_rouge_l, own_rouge_lsum, rouge_l, rouge_lsum
+from retro.qa.metrics.scoring import score, task_of
 from retro.qa.metrics.words import (
     distinct,
     ends_in_loop,
@@ -19,16 +22,16 @@ from retro.qa.metrics.words import (
     popqa_match,
     quac_f1,
     repeated,
-    rouge_l,
     string_em,
     substring_match,
     word_recall,
 )
-from retro.qa.task import Metric, all_tasks, load_task
+from retro.qa.task import all_tasks, load_task
 
 
 def test_every_metric_that_a_task_may_name_is_there() -> None:
-    assert set(METRICS) == set(Metric.__args__)  # type: ignore[attr-defined]
+    assert "exact_match" in METRICS.built_in
+    assert all(METRICS.find(name, "metrics").label for name in METRICS.built_in)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +104,10 @@ def test_the_rule_of_popqa_takes_part_of_a_word_but_not_other_case() -> None:
 def test_rouge_lsum_worked_by_hand() -> None:
     # Gold: [the dog run] [polic arriv]; said: [polic arriv] [run dog]. Shared in order: "dog" or "run", and two more;
     # three of five and of four words.
-    assert rouge_lsum("Police arrived. Running dogs!", ["The dog runs. Police arrive."]) == pytest.approx(2 * 3 / 9)
-    assert rouge_lsum("Running dogs. Police arrived.", ["run dog\npolice arriving"]) == 1.0
-    assert rouge_lsum("", ["x"]) == 0.0
+    for found in (rouge_lsum, own_rouge_lsum):
+        assert found("Police arrived. Running dogs!", ["The dog runs. Police arrive."]) == pytest.approx(2 * 3 / 9)
+        assert found("Running dogs. Police arrived.", ["run dog\npolice arriving"]) == 1.0
+        assert found("", ["x"]) == 0.0
 
 
 def test_a_tasks_answers_are_scored_by_substring_match_too() -> None:
@@ -114,9 +118,23 @@ def test_a_tasks_answers_are_scored_by_substring_match_too() -> None:
 
 def test_rouge_l_worked_by_hand() -> None:
     # Longest common subsequence "police killed gunman", of four and four words.
-    assert rouge_l("police killed gunman quickly", ["police have killed gunman"]) == pytest.approx(3 / 4)
+    for found in (rouge_l, own_rouge_l):
+        assert found("police killed gunman quickly", ["police have killed gunman"]) == pytest.approx(3 / 4)
+        assert found("gunman police", ["police gunman"]) == pytest.approx(1 / 2)
+        assert found("", ["x"]) == 0.0
+
+
+def test_rouge_is_the_packages_where_it_is_installed_and_ours_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert metric_facts("rouge_l")["computed_by"] == f"rouge-score {version('rouge-score')}"
+    monkeypatch.setattr("retro.qa.metrics.rouge.package_folder", lambda name: None)
+    monkeypatch.setattr("retro.qa.metrics.registry.package_folder", lambda name: None)
+    for scorer in (_scorer, _stemming_scorer):
+        scorer.cache_clear()
     assert rouge_l("gunman police", ["police gunman"]) == pytest.approx(1 / 2)
-    assert rouge_l("", ["x"]) == 0.0
+    assert _scorer() is _stemming_scorer() is None
+    for scorer in (_scorer, _stemming_scorer):
+        scorer.cache_clear()
+    assert metric_facts("rouge_l")["computed_by"].startswith("instruct-retro")
 
 
 def test_string_em_is_the_share_of_meanings_answered() -> None:

@@ -168,7 +168,7 @@ def test_without_an_embedder_words_are_searched_and_vectors_refused(
     words_dir: Path, corpus_dir: Path, db_dir: Path, db: ChunkDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_build, "make_embedder", lambda *args, **named: pytest.fail("an embedder was made"))
-    config = index_config(embedder={"kind": "none"})
+    config = index_config(embedder={"kind": "bm25"})
     made = index_build.run(config, corpus_dir, db_dir, tmp_path)
     assert made == index_build.run(config, corpus_dir, db_dir, tmp_path)
     assert made.files == {}

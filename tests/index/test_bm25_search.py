@@ -131,7 +131,7 @@ def test_a_search_is_named_by_what_changes_it() -> None:
 
 
 def test_a_run_without_vectors_needs_every_search_to_be_by_words() -> None:
-    none = {"embedder": {"kind": "none"}}
+    none = {"embedder": {"kind": "bm25"}}
     run = RunConfig(index=none, neighbors={"source": "bm25"}, search={"source": "bm25"})
     assert run.reads_words
     with pytest.raises(ConfigError, match=r"search\.source = 'hybrid': needs to be 'bm25' with index\.embedder"):

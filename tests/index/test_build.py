@@ -31,7 +31,7 @@ def test_the_index_holds_every_chunk_in_row_order(index_dir: Path, db: ChunkData
     assert vectors.shape == (db.rows, 64)
     assert vectors.dtype == np.float16
     texts = chunk_texts(db, np.arange(db.rows))
-    assert np.array_equal(vectors, searcher.embedder.embed(texts).astype(np.float16))
+    assert np.array_equal(vectors, searcher.embedder.embed_queries(texts).astype(np.float16))
     ids, scores = searcher.search(vectors[:50].astype(np.float32), 1)
     # The nearest chunk is the chunk itself, or one with the same text.
     assert [texts[row] for row in ids[:, 0]] == texts[:50]

@@ -38,7 +38,7 @@ def test_a_hashing_embedder_is_opened_as_it_was_made(made: Path) -> None:
         learned_from="x",
         gang=Coordinator(made / "again", stage="index"),
     )
-    assert np.array_equal(open_embedder(made).embed(TEXTS), again.embed(TEXTS))
+    assert np.array_equal(open_embedder(made).embed_passages(TEXTS), again.embed_passages(TEXTS))
 
 
 def test_other_frequencies_are_another_embedder(made: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_model_that_changed_since_is_refused(tmp_path: Path) -> None:
     describe_embedder(config, embedder, tmp_path)
     # What auto was here is what every later reader uses.
     assert read_json(tmp_path / "embedder.json", "")["config"]["precision"] == embedder.identity["dtype"]
-    assert np.array_equal(open_embedder(tmp_path).embed(TEXTS), embedder.embed(TEXTS))
+    assert np.array_equal(open_embedder(tmp_path).embed_passages(TEXTS), embedder.embed_passages(TEXTS))
     shutil.rmtree(folder)
     import torch
 
@@ -91,7 +91,7 @@ def test_an_embedder_is_taken_over_with_what_it_learned(made: Path, tmp_path: Pa
     embedder = adopt_embedder(made, out, Coordinator(out, stage="index"))
     assert (out / "hashing.h5").read_bytes() == (made / "hashing.h5").read_bytes()
     assert describe_embedder(EmbedderConfig(dimension=32), embedder, out) == ["embedder.json", "hashing.h5"]
-    assert np.array_equal(open_embedder(out).embed(TEXTS), open_embedder(made).embed(TEXTS))
+    assert np.array_equal(open_embedder(out).embed_passages(TEXTS), open_embedder(made).embed_passages(TEXTS))
 
 
 def test_a_model_is_taken_over_as_it_is(tmp_path: Path) -> None:
@@ -103,12 +103,12 @@ def test_a_model_is_taken_over_as_it_is(tmp_path: Path) -> None:
 
 
 def test_word_frequencies_that_changed_on_disk_are_refused_and_learned_again(made: Path) -> None:
-    require_learned(made)
+    require_learned(EmbedderConfig(), made)
     flip_byte(made / "hashing.h5", "idf")
     with pytest.raises(ArtifactError, match=r"hashing\.h5: has changed bytes since it was written"):
-        require_learned(made)
+        require_learned(EmbedderConfig(), made)
     assert not (made / "hashing.h5").exists()
-    require_learned(made)
+    require_learned(EmbedderConfig(), made)
 
 
 def test_the_first_worker_decides_the_precision_for_those_on_other_machines(

@@ -36,14 +36,14 @@ def test_pairs_do_not_reach_from_one_text_to_the_next() -> None:
 
 def test_the_order_of_a_pair_matters() -> None:
     embedder = HashingEmbedder(256, FLAT_IDF)
-    ab, ba = embedder.embed(["alpha beta", "beta alpha"])
+    ab, ba = embedder.embed_passages(["alpha beta", "beta alpha"])
     # Two words in common, one pair each of their own: 2 of 3 features.
     assert float(ab @ ba) == pytest.approx(2 / 3)
 
 
 def test_a_word_weighs_its_logarithmic_count_times_its_idf() -> None:
     embedder = HashingEmbedder(4096, FLAT_IDF)
-    single, double = embedder.embed(["word", "word word"])
+    single, double = embedder.embed_passages(["word", "word word"])
     # "word word" has word with weight 1 + log 2, and the pair with weight 1.
     weight = 1 + math.log(2)
     assert float(single @ double) == pytest.approx(weight / math.hypot(weight, 1))
@@ -59,17 +59,17 @@ def test_idf_is_lower_for_words_that_more_texts_have() -> None:
 
 
 def test_vectors_have_length_1_and_a_text_without_words_is_zero() -> None:
-    vectors = HashingEmbedder(64, FLAT_IDF).embed(["to be or not to be", "--- !!"])
+    vectors = HashingEmbedder(64, FLAT_IDF).embed_passages(["to be or not to be", "--- !!"])
     assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 0])
     assert vectors.dtype == np.float32
-    assert HashingEmbedder(64, FLAT_IDF).embed([]).shape == (0, 64)
+    assert HashingEmbedder(64, FLAT_IDF).embed_passages([]).shape == (0, 64)
 
 
 @given(st.lists(st.text(max_size=30), max_size=8))
 def test_a_vector_does_not_depend_on_its_neighbors_in_the_batch(texts: list[str]) -> None:
     embedder = HashingEmbedder(32, FLAT_IDF)
-    together = embedder.embed(texts)
-    alone = [HashingEmbedder(32, FLAT_IDF).embed([text])[0] for text in texts]
+    together = embedder.embed_passages(texts)
+    alone = [HashingEmbedder(32, FLAT_IDF).embed_passages([text])[0] for text in texts]
     assert np.array_equal(together, np.array(alone, dtype=np.float32).reshape(len(texts), 32))
 
 

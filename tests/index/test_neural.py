@@ -12,8 +12,9 @@ import pytest
 from retro.common.errors import DataError, DependencyError
 from retro.index.config import EmbedderConfig
 from retro.index.devices import device
-from retro.index.embedders import Embedder
-from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder, text_positions
+from retro.index.embedder import Embedder
+from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder
+from retro.index.pooling import text_positions
 from tests.index.models import WORDS, bert_folder
 
 TEXTS = ["the fox", "a b c the dog yard", "", "dog", "the " * 60, "fox fox"]
@@ -50,14 +51,14 @@ def test_text_positions_leave_out_the_frame_and_the_padding() -> None:
 def test_huggingface_averages_strictly_between_cls_and_sep(folder: Path) -> None:
     embedder = HuggingFaceEmbedder(settings("huggingface", folder))
     mean = hidden_states(folder, "the fox dog")[1:-1].mean(axis=0)
-    found = embedder.embed(["the fox dog", "a"])[0]
+    found = embedder.embed_passages(["the fox dog", "a"])[0]
     assert np.allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
 
 
 def test_sentence_transformers_uses_the_models_own_pooling(folder: Path) -> None:
     embedder = SentenceTransformersEmbedder(settings("sentence_transformers", folder))
     mean = hidden_states(folder, "the fox dog").mean(axis=0)
-    found = embedder.embed(["the fox dog", "a"])[0]
+    found = embedder.embed_passages(["the fox dog", "a"])[0]
     assert np.allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
 
 
@@ -66,30 +67,30 @@ def test_results_are_in_the_order_of_the_texts_and_empty_ones_are_zero(kind: str
     made: type[Any] = HuggingFaceEmbedder if kind == "huggingface" else SentenceTransformersEmbedder
     embedder: Embedder = made(settings(kind, folder))
     done: list[int] = []
-    together = embedder.embed(TEXTS, done.append)
-    alone = np.concatenate([embedder.embed([text]) for text in TEXTS])
+    together = embedder.embed_passages(TEXTS, done.append)
+    alone = np.concatenate([embedder.embed_passages([text]) for text in TEXTS])
     assert together.dtype == np.float32
     assert np.allclose(together, alone, atol=1e-5)
     assert np.linalg.norm(together, axis=1).tolist() == pytest.approx([1, 1, 0, 1, 1, 1], abs=1e-5)
     assert sum(done) == len(TEXTS)
     assert len(done) > 1
-    assert np.array_equal(together, embedder.embed(TEXTS))
-    assert embedder.embed([]).shape == (0, 16)
+    assert np.array_equal(together, embedder.embed_passages(TEXTS))
+    assert embedder.embed_passages([]).shape == (0, 16)
 
 
 def test_long_texts_are_cut_to_what_the_model_can_read(folder: Path) -> None:
     embedder = HuggingFaceEmbedder(settings("huggingface", folder))
     # 32 positions: [CLS], 30 words, [SEP].
-    assert np.allclose(embedder.embed(["the " * 30]), embedder.embed(["the " * 90]), atol=1e-6)
+    assert np.allclose(embedder.embed_passages(["the " * 30]), embedder.embed_passages(["the " * 90]), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["huggingface", "sentence_transformers"])
 def test_bfloat16_is_close_to_float32_and_another_identity(kind: str, folder: Path) -> None:
     made: type[Any] = HuggingFaceEmbedder if kind == "huggingface" else SentenceTransformersEmbedder
     full, half = (made(settings(kind, folder, precision=one)) for one in ("float32", "bfloat16"))
-    vectors = half.embed(["the fox dog", "yard"])
+    vectors = half.embed_passages(["the fox dog", "yard"])
     assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 1])
-    assert (vectors * full.embed(["the fox dog", "yard"])).sum(axis=1).min() > 0.99
+    assert (vectors * full.embed_passages(["the fox dog", "yard"])).sum(axis=1).min() > 0.99
     assert full.identity["dtype"] != half.identity["dtype"]
     assert full.identity["weights_sha256"] == half.identity["weights_sha256"]
 

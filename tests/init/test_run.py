@@ -58,7 +58,7 @@ def test_long_books_become_documents_at_blank_lines_and_each_split_has_some(tmp_
 def test_short_notes_are_documents_as_they_are(tmp_path: Path) -> None:
     config = load_run_config(init(write_notes(tmp_path / "notes"), minutes=1).output, [])
     assert (config.corpus.sources[0].documents, config.corpus.min_words) == ("auto", 1)
-    assert (config.index.embedder.kind, config.neighbors.source, config.search.source) == ("none", "bm25", "bm25")
+    assert (config.index.embedder.kind, config.neighbors.source, config.search.source) == ("bm25", "bm25", "bm25")
     assert counts(config)["documents"] == 60
 
 

@@ -32,7 +32,7 @@ def why(found: Training, name: str) -> str:
 
 def test_neighbors_come_by_words_where_that_is_installed() -> None:
     found = {choice.setting: choice.value for choice in search(machine())}
-    assert found == {"index.embedder": {"kind": "none"}, "neighbors.source": "bm25", "search.source": "bm25"}
+    assert found == {"index.embedder": {"kind": "bm25"}, "neighbors.source": "bm25", "search.source": "bm25"}
     (only,) = search(machine(bm25=False))
     assert only.value == {"kind": "hashing"} and "not installed: pip install" in only.why
 

@@ -50,7 +50,7 @@ def naive_neighbors(searcher: Searcher, source: int, split: int, saved: int) -> 
     for chunk in range(stream.chunks):
         tokens = stream.tokens([chunk * CHUNK], CHUNK)
         text = texts_of(corpus.tokenizer, tokens, np.ones(tokens.shape, dtype=bool))
-        ids, _ = searcher.search(searcher.embedder.embed(text), len(db.retrievable), db.retrievable)
+        ids, _ = searcher.search(searcher.embedder.embed_queries(text), len(db.retrievable), db.retrievable)
         first, stop = chunk * CHUNK, (chunk + 2) * CHUNK
         own = {
             int(stream.documents[place])
@@ -77,11 +77,11 @@ def test_neighbors_are_those_of_a_plain_loop(
     scores = neighbors.scores(split, source, chunks, NEIGHBORS.saved)
     # Equal scores may come in any order, so scores are compared where rows differ.
     assert len(found) == len(wanted) > 0
-    vectors = searcher.embedder.embed([searcher.db.text(row) for row in range(searcher.db.rows)])
+    vectors = searcher.embedder.embed_queries([searcher.db.text(row) for row in range(searcher.db.rows)])
     same = found == np.array(wanted)
     assert same.mean() > 0.9
     tokens = TokenStream(corpus, source, split, CHUNK).tokens(chunks * CHUNK, CHUNK)
-    queries = searcher.embedder.embed(texts_of(corpus.tokenizer, tokens, np.ones(tokens.shape, dtype=bool)))
+    queries = searcher.embedder.embed_queries(texts_of(corpus.tokenizer, tokens, np.ones(tokens.shape, dtype=bool)))
     products = np.einsum("qd,qkd->qk", queries, vectors[np.array(wanted)])
     assert np.allclose(scores, products, atol=5e-3)
 

@@ -164,7 +164,7 @@ def test_a_prompt_never_holds_a_passage_of_a_document_that_it_shows(road: Path) 
     found = database.columns["document"][ids]
     assert not any(set(row.tolist()) & set(own) for row, own in zip(found, documents, strict=True))
     # Without the filter they would: the nearest chunk to a piece of a document is mostly its own.
-    vectors = searcher.embedder.embed(query_texts(database, streams, targets, 12), lambda _: None)
+    vectors = searcher.embedder.embed_queries(query_texts(database, streams, targets, 12), lambda _: None)
     nearest = database.columns["document"][searcher.search(vectors, 1, database.retrievable)[0]]
     own = [row[0] in mine for row, mine in zip(nearest.tolist(), documents, strict=True)]
     assert np.mean(own) > 0.5

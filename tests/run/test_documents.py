@@ -78,7 +78,7 @@ def test_what_was_built_is_kept_until_a_file_changes(model: Path, tmp_path: Path
 
 def test_a_question_that_no_document_shares_a_word_with_is_answered_without(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("bm25s")
-    words = ("index.embedder={kind: none}", "search.source=bm25", "neighbors.source=bm25")
+    words = ("index.embedder={kind: bm25}", "search.source=bm25", "neighbors.source=bm25")
     config = documents_run(write_notes(tmp_path / "notes"), str(model), words)
     show_answer(config, "zzz qqq?", passages_from="retriever", stream=False)
 

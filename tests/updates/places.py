@@ -44,7 +44,7 @@ def scores(home: VersionedDatabase, texts: list[str], rows: str = "all_rows") ->
     db = current.database
     searcher = open_searcher(home.place(current.number)[1], db)
     wanted: RowSet = getattr(db, rows)
-    ids, found = searcher.search(searcher.embedder.embed(texts), len(wanted), wanted)
+    ids, found = searcher.search(searcher.embedder.embed_queries(texts), len(wanted), wanted)
     assert (ids >= 0).all()
     return [
         {place_of(db, row): float(score) for row, score in zip(ids_K, scores_K, strict=True)}

@@ -80,7 +80,7 @@ def found(home: VersionedDatabase, text: str, k: int = 2) -> list[tuple[int, str
     """Rows and texts of the best hits."""
     current = open_latest(home)
     searcher = open_searcher(home.place(current.number)[1], current.database)
-    ids, best = searcher.search(searcher.embedder.embed([text]), k)
+    ids, best = searcher.search(searcher.embedder.embed_queries([text]), k)
     return [(row, current.database.text(row)) for row, score in zip(ids[0].tolist(), best[0], strict=True) if score > 0]
 
 
@@ -431,7 +431,7 @@ def test_a_damaged_index_of_a_part_is_an_error(home: VersionedDatabase, tmp_path
     flip_byte(home.directory(1) / "index" / "index.faiss")
     with pytest.raises(ArtifactError, match=r"0001/index/index\.faiss"):
         searcher = open_searcher(home.directory(1), current.database)
-        searcher.search(searcher.embedder.embed(["fox"]), 1)
+        searcher.search(searcher.embedder.embed_queries(["fox"]), 1)
 
 
 def test_live_sources_know_the_first_row_of_each_document(home: VersionedDatabase, db: ChunkDatabase) -> None:

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from retro.qa.formats.item import BadItemError, Converted, Found, Item, Options, id_of, optional_text, text_of, texts_of
+from retro.qa.layouts import golds_of_item
 from retro.qa.question import Context, Question
+from retro.qa.task import load_task
+
+
+def _golds(task: str, item: Item, found: tuple[str, ...]) -> tuple[str, ...]:
+    """Gold answers as evaluation reads them, by the task's layouts; `found` where none of them describes the item.
+
+    What is learned and what is scored are then the same. Types were checked before: layouts take what they find, and
+    pass over a plain text among objects, which counts here.
+    """
+    golds = golds_of_item(load_task(task), item) or []
+    return tuple(golds) if set(found) <= set(golds) else found
 
 
 def squad(item: Item, number: str, options: Options) -> list[Converted]:
@@ -15,7 +27,7 @@ def squad(item: Item, number: str, options: Options) -> list[Converted]:
     Its answers are objects with a `text`, or, as HuggingFace stores them, `{"text": [...]}`; where that list is empty
     and nothing says whether the question can be answered, it cannot, as in `squad_v2`.
     """
-    answers = _squad_answers(item)
+    answers = _golds("squad2.0", item, _squad_answers(item))
     impossible = item.get("is_impossible") is True or (not answers and "is_impossible" not in item)
     if not answers and not impossible:
         raise BadItemError("no_answer", "has no answer, and is not marked as unanswerable")
@@ -83,7 +95,7 @@ def boolq(item: Item, number: str, options: Options) -> list[Converted]:
     question = Question(
         id=id_of(item, number, "id", "idx"),
         question=text_of(item, "question", "question"),
-        answers=(str(answer),),
+        answers=_golds("boolq", item, (str(answer),)),
         contexts=(Context(optional_text(item, "title"), text_of(item, "passage", "passage")),),
     )
     return [Converted(question, gold=(0,))]
@@ -96,7 +108,7 @@ def nq_open(item: Item, number: str, options: Options) -> list[Converted]:
 
 
 def triviaqa(item: Item, number: str, options: Options) -> list[Converted]:
-    """`{"QuestionId", "Question", "Answer": {"Value", "Aliases"}}`; the value is learned, aliases count as gold too.
+    """`{"QuestionId", "Question", "Answer": {"Value", "Aliases", "HumanAnswers"}}`; the value is learned, all count.
 
     What the question was found with are names of files of their own, so it has no passages here.
     """
@@ -104,9 +116,9 @@ def triviaqa(item: Item, number: str, options: Options) -> list[Converted]:
     if not isinstance(answer, dict):
         raise BadItemError("no_answer", "has no 'Answer'; the test part of TriviaQA is without")
     value = text_of(answer, "Value", "answer")
-    aliases = texts_of(answer, "Aliases") if answer.get("Aliases") else ()
-    answers = tuple(dict.fromkeys((value, *aliases)))
+    others = [text for key in ("Aliases", "HumanAnswers") if answer.get(key) for text in texts_of(answer, key)]
     asked = text_of(item, "Question", "question")
+    answers = _golds("tqa", item, tuple(dict.fromkeys((value, *others))))
     return [Converted(Question(id=id_of(item, number, "QuestionId"), question=asked, answers=answers))]
 
 

@@ -1,107 +1,130 @@
-"""A task's metrics, each a number for one answer to one question."""
+"""Metrics by name. One is a function that gives a number for one answer to one question, and what is known of it.
+
+Another package adds one in one file (docs/extending.md); a task names it like those that are here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from retro.common.errors import ArtifactError, ConfigError
-from retro.qa.answer_files import Answer, QuestionLine
-from retro.qa.metrics.choices import accuracy
-from retro.qa.metrics.drop import drop_em, drop_f1
-from retro.qa.metrics.normalize import Rules
-from retro.qa.metrics.rouge import rouge_lsum
-from retro.qa.metrics.words import (
-    exact_match,
-    f1,
-    popqa_match,
-    quac_f1,
-    rouge_l,
-    string_em,
-    substring_match,
-    word_recall,
+from retro.common.optional import package_folder
+from retro.common.registry import Registry, registered_by_instance
+
+if TYPE_CHECKING:
+    from retro.qa.answer_files import QuestionLine
+    from retro.qa.metrics.normalize import Rules
+
+    Measure = Callable[[str, QuestionLine, Rules], float]
+    """From the prediction, the question with its gold answers, and how the task compares answers, to a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric. A setting's score is its mean over all questions, with a bootstrap interval."""
+
+    measure: Measure
+    """What it computes. A ValueError says that a question does not fit it."""
+
+    label: str
+    """As reports and tables call it."""
+
+    needs_gold: bool = True
+    """Whether it compares with gold answers: a question without any is then an error."""
+
+    low: float = 0.0
+    high: float = 1.0
+    """The least and the greatest number that it can give. Scores are shares of this range, shown in percent: 2 on a
+    scale from 1 to 5 is 25 %."""
+
+    higher_is_better: bool = True
+    """Whether more is better. A task's first metric has to be of this kind."""
+
+    library: str = ""
+    """The package that computes it where it is installed; empty: what brings the metric does."""
+
+    @property
+    def defined_in(self) -> str:
+        """The module of its function."""
+        return self.measure.__module__
+
+    def share(self, value: float) -> float:
+        """A number that `measure` gave as a share of the range.
+
+        Raises:
+            ValueError: It lies outside, or is no number.
+        """
+        if not self.low <= value <= self.high:
+            raise ValueError(f"it gave {value}, which is not from {self.low:g} to {self.high:g}")
+        return (value - self.low) / (self.high - self.low)
+
+
+def metric(
+    *,
+    label: str,
+    needs_gold: bool = True,
+    low: float = 0.0,
+    high: float = 1.0,
+    higher_is_better: bool = True,
+    library: str = "",
+) -> Callable[[Measure], Metric]:
+    """Decorator that makes a metric of a function; the arguments are the fields of `Metric`.
+
+    Raises:
+        ValueError: The range is empty.
+    """
+    if not low < high:
+        raise ValueError(f"a metric needs a range, and {low:g} to {high:g} is none")
+
+    def make(measure: Measure) -> Metric:
+        return Metric(
+            measure=measure,
+            label=label,
+            needs_gold=needs_gold,
+            low=low,
+            high=high,
+            higher_is_better=higher_is_better,
+            library=library,
+        )
+
+    return make
+
+
+_BUILT_IN = (
+    *("exact_match", "f1", "substring_match", "popqa_match", "word_recall", "rouge_l", "rouge_lsum", "accuracy"),
+    *("string_em", "drop_em", "drop_f1", "drop_split_em", "drop_split_f1", "quac_f1"),
 )
-from retro.qa.task import Metric, Task
 
-Measure = Callable[[str, QuestionLine, Rules], float]
-
-
-def _spans(asked: QuestionLine) -> Sequence[Sequence[str]]:
-    return asked.answer_groups or [(answer,) for answer in asked.answers]
-
-
-METRICS: Mapping[Metric, Measure] = {
-    "exact_match": lambda said, asked, rules: exact_match(said, asked.answers, rules),
-    "f1": lambda said, asked, rules: f1(said, asked.answers, rules),
-    "substring_match": lambda said, asked, rules: substring_match(said, asked.answers, rules),
-    "popqa_match": lambda said, asked, rules: popqa_match(said, asked.answers),
-    "word_recall": lambda said, asked, rules: word_recall(said, asked.answers, rules),
-    "rouge_l": lambda said, asked, rules: rouge_l(said, asked.answers),
-    "rouge_lsum": lambda said, asked, rules: rouge_lsum(said, asked.answers),
-    "accuracy": lambda said, asked, rules: accuracy(said, asked.answers, asked.options),
-    "string_em": lambda said, asked, rules: string_em(said, asked.answer_groups, rules),
-    "drop_em": lambda said, asked, rules: drop_em(said, _spans(asked)),
-    "drop_f1": lambda said, asked, rules: drop_f1(said, _spans(asked)),
-    "drop_split_em": lambda said, asked, rules: drop_em(said, _spans(asked), part=True),
-    "drop_split_f1": lambda said, asked, rules: drop_f1(said, _spans(asked), part=True),
-    "quac_f1": lambda said, asked, rules: quac_f1(said, asked.answers, rules),
-}
-"""Every metric by its name in a task."""
-
-Values = Mapping[str, Sequence[float]]
-"""[N] numbers, one for each question, by metric."""
+METRICS: Registry[Metric] = Registry(
+    "retro.metrics",
+    "a metric",
+    {name: f"retro.qa.metrics.built_in:{name}" for name in _BUILT_IN},
+    registered_by_instance(Metric, "a Metric, as `retro.qa.metrics.registry.metric` makes one"),
+)
+"""Every metric, for the `metrics` of a task."""
 
 
-def score(task: Task, asked: Sequence[QuestionLine], answers: Sequence[Answer]) -> Values:
-    """Every metric of the task, for every answer.
-
-    Args:
-        task: Its metrics and rules.
-        asked: [N] questions, with their gold answers.
-        answers: [N] answers, lined up with them.
+def metric_facts(name: str) -> dict[str, Any]:
+    """What scores record of a metric, as JSON values.
 
     Raises:
-        ConfigError: A metric needs something that a question lacks.
+        ConfigError, DependencyError: There is no such metric, or it cannot be loaded.
     """
-    rules, lined_up = Rules.of(task), list(zip(asked, answers, strict=True))
-    return {name: [_value(name, one, answer, rules) for one, answer in lined_up] for name in task.metrics}
+    found = METRICS.find(name, "metrics")
+    return {
+        "label": found.label,
+        "range": [found.low, found.high],
+        "higher_is_better": found.higher_is_better,
+        "aggregate": "mean",
+        "computed_by": _computed_by(name, found.library),
+    }
 
 
-def _value(name: Metric, asked: QuestionLine, answer: Answer, rules: Rules) -> float:
-    try:
-        return METRICS[name](answer.prediction, asked, rules)
-    except ValueError as error:
-        # The question does not fit the task; which it is, the metric cannot know.
-        raise ConfigError("metrics", name, f"does not fit question {asked.id!r}: {error}") from None
+def _computed_by(name: str, library: str) -> str:
+    from importlib.metadata import version
 
-
-def task_of(headers: Mapping[str, Mapping[str, Any]], where: Any) -> Task:
-    """The task that answers were made for, from the headers beside them.
-
-    Args:
-        headers: By setting.
-        where: Their folder, for messages.
-
-    Raises:
-        ArtifactError: The settings do not agree, or ask for a metric that there is not.
-    """
-    first, *others = (_record(header) for header in headers.values())
-    for other in others:
-        if other != first:
-            parts = sorted(key for key in first | other if first.get(key) != other.get(key))
-            raise ArtifactError(where, f"settings were asked as different tasks ({', '.join(parts)})", _SAME)
-    try:
-        return Task(**first)
-    except ConfigError as error:
-        raise ArtifactError(where, f"names a task that cannot be scored ({error})", _SAME) from None
-
-
-_SAME = "Run `retro generate` with --redo, or give evaluate.task"
-
-
-def _record(header: Mapping[str, Any]) -> dict[str, Any]:
-    # Answers from before tasks were recorded whole name their metrics alone.
-    old = {"name": header.get("task", "qa"), "version": header.get("task_version", 1), "kind": "short_span"}
-    metrics = header.get("metrics", ["exact_match", "f1"])
-    record: dict[str, Any] = header.get("task_record") or old | {"metrics": metrics}
-    return {"description": "as its answers record it"} | record
+    # Asked as the metric asks, so that both say the same of one installation.
+    if not library or package_folder(library.replace("-", "_")) is None:
+        return METRICS.provider(name)
+    return f"{library} {version(library)}"

@@ -1,7 +1,7 @@
-"""ROUGE-Lsum as the scorers of long answers take it (Lin 2004; ASQA, Stelmakh et al. 2022): sentences of stems.
+"""ROUGE-L (Lin 2004), and ROUGE-Lsum as the scorers of long answers take it (ASQA, Stelmakh et al. 2022).
 
-The longest common subsequences of each gold sentence with all sentences of the prediction are joined; a word counts as
-often as both texts have it.
+ROUGE-Lsum goes over sentences of stems: the longest common subsequences of each gold sentence with all sentences of the
+prediction are joined; a word counts as often as both texts have it.
 """
 
 # Dims in this file. G words of a gold sentence   P words of a sentence of the prediction
@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from retro.common.optional import import_optional, package_folder
 from retro.qa.metrics.normalize import golds_of
+from retro.qa.metrics.words import common_subsequence
 
 _WORD = re.compile(r"[a-z0-9]+")
 # Official scorers have nltk find sentences, with a model that is fetched; words in which both part one differ little.
@@ -24,9 +26,68 @@ _STEMMED_FROM = 4
 
 Sentences = list[list[str]]
 
+PACKAGE = "rouge-score"
+"""Computes both where it is installed. Ours are for where it is not, and give the same numbers."""
+
+
+def rouge_l(prediction: str, answers: Sequence[str]) -> float:
+    """F-measure of the longest common subsequence of words (Lin 2004), the best over all gold answers.
+
+    Words are runs of Latin letters and digits, in lower case and unstemmed.
+    """
+    scorer = _scorer()
+    if scorer is not None:
+        return max(float(scorer.score(gold, prediction)["rougeL"].fmeasure) for gold in golds_of(answers))
+    return own_rouge_l(prediction, answers)
+
 
 def rouge_lsum(prediction: str, answers: Sequence[str]) -> float:
     """F-measure of summary-level ROUGE-L over stemmed words, the best over all gold answers."""
+    scorer = _stemming_scorer()
+    if scorer is not None:
+        said, golds = _by_line(prediction), [_by_line(gold) for gold in golds_of(answers)]
+        return max(float(scorer.score(gold, said)["rougeLsum"].fmeasure) for gold in golds)
+    return own_rouge_lsum(prediction, answers)
+
+
+def _by_line(text: str) -> str:
+    """The text with a sentence a line, as the package wants it."""
+    return "\n".join(_BETWEEN_SENTENCES.split(text))
+
+
+@cache
+def _scorer() -> Any:
+    return _of_package("rougeL", stemmed=False)
+
+
+@cache
+def _stemming_scorer() -> Any:
+    return _of_package("rougeLsum", stemmed=True)
+
+
+def _of_package(kind: str, *, stemmed: bool) -> Any:
+    if package_folder("rouge_score") is None:
+        return None
+    rouge_scorer = import_optional("rouge_score.rouge_scorer", extra="eval", use="computes ROUGE", package=PACKAGE)
+    return rouge_scorer.RougeScorer([kind], use_stemmer=stemmed)
+
+
+def own_rouge_l(prediction: str, answers: Sequence[str]) -> float:
+    """As `rouge_l`, without the package."""
+    said = _WORD.findall(prediction.lower())
+    return max(_rouge_l(_WORD.findall(gold.lower()), said) for gold in golds_of(answers))
+
+
+def _rouge_l(gold: Sequence[str], said: Sequence[str]) -> float:
+    common = common_subsequence(gold, said)
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(said), common / len(gold)
+    return 2 * precision * recall / (precision + recall)
+
+
+def own_rouge_lsum(prediction: str, answers: Sequence[str]) -> float:
+    """As `rouge_lsum`, without the package."""
     said = sentences(prediction)
     return max(_f_measure(sentences(gold), said) for gold in golds_of(answers))
 

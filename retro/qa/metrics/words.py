@@ -7,7 +7,6 @@ The measures of FactualityPrompts (Lee et al. 2022, arXiv:2206.04624) that are c
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -102,26 +101,6 @@ def quac_f1(prediction: str, answers: Sequence[str], rules: Rules) -> float:
     if len(found) == 1:
         return found[0]
     return sum(max(found[:place] + found[place + 1 :]) for place in range(len(found))) / len(found)
-
-
-_TOKEN = re.compile(r"[a-z0-9]+")
-
-
-def rouge_l(prediction: str, answers: Sequence[str]) -> float:
-    """F-measure of the longest common subsequence of words (Lin 2004), the best over all gold answers.
-
-    Words are runs of Latin letters and digits, in lower case and unstemmed, as the rouge-score package has it.
-    """
-    said = _TOKEN.findall(prediction.lower())
-    return max(_rouge_l(_TOKEN.findall(gold.lower()), said) for gold in golds_of(answers))
-
-
-def _rouge_l(gold: Sequence[str], said: Sequence[str]) -> float:
-    common = common_subsequence(gold, said)
-    if common == 0:
-        return 0.0
-    precision, recall = common / len(said), common / len(gold)
-    return 2 * precision * recall / (precision + recall)
 
 
 def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:

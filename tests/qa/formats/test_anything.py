@@ -73,7 +73,7 @@ def tried(name: str, content: Any, options: Options) -> None:
 @given(data=st.data())
 def test_a_sample_with_one_place_spoiled_is_converted_or_refused(name: str, data: st.DataObject) -> None:
     path = data.draw(st.lists(st.integers(0, 5), max_size=7))
-    every = Options(turns="every") if "turns" in FORMATS[name].options else Options()
+    every = Options(turns="every") if "turns" in find_format(name).options else Options()
     tried(name, spoiled(ALL[name], path, data.draw(near(name))), data.draw(st.sampled_from([Options(), every])))
 
 
