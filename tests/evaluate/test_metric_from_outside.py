@@ -20,8 +20,8 @@ from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.metrics.registry import METRICS, Metric, metric, metric_facts
 from retro.qa.metrics.scoring import score
 from retro.qa.task import load_task
-from tests.evaluate.fake_run import write_answers
 from tests.outside import installed, write_distribution
+from tests.report.fake_run import write_answers
 
 TASTE = '''
 from retro.qa.metrics.registry import metric
@@ -97,7 +97,7 @@ def test_it_appears_in_scores_report_and_comparison(task: Path, tmp_path: Path) 
 
 
 def test_scores_are_shown_where_the_package_is_no_longer_installed(task: Path, tmp_path: Path) -> None:
-    from retro.evaluate.wording import metric_name
+    from retro.report.format import metric_name
 
     assert metric_name("words_used") == "Words used"
     entries = METRICS._offers.pop("words_used")
