@@ -15,10 +15,10 @@ from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.common.files import write_json
 from retro.common.precision import Hardware
 from retro.generate import run as generate_run
-from retro.generate.one_question import Places, answer_one
+from retro.generate.one_question import answer_one
 from retro.qa.answer_files import Answer
 from retro.run.config import RunConfig
-from retro.run.pipeline import stage
+from retro.run.pipeline import model_paths
 from retro.training import checkpoint
 from tests.tiny_road import run_stages, small_config
 
@@ -32,8 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(config: RunConfig, out: Path) -> None:
-    corpus, db, index, sft = (stage(name).path(config) for name in ("corpus", "db", "index", "sft"))
-    generate_run.run(config.generate, config.parallel, config.generate.checkpoint or sft, corpus, db, index, out)
+    generate_run.run(config.generate, config.parallel, model_paths(config), out)
 
 
 def test_the_tuned_model_is_named_after_its_settings(folder: Path) -> None:
@@ -138,9 +137,8 @@ def test_other_prompt_texts_are_other_answers(folder: Path, tmp_path: Path) -> N
 
 def one(folder: Path, question: str, passages_from: str, *settings: str) -> tuple[Answer, list[str]]:
     config, said = small_config(folder, *settings), list[str]()
-    corpus, db, index, sft = (stage(name).path(config) for name in ("corpus", "db", "index", "sft"))
-    places = Places(checkpoint=config.generate.checkpoint or sft, corpus=corpus, db=db, index=index)
-    found = answer_one(config.generate, config.parallel, places, question, passages_from=passages_from, say=said.append)
+    paths = model_paths(config)
+    found = answer_one(config.generate, config.parallel, paths, question, passages_from=passages_from, say=said.append)
     return found, said
 
 
