@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from retro.cli.ask import show_answer
-from retro.cli.stages import run_stage
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.common.files import write_json
@@ -18,6 +17,7 @@ from retro.generate import run as generate_run
 from retro.generate.one_question import answer_one
 from retro.qa.answer_files import Answer
 from retro.run.config import RunConfig
+from retro.run.execution import run_stage
 from retro.run.pipeline import model_paths
 from retro.training import checkpoint
 from tests.tiny_road import run_stages, small_config
