@@ -17,7 +17,7 @@ from retro.common.artifacts import read_manifest, require_file
 from retro.common.errors import ConfigError
 from retro.common.files import read_json
 from retro.common.hdf5 import map_column
-from retro.corpus.reader import SPLITS, Corpus
+from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database
 from retro.index.embeddings import DATASET, FILE
@@ -90,6 +90,14 @@ class Artifacts:
             for name, split, start, stop in zip(names, splits, starts[:-1], starts[1:], strict=True)
         ]
 
+    def stream(self, split: Split = "train", source: int | str = 0) -> TokenStream:
+        """The documents of a split, end to end as models read them: chunk u is `tokens([u * M], M)`, M tokens a chunk.
+
+        Raises:
+            ConfigError: There is no such split or source.
+        """
+        return TokenStream(self.corpus, self._source(source), _number_of(split), self.database.chunk_length)
+
     def embeddings(self) -> NDArray[np.float16]:
         """[N, D] float16 vectors of all chunks, of length 1, in the order of rows; memory-mapped.
 
@@ -112,10 +120,8 @@ class Artifacts:
         Raises:
             ConfigError: There is no such split or source, or fewer neighbors were saved.
         """
-        if split not in SPLITS:
-            raise ConfigError("split", split, f"needs one of {', '.join(SPLITS)}")
         found = Neighbors.open(self.path("neighbors"), self.database, self.corpus)
-        where = (SPLITS.index(split), self._source(source))
+        where = (_number_of(split), self._source(source))
         rest = (np.arange(found.chunks(*where)), found.saved if k is None else k)
         return ChunkNeighbors(ids_CK=found.of(*where, *rest), scores_CK=found.scores(*where, *rest))
 
@@ -151,3 +157,9 @@ class Artifacts:
         if isinstance(source, int) and 0 <= source < len(names):
             return source
         raise ConfigError("source", source, f"needs one of {', '.join(names)}, or a number from 0 to {len(names) - 1}")
+
+
+def _number_of(split: Split) -> int:
+    if split not in SPLITS:
+        raise ConfigError("split", split, f"needs one of {', '.join(SPLITS)}")
+    return SPLITS.index(split)

@@ -10,7 +10,7 @@ import pytest
 
 from retro import Run
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.corpus.reader import SPLITS, Corpus
+from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.neighbors.reader import Neighbors
 from retro.run.config import as_yaml
@@ -79,6 +79,9 @@ def test_neighbors_are_those_of_the_reader(run: Run) -> None:
     np.testing.assert_array_equal(found.ids_CK, reader.of(1, 0, chunks, 2))
     np.testing.assert_array_equal(found.scores_CK, reader.scores(1, 0, chunks, 2))
     assert run.artifacts.neighbors().ids_CK.shape == (reader.chunks(0, 0), 3)
+    stream, theirs = run.artifacts.stream("valid"), TokenStream(corpus, 0, 1, 16)
+    assert stream.chunks == len(chunks)
+    np.testing.assert_array_equal(stream.tokens([32], 16), theirs.tokens([32], 16))
 
 
 def test_logs_perplexity_and_scores_are_what_the_stages_wrote(run: Run) -> None:
