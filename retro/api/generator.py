@@ -72,7 +72,7 @@ class Generator:
     A question is asked as the run asks: in the prompt style (`generate.style`, of which `chat` is the tokenizer's chat
     template) and with the instruction of its task. `generate.contexts_in_prompt` passages stand in the prompt, and the
     encoder of a Retro reads `generate.passages`. With `raw=True` a text is no question but a prompt, continued as it
-    is; then passages reach the encoder alone.
+    is; then passages reach the encoder alone, and without an encoder need to be None.
     """
 
     def __init__(self, config: GenerateConfig, paths: ModelPaths) -> None:
@@ -226,6 +226,8 @@ class Generator:
         if not named:
             contexts = [tuple(map(_context, given)) for given in passages]
             questions = [replace(one, contexts=mine) for one, mine in zip(questions, contexts, strict=True)]
+        if raw and passages is not None and not config.encoder:
+            raise ConfigError("passages", passages, "needs to be None with raw=True: no encoder reads them")
         if raw:
             return self._raw_requests(config, questions)
         return requests_of(self.engine, config, self._task, self._texts, questions, self._retrieve)

@@ -201,3 +201,8 @@ def test_documents_are_answered_from_as_ask_does_in_the_chat_style(
             generator.generate(question)
         with pytest.raises(ConfigError, match=r"needs an encoder that reads what is found"):
             generator.generate(question, passages="live")
+        with pytest.raises(
+            ConfigError, match=r"^passages = \[\['a text'\]\]: needs to be None with raw=True: no encoder reads them"
+        ):
+            generator.generate(question, passages=["a text"], raw=True)
+        assert generator.generate(question, passages=None, raw=True).prompt_tokens > 5

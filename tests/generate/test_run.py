@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from retro.common.files import write_json
 from retro.common.precision import Hardware
 from retro.generate import run as generate_run
 from retro.generate.one_question import answer_one
+from retro.generate.open_model import open_model
+from retro.generate.request import Request
 from retro.qa.answer_files import Answer
 from retro.run.config import RunConfig
 from retro.run.execution import run_stage
@@ -158,6 +161,21 @@ def test_one_question_reads_what_is_found_while_it_is_answered_or_nothing(folder
     assert len(live.passages) >= 2
     assert all(passage.row >= 0 for passage in live.passages)
     assert closed.passages == ()
+
+
+def test_a_model_is_loaded_when_it_first_answers_and_further_engines_share_it(folder: Path, tmp_path: Path) -> None:
+    config = small_config(folder, "generate.settings=[closed_book]")
+    paths = replace(model_paths(config), db=tmp_path / "none", index=tmp_path / "none")
+    model = open_model(config.generate, paths)
+    assert model.retrieve is None
+    assert "decoder" not in vars(model)
+    (completion,) = model.engine.generate([Request(prompt=(5, 6, 7))])
+    assert model.engine.decoder is model.decoder
+    (again,) = model.new_engine(model.decoder, None, 1).generate([Request(prompt=(5, 6, 7))])
+    assert again.tokens == completion.tokens
+    searching = open_model(config.generate.model_copy(update={"settings": ("retrieved_passages",)}), paths)
+    with pytest.raises(ArtifactError, match=r"none/manifest\.json: is missing\. Run `retro db` first"):
+        _ = searching.engine
 
 
 def test_a_question_that_cannot_be_asked_is_a_config_error(folder: Path) -> None:
