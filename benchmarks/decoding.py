@@ -36,16 +36,16 @@ def ours(case: dict[str, Any]) -> dict[str, float]:
     """Through the engine that `retro generate` uses."""
     from transformers import AutoTokenizer
 
-    from retro.generate.config import GenerateConfig
-    from retro.generate.loading import find_checkpoint, open_engine
+    from retro.generate.config import GenerateConfig, ModelPaths
+    from retro.generate.open_model import open_model
     from retro.generate.request import Request, Sampling
-    from retro.training.config import ParallelConfig
 
     precision = "bfloat16" if case["bfloat16"] else "float32"
     config = GenerateConfig(checkpoint=Path(case["model"]), batch_size=case["batch"], precision=precision, style="chat")
     begun = time.perf_counter()
-    info = find_checkpoint(config, Path(case["model"]))
-    engine, _ = open_engine(config, ParallelConfig(), info, None, Path(), Path())
+    engine = open_model(
+        config, ModelPaths(checkpoint=Path(case["model"]), corpus=Path(), db=Path(), index=Path())
+    ).engine
     opened = time.perf_counter() - begun
     tokenizer = AutoTokenizer.from_pretrained(case["model"])
 

@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE_ALL = {
     "__main__",
     "analysis",
+    "api",
     "cli",
     "init",
     "quickstart",
@@ -136,6 +137,10 @@ def loaded_after(statement: str, *more: str) -> set[str]:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import retro") == set()
+
+
+def test_the_types_of_the_package_are_seen_by_those_who_import_it() -> None:
+    assert (PACKAGE / "py.typed").is_file()
 
 
 def test_no_config_loads_anything_heavy() -> None:

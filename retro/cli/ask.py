@@ -11,7 +11,7 @@ from retro.common.launcher import worker_of
 from retro.common.terminal import output
 from retro.qa.answer_files import Answer
 from retro.run.config import RunConfig
-from retro.run.pipeline import answer_places
+from retro.run.pipeline import model_paths
 
 SECTIONS = frozenset(RunConfig.model_fields)
 """First parts of the names of settings."""
@@ -59,7 +59,7 @@ def show_answer(config: RunConfig, question: str, *, passages_from: str, stream:
     """
     from retro.generate.one_question import answer_one
 
-    places = answer_places(config)
+    paths = model_paths(config)
     speaks = worker_of().rank == 0
 
     def say(text: str) -> None:
@@ -67,7 +67,7 @@ def show_answer(config: RunConfig, question: str, *, passages_from: str, stream:
             # An answer may begin with the space that follows the prompt.
             output.stream_text(text)
 
-    answer = answer_one(config.generate, config.parallel, places, question, passages_from=passages_from, say=say)
+    answer = answer_one(config.generate, config.parallel, paths, question, passages_from=passages_from, say=say)
     if speaks and as_json:
         output.json(asdict(answer))
     elif speaks:

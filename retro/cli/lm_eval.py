@@ -13,7 +13,7 @@ from retro.common.files import atomic_path, write_plain_json
 from retro.common.json_text import JsonError, parse_json
 from retro.common.terminal import Table, output
 from retro.run.config import RunConfig
-from retro.run.pipeline import database_dirs, stage
+from retro.run.pipeline import model_paths
 
 RETRIEVALS = ("none", "live")
 
@@ -77,18 +77,15 @@ def run_harness(
     numbers = _samples(samples)
     if numbers is not None and limit is not None:
         raise ConfigError("--samples", samples, "needs to be given without --limit: they say which questions are asked")
-    from retro.lm_eval.run import Options, Places, evaluate, open_lm, require_packages
+    from retro.lm_eval.run import Options, evaluate, open_lm, require_packages
 
     require_packages()
     settings = _gen_kwargs(gen_kwargs)
     chosen = cast(Literal["none", "live"], retrieval)
-    db, index = database_dirs(config, answers=True)
-    tuned = config.generate.checkpoint or stage("sft").path(config)
-    places = Places(checkpoint=tuned, corpus=stage("corpus").path(config), db=db, index=index, search=config.search)
     generate = config.generate
     if batch_size is not None:
         generate = generate.model_copy(update={"batch_size": batch_size})
-    model = open_lm(generate, places, chosen, generate.seed, use_cache)
+    model = open_lm(generate, model_paths(config), chosen, generate.seed, use_cache)
     wanted = Options(
         tasks=names,
         include_path=include_path,

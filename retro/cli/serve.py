@@ -20,13 +20,9 @@ def serve_run(config: RunConfig) -> None:
     settings = with_key(config.serve)
     listener = listen(settings)
     try:
-        from retro.run.pipeline import database_dirs, stage
-        from retro.serve.loading import StagePaths, load_service
+        from retro.run.pipeline import model_paths
+        from retro.serve.loading import load_service
 
-        db, index = database_dirs(config, answers=True)
-        tuned = config.generate.checkpoint or stage("sft").path(config)
-        corpus = stage("corpus").path(config)
-        places = StagePaths(checkpoint=tuned, corpus=corpus, db=db, index=index, search=config.search)
-        serve(load_service(settings, config.generate, places, config.run_dir.resolve().name), listener)
+        serve(load_service(settings, config.generate, model_paths(config), config.run_dir.resolve().name), listener)
     finally:
         listener.close()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,21 +21,16 @@ from retro.cli.options import (
     read_named,
 )
 from retro.common.errors import ConfigError
-from retro.common.launcher import join_launcher, spawn_workers
-from retro.common.progress import duration
+from retro.common.launcher import join_launcher
 from retro.common.terminal import output
-from retro.run.inputs import require_inputs
+from retro.run.execution import run_stage, run_stages
 from retro.run.pipeline import (
     STAGES,
-    drop_replaced,
     measure_checkpoint,
     number_of,
-    redoing,
     report_path,
-    require_folders,
     stage,
     stage_lock,
-    stages_until,
 )
 
 if TYPE_CHECKING:
@@ -57,60 +50,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run all stages in order, skipping what is complete."""
-    from retro.common.artifacts import is_complete
-
     config = read_named("run", arguments)
-    stages = stages_until(until)
-    require_folders(config, stages)
-    require_inputs(config, [one for one in stages if again or not is_complete(one.path(config))])
-    if any(one.processes for one in stages):
-        join_launcher()
-    from retro.common.leases import run_lock
-
-    # Stages of blocks only may be run by many at once, as the tasks of an array do.
-    with run_lock(config.run_dir, shared=all(one.blocks for one in stages) and not again):
-        for number, one in enumerate(stages, start=1):
-            place, first = f"[{number}/{len(stages)}] ", number == 1
-            run_stage(one.name, config, arguments, again and first, workers if one.blocks else 1, place)
+    stages = run_stages(config, until, arguments, again, workers)
     if any(one.trains for one in stages):
         show_tables(config, as_json=as_json)
     say_next(stages[-1].name, config, arguments)
-
-
-def run_stage(
-    name: str, config: RunConfig, words: Sequence[str] | None, again: bool = False, workers: int = 1, place: str = ""
-) -> None:
-    """Run a stage, or find it complete.
-
-    Args:
-        name: The stage.
-        config: The run.
-        words: That name the run on the command line, for the processes that help.
-        again: Remove what it and the following stages wrote, first.
-        workers: Processes that build it.
-        place: Among the stages to run, such as `[2/9] `.
-    """
-    from retro.common.artifacts import is_complete
-
-    if stage(name).processes:
-        join_launcher()
-    one, started = stage(name), time.monotonic()
-    path = one.path(config)
-    # Slices of the questions are answered side by side, each holding its own lock too; so do workers on blocks.
-    together = one.blocks or (name == "generate" and config.generate.is_slice)
-    before = is_complete(path) and not again
-    if not before:
-        require_inputs(config, [one])
-    with stage_lock(config, name, together=together, redo=again):
-        # Before any library is loaded, which takes its time.
-        log.info("%s%s: %s", place, name, "already complete; checking it" if before else f"begins, in {path}")
-        with redoing(config, name) if again else nullcontext(), spawn_workers(workers, [name, *(words or [])]):
-            one.run(config)
-        if again or not together:
-            drop_replaced(config, name)
-    # A slice that others are to follow has answered its questions; the stage is not complete.
-    if is_complete(path) and not before:
-        log.info("%s: done in %s: %s", name, duration(time.monotonic() - started), path)
 
 
 def say_next(name: str, config: RunConfig, words: Sequence[str] | None) -> None:

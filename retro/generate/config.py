@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 from retro.common.config import StageConfig, unknown_name
 from retro.common.errors import ConfigError, require
 from retro.common.precision import Precision, rename_key, warn_renamed
+from retro.index.config import SearchConfig
 from retro.tokenizers.conventions import AddSpecialTokens
 
 Setting = Literal[
@@ -26,6 +28,22 @@ _ASKED: dict[str, Setting] = {
 
 LEAST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
 """Of a repetition. Beyond them a logit may become infinite, and then there is nothing to choose from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPaths:
+    """Where a model, and the database that it is given passages from, are."""
+
+    checkpoint: Path
+    """A checkpoint, a directory of them, a finished stage that trains, or a model of another toolkit."""
+    corpus: Path
+    """The corpus stage; none is needed where nothing is searched and the checkpoint has a tokenizer."""
+    db: Path
+    """The chunk database, or a version of it; opened when something is searched."""
+    index: Path
+    """Its index; likewise."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """By what it is searched."""
 
 
 def setting_of(passages_from: str) -> Setting:

@@ -1,26 +1,19 @@
-"""From a run's files to an engine that answers: the checkpoint, its tokenizer, and the index where one is searched."""
+"""The parts of a model that answers, as the settings want them: checkpoint, decoder, prompt texts, end tokens."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from retro.common.errors import ConfigError
-from retro.common.precision import PrecisionChoice, choose, is_bfloat16
-from retro.corpus.reader import Corpus
+from retro.common.precision import PrecisionChoice, choose
 from retro.generate.config import GenerateConfig
 from retro.generate.decoding.decoder import CachedDecoder
-from retro.generate.engine import BatchEngine
-from retro.generate.ranks import on_first_rank, search_once
 from retro.generate.request import Decoder
-from retro.index.config import SearchConfig
-from retro.index.retriever import BY_VECTORS, open_retriever
 from retro.mcore import parallel
 from retro.mcore.layers import for_inference
 from retro.qa.chat_prompts import STYLE, chat_of, has_chat
-from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import PromptTexts, load_prompts
 from retro.qa.prompts import require_template
 from retro.qa.task import Task
@@ -28,7 +21,6 @@ from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer
 from retro.training import checkpoint
 from retro.training.checkpoint import load_stage
 from retro.training.config import ParallelConfig
-from retro.training.model_tokenizer import model_tokenizer
 from retro.training.result import of_stage
 
 log = logging.getLogger(__name__)
@@ -195,45 +187,3 @@ def conventions_identity(tokenizer: Tokenizer, config: GenerateConfig) -> dict[s
     known = conventions_of(tokenizer)
     shapes = config.style == STYLE or known.prefix or set(known.ends) - {tokenizer.eod}
     return {"conventions": known.identity} if shapes else {}
-
-
-def open_engine(
-    config: GenerateConfig,
-    layout: ParallelConfig,
-    info: checkpoint.CheckpointInfo,
-    corpus: Corpus | None,
-    db_dir: Path,
-    index_dir: Path,
-    search: SearchConfig = BY_VECTORS,
-) -> tuple[BatchEngine, Retrieve | None]:
-    """The engine, and its search where one is needed: the first rank opens the index, for all.
-
-    Args:
-        config: Passages, the precision that was chosen, how many are answered at once.
-        layout: Processes. Without a launcher one process holds the whole model, whatever this says.
-        info: The checkpoint.
-        corpus: The corpus; None where nothing is searched and the checkpoint has a tokenizer.
-        db_dir: The chunk database; opened where `config.searches`.
-        index_dir: The index; likewise.
-        search: By what it is searched.
-
-    Raises:
-        ConfigError: The layout does not fit the model or the processes, or the sequence is longer than the model's.
-        TrainingError: The checkpoint was trained with another tokenizer.
-        ArtifactError: Something is missing or damaged.
-    """
-    tokenizer: Any = model_tokenizer(info, corpus)[0]
-    layout = layout if parallel.world_size() > 1 else ParallelConfig()
-    ends = end_tokens(tokenizer, config)
-    length = sequence_length(config, info)
-    decoder = open_decoder(info.path, layout, ends, bfloat16=is_bfloat16(config.precision), sequence_length=length)
-    retrieve = None
-    if config.searches and corpus is not None:
-        most = max(config.passages, config.contexts_in_prompt)
-        opened: list[Retrieve] = []
-        on_first_rank(lambda: opened.append(open_retriever(corpus, db_dir, index_dir, most, search)))
-        retrieve = search_once(opened[0] if opened else None)
-    engine = BatchEngine(
-        decoder, tokenizer, retrieve, max_running=config.batch_size, neighbor_text=config.neighbor_text
-    )
-    return engine, retrieve

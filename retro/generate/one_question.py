@@ -1,42 +1,31 @@
-"""One question, answered while one watches."""
+"""Questions that stand in no file: one at the terminal, or some from a program."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from retro.common.errors import ConfigError
-from retro.generate.config import GenerateConfig, setting_of
-from retro.generate.loading import find_checkpoint, for_model, open_engine, prompt_texts, with_choice
-from retro.generate.passages import find_passages
+from retro.generate.config import GenerateConfig, ModelPaths, setting_of
+from retro.generate.engine import BatchEngine
+from retro.generate.loading import prompt_texts
+from retro.generate.open_model import open_model
+from retro.generate.passages import Passages, find_passages
+from retro.generate.request import Request
 from retro.generate.request_checks import LONGER
 from retro.generate.runner import QuestionRunner, build_requests, record
 from retro.generate.task_prompt import warn_of_other_prompts
-from retro.index.config import SearchConfig
-from retro.index.retriever import BY_VECTORS
 from retro.qa.answer_files import Answer
+from retro.qa.passages import Retrieve
+from retro.qa.prompt_texts import PromptTexts
 from retro.qa.question import Question
-from retro.qa.task import load_task
+from retro.qa.task import Task, load_task
 from retro.training.config import ParallelConfig
-from retro.training.model_tokenizer import open_corpus
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where things are."""
-
-    checkpoint: Path
-    corpus: Path
-    db: Path
-    index: Path
-    search: SearchConfig = BY_VECTORS
 
 
 def answer_one(
     config: GenerateConfig,
     layout: ParallelConfig,
-    places: Places,
+    paths: ModelPaths,
     question: str,
     *,
     passages_from: str,
@@ -47,7 +36,7 @@ def answer_one(
     Args:
         config: Prompt, sampling, passages; its questions are left aside.
         layout: Processes.
-        places: Checkpoint, corpus, database and index.
+        paths: Checkpoint, corpus, database and index.
         question: Its text.
         passages_from: `retriever`, searched with the question; `live`, also while the answer grows; or `none`.
         say: Called with each piece of the answer's text, as it becomes certain.
@@ -56,27 +45,61 @@ def answer_one(
         ConfigError: There is no such source, the question is empty or too long, or a setting does not fit the model.
         ArtifactError: Something is missing or damaged.
     """
-    if not question.strip():
-        raise ConfigError("question", question, "needs a text")
-    setting = setting_of(passages_from)
-    info = find_checkpoint(config, places.checkpoint)
+    asked, setting = question_of(question), setting_of(passages_from)
     config = config.model_copy(update={"settings": (setting,), "start": 0, "count": None})
-    config, _ = with_choice(for_model(config, info))
-    task = load_task(config.task)
+    model, task = open_model(config, paths, layout), load_task(config.task)
     texts = prompt_texts(config, task)
-    warn_of_other_prompts(config, info.path, texts)
-    corpus = open_corpus(places.corpus, info, searches=config.searches)
-    engine, retrieve = open_engine(config, layout, info, corpus, places.db, places.index, places.search)
-    asked = Question(id="0", question=question.strip(), answers=())
-    asker = QuestionRunner(engine=engine, config=config, task=task, questions=[asked], identity={}, texts=texts)
-    found = find_passages(config, [asked], retrieve, needed=False)[setting]
-    (request,) = build_requests(asker, setting, found)
-    if request is None:
-        most = engine.decoder.sequence_length
-        need = f"needs to fit a sequence of {most} tokens beside the prompt and the answer{LONGER}"
-        raise ConfigError("question", f"{question[:40]}…", need)
+    warn_of_other_prompts(model.config, model.info.path, texts)
+    engine = model.engine
+    ((request, found),) = requests_of(engine, model.config, task, texts, [asked], model.retrieve)
     completion = None
     for event in engine.stream(request):
         say(event.text)
         completion = event.completion
-    return record(setting, asked, found[0], completion)
+    return record(setting, asked, found, completion)
+
+
+def question_of(text: str, number: int = 0) -> Question:
+    """A question without gold answers.
+
+    Raises:
+        ConfigError: It is empty.
+    """
+    if not text.strip():
+        raise ConfigError("question", text, "needs a text")
+    return Question(id=str(number), question=text.strip(), answers=())
+
+
+def requests_of(
+    engine: BatchEngine,
+    config: GenerateConfig,
+    task: Task,
+    texts: PromptTexts,
+    questions: Sequence[Question],
+    retrieve: Retrieve | None,
+) -> list[tuple[Request, Passages]]:
+    """The requests of questions, each with the passages that stand in its prompt.
+
+    Args:
+        engine: The one that is to answer.
+        config: Prompt, sampling, and the one setting in which questions are asked.
+        task: How they are asked.
+        texts: Its prompt texts.
+        questions: All of them.
+        retrieve: The search, where the setting needs one.
+
+    Raises:
+        ConfigError: A question does not fit the model, even without passages.
+        RetroError: The search failed.
+    """
+    (setting,) = config.settings
+    runner = QuestionRunner(engine=engine, config=config, task=task, questions=questions, identity={}, texts=texts)
+    found = find_passages(config, questions, retrieve, needed=False)[setting]
+    made: list[tuple[Request, Passages]] = []
+    for question, request, passages in zip(questions, build_requests(runner, setting, found), found, strict=True):
+        if request is None:
+            most = engine.decoder.sequence_length
+            need = f"needs to fit a sequence of {most} tokens beside the prompt and the answer{LONGER}"
+            raise ConfigError("question", f"{question.question[:40]}…", need)
+        made.append((request, passages))
+    return made

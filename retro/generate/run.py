@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,43 +17,28 @@ from retro.common.leases import run_lock
 from retro.common.resume import completed, fingerprints
 from retro.db.versions import version_identity
 from retro.generate.answer_writer import begun_precision, covered, header_path, join_slices, plain_name, write_plain
-from retro.generate.config import GenerateConfig, with_precision
-from retro.generate.loading import (
-    conventions_identity,
-    find_checkpoint,
-    for_model,
-    open_engine,
-    prompt_texts,
-    with_choice,
-)
+from retro.generate.config import GenerateConfig, ModelPaths, with_precision
+from retro.generate.loading import conventions_identity, find_checkpoint, prompt_texts
+from retro.generate.open_model import OpenModel
 from retro.generate.passages import find_passages
 from retro.generate.questions import load_questions, slice_bounds
 from retro.generate.ranks import on_first_rank
 from retro.generate.runner import QuestionRunner, answer_all
 from retro.generate.task_prompt import task_identity, warn_of_other_prompts
-from retro.index.config import SearchConfig
-from retro.index.retriever import BY_VECTORS, search_identity
+from retro.index.retriever import search_identity
 from retro.qa.answer_files import QUESTIONS
-from retro.qa.task import load_task
+from retro.qa.prompt_texts import PromptTexts
+from retro.qa.question import Question
+from retro.qa.task import Task, load_task
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
-from retro.training.model_tokenizer import model_tokenizer, open_corpus
 
 log = logging.getLogger(__name__)
 
 STAGE = "generate"
 
 
-def run(
-    config: GenerateConfig,
-    layout: ParallelConfig,
-    checkpoint_dir: Path,
-    corpus_dir: Path,
-    db_dir: Path,
-    index_dir: Path,
-    out: Path,
-    search: SearchConfig = BY_VECTORS,
-) -> Manifest:
+def run(config: GenerateConfig, layout: ParallelConfig, paths: ModelPaths, out: Path) -> Manifest:
     """Answer the questions, or those still missing after a stop.
 
     A slice (`start`, `count`) leaves its own files; the last slice to finish joins them, and only then is the stage
@@ -62,13 +47,8 @@ def run(
     Args:
         config: Questions, settings, sampling.
         layout: Processes. Without a launcher one process holds the whole model, whatever this says.
-        checkpoint_dir: A checkpoint, a directory of them, or a finished tuning stage.
-        corpus_dir: The corpus, for its tokenizer and its own questions; none is needed where questions are in a file,
-            nothing is searched and the checkpoint has a tokenizer.
-        db_dir: The chunk database; opened when passages come from the retriever.
-        index_dir: The index; likewise.
+        paths: Checkpoint, corpus (for its own questions too), database and index.
         out: The stage's directory.
-        search: By what the database is searched.
 
     Raises:
         ConfigError: A setting does not fit the model, the questions or the processes.
@@ -78,35 +58,24 @@ def run(
     """
     task = load_task(config.task)
     texts = prompt_texts(config, task)
-    info = find_checkpoint(config, checkpoint_dir)
-    corpus = open_corpus(corpus_dir, info, searches=config.searches)
-    parents = {} if corpus is None else {"corpus": corpus.manifest}
-    questions = load_questions(config, None if corpus is None else corpus_dir)
-    config = _whole_is_no_slice(config, len(questions))
+    model = OpenModel(config, find_checkpoint(config, paths.checkpoint), paths, layout)
+    parents = {} if model.corpus is None else {"corpus": model.corpus.manifest}
+    questions = load_questions(config, None if model.corpus is None else paths.corpus)
+    model.config = _whole_is_no_slice(config, len(questions))
     # Neither the slice nor the expected size shapes an answer.
-    shaping = config.model_copy(update={"start": 0, "count": None, "size": None})
+    shaping = model.config.model_copy(update={"start": 0, "count": None, "size": None})
     settings = {"generate": config_json(shaping)}
-    identity: dict[str, Any] = {
-        "checkpoint": checkpoint.identity(info.path),
-        "questions": fingerprint([[one.id, one.question, list(one.answers)] for one in questions]),
-        **fingerprints(parents),
-        "prompts": texts.identity,
-        "task": task_identity(task),
-    }
-    identity |= conventions_identity(model_tokenizer(info, corpus)[0], config)
-    if config.searches:
-        identity |= {"database": version_identity(db_dir), **search_identity(search, index_dir)}
+    identity = _identity(model, questions, texts, task) | fingerprints(parents)
     made = completed(out, STAGE, settings | {"identity": identity}, parents, compared=_renamed)
     if made is not None:
         return made
-    config, choice = with_choice(config, begun_precision(out))
+    choice = model.prepare(begun_precision(out))
     settings["generate"]["precision"] = choice.precision
     started = time.monotonic()
-    config = for_model(config, info)
+    config, info = model.config, model.info
     warn_of_other_prompts(config, info.path, texts)
-    engine, retrieve = open_engine(config, layout, info, corpus, db_dir, index_dir, search)
     asker = QuestionRunner(
-        engine=engine,
+        engine=model.engine,
         config=config,
         task=task,
         questions=questions,
@@ -114,7 +83,7 @@ def run(
         texts=texts,
         model=f"{Path(info.shape.model.size).name} {info.step}",
     )
-    passages = find_passages(config, questions, retrieve)
+    passages = find_passages(config, questions, model.retrieve)
     with run_lock(out, name=f".lock_{config.start}") if config.is_slice else nullcontext():
         report = answer_all(asker, passages, out) | choice.report
     manifest = Manifest(
@@ -124,6 +93,21 @@ def run(
         counts={"questions": len(questions), "settings": list(config.settings)},
     )
     return on_first_rank(lambda: _finish(asker, manifest, report, started, out))
+
+
+def _identity(model: OpenModel, questions: Sequence[Question], texts: PromptTexts, task: Task) -> dict[str, Any]:
+    """What shapes the answers beside the settings."""
+    paths = model.paths
+    identity: dict[str, Any] = {
+        "checkpoint": checkpoint.identity(model.info.path),
+        "questions": fingerprint([[one.id, one.question, list(one.answers)] for one in questions]),
+        "prompts": texts.identity,
+        "task": task_identity(task),
+        **conventions_identity(model.tokenizer, model.config),
+    }
+    if model.config.searches:
+        identity |= {"database": version_identity(paths.db), **search_identity(paths.search, paths.index)}
+    return identity
 
 
 def _finish(asker: QuestionRunner, manifest: Manifest, report: dict[str, Any], started: float, out: Path) -> Manifest:

@@ -28,7 +28,7 @@ from retro.generate.task_prompt import few_shot_examples, task_chat, task_prompt
 from retro.qa.answer_files import QUESTIONS, Answer, passage_record, question_lines
 from retro.qa.chat_prompts import STYLE, chat_of, encode_chats
 from retro.qa.prompt_texts import PromptTexts, shipped_prompts
-from retro.qa.question import Question
+from retro.qa.question import Context, Question
 from retro.qa.sample_layout import PromptIds, fit_prompt, prompt_room
 from retro.qa.task import Task
 from retro.sft.prepare import encode_prompts
@@ -163,7 +163,7 @@ def build_requests(asker: QuestionRunner, setting: Setting, passages: Sequence[P
     requests: list[Request | None] = []
     for place, ids in enumerate(_prompts(asker, questions, passages)):
         fitted = fit_prompt(ids, room)
-        reading = _reading(config, setting, questions[place], passages[place])
+        reading = reading_of(config, setting, questions[place], passages[place])
         sampling = sampling_of(config.sampling, asker.task, longest, seed=question_seed(config.seed, start + place))
         requests.append(None if fitted is None else Request(prompt=fitted[0], sampling=sampling, reading=reading))
     return requests
@@ -187,7 +187,8 @@ def _prompts(asker: QuestionRunner, questions: Sequence[Question], passages: Seq
     return encode_prompts(prompts, tokenizer, prefix)
 
 
-def _reading(config: GenerateConfig, setting: Setting, question: Question, passages: Passages) -> Reading:
+def reading_of(config: GenerateConfig, setting: Setting, question: Question, passages: Passages) -> Reading:
+    """What the encoder reads for a question, of its passages."""
     if not config.encoder or setting == "closed_book":
         return None
     if setting == "live_retrieval":
@@ -219,15 +220,21 @@ def question_seed(seed: int, number: int) -> int:
     return (seed << 32) + number
 
 
+def passages_read(shown: Passages, completion: Completion | None) -> tuple[Context, ...]:
+    """The passages that were read: in the prompt, then by the encoder, each once."""
+    retrieved = () if completion is None else completion.retrieved
+    read = [*shown, *(passage for one in retrieved for passage in one.passages)]
+    return tuple(dict.fromkeys(map(passage_record, read)))
+
+
 def record(setting: Setting, question: Question, shown: Passages, completion: Completion | None) -> Answer:
-    """An answer with the passages that were read: in the prompt, then by the encoder, each once."""
-    read = [*shown] if completion is None else [*shown, *(p for one in completion.retrieved for p in one.passages)]
+    """An answer with the passages that were read."""
     return Answer(
         id=question.id,
         question=question.question,
         answers=question.answers,
         prediction="" if completion is None else completion.text.strip(),
-        passages=tuple(dict.fromkeys(passage_record(passage) for passage in read)),
+        passages=passages_read(shown, completion),
         setting=setting,
         skipped="question_too_long" if completion is None else "",
         ended="" if completion is None else completion.ended,

@@ -12,34 +12,18 @@ import yaml
 from retro.common.errors import ConfigError, DataError, short_reason
 from retro.common.optional import import_optional
 from retro.db.versions import version_identity
-from retro.generate.config import GenerateConfig
-from retro.generate.loading import find_checkpoint, for_model, open_engine, with_choice
+from retro.generate.config import GenerateConfig, ModelPaths
+from retro.generate.open_model import open_model
 from retro.generate.request import LiveRetrieval
-from retro.index.config import SearchConfig
-from retro.index.retriever import BY_VECTORS, search_identity
+from retro.index.retriever import search_identity
 from retro.lm_eval.generation_kwargs import sampling_of
 from retro.lm_eval.response_cache import open_responses
 from retro.qa.chat_prompts import chat_of, has_chat
-from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.tokenizer import conventions_of
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig
-from retro.training.model_tokenizer import model_tokenizer, open_corpus
 
 if TYPE_CHECKING:
     from retro.lm_eval.model import RetroLM
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where the stages of a run lie."""
-
-    checkpoint: Path
-    """A checkpoint, a directory of them, or a finished tuning stage."""
-    corpus: Path
-    db: Path
-    index: Path
-    search: SearchConfig = BY_VECTORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +67,7 @@ def require_packages() -> None:
 
 def open_lm(
     generate: GenerateConfig,
-    places: Places,
+    paths: ModelPaths,
     retrieval: Literal["none", "live"],
     seed: int = 1234,
     use_cache: Path | None = None,
@@ -92,7 +76,7 @@ def open_lm(
 
     Args:
         generate: Which checkpoint, how many passages, what of them is read, how many sequences at once.
-        places: Of the run.
+        paths: Of the run.
         retrieval: What the encoder reads.
         seed: Of tasks that draw tokens.
         use_cache: A file that keeps responses, for calls that are stopped or repeated.
@@ -107,35 +91,34 @@ def open_lm(
     from retro.lm_eval.model import RetroLM
 
     asked = generate.model_copy(update={"settings": ("live_retrieval" if retrieval == "live" else "closed_book",)})
-    info = find_checkpoint(asked, places.checkpoint)
-    for_model(asked, info)
-    corpus = open_corpus(places.corpus, info, searches=asked.searches)
-    tokenizer: Any = model_tokenizer(info, corpus)[0]
-    asked, choice = with_choice(asked)
-    engine, _ = open_engine(asked, ParallelConfig(), info, corpus, places.db, places.index, places.search)
-    known, cache = conventions_of(tokenizer), None
-    prefix = prompt_prefix(known, generate.add_special_tokens, "generate.add_special_tokens")
+    opened = open_model(asked, paths)
+    engine = opened.engine
+    known, prefix, cache = conventions_of(opened.tokenizer), opened.prefix, None
     if use_cache is not None:
         live: list[Any] = []
         if retrieval == "live":
-            search = search_identity(places.search, places.index)
+            search = search_identity(paths.search, paths.index)
             live = [
-                version_identity(places.db),
+                version_identity(paths.db),
                 generate.passages,
                 generate.neighbor_text,
                 *([search] if search else []),
             ]
-        model = {"checkpoint": checkpoint.identity(info.path), "precision": choice.precision, "live": live}
+        model = {
+            "checkpoint": checkpoint.identity(opened.info.path),
+            "precision": opened.config.precision,
+            "live": live,
+        }
         model |= {"prefix": prefix} if prefix else {}
         cache = open_responses(use_cache, model)
     return RetroLM(
         engine,
-        tokenizer,
+        opened.tokenizer,
         sequence_length=engine.decoder.sequence_length,
         reading=LiveRetrieval(passages=generate.passages) if retrieval == "live" else None,
         seed=seed,
-        precision=choice.precision,
-        chat=chat_of(tokenizer, "--apply-chat-template") if has_chat(tokenizer) else None,
+        precision=opened.config.precision,
+        chat=chat_of(opened.tokenizer, "--apply-chat-template") if has_chat(opened.tokenizer) else None,
         prefix=prefix,
         begin=None if generate.add_special_tokens is False else known.ids.get("bos_token"),
         cache=cache,

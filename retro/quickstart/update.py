@@ -20,7 +20,7 @@ from retro.quickstart.page import Section
 from retro.report.tables import new_table
 from retro.run.config import RunConfig, as_yaml
 from retro.run.documents import build
-from retro.run.pipeline import answer_places, database_home
+from retro.run.pipeline import database_home, model_paths
 from retro.updates import change
 
 UPDATE = "update"
@@ -68,8 +68,8 @@ def run(options: Options) -> dict[str, Any]:
 def _ask(config: RunConfig, done: str, seconds: float) -> dict[str, Any]:
     from retro.generate.one_question import answer_one
 
-    places = answer_places(config)
-    answer = answer_one(config.generate, config.parallel, places, QUESTION, passages_from="retriever", say=_silent)
+    paths = model_paths(config)
+    answer = answer_one(config.generate, config.parallel, paths, QUESTION, passages_from="retriever", say=_silent)
     read = [one.title or one.text for one in answer.passages]
     return {"done": done, "seconds": round(seconds, 1), "answer": answer.prediction.strip(), "read": read}
 

@@ -17,7 +17,7 @@ from retro.common.leases import is_held, run_lock
 
 if TYPE_CHECKING:
     from retro.common.artifacts import Manifest
-    from retro.generate.one_question import Places
+    from retro.generate.config import ModelPaths
     from retro.run.config import RunConfig
     from retro.updates.state import VersionedDatabase
 
@@ -209,9 +209,7 @@ def _sft(config: RunConfig) -> Manifest:
 def _generate(config: RunConfig) -> Manifest:
     from retro.generate import run
 
-    checkpoint = config.generate.checkpoint or _dir(config, "sft")
-    dirs = (_dir(config, "corpus"), *database_dirs(config, answers=True), _dir(config, "generate"))
-    return run.run(config.generate, config.parallel, checkpoint, *dirs, search=config.search)
+    return run.run(config.generate, config.parallel, model_paths(config), _dir(config, "generate"))
 
 
 def _evaluate(config: RunConfig) -> Manifest:
@@ -223,13 +221,17 @@ def _evaluate(config: RunConfig) -> Manifest:
     )
 
 
-def answer_places(config: RunConfig) -> Places:
-    """What single questions are answered from: the model that generates, and the database as it is now."""
-    from retro.generate.one_question import Places
+def model_paths(config: RunConfig) -> ModelPaths:
+    """What questions are answered from: the model that generates, and the database as it is now.
+
+    Raises:
+        ConfigError: There is no such version of the database.
+    """
+    from retro.generate.config import ModelPaths
 
     db, index = database_dirs(config, answers=True)
     checkpoint = config.generate.checkpoint or _dir(config, "sft")
-    return Places(checkpoint=checkpoint, corpus=_dir(config, "corpus"), db=db, index=index, search=config.search)
+    return ModelPaths(checkpoint=checkpoint, corpus=_dir(config, "corpus"), db=db, index=index, search=config.search)
 
 
 def measure_leakage(config: RunConfig) -> dict[str, Any]:

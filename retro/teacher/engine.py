@@ -85,31 +85,24 @@ def open_run(config: TeacherConfig) -> EngineBackend:
         ConfigError: The run's settings do not fit the model.
         ArtifactError: The run has no tuned model, or it is damaged.
     """
-    from retro.generate.loading import find_checkpoint, open_engine, with_choice
+    from retro.generate.open_model import open_model
     from retro.qa.prompt_texts import load_prompts
     from retro.run.config import load_run_config
-    from retro.run.pipeline import answer_places
-    from retro.tokenizers.conventions import prompt_prefix
-    from retro.tokenizers.tokenizer import conventions_of
+    from retro.run.pipeline import model_paths
     from retro.training import checkpoint
-    from retro.training.config import ParallelConfig
-    from retro.training.model_tokenizer import model_tokenizer, open_corpus
 
     run = load_run_config(config.run, config.overrides)
-    places, texts = answer_places(run), load_prompts(run.generate.prompts)
+    texts = load_prompts(run.generate.prompts)
     alone = {"settings": ("closed_book",), "encoder": False, "batch_size": config.concurrency}
-    generate, _ = with_choice(run.generate.model_copy(update=alone))
-    info = find_checkpoint(generate, places.checkpoint)
+    generate = run.generate.model_copy(update=alone)
+    model = open_model(generate, model_paths(run))
 
     def opened() -> tuple[Engine, Encode]:
-        corpus = open_corpus(places.corpus, info, searches=False)
-        tokenizer = model_tokenizer(info, corpus)[0]
-        engine, _ = open_engine(generate, ParallelConfig(), info, corpus, places.db, places.index, places.search)
-        prefix = prompt_prefix(conventions_of(tokenizer), generate.add_special_tokens, "generate.add_special_tokens")
-        return engine, conversation_encoder(tokenizer, generate, texts, prefix)
+        engine = model.engine
+        return engine, conversation_encoder(model.tokenizer, generate, texts, model.prefix)
 
     # Not the precision: replies that are there stay when work goes on on another machine.
-    identity: dict[str, Any] = {"checkpoint": checkpoint.identity(info.path), "prompts": texts.identity}
+    identity: dict[str, Any] = {"checkpoint": checkpoint.identity(model.info.path), "prompts": texts.identity}
     identity |= {"style": generate.style, "add_special_tokens": generate.add_special_tokens}
     return EngineBackend(opened, model=run.run_dir.resolve().name, identity=identity, at_once=config.concurrency)
 

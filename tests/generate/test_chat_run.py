@@ -13,12 +13,13 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.corpus.reader import Corpus
-from retro.generate.loading import end_tokens, find_checkpoint, for_model, open_engine
+from retro.generate.loading import end_tokens
+from retro.generate.open_model import open_model
 from retro.generate.runner import QuestionRunner, build_requests
 from retro.qa.question import Context, Question
 from retro.qa.task import load_task
 from retro.run.config import RunConfig
-from retro.run.pipeline import stage
+from retro.run.pipeline import model_paths, stage
 from retro.serve.errors import ApiError
 from retro.serve.loading import load_service
 from retro.serve.model_info import Limits
@@ -27,7 +28,6 @@ from retro.serve.protocol import ChatRequest, CompletionRequest
 from retro.sft.config import SftDataConfig
 from retro.sft.prepare import Shape, prepare
 from retro.tokenizers.conventions import CONVENTIONS
-from tests.serve.test_load import stage_paths
 from tests.tiny_road import SMALL_MODEL, run_stages, small_config
 from tests.tokenizers.chat_folders import make_folder
 
@@ -61,11 +61,10 @@ def corpus_of(config: RunConfig) -> Corpus:
 
 
 def asker_of(config: RunConfig, questions: list[Question]) -> QuestionRunner:
-    corpus, places = corpus_of(config), stage_paths(config)
-    info = find_checkpoint(config.generate, places.checkpoint)
-    generate = for_model(config.generate, info)
-    engine, _ = open_engine(generate, config.parallel, info, corpus, places.db, places.index)
-    return QuestionRunner(engine=engine, config=generate, task=load_task("qa"), questions=questions, identity={})
+    model = open_model(config.generate, model_paths(config))
+    return QuestionRunner(
+        engine=model.engine, config=model.config, task=load_task("qa"), questions=questions, identity={}
+    )
 
 
 def theirs(folder: Path) -> Any:
@@ -146,7 +145,7 @@ def test_a_run_without_a_chat_template_cannot_be_asked_in_style_chat(tmp_path: P
 
 def test_a_served_chat_is_written_by_the_template_and_a_completion_begins_with_the_prefix(folder: Path) -> None:
     config = config_of(folder, "serve.retrieval=none")
-    service = load_service(config.serve, config.generate, stage_paths(config), "tiny")
+    service = load_service(config.serve, config.generate, model_paths(config), "tiny")
     limits = Limits.of(config.serve)
     messages = [
         {"role": "system", "content": " Be brief. "},
@@ -165,7 +164,7 @@ def test_a_served_chat_is_written_by_the_template_and_a_completion_begins_with_t
 
 def test_a_conversation_that_the_template_refuses_is_refused_with_its_words(folder: Path) -> None:
     config = config_of(folder, "serve.retrieval=none")
-    service = load_service(config.serve, config.generate, stage_paths(config), "tiny")
+    service = load_service(config.serve, config.generate, model_paths(config), "tiny")
 
     def refuse(*arguments: Any, **ways: Any) -> None:
         raise DataError("template", "its chat template cannot write this conversation (Roles must alternate)", "Mend")

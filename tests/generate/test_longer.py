@@ -10,10 +10,10 @@ import torch
 import transformers
 
 from retro.common.errors import ConfigError
-from retro.generate.config import GenerateConfig
+from retro.generate.config import GenerateConfig, ModelPaths
 from retro.generate.engine import BatchEngine
-from retro.generate.loading import find_checkpoint, open_engine
-from retro.generate.one_question import Places, answer_one
+from retro.generate.one_question import answer_one
+from retro.generate.open_model import open_model
 from retro.generate.request import Request, Sampling
 from retro.model.convert import hf_config
 from retro.training.config import ParallelConfig
@@ -38,9 +38,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "llama"
 
 
+def paths_of(folder: Path) -> ModelPaths:
+    return ModelPaths(checkpoint=folder, corpus=folder, db=folder, index=folder)
+
+
 def opened(path: Path, length: int | None) -> BatchEngine:
     config = GenerateConfig(checkpoint=path, settings=("closed_book",), sequence_length=length, precision="float32")
-    return open_engine(config, ParallelConfig(), find_checkpoint(config, path), None, path, path)[0]
+    return open_model(config, paths_of(path)).engine
 
 
 def long_prompt() -> list[int]:
@@ -69,15 +73,14 @@ def test_what_is_too_long_names_the_setting(folder: Path, caplog: pytest.LogCapt
     words = r"^Request\.prompt = '206 tokens': needs at most 64, the tokens that the model is open for \(generate\.seq"
     with pytest.raises(ConfigError, match=words):
         engine.generate([Request(prompt=long_prompt(), sampling=Sampling(max_new_tokens=1))])
-    places = Places(checkpoint=folder, corpus=folder, db=folder, index=folder)
+    paths = paths_of(folder)
     question = "Where does the river rise? " * 4
     config = GenerateConfig(checkpoint=folder, precision="float32", max_new_tokens=4, style="plain")
     with pytest.raises(ConfigError, match=r"sequence of 64 tokens beside .* \(generate\.sequence_length\)$"):
-        answer_one(config, ParallelConfig(), places, question, passages_from="none", say=lambda text: None)
+        answer_one(config, ParallelConfig(), paths, question, passages_from="none", say=lambda text: None)
     longer = config.model_copy(update={"sequence_length": MOST})
     assert (
-        answer_one(longer, ParallelConfig(), places, question, passages_from="none", say=lambda text: None).skipped
-        == ""
+        answer_one(longer, ParallelConfig(), paths, question, passages_from="none", say=lambda text: None).skipped == ""
     )
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from retro.cli.ask import show_answer
-from retro.cli.stages import run_stage
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, TrainingError
 from retro.common.files import write_json
 from retro.common.precision import Hardware
 from retro.generate import run as generate_run
-from retro.generate.one_question import Places, answer_one
+from retro.generate.one_question import answer_one
+from retro.generate.open_model import open_model
+from retro.generate.request import Request
 from retro.qa.answer_files import Answer
 from retro.run.config import RunConfig
-from retro.run.pipeline import stage
+from retro.run.execution import run_stage
+from retro.run.pipeline import model_paths
 from retro.training import checkpoint
 from tests.tiny_road import run_stages, small_config
 
@@ -32,8 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(config: RunConfig, out: Path) -> None:
-    corpus, db, index, sft = (stage(name).path(config) for name in ("corpus", "db", "index", "sft"))
-    generate_run.run(config.generate, config.parallel, config.generate.checkpoint or sft, corpus, db, index, out)
+    generate_run.run(config.generate, config.parallel, model_paths(config), out)
 
 
 def test_the_tuned_model_is_named_after_its_settings(folder: Path) -> None:
@@ -138,9 +140,8 @@ def test_other_prompt_texts_are_other_answers(folder: Path, tmp_path: Path) -> N
 
 def one(folder: Path, question: str, passages_from: str, *settings: str) -> tuple[Answer, list[str]]:
     config, said = small_config(folder, *settings), list[str]()
-    corpus, db, index, sft = (stage(name).path(config) for name in ("corpus", "db", "index", "sft"))
-    places = Places(checkpoint=config.generate.checkpoint or sft, corpus=corpus, db=db, index=index)
-    found = answer_one(config.generate, config.parallel, places, question, passages_from=passages_from, say=said.append)
+    paths = model_paths(config)
+    found = answer_one(config.generate, config.parallel, paths, question, passages_from=passages_from, say=said.append)
     return found, said
 
 
@@ -160,6 +161,21 @@ def test_one_question_reads_what_is_found_while_it_is_answered_or_nothing(folder
     assert len(live.passages) >= 2
     assert all(passage.row >= 0 for passage in live.passages)
     assert closed.passages == ()
+
+
+def test_a_model_is_loaded_when_it_first_answers_and_further_engines_share_it(folder: Path, tmp_path: Path) -> None:
+    config = small_config(folder, "generate.settings=[closed_book]")
+    paths = replace(model_paths(config), db=tmp_path / "none", index=tmp_path / "none")
+    model = open_model(config.generate, paths)
+    assert model.retrieve is None
+    assert "decoder" not in vars(model)
+    (completion,) = model.engine.generate([Request(prompt=(5, 6, 7))])
+    assert model.engine.decoder is model.decoder
+    (again,) = model.new_engine(model.decoder, None, 1).generate([Request(prompt=(5, 6, 7))])
+    assert again.tokens == completion.tokens
+    searching = open_model(config.generate.model_copy(update={"settings": ("retrieved_passages",)}), paths)
+    with pytest.raises(ArtifactError, match=r"none/manifest\.json: is missing\. Run `retro db` first"):
+        _ = searching.engine
 
 
 def test_a_question_that_cannot_be_asked_is_a_config_error(folder: Path) -> None:

@@ -17,9 +17,9 @@ import transformers
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from retro.generate.config import GenerateConfig
+from retro.generate.config import GenerateConfig, ModelPaths
 from retro.lm_eval.model import RetroLM
-from retro.lm_eval.run import Options, Places, evaluate, open_lm
+from retro.lm_eval.run import Options, evaluate, open_lm
 from tests.model.convert.folders import LLAMA
 from tests.tokenizers.chat_folders import make_folder
 
@@ -95,10 +95,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def both(folder: Path) -> tuple[RetroLM, Any]:
     nowhere = folder / "nowhere"
-    places = Places(checkpoint=folder, corpus=nowhere, db=nowhere, index=nowhere)
+    paths = ModelPaths(checkpoint=folder, corpus=nowhere, db=nowhere, index=nowhere)
     from lm_eval.models.huggingface import HFLM
 
-    ours = open_lm(GenerateConfig(checkpoint=folder), places, "none")
+    ours = open_lm(GenerateConfig(checkpoint=folder), paths, "none")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return ours, HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retro.generate import run as generate_run
 from retro.mcore import parallel
-from retro.run.pipeline import stage
+from retro.run.pipeline import model_paths
 from tests.tiny_road import small_config
 
 
@@ -18,8 +18,7 @@ def main() -> None:
     """Answer the small run's questions."""
     folder, out, *settings = sys.argv[1:]
     config = small_config(Path(folder), *settings, write=False)
-    corpus, db, index, sft = (stage(name).path(config) for name in ("corpus", "db", "index", "sft"))
-    generate_run.run(config.generate, config.parallel, sft, corpus, db, index, Path(out))
+    generate_run.run(config.generate, config.parallel, model_paths(config), Path(out))
     parallel.stop()
 
 

@@ -14,13 +14,11 @@ from retro.cli.ask import run_and_question, show_answer
 from retro.common.cache import cache_directory
 from retro.common.errors import ConfigError, DataError
 from retro.common.optional import package_folder
-from retro.generate.config import GenerateConfig
-from retro.generate.loading import find_checkpoint, open_engine
+from retro.generate.config import GenerateConfig, ModelPaths
+from retro.generate.open_model import open_model
 from retro.generate.request import Request, Sampling
 from retro.qa.chat_prompts import chat_of
 from retro.run.documents import BY_WORDS, _search_settings, documents_run
-from retro.tokenizers.tokenizer import load_tokenizer
-from retro.training.config import ParallelConfig
 from tests.cli.test_main import refused
 from tests.tokenizers.chat_folders import TEXT
 from tests.tokenizers.chat_model import make_chat_model
@@ -128,14 +126,9 @@ def test_what_cannot_be_asked_is_said(model: Path, tmp_path: Path) -> None:
 def test_greedy_answers_of_conversations_are_those_of_transformers(model: Path) -> None:
     draw = random.Random(5)
     words = " ".join(TEXT).split()
-    config = GenerateConfig(checkpoint=model, style="chat", precision="float32")
-    info = find_checkpoint(config, model)
-    assert info.tokenizer is not None
-    tokenizer = load_tokenizer(info.tokenizer)
-    chat = chat_of(tokenizer, "test")
-    engine, _ = open_engine(
-        config.model_copy(update={"settings": ("closed_book",)}), ParallelConfig(), info, None, Path(), Path()
-    )
+    config = GenerateConfig(checkpoint=model, style="chat", precision="float32", settings=("closed_book",))
+    opened = open_model(config, ModelPaths(checkpoint=model, corpus=Path(), db=Path(), index=Path()))
+    chat, engine = chat_of(opened.tokenizer, "test"), opened.engine
     theirs = transformers.AutoModelForCausalLM.from_pretrained(model)
     spoken = transformers.AutoTokenizer.from_pretrained(model)
     ended = 0

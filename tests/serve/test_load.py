@@ -7,10 +7,10 @@ import time
 
 from benchmarks.serving_load import Load, answers_alone, put_load, questions
 from retro.run.config import RunConfig
-from retro.run.pipeline import database_dirs, stage
+from retro.run.pipeline import model_paths
 from retro.serve.app import Service
 from retro.serve.config import ServeConfig
-from retro.serve.loading import StagePaths, load_service
+from retro.serve.loading import load_service
 from tests.serve.fake_engine import FakeEngine
 from tests.serve.fake_server import fake_service
 from tests.serve.running import running
@@ -49,13 +49,8 @@ def test_a_full_server_refuses_requests_and_mixes_up_none() -> None:
     assert load.counts["refused, full"] > 0
 
 
-def stage_paths(config: RunConfig) -> StagePaths:
-    db, index = database_dirs(config, answers=True)
-    return StagePaths(checkpoint=stage("sft").path(config), corpus=stage("corpus").path(config), db=db, index=index)
-
-
 def test_a_real_model_under_load_answers_as_it_does_alone(road: RunConfig) -> None:
-    service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
+    service = load_service(road.serve, road.generate, model_paths(road), "tiny")
     load = apply_load(service, clients=8, seconds=3, tokens=12)
     assert load.wrong == []
     assert load.answered

@@ -16,16 +16,16 @@ from retro.common.errors import ArtifactError, ConfigError, DependencyError, Tra
 from retro.generate.request import LiveRetrieval, Request
 from retro.mcore import parallel
 from retro.run.config import RunConfig, as_yaml
+from retro.run.pipeline import model_paths
 from retro.serve.loading import load_service
 from retro.serve.run import require_packages
 from tests.serve.running import running
-from tests.serve.test_load import stage_paths
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_tuned_run_is_served_with_its_tokenizer_its_index_and_its_prompt(road: RunConfig) -> None:
-    service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
+    service = load_service(road.serve, road.generate, model_paths(road), "tiny")
     model = service.model
     assert (model.name, model.sequence_length, model.chunk_length, model.neighbors) == ("tiny", 64, 16, 2)
     assert (model.style, model.kind, model.contexts_in_prompt) == ("plain", "conversation", 1)
@@ -43,7 +43,7 @@ def test_a_tuned_run_is_served_with_its_tokenizer_its_index_and_its_prompt(road:
 
 
 def test_memory_of_an_engine_is_freed_when_a_new_one_is_opened(road: RunConfig) -> None:
-    service = load_service(road.serve, road.generate, stage_paths(road), "tiny")
+    service = load_service(road.serve, road.generate, model_paths(road), "tiny")
     before = service.scheduler._engine
     before.submit(Request(prompt=(1, 2, 3), reading=LiveRetrieval()))
     before.step()
@@ -53,7 +53,7 @@ def test_memory_of_an_engine_is_freed_when_a_new_one_is_opened(road: RunConfig) 
 
 
 def test_without_live_retrieval_no_index_is_needed(road: RunConfig, tmp_path: Path) -> None:
-    paths = stage_paths(road)
+    paths = model_paths(road)
     bare = type(paths)(checkpoint=paths.checkpoint, corpus=paths.corpus, db=tmp_path, index=tmp_path)
     config = road.serve.model_copy(update={"retrieval": "none"})
     assert load_service(config, road.generate, bare, "tiny").model.retrieve is None
@@ -62,7 +62,7 @@ def test_without_live_retrieval_no_index_is_needed(road: RunConfig, tmp_path: Pa
 
 
 def test_a_run_that_was_not_tuned_is_named(road: RunConfig, tmp_path: Path) -> None:
-    paths = stage_paths(road)
+    paths = model_paths(road)
     empty = type(paths)(checkpoint=tmp_path, corpus=paths.corpus, db=paths.db, index=paths.index)
     with pytest.raises(ArtifactError, match=r"holds no complete checkpoint"):
         load_service(road.serve, road.generate, empty, "tiny")
@@ -71,7 +71,7 @@ def test_a_run_that_was_not_tuned_is_named(road: RunConfig, tmp_path: Path) -> N
 def test_a_checkpoint_of_another_size_is_named(road: RunConfig) -> None:
     generate = road.generate.model_copy(update={"size": "843m"})
     with pytest.raises((TrainingError, ConfigError), match=r"843m"):
-        load_service(road.serve, generate, stage_paths(road), "tiny")
+        load_service(road.serve, generate, model_paths(road), "tiny")
 
 
 def test_another_prompt_style_than_that_of_tuning_is_warned_of(
@@ -79,20 +79,20 @@ def test_another_prompt_style_than_that_of_tuning_is_warned_of(
 ) -> None:
     generate = road.generate.model_copy(update={"style": "instructretro"})
     with caplog.at_level(logging.WARNING, logger="retro"):
-        load_service(road.serve, generate, stage_paths(road), "tiny")
+        load_service(road.serve, generate, model_paths(road), "tiny")
     assert "generate.style is 'instructretro', it was tuned with sft.data.style = 'plain'" in caplog.text
 
 
 def test_a_template_that_the_texts_lack_is_named(road: RunConfig) -> None:
     generate = road.generate.model_copy(update={"template": "none_such"})
     with pytest.raises(ConfigError, match=r"generate.template = 'none_such'"):
-        load_service(road.serve, generate, stage_paths(road), "tiny")
+        load_service(road.serve, generate, model_paths(road), "tiny")
 
 
 def test_several_processes_are_refused(road: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match=r"WORLD_SIZE = 2: needs to be 1"):
-        load_service(road.serve, road.generate, stage_paths(road), "tiny")
+        load_service(road.serve, road.generate, model_paths(road), "tiny")
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

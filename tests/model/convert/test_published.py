@@ -10,13 +10,12 @@ import pytest
 import torch
 import transformers
 
-from retro.generate.config import GenerateConfig
-from retro.generate.loading import find_checkpoint, open_engine
+from retro.generate.config import GenerateConfig, ModelPaths
+from retro.generate.open_model import open_model
 from retro.generate.request import Request, Sampling
 from retro.qa.chat_prompts import chat_of
 from retro.tokenizers.tokenizer import load_tokenizer
 from retro.training import checkpoint
-from retro.training.config import ParallelConfig
 
 pytest.importorskip("gguf")
 # The package is not imported: only its file is wanted, and what it imports is not installed.
@@ -50,14 +49,12 @@ def test_ids_and_logits_are_those_of_transformers() -> None:
 
 def test_its_greedy_answers_are_those_of_transformers_and_stop() -> None:
     config = GenerateConfig(checkpoint=NAME, style="chat", precision="float32", settings=("closed_book",))
-    info = find_checkpoint(config, NAME)
-    assert info.tokenizer is not None
-    chat = chat_of(load_tokenizer(info.tokenizer), "test")
-    engine, _ = open_engine(config, ParallelConfig(), info, None, Path(), Path())
+    opened = open_model(config, ModelPaths(checkpoint=NAME, corpus=Path(), db=Path(), index=Path()))
+    chat, engine = chat_of(opened.tokenizer, "test"), opened.engine
     conversations = [[{"role": "user", "content": question}] for question in QUESTIONS]
     prompts = [chat.encode(turns, begin_answer=True).ids for turns in conversations]
     found = engine.generate([Request(prompt=one, sampling=Sampling(max_new_tokens=32)) for one in prompts])
-    plain = transformers.AutoModelForCausalLM.from_pretrained(info.path)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(opened.info.path)
     for prompt, answer in zip(prompts, found, strict=True):
         inputs = torch.tensor([prompt])
         said = plain.generate(inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=32, do_sample=False)
