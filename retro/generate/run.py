@@ -23,7 +23,7 @@ from retro.generate.open_model import OpenModel
 from retro.generate.passages import find_passages
 from retro.generate.questions import load_questions, slice_bounds
 from retro.generate.ranks import on_first_rank
-from retro.generate.runner import QuestionRunner, answer_all
+from retro.generate.runner import Policy, QuestionRunner, answer_all
 from retro.generate.task_prompt import task_identity, warn_of_other_prompts
 from retro.index.retriever import search_identity
 from retro.qa.answer_files import QUESTIONS
@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 STAGE = "generate"
 
 
-def run(config: GenerateConfig, layout: ParallelConfig, paths: ModelPaths, out: Path) -> Manifest:
+def run(
+    config: GenerateConfig, layout: ParallelConfig, paths: ModelPaths, out: Path, policy: Policy | None = None
+) -> Manifest:
     """Answer the questions, or those still missing after a stop.
 
     A slice (`start`, `count`) leaves its own files; the last slice to finish joins them, and only then is the stage
@@ -49,6 +51,7 @@ def run(config: GenerateConfig, layout: ParallelConfig, paths: ModelPaths, out: 
         layout: Processes. Without a launcher one process holds the whole model, whatever this says.
         paths: Checkpoint, corpus (for its own questions too), database and index.
         out: The stage's directory.
+        policy: A way of decoding in place of the plain one.
 
     Raises:
         ConfigError: A setting does not fit the model, the questions or the processes.
@@ -66,6 +69,8 @@ def run(config: GenerateConfig, layout: ParallelConfig, paths: ModelPaths, out: 
     shaping = model.config.model_copy(update={"start": 0, "count": None, "size": None})
     settings = {"generate": config_json(shaping)}
     identity = _identity(model, questions, texts, task) | fingerprints(parents)
+    if policy is not None:
+        identity |= {"policy": dict(policy.identity)}
     made = completed(out, STAGE, settings | {"identity": identity}, parents, compared=_renamed)
     if made is not None:
         return made
@@ -81,6 +86,7 @@ def run(config: GenerateConfig, layout: ParallelConfig, paths: ModelPaths, out: 
         questions=questions,
         identity=identity,
         texts=texts,
+        policy=policy,
         model=f"{Path(info.shape.model.size).name} {info.step}",
     )
     passages = find_passages(config, questions, model.retrieve)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from retro.common.errors import ConfigError
 from retro.common.files import atomic_path
@@ -39,6 +39,28 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question as it is put to a model."""
+
+    question: Question
+    passages: Passages
+    """That it was given, best first."""
+    request: Request
+    """The plain way to ask it: prompt, sampling, and what the encoder reads."""
+
+
+class Policy(Protocol):
+    """A way of decoding in place of the plain one, such as a recipe's."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What shapes its answers, as JSON values: a finished stage of another one is refused."""
+
+    def generate(self, engine: BatchEngine, asked: Sequence[Asked]) -> Sequence[Completion]:
+        """Answer some questions, in their order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuestionRunner:
     """What all settings of a run have in common."""
 
@@ -51,6 +73,8 @@ class QuestionRunner:
     """What else shapes the answers: fingerprints of checkpoint, database, questions."""
     texts: PromptTexts = field(default_factory=shipped_prompts)
     """The prompt texts."""
+    policy: Policy | None = None
+    """How they are answered; None: each request once."""
     model: str = ""
     """Size and step of the checkpoint, as names of plain files have them."""
 
@@ -103,7 +127,7 @@ def _answer_setting(
     with Progress(count, what=f"generate: {setting}", unit="answers", done=file.done) as bar:
         while file.done < count:
             batch = slice(file.done, file.done + config.batch_size)
-            completions = _complete(asker.engine, requests[batch])
+            completions = _complete(asker, questions[batch], given[batch], requests[batch])
             whole = zip(questions[batch], given[batch], completions, strict=True)
             file.append([record(setting, *one) for one in whole])
             tokens += sum(len(one.tokens) for one in completions if one is not None)
@@ -134,9 +158,23 @@ def _plain(asker: QuestionRunner, setting: Setting, path: Path) -> list[str]:
     return [target.name]
 
 
-def _complete(engine: BatchEngine, requests: Sequence[Request | None]) -> list[Completion | None]:
+def _complete(
+    asker: QuestionRunner,
+    questions: Sequence[Question],
+    passages: Sequence[Passages],
+    requests: Sequence[Request | None],
+) -> list[Completion | None]:
     """Answer what can be asked, all at once."""
-    found = iter(engine.generate([request for request in requests if request is not None]))
+    fitting = [request for request in requests if request is not None]
+    if asker.policy is None:
+        completions: Sequence[Completion] = asker.engine.generate(fitting)
+    else:
+        whole = zip(questions, passages, requests, strict=True)
+        asked = [Asked(question=one, passages=read, request=put) for one, read, put in whole if put is not None]
+        completions = asker.policy.generate(asker.engine, asked)
+    if len(completions) != len(fitting):
+        raise ValueError(f"{len(fitting)} questions were asked and {len(completions)} answered")
+    found = iter(completions)
     return [None if request is None else next(found) for request in requests]
 
 

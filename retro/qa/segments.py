@@ -1,9 +1,9 @@
 """An answer in segments, each of them learned or only read: recipes' samples, and what their decoding appends.
 
-    [Retrieval] learned   <paragraph>…</paragraph> read, not learned   [Relevant] learned   the answer, learned
+    [Retrieval] learned   <paragraph>...</paragraph> read, not learned   [Relevant] and the answer learned
 
-    [Retrieval] learned  <paragraph>…</paragraph> read, not learned  [Relevant] learned  the answer, learned
-one to a sequence, so that the model meets the same ids in both.
+A segment is a text, or a special token by its name. Each is encoded by itself, in training and wherever a recipe
+appends one to a sequence, so that the model meets the same ids in both.
 """
 
 from __future__ import annotations

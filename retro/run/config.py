@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from retro.analysis.leakage.config import LeakageConfig
 from retro.common.config import StageConfig, apply_overrides, config_json
@@ -71,6 +71,8 @@ class RunConfig(StageConfig):
     """Stage 8: scores and report."""
     serve: ServeConfig = ServeConfig()
     """Answering over HTTP; `retro serve`."""
+    recipe: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of recipes, by the recipe's name; `retro recipe NAME show` lists them."""
 
     @model_validator(mode="after")
     def _vectors_where_they_are_searched(self) -> Self:

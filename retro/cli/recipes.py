@@ -1,0 +1,97 @@
+"""`retro recipe`: recipes that are installed, their settings and steps, and running them.
+
+retro recipe list
+retro recipe NAME show
+retro recipe NAME run CONFIG.yaml [STEP] [section.setting=value]...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retro.cli.options import AsJson, examples, read_arguments
+from retro.common.config import setting_docs, unknown_name
+from retro.common.errors import ConfigError
+from retro.common.terminal import Table, output
+
+if TYPE_CHECKING:
+    from retro.recipes.base import Recipe
+
+app = typer.Typer()
+_VERBS = ("run", "show")
+
+
+@app.command(epilog=examples("retro recipe list", "retro recipe self_rag run run.yaml"))
+def recipe(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="list | NAME run CONFIG.yaml [STEP] [section.setting=value]... | NAME show",
+            help="`list` all recipes; `show` one's settings and steps; `run` its steps in order, or one of them.",
+        ),
+    ] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Remove what the step and those after it wrote, first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe: what one paper adds to the pipeline, step by step; `retro recipe list` names them."""
+    from retro.recipes.base import RECIPES, run_recipe
+
+    typed = words or ["list"]
+    if typed == ["list"]:
+        _list(as_json)
+        return
+    found = RECIPES.find(typed[0], "recipe")
+    verb = typed[1] if len(typed) > 1 else ""
+    if verb not in _VERBS:
+        raise ConfigError("recipe", verb or None, unknown_name(verb, _VERBS).replace("a setting", "run or show"))
+    if verb == "show":
+        _show(found, as_json)
+        return
+    steps = [word for word in typed[2:] if "=" not in word and not word.endswith((".yaml", ".yml"))]
+    if len(steps) > 1:
+        raise ConfigError("STEP", steps, "needs one step, or none for all")
+    run_recipe(found, read_arguments([word for word in typed[2:] if word not in steps]), *steps, redo=redo)
+
+
+def _list(as_json: bool) -> None:
+    from retro.recipes.base import RECIPES
+
+    found = [RECIPES.find(name, "recipe") for name in RECIPES]
+    if as_json:
+        output.json([{"name": one.name, "summary": one.summary, "from": RECIPES.provider(one.name)} for one in found])
+    elif not found:
+        output.say(
+            "No recipe is installed. A package brings one by the entry point `retro.recipes`; see docs/extending.md"
+        )
+    else:
+        table = Table(title="Recipes")
+        for heading in ("recipe", "what it is", "from"):
+            table.add_column(heading, whole=heading == "recipe")
+        for one in found:
+            table.add_row(one.name, one.summary, RECIPES.provider(one.name))
+        output.table(table)
+
+
+def _show(found: Recipe, as_json: bool) -> None:
+    docs = setting_docs(found.config)
+    fields = {name: field.get_default(call_default_factory=True) for name, field in found.config.model_fields.items()}
+    if as_json:
+        steps = [{"name": one.name, "summary": one.summary, "needs": list(one.needs)} for one in found.steps]
+        output.json({"name": found.name, "steps": steps, "settings": found.config.model_json_schema()})
+        return
+    steps_table, settings_table = Table(title=found.summary), Table(title=f"Settings, under recipe.{found.name}")
+    for heading in ("step", "what it does", "needs"):
+        steps_table.add_column(heading, whole=heading == "step")
+    for one in found.steps:
+        steps_table.add_row(one.name, one.summary, ", ".join(one.needs))
+    for heading in ("setting", "default", "what it is"):
+        settings_table.add_column(heading, whole=heading == "setting")
+    for name, default in fields.items():
+        settings_table.add_row(name, _shown(default), docs.get(name, ""))
+    output.table(steps_table, settings_table)
+
+
+def _shown(value: Any) -> str:
+    return "…" if hasattr(value, "model_fields") else str(value)

@@ -1,0 +1,244 @@
+"""What a recipe is: special tokens, steps, a way of decoding, scores. It owns no loop, no file format and no server.
+
+A recipe is one object with the attributes of `Recipe`, registered by name: a line in `RECIPES` here, an entry point
+`retro.recipes` of another package, or `RECIPES.register` in a notebook. Its steps run in order, each in a folder of its
+own, `recipe_<name>/<step>` of the run directory:
+
+    config.json      what it was made with        report.json   its counts and rates
+    manifest.json    written last: settings that shape it, what it was made from, size and SHA-256 of its files
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from retro.common.artifacts import (
+    MANIFEST,
+    REPORT,
+    Manifest,
+    describe_files,
+    is_complete,
+    read_manifest,
+    require_parent,
+    require_same_config,
+    write_manifest,
+)
+from retro.common.config import StageConfig, config_json, unknown_name
+from retro.common.errors import ArtifactError, ConfigError
+from retro.common.files import discard, write_plain_json
+from retro.common.leases import run_lock
+from retro.common.progress import duration
+from retro.common.registry import Registry
+from retro.run.config import RunConfig
+from retro.run.pipeline import STAGES, stage
+
+if TYPE_CHECKING:
+    from retro.teacher.config import TeacherConfig
+    from retro.teacher.teacher import Teacher
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a step leaves."""
+
+    files: Sequence[str] = ()
+    """Below its directory; their checksums go into the manifest."""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    """What there is of them: equal for equal settings."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """Rates and whatever else differs from run to run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRun:
+    """A step at work: where it writes, and what the core gives it."""
+
+    recipe: Recipe
+    step: Step
+    config: RunConfig
+    settings: Any
+    """The recipe's own, of the type `Recipe.config`."""
+
+    @property
+    def home(self) -> Path:
+        """The recipe's folder in the run directory."""
+        return recipe_path(self.config, self.recipe)
+
+    @property
+    def directory(self) -> Path:
+        """The step's own; what is half made there is its to find again."""
+        return self.home / self.step.name
+
+    def made_by(self, name: str) -> Path:
+        """The folder of an earlier step, or of a stage, that this one `needs`; it has finished.
+
+        Raises:
+            ValueError: The step does not say that it needs it.
+        """
+        if name not in self.step.needs:
+            raise ValueError(f"step {self.step.name} reads {name}, which is not among its needs")
+        return _place(self.recipe, self.config, name)
+
+    def teacher(self, settings: TeacherConfig) -> Teacher:
+        """A teacher whose replies are kept in the recipe's folder, for all of its steps."""
+        from retro.teacher.teacher import open_teacher
+
+        return open_teacher(settings, self.home / "teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step: reads files, writes files, may be killed at any moment and run again."""
+
+    name: str
+    summary: str
+    """One line."""
+    run: Callable[[StepRun], Made]
+    """Goes on with what an earlier call left in the step's directory."""
+    needs: tuple[str, ...] = ()
+    """Earlier steps, and stages of the pipeline, that must have finished; made again, this one is out of date."""
+    settings: tuple[str, ...] = ()
+    """Names of the recipe's settings that shape it."""
+    sections: tuple[str, ...] = ()
+    """Sections of the run's settings that shape it, such as `sft`."""
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """What one paper or project adds."""
+
+    name: str
+    summary: str
+    """One line, with the paper."""
+    config: type[StageConfig]
+    """Its settings: the section `recipe.<name>` of the run's YAML."""
+    special_tokens: tuple[str, ...]
+    """Tokens that it adds to a model: steps that tune pass them to `sft.special_tokens`."""
+    steps: tuple[Step, ...]
+    """In order."""
+
+
+def _accept(found: object) -> Recipe:
+    made = found() if isinstance(found, type) else found
+    if not isinstance(made, Recipe):
+        lacking = [name for name in Recipe.__annotations__ if not hasattr(made, name)]
+        raise TypeError(f"is no recipe: it lacks {', '.join(lacking)}; see retro.recipes.base.Recipe")
+    return made
+
+
+RECIPES: Registry[Recipe] = Registry("retro.recipes", "a recipe", {}, _accept)
+"""All recipes by name."""
+
+
+def recipe_path(config: RunConfig, recipe: Recipe) -> Path:
+    """The recipe's folder in the run directory."""
+    return config.run_dir / f"recipe_{recipe.name}"
+
+
+def recipe_settings(config: RunConfig, recipe: Recipe) -> StageConfig:
+    """The recipe's settings in a run.
+
+    Raises:
+        ConfigError: One is unknown, or cannot work.
+    """
+    return recipe.config(**config.recipe.get(recipe.name, {}))
+
+
+def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool = False) -> None:
+    """Run the steps of a recipe in order, skipping what is complete.
+
+    Args:
+        recipe: Which.
+        config: The run.
+        only: One step; empty: all.
+        redo: Remove what the step, or the first of them, and those after it wrote, first.
+
+    Raises:
+        ConfigError: There is no such step, or a setting cannot work.
+        ArtifactError: What a step needs has not finished, or it was made from other things or under other settings.
+    """
+    names = [one.name for one in recipe.steps]
+    if only and only not in names:
+        raise ConfigError("STEP", only, unknown_name(only, names).replace("a setting", f"a step of {recipe.name}"))
+    settings = recipe_settings(config, recipe)
+    with run_lock(config.run_dir, name=f".locks/recipe_{recipe.name}", what=f"recipe {recipe.name}"):
+        if redo:
+            for one in recipe.steps[names.index(only) if only else 0 :]:
+                discard(recipe_path(config, recipe) / one.name)
+        for number, one in enumerate(recipe.steps, start=1):
+            if only in ("", one.name):
+                where = f"[{number}/{len(recipe.steps)}] recipe {recipe.name}: {one.name}"
+                _run_step(StepRun(recipe=recipe, step=one, config=config, settings=settings), where)
+
+
+def _run_step(work: StepRun, where: str) -> None:
+    step, out = work.step, work.directory
+    parents = {name: _parent(work, name) for name in step.needs}
+    shaping = _shaping(work)
+    title = f"{work.recipe.name}.{step.name}"
+    if is_complete(out):
+        made = read_manifest(out, title)
+        for name, parent in parents.items():
+            require_parent(out, made, name, parent)
+        require_same_config(out, made, shaping)
+        log.info("%s: already complete", where)
+        return
+    log.info("%s: begins, in %s", where, out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_plain_json(out / CONFIG, {"settings": config_json(work.settings), "run": config_json(work.config)})
+    started = time.monotonic()
+    found = step.run(work)
+    seconds = time.monotonic() - started
+    write_plain_json(out / REPORT, {**found.report, "seconds": round(seconds, 3)})
+    write_manifest(
+        out,
+        Manifest(
+            stage=title,
+            config=shaping,
+            parents={name: parent.fingerprint for name, parent in parents.items()},
+            counts=dict(found.counts),
+            files=describe_files(out, list(found.files)),
+        ),
+    )
+    log.info("%s: done in %s", where, duration(seconds))
+
+
+def _shaping(work: StepRun) -> dict[str, Any]:
+    """The settings that shape a step, those of the recipe and of the run."""
+    own, run = config_json(work.settings), config_json(work.config)
+    return {
+        "recipe": {name: own[name] for name in work.step.settings},
+        "run": {name: run[name] for name in work.step.sections},
+        "special_tokens": list(work.recipe.special_tokens),
+    }
+
+
+def _place(recipe: Recipe, config: RunConfig, name: str) -> Path:
+    if any(one.name == name for one in recipe.steps):
+        return recipe_path(config, recipe) / name
+    return stage(name).path(config)
+
+
+def _parent(work: StepRun, name: str) -> Manifest:
+    """The manifest of what a step needs.
+
+    Raises:
+        ArtifactError: It has not finished.
+    """
+    path = _place(work.recipe, work.config, name)
+    of_stage = any(one.name == name for one in STAGES)
+    command = f"retro {name}" if of_stage else f"retro recipe {work.recipe.name} run CONFIG {name}"
+    if not is_complete(path):
+        raise ArtifactError(
+            path / MANIFEST, f"is missing, and step {work.step.name} needs it", f"Run `{command}` first"
+        )
+    return read_manifest(path, name if of_stage else f"{work.recipe.name}.{name}")
