@@ -44,7 +44,7 @@ quickstart-env: $(QUICKSTART)  ## Only make .venv, as `make quickstart` needs it
 test: lint  ## Everything that must pass: lint, then all tests
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# What is covered is shown, and nothing is asked of the number.
+# The number is shown and not gated.
 coverage: $(TEST)  ## Which lines the tests run; leaves build/coverage/index.html. Some tests: make coverage TESTS=tests/db
 	rm -rf build/coverage
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
@@ -59,7 +59,7 @@ lint: $(TEST)  ## ruff, mypy and codespell, changing nothing
 	"$(BIN)/python" -m mypy
 	"$(BIN)/python" -m codespell_lib
 
-format: $(TEST)  ## Let ruff format the code and mend what it can
+format: $(TEST)  ## Let ruff format the code and fix what it can
 	"$(BIN)/python" -m ruff format .
 	"$(BIN)/python" -m ruff check --fix .
 

@@ -1,4 +1,4 @@
-"""Write tests/golden/tiny_losses.json anew, and print each loss beside the one that it replaces.
+"""Write tests/golden/tiny_losses.json again; print each loss beside the one that it replaces.
 
 `python -m tests.golden.make`, after a change that is meant to alter results; what it prints belongs in the commit.
 """

@@ -14,7 +14,7 @@ ACROSS_PROCESSORS = 1e-4
 is one percent higher moves the losses by 1.5e-3."""
 
 
-def test_the_tiny_run_loses_what_it_lost_before(tmp_path: Path) -> None:
+def test_the_losses_of_the_tiny_run_are_those_of_the_file(tmp_path: Path) -> None:
     golden = json.loads(FILE.read_text(encoding="utf-8"))
     assert tiny_losses(tmp_path) == {
         stage: pytest.approx(losses, rel=ACROSS_PROCESSORS) for stage, losses in golden["losses"].items()
