@@ -9,6 +9,8 @@ SHELL := bash
 # The first of these that is Python 3.11 to 3.13 and can make an environment.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 VENV ?= .venv
+# Of `make coverage`: files and folders of tests; empty, all of them.
+TESTS ?=
 TORCH ?= $(shell cat locks/torch.txt)
 # Where torch comes from when pip's own sources do not have the CPU build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -24,7 +26,7 @@ TEST := $(VENV)/.test
 # compiled when they are first imported: pip would compile all 20,000, of which a run imports a few thousand.
 LOCKED := --no-deps --no-compile --require-hashes
 
-.PHONY: help quickstart pipeline quickstart-env test test-env lint format lock clean
+.PHONY: help quickstart pipeline quickstart-env test test-env coverage lint format lock clean
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -42,14 +44,22 @@ quickstart-env: $(QUICKSTART)  ## Only make .venv, as `make quickstart` needs it
 test: lint  ## Everything that must pass: lint, then all tests
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# The number is shown and not gated.
+coverage: $(TEST)  ## Which lines the tests run; leaves build/coverage/index.html. Some tests: make coverage TESTS=tests/db
+	rm -rf build/coverage
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	  --cov --cov-report=html $(TESTS)
+	@"$(BIN)/python" -m coverage report --format=total | sed 's/$$/ % of the lines of retro\/: build\/coverage\/index.html/'
+
 test-env: $(TEST)  ## Only make .venv, as `make test` needs it
 
-lint: $(TEST)  ## ruff and mypy, changing nothing
+lint: $(TEST)  ## ruff, mypy and codespell, changing nothing
 	"$(BIN)/python" -m ruff check .
 	"$(BIN)/python" -m ruff format --check .
 	"$(BIN)/python" -m mypy
+	"$(BIN)/python" -m codespell_lib
 
-format: $(TEST)  ## Let ruff format the code and mend what it can
+format: $(TEST)  ## Let ruff format the code and fix what it can
 	"$(BIN)/python" -m ruff format .
 	"$(BIN)/python" -m ruff check --fix .
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -89,14 +89,29 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file's syntax tree. All rules share it, since parsing is most of the time that they take."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Every module that a file imports, at its top or within a function; `from a import b` gives `a.b`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    names = set()
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} imports relatively, which hides the room"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+@cache
+def calls_of(path: Path) -> frozenset[str]:
+    """What a file calls, as it is written: `print`, `sys.stdout.write`."""
+    return frozenset(ast.unparse(node.func) for node in nodes_of(path) if isinstance(node, ast.Call))
 
 
 def neighbors_of(path: Path) -> set[str]:
@@ -202,8 +217,8 @@ def test_shell_scripts_are_whole_and_stop_at_the_first_error(path: Path) -> None
 
 def catches_everything(path: Path) -> bool:
     """Whether a file has a bare except, or one of Exception or BaseException; one that raises again is none."""
-    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    return any(_is_broad(node.type) and not _raises(node) for node in tree if isinstance(node, ast.ExceptHandler))
+    handlers = [node for node in nodes_of(path) if isinstance(node, ast.ExceptHandler)]
+    return any(_is_broad(handler.type) and not _raises(handler) for handler in handlers)
 
 
 def _raises(handler: ast.ExceptHandler) -> bool:
@@ -224,19 +239,18 @@ def test_errors_are_caught_by_name() -> None:
 
 def test_nothing_is_unpickled() -> None:
     # A pickle runs what it names. Ours are read as plain data (retro/common/plain_pickle.py).
-    found = {path.relative_to(ROOT).as_posix(): sorted(unpickles(path)) for path in MODULES if unpickles(path)}
+    found = {path.relative_to(ROOT).as_posix(): names for path in MODULES if (names := unpickles(path))}
     assert found == {}
 
 
 def unpickles(path: Path) -> set[str]:
     """Calls of a file that may follow a pickle: readers of pickles, of torch's and numpy's, and torch's checkpoints."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    allowing = {"allow_pickle" for call in calls for keyword in call.keywords if keyword.arg == "allow_pickle"}
+    keywords = {node.arg for node in nodes_of(path) if isinstance(node, ast.keyword)}
     readers = {
         *("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "FileSystemReader", "marshal.loads"),
         *("dist_checkpointing.load", "joblib.load", "shelve.open", "dill.load", "torch.hub.load"),
     }
-    return (readers & {ast.unparse(call.func) for call in calls}) | allowing
+    return (readers & calls_of(path)) | ({"allow_pickle"} & keywords)
 
 
 def test_one_module_alone_prints() -> None:
@@ -247,13 +261,11 @@ def test_one_module_alone_prints() -> None:
 
 def prints(path: Path) -> bool:
     """Whether a file imports a library for terminals, calls print or echo, or writes to a standard stream."""
-    tree = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    called = {ast.unparse(node.func) for node in tree if isinstance(node, ast.Call)}
     libraries = {name.split(".")[0] for name in imports_of(path)} & {"rich", "tqdm", "click", "curses"}
     writing = {"print", "pprint", "typer.echo", "typer.secho"} | {
         f"sys.{stream}.{verb}" for stream in ("stdout", "stderr") for verb in ("write", "writelines", "buffer.write")
     }
-    return bool(libraries or called & writing)
+    return bool(libraries or calls_of(path) & writing)
 
 
 def test_every_stage_room_has_tests() -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retro.cli.options import AsJson, examples, read_arguments
-from retro.common.config import setting_docs, unknown_name
 from retro.common.errors import ConfigError
 from retro.common.terminal import Table, output
 
@@ -36,6 +35,7 @@ def recipe(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: what one paper adds to the pipeline, step by step; `retro recipe list` names them."""
+    from retro.common.config import unknown_name
     from retro.recipes.base import RECIPES, run_recipe
 
     typed = words or ["list"]
@@ -75,6 +75,8 @@ def _list(as_json: bool) -> None:
 
 
 def _show(found: Recipe, as_json: bool) -> None:
+    from retro.common.config import setting_docs
+
     docs = setting_docs(found.config)
     fields = {name: field.get_default(call_default_factory=True) for name, field in found.config.model_fields.items()}
     if as_json:

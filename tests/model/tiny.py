@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retro.mcore import parallel
+from retro.mcore.cpu import device
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.model import RetroModel
 
@@ -68,8 +69,6 @@ def tiny_inputs(tokens: int, *, batch: int = 2, neighbors: int = 2, seed: int = 
     mask = torch.rand(shape, generator=generator) > 0.2
     if shape[1] > 1:
         mask[0, 1, 0] = False
-    return Inputs(
-        torch.randint(0, VOCABULARY, (batch, tokens), generator=generator),
-        torch.randint(0, VOCABULARY, shape, generator=generator),
-        mask,
-    )
+    tokens_BS = torch.randint(0, VOCABULARY, (batch, tokens), generator=generator)
+    neighbors_BLKR = torch.randint(0, VOCABULARY, shape, generator=generator)
+    return Inputs(tokens_BS.to(device()), neighbors_BLKR.to(device()), mask.to(device()))
