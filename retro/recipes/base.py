@@ -116,21 +116,31 @@ class Step:
 class Recipe(Protocol):
     """What one paper or project adds."""
 
-    name: str
-    summary: str
-    """One line, with the paper."""
-    config: type[StageConfig]
-    """Its settings: the section `recipe.<name>` of the run's YAML."""
-    special_tokens: tuple[str, ...]
-    """Tokens that it adds to a model: steps that tune pass them to `sft.special_tokens`."""
-    steps: tuple[Step, ...]
-    """In order."""
+    @property
+    def name(self) -> str:
+        """As it is registered."""
+
+    @property
+    def summary(self) -> str:
+        """One line, with the paper."""
+
+    @property
+    def config(self) -> type[StageConfig]:
+        """Its settings: the section `recipe.<name>` of the run's YAML."""
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Tokens that it adds to a model: steps that tune pass them to `sft.special_tokens`."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """In order."""
 
 
 def _accept(found: object) -> Recipe:
     made = found() if isinstance(found, type) else found
     if not isinstance(made, Recipe):
-        lacking = [name for name in Recipe.__annotations__ if not hasattr(made, name)]
+        lacking = [name for name in ("name", "summary", "config", "special_tokens", "steps") if not hasattr(made, name)]
         raise TypeError(f"is no recipe: it lacks {', '.join(lacking)}; see retro.recipes.base.Recipe")
     return made
 

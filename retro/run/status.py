@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -65,7 +66,38 @@ def status_of(config: RunConfig, *, compare_settings: bool) -> list[Status]:
     found: list[Status] = []
     for one in STAGES:
         found += _stage_status(one, config, compare_settings)
-    return found
+    return found + _recipe_steps(config.run_dir)
+
+
+def _recipe_steps(run_dir: Path) -> list[Status]:
+    for _ in range(_LOOKS):
+        try:
+            return _look_at_recipes(run_dir)
+        except _VANISHED:
+            continue
+    return [Status(stage="recipe", state="running", note="its files change while they are read; look again")]
+
+
+def _look_at_recipes(run_dir: Path) -> list[Status]:
+    """Steps of recipes that were begun, in the order in which they finished; no recipe is imported to say so."""
+    found: list[tuple[float, Status]] = []
+    for directory in sorted(run_dir.glob("recipe_*/*/")):
+        if not (directory / "config.json").exists():
+            continue
+        name = f"{directory.parent.name.removeprefix('recipe_')}.{directory.name}"
+        title = f"recipe {name.replace('.', ': ', 1)}"
+        if not is_complete(directory):
+            found.append((math.inf, Status(stage=title, state="stopped", note="run the recipe again; it goes on")))
+            continue
+        try:
+            manifest = read_manifest(directory, name)
+        except ArtifactError as error:
+            found.append((math.inf, Status(stage=title, state="broken", note=str(error))))
+            continue
+        seconds, mark = _seconds(directory), manifest.fingerprint
+        when = (directory / MANIFEST).stat().st_mtime
+        found.append((when, Status(stage=title, state="done", seconds=seconds, fingerprint=mark)))
+    return [status for _, status in sorted(found, key=lambda one: one[0])]
 
 
 def _stage_status(one: Stage, config: RunConfig, compare_settings: bool) -> list[Status]:
