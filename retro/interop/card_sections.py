@@ -170,6 +170,7 @@ def _trained(settings: Mapping[str, Any]) -> str:
         "all": "all weights",
         "retrieval": "cross-attention and encoder alone; the decoder is as it was",
         "decoder": "the decoder alone; cross-attention and encoder are as they were",
+        "modules": "none of the network; modules beside it, which are not exported",
     }
     return alone[settings.get("train_only", "all")]
 

@@ -8,6 +8,8 @@ from retro.model.weight_names import weight_sizes
 EMBEDDING = "embedding.word_embeddings.weight"
 POSITIONS = "embedding.position_embeddings.weight"
 OUTPUT = "output_layer.weight"
+ADDED_MODULE = "added_"
+"""Before the names of modules that `training.train` is given beside the network."""
 FINAL_NORM = "decoder.final_layernorm"
 
 
@@ -19,6 +21,11 @@ def is_retrieval(name: str) -> bool:
 def is_gate(name: str) -> bool:
     """Whether a weight is the learned gate of a layer that reads neighbors."""
     return name.endswith(".learned_gate")
+
+
+def is_added_module(name: str) -> bool:
+    """Whether a weight belongs to a module that was added to the network, such as a recipe's own encoder."""
+    return name.startswith(ADDED_MODULE)
 
 
 def is_vocabulary(name: str) -> bool:

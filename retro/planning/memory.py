@@ -162,7 +162,9 @@ def stage_memory(
     for stage, blocks in enumerate(stages_of(shape, layout)):
         weights = stage_weights(shape, blocks, layout)
         of_retrieval = retrieval_weights(shape, blocks, layout)
-        trained = {"all": weights, "retrieval": of_retrieval, "decoder": weights - of_retrieval}[train.train_only]
+        trained = {"all": weights, "retrieval": of_retrieval, "decoder": weights - of_retrieval, "modules": 0}[
+            train.train_only
+        ]
         if train.lora is not None:
             beside = of_retrieval if train.train_only == "retrieval" else 0
             trained = adapter_weights(shape, blocks, layout, train.lora) + beside

@@ -84,11 +84,12 @@ class TrainConfig(StageConfig):
     layers: Literal["auto", "local", "transformer_engine"] = "auto"
     """Whose layers to build of: auto takes Transformer Engine's in bfloat16 on a GPU where it is installed, else
     megatron-core's local ones with torch's fused attention. Checkpoints fit both."""
-    train_only: Literal["all", "retrieval", "decoder"] = "all"
+    train_only: Literal["all", "retrieval", "decoder", "modules"] = "all"
     """"retrieval" freezes the decoder: cross-attention, its norms and gates, and the encoder alone are trained
     (Borgeaud et al. 2022, section 4.3: retro-fitting); "decoder" freezes these and trains
     the rest, reading neighbors as it was taught to. Needs no gradients and optimizer state for what is frozen.
-    With lora.where=decoder, "retrieval" trains the retrieval weights whole, beside adapters on the decoder."""
+    With lora.where=decoder, "retrieval" trains the retrieval weights whole, beside adapters on the decoder. "modules"
+    freezes the whole network and trains what a recipe puts beside it."""
     lora: LoraConfig | None = None
     """Freeze the model and train low-rank adapters on it; needs a checkpoint to start from. Absent: none."""
     recompute: Literal["none", "selective", "full"] = "none"

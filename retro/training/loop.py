@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,20 +24,20 @@ from torch import nn
 from retro.common.errors import ConfigError, TrainingError
 from retro.common.progress import Progress
 from retro.mcore import parallel
-from retro.mcore.engine import Engine, StepResult
+from retro.mcore.engine import Engine, StepResult, TokenLosses
 from retro.mcore.kernels import choose
 from retro.model.config import ModelShape
 from retro.model.convert.source import AddedTokens
 from retro.model.count import count_parameters
 from retro.model.model import BuildOptions, RetroModel, build_stage
-from retro.model.names import is_vocabulary
+from retro.model.names import ADDED_MODULE, is_added_module, is_vocabulary
 from retro.training import checkpoint, init_from
 from retro.training.adapters import adapted_layers
 from retro.training.architecture import require_same_architecture
 from retro.training.batch import BatchSource
 from retro.training.checkpoint_writer import CheckpointWriter
 from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
-from retro.training.data_loader import DataLoader
+from retro.training.data_loader import DataLoader, MicroBatch
 from retro.training.interrupt import first_signal_only
 from retro.training.layout import require_batch, require_layout, require_processes
 from retro.training.log import TrainingLog, open_boards, read_log
@@ -90,6 +90,8 @@ def train(
     validation: Validation | None,
     start_from: Path | None = None,
     added: AddedTokens | None = None,
+    loss: TokenLosses[MicroBatch] = token_losses,
+    modules: AddModules | None = None,
     what: str = "pretrain",
     tokenizer: Path | None = None,
     begin: Callable[[], None] = lambda: None,
@@ -105,6 +107,9 @@ def train(
         validation: Evaluated every `evaluate_every` steps; None does not evaluate.
         start_from: A checkpoint whose weights to start from, optimizer clean.
         added: What that is, where the model has more tokens.
+        loss: From a group of layers and a micro batch to the losses of labels and their mask, as `token_losses`; for
+            validation too.
+        modules: Gives further modules to train with the network, see `add_modules`.
         what: The stage, for progress lines.
         tokenizer: The directory of the model's tokenizer, which goes into each checkpoint.
         begin: Called on every rank once all is known to fit, before the first step.
@@ -119,7 +124,7 @@ def train(
     if origin is not None and (config.lora is not None or not checkpoint.complete(checkpoints)):
         # Before memory is taken for a model of that size: the sizes of a folder's config may be made up.
         init_from.require_weights(shape, origin, added)
-    engine = build_engine(shape, config, layout, known_tokens=None if added is None else added.known)
+    engine = build_engine(shape, config, layout, known_tokens=None if added is None else added.known, modules=modules)
     probe = Probe(shape, config, validation)
     step = _resume_or_start(engine, shape, config, checkpoints, origin, added)
     begin()
@@ -137,7 +142,7 @@ def train(
     ):
         while step < config.steps:
             step += 1
-            result = _one_step(engine, feed, config, step)
+            result = _one_step(engine, feed, config, step, loss)
             learned = learned or (result.grad_norm > 0 and result.lr > 0)
             tokens_per_second = speed.tick(config.global_batch * shape.model.sequence_length)
             if step % config.log_every == 0 or step in (1, config.steps):
@@ -149,7 +154,7 @@ def train(
                 waited_s = feed.waited_s
             if validation is not None and (step % config.evaluate_every == 0 or step == config.steps):
                 valid_loss, _ = mean_loss(
-                    engine.wrapped, shape, validation, config.evaluate_samples, config.micro_batch
+                    engine.wrapped, shape, validation, config.evaluate_samples, config.micro_batch, loss=loss
                 )
                 lines.write(step=step, valid_loss=valid_loss)
             if probe.due(step):
@@ -187,7 +192,11 @@ def finished_result(out: Path, steps: int) -> Result | None:
 
 
 def build_engine(
-    shape: ModelShape, config: TrainConfig, layout: ParallelConfig, known_tokens: int | None = None
+    shape: ModelShape,
+    config: TrainConfig,
+    layout: ParallelConfig,
+    known_tokens: int | None = None,
+    modules: AddModules | None = None,
 ) -> Engine[RetroModel]:
     """Form the groups, build this rank's layers and their optimizer.
 
@@ -197,6 +206,7 @@ def build_engine(
         layout: Processes.
         known_tokens: Tokens whose rows of the embedding are those of the model that it starts from; later rows are
             trained whatever else is frozen. None: no token is new.
+        modules: Gives further modules; they are trained whatever else is frozen.
 
     Raises:
         ConfigError: The model, the batch and the processes do not fit together.
@@ -215,6 +225,10 @@ def build_engine(
     log.info("built of %s", choose(config.layers, bfloat16=bfloat16).name)
     options = BuildOptions(bfloat16=bfloat16, layout=layout, layers=config.layers, recompute=config.recompute)
     chunks = build_stage(shape, options)
+    if modules is not None:
+        add_modules(chunks, shape, modules)
+    elif config.train_only == "modules":
+        raise ConfigError("train.train_only", "modules", "needs a recipe that gives modules to train")
     handed_on = config.recompute != "none" or layout.pipeline > 1
     new_tokens = known_tokens is not None
     trained = saved_beside_base(config, new_tokens=new_tokens)
@@ -226,7 +240,7 @@ def build_engine(
         for chunk in chunks:
             freeze_all_but(
                 chunk,
-                lambda name: kept(name) or (new_tokens and is_vocabulary(name)),
+                lambda name: kept(name) or is_added_module(name) or (new_tokens and is_vocabulary(name)),
                 gradient_from_the_start=handed_on,
             )
     if known_tokens is not None and freezes_embedding(config):
@@ -239,6 +253,18 @@ def build_engine(
         saved=trained,
         groups=weight_groups(config, new_tokens=new_tokens),
     )
+
+
+AddModules = Callable[[RetroModel, ModelShape], Mapping[str, nn.Module]]
+"""From this rank's group of layers to the modules that it holds beside them, by name. In the loss they are attributes
+of the group of layers, `added_<name>`. Each tensor parallel rank holds a whole module; a rank may hold none."""
+
+
+def add_modules(chunks: Sequence[RetroModel], shape: ModelShape, modules: AddModules) -> None:
+    """Add modules to a network, before its optimizer is built; checkpoints hold them from then on."""
+    for chunk in chunks:
+        for name, module in modules(chunk, shape).items():
+            chunk.add_module(f"{ADDED_MODULE}{name}", module.to(next(chunk.parameters())))
 
 
 def weights_digest(chunks: Sequence[nn.Module]) -> str:
@@ -259,13 +285,19 @@ def weights_digest(chunks: Sequence[nn.Module]) -> str:
     return hashlib.sha256("".join(of_places[place] for place in sorted(of_places)).encode()).hexdigest()
 
 
-def _one_step(engine: Engine[RetroModel], feed: DataLoader, config: TrainConfig, step: int) -> StepResult:
+def _one_step(
+    engine: Engine[RetroModel],
+    feed: DataLoader,
+    config: TrainConfig,
+    step: int,
+    loss: TokenLosses[MicroBatch] = token_losses,
+) -> StepResult:
     # Dropout is drawn anew from (seed, step): no random state needs saving, and every layout resumes alike.
     parallel.seed(config.seed + step)
     work = feed.work(_numbers(config, step))
     if step < config.steps:
         feed.expect(_numbers(config, step + 1))
-    result = engine.step(work, token_losses)
+    result = engine.step(work, loss)
     if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
         raise TrainingError(
             f"step {step}: the loss is {result.loss} and the gradient norm {result.grad_norm} at learning rate "

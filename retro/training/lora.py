@@ -15,7 +15,7 @@ from retro.mcore import parallel
 from retro.mcore.lora import attach
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
-from retro.model.names import is_retrieval, is_vocabulary
+from retro.model.names import is_added_module, is_retrieval, is_vocabulary
 from retro.training.adapters import adapted_layers, count_trained, is_row_parallel, layer_kind
 from retro.training.config import LoraConfig, TrainConfig
 
@@ -37,7 +37,11 @@ def is_decoder(name: str) -> bool:
     return not is_retrieval(name)
 
 
-TRAINED: dict[str, Callable[[str], bool]] = {"retrieval": is_retrieval, "decoder": is_decoder}
+TRAINED: dict[str, Callable[[str], bool]] = {
+    "retrieval": is_retrieval,
+    "decoder": is_decoder,
+    "modules": is_added_module,
+}
 """By `train.train_only`: told a weight's name, whether it is trained."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from retro.mcore.engine import WeightGroup
 from retro.mcore.lora import is_adapter
-from retro.model.names import is_gate, is_retrieval, is_vocabulary
+from retro.model.names import is_added_module, is_gate, is_retrieval, is_vocabulary
 from retro.training.config import TrainConfig
 
 
@@ -34,7 +34,7 @@ def weight_groups(config: TrainConfig, *, new_tokens: bool = False) -> tuple[Wei
 
 def freezes_embedding(config: TrainConfig) -> bool:
     """Whether the embedding is frozen, but for rows of new tokens."""
-    return config.lora is not None or config.train_only == "retrieval"
+    return config.lora is not None or config.train_only in ("retrieval", "modules")
 
 
 def saved_beside_base(config: TrainConfig, *, new_tokens: bool = False) -> Callable[[str], bool] | None:
@@ -48,7 +48,7 @@ def saved_beside_base(config: TrainConfig, *, new_tokens: bool = False) -> Calla
     """
     if config.lora is None:
         return None
-    kinds = [is_adapter]
+    kinds = [is_adapter, is_added_module]
     kinds += [is_retrieval] if config.train_only == "retrieval" else []
     kinds += [is_vocabulary] if new_tokens else []
     return lambda name: any(kind(name) for kind in kinds)

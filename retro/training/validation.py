@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retro.mcore import parallel
-from retro.mcore.engine import SeenLosses, Work, evaluate, unwrap_model
+from retro.mcore.engine import SeenLosses, TokenLosses, Work, evaluate, unwrap_model
 from retro.model.config import ModelShape
 from retro.training.batch import BatchSource
 from retro.training.data_loader import DataLoader, MicroBatch
@@ -39,6 +39,7 @@ def mean_loss(
     samples: int,
     micro_batch: int,
     seen: SampleLosses | None = None,
+    loss: TokenLosses[MicroBatch] | None = None,
 ) -> tuple[float, int]:
     """Mean loss over the labels of the first `samples` sequences, and how many labels that were.
 
@@ -50,6 +51,7 @@ def mean_loss(
         micro_batch: Sequences in one pass.
         seen: Told the losses of this data parallel rank's sequences, on the last stage; each sequence once over the
             data parallel ranks.
+        loss: As of `training.train`; None: `token_losses`.
 
     The sequences are spread over the data parallel ranks.
     """
@@ -57,7 +59,7 @@ def mean_loss(
     _, stages = parallel.pipeline_rank()
     # A pipeline needs several micro batches at a time to be full, and all of one size.
     passes = 1 if stages == 1 else 4 * stages
-    loss, tokens = 0.0, 0
+    total, tokens = 0.0, 0
     count, together = min(samples, validation.samples), passes * micro_batch * ranks
     parts = [np.arange(first, first + together)[rank::ranks] for first in range(0, count, together)]
     parts = [np.where(numbers < count, numbers, -1) for numbers in parts]
@@ -67,9 +69,9 @@ def mean_loss(
             if following is not None:
                 feed.expect(following)
             told = None if seen is None else _telling(seen, work, numbers)
-            more_loss, more_tokens = evaluate(wrapped, work, token_losses, told)
-            loss, tokens = loss + more_loss, tokens + more_tokens
-    return loss / max(tokens, 1), tokens
+            more_loss, more_tokens = evaluate(wrapped, work, loss or token_losses, told)
+            total, tokens = total + more_loss, tokens + more_tokens
+    return total / max(tokens, 1), tokens
 
 
 def _telling(seen: SampleLosses, work: Work[MicroBatch], numbers: NDArray[np.int64]) -> SeenLosses[MicroBatch]:
