@@ -34,8 +34,8 @@ from retro.db import build as db_build
 from retro.db.config import DbConfig
 from retro.db.reader import ChunkDatabase
 from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
-from retro.index.devices import device
 from retro.index.embeddings import chunk_texts, sample_rows
+from retro.index.model_loading import device
 from retro.index.neural import SentenceTransformersEmbedder
 from retro.index.weights import find_model
 

@@ -15,7 +15,7 @@ from retro.generate.engine import BatchEngine
 from retro.generate.loading import for_model, prompt_texts
 from retro.generate.one_question import question_of, requests_of
 from retro.generate.open_model import OpenModel, open_model
-from retro.generate.passages import Passages, find_passages
+from retro.generate.questions import Passages, find_passages
 from retro.generate.request import Ended, Request
 from retro.generate.runner import passages_read, question_seed, reading_of, sampling_of
 from retro.generate.scoring import Score as Score

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from retro.common.errors import ConfigError
 from retro.common.files import atomic_path, write_plain_json
-from retro.common.json_text import JsonError, parse_json
+from retro.common.json_files import JsonError, parse_json
 from retro.common.terminal import Table, output
 from retro.run.config import RunConfig
 from retro.run.pipeline import model_paths

@@ -65,7 +65,7 @@ def quickstart(
 ) -> None:
     """See what retrieval is worth, on the documentation of this machine's Python packages, in four acts."""
     from retro.quickstart.options import ACTS, OLDER, Options
-    from retro.quickstart.show import show_quickstart
+    from retro.quickstart.run import show_quickstart
     from retro.run.documents import MODEL
 
     options = Options(

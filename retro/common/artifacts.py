@@ -22,7 +22,7 @@ from retro.common.checksum_cache import known_sha256
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, sha256_file, write_json
 from retro.common.input_files import is_below, reason, require_regular
-from retro.common.json_text import Count
+from retro.common.json_files import Count
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"

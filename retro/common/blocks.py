@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path
 from retro.common.hdf5 import new_file, open_file, read_text, write_columns, write_texts
-from retro.common.json_text import parse_json, wrong_type
+from retro.common.json_files import parse_json, wrong_type
 
 log = logging.getLogger(__name__)
 

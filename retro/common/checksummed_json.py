@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from retro.common.json_text import parse_json
+from retro.common.json_files import parse_json
 
 CHECKSUM = "checksum"
 _PREFIX = "own-sha256:"

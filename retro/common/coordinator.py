@@ -19,16 +19,15 @@ from typing import Self
 from typing_extensions import TypedDict
 
 from retro.common.artifacts import Manifest, is_complete, read_manifest, write_manifest
-from retro.common.block_work import BlockWork, record_blocks
+from retro.common.block_stage import BlockWork, record_blocks, remove_temporary_files, remove_unlisted_files
 from retro.common.blocks import Block, BlockStore
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json, write_json
 from retro.common.input_files import is_below
-from retro.common.json_text import Count
+from retro.common.json_files import Count
 from retro.common.launcher import ALONE, Worker
 from retro.common.leases import WORKERS, Leases, remove_leases
 from retro.common.progress import Progress
-from retro.common.resume import remove_temporary_files, remove_unlisted_files
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 from retro.common import checksummed_json
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.input_files import MAX_BYTES, ErrorClass, kind_of, open_regular, read_text
-from retro.common.json_text import JsonError, half_character, parse_json, wrong_type
+from retro.common.json_files import JsonError, half_character, parse_json, wrong_type
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import failed_writes_are_artifact_errors
 from retro.common.input_files import open_regular
-from retro.common.json_text import Count, JsonError, parse_json, wrong_type
+from retro.common.json_files import Count, JsonError, parse_json, wrong_type
 from retro.common.launcher import SPAWNED
 
 WORKERS = ".workers"

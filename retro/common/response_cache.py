@@ -23,7 +23,7 @@ from retro.common import checksummed_json
 from retro.common.errors import ArtifactError
 from retro.common.files import failed_writes_are_artifact_errors, fsync, require_place
 from retro.common.input_files import reason
-from retro.common.json_text import JsonError, wrong_type
+from retro.common.json_files import JsonError, wrong_type
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT
-from retro.common.block_work import BlockWork
+from retro.common.block_stage import BlockWork
 from retro.common.blocks import Arrays
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
 from retro.corpus.config import CorpusConfig, SourceConfig
 from retro.corpus.files import Source, resolve
 from retro.corpus.hub import local_path_if_there
-from retro.corpus.inputs import require_unchanged
-from retro.corpus.manifest import BLOCKS, TOKENIZER, built_in_text, names_path, record_path, rejects_path
+from retro.corpus.manifest import (
+    BLOCKS,
+    TOKENIZER,
+    built_in_text,
+    names_path,
+    record_path,
+    rejects_path,
+    require_unchanged,
+)
 from retro.corpus.scan import Scan, ScanWork
 from retro.corpus.token_files import TokenFile
 from retro.corpus.tokenize import TokenWork

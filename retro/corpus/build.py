@@ -14,27 +14,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retro.common.artifacts import REPORT, Manifest, is_complete, read_manifest
+from retro.common.block_stage import completed, remove_unlisted_files
 from retro.common.coordinator import Coordinator
 from retro.common.errors import ArtifactError
 from retro.common.files import read_json
 from retro.common.launcher import ALONE, Worker
-from retro.common.resume import completed, remove_unlisted_files
 from retro.corpus import pystdlib
 from retro.corpus.config import CorpusConfig, SourceConfig
 from retro.corpus.files import Source, resolve
 from retro.corpus.finalize import Finalizer
 from retro.corpus.hub import local_path, local_path_if_there
-from retro.corpus.inputs import Checksums, Identity, identify, require_unchanged
 from retro.corpus.manifest import (
     BLOCKS,
     QUESTIONS,
     RECORDS,
     TOKENIZER,
+    Checksums,
+    Identity,
     SourceRecord,
     built_in_text,
     finished_source,
+    identify,
     made_from,
     record_path,
+    require_unchanged,
 )
 from retro.corpus.reader import STAGE
 from retro.corpus.scan import Scan, ScanWork

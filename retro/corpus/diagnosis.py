@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from retro.common.errors import DataError
-from retro.common.json_text import JsonError, parse_json
+from retro.common.json_files import JsonError, parse_json
 from retro.corpus.config import TEXT_KEYS
 from retro.corpus.files import BOM, Source, open_bytes
 from retro.corpus.folder import InputFile

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ArtifactError
-from retro.common.json_text import JsonError, parse_json
+from retro.common.json_files import JsonError, parse_json
 
 _SCAN_BYTES = 1 << 26
 _REMEDY = "Run `retro corpus` again"

@@ -16,23 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files
+from retro.common.block_stage import remove_temporary_files
 from retro.common.blocks import BlockStore
 from retro.common.errors import ArtifactError, DataError
 from retro.common.files import atomic_path, write_json, write_plain_json
 from retro.common.hdf5 import new_file, write_columns
-from retro.common.json_text import parse_json
+from retro.common.json_files import parse_json
 from retro.common.progress import Progress, progress
-from retro.common.resume import remove_temporary_files
 from retro.corpus.block_offsets import write_block_offsets
 from retro.corpus.config import CorpusConfig
 from retro.corpus.document_names import document_line
 from retro.corpus.files import Source, megatron_prefix
-from retro.corpus.inputs import Checksums, Identity
 from retro.corpus.manifest import (
     QUESTIONS,
     RECORDS,
     REJECTS,
     TOKENIZER,
+    Checksums,
+    Identity,
     SourceCounts,
     SourceRecord,
     built_in_text,

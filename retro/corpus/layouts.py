@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from retro.common.errors import DataError
-from retro.common.json_text import JsonError, parse_json
+from retro.common.json_files import JsonError, parse_json
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import BOM, Advance, Source, is_heading, open_bytes
 from retro.corpus.folder import InputFile

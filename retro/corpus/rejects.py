@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from retro.common.errors import DataError
 from retro.common.files import atomic_path
-from retro.common.json_text import parse_json
+from retro.common.json_files import parse_json
 from retro.corpus.config import CorpusConfig
 from retro.corpus.diagnosis import Diagnosis, diagnose
 from retro.corpus.files import Source

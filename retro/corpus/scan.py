@@ -26,8 +26,8 @@ from retro.common.blocks import Block, BlockStore
 from retro.common.errors import DataError
 from retro.corpus.files import BOM, Advance, Source, is_compressed, is_heading, open_stored
 from retro.corpus.folder import InputFile
-from retro.corpus.inputs import Checksums, Identity, stamp_of
 from retro.corpus.layouts import Span
+from retro.corpus.manifest import Checksums, Identity, stamp_of
 from retro.corpus.reader import STAGE
 from retro.corpus.tables import TABLES, table_parts
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from retro.common import input_files
 from retro.common.errors import DataError, short_reason
-from retro.common.json_text import JsonError, parse_json
+from retro.common.json_files import JsonError, parse_json
 from retro.common.optional import import_optional
 from retro.corpus.config import TEXT_KEYS, SourceConfig
 

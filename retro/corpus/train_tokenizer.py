@@ -17,9 +17,8 @@ from retro.common.files import atomic_path, read_json, sha256_file, write_json
 from retro.common.progress import Progress
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
-from retro.corpus.inputs import Identity
 from retro.corpus.layouts import read_source
-from retro.corpus.manifest import TOKENIZER
+from retro.corpus.manifest import TOKENIZER, Identity
 from retro.corpus.rejects import AcceptedDocuments, accept_documents, require_enough
 from retro.corpus.spelling import require_spelling
 from retro.corpus.split import SAMPLE, random_keys, split_source

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
-from retro.common.block_work import Advance, BlockWork, RowLocation
+from retro.common.block_stage import Advance, BlockWork, RowLocation, completed, fingerprints, remove_unlisted_files
 from retro.common.blocks import Block, BlockStore, ranges
 from retro.common.coordinator import Coordinator
 from retro.common.errors import ConfigError, DataError
 from retro.common.files import atomic_path, write_json
 from retro.common.hdf5 import create_column, new_file
 from retro.common.launcher import ALONE, Worker
-from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db.chunking import Chunks, cut_documents, cut_windows, tokens_without_end_mark
 from retro.db.config import DbConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retro.common.artifacts import Manifest
 from retro.common.errors import ArtifactError
-from retro.common.json_items import OnBad
+from retro.common.json_files import OnBad
 from retro.qa.answer_files import QUESTIONS, Answer, QuestionLine, question_line_of, read_answers, read_question_lines
 from retro.qa.layouts import read_task_questions
 from retro.qa.task import Task

@@ -33,10 +33,9 @@ from retro.generate.chunk_retrieval import NeighborFinder, Tokenizer
 from retro.generate.forward import BatchForward
 from retro.generate.generation import Generation
 from retro.generate.prefix import PrefixCache
-from retro.generate.probabilities import Probabilities
 from retro.generate.request import Completion, Decoder, Event, Prefix, Reading, Request
 from retro.generate.request_checks import require_request
-from retro.generate.sampling import choose
+from retro.generate.sampling import Probabilities, choose
 from retro.generate.scoring import Score, Scored, score
 from retro.qa.passages import NeighborText, Retrieve
 

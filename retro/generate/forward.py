@@ -16,8 +16,8 @@ from torch import Tensor
 from retro.generate.chunk_retrieval import ChunkNeighbors, NeighborFinder
 from retro.generate.generation import Generation
 from retro.generate.prefix import equal_beginnings, fork_rows, open_rows
-from retro.generate.probabilities import Probabilities
 from retro.generate.request import Decoder, Extension
+from retro.generate.sampling import Probabilities
 
 
 class BatchForward:

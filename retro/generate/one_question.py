@@ -9,7 +9,7 @@ from retro.generate.config import GenerateConfig, ModelPaths, setting_of
 from retro.generate.engine import BatchEngine
 from retro.generate.loading import prompt_texts
 from retro.generate.open_model import open_model
-from retro.generate.passages import Passages, find_passages
+from retro.generate.questions import Passages, find_passages
 from retro.generate.request import Request
 from retro.generate.request_checks import LONGER
 from retro.generate.runner import QuestionRunner, build_requests, record

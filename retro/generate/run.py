@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint, write_manifest
+from retro.common.block_stage import completed, fingerprints
 from retro.common.config import config_json
 from retro.common.files import write_json
 from retro.common.leases import run_lock
-from retro.common.resume import completed, fingerprints
 from retro.db.versions import version_identity
 from retro.generate.answer_writer import begun_precision, covered, header_path, join_slices, plain_name, write_plain
 from retro.generate.config import GenerateConfig, ModelPaths, with_precision
 from retro.generate.loading import conventions_identity, find_checkpoint, prompt_texts
 from retro.generate.open_model import OpenModel
-from retro.generate.passages import find_passages
-from retro.generate.questions import load_questions, slice_bounds
+from retro.generate.questions import find_passages, load_questions, slice_bounds
 from retro.generate.ranks import on_first_rank
 from retro.generate.runner import Policy, QuestionRunner, answer_all
 from retro.generate.task_prompt import task_identity, warn_of_other_prompts

@@ -19,8 +19,7 @@ from retro.common.progress import Progress
 from retro.generate.answer_writer import answer_path, header_path, plain_name, write_plain
 from retro.generate.config import GenerateConfig, SamplingConfig, Setting
 from retro.generate.engine import BatchEngine
-from retro.generate.passages import Passages
-from retro.generate.questions import slice_bounds
+from retro.generate.questions import Passages, slice_bounds
 from retro.generate.ranks import SharedAnswerFile, on_first_rank
 from retro.generate.request import Completion, GivenPassages, LiveRetrieval, Reading, Request, Sampling
 from retro.generate.request_checks import LONGER

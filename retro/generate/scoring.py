@@ -14,9 +14,9 @@ from torch import Tensor
 from retro.common.errors import ConfigError
 from retro.generate.chunk_retrieval import ChunkEnd, ChunkNeighbors, ChunkReader, NeighborFinder
 from retro.generate.prefix import HeldPrefix, PrefixCache, equal_beginnings, fork_rows, open_rows
-from retro.generate.probabilities import Probabilities
 from retro.generate.request import Decoder, Extension, Prefix, Reading, Retrieved
 from retro.generate.request_checks import require_prompt, require_reading
+from retro.generate.sampling import Probabilities
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
-from retro.common.block_work import Advance, BlockWork, RowLocation
+from retro.common.block_stage import Advance, BlockWork, RowLocation, completed, fingerprints, remove_unlisted_files
 from retro.common.blocks import Block, BlockStore, ranges
 from retro.common.coordinator import Coordinator
 from retro.common.files import sha256_file, write_json
 from retro.common.launcher import ALONE, Worker
 from retro.common.precision import choose
-from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.index.codes import LISTS_FILE

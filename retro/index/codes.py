@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from retro.common.blocks import Block
 from retro.common.files import atomic_path, require_space
 from retro.common.progress import Progress
-from retro.index.faiss_loader import load_faiss
-from retro.index.threads import side_by_side, transformed, vector_by_vector
+from retro.index.faiss_loader import load_faiss, side_by_side, transformed, vector_by_vector
 
 # Dims in this file. N vectors   D dimension   W bytes of a code, its list number included
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import fingerprint
-from retro.common.block_work import Advance
+from retro.common.block_stage import Advance
 from retro.common.blocks import Block, BlockStore
 from retro.common.coordinator import Coordinator
 from retro.common.errors import ConfigError

@@ -21,11 +21,17 @@ from retro.common.progress import Progress
 from retro.common.row_set import RowSet
 from retro.index.codes import LISTS_FILE
 from retro.index.config import EF_SEARCH, NPROBE, REFINE_FACTOR, IndexConfig
-from retro.index.faiss_loader import load_faiss
+from retro.index.faiss_loader import (
+    load_faiss,
+    matrix_products,
+    on_one_thread,
+    side_by_side,
+    transformed,
+    vector_by_vector,
+)
 from retro.index.index_choice import is_exact, is_graph
 from retro.index.rerank import Hits
 from retro.index.selector import selector_of
-from retro.index.threads import matrix_products, on_one_thread, side_by_side, transformed, vector_by_vector
 from retro.index.training import reason, train_index
 
 log = logging.getLogger(__name__)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from retro.common.errors import DataError, DependencyError, short_reason
 from retro.common.files import read_json
-from retro.index.devices import device
+from retro.common.launcher import worker_of
+
+# A worker's number on its machine, as torchrun and Slurm say it.
+_LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+
+
+def device(environment: Mapping[str, str] = os.environ) -> str:
+    """`cpu`, or this process's GPU: each worker of a machine has its own, and they share when there are fewer."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        return "cpu"
+    local = next((environment[name] for name in _LOCAL_RANKS if name in environment), None)
+    number = worker_of(environment).rank if local is None else int(local)
+    return f"cuda:{number % count}"
 
 
 def load_sentence_transformer(folder: Path, dtype: str) -> Any:

@@ -19,9 +19,9 @@ from retro.db.versions import is_version, parts_of, read_version
 from retro.index.config import STAGE, IndexConfig
 from retro.index.embedder import Embedder
 from retro.index.embedders import open_embedder
-from retro.index.faiss_file import FaissFile
 from retro.index.rerank import Hits, best_hits
 from retro.index.shards import ShardedFiles, index_files, shard_rows
+from retro.index.vector_index import FaissFile
 
 # Dims in this file. Q queries   D dimension   K neighbors   P parts
 

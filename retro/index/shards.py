@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from retro.common.errors import ConfigError
 from retro.common.row_set import RowSet
 from retro.index.config import IndexConfig
-from retro.index.faiss_file import FaissFile
 from retro.index.faiss_index import INDEX_FILE, load_index, save_index
 from retro.index.faiss_loader import load_faiss
 from retro.index.rerank import Hits, best_hits
+from retro.index.vector_index import FaissFile
 
 # Dims in this file. Q queries   D dimension   K neighbors
 

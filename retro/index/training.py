@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError, DependencyError
-from retro.index.faiss_loader import load_faiss
+from retro.index.faiss_loader import apply_each, load_faiss, on_one_thread, vector_by_vector
 from retro.index.index_choice import SETTING, is_graph
-from retro.index.threads import apply_each, on_one_thread, vector_by_vector
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import numpy as np
 import yaml
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, write_manifest
+from retro.common.block_stage import completed, fingerprints
 from retro.common.errors import DataError
 from retro.common.files import atomic_path, write_json
 from retro.common.hdf5 import create_column, new_file
 from retro.common.progress import Progress
-from retro.common.resume import completed, fingerprints
 from retro.corpus import build as corpus_stage
 from retro.corpus.config import CorpusConfig
 from retro.corpus.reader import Corpus

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from retro.common.errors import DataError, short_reason
 from retro.common.files import atomic_path, read_json
-from retro.common.json_text import Count
+from retro.common.json_files import Count
 from retro.corpus.config import TokenizerConfig
 from retro.corpus.token_files import bin_path, idx_path
 

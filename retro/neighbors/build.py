@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
-from retro.common.block_work import Advance, BlockWork, RowLocation
+from retro.common.block_stage import Advance, BlockWork, RowLocation, completed, fingerprints, remove_unlisted_files
 from retro.common.blocks import Block, BlockStore, ranges
 from retro.common.coordinator import Coordinator
 from retro.common.errors import DataError
 from retro.common.files import write_json
 from retro.common.launcher import ALONE, Worker
-from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.common.row_set import RowSet
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.versions import open_database

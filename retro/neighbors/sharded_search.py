@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from retro.common.artifacts import fingerprint
-from retro.common.block_work import Advance
+from retro.common.block_stage import Advance
 from retro.common.blocks import Block, BlockStore
 from retro.common.coordinator import Coordinator
 from retro.index.rerank import best_hits

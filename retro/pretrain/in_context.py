@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.artifacts import Manifest
+from retro.common.block_stage import fingerprints
 from retro.common.config import config_json
 from retro.common.errors import ConfigError, DataError
 from retro.common.files import read_json, write_json
 from retro.common.precision import choose, is_bfloat16
 from retro.common.progress import Progress
-from retro.common.resume import fingerprints
 from retro.common.statistics import estimate_ratio, sign_flips
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase

@@ -20,11 +20,11 @@ from retro.common.artifacts import (
     read_manifest,
     write_manifest,
 )
+from retro.common.block_stage import completed, fingerprints
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
 from retro.common.files import write_json
 from retro.common.precision import choose, is_bfloat16
-from retro.common.resume import completed, fingerprints
 from retro.corpus.reader import SPLITS, Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database

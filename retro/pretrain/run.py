@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from retro.common.artifacts import MANIFEST, REPORT, Manifest, write_manifest
+from retro.common.block_stage import completed, fingerprints
 from retro.common.config import config_json
 from retro.common.files import write_json
-from retro.common.resume import completed, fingerprints
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database

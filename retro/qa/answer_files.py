@@ -17,8 +17,7 @@ from typing_extensions import TypedDict
 from retro.common import checksummed_json
 from retro.common.errors import ArtifactError
 from retro.common.input_files import read_text
-from retro.common.json_items import MAX_TEXT_BYTES
-from retro.common.json_text import JsonError, wrong_type
+from retro.common.json_files import MAX_TEXT_BYTES, JsonError, wrong_type
 from retro.qa.question import Context, PassageLike, Question
 
 QUESTIONS = "questions.jsonl"

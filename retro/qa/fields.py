@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from retro.common.errors import DataError
-from retro.common.json_items import JsonItem
+from retro.common.json_files import JsonItem
 from retro.qa.question import Context, Question, Role, Segment, Turn
 
 

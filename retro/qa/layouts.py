@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
-from retro.common.json_items import OnBad, json_item, json_items, read_text
-from retro.common.json_text import JsonError, parse_json
+from retro.common.json_files import JsonError, OnBad, json_item, json_items, parse_json, read_text
 from retro.qa.fields import Fields, NothingToLearnError, question_of
 from retro.qa.json_paths import MISSING, JsonObject, find, objects_at
 from retro.qa.question import Question

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retro.common.errors import DataError
-from retro.common.json_items import OnBad, json_items, read_text
+from retro.common.json_files import OnBad, json_items, read_text
 from retro.common.terminal import visible
 from retro.qa.fields import Fields, NothingToLearnError, question_of, unread_fields
 from retro.qa.question import Question

@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any, Protocol
 
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import make_writable, read_json, write_json
-from retro.common.terminal import Table
+from retro.common.terminal import Table, output
 from retro.quickstart import answers, learning, update, versions
+from retro.quickstart.documents import DOCUMENTS
 from retro.quickstart.options import Options
 from retro.quickstart.page import page
+from retro.quickstart.update import CONFIG, UPDATE
 from retro.report.render import write_page
 from retro.run.documents import model_settings
 
@@ -98,3 +101,32 @@ def _write(options: Options, results: dict[str, Any]) -> None:
     for name, act in others:
         sections += act.sections(results) if name in results else []
     write_page(options.out / PAGE, page(results, sections))
+
+
+_QUESTION = "What is the default value of the parameter max_iter of sklearn.linear_model.LogisticRegressionCV?"
+"""One that the documents of the default packages answer."""
+
+
+def show_quickstart(options: Options, *, as_json: bool) -> None:
+    """Run it and print what came of it.
+
+    Args:
+        options: What is asked for.
+        as_json: Print the numbers for machines.
+    """
+    results, out = run(options), options.out
+    if as_json:
+        output.json(results)
+        return
+    for name, act in MODULES.items():
+        if name in options.acts:
+            table, lines = act.report(results)
+            if table is not None:
+                output.table(table)
+            output.say(*lines, "")
+    output.say(f"page: {out / PAGE}", "", "Try next:")
+    output.say('  retro ask --documents my_folder "a question about your own files"')
+    if (out / DOCUMENTS).exists():
+        output.say(f'  retro ask --documents {quote(str(out / DOCUMENTS))} "{_QUESTION}"')
+    if "update" in results:
+        output.say(f"  retro serve {quote(str(out / UPDATE / CONFIG))}")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from retro.common.block_work import BLOCKS_FILE, BlockWork
+from retro.common.block_stage import BLOCKS_FILE, BlockWork
 from retro.common.errors import ArtifactError
 from retro.common.files import fsync, read_json, sha256_file, temporary_path
 from retro.common.hdf5 import UNREADABLE

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.artifacts import MANIFEST, REPORT, Manifest
-from retro.common.block_work import BLOCKS_FILE
+from retro.common.block_stage import BLOCKS_FILE
 from retro.common.checksum_cache import VERIFIED
 from retro.common.checksummed_json import is_covered, page_problem
 from retro.common.errors import ArtifactError, RetroError

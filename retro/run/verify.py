@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from retro.common.artifacts import MANIFEST, Manifest, parse_manifest, require_file
-from retro.common.block_work import BlockWork
+from retro.common.block_stage import BlockWork
 from retro.common.blocks import Block
 from retro.common.checksum_cache import forget
 from retro.common.coordinator import Plan

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from retro.common.json_text import DeepJsonError, JsonError, half_character, parse_json
+from retro.common.json_files import DeepJsonError, JsonError, half_character, parse_json
 from retro.serve.errors import ApiError, stopping, too_slow
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from retro.common.config import StageConfig
 from retro.common.errors import ConfigError, DataError, require
-from retro.common.json_items import read_text
+from retro.common.json_files import read_text
 from retro.common.yaml_files import read_yaml
 from retro.tokenizers.conventions import AddSpecialTokens
 from retro.training.config import TrainConfig

@@ -18,7 +18,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from retro.common.errors import ConfigError, DataError, RetroError, short_reason
-from retro.common.json_text import Count, JsonError, parse_json, wrong_type
+from retro.common.json_files import Count, JsonError, parse_json, wrong_type
 from retro.common.optional import import_optional
 from retro.teacher.config import HIDDEN, TeacherConfig
 from retro.teacher.request import Reply, TeacherRequest

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from retro.common.errors import ConfigError
-from retro.common.json_text import Count
+from retro.common.json_files import Count
 from retro.teacher.config import TeacherConfig
 from retro.teacher.request import TeacherRequest, most_tokens
 

@@ -12,8 +12,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from retro.common.errors import ConfigError, DataError, RetroError, short_reason
-from retro.common.json_items import json_items, read_text
-from retro.common.json_text import wrong_type
+from retro.common.json_files import json_items, read_text, wrong_type
 from retro.teacher.config import TeacherConfig
 from retro.teacher.request import Reply, TeacherRequest, sha256_of
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from retro.common.errors import ArtifactError, RetroError
 from retro.common.files import make_writable, write_json
-from retro.common.json_text import wrong_type
+from retro.common.json_files import wrong_type
 from retro.common.progress import Progress
 from retro.common.response_cache import ResponseCache
 from retro.teacher.config import TeacherConfig

@@ -20,7 +20,7 @@ from retro.common.artifacts import fingerprint
 from retro.common.errors import ArtifactError, ConfigError, DataError, short_reason
 from retro.common.files import read_json, write_json
 from retro.common.input_files import read_text
-from retro.common.json_text import Count
+from retro.common.json_files import Count
 from retro.common.yaml_files import parse_yaml
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from retro.common.json_text import parse_json
+from retro.common.json_files import parse_json
 
 Cut = Callable[[str], list[str]]
 """Cuts a text into pieces. What it leaves out, such as white space, gives no tokens."""

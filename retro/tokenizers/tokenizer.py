@@ -30,7 +30,7 @@ from typing_extensions import TypedDict
 from retro.common.artifacts import fingerprint
 from retro.common.errors import ArtifactError, ConfigError, DataError, short_reason
 from retro.common.files import atomic_path, fsync, read_json, sha256_file, write_json
-from retro.common.json_text import Count, wrong_type
+from retro.common.json_files import Count, wrong_type
 from retro.tokenizers.conventions import (
     CONVENTIONS,
     Conventions,

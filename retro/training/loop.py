@@ -41,18 +41,20 @@ from retro.training.data_loader import DataLoader, MicroBatch
 from retro.training.interrupt import first_signal_only
 from retro.training.layout import require_batch, require_layout, require_processes
 from retro.training.log import TrainingLog, open_boards, read_log
-from retro.training.lora import (
-    TRAINED,
-    adapt,
-    freeze_all_but,
-    log_share,
-    require_retrieval,
-    train_new_rows_only,
-)
-from retro.training.megatron_settings import freezes_embedding, saved_beside_base, weight_groups
 from retro.training.probe import Probe, read_probes
 from retro.training.result import RESULT, read_result
 from retro.training.resume_rules import log_schedule
+from retro.training.trained_weights import (
+    TRAINED,
+    adapt,
+    freeze_all_but,
+    freezes_embedding,
+    log_share,
+    require_retrieval,
+    saved_beside_base,
+    train_new_rows_only,
+    weight_groups,
+)
 from retro.training.validation import Validation, mean_loss, token_losses
 
 log = logging.getLogger(__name__)

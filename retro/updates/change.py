@@ -31,7 +31,7 @@ from retro.common.hdf5 import new_file, write_columns
 from retro.common.leases import run_lock
 from retro.corpus import build as corpus_build
 from retro.corpus.files import resolve
-from retro.corpus.inputs import identify
+from retro.corpus.manifest import identify
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db import build as db_build
 from retro.db.schema import STAGE as DB

@@ -25,7 +25,7 @@ from retro.common.files import (
     write_json,
     write_plain_json,
 )
-from retro.common.json_text import parse_json
+from retro.common.json_files import parse_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from retro.common.artifacts import Manifest, describe_files, write_manifest
+from retro.common.block_stage import completed, fingerprints, remove_temporary_files, remove_unlisted_files
 from retro.common.errors import ArtifactError
-from retro.common.resume import completed, fingerprints, remove_temporary_files, remove_unlisted_files
 
 PARENT = Manifest(stage="corpus", config={}, parents={})
 

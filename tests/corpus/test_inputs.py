@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from retro.common.errors import ArtifactError
-from retro.corpus import inputs
+from retro.corpus import manifest
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import resolve
-from retro.corpus.inputs import first_difference, identify, require_unchanged
+from retro.corpus.manifest import first_difference, identify, require_unchanged
 
 
 def entry(name: str, size: int = 1, digest: str = "ab") -> dict[str, object]:
@@ -30,7 +30,7 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
     remembered: dict[str, str] = {}
     first = identify(source, remembered)
     with monkeypatch.context() as patch:
-        patch.setattr(inputs, "sha256_file", lambda path: pytest.fail("read again"))
+        patch.setattr(manifest, "sha256_file", lambda path: pytest.fail("read again"))
         assert identify(source, remembered) == first
     (tmp_path / "a.txt").write_bytes(b"two!")
     assert identify(source, remembered) != first

@@ -10,8 +10,8 @@ from retro.common.errors import DataError
 from retro.corpus import scan
 from retro.corpus.config import SourceConfig
 from retro.corpus.files import Source, resolve
-from retro.corpus.inputs import Checksums, identify
 from retro.corpus.layouts import Span
+from retro.corpus.manifest import Checksums, identify
 from retro.corpus.scan import Scan, ScanWork
 from retro.corpus.tokenize import plan_blocks
 
@@ -50,7 +50,7 @@ def test_the_checksums_spare_the_next_run_the_reading(tmp_path: Path, monkeypatc
     source = folder_of(tmp_path / "in", {"a.jsonl": b"1\n", "b.jsonl": b"2\n"})
     remembered: Checksums = {}
     [found] = surveyed([source], 4, tmp_path / "out", remembered)
-    monkeypatch.setattr("retro.corpus.inputs.sha256_file", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("retro.corpus.manifest.sha256_file", lambda path: pytest.fail("read again"))
     assert identify(source, remembered) == found.identity
 
 

@@ -11,7 +11,7 @@ from retro.common.errors import ConfigError, DataError
 from retro.corpus import train_tokenizer
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source, resolve
-from retro.corpus.inputs import Identity, identify
+from retro.corpus.manifest import Identity, identify
 from retro.corpus.split import split_documents
 from retro.corpus.token_files import TokenFileWriter
 from retro.corpus.train_tokenizer import prepare_tokenizer, train_sentencepiece, training_sample

@@ -8,13 +8,14 @@ import pytest
 
 from retro.common.errors import ArtifactError, ConfigError
 from retro.qa.answer_files import Answer, QuestionLine
-from retro.qa.metrics.choices import accuracy, chosen_option, verdict
 from retro.qa.metrics.drop import drop_em, drop_f1, normalize
 from retro.qa.metrics.normalize import Rules
 from retro.qa.metrics.registry import METRICS, metric_facts
 from retro.qa.metrics.rouge import _scorer, _stemming_scorer, own_rouge_l, own_rouge_lsum, rouge_l, rouge_lsum
 from retro.qa.metrics.scoring import score, task_of
 from retro.qa.metrics.words import (
+    accuracy,
+    chosen_option,
     distinct,
     ends_in_loop,
     exact_match,
@@ -24,6 +25,7 @@ from retro.qa.metrics.words import (
     repeated,
     string_em,
     substring_match,
+    verdict,
     word_recall,
 )
 from retro.qa.task import all_tasks, load_task

@@ -118,7 +118,7 @@ def _hdf5_seeds() -> list[bytes]:
 def _read_hdf5(path: Path) -> None:
     from retro.common.errors import ArtifactError
     from retro.common.hdf5 import map_column, open_file, read_text
-    from retro.common.json_text import parse_json
+    from retro.common.json_files import parse_json
 
     for name in ("token_start", "text/neighbors"):
         try:

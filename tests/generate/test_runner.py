@@ -14,8 +14,7 @@ from torch import Tensor
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.generate.config import GenerateConfig, SamplingConfig
 from retro.generate.engine import BatchEngine
-from retro.generate.passages import find_passages, gold_contexts, shuffled
-from retro.generate.questions import load_questions, slice_bounds
+from retro.generate.questions import find_passages, gold_contexts, load_questions, shuffled, slice_bounds
 from retro.generate.runner import QuestionRunner, answer_all, question_seed, sampling_of
 from retro.qa.answer_files import read_answers, read_question_lines
 from retro.qa.passages import Retrieve

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from retro.common.errors import TrainingError
 from retro.generate import sampling
-from retro.generate.probabilities import Probabilities
 from retro.generate.request import Sampling
-from retro.generate.sampling import TokenSelection, choose
+from retro.generate.sampling import Probabilities, TokenSelection, choose
 
 # Probabilities .1 .5 .15 .25 of ids 0 1 2 3; likeliest first that is 1 3 2 0.
 LOGITS = torch.log(torch.tensor([[0.1, 0.5, 0.15, 0.25]]))

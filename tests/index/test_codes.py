@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from retro.common.errors import DependencyError
-from retro.index import threads
+from retro.index import faiss_loader
 from retro.index.codes import CODES, add_codes, encode, lists_of, merge_on_disk
 from retro.index.faiss_index import add_vectors, load_index, save_index
 from retro.index.faiss_loader import load_faiss
@@ -129,9 +129,9 @@ def test_graphs_are_built_on_one_thread_and_the_count_is_restored() -> None:
     before, seen = faiss.omp_get_max_threads(), []
     faiss.omp_set_num_threads(3)
     try:
-        with threads.on_one_thread(faiss, when=True):
+        with faiss_loader.on_one_thread(faiss, when=True):
             seen.append(faiss.omp_get_max_threads())
-        with threads.on_one_thread(faiss, when=False):
+        with faiss_loader.on_one_thread(faiss, when=False):
             seen.append(faiss.omp_get_max_threads())
     finally:
         faiss.omp_set_num_threads(before)

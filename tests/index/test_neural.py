@@ -11,10 +11,9 @@ import pytest
 
 from retro.common.errors import DataError, DependencyError
 from retro.index.config import EmbedderConfig
-from retro.index.devices import device
 from retro.index.embedder import Embedder
-from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder
-from retro.index.pooling import text_positions
+from retro.index.model_loading import device
+from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder, text_positions
 from tests.index.models import WORDS, bert_folder
 
 TEXTS = ["the fox", "a b c the dog yard", "", "dog", "the " * 60, "fox fox"]

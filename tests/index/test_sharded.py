@@ -9,10 +9,10 @@ from retro.common.artifacts import Manifest, describe_files
 from retro.common.errors import ConfigError
 from retro.common.row_set import RowSet
 from retro.index.config import IndexConfig
-from retro.index.faiss_file import FaissFile
 from retro.index.faiss_index import fill_index, save_index
 from retro.index.index_choice import create_index
 from retro.index.shards import ShardedFiles, index_files, require_shardable, shard_file, shard_index, shard_rows
+from retro.index.vector_index import FaissFile
 
 ROWS, DIMENSION = 3000, 32
 DIVISIBLE = ("Flat", "SQ8", "RaBitQ", "IVF16,Flat", "IVF16,SQ8", "RR32,IVF16_HNSW8,RaBitQ", "OPQ8_32,IVF16,PQ8x4")

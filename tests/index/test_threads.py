@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from retro.common.row_set import RowSet
 from retro.index.codes import CODES, encode
 from retro.index.faiss_index import SearchSettings, add_vectors, exact_hits, search_index
-from retro.index.faiss_loader import load_faiss
+from retro.index.faiss_loader import load_faiss, side_by_side
 from retro.index.index_choice import create_index
-from retro.index.threads import side_by_side
 from retro.index.training import train_index
 from tests.index.vectors import unit_vectors
 

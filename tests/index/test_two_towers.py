@@ -13,8 +13,7 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.files import read_json, write_json
 from retro.index.config import EmbedderConfig
 from retro.index.embedders import describe_embedder, make_embedder, open_embedder
-from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder
-from retro.index.pooling import pooled, pooled_positions
+from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder, pooled, pooled_positions
 from tests.index.models import bert_folder, dpr_folder
 from tests.index.test_neural import hidden_states, settings
 

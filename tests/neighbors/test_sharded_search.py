@@ -14,9 +14,9 @@ from retro.common.files import read_json
 from retro.common.launcher import Worker
 from retro.corpus.reader import Corpus, TokenStream
 from retro.index import build as index_build
-from retro.index.faiss_file import FaissFile
 from retro.index.searcher import Searcher, open_searcher
 from retro.index.shards import shard_rows
+from retro.index.vector_index import FaissFile
 from retro.neighbors.build import run
 from retro.neighbors.merge import ChunkRange
 from retro.neighbors.query import StreamQueries

@@ -18,8 +18,7 @@ from retro.quickstart.answers import SETTINGS, QuestionOutcome, rows, sections, 
 from retro.quickstart.documents import write_documents
 from retro.quickstart.options import Options
 from retro.quickstart.page import page
-from retro.quickstart.run import run
-from retro.quickstart.show import show_quickstart
+from retro.quickstart.run import run, show_quickstart
 from retro.quickstart.update import NOTE
 from tests.tokenizers.chat_model import make_chat_model
 

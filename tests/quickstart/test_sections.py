@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retro.quickstart.sections import WORDS, is_held_out, public_name, questions_of, sections_of
+from retro.quickstart.documents import WORDS, is_held_out, public_name, questions_of, sections_of
 
 DOCSTRING = """Fit a line.
 

@@ -9,7 +9,7 @@ import pytest
 from retro.cli.main import app
 from retro.common.errors import ConfigError, DataError
 from retro.run.config import RunConfig, load_run_config
-from retro.run.inputs import require_inputs
+from retro.run.execution import require_inputs
 from retro.run.pipeline import STAGES
 from tests.tiny_road import small_config
 

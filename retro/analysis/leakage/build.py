@@ -27,13 +27,13 @@ from retro.analysis.leakage.block_overlaps import Advance, Overlaps
 from retro.analysis.leakage.config import STAGE, LeakageConfig
 from retro.analysis.leakage.reader import FILE, NEIGHBORS, READ, TEXT, TRAINING
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
+from retro.common.block_stage import completed, fingerprints, remove_unlisted_files
 from retro.common.blocks import Block, BlockStore, ranges
 from retro.common.coordinator import Coordinator
 from retro.common.errors import DataError
 from retro.common.files import atomic_path, write_json
 from retro.common.hdf5 import create_column, new_file
 from retro.common.launcher import ALONE, Worker
-from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.corpus.reader import SPLITS, Corpus
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database

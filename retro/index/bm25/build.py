@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
-from retro.common.block_work import Advance
+from retro.common.block_stage import Advance, completed, fingerprints, remove_unlisted_files
 from retro.common.blocks import Block, BlockStore, ranges
 from retro.common.coordinator import Coordinator
 from retro.common.errors import DataError
 from retro.common.files import write_json
 from retro.common.launcher import ALONE, Worker
-from retro.common.resume import completed, fingerprints, remove_unlisted_files
 from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database

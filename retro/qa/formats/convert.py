@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
-from retro.common.json_items import OnBad, json_items, load_json, read_text
-from retro.common.json_text import JsonError, parse_json
-from retro.qa.formats.item import BadItemError, Converted, Format, Found, Options
-from retro.qa.formats.unread_fields import FieldUse, with_what_came_before
+from retro.common.json_files import JsonError, OnBad, json_items, load_json, parse_json, read_text
+from retro.qa.formats.item import BadItemError, Converted, FieldUse, Format, Found, Options, with_what_came_before
 from retro.qa.question import Question
 
 

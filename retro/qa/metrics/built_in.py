@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from retro.qa.answer_files import QuestionLine
-from retro.qa.metrics import choices, drop, rouge, words
+from retro.qa.metrics import drop, rouge, words
 from retro.qa.metrics.normalize import Rules
 from retro.qa.metrics.registry import metric
 
@@ -55,7 +55,7 @@ def rouge_lsum(said: str, asked: QuestionLine, rules: Rules) -> float:
 @metric(label="Accuracy")
 def accuracy(said: str, asked: QuestionLine, rules: Rules) -> float:
     """See `choices.accuracy`."""
-    return choices.accuracy(said, asked.answers, asked.options)
+    return words.accuracy(said, asked.answers, asked.options)
 
 
 @metric(label="String exact match")

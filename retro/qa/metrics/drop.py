@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from retro.common.json_text import JsonError, parse_json
+from retro.common.json_files import JsonError, parse_json
 
 # Dims in this file.
 #   G spans of a gold answer   P spans of the prediction

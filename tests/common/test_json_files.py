@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from retro.common.errors import ArtifactError, DataError
 from retro.common.files import read_json, sha256_file
-from retro.common.json_text import MAX_JSON_DEPTH, Count, JsonError, half_character, parse_json, wrong_type
+from retro.common.json_files import MAX_JSON_DEPTH, Count, JsonError, half_character, parse_json, wrong_type
 
 
 @pytest.mark.parametrize(

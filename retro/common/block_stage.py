@@ -1,11 +1,12 @@
-"""The work of a stage that is done in blocks, as a value: what to make, and where it stands once it is joined.
+"""A stage that works in blocks: what to make, where it goes once joined, and what an earlier call left.
 
 Building, recomputing a share of it as a proof, and mending a damaged block all use this one value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retro.common.artifacts import (
+    MANIFEST,
+    REPORT,
+    Compared,
+    Manifest,
+    is_complete,
+    read_manifest,
+    require_parent,
+    require_same_config,
+)
 from retro.common.blocks import Arrays, Block, BlockStore
 from retro.common.errors import ArtifactError
 from retro.common.files import write_json
 from retro.common.hdf5 import changed_file, map_column
+from retro.common.leases import remove_leases
 
 BLOCKS_FILE = "blocks.json"
 """Checksum of each block's rows in the finished artifact: says which block is damaged, should a file be. No part of
@@ -111,3 +123,59 @@ def _joined(work: BlockWork, number: int) -> str:
             work.directory, problem, f"Check disk and memory, then run `retro {work.store.stage}` again"
         )
     return found
+
+
+log = logging.getLogger(__name__)
+
+
+def completed(
+    out: Path,
+    stage: str,
+    settings: Mapping[str, Any],
+    parents: Mapping[str, Manifest],
+    *,
+    compared: Compared = dict,
+) -> Manifest | None:
+    """The manifest in `out` if the stage has finished there with these settings and parents, else None.
+
+    Args:
+        out: The stage's directory.
+        stage: Its name.
+        settings: What it was asked for.
+        parents: What it reads.
+        compared: Which of the settings matter for whether the work is the same; all, unless given.
+
+    Raises:
+        ArtifactError: It finished with other settings or from other parents.
+    """
+    if not is_complete(out):
+        return None
+    manifest = read_manifest(out, stage)
+    for name, parent in parents.items():
+        require_parent(out, manifest, name, parent)
+    require_same_config(out, manifest, settings, compared=compared)
+    log.info("%s: already complete in %s", stage, out)
+    return manifest
+
+
+def fingerprints(parents: Mapping[str, Manifest]) -> dict[str, str]:
+    """The parents as a manifest records them."""
+    return {name: parent.fingerprint for name, parent in parents.items()}
+
+
+def remove_temporary_files(out: Path) -> None:
+    """Delete what a kill left half-written at the top of `out`.
+
+    Only for the one worker that joins the blocks, once all are done.
+    """
+    for path in sorted(out.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+
+
+def remove_unlisted_files(out: Path, manifest: Manifest) -> None:
+    """Delete what the artifact in `out` does not own: a kill came before it was removed."""
+    remove_leases(out)
+    owned = set(manifest.files) | {MANIFEST, REPORT}
+    for path in sorted(out.iterdir()):
+        if path.is_file() and path.suffix in {".h5", ".tmp"} and path.name not in owned:
+            path.unlink(missing_ok=True)
