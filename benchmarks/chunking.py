@@ -184,8 +184,8 @@ def page(found: dict[str, Any], on: str, text: str) -> str:
             "is read and written, the split, manifests.",
             "",
             "The peer hands its library one document at a time and turns each answer into three tensors. Ours looks up "
-            "the tokens of every word that came by before, where the libraries encode it anew; the more text, the more "
-            "words have come by.",
+            "the tokens of every word that came by before, where the libraries encode it again; the more text, the "
+            "more words have come by.",
             "",
             "Made by `python -m benchmarks.chunking`.",
             "",

@@ -83,7 +83,7 @@ class Clock:
         self.cpu, self.wall = self._now()
 
     def lap(self) -> tuple[float, float]:
-        """Both, and begin anew."""
+        """Both, and begin again."""
         before, (self.cpu, self.wall) = (self.cpu, self.wall), self._now()
         return self.cpu - before[0], self.wall - before[1]
 

@@ -1,6 +1,6 @@
 """Training samples assembled per second, three ways, with the files in memory and not.
 
-* the original's pattern: the neighbor file opened anew for every chunk, one row at a time, a Python list per neighbor
+* the original's pattern: the neighbor file opened again for every chunk, one row at a time, a Python list per neighbor
 * ours: `TrainingSource.fetch`, as many sequences a call as the training loop's feed asks for them
 * a bare gather from the map: the same number of runs copied and nothing else (no look-ups, masks or padding)
 

@@ -78,7 +78,7 @@ def write_vectors(path: Path, real_ND: NDArray[np.float32], vectors: int, seed: 
 
 
 def vectors(options: argparse.Namespace) -> dict[str, Any]:
-    """Database and queries, the latter drawn anew."""
+    """Database and queries, the latter drawn again."""
     real = np.load(options.real).astype(np.float32)
     write_vectors(options.folder / "vectors.npy", real, options.vectors, seed=0)
     write_vectors(options.folder / "queries.npy", real, QUERIES, seed=1)

@@ -136,7 +136,7 @@ class DefaultCommandGroup(TyperGroup):
 
 
 def print_how_to_resume(number: int) -> None:
-    """Say why the process ends, and how to go on; companions and ranks above 0 leave that to the first process."""
+    """Say why the process ends, and how to go on; spawned workers and ranks above 0 leave that to the first process."""
     if SPAWNED in os.environ or os.environ.get("RANK", "0") != "0":
         return
     Progress.clear()

@@ -53,7 +53,7 @@ def ask(
     else:
         from retro.run.documents import MODEL, documents_run
 
-        # Who asks wants the answer; what takes time before it is told.
+        # Who asks wants the answer; what takes time before it is logged.
         show_only("retro.run.documents", "retro.common.progress")
         config = documents_run(documents, model or MODEL, arguments)
     show_answer(config, question, passages_from=passages_from, stream=stream and not as_json, as_json=as_json)

@@ -179,5 +179,5 @@ def _summary(found: VerifiedStage) -> str:
     parts = [f"{found.files} files ({found.bytes / 1e6:,.1f} MB) read"]
     parts += [f"{found.blocks} unfinished blocks read"] if found.blocks else []
     parts += [f"{found.recomputed} blocks made once more"] if found.recomputed else []
-    parts += [f"{found.mended} blocks mended"] if found.mended else []
+    parts += [f"{found.repaired} blocks repaired"] if found.repaired else []
     return f"{', '.join(parts)}: {'all is as it should be' if not found.problems else 'not all is as it should be'}"

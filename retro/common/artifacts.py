@@ -177,7 +177,7 @@ def require_file(directory: Path, manifest: Manifest, name: str, remedy: str) ->
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a stage directory holds a manifest, be it one that cannot be read: that is told when it is."""
+    """Whether a stage directory holds a manifest, be it one that cannot be read: that is reported when it is read."""
     return os.path.lexists(directory / MANIFEST)
 
 

@@ -1,6 +1,6 @@
 """A stage that works in blocks: what to make, where it goes once joined, and what an earlier call left.
 
-Building, recomputing a share of it as a proof, and mending a damaged block all use this one value.
+Building, recomputing a share of it as a proof, and repairing a damaged block all use this one value.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class BlockWork:
         """SHA-256 of the rows of block `number` as the finished artifact holds them now."""
         return Block(self.stored(number)).checksum
 
-    def mend(self, number: int, block: Block, copies: dict[str, Path]) -> None:
+    def repair(self, number: int, block: Block, copies: dict[str, Path]) -> None:
         """Write the rows of a block over those in copies of the artifact's files.
 
         Args:

@@ -128,7 +128,7 @@ class BlockStore:
         """
         problem, block = self._load(number)
         if problem:
-            raise ArtifactError(self.path(number), problem, f"Run `retro {self.stage}` again; it is built anew")
+            raise ArtifactError(self.path(number), problem, f"Run `retro {self.stage}` again; it is built again")
         return block
 
     def take(self, number: int) -> Block:
@@ -149,7 +149,7 @@ class BlockStore:
         Raises:
             ArtifactError: The block is missing or cannot be read.
         """
-        remedy = f"Run `retro {self.stage}` again; it is built anew"
+        remedy = f"Run `retro {self.stage}` again; it is built again"
         with open_file(self.path(number), remedy) as file:
             return _counts(read_text(file, "counts"))
 

@@ -111,7 +111,7 @@ class Coordinator:
             Units made by this worker.
 
         Raises:
-            ArtifactError: A living worker builds the same stage under other settings, or the disk is full.
+            ArtifactError: A running worker builds the same stage under other settings, or the disk is full.
         """
         self._announce(store, sizes, unit)
         left = [number for number in self.worker.order(len(store)) if self._is_missing(store, number)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class RetroError(Exception):
-    """The root of everything a user can mend."""
+    """The root of everything a user can fix."""
 
 
 class ConfigError(RetroError):

@@ -67,7 +67,7 @@ class _Guarded:
     """A file that HDF5 writes through, and that keeps from it that a write failed.
 
     HDF5 holds what it could not write and tries again: when a dataset is closed, when Python lets go of it, when the
-    process ends. h5py then prints above whatever the user is told, and crashes the process in the end. Here the first
+    process ends. h5py then prints above whatever the user sees, and crashes the process in the end. Here the first
     error is kept until the file is closed, and whatever comes after it is dropped.
     """
 

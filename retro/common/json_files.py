@@ -175,7 +175,7 @@ def _long_number(text: str) -> int:
 MAX_TEXT_BYTES = 1 << 33
 """A file of questions is read whole; one of this size takes some tens of GB."""
 OnBad = Callable[[str, DataError], None]
-"""What to do about an item that cannot be used: told the reason in a word, and the error that would be raised."""
+"""What to do about an item that cannot be used: called with the reason in a word, and the error to be raised."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def json_items(path: Path, text: str, *, on_bad: OnBad | None = None) -> Iterato
     Args:
         path: Named in errors.
         text: What the file holds.
-        on_bad: Told of broken lines and of items that are no objects, which are then passed over; without it, the
+        on_bad: Called for broken lines and of items that are no objects, which are then passed over; without it, the
             first of them is raised.
 
     Raises:

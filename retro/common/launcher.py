@@ -166,7 +166,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 SPAWNED = "RETRO_COMPANION"
-"""Set for processes that `companions` starts: the process number of the one that did."""
+"""Set for processes that `spawn_workers` starts: the process number of the one that did."""
 _THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -216,7 +216,7 @@ def spawn_workers(count: int, arguments: Sequence[str]) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it as a companion ends, even by a kill."""
+    """End this process when the one that started it ends, even by a kill."""
     parent = os.environ.get(SPAWNED)
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), daemon=True, name="parent watch").start()

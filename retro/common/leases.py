@@ -135,7 +135,7 @@ class Leases:
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Hold `name` while the block runs; yields False, at once, when a living worker holds it."""
+        """Hold `name` while the block runs; yields False, at once, when a running worker holds it."""
         token = self._take(name)
         if not token:
             yield False
@@ -199,7 +199,7 @@ class Leases:
 @contextmanager
 def run_lock(run_dir: Path, *, shared: bool = False, name: str = ".lock", what: str = "") -> Iterator[None]:
     """Hold the run directory. The processes of one launcher hold it together, through their first one, and so do the
-    companions that a process started.
+    workers that a process started.
 
     Args:
         run_dir: What to hold.

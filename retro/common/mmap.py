@@ -2,8 +2,8 @@
 
 By default the kernel reads on behind every page that it misses. For a file that fits into memory that is what one
 wants. For rows at random places of a larger one it fetches megabytes for each of them and waits for one row after the
-other; told that accesses are random, and which rows are wanted before they are touched, it reads those pages alone and
-many at a time.
+other; advised that accesses are random, and which rows are wanted before they are touched, it reads those pages alone
+and many at a time.
 """
 
 # Dims in this file. N runs of elements

@@ -28,7 +28,7 @@ from retro.common.json_files import JsonError, wrong_type
 log = logging.getLogger(__name__)
 
 Observer = Callable[[str, Any], None]
-"""Told key and response of a line, whoever wrote it."""
+"""Called with key and response of a line, whoever wrote it."""
 
 
 class OtherHeaderError(ArtifactError):

@@ -36,7 +36,7 @@ def handle_signals(announce: Callable[[int], None]) -> None:
     the server does, has them to himself.
 
     Args:
-        announce: Says why the process ends; told the signal's number. Called once at most.
+        announce: Says why the process ends; called with the signal's number. Called once at most.
     """
     if any(signal.getsignal(number) is _stop for number in _SIGNALS):
         return

@@ -141,11 +141,11 @@ def open_work(config: CorpusConfig, out: Path) -> BlockWork:
     sources = [source for source in (_find(one, out) for one in config.sources) if source is not None]
     known = read_json(out / REPORT, "Run `retro corpus` with --redo").get("blocks", {})
     config = config.model_copy(update={"block_bytes": known.get("block_bytes", config.block_bytes)})
-    surveys = _survey(sources, config.block_bytes)
-    for source, survey in zip(sources, surveys, strict=True):
+    scans = _scan_sources(sources, config.block_bytes)
+    for source, scan in zip(sources, scans, strict=True):
         record = record_path(out, source.name)
-        require_unchanged(record, source.name, read_json(record, "Run `retro corpus` again")["inputs"], survey.identity)
-    work = TokenWork(config, sources, surveys, load_tokenizer(out / TOKENIZER), out / BLOCKS / "tokens")
+        require_unchanged(record, source.name, read_json(record, "Run `retro corpus` again")["inputs"], scan.identity)
+    work = TokenWork(config, sources, scans, load_tokenizer(out / TOKENIZER), out / BLOCKS / "tokens")
     places = [(source, block) for source in range(len(sources)) for block in range(len(work.of_source(source)))]
     rows = {source: SourceRows.read(out, sources[source].name) for source in {source for source, _ in places}}
 
@@ -174,6 +174,6 @@ def _find(source: SourceConfig, out: Path) -> Source | None:
     return None
 
 
-def _survey(sources: list[Source], block_bytes: int) -> list[Scan]:
-    survey = ScanWork(sources, block_bytes, Path(BLOCKS))
-    return survey.collect({}, lambda number: survey.make(number, lambda count: None))
+def _scan_sources(sources: list[Source], block_bytes: int) -> list[Scan]:
+    scan = ScanWork(sources, block_bytes, Path(BLOCKS))
+    return scan.collect({}, lambda number: scan.make(number, lambda count: None))

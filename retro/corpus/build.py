@@ -1,8 +1,8 @@
 """The corpus stage: texts become token files, documents get their split, and all of it is written down.
 
-Order of events: survey the files, prepare the tokenizer, tokenise block by block; then one worker joins the blocks
+Order of events: scan the files, prepare the tokenizer, tokenize block by block; then one worker joins the blocks
 source by source, decides the split, derives questions and writes the manifest. Every step leaves files that a later
-run recognises, so a kill costs at most the blocks that were being tokenised.
+run recognises, so a kill costs at most the blocks that were being tokenized.
 """
 
 from __future__ import annotations
@@ -84,16 +84,16 @@ def run(config: CorpusConfig, out: Path, *, worker: Worker = ALONE) -> Manifest:
 def _make(config: CorpusConfig, out: Path, checksums: Checksums, worker: Worker, started: float) -> Manifest:
     for folder in (RECORDS, TOKENIZER, QUESTIONS):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    gang = Coordinator(out, worker, stage=STAGE)
-    sources = [_find(source, out, gang) for source in config.sources]
-    surveys = _survey(config, sources, out / BLOCKS, checksums, gang)
-    inputs = {source.name: survey.identity for source, survey in zip(sources, surveys, strict=True)}
-    tokenizer, sampled = _tokenizer(config, sources, inputs, out, gang)
+    coordinator = Coordinator(out, worker, stage=STAGE)
+    sources = [_find(source, out, coordinator) for source in config.sources]
+    scans = _scan_sources(config, sources, out / BLOCKS, checksums, coordinator)
+    inputs = {source.name: scan.identity for source, scan in zip(sources, scans, strict=True)}
+    tokenizer, sampled = _tokenizer(config, sources, inputs, out, coordinator)
     known = _known(config, sources, inputs, tokenizer, out)
     joined = frozenset(number for number, source in enumerate(sources) if source.name in known)
-    work = TokenWork(config, sources, surveys, tokenizer, out / BLOCKS / "tokens", joined=joined)
-    gang.build(work.store, work.make, sizes=work.sizes, unit="bytes", what="corpus: tokenising")
-    return gang.finish(
+    work = TokenWork(config, sources, scans, tokenizer, out / BLOCKS / "tokens", joined=joined)
+    coordinator.build(work.store, work.make, sizes=work.sizes, unit="bytes", what="corpus: tokenizing")
+    return coordinator.finish(
         Finalizer(
             config=config,
             out=out,
@@ -110,16 +110,16 @@ def _make(config: CorpusConfig, out: Path, checksums: Checksums, worker: Worker,
     )
 
 
-def _survey(
-    config: CorpusConfig, sources: Sequence[Source], blocks: Path, checksums: Checksums, gang: Coordinator
+def _scan_sources(
+    config: CorpusConfig, sources: Sequence[Source], blocks: Path, checksums: Checksums, coordinator: Coordinator
 ) -> list[Scan]:
-    survey = ScanWork(sources, config.block_bytes, blocks / "survey")
-    gang.build(survey.store, survey.make, sizes=survey.sizes, unit="bytes", what="corpus: surveying the input")
-    return survey.collect(checksums)
+    scan = ScanWork(sources, config.block_bytes, blocks / "scan")
+    coordinator.build(scan.store, scan.make, sizes=scan.sizes, unit="bytes", what="corpus: scanning the input")
+    return scan.collect(checksums)
 
 
 def _tokenizer(
-    config: CorpusConfig, sources: Sequence[Source], inputs: Mapping[str, Identity], out: Path, gang: Coordinator
+    config: CorpusConfig, sources: Sequence[Source], inputs: Mapping[str, Identity], out: Path, coordinator: Coordinator
 ) -> tuple[Tokenizer, frozenset[str]]:
     """The tokenizer, and the sources that were read for it now."""
     directory, origin, sampled = out / TOKENIZER, tokenizer_origin(config, inputs), False
@@ -129,7 +129,7 @@ def _tokenizer(
         sampled = config.tokenizer.path is None
         return prepare_tokenizer(config, sources, inputs, out)
 
-    gang.once("tokenizer", lambda: is_prepared(origin, directory), prepare)
+    coordinator.once("tokenizer", lambda: is_prepared(origin, directory), prepare)
     return load_tokenizer(directory), frozenset(source.name for source in sources if sampled)
 
 
@@ -158,12 +158,12 @@ def _remembered(out: Path) -> Checksums:
     return checksums
 
 
-def _find(source: SourceConfig, out: Path, gang: Coordinator) -> Source:
+def _find(source: SourceConfig, out: Path, coordinator: Coordinator) -> Source:
     if source.path is not None:
         return resolve(source, local_path(source.path))
     text = built_in_text(out, source.name)
     name = f"text of {source.name}"
-    gang.once(name, lambda: pystdlib.is_collected(text), lambda: pystdlib.collect_documents(text))
+    coordinator.once(name, lambda: pystdlib.is_collected(text), lambda: pystdlib.collect_documents(text))
     return resolve(source, text)
 
 

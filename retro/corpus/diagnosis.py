@@ -1,4 +1,4 @@
-"""Why a file gives no document, told from how it begins: the likeliest mistakes by name, and what to do about each."""
+"""Why a file gives no document, judged by how it begins: the likeliest mistakes by name, and what to do about each."""
 
 from __future__ import annotations
 

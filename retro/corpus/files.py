@@ -131,7 +131,7 @@ def resolve(config: SourceConfig, path: Path) -> Source:
 
     Raises:
         DataError: There is no such file, it is a pipe or a device, nothing in the folder can be read, or the layout
-            cannot be told.
+            is not known.
     """
     found = _look(path)
     kind = _kind(path, found) if config.kind in ("auto", "pystdlib") else config.kind
@@ -211,9 +211,9 @@ def _kind_of_folder(path: Path, folder: Folder) -> str:
         # Pages beside texts are passed over, and counted, as they were before pages could be read.
         found.pop("html", None)
     if len(found) > 1:
-        told = " and ".join(f"{_CONTENTS[kind]} ({', '.join(endings)})" for kind, endings in found.items())
+        reported = " and ".join(f"{_CONTENTS[kind]} ({', '.join(endings)})" for kind, endings in found.items())
         remedy = f"Set the source's kind to {' or '.join(found)}, or make two sources of it"
-        raise DataError(path, f"holds {told}", remedy)
+        raise DataError(path, f"holds {reported}", remedy)
     return next(iter(found), "folder")
 
 
@@ -228,25 +228,25 @@ def _files(path: Path, kind: str, folder: Folder | None) -> tuple[InputFile, ...
     rest = (file.name for file in folder.files if ending_of(file.name) not in endings)
     described = DATASET_FILES if kind == "arrow" else ()
     others = Counter(ending_of(name) or "none" for name in rest if name.rpartition("/")[2] not in described)
-    told = _passed_over(others, folder.passed_over)
+    reported = _passed_over(others, folder.passed_over)
     if not found:
         problem = f"holds no file with one of the endings {', '.join(endings)} (also .gz, .zst)"
-        problem += f"; it holds {told}" if told else ""
+        problem += f"; it holds {reported}" if reported else ""
         raise DataError(path, problem, "Give another folder, or set the source's kind")
-    if told:
+    if reported:
         # Hidden files are expected to stay unread.
         level = logging.WARNING if others or set(folder.passed_over) - {HIDDEN} else logging.INFO
-        log.log(level, "corpus: %s: not read: %s", path, told)
+        log.log(level, "corpus: %s: not read: %s", path, reported)
     return found
 
 
 def _passed_over(endings: Counter[str], reasons: Counter[str]) -> str:
     """What is not read, by reason, in words; empty if nothing."""
-    told = [f"{count} {reason}" for reason, count in sorted(reasons.items())]
+    reported = [f"{count} {reason}" for reason, count in sorted(reasons.items())]
     if endings:
         common = ", ".join(ending for ending, _ in sorted(endings.items(), key=lambda one: (-one[1], one[0]))[:5])
-        told = [f"{endings.total()} files with other endings ({common})", *told]
-    return ", ".join(told)
+        reported = [f"{endings.total()} files with other endings ({common})", *reported]
+    return ", ".join(reported)
 
 
 def ending_of(name: str) -> str:

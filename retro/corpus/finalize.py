@@ -139,7 +139,9 @@ def _require_vocabulary(file: TokenFile, tokenizer: Tokenizer, source: Source) -
             bar.advance()
     ends = file.document_starts[1:][np.diff(file.document_starts) > 0] - 1
     if len(ends) and not np.any(file.tokens[ends] == tokenizer.eod):
-        log.warning("corpus: no document of %s ends with token %d (EOD); they simply abut", source.name, tokenizer.eod)
+        log.warning(
+            "corpus: no document of %s ends with token %d (EOD); nothing separates them", source.name, tokenizer.eod
+        )
 
 
 Splits = Mapping[str, NDArray[np.uint8]]
@@ -158,7 +160,7 @@ class Finalizer:
     known: Mapping[str, SourceRecord]
     """Sources found finished at the start."""
     sampled: frozenset[str]
-    """Sources whose rejects were told already, when this process learned the tokenizer."""
+    """Sources whose rejects were reported already, when this process learned the tokenizer."""
     checksums: Checksums
     started: float
     """Reading of the monotonic clock, in seconds."""
@@ -185,7 +187,7 @@ class Finalizer:
         # After the checksums were taken: damage before them would be described, damage after them is found.
         if not is_prepared(tokenizer_origin(config, self.inputs), out / TOKENIZER):
             problem = "has changed bytes since it was made"
-            raise ArtifactError(out / TOKENIZER, problem, "Run `retro corpus` again; it is made anew")
+            raise ArtifactError(out / TOKENIZER, problem, "Run `retro corpus` again; it is made again")
         self._report(made, questions)
         return manifest
 
@@ -198,9 +200,9 @@ class Finalizer:
             return known
         record_path(self.out, source.name).unlink(missing_ok=True)
         counts = self._join(number, source)
-        told = require_enough(self.config, source, counts.documents, counts.rejects, self.out)
-        if told and source.name not in self.sampled:
-            log.warning("corpus: %s", told)
+        reported = require_enough(self.config, source, counts.documents, counts.rejects, self.out)
+        if reported and source.name not in self.sampled:
+            log.warning("corpus: %s", reported)
         return write_record(self.out, source.name, origin, inputs, counts)
 
     def _join(self, number: int, source: Source) -> SourceCounts:

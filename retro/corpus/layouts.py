@@ -96,7 +96,7 @@ def read_spans(source: Source, spans: Iterable[Span], min_words: int, advance: A
         source: Files and layout; not `megatron`, which has no text.
         spans: What to read, in this order.
         min_words: Documents with fewer words are rejected.
-        advance: Told how many bytes of input were read.
+        advance: Called with how many bytes of input were read.
 
     Raises:
         DataError: A file cannot be read at all.
@@ -285,7 +285,7 @@ def _require_whole_characters(*texts: str) -> None:
 
 
 def _whole_file(content: bytes, file: InputFile) -> Item:
-    """The file as one document; an empty one too, which is told and not passed over."""
+    """The file as one document; an empty one too, which is reported and not skipped."""
     blank = content[: len(content) - len(content.lstrip())]
     number = 1 + blank.count(b"\n") if len(blank) < len(content) else 1
     try:

@@ -96,7 +96,7 @@ def _shape(entry: Mapping[str, Any]) -> str:
 
 
 BLOCKS = "blocks"
-"""Surveyed and tokenised blocks; gone once the stage is complete."""
+"""Scanned and tokenized blocks; gone once the stage is complete."""
 RECORDS = "sources"
 """For each source, what it was made from and what was set aside."""
 QUESTIONS = "qa"
@@ -177,7 +177,7 @@ def finished_source(out: Path, source: str, origin: str, inputs: Identity) -> So
     elif describe_files(out, names) != record["files"]:
         why = "a file's bytes have changed"
     else:
-        log.info("corpus: %s is already tokenised", source)
+        log.info("corpus: %s is already tokenized", source)
         return SourceRecord(counts=SourceCounts(**record["counts"]), files=record["files"])
     log.warning("corpus: %s is made again: %s", source, why)
     return None
@@ -224,7 +224,7 @@ def manifest_counts(
     Args:
         sources: Counts by source.
         inputs: Input files by source; shortened here, because the source's record lists every file.
-        texts: The text files of built-in sources; the interpreter that wrote them is told.
+        texts: The text files of built-in sources; the interpreter that wrote them is recorded.
     """
     described: dict[str, Any] = {}
     for name, counts in sources.items():

@@ -186,7 +186,7 @@ class Corpus:
 class TokenStream:
     """The documents of one source and split, end to end in stream order, as one run of tokens.
 
-    Each document brings the EOD that its token file holds; a Megatron file made without EOD simply abuts.
+    Each document brings the EOD that its token file holds; a Megatron file without EOD is joined as it is.
 
     Attributes:
         corpus: Whose documents they are.

@@ -1,4 +1,4 @@
-"""What is set aside: written down, counted by reason, and told before anything else is concluded from what is left."""
+"""Rejected input: written down, counted by reason, and reported before anything is concluded from what is left."""
 
 from __future__ import annotations
 
@@ -78,18 +78,18 @@ def require_enough(config: CorpusConfig, source: Source, documents: int, reasons
     origin = source.config.path or source.config.built_in or ""
     rejected = sum(reasons.values())
     first = _first_rejects(rejects_path(out, source.name)) if rejected else []
-    told = f" ({_counted(reasons)}; see {rejects_path(out, source.name)}{_places(first)})" if rejected else ""
+    reported = f" ({_counted(reasons)}; see {rejects_path(out, source.name)}{_places(first)})" if rejected else ""
     guess = _guess(source, first, reasons) if rejected > documents else None
     if documents == 0:
-        problem = f"holds no document{told}" + (f": {guess.problem}" if guess else "")
+        problem = f"holds no document{reported}" + (f": {guess.problem}" if guess else "")
         raise DataError(origin, problem, guess.remedy if guess else "Check the source's path, kind and text_key")
     bad = rejected / (rejected + documents)
     if bad > config.max_bad_fraction:
-        problem = f"{bad:.1%} of it was set aside{told}, max_bad_fraction allows {config.max_bad_fraction:.1%}"
+        problem = f"{bad:.1%} of it was set aside{reported}, max_bad_fraction allows {config.max_bad_fraction:.1%}"
         problem += f"; {guess.problem}" if guess else ""
         raise DataError(origin, problem, guess.remedy if guess else "Mend the source, or allow more")
     advice = f": {guess.problem}. {guess.remedy}" if guess else ""
-    return f"{source.name}: {rejected} set aside{told}{advice}" if rejected else ""
+    return f"{source.name}: {rejected} set aside{reported}{advice}" if rejected else ""
 
 
 def _counted(reasons: Mapping[str, int]) -> str:
@@ -110,8 +110,8 @@ def _first_rejects(path: Path) -> list[Reject]:
 
 
 def _places(rejects: Iterable[Reject]) -> str:
-    told = [f"{one.file} line {one.line}: {one.detail or one.reason}" for one in rejects]
-    return f"; the first: {'; '.join(told)}" if told else ""
+    reported = [f"{one.file} line {one.line}: {one.detail or one.reason}" for one in rejects]
+    return f"; the first: {'; '.join(reported)}" if reported else ""
 
 
 def _guess(source: Source, rejects: list[Reject], reasons: Mapping[str, int]) -> Diagnosis | None:

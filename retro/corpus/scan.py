@@ -5,7 +5,7 @@ whole file, so each layout has its own rule for the line that may stand first.
 
 It gives each file's SHA-256, by which changed input is noticed, and where the file may be cut, with the number of
 the line that stands there: so every part knows the lines it holds, and error messages and made-up ids name the same
-line however the input is cut. Groups of files are surveyed in blocks, so workers share this too.
+line however the input is cut. Groups of files are scanned in blocks, so workers share this too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _headings(stream: BinaryIO) -> Rule | None:
     """Cut before a heading of the kind that the file's first heading has.
 
     The reader learns from the first heading it sees whether blank lines must follow them; before a heading of the
-    same kind a part learns the same. No cut after a heading: whether that one counts is told by the line after it.
+    same kind a part learns the same. No cut after a heading: whether that one counts depends on the line after it.
     """
     stream.seek(0)
     first = stream.readline().removeprefix(BOM)
@@ -118,7 +118,7 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class FileGroup:
-    """Consecutive files of one source that are surveyed together."""
+    """Consecutive files of one source that are scanned together."""
 
     source: int
     files: range
@@ -127,7 +127,7 @@ class FileGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What the survey found in one source."""
+    """What the scan found in one source."""
 
     identity: Identity
     """Name, size and SHA-256 of each file."""
@@ -138,13 +138,13 @@ class Scan:
 
 
 class ScanWork:
-    """The survey of all sources, as blocks of file groups."""
+    """The scan of all sources, as blocks of file groups."""
 
     def __init__(self, sources: Sequence[Source], block_bytes: int, directory: Path) -> None:
         """Plan it.
 
         Args:
-            sources: What to survey.
+            sources: What to scan.
             block_bytes: Bytes that a part of a file has at least.
             directory: Where the blocks go.
         """
@@ -155,14 +155,14 @@ class ScanWork:
         self.store = BlockStore(directory=directory, inputs=inputs, stage=STAGE)
 
     def make(self, number: int, advance: Advance) -> Block:
-        """Survey one group of files: a row for each part of each file.
+        """Scan one group of files: a row for each part of each file.
 
         Raises:
             DataError: A file cannot be read.
         """
         group = self.groups[number]
         source = self.sources[group.source]
-        found = [(file, *_survey(source.files[file], source, self.block_bytes, advance)) for file in group.files]
+        found = [(file, *_scan_sources(source.files[file], source, self.block_bytes, advance)) for file in group.files]
         rows = [(file, part.start, part.end, part.first_line) for file, _, parts in found for part in parts]
         digests = [digest for _, digest, parts in found for _ in parts]
         sizes = [part.bytes for _, _, parts in found for part in parts]
@@ -234,7 +234,7 @@ class _Part(NamedTuple):
     bytes: int
 
 
-def _survey(file: InputFile, source: Source, block_bytes: int, advance: Advance) -> tuple[bytes, list[_Part]]:
+def _scan_sources(file: InputFile, source: Source, block_bytes: int, advance: Advance) -> tuple[bytes, list[_Part]]:
     """SHA-256 of a file, and its parts."""
     tables: list[_Part] | None = None
     if source.kind in TABLES:

@@ -49,11 +49,13 @@ def require_spelling(config: CorpusConfig, sources: Sequence[Source], tokenizer:
     if not found.lost:
         return
     most = ", ".join(repr(character) for character, _ in found.lost.most_common(12))
-    told = f"{found.lost.total():,} of {found.characters:,} characters of a sample do not come back, {most} most often"
+    reported = (
+        f"{found.lost.total():,} of {found.characters:,} characters of a sample do not come back, {most} most often"
+    )
     if found.lost_fraction > config.tokenizer.max_lost_fraction:
-        need = f"needs a tokenizer that can spell the text: with {file}, {told}"
+        need = f"needs a tokenizer that can spell the text: with {file}, {reported}"
         raise ConfigError("corpus.tokenizer.max_lost_fraction", config.tokenizer.max_lost_fraction, need)
-    log.warning("corpus: %s cannot spell all of the text: %s", file, told)
+    log.warning("corpus: %s cannot spell all of the text: %s", file, reported)
 
 
 def _beginning(config: CorpusConfig, source: Source) -> Iterator[Document]:

@@ -236,11 +236,11 @@ def _columns(path: Path, schema: Any, config: SourceConfig) -> list[str]:
     if names.count(key) > 1:
         raise DataError(path, f"has {names.count(key)} columns {key!r}", "Give each column a name of its own")
     if key not in texts:
-        told = ", ".join(f"{name} ({kind})" for name, kind in list(zip(names, schema.types, strict=True))[:20])
+        reported = ", ".join(f"{name} ({kind})" for name, kind in list(zip(names, schema.types, strict=True))[:20])
         found = f"the column {key!r} holds no texts" if key in names else f"has no column {key!r}"
         likely = [name for usual in TEXT_KEYS for name in texts if name.lower() == usual] or texts
         remedy = f"Set text_key: {likely[0]} {where}" if likely else "Give a table with a column of texts"
-        raise DataError(path, f"{found}; the columns are {told}", remedy)
+        raise DataError(path, f"{found}; the columns are {reported}", remedy)
     others = dict.fromkeys((config.id_key, config.title_key))
     return [key, *(name for name in others if names.count(name) == 1 and name != key)]
 

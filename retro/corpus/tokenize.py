@@ -84,7 +84,7 @@ def tokenize(
         spans: Its parts, in order.
         min_words: Documents with fewer words are rejected.
         encoder: Makes the tokens.
-        advance: Told how many bytes of input were read.
+        advance: Called with how many bytes of input were read.
 
     Returns:
         The block: `tokens` [1, T], `lengths` [1, D], `names` [1, B] and `rejects` [1, B], with counts of documents,
@@ -129,17 +129,17 @@ class BlockPlan(NamedTuple):
     bytes: int
 
 
-def plan_blocks(surveys: Sequence[Scan], block_bytes: int) -> list[BlockPlan]:
+def plan_blocks(scans: Sequence[Scan], block_bytes: int) -> list[BlockPlan]:
     """Gather consecutive parts of each source until they have `block_bytes`; a Megatron source has none."""
-    return [plan for number, survey in enumerate(surveys) for plan in _of_source(number, survey, block_bytes)]
+    return [plan for number, scan in enumerate(scans) for plan in _of_source(number, scan, block_bytes)]
 
 
-def _of_source(number: int, survey: Scan, block_bytes: int) -> Iterator[BlockPlan]:
+def _of_source(number: int, scan: Scan, block_bytes: int) -> Iterator[BlockPlan]:
     first, size = 0, 0
-    for place, part in enumerate(survey.sizes):
+    for place, part in enumerate(scan.sizes):
         size += part
-        if size >= block_bytes or place + 1 == len(survey.sizes):
-            yield BlockPlan(number, survey.spans[first : place + 1], size)
+        if size >= block_bytes or place + 1 == len(scan.sizes):
+            yield BlockPlan(number, scan.spans[first : place + 1], size)
             first, size = place + 1, 0
 
 
@@ -168,7 +168,7 @@ class TokenWork:
         self,
         config: CorpusConfig,
         sources: Sequence[Source],
-        surveys: Sequence[Scan],
+        scans: Sequence[Scan],
         tokenizer: Tokenizer,
         directory: Path,
         *,
@@ -179,14 +179,14 @@ class TokenWork:
         Args:
             config: The stage's settings.
             sources: In the order of the settings.
-            surveys: Of each source.
+            scans: Of each source.
             tokenizer: Makes the tokens.
             directory: Where the blocks go.
             joined: Numbers of the sources whose files are finished.
         """
-        self._config, self._sources, self._surveys, self._tokenizer = config, sources, surveys, tokenizer
+        self._config, self._sources, self._surveys, self._tokenizer = config, sources, scans, tokenizer
         self._plan = [
-            plan for plan in plan_blocks(surveys, config.block_bytes) if sources[plan.source].kind != "megatron"
+            plan for plan in plan_blocks(scans, config.block_bytes) if sources[plan.source].kind != "megatron"
         ]
         # One for all blocks: it remembers words.
         self._encoder = DocumentEncoder(tokenizer, token_dtype(tokenizer.vocab_size))

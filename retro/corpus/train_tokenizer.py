@@ -126,10 +126,10 @@ def training_sample(config: CorpusConfig, sources: Sequence[Source], out: Path) 
 
     A document is kept while its random key is below a threshold that halves whenever the kept ones outgrow the
     cap: one pass over text of any size, and every part of it is as likely as every other. What is no document is
-    counted, written to the rejects in `out` and told.
+    counted, written to the rejects in `out` and reported.
 
     Raises:
-        ConfigError: A source is already tokenised, or no text is left to train on.
+        ConfigError: A source is already tokenized, or no text is left to train on.
         DataError: A source has no document, or too much of it was set aside.
     """
     kept: list[tuple[int, int, int, str]] = []
@@ -149,9 +149,9 @@ def training_sample(config: CorpusConfig, sources: Sequence[Source], out: Path) 
                     threshold //= 2
                     kept = [entry for entry in kept if entry[0] < threshold]
                     characters = sum(len(entry[3]) for entry in kept)
-        told = require_enough(config, source, documents.documents, documents.reasons, out)
-        if told:
-            log.warning("corpus: %s", told)
+        reported = require_enough(config, source, documents.documents, documents.reasons, out)
+        if reported:
+            log.warning("corpus: %s", reported)
         splits[place] = split_source(config, source.name, documents.documents)
     texts = [text for _, place, number, text in kept if splits[place][number] == 0]
     if not texts:

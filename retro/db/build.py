@@ -144,8 +144,8 @@ def run(config: DbConfig, corpus_dir: Path, out: Path, *, worker: Worker = ALONE
         remove_unlisted_files(out, done)
         return done
     started = time.monotonic()
-    gang = Coordinator(out, worker, stage=STAGE)
-    built = gang.work(work)
+    coordinator = Coordinator(out, worker, stage=STAGE)
+    built = coordinator.work(work)
 
     def join() -> Manifest:
         counts = merge_blocks(work.store, out, config.row_length, corpus.manifest.fingerprint)
@@ -160,7 +160,7 @@ def run(config: DbConfig, corpus_dir: Path, out: Path, *, worker: Worker = ALONE
             files=describe_files(out, [FILE]),
         )
 
-    return gang.finish(join, work)
+    return coordinator.finish(join, work)
 
 
 def open_work(config: DbConfig, corpus_dir: Path, out: Path) -> BlockWork:

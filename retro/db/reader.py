@@ -94,7 +94,7 @@ class ChunkDatabase:
     """Chunks by row number; rows are train first, then valid, then test, then those that were added later."""
 
     manifest: Manifest
-    """The db stage's manifest, or that of a version of a living database."""
+    """The db stage's manifest, or that of a version of an updated database."""
     corpus: Corpus
     """The corpus that holds the tokens."""
     columns: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Read the versions of a living database: which there are, and what each is made of.
+"""Read the versions of an updated database: which there are, and what each is made of.
 
 `<run>/versions/0001` … hold one version each, complete when their manifest.json stands. A version names all parts it
 consists of (the run's own stages, and what versions added) by path relative to itself and by fingerprint, and holds
@@ -51,7 +51,7 @@ def versions_in(directory: Path) -> dict[int, Path]:
 
 
 def is_version(directory: Path) -> bool:
-    """Whether a directory holds a version of a living database, and not what a stage wrote."""
+    """Whether a directory holds a version of an updated database, and not what a stage wrote."""
     if not is_complete(directory):
         return False
     manifest = read_json(directory / MANIFEST, REMEDY)

@@ -81,5 +81,5 @@ def asked_questions(generate_dir: Path, questions: Path | None, task: Task) -> l
 
 
 def from_question_file(path: Path, task: Task, *, on_bad: OnBad | None = None) -> list[QuestionLine]:
-    """The questions of a file, in the form that answers are lined up with; `on_bad` is told of those without gold."""
+    """The questions of a file, as answers are aligned with them; `on_bad` is called for those without gold."""
     return [question_line_of(question) for question in read_task_questions(path, task, on_bad=on_bad)]

@@ -17,7 +17,7 @@ from retro.common.files import atomic_path, failed_writes_are_artifact_errors, r
 from retro.generate.config import GenerateConfig, with_precision
 from retro.qa.answer_files import Answer, answer_line, read_answers
 
-_REDO = "Use another run_dir, or delete it to answer anew"
+_REDO = "Use another run_dir, or delete it to answer again"
 
 
 def answer_path(directory: Path, setting: str, start: int, count: int, total: int) -> Path:

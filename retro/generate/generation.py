@@ -70,7 +70,7 @@ class Generation:
         self._random = np.random.default_rng(request.sampling.seed)
         self._seen_V: Tensor | None = None
         self._told = (0, 0, 0)
-        """Tokens, characters and chunks that earlier events told of."""
+        """Tokens, characters and chunks that earlier events reported."""
 
     @property
     def has_unread(self) -> bool:

@@ -124,8 +124,10 @@ def sequence_length(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> 
     wanted, model = config.sequence_length, info.shape.model
     if wanted == model.sequence_length or (wanted is None and info.external is None):
         return None
-    told = None if info.tokenizer is None else conventions_of(load_tokenizer(info.tokenizer)).max_position_embeddings
-    most = max(model.sequence_length, told or 0)
+    reported = (
+        None if info.tokenizer is None else conventions_of(load_tokenizer(info.tokenizer)).max_position_embeddings
+    )
+    most = max(model.sequence_length, reported or 0)
     if wanted is None:
         if most > model.sequence_length and model.positions == "rope":
             what = "%s: opened for %s of the %s tokens that it was made for; generate.sequence_length takes more"

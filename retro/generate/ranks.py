@@ -34,10 +34,10 @@ def on_first_rank(do: Callable[[], T]) -> T:
         except RetroError as error:
             failure = error
     # The message travels, not the error: these cannot be pickled.
-    told, problem = parallel.gather_objects((mine, None if failure is None else str(failure)))[0]
+    result, problem = parallel.gather_objects((mine, None if failure is None else str(failure)))[0]
     if problem is not None:
         raise failure or RetroError(problem)
-    return told  # type: ignore[return-value]
+    return result  # type: ignore[return-value]
 
 
 def search_once(retrieve: Retrieve | None) -> Retrieve:

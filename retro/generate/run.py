@@ -78,7 +78,7 @@ def run(
     started = time.monotonic()
     config, info = model.config, model.info
     warn_of_other_prompts(config, info.path, texts)
-    asker = QuestionRunner(
+    runner = QuestionRunner(
         engine=model.engine,
         config=config,
         task=task,
@@ -90,14 +90,14 @@ def run(
     )
     passages = find_passages(config, questions, model.retrieve)
     with run_lock(out, name=f".lock_{config.start}") if config.is_slice else nullcontext():
-        report = answer_all(asker, passages, out) | choice.report
+        report = answer_all(runner, passages, out) | choice.report
     manifest = Manifest(
         stage=STAGE,
         config=settings | {"identity": identity},
         parents=fingerprints(parents),
         counts={"questions": len(questions), "settings": list(config.settings)},
     )
-    return on_first_rank(lambda: _finish(asker, manifest, report, started, out))
+    return on_first_rank(lambda: _finish(runner, manifest, report, started, out))
 
 
 def _identity(model: OpenModel, questions: Sequence[Question], texts: PromptTexts, task: Task) -> dict[str, Any]:
@@ -115,11 +115,11 @@ def _identity(model: OpenModel, questions: Sequence[Question], texts: PromptText
     return identity
 
 
-def _finish(asker: QuestionRunner, manifest: Manifest, report: dict[str, Any], started: float, out: Path) -> Manifest:
+def _finish(runner: QuestionRunner, manifest: Manifest, report: dict[str, Any], started: float, out: Path) -> Manifest:
     """Write report and manifest, once all questions have their answers."""
     files = report.pop("files")
-    if asker.config.is_slice:
-        files = _join(asker, out)
+    if runner.config.is_slice:
+        files = _join(runner, out)
         if not files:
             log.info("%s: this slice is complete, others are not yet", out)
             return manifest
@@ -128,17 +128,17 @@ def _finish(asker: QuestionRunner, manifest: Manifest, report: dict[str, Any], s
     return write_manifest(out, manifest)
 
 
-def _join(asker: QuestionRunner, out: Path) -> list[str]:
+def _join(runner: QuestionRunner, out: Path) -> list[str]:
     """Join the slices of every setting if they cover all questions; the files of the stage, or none yet."""
-    ids = [question.id for question in asker.questions]
+    ids = [question.id for question in runner.questions]
     files = [QUESTIONS]
-    for setting in asker.config.settings:
+    for setting in runner.config.settings:
         if covered(out, setting) < len(ids):
             return []
         path = join_slices(out, setting, ids)
         files += [path.name, header_path(path).name]
-        if asker.config.plain_output:
-            name = plain_name(asker.config, asker.task.name, asker.model, setting, (0, len(ids)))
+        if runner.config.plain_output:
+            name = plain_name(runner.config, runner.task.name, runner.model, setting, (0, len(ids)))
             files.append(write_plain(path, out / name).name)
     return files
 

@@ -83,11 +83,11 @@ class QuestionRunner:
         return slice_bounds(self.config, len(self.questions))
 
 
-def answer_all(asker: QuestionRunner, passages: Mapping[Setting, Sequence[Passages]], out: Path) -> dict[str, Any]:
+def answer_all(runner: QuestionRunner, passages: Mapping[Setting, Sequence[Passages]], out: Path) -> dict[str, Any]:
     """Answer the config's slice of the questions in all its settings; goes on where a killed run stopped.
 
     Args:
-        asker: Engine, config and questions.
+        runner: Engine, config and questions.
         passages: Of all questions in each setting, from `find_passages`.
         out: The stage's directory.
 
@@ -98,10 +98,10 @@ def answer_all(asker: QuestionRunner, passages: Mapping[Setting, Sequence[Passag
         ConfigError: The answer's length leaves no room for a prompt, or a setting does not fit the model.
         ArtifactError: `out` holds answers of other settings, or the disk is full.
     """
-    on_first_rank(lambda: _write_questions(out, asker.questions))
+    on_first_rank(lambda: _write_questions(out, runner.questions))
     files, report = [QUESTIONS], dict[str, Any]()
-    for setting in asker.config.settings:
-        report[setting], written = _answer_setting(asker, setting, passages[setting], out)
+    for setting in runner.config.settings:
+        report[setting], written = _answer_setting(runner, setting, passages[setting], out)
         files += written
     return {"settings": report, "files": files}
 
@@ -113,20 +113,20 @@ def _write_questions(out: Path, questions: Sequence[Question]) -> None:
 
 
 def _answer_setting(
-    asker: QuestionRunner, setting: Setting, passages: Sequence[Passages], out: Path
+    runner: QuestionRunner, setting: Setting, passages: Sequence[Passages], out: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """Answer the questions that a setting still lacks: its numbers, and the names of its files."""
-    start, count = asker.slice
-    config, questions = asker.config, asker.questions[start : start + count]
+    start, count = runner.slice
+    config, questions = runner.config, runner.questions[start : start + count]
     given = passages[start : start + count]
-    requests = build_requests(asker, setting, given)
-    path = answer_path(out, setting, start, count, len(asker.questions))
-    file = SharedAnswerFile(path, answer_header(asker, setting), [one.id for one in questions], config.batch_size)
+    requests = build_requests(runner, setting, given)
+    path = answer_path(out, setting, start, count, len(runner.questions))
+    file = SharedAnswerFile(path, answer_header(runner, setting), [one.id for one in questions], config.batch_size)
     left, tokens, begun = count - file.done, 0, monotonic()
     with Progress(count, what=f"generate: {setting}", unit="answers", done=file.done) as bar:
         while file.done < count:
             batch = slice(file.done, file.done + config.batch_size)
-            completions = _complete(asker, questions[batch], given[batch], requests[batch])
+            completions = _complete(runner, questions[batch], given[batch], requests[batch])
             whole = zip(questions[batch], given[batch], completions, strict=True)
             file.append([record(setting, *one) for one in whole])
             tokens += sum(len(one.tokens) for one in completions if one is not None)
@@ -135,7 +135,7 @@ def _answer_setting(
     if skipped:
         log.warning(
             "generate: %s: %d of %d questions do not fit a sequence of %d tokens%s beside prompt and answer: not asked",
-            *(setting, skipped, count, asker.engine.decoder.sequence_length, LONGER),
+            *(setting, skipped, count, runner.engine.decoder.sequence_length, LONGER),
         )
     numbers = {
         "questions": count,
@@ -144,83 +144,83 @@ def _answer_setting(
         "tokens_now": tokens,
         "seconds": round(monotonic() - begun, 3),
     }
-    return numbers, [path.name, header_path(path).name, *_plain(asker, setting, path)]
+    return numbers, [path.name, header_path(path).name, *_plain(runner, setting, path)]
 
 
-def _plain(asker: QuestionRunner, setting: Setting, path: Path) -> list[str]:
+def _plain(runner: QuestionRunner, setting: Setting, path: Path) -> list[str]:
     """Write the file of the original tools, where it is asked for: its name."""
-    if not asker.config.plain_output:
+    if not runner.config.plain_output:
         return []
-    bounds = asker.slice
-    target = path.parent / plain_name(asker.config, asker.task.name, asker.model, setting, bounds)
+    bounds = runner.slice
+    target = path.parent / plain_name(runner.config, runner.task.name, runner.model, setting, bounds)
     on_first_rank(lambda: write_plain(path, target))
     return [target.name]
 
 
 def _complete(
-    asker: QuestionRunner,
+    runner: QuestionRunner,
     questions: Sequence[Question],
     passages: Sequence[Passages],
     requests: Sequence[Request | None],
 ) -> list[Completion | None]:
     """Answer what can be asked, all at once."""
     fitting = [request for request in requests if request is not None]
-    if asker.policy is None:
-        completions: Sequence[Completion] = asker.engine.generate(fitting)
+    if runner.policy is None:
+        completions: Sequence[Completion] = runner.engine.generate(fitting)
     else:
         whole = zip(questions, passages, requests, strict=True)
         asked = [Asked(question=one, passages=read, request=put) for one, read, put in whole if put is not None]
-        completions = asker.policy.generate(asker.engine, asked)
+        completions = runner.policy.generate(runner.engine, asked)
     if len(completions) != len(fitting):
         raise ValueError(f"{len(fitting)} questions were asked and {len(completions)} answered")
     found = iter(completions)
     return [None if request is None else next(found) for request in requests]
 
 
-def build_requests(asker: QuestionRunner, setting: Setting, passages: Sequence[Passages]) -> list[Request | None]:
+def build_requests(runner: QuestionRunner, setting: Setting, passages: Sequence[Passages]) -> list[Request | None]:
     """The requests of the questions of the slice; None where a question does not fit, even without passages.
 
     Args:
-        asker: Engine, config and questions.
+        runner: Engine, config and questions.
         setting: What is read.
         passages: Of each question of the slice.
 
     Raises:
         ConfigError: The answer's length leaves no room for a prompt.
     """
-    config, decoder = asker.config, asker.engine.decoder
-    longest = config.max_new_tokens or asker.task.max_new_tokens
+    config, decoder = runner.config, runner.engine.decoder
+    longest = config.max_new_tokens or runner.task.max_new_tokens
     length = decoder.sequence_length
     room = prompt_room(length, decoder.chunk_length if config.encoder else 1, longest)
     if room == 0:
         need = f"needs to leave a prompt of {decoder.chunk_length} tokens in a sequence of {length}{LONGER}"
         raise ConfigError("generate.max_new_tokens", longest, need)
-    start, count = asker.slice
-    questions = asker.questions[start : start + count]
+    start, count = runner.slice
+    questions = runner.questions[start : start + count]
     requests: list[Request | None] = []
-    for place, ids in enumerate(_prompts(asker, questions, passages)):
+    for place, ids in enumerate(_prompts(runner, questions, passages)):
         fitted = fit_prompt(ids, room)
         reading = reading_of(config, setting, questions[place], passages[place])
-        sampling = sampling_of(config.sampling, asker.task, longest, seed=question_seed(config.seed, start + place))
+        sampling = sampling_of(config.sampling, runner.task, longest, seed=question_seed(config.seed, start + place))
         requests.append(None if fitted is None else Request(prompt=fitted[0], sampling=sampling, reading=reading))
     return requests
 
 
-def _prompts(asker: QuestionRunner, questions: Sequence[Question], passages: Sequence[Passages]) -> list[PromptIds]:
-    config, tokenizer = asker.config, asker.engine.tokenizer
+def _prompts(runner: QuestionRunner, questions: Sequence[Question], passages: Sequence[Passages]) -> list[PromptIds]:
+    config, tokenizer = runner.config, runner.engine.tokenizer
     ways: dict[str, Any] = {
         "contexts_in_prompt": config.contexts_in_prompt,
-        "examples": few_shot_examples(asker.task),
-        "texts": asker.texts,
+        "examples": few_shot_examples(runner.task),
+        "texts": runner.texts,
         "template": config.template,
     }
     pairs = list(zip(questions, passages, strict=True))
     if config.style == STYLE:
         chat = chat_of(tokenizer, "generate.style")
         ways["takes_system"] = chat.takes_system
-        return encode_chats([task_chat(*pair, asker.task, **ways) for pair in pairs], chat)
+        return encode_chats([task_chat(*pair, runner.task, **ways) for pair in pairs], chat)
     prefix = prompt_prefix(conventions_of(tokenizer), config.add_special_tokens, "generate.add_special_tokens")
-    prompts = [task_prompt(*pair, asker.task, style=config.style, **ways) for pair in pairs]
+    prompts = [task_prompt(*pair, runner.task, style=config.style, **ways) for pair in pairs]
     return encode_prompts(prompts, tokenizer, prefix)
 
 
@@ -283,17 +283,17 @@ def record(setting: Setting, question: Question, shown: Passages, completion: Co
 _SHAPES_NOTHING = {"name", "size", "settings", "start", "count", "questions", "data", "prompts", "plain_output"}
 
 
-def answer_header(asker: QuestionRunner, setting: Setting) -> dict[str, Any]:
+def answer_header(runner: QuestionRunner, setting: Setting) -> dict[str, Any]:
     """What shapes the answers of one file: settings, task, checkpoint, questions."""
-    data: dict[str, Any] = asker.config.model_dump(mode="json", exclude=_SHAPES_NOTHING)
-    start, count = asker.slice
+    data: dict[str, Any] = runner.config.model_dump(mode="json", exclude=_SHAPES_NOTHING)
+    start, count = runner.slice
     return data | {
         "setting": setting,
-        "task_version": asker.task.version,
-        "prompts_version": asker.texts.version,
-        "metrics": list(asker.task.metrics),
-        "task_record": asker.task.record(),
-        "identity": dict(asker.identity),
+        "task_version": runner.task.version,
+        "prompts_version": runner.texts.version,
+        "metrics": list(runner.task.metrics),
+        "task_record": runner.task.record(),
+        "identity": dict(runner.identity),
         "start": start,
         "count": count,
     }

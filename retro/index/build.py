@@ -122,19 +122,19 @@ def run(
             fill_again(out, done)
         return done
     started = time.monotonic()
-    gang = Coordinator(out, worker, stage=STAGE)
+    coordinator = Coordinator(out, worker, stage=STAGE)
     if not config.embedder.makes_vectors:
-        return gang.finish(lambda: _without_vectors(config, parents, db.rows))
-    embedder = _embedder(config, db, out, gang) if like is None else adopt_embedder(like, out, gang)
+        return coordinator.finish(lambda: _without_vectors(config, parents, db.rows))
+    embedder = _embedder(config, db, out, coordinator) if like is None else adopt_embedder(like, out, coordinator)
     # Made before anything is embedded, so that a string that cannot work is known at once.
     plan = plan_index(config, db, embedder.dimension)
     require_shardable(plan.empty, db.rows, config.shards, plan.factory)
     work = block_work(config, db, embedder, out, embed)
-    embedded = gang.work(work, "index: embedding")
+    embedded = coordinator.work(work, "index: embedding")
     embed_seconds = time.monotonic() - started
     assembly = Assembly(plan, work.store, out)
     if config.backend == "faiss":
-        assembly.encode_all(gang)
+        assembly.encode_all(coordinator)
 
     def join() -> Manifest:
         report = (_index if config.backend == "faiss" else _milvus)(assembly, db, embedder)
@@ -154,7 +154,7 @@ def run(
             files=files,
         )
 
-    manifest = gang.finish(join, work)
+    manifest = coordinator.finish(join, work)
     remove_assembly(out)
     return manifest
 
@@ -180,10 +180,10 @@ def _precision(config: IndexConfig, embedder: Embedder) -> dict[str, str]:
     return (here if here.precision == computed else choose("auto", begun=str(computed))).report
 
 
-def _embedder(config: IndexConfig, db: ChunkDatabase, out: Path, gang: Coordinator) -> Embedder:
+def _embedder(config: IndexConfig, db: ChunkDatabase, out: Path, coordinator: Coordinator) -> Embedder:
     texts = partial(texts_to_learn_from, db, LEARNED_FROM, config.seed)
     learned_from = fingerprint({"db": db.manifest.fingerprint, "texts": LEARNED_FROM, "seed": config.seed})
-    return make_embedder(config.embedder, out, texts, learned_from=learned_from, gang=gang)
+    return make_embedder(config.embedder, out, texts, learned_from=learned_from, coordinator=coordinator)
 
 
 def open_work(config: IndexConfig, corpus_dir: Path, db_dir: Path, out: Path) -> BlockWork:

@@ -54,7 +54,7 @@ def encode(index: Any, vectors_ND: NDArray[Any], advance: Callable[[int], None])
     Args:
         index: Trained, with `lists_of` it.
         vectors_ND: Vectors of any float type.
-        advance: Told how many are done.
+        advance: Called with how many are done.
 
     Returns:
         A block with uint8 [N, W] `codes`.

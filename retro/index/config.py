@@ -237,7 +237,7 @@ class IndexConfig(StageConfig):
 
 
 DIRECTORY = "bm25"
-"""Below the directory of the index stage, or of a version of a living database."""
+"""Below the directory of the index stage, or of a version of an updated database."""
 MISSING_REMEDY = (
     "Run `retro index` with the settings that ask for it (neighbors.source, search.source or rerank), in the run that "
     "the database belongs to: it builds what is missing"

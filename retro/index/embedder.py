@@ -94,7 +94,7 @@ class Embedder(ABC):
 
         Args:
             texts: [N] texts.
-            advance: Told the number of texts done since the last call.
+            advance: Called with the number of texts done since the last call.
 
         Returns:
             [N, D] float32; all zeros for a text that says nothing, which then finds nothing and is not found.

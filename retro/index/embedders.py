@@ -36,7 +36,7 @@ def make_embedder(
     training_texts: Callable[[], Iterable[Sequence[str]]],
     *,
     learned_from: str,
-    gang: Coordinator,
+    coordinator: Coordinator,
 ) -> Embedder:
     """The embedder of a new index; what it learns from the training texts is stored in `out`.
 
@@ -45,7 +45,7 @@ def make_embedder(
         out: Directory of the index.
         training_texts: Gives texts of the train split, some at a time; asked only by an embedder that learns.
         learned_from: Fingerprint of the training texts: what an earlier run learned from others is learned again.
-        gang: Those who need it; one of them learns for all.
+        coordinator: Those who need it; one of them learns for all.
 
     Raises:
         DataError, DependencyError: The model is missing, is not the one meant, or cannot be loaded.
@@ -58,10 +58,10 @@ def make_embedder(
         def learn() -> None:
             _write_learned(learned, made.learn(config, training_texts()), learned_from)
 
-        gang.once("embedder", lambda: _texts_of(learned) == learned_from, learn)
+        coordinator.once("embedder", lambda: _texts_of(learned) == learned_from, learn)
         return made.open(config, out)
     path = out / DESCRIPTION
-    gang.once("embedder", lambda: _chosen(path, config) is not None, lambda: _choose(path, config))
+    coordinator.once("embedder", lambda: _chosen(path, config) is not None, lambda: _choose(path, config))
     return made.open(_chosen(path, config) or config, out)
 
 
@@ -102,13 +102,13 @@ def _settings_in(described: Any, path: Path) -> EmbedderConfig:
     return EmbedderConfig(**current_names(described["config"]))
 
 
-def adopt_embedder(directory: Path, out: Path, gang: Coordinator) -> Embedder:
+def adopt_embedder(directory: Path, out: Path, coordinator: Coordinator) -> Embedder:
     """The embedder of the index in `directory`, for another index in `out` whose vectors are searched beside its own.
 
     Args:
         directory: A finished index.
         out: Directory of the new one.
-        gang: Those who need it; one of them copies for all.
+        coordinator: Those who need it; one of them copies for all.
 
     Raises:
         ArtifactError: Its description is missing or damaged, or the model found now is another one.
@@ -117,7 +117,7 @@ def adopt_embedder(directory: Path, out: Path, gang: Coordinator) -> Embedder:
     embedder = open_embedder(directory)
     if embedder.learned_file:
         source, path = directory / embedder.learned_file, out / embedder.learned_file
-        gang.once("embedder", lambda: _same_bytes(source, path), lambda: _copy(source, path))
+        coordinator.once("embedder", lambda: _same_bytes(source, path), lambda: _copy(source, path))
     return embedder
 
 
@@ -162,7 +162,7 @@ def require_learned(config: EmbedderConfig, out: Path) -> None:
     if name and path.exists() and not _texts_of(path):
         path.unlink()
         raise ArtifactError(
-            path, "has changed bytes since it was written", "Run `retro index` again; it is learned anew"
+            path, "has changed bytes since it was written", "Run `retro index` again; it is learned again"
         )
 
 

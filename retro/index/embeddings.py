@@ -20,7 +20,7 @@ from retro.index.texts import texts_of
 FILE = "embeddings.h5"
 DATASET = "embeddings"
 EmbedRows = Callable[[ChunkDatabase, Embedder, range, Callable[[int], None]], Block]
-"""Makes the block of embeddings of consecutive chunks; is told where to report how many are done."""
+"""Makes the block of embeddings of consecutive chunks; gets a callback to report how many are done."""
 _TEXTS_AT_ONCE = 10_000
 
 

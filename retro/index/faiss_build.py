@@ -85,7 +85,7 @@ class Assembly:
     embedded: BlockStore
     out: Path
 
-    def encode_all(self, gang: Coordinator) -> None:
+    def encode_all(self, coordinator: Coordinator) -> None:
         """Train the index and turn all vectors into codes, together with the other workers.
 
         Nothing happens for an index that is filled by adding vectors in order.
@@ -95,7 +95,9 @@ class Assembly:
                 log.info("index: %s is trained and filled by one worker", self.plan.factory)
             return
         trained = self._trained_store()
-        gang.build(trained, lambda _, advance: self._train(advance), sizes=[1], unit="index", what="index: training")
+        coordinator.build(
+            trained, lambda _, advance: self._train(advance), sizes=[1], unit="index", what="index: training"
+        )
         # Read by workers that find something to encode, and by them once.
         index = cache(lambda: self._trained(trained))
 
@@ -103,7 +105,7 @@ class Assembly:
             return encode(index(), self.embedded.take(number).arrays[DATASET], advance)
 
         sizes = self.embedded.expected_rows
-        gang.build(self._codes_store(), make, sizes=sizes, unit="vectors", what="index: encoding")
+        coordinator.build(self._codes_store(), make, sizes=sizes, unit="vectors", what="index: encoding")
 
     def fill(self, vectors_ND: NDArray[Any]) -> Any:
         """The filled index, by one worker: from the stored codes, or by adding `vectors_ND` in order.

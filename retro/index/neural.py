@@ -235,7 +235,7 @@ def _blank(texts: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _computed_in(precision: Precision) -> str:
-    """A torch dtype by its name. What an index was begun in has been put in place of `auto` before, and told."""
+    """A torch dtype by its name. What an index was begun in has been put in place of `auto` before, and logged."""
     choice = choose(precision)
     if precision == "auto" or choice.cost:
         choice.tell("index.embedder.precision")

@@ -40,7 +40,7 @@ ROUNDING = 1e-5
 exactly: a sum over 4,096 values in float32 is off by at most some 1e-6."""
 _VALUES_AT_ONCE = 1 << 20
 """Values of candidates in memory at once: 4 MB as float32 stay in the cache. With 64 MB, which the system has to hand
-out anew each time, a candidate cost twice as much."""
+out again each time, a candidate cost twice as much."""
 
 
 def search_without_ties(

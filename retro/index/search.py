@@ -136,7 +136,7 @@ def open_search(config: SearchConfig, index_dir: Path, db: ChunkDatabase) -> Tex
 
     Args:
         config: By what to search.
-        index_dir: What the index stage wrote, or a version of a living database.
+        index_dir: What the index stage wrote, or a version of an updated database.
         db: The database that is searched.
 
     Raises:

@@ -179,7 +179,7 @@ def open_searcher(directory: Path, db: ChunkDatabase) -> Searcher:
     """Open the index in `directory`, made from `db`, with the backend it was made for.
 
     Args:
-        directory: What the index stage wrote, or a version of a living database, whose parts have an index each.
+        directory: What the index stage wrote, or a version of an updated database, whose parts have an index each.
         db: The database that is searched.
 
     Raises:

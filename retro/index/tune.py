@@ -74,7 +74,7 @@ def is_tunable(index: VectorIndex) -> bool:
 
 
 def tune(index: VectorIndex, sample: RecallSample, config: IndexConfig) -> Tuned:
-    """Try settings from cheap to dear and choose the cheapest that reaches the target.
+    """Try settings from cheap to expensive and choose the cheapest that reaches the target.
 
     It counts as reached when recall less its standard error is at the target, so that another sample rarely falls
     below. Settings that the config gives are held.
@@ -128,7 +128,7 @@ def try_out(index: VectorIndex, sample: RecallSample) -> Trial:
 
 
 def settings_to_try(index: VectorIndex, config: IndexConfig) -> Iterator[list[SearchSettings]]:
-    """The settings to try, each ladder from cheap to dear: one per refine factor, or just one."""
+    """The settings to try, each ladder from cheap to expensive: one per refine factor, or just one."""
     knobs, start = tunable_settings(index), SearchSettings.of(config)
     factors = FACTORS if "refine_factor" in knobs and not config.refine_factor else (start.refine_factor,)
     for factor in factors:

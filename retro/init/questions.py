@@ -94,7 +94,7 @@ def question_choices(
     dropped = f"; {asked.without_answer} have no answer and are left out" if asked.without_answer else ""
     shaped, steps = trained.shaped, trained.tuning_steps
     epochs = steps * shaped.global_batch / asked.count("train")
-    told = f"{steps * shaped.global_batch:,} samples, each question {epochs:.2g} times"
+    reported = f"{steps * shaped.global_batch:,} samples, each question {epochs:.2g} times"
     every = max(steps // 2, 1)
     why_task = "answers are short: exact match and F1" if short else "answers are sentences: F1 and ROUGE"
     return [
@@ -103,7 +103,7 @@ def question_choices(
         Choice(setting="sft.data.passages_from", value="retriever", why="what this run's own index finds"),
         Choice(setting="sft.data.contexts_in_prompt", value=1, why="and two for the encoder"),
         Choice(setting="sft.data.skip_unusable", value=True, why="what does not fit the sequence is counted, no error"),
-        Choice(setting="sft.train.steps", value=steps, why=told),
+        Choice(setting="sft.train.steps", value=steps, why=reported),
         Choice(setting="sft.train.micro_batch", value=shaped.micro_batch, why=""),
         Choice(setting="sft.train.global_batch", value=shaped.global_batch, why=""),
         Choice(setting="sft.train.lr", value=shaped.tuning_lr, why=f"batch and rate: {shaped.tried}"),

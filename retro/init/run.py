@@ -138,8 +138,10 @@ def _look(
         raise DataError(options.folder, problem, f"Give more text, or ask a trained model about it: {command}")
     why = "; ".join(dict.fromkeys(one.why for one in parted))
     sources = Choice(setting="corpus.sources", value=corpus_choices.weighted(parted), why=why)
-    told = f"{sampled / 1e6:.2g} million characters make {characters / tokens:.2f} characters a token"
-    kind = Choice(setting="corpus.tokenizer.kind", value="sentencepiece", why=f"learned on this text; measured: {told}")
+    reported = f"{sampled / 1e6:.2g} million characters make {characters / tokens:.2f} characters a token"
+    kind = Choice(
+        setting="corpus.tokenizer.kind", value="sentencepiece", why=f"learned on this text; measured: {reported}"
+    )
     return tokenizer, [sources, *([min_words] if min_words else []), split, kind, size], text
 
 

@@ -136,10 +136,12 @@ class _Reading:
 
 def _nothing(source: Source, reading: _Reading) -> DataError:
     """The error for a source without a document, with the likeliest reason."""
-    told = ", ".join(f"{count} {reason}" for reason, count in sorted(reading.reasons.items())) or "its files are empty"
+    reported = (
+        ", ".join(f"{count} {reason}" for reason, count in sorted(reading.reasons.items())) or "its files are empty"
+    )
     file = next((file for file in source.files if file.name == reading.first_file), None)
     guess = None if file is None else diagnose(source, file, reading.reasons)
-    problem = f"holds no document ({told})" + (f": {guess.problem}" if guess else "")
+    problem = f"holds no document ({reported})" + (f": {guess.problem}" if guess else "")
     return DataError(_path(source.config), problem, guess.remedy if guess else "Give a folder with text in it")
 
 

@@ -79,7 +79,7 @@ def data(facts: Facts) -> str:
 def _origin(source: Mapping[str, Any]) -> str:
     if source.get("path"):
         path = Path(source["path"])
-        # Where it lay on one machine says nothing to a reader of the card.
+        # Its path on one machine says nothing to a reader of the card.
         return f"`{path.name if path.is_absolute() else path}`"
     return f"built in: {source['built_in']}" if source.get("built_in") else "not recorded"
 

@@ -114,12 +114,12 @@ def _left_out(
         cut = sum(int((-(-one.tokens[one.of(split)] // project.chunk_length)).sum()) for one in documents)
         missing[split] = cut - rows[split]
         known = [one.left_out[split] for one in blocks if one is not None]
-        told = f"{rows[split]} rows for {cut} chunks of {split} documents"
+        reported = f"{rows[split]} rows for {cut} chunks of {split} documents"
         if len(known) == len(documents) and sum(known) != missing[split]:
-            problem = f"has {told}, {sum(known)} of which its blocks left out"
+            problem = f"has {reported}, {sum(known)} of which its blocks left out"
             raise DataError(project.merged / f"{split}.hdf5", problem, REBUILD)
         if missing[split]:
-            log.warning("import: %s: their tools left out %d chunks without a wordpiece", told, missing[split])
+            log.warning("import: %s: their tools left out %d chunks without a wordpiece", reported, missing[split])
     return missing
 
 
@@ -203,9 +203,9 @@ def import_project(
     documents = [_without_end(corpus, number, one) for number, one in enumerate(documents)]
     found = import_rows(project, corpus, documents, db_dir, rows)
     run_file = _write_run_file(config, project, run_dir)
-    for line in (told := not_imported(project)):
+    for line in (reported := not_imported(project)):
         log.warning("import: %s", line)
-    return Imported(rows=rows, left_out=found, not_imported=told, run_file=run_file)
+    return Imported(rows=rows, left_out=found, not_imported=reported, run_file=run_file)
 
 
 def _documents_of(project: Project, number: int) -> Documents:
@@ -248,15 +248,15 @@ def _write_run_file(config: CorpusConfig, project: Project, run_dir: Path) -> Pa
 
 def not_imported(project: Project) -> list[str]:
     """What lies in a project and cannot be taken over, and why, a line each."""
-    told = [
+    reported = [
         f"{path}: not imported. It compares vectors that are not normalised by their distance; a search here takes the "
         "inner product of vectors of length 1. Its ids are rows of the imported database; `retro index` makes our own"
         for path in sorted(project.directory.glob("index/**/added_*.faissindex"))
     ]
-    told += [
+    reported += [
         f"{path}: not imported. Its samples are drawn in another order than our streams; its ids are rows of the "
         "imported database; `retro neighbors` searches for our streams"
         for path in sorted(project.directory.glob("query/*"))
         if path.is_dir()
     ]
-    return told
+    return reported

@@ -1,7 +1,7 @@
 """What a project of NVIDIA's Retro preprocessing says about itself: corpora, split, tokenizer.
 
 The layout is that of Megatron-LM up to core 0.15: `config.json`, token files below `data/`, the chunk database below
-`db/`. `config.json` is written anew at every start of their tools, so what it says is checked against the files.
+`db/`. `config.json` is written again at every start of their tools, so what it says is checked against the files.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _train_fraction(path: Path, split: object) -> float:
         fraction = 0.0
     if not 0 < fraction <= 1:
         problem = f"has retro_gpt_split = {split!r}, whose first number is no percentage of the documents"
-        raise DataError(path, problem, "Their tools build no database from that; mend the setting")
+        raise DataError(path, problem, "Their tools build no database from that; fix the setting")
     return fraction
 
 
@@ -150,13 +150,13 @@ def recorded_counts(project: Project) -> dict[str, int]:
     infos = read_json(path, _REMEDY, list[_CorpusInfo], error=DataError)
     if len(infos) != len(project.corpora):
         raise DataError(
-            path, f"does not list the {len(project.corpora)} corpora of {CONFIG}", "Build the database anew"
+            path, f"does not list the {len(project.corpora)} corpora of {CONFIG}", "Build the database again"
         )
     counts = {}
     for info, corpus in zip(infos, project.corpora, strict=True):
         if Path(info["prefix"]).name != corpus.prefix.name:
             problem = f"describes {info['prefix']!r} where {CONFIG} names {corpus.prefix.name!r}"
-            raise DataError(path, problem, "Build the database anew: one of the two is older")
+            raise DataError(path, problem, "Build the database again: one of the two is older")
         counts[corpus.name] = info["n_chunks_train"]
     return counts
 

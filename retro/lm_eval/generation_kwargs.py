@@ -18,7 +18,7 @@ _LARGEST, _LEAST_SHARE = 1e9, 1e-9
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names for the most tokens of an answer: the harness's, transformers' and OpenAI's."""
 _KNOWN = (*_LENGTHS, "do_sample", "min_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p", "until")
-# What transformers' generate() does when it is not told otherwise; without beams there is nothing to stop early.
+# What transformers' generate() does when it is not set otherwise; without beams there is nothing to stop early.
 _NEUTRAL: dict[str, Any] = {
     "diversity_penalty": 0,
     "encoder_no_repeat_ngram_size": 0,

@@ -175,7 +175,7 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, cut into windows of which each token is asked for once.
 
-        Each window begins anew; the last reads again as much before it as it has room for.
+        Each window begins again; the last reads again as much before it as it has room for.
         """
         return self._remembered("loglikelihood_rolling", requests, self._rolling)
 
@@ -226,7 +226,7 @@ class RetroLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return [found[place] if place in found else self.cache[str(key)] for place, key in enumerate(keys)]
 
     def _tell_truncated(self, asked: int) -> None:
-        """Log how many contexts did not fit, since it was told last."""
+        """Log how many contexts did not fit, since the last time."""
         lost = self.truncated[self._told :]
         self._told = len(self.truncated)
         if lost:

@@ -112,7 +112,7 @@ TokenLosses = Callable[[nn.Module, MicroBatch], tuple[Tensor, Tensor]]
 losses' [B, S] mask (of no meaning elsewhere)."""
 
 SeenLosses = Callable[[MicroBatch, Tensor, Tensor], None]
-"""Told a micro batch, its [B, S] losses and their [B, S] mask."""
+"""Called with a micro batch, its [B, S] losses and their [B, S] mask."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ def evaluate(
         chunks: This rank's groups of layers.
         work: The micro batches.
         token_losses: From a group of layers and a micro batch to losses.
-        seen: Told, on the ranks of the last stage, each micro batch with its losses and mask.
+        seen: Called, on the ranks of the last stage, with each micro batch with its losses and mask.
     """
     training = [chunk.training for chunk in chunks]
     for chunk in chunks:

@@ -27,7 +27,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def metadata() -> dict[str, Any]:
-    """What megatron-core is told of the form of a checkpoint; a new one each time, since it keeps groups in it.
+    """What megatron-core gets as the form of a checkpoint; a new one each time, since it keeps groups in it.
 
     Layers differ (some read neighbors), so each is saved under its own number.
     """

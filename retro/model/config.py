@@ -179,7 +179,7 @@ class ModelShape(StageConfig):
     database: str = ""
     """Fingerprint of the chunk database the model was trained with; recorded, not required to stay."""
     database_version: NonNegativeInt = 0
-    """Which version of a living database that was; 0 is what the db stage wrote."""
+    """Which version of an updated database that was; 0 is what the db stage wrote."""
     retrieved_chunks: NonNegativeInt = 2
     """Chunks of a retrieved neighbor: itself and its continuation."""
 

@@ -112,10 +112,10 @@ def run(
         problem = f"has no stream of {db.chunk_length} tokens, the length of one chunk"
         raise DataError(corpus_dir, problem, "Give more text, or a smaller db.chunk_length")
     started = time.monotonic()
-    gang = Coordinator(out, worker, stage=STAGE)
+    coordinator = Coordinator(out, worker, stage=STAGE)
     if exchange is not None:
-        exchange.run(gang)
-    asked = gang.work(work)
+        exchange.run(coordinator)
+    asked = coordinator.work(work)
 
     def join() -> Manifest:
         totals = merge_blocks(work.store, _plan(corpus, config, db.chunk_length), out, corpus.sources, config)
@@ -131,7 +131,7 @@ def run(
             files=describe_files(out, [file_name(split) for split in report.queries]),
         )
 
-    return gang.finish(join, work, scratch=out / EXCHANGE)
+    return coordinator.finish(join, work, scratch=out / EXCHANGE)
 
 
 def open_work(config: NeighborsConfig, corpus_dir: Path, db_dir: Path, index_dir: Path, out: Path) -> BlockWork:

@@ -87,7 +87,7 @@ def positions_in_stream(db: ChunkDatabase, stream: TokenStream) -> dict[int, Int
     """Where the documents of a database stand in a stream.
 
     In the stream's own corpus, documents are the same when their numbers are. In any other, such as what was added to
-    a living database or another run's, a document is the stream's when source and id are: the new text of a replaced
+    an updated database or another run's, a document is the stream's when source and id are: the new text of a replaced
     document is nearly the old one, and would show the model what it is to predict.
 
     Args:

@@ -81,7 +81,7 @@ class StreamQueries:
             chunks: Chunk numbers in the stream.
             saved: K, neighbors kept per chunk.
             searched: Candidates asked for at first.
-            advance: Told how many chunks are done.
+            advance: Called with how many chunks are done.
             first: The embedded queries and what the first search finds, where that is known.
         """
         # In the stream's order, not sorted by inverted list: chunks of one text fall into the same lists as it is. On

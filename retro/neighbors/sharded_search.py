@@ -75,12 +75,14 @@ class ShardExchange:
             return cls(blocks, searcher, searcher.backend, searched, made_from, out)
         return None
 
-    def run(self, gang: Coordinator) -> None:
+    def run(self, coordinator: Coordinator) -> None:
         """Embed all queries, then search each file for them, together with the other workers."""
         sizes = [len(block.part.chunks) for block in self.blocks]
-        gang.build(self._vectors, self._embed, sizes=sizes, unit="queries", what=f"{STAGE}: embedding")
+        coordinator.build(self._vectors, self._embed, sizes=sizes, unit="queries", what=f"{STAGE}: embedding")
         sizes = [size for size in sizes for _ in self.files.files]
-        gang.build(self._candidates, self._search, sizes=sizes, unit="searches", what=f"{STAGE}: searching files")
+        coordinator.build(
+            self._candidates, self._search, sizes=sizes, unit="searches", what=f"{STAGE}: searching files"
+        )
 
     def first(self, number: int) -> FirstSearch:
         """What all files together have for block `number`.

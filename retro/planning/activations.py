@@ -72,7 +72,7 @@ class Activations:
         return kept + self._output() if block.last else kept
 
     def recomputed(self, blocks: list[Block]) -> ShardedBytes:
-        """What the backward pass makes anew at a time: the largest layer, or feed-forward layer, of these blocks."""
+        """What the backward pass makes again at a time: the largest layer, or feed-forward layer, of these blocks."""
         if self.recompute == "none":
             return ShardedBytes()
         if self.recompute == "selective":

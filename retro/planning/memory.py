@@ -135,7 +135,7 @@ class StageMemory:
     optimizer: float
     """Adam's two moments, 8 bytes a weight that is trained, and in bfloat16 fp32 master weights, 4 more."""
     activations: float
-    """Kept by all micro batches in flight, and what is made anew at a time."""
+    """Kept by all micro batches in flight, and what is made again at a time."""
     transport: float
     """Tensors received from the stage before, and the two gradients on their way."""
 

@@ -64,7 +64,9 @@ class Perplexities:
             require_parent(directory, manifest, name, parents[name])
         if CHUNKS_FILE not in manifest.files:
             problem = "was measured before losses of single chunks were kept"
-            raise ArtifactError(directory, problem, f"Delete it and run `retro {STAGE}` again; nothing is trained anew")
+            raise ArtifactError(
+                directory, problem, f"Delete it and run `retro {STAGE}` again; nothing is trained again"
+            )
         table = read_json(directory / TABLE_FILE, f"Run `retro {STAGE}` with --redo")
         rows = tuple((str(row["model"]), str(row["neighbors"])) for row in table["rows"])
         return cls(directory, manifest, str(table["split"]), rows)

@@ -23,8 +23,8 @@ def read_questions(path: Path, fields: Fields | None = None, *, on_bad: OnBad | 
     Args:
         path: A JSON list, or one object per line.
         fields: Which fields are read.
-        on_bad: Told of questions without an answer, which are then left out. Without it they are errors, as everything
-            else that is wrong is in any case.
+        on_bad: Called for questions without an answer, which are then left out. Without it they are errors, as
+            everything else that is wrong is in any case.
 
     Raises:
         DataError: The file is missing, holds broken JSON or no question, an item lacks a field, or two items
@@ -45,8 +45,8 @@ def read_questions(path: Path, fields: Fields | None = None, *, on_bad: OnBad | 
             refused += 1
             on_bad("no_answer", error)
     if unread:
-        told = ", ".join(f"{visible(name)} ({count})" for name, count in unread.most_common(8))
-        log.info("%s: fields that nothing is read from, with how many items have them: %s", path.name, told)
+        reported = ", ".join(f"{visible(name)} ({count})" for name, count in unread.most_common(8))
+        log.info("%s: fields that nothing is read from, with how many items have them: %s", path.name, reported)
     return distinct_questions(path, questions)
 
 

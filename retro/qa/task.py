@@ -250,7 +250,7 @@ def _packaged(name: str) -> Task:
         task = _task_from_file(path)
         if task.name != name:
             problem = f"is the task {task.name!r}, which its package offers as {name!r}"
-            raise DataError(path, problem, "Give it one name: results are told apart by it")
+            raise DataError(path, problem, "Give it one name: results are distinguished by it")
     return task
 
 

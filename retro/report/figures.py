@@ -235,8 +235,10 @@ def histogram(
         axes.grid(axis="y")
         axes.set_title("count", loc="left")
         axes.set_xlabel(unit, loc="right")
-        told = [f"{name}: {count:,} ({count / total:.1%})" for name, count in zip(names, counts, strict=True) if total]
-        return _inline(figure, label, told)
+        reported = [
+            f"{name}: {count:,} ({count / total:.1%})" for name, count in zip(names, counts, strict=True) if total
+        ]
+        return _inline(figure, label, reported)
 
 
 @contextmanager

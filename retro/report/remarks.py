@@ -1,6 +1,6 @@
 """What the numbers say, in sentences computed from them.
 
-Nothing here is a fixed claim: whether retrieval helped, hurt, or cannot be told is decided by the numbers of
+Nothing here is a fixed claim: whether retrieval helped, hurt, or is not known is decided by the numbers of
 this run.
 """
 
@@ -26,7 +26,7 @@ class Remark:
     """One statement about the run."""
 
     tone: Tone
-    """Whether retrieval comes out well, badly, or it cannot be told."""
+    """Whether retrieval comes out well, badly, or it is not known."""
     head: str
     text: str
 

@@ -93,11 +93,11 @@ def _dropped(report: object) -> Iterator[tuple[Path, float]]:
 
 def _rates(stage: StageView) -> list[str]:
     """The stage's own rates; else its first count over its seconds; else nothing."""
-    told = [(path, value) for path, value in numbers(stage.report) if path[-1].endswith(_RATE) and value > 0]
+    reported = [(path, value) for path, value in numbers(stage.report) if path[-1].endswith(_RATE) and value > 0]
     # One run among several is named by the key before: ("variants", "retro", "tokens_per_second").
     rates = [
         f"{_words(path[-2:-1])} {_rate(value)} {_words((path[-1].removesuffix(_RATE),))}/s".strip()
-        for path, value in told[:_MOST_RATES]
+        for path, value in reported[:_MOST_RATES]
     ]
     first = next(numbers(stage.manifest.counts), None) if stage.manifest else None
     if not rates and first and stage.seconds:

@@ -35,7 +35,7 @@ class RunConfig(StageConfig):
     run_dir: Path = Path("runs/default")
     """Where the run's artifacts go, one folder a stage."""
     inputs_from: str = ""
-    """Where the files that the run reads come from: commands and addresses, told when one is not there."""
+    """Where the files that the run reads come from: commands and addresses, shown when one is not there."""
     corpus: CorpusConfig = CorpusConfig()
     """Stage 1: texts, tokenizer, split."""
     db: DbConfig = DbConfig()
@@ -91,7 +91,7 @@ class RunConfig(StageConfig):
 
 
 def load_run_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
-    """Read a run's YAML file, lay dotted overrides over it, and check every setting.
+    """Read a run's YAML file, apply dotted overrides, and check every setting.
 
     Raises:
         DataError: The file is missing or is not YAML.
@@ -103,7 +103,7 @@ def load_run_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     except ConfigError as error:
         if path is None or overrides:
             raise
-        raise DataError(path, str(error), "Mend that setting; `retro config schema` lists all") from None
+        raise DataError(path, str(error), "Fix that setting; `retro config schema` lists all") from None
 
 
 def run_config_of(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:

@@ -122,5 +122,5 @@ def run(terminal: Terminal = output, *, as_json: bool = False) -> int:
         terminal.json([asdict(finding) for finding in findings])
         return 1 if problems else 0
     terminal.table(report(findings))
-    terminal.say(f"{problems} to mend, see above." if problems else "Nothing to mend.")
+    terminal.say(f"{problems} to fix, see above." if problems else "Nothing to fix.")
     return 1 if problems else 0

@@ -170,7 +170,7 @@ def _built(folder: Path, library: str) -> bool:
 
 
 def apex() -> Finding:
-    """NVIDIA's Apex (optional), told from PyPI's package of that name by its files."""
+    """NVIDIA's Apex (optional), distinguished from PyPI's package of that name by its files."""
     folder = package_folder("apex")
     if folder is None:
         return Finding("Apex", "ok", "not installed; optional, optimizers are torch's own")

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def damaged_blocks(work: BlockWork, file: str) -> list[int]:
-    """Numbers of the blocks whose rows in `file` are not what was joined; empty where that cannot be told.
+    """Numbers of the blocks whose rows in `file` are not what was joined; empty where that is not known.
 
     It cannot where the file does not open any more, or where its blocks had another size then.
     """
@@ -47,14 +47,14 @@ def repair(work: BlockWork, damaged: Sequence[int], file: str, sha256: str) -> b
     try:
         shutil.copyfile(path, copy)
         for number in damaged:
-            work.mend(number, work.make(number, lambda _: None), {file: copy})
+            work.repair(number, work.make(number, lambda _: None), {file: copy})
         if sha256_file(copy) != sha256:
             return False
         fsync(copy)
         copy.replace(path)
         fsync(path.parent)
     except UNREADABLE as error:
-        log.warning("%s cannot be mended (%s)", path, " ".join(str(error).split()))
+        log.warning("%s cannot be repaired (%s)", path, " ".join(str(error).split()))
         return False
     finally:
         copy.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def _neighbors(config: RunConfig) -> BlockWork:
 
 
 WORKS: dict[str, Callable[[RunConfig], BlockWork]] = {"db": _db, "index": _index, "neighbors": _neighbors}
-"""By stage, those whose damaged blocks can be named and mended; each raises what its stage raises for parents that
+"""By stage, those whose damaged blocks can be named and repaired; each raises what its stage raises for parents that
 cannot be used."""
 RECOMPUTED: dict[str, Callable[[RunConfig], BlockWork]] = {"corpus": _corpus} | WORKS
 """By stage, those whose blocks can be made once more; the corpus reads its whole input for that."""

@@ -46,7 +46,7 @@ class VerifiedStage:
     """Of stages that are not finished."""
     recomputed: int = 0
     """Blocks that were made once more."""
-    mended: int = 0
+    repaired: int = 0
     problems: list[str] = field(default_factory=list)
     """One line each: the file or block, what is wrong, and the command that repairs it."""
     not_covered: list[Path] = field(default_factory=list)
@@ -138,7 +138,7 @@ class Verification:
             self.found.problems.append(str(error))
 
     def _damaged(self, directory: Path, manifest: Manifest, name: str, problem: str) -> None:
-        """Say which blocks of a file are damaged, or mend them."""
+        """Say which blocks of a file are damaged, or repair them."""
         redo = f"Run `retro {manifest.stage} {self.command} --redo`"
         if self.config.run_dir / VERSIONS in directory.parents:
             # No stage makes it again: what was added came from files that the run does not keep.
@@ -156,7 +156,7 @@ class Verification:
         if work is None or not damaged:
             self.found.problems.append(f"{directory / name}: {problem}. {redo}")
         elif self.repair and repair(work, damaged, name, str(manifest.files[name]["sha256"])):
-            self.found.mended += len(damaged)
+            self.found.repaired += len(damaged)
             log.info("%s: made %s again; it is what its manifest says", directory / name, name_blocks(work, damaged))
         else:
             remedy = redo if self.repair else f"Run `retro verify {self.command} --repair`"
@@ -185,7 +185,7 @@ class Verification:
             self.found.blocks += 1
             problem = store.problem(number) if number < len(store) else "is not among the planned blocks"
             if problem:
-                remedy = f"Run `retro {plan.stage} {self.command}`: it is built anew"
+                remedy = f"Run `retro {plan.stage} {self.command}`: it is built again"
                 self.found.problems.append(f"{store.path(number)}: {problem}. {remedy}")
 
     def _own_checksums(self) -> None:

@@ -47,7 +47,7 @@ def with_key(config: ServeConfig) -> ServeConfig:
     """
     found = os.environ.get(KEY_VARIABLE)
     if config.api_key is None and found:
-        # Built anew, because a copy would not be validated.
+        # Built again, because a copy would not be validated.
         config = type(config)(**(dict(config) | {"api_key": SecretStr(found)}))
     if config.api_key is None and not config.is_local and not config.open_to_all:
         need = f"needs an API key beside it (serve.api_key, or {KEY_VARIABLE}), or serve.open_to_all=true"

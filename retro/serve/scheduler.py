@@ -1,4 +1,4 @@
-"""One thread drives the engine; any thread submits jobs to it and is told of each step.
+"""One thread drives the engine; any thread submits jobs to it and hears of each step.
 
     submit(job) → the thread submits its requests → events, step by step → the last completion
 
@@ -53,7 +53,7 @@ class Job:
 
         Args:
             requests: At least one.
-            listener: Told of their events.
+            listener: Called with their events.
             streams: Whether every step is reported, or only the last one of each request.
         """
         self.requests, self.listener, self.streams = tuple(requests), listener, streams
@@ -111,7 +111,7 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Accept a job; its listener is told the rest.
+        """Accept a job; its listener gets the events.
 
         Raises:
             QueueFullError: It does not fit beside the jobs that are here.
@@ -126,7 +126,7 @@ class Scheduler:
         self._calls.put(lambda: self._pending.append(job))
 
     def cancel(self, job: Job) -> None:
-        """Drop a job; its listener is told nothing more, at the latest after the current step."""
+        """Drop a job; its listener gets no further event, at the latest after the current step."""
         self._calls.put(lambda: self._drop(job))
 
     def stop_accepting(self) -> None:

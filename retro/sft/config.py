@@ -177,7 +177,7 @@ def read_blend(path: Path) -> BlendConfig:
     try:
         return BlendConfig(**({"name": path.stem} | read_yaml(path)))
     except ConfigError as error:
-        raise DataError(path, str(error), "Mend that setting; examples are in tools/retro/sft/blends") from None
+        raise DataError(path, str(error), "Fix that setting; examples are in tools/retro/sft/blends") from None
 
 
 _ASSIGNMENT = re.compile(r"""^\s*(?:export\s+)?DATA_BLEND=(["'])(.*?)\1""", re.MULTILINE | re.DOTALL)

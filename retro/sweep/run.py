@@ -42,7 +42,7 @@ def load_sweep(path: Path) -> SweepConfig:
     try:
         return SweepConfig(**read_yaml(path))
     except ConfigError as error:
-        raise DataError(path, str(error), "Mend that setting; docs/evaluation.md has an example") from None
+        raise DataError(path, str(error), "Fix that setting; docs/evaluation.md has an example") from None
 
 
 def cells_of(sweep: SweepConfig) -> list[Cell]:

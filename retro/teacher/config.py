@@ -141,7 +141,7 @@ class TeacherConfig(StageConfig):
 
     @property
     def has_prices(self) -> bool:
-        """Whether cost can be told."""
+        """Whether cost can be computed."""
         return self.input_price is not None and self.output_price is not None
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:

@@ -68,7 +68,7 @@ class TeacherReport:
     input_tokens: int
     output_tokens: int
     without_usage: int
-    """Replies for which the model told no tokens: these count as the most that they can be."""
+    """Replies for which the model reported no tokens: these count as the most that they can be."""
     empty: int
     """Replies without a text."""
     cut: int

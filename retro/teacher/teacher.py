@@ -222,9 +222,9 @@ class Teacher:
         return keys, failure
 
     def _keep(self, key: str, request: TeacherRequest, reply: Reply) -> None:
-        told = asdict(reply) | {"model": reply.model or self._backend.model}
-        self._retried += told.pop("retries")
-        value: Any = {"request": {"model": self._backend.model, **request.shape}, "reply": told}
+        reported = asdict(reply) | {"model": reply.model or self._backend.model}
+        self._retried += reported.pop("retries")
+        value: Any = {"request": {"model": self._backend.model, **request.shape}, "reply": reported}
         self._cache.add([key], [value])
         self._made.add(value)
 

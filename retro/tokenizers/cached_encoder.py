@@ -144,7 +144,7 @@ class _CachedWords:
             self._bounds_V = np.concatenate([self._bounds_V, self._bounds_V[-1] + np.cumsum(packed.lengths)])
 
     def _forget(self) -> None:
-        """Begin anew, so that text of any kind takes some memory and no more."""
+        """Begin again, so that text of any kind takes some memory and no more."""
         self._memory = _Memory()
         self._tokens_V = self._tokens_V[:0].copy()
         self._bounds_V = self._bounds_V[:1].copy()

@@ -1,6 +1,6 @@
 """Where a text may be cut so that the tokens of the pieces, end to end, are the tokens of the text.
 
-A tokenizer reads a text one word at a time, but its library does so anew each time a word comes by. Who knows the cuts
+A tokenizer reads a text one word at a time, but its library does so again each time a word comes by. Who knows the cuts
 can remember the tokens of each word. The rules here are exact, not usual: a tokenizer of any other build has no rule.
 """
 

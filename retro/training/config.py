@@ -74,7 +74,7 @@ class TrainConfig(StageConfig):
     retrieval_rates: RetrievalRatesConfig = RetrievalRatesConfig()
     """Learning rates and warm-up of gates, cross-attention and encoder."""
     hidden_neighbors: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of chunks whose neighbors a training step does not see, drawn anew whenever a chunk comes up. A model that
+    """Share of chunks whose neighbors a training step does not see, drawn again whenever a chunk comes up. A model that
     always has neighbors leans on them; with some hidden it comes nearer a GPT where nothing is found."""
     clip: NonNegativeFloat = 1.0
     """Clip the gradient's norm to this; 0 does not clip."""

@@ -181,7 +181,7 @@ def merge(path: Path, out: Path, *, base: Path | None = None, dtype: str | None 
     Args:
         path: A checkpoint of adapters, a directory whose newest one is taken, or a finished stage.
         out: The checkpoint to write; must not exist.
-        base: Where the checkpoint lies that they adapt, if not where it lay.
+        base: Where the checkpoint lies that they adapt, if it was moved.
         dtype: Precision of the weights; None takes the one that the adapters were trained in.
 
     Returns:

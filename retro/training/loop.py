@@ -294,7 +294,7 @@ def _one_step(
     step: int,
     loss: TokenLosses[MicroBatch] = token_losses,
 ) -> StepResult:
-    # Dropout is drawn anew from (seed, step): no random state needs saving, and every layout resumes alike.
+    # Dropout is drawn again from (seed, step): no random state needs saving, and every layout resumes alike.
     parallel.seed(config.seed + step)
     work = feed.work(_numbers(config, step))
     if step < config.steps:

@@ -13,7 +13,7 @@ from retro.training import checkpoint
 
 
 def choose_for_training(wanted: Precision, runs: Iterable[Path], setting: str) -> PrecisionChoice:
-    """The precision that a stage trains in, decided by the first process and told in its log.
+    """The precision that a stage trains in, decided by the first process and logged.
 
     Args:
         wanted: The setting.

@@ -43,7 +43,7 @@ TRAINED: dict[str, Callable[[str], bool]] = {
     "decoder": is_decoder,
     "modules": is_added_module,
 }
-"""By `train.train_only`: told a weight's name, whether it is trained."""
+"""By `train.train_only`: from a weight's name to whether it is trained."""
 
 
 def freeze_all_but(module: nn.Module, trained: Callable[[str], bool], *, gradient_from_the_start: bool) -> None:

@@ -29,7 +29,7 @@ class Validation:
 
 
 SampleLosses = Callable[[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]], None]
-"""Told [B] sample numbers, -1 for one that does not count, their [B, S] losses, and the losses' [B, S] mask."""
+"""Called with [B] sample numbers, -1 for one that does not count, their [B, S] losses, and the losses' [B, S] mask."""
 
 
 def mean_loss(
@@ -49,8 +49,8 @@ def mean_loss(
         validation: What to evaluate.
         samples: Sequences, at most.
         micro_batch: Sequences in one pass.
-        seen: Told the losses of this data parallel rank's sequences, on the last stage; each sequence once over the
-            data parallel ranks.
+        seen: Called with the losses of this data parallel rank's sequences, on the last stage; each sequence once
+            over the data parallel ranks.
         loss: As of `training.train`; None: `token_losses`.
 
     The sequences are spread over the data parallel ranks.
@@ -68,14 +68,14 @@ def mean_loss(
             work = feed.work(numbers)
             if following is not None:
                 feed.expect(following)
-            told = None if seen is None else _telling(seen, work, numbers)
-            more_loss, more_tokens = evaluate(wrapped, work, loss or token_losses, told)
+            reported = None if seen is None else _telling(seen, work, numbers)
+            more_loss, more_tokens = evaluate(wrapped, work, loss or token_losses, reported)
             total, tokens = total + more_loss, tokens + more_tokens
     return total / max(tokens, 1), tokens
 
 
 def _telling(seen: SampleLosses, work: Work[MicroBatch], numbers: NDArray[np.int64]) -> SeenLosses[MicroBatch]:
-    """`seen`, told sample numbers in place of micro batches: the schedule may take these in any order."""
+    """`seen`, called with sample numbers in place of micro batches: the schedule may take these in any order."""
     parts = np.split(numbers, len(work.micro_batches))
     numbers_of = {id(one): part for one, part in zip(work.micro_batches, parts, strict=True)}
 

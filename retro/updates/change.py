@@ -1,4 +1,4 @@
-"""Change a living database: each change makes the next version, and leaves the versions before it as they are.
+"""Change an updated database: each change makes the next version, and leaves the versions before it as they are.
 
     versions/0003/request.json      what was asked for; written first
     versions/0003/corpus db index   what the ordinary stages make of the added documents alone
@@ -6,7 +6,7 @@
     versions/0003/changes.jsonl     which documents came and went
     versions/0003/manifest.json     written last: without it, the version does not exist
 
-Added documents are tokenised and embedded as the first ones were. A change that was stopped goes on where it was
+Added documents are tokenized and embedded as the first ones were. A change that was stopped goes on where it was
 when the same is asked for again, and is started over when something else is.
 """
 
@@ -197,7 +197,7 @@ def index_words(home: VersionedDatabase, number: int) -> None:
     """Build the BM25 index of a version, where the database it was made of has one.
 
     What a word weighs follows from all chunks, so every version has an index of its own; but only chunks that came
-    last are tokenised, as long as the rows before them are the same.
+    last are tokenized, as long as the rows before them are the same.
     """
     before, out = home.place(number - 1)[1] / BM25, home.directory(number) / BM25
     if not is_complete(before):

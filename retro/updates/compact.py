@@ -1,6 +1,6 @@
 """Bring an updated database back to one part: removed documents are gone, and one index is searched.
 
-Tokens and embeddings are copied; nothing is tokenised or embedded again. Row numbers change, and with them the
+Tokens and embeddings are copied; nothing is tokenized or embedded again. Row numbers change, and with them the
 fingerprint, so that whoever recorded the old rows notices.
 """
 

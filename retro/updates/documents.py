@@ -126,7 +126,7 @@ def corpus_config(databases: Sequence[ChunkDatabase], source: str, path: Path) -
     Args:
         databases: The parts of the database they join.
         source: Name of the source.
-        path: Where the documents are; their layout is told by the files' endings.
+        path: Where the documents are; their layout follows from the files' endings.
 
     Raises:
         ConfigError: The name cannot be one of a source.

@@ -205,11 +205,11 @@ def test_a_worker_with_other_settings_is_refused_while_another_builds(tmp_path: 
     build(tmp_path)
     claim = held_elsewhere(tmp_path, "blocks.000001")
     other = store(tmp_path, inputs=tuple("vwxyz"))
-    gang = Coordinator(tmp_path, stage="db")
+    coordinator = Coordinator(tmp_path, stage="db")
     with pytest.raises(ArtifactError, match="elsewhere:1 build db here under other settings"):
-        gang.build(other, make, sizes=SIZES, unit="rows")
+        coordinator.build(other, make, sizes=SIZES, unit="rows")
     claim.unlink()
-    assert gang.build(other, make, sizes=SIZES, unit="rows") == 9
+    assert coordinator.build(other, make, sizes=SIZES, unit="rows") == 9
 
 
 def test_what_is_done_once_is_done_by_one_worker(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_every_worker_gets_the_manifest_and_nothing_is_left_behind(tmp_path: Pat
     manifest = Manifest(stage="db", config={"m": 1}, parents={})
     build(tmp_path)
     for worker in (Worker(0, 2), Worker(1, 2)):
-        gang = Coordinator(tmp_path, worker, stage="db")
-        assert gang.finish(lambda: manifest) == manifest
+        coordinator = Coordinator(tmp_path, worker, stage="db")
+        assert coordinator.finish(lambda: manifest) == manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blocks", "blocks.json", "manifest.json"]
     remove_leases(tmp_path)

@@ -37,7 +37,7 @@ def source_of(path: Path, **kind: Any) -> Source:
 
 
 def parts_of(source: Source, block_bytes: int, folder: Path) -> list[Span]:
-    """The parts that the survey cuts a source into."""
+    """The parts that the scan cuts a source into."""
     work = ScanWork([source], block_bytes, folder / "survey")
     for number in range(len(work.groups)):
         work.store.write(number, work.make(number, lambda count: None))

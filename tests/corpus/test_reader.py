@@ -188,7 +188,7 @@ def test_the_tokenizer_is_the_one_the_tokens_were_made_with(corpus: Corpus) -> N
 
 
 def rewrite_manifest(directory: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """Change counts and sign the manifest anew, as a stage that went wrong would."""
+    """Change counts and sign the manifest again, as a stage that went wrong would."""
     manifest = read_manifest(directory, "corpus")
     change(manifest.counts)
     write_manifest(directory, manifest)

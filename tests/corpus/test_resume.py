@@ -95,11 +95,11 @@ def test_a_finished_source_is_not_tokenised_again(
     (out / "manifest.json").unlink()
     (out / "sources" / "b.json").unlink()
     made: list[str] = []
-    tokenise = tokenize.tokenize
+    plain = tokenize.tokenize
 
     def watched(source: Source, *others: Any) -> Block:
         made.append(source.name)
-        return tokenise(source, *others)
+        return plain(source, *others)
 
     monkeypatch.setattr("retro.corpus.tokenize.tokenize", watched)
     run(config, out)

@@ -1,4 +1,4 @@
-"""How the text is cut into blocks, and by how many workers it is tokenised, changes no byte."""
+"""How the text is cut into blocks, and by how many workers it is tokenized, changes no byte."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_damaged_block_is_made_again(tmp_path: Path, caplog: pytest.LogCapture
     config = mixed(tmp_path / "in", block_bytes=500)
     run(config, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(build, "Finish", _interrupted)
+        patch.setattr(build, "Finalizer", _interrupted)
         run(config, tmp_path / "broken")
     with h5py.File(tmp_path / "broken" / "blocks" / "tokens" / "000002.h5", "r+") as block:
         block["tokens"][0, 5] ^= 1

@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_a_failing_disk_is_one_line_and_the_next_run_makes_the_same_bytes(
     server: Server, run: tuple[Path, Path], tmp_path: Path, name: str, kind: str
 ) -> None:
-    # Drawn anew when the number of calls changes.
+    # Drawn again when the number of calls changes.
     number = int(np.random.default_rng(STAGE_NAMES.index(name)).integers(1 << 30))
     tried = inject(server, *run, name, kind, tmp_path, numbers=[number])
     assert tried.wrong == []

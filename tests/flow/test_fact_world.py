@@ -1,7 +1,7 @@
 """The proof that retrieval is used: facts that only the database holds are answered, and another database, or the
 same one with its documents replaced, answers otherwise.
 
-The model is taught to read on questions whose values are drawn anew each time, so its weights can hold none. The
+The model is taught to read on questions whose values are drawn again each time, so its weights can hold none. The
 facts it is then asked were in no training text; passages come from the run's own index.
 """
 

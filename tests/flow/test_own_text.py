@@ -80,7 +80,7 @@ def digests(run: Path) -> dict[str, bytes]:
 
 
 def written(run: Path) -> dict[str, int]:
-    """When each file of a run was written, the page aside, which is drawn anew each time."""
+    """When each file of a run was written, the page aside, which is drawn again each time."""
     files = (
         path
         for path in run.rglob("*")

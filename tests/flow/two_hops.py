@@ -71,7 +71,7 @@ class World:
 
 def write_lessons(path: Path, count: int, seed: int) -> None:
     """Questions with what a search would find, for the prompt and for the answer's first chunk: the right fact, and one
-    that shares a word with it. All is drawn anew for every question, so no weight can hold it."""
+    that shares a word with it. All is drawn again for every question, so no weight can hold it."""
     random = np.random.default_rng(seed)
     items = []
     for number in range(count):

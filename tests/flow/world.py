@@ -50,7 +50,7 @@ class World:
 def write_lessons(path: Path, count: int, seed: int) -> None:
     """Questions with two passages at hand: the right fact, and the same entity with another relation.
 
-    Values are drawn anew for every question, so no weight can hold them: all there is to learn is to read.
+    Values are drawn again for every question, so no weight can hold them: all there is to learn is to read.
     """
     random = np.random.default_rng(seed)
     items = []

@@ -287,7 +287,7 @@ def test_a_models_continuations_have_the_tokens_and_log_probabilities_of_whole_p
     sampling = Sampling(max_new_tokens=6, min_new_tokens=6)
 
     def plain() -> BatchEngine:
-        """Computes whole sequences anew at every token."""
+        """Computes whole sequences again at every token."""
         return BatchEngine(EventReference(model) if retrieval else RecomputeDecoder(model), NumberTokenizer())
 
     forked = BatchEngine(CachedDecoder(model, 0, share_from=share_from), NumberTokenizer())

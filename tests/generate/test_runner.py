@@ -82,7 +82,7 @@ def ask(
     # Ids go by appearance, and a slice must not change them.
     words.encode_batch([f"question: ask{n} answer: p{n} text" for n in range(9)])
     engine = BatchEngine(decoder or WordDecoder(), words, retrieve, max_running=chosen.batch_size)
-    asker = QuestionRunner(
+    runner = QuestionRunner(
         engine=engine,
         config=chosen,
         task=task or load_task("qa"),
@@ -90,7 +90,7 @@ def ask(
         identity={"checkpoint": "x"},
         model="843m 100",
     )
-    return answer_all(asker, find_passages(chosen, asked, retrieve), out)
+    return answer_all(runner, find_passages(chosen, asked, retrieve), out)
 
 
 def first_words(out: Path, setting: str) -> list[str]:

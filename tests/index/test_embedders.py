@@ -24,7 +24,7 @@ TEXTS = ["the quick fox", "the lazy dog"]
 def made(tmp_path: Path) -> Path:
     config = EmbedderConfig(dimension=32)
     embedder = make_embedder(
-        config, tmp_path, lambda: [TEXTS], learned_from="x", gang=Coordinator(tmp_path, stage="index")
+        config, tmp_path, lambda: [TEXTS], learned_from="x", coordinator=Coordinator(tmp_path, stage="index")
     )
     assert describe_embedder(config, embedder, tmp_path) == ["embedder.json", "hashing.h5"]
     return tmp_path
@@ -36,7 +36,7 @@ def test_a_hashing_embedder_is_opened_as_it_was_made(made: Path) -> None:
         made / "again",
         lambda: [TEXTS],
         learned_from="x",
-        gang=Coordinator(made / "again", stage="index"),
+        coordinator=Coordinator(made / "again", stage="index"),
     )
     assert np.array_equal(open_embedder(made).embed_passages(TEXTS), again.embed_passages(TEXTS))
 
@@ -57,7 +57,7 @@ def test_a_description_that_is_none_is_named(made: Path) -> None:
 def test_a_model_that_changed_since_is_refused(tmp_path: Path) -> None:
     folder = bert_folder(tmp_path / "bert")
     config = EmbedderConfig(kind="huggingface", model=str(folder), precision="auto")
-    embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=Coordinator(tmp_path, stage="index"))
+    embedder = make_embedder(config, tmp_path, list, learned_from="x", coordinator=Coordinator(tmp_path, stage="index"))
     describe_embedder(config, embedder, tmp_path)
     # What auto was here is what every later reader uses.
     assert read_json(tmp_path / "embedder.json", "")["config"]["precision"] == embedder.identity["dtype"]
@@ -77,10 +77,10 @@ def test_a_model_that_changed_since_is_refused(tmp_path: Path) -> None:
 
 
 def test_frequencies_learned_from_other_texts_are_learned_again(made: Path) -> None:
-    gang, config = Coordinator(made, stage="index"), EmbedderConfig(dimension=32)
-    kept = make_embedder(config, made, lambda: [["other"]], learned_from="x", gang=gang)
+    coordinator, config = Coordinator(made, stage="index"), EmbedderConfig(dimension=32)
+    kept = make_embedder(config, made, lambda: [["other"]], learned_from="x", coordinator=coordinator)
     assert kept.identity == open_embedder(made).identity
-    other = make_embedder(config, made, lambda: [["other"]], learned_from="y", gang=gang)
+    other = make_embedder(config, made, lambda: [["other"]], learned_from="y", coordinator=coordinator)
     assert other.identity != kept.identity
 
 
@@ -97,7 +97,7 @@ def test_an_embedder_is_taken_over_with_what_it_learned(made: Path, tmp_path: Pa
 def test_a_model_is_taken_over_as_it_is(tmp_path: Path) -> None:
     config = EmbedderConfig(kind="huggingface", model=str(bert_folder(tmp_path / "bert")))
     first, out = tmp_path / "first", tmp_path / "other"
-    embedder = make_embedder(config, first, list, learned_from="x", gang=Coordinator(first, stage="index"))
+    embedder = make_embedder(config, first, list, learned_from="x", coordinator=Coordinator(first, stage="index"))
     describe_embedder(config, embedder, first)
     assert adopt_embedder(first, out, Coordinator(out, stage="index")).identity == embedder.identity
 
@@ -120,7 +120,9 @@ def test_the_first_worker_decides_the_precision_for_those_on_other_machines(
     def made_on(*, multiplies: bool, **settings: str) -> object:
         monkeypatch.setattr("retro.common.precision.find_hardware", lambda: Hardware(multiplies, "this CPU is such"))
         asked = config.model_copy(update=settings)
-        return make_embedder(asked, out, list, learned_from="x", gang=Coordinator(out, stage="index")).identity["dtype"]
+        return make_embedder(asked, out, list, learned_from="x", coordinator=Coordinator(out, stage="index")).identity[
+            "dtype"
+        ]
 
     assert [made_on(multiplies=one) for one in (True, False, True)] == ["bfloat16"] * 3
     # What is asked for by name is another embedder, and so is another model.
@@ -131,7 +133,7 @@ def test_the_first_worker_decides_the_precision_for_those_on_other_machines(
 
 def test_the_description_of_an_older_toolkit_is_read(tmp_path: Path) -> None:
     config = EmbedderConfig(kind="huggingface", model=str(bert_folder(tmp_path / "bert")))
-    embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=Coordinator(tmp_path, stage="index"))
+    embedder = make_embedder(config, tmp_path, list, learned_from="x", coordinator=Coordinator(tmp_path, stage="index"))
     describe_embedder(config, embedder, tmp_path)
     described = read_json(tmp_path / "embedder.json", "")
     described["config"]["dtype"] = described["config"].pop("precision")

@@ -173,7 +173,7 @@ def test_the_description_of_an_index_from_before_these_settings_is_still_valid(f
     # And what is written now, with nothing of the new set, is the same.
     out = tmp_path / "now"
     made = make_embedder(
-        settings("huggingface", folder), out, list, learned_from="x", gang=Coordinator(out, stage="index")
+        settings("huggingface", folder), out, list, learned_from="x", coordinator=Coordinator(out, stage="index")
     )
     describe_embedder(settings("huggingface", folder), made, out)
     assert read_json(out / "embedder.json", "") == {"config": config, "identity": identity}
@@ -181,7 +181,7 @@ def test_the_description_of_an_index_from_before_these_settings_is_still_valid(f
 
 def test_what_is_set_comes_back_with_the_index(folder: Path, second: Path, tmp_path: Path) -> None:
     config = settings("huggingface", folder, query_model=str(second), query_prefix="a ", pooling="max", normalize=False)
-    made = make_embedder(config, tmp_path, list, learned_from="x", gang=Coordinator(tmp_path, stage="index"))
+    made = make_embedder(config, tmp_path, list, learned_from="x", coordinator=Coordinator(tmp_path, stage="index"))
     describe_embedder(config, made, tmp_path)
     again = open_embedder(tmp_path)
     assert again.identity == made.identity

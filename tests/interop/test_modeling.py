@@ -105,7 +105,7 @@ def recomputed(
     mask_BKR: Tensor | None,
     steps: int,
 ) -> list[list[int]]:
-    """The likeliest tokens, the whole model anew for each; every chunk reads the same neighbors."""
+    """The likeliest tokens, the whole model again for each; every chunk reads the same neighbors."""
     chosen: list[Tensor] = []
     for _ in range(steps):
         neighbors = mask = None

@@ -58,7 +58,7 @@ def test_what_is_no_tensor_is_none(tmp_path: Path) -> None:
 
 
 def rewritten(path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    """Write the parts of a file anew."""
+    """Write the parts of a file again."""
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", compression) as archive:

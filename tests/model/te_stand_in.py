@@ -1,7 +1,7 @@
 """A stand-in for the package transformer_engine: what megatron-core's wrappers import and what our layers call.
 
 In plain torch, for one process on a CPU. The constructors take what release 2.9 documents and nothing else, so a
-wrong argument fails; what they compute is written anew here, apart from our own layers. It shows the wiring: not
+wrong argument fails; what they compute is written again here, apart from our own layers. It shows the wiring: not
 that Transformer Engine's kernels run, nor how fast they are.
 """
 

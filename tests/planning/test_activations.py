@@ -71,8 +71,8 @@ def test_full_recompute_keeps_the_inputs_of_layers_and_makes_the_largest_anew() 
     activations, blocks = Activations(shape, train), stages_of(shape, ParallelConfig())[0]
     assert activations.block(blocks[0]).whole == (3 + 4 + 4 + 2) * 32 * 16 * 2
     plain = Activations(shape, training())
-    anew, everything = activations.recomputed(blocks), plain.block(blocks[0])
-    assert 0 < anew.split < everything.split
+    again, everything = activations.recomputed(blocks), plain.block(blocks[0])
+    assert 0 < again.split < everything.split
     assert plain.recomputed(blocks) == ShardedBytes()
 
 

@@ -56,11 +56,11 @@ def test_a_chunk_that_is_not_whole_has_no_neighbors() -> None:
 def test_retro_over_gpt_at_843m_is_the_known_ratio(
     vocabulary: int, length: int, settings: dict[str, int], ratio: str
 ) -> None:
-    # The known ratios let each neighbor project its chunk's keys and values anew: 4 d^2 more for all but one.
+    # The known ratios let each neighbor project its chunk's keys and values again: 4 d^2 more for all but one.
     shape = sized("843m", vocabulary=vocabulary, sequence_length=length, **settings)
     flops = count_flops(shape)
-    anew = (shape.model.neighbors - 1) * 4 * 1024**2
-    assert f"{(flops.total + anew) / flops.gpt:.{len(ratio) - 2}f}" == ratio
+    again = (shape.model.neighbors - 1) * 4 * 1024**2
+    assert f"{(flops.total + again) / flops.gpt:.{len(ratio) - 2}f}" == ratio
 
 
 def test_what_is_computed_again_is_worked_by_hand() -> None:

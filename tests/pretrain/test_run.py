@@ -250,7 +250,7 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
         run_stages(config, "pretrain")
     weights = json.loads((folder / "run" / out / "manifest.json").read_text())
     assert weights["config"]["train"]["precision"] == "bfloat16"
-    # The GPT is kept, the Retro begins anew, on a machine where auto is float32.
+    # The GPT is kept, the Retro begins again, on a machine where auto is float32.
     shutil.rmtree(folder / "run" / out / "retro")
     (folder / "run" / out / "manifest.json").unlink()
     on_a_machine(monkeypatch, multiplies=False)

@@ -63,8 +63,8 @@ def test_the_embedder_makes_the_vectors_that_the_run_asks_for(lab: Path, tmp_pat
     from retro.common.coordinator import Coordinator
 
     config = IndexConfig(**yaml.safe_load(BLOCKS["run.yaml"])["index"]).embedder
-    gang = Coordinator(tmp_path, stage="index")
-    embedder = make_embedder(config, tmp_path, list, learned_from="x", gang=gang)
+    coordinator = Coordinator(tmp_path, stage="index")
+    embedder = make_embedder(config, tmp_path, list, learned_from="x", coordinator=coordinator)
     assert embedder.dimension == 12
     assert embedder.embed_passages(["Tee", ""]).tolist() == [[2, 1] + [0] * 10, [0] * 12]
     assert embedder.embed_queries(["Tee"]).tolist() == [[1, 1] + [0] * 10]

@@ -69,7 +69,7 @@ def test_a_changed_byte_is_found_in_its_block_and_mended(
     assert block in line
     assert line.endswith("has changed bytes. Run `retro verify run.yaml --repair`")
     found = verified(run, repair=True)
-    assert (found.mended, found.problems) == (1, [])
+    assert (found.repaired, found.problems) == (1, [])
     assert path.read_bytes() == before
     assert verified(run).problems == []
 
@@ -79,7 +79,7 @@ def test_damage_in_every_stage_is_mended_in_one_go(run: RunConfig) -> None:
         flip_byte(stage(name).path(run) / file, dataset)
     problems = verified(run).problems
     assert "Mend first what it is made from" in problems[1]
-    assert verified(run, repair=True).mended == 2
+    assert verified(run, repair=True).repaired == 2
     assert verified(run).problems == []
 
 
@@ -133,7 +133,7 @@ def test_blocks_of_an_unfinished_stage_are_read(run: RunConfig) -> None:
     assert verified(run).blocks == 2
     flip_byte(directory / "blocks" / "000001.h5", "neighbors")
     (line,) = verified(run).problems
-    assert "000001.h5: has changed bytes (checksum). Run `retro neighbors run.yaml`: it is built anew" in line
+    assert "000001.h5: has changed bytes (checksum). Run `retro neighbors run.yaml`: it is built again" in line
 
 
 def test_an_edited_manifest_is_named(run: RunConfig) -> None:

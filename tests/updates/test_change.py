@@ -102,7 +102,7 @@ def test_documents_come_and_go(fruit: Path, tmp_path: Path) -> None:
     assert (manifest.config["version"], manifest.counts["rows"], manifest.counts["rows_removed"]) == (3, 6, 2)
     assert found(home, "red apple", k=3) == [(3, "red cherry"), (5, "red quince")]
 
-    # Live: d3, d4 in two chunks, d1. Rows are counted anew, and the order of the documents stays.
+    # Live: d3, d4 in two chunks, d1. Rows are counted again, and the order of the documents stays.
     manifest = compact(home)
     assert (manifest.config["version"], manifest.counts["rows"], manifest.counts["rows_removed"]) == (4, 4, 0)
     database = open_latest(home).database

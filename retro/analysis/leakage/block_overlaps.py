@@ -48,7 +48,7 @@ class Overlaps:
         Args:
             source: Number of the source.
             chunks: Chunk numbers.
-            advance: Told how many chunks are done.
+            advance: Called with how many chunks are done.
 
         Returns:
             [Q, K] tokens shared with each saved neighbor of the chunk itself: the paper's measure; and [Q, K] with each
@@ -86,7 +86,7 @@ class Overlaps:
             chunks: Chunk numbers.
             training_source: Number of the source whose train stream is read.
             positions: The piece: runs begin in it, and may end behind it.
-            advance: Told how many positions are done.
+            advance: Called with how many positions are done.
         """
         trie = self._trie(source, chunks)
         stream = self.stream(training_source, SPLITS[0])

@@ -104,8 +104,8 @@ def run(config: LeakageConfig, split: str, parents: Inputs, out: Path, *, worker
         problem = f"its {split} split has not one chunk of {parents.db.chunk_length} tokens"
         raise DataError(parents.corpus.directory, problem, "Give corpus.split a larger share for it")
     started = time.monotonic()
-    gang = Coordinator(out, worker, stage=STAGE)
-    chunks, tokens = work.build(gang)
+    coordinator = Coordinator(out, worker, stage=STAGE)
+    chunks, tokens = work.build(coordinator)
 
     def join() -> Manifest:
         work.join()
@@ -116,7 +116,7 @@ def run(config: LeakageConfig, split: str, parents: Inputs, out: Path, *, worker
         parts = fingerprints(parents.manifests)
         return Manifest(stage=STAGE, config=settings, parents=parts, counts=counts, files=files)
 
-    return gang.finish(join, scratch=out / "blocks")
+    return coordinator.finish(join, scratch=out / "blocks")
 
 
 @dataclass(frozen=True)
@@ -147,13 +147,13 @@ class _Work:
         ]
         return [BlockRange(part.source, part.chunks, *piece) for part in self.near for piece in pieces]
 
-    def build(self, gang: Coordinator) -> tuple[int, int]:
+    def build(self, coordinator: Coordinator) -> tuple[int, int]:
         """Build all blocks, with others; gives chunks and tokens of training text that were read here."""
-        chunks = gang.build(
+        chunks = coordinator.build(
             self._store(NEIGHBORS, self.near), self._against_neighbors,
             sizes=[len(part.chunks) for part in self.near], unit="chunks", what="leakage, neighbors",
         )  # fmt: skip
-        tokens = gang.build(
+        tokens = coordinator.build(
             self._store(TRAINING, self.far), self._against_training,
             sizes=[len(part.positions) for part in self.far], unit="tokens", what="leakage, training text",
         )  # fmt: skip

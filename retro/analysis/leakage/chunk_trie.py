@@ -127,7 +127,7 @@ class ChunkTrie:
         return longest_C
 
     def forget(self) -> None:
-        """Begin anew with another text."""
+        """Begin again with another text."""
         self._longest_C[:] = 0
         for here in self._depths:
             here.seen_N[:] = False

@@ -116,7 +116,7 @@ def measure(
     Args:
         config: The alphas.
         overlaps: Of the split's chunks.
-        perplexities: Losses of the same chunks; None where nothing was trained: then only overlaps are told.
+        perplexities: Losses of the same chunks; None where nothing was trained: then only overlaps are reported.
         sources: Names of the corpus's sources.
         chunk_length: M.
         neighbors_read: Neighbors that the models read.

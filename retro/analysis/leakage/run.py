@@ -49,7 +49,7 @@ def run(
         config: The settings.
         split: valid or test.
         neighbors_read: Neighbors that the models read.
-        dirs: Finished stages; perplexity may be missing, then only overlaps are told.
+        dirs: Finished stages; perplexity may be missing, then only overlaps are reported.
         out: Where everything goes.
         worker: This process's place; the first one writes the result.
 
@@ -84,7 +84,7 @@ def run(
 
 def _perplexities(directory: Path, split: str, parents: build.Inputs) -> Perplexities | None:
     if not is_complete(directory):
-        log.warning("%s is not there: overlaps are told, but no model's perplexity", directory)
+        log.warning("%s is not there: overlaps are reported, but no model's perplexity", directory)
         return None
     found = Perplexities.open(directory, parents.manifests)
     if found.split != split:

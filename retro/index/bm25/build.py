@@ -88,11 +88,11 @@ def run(
     load_bm25s()
     if db.rows > _MOST_CHUNKS:
         raise DataError(db_dir, f"has {db.rows} chunks; BM25 numbers up to {_MOST_CHUNKS}", "Search by vectors alone")
-    started, gang = time.monotonic(), Coordinator(out, worker, stage=STAGE)
+    started, coordinator = time.monotonic(), Coordinator(out, worker, stage=STAGE)
     before, first = counted_before(grown_from)
     parts = [range(part.start + first, part.stop + first) for part in ranges(db.rows - first, config.chunks_per_block)]
     store = _blocks(db, parts, out)
-    counted = gang.build(
+    counted = coordinator.build(
         store,
         lambda number, advance: _count(db, parts[number], advance),
         sizes=tuple(map(len, parts)),
@@ -126,7 +126,7 @@ def run(
         files = describe_files(out, names)
         return Manifest(stage=STAGE, config=config.shaping, parents=fingerprints(parents), counts=counts, files=files)
 
-    return gang.finish(join, scratch=store.directory)
+    return coordinator.finish(join, scratch=store.directory)
 
 
 def _count(db: ChunkDatabase, rows: range, advance: Advance) -> Block:

@@ -46,7 +46,7 @@ def _array(directory: Path, manifest: Manifest, name: str, kind: str, size: int)
     """
     path = require_file(directory, manifest, name, _REMEDY)
     try:
-        # Numpy refuses pickled objects unless it is told otherwise.
+        # Numpy refuses pickled objects unless it is set otherwise.
         found = np.asarray(np.load(path, mmap_mode="r"))
     except (ValueError, EOFError, OSError) as error:
         raise ArtifactError(path, f"is not an array ({error})", _REMEDY) from None

@@ -120,7 +120,7 @@ def _piece_bpe(found: GgufFile, tokens: list[str], kinds: list[int]) -> tokenize
     beside = [CONTROL if kind in (USER_DEFINED, UNUSED) else kind for kind in kinds]
     reason = inexact(replace(vocabulary, kinds=beside))
     if reason is not None:
-        problem = f"has a SentencePiece tokenizer whose ids cannot be told from its pieces and scores: {reason}"
+        problem = f"has a SentencePiece tokenizer whose ids do not follow from its pieces and scores: {reason}"
         raise DataError(found.path, problem, _REMEDY)
     return bpe_tokenizer(vocabulary)
 

@@ -40,7 +40,7 @@ _HARMLESS = {
     "sliding_window", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
     "summary_use_proj", "task_specific_params", "tie_word_embeddings", "torch_dtype", "transformers_version",
     "unk_token_id", "use_cache", "vocab_size",
-    # Code that transformers runs only where it is told to trust it; the architecture named is its own all the same.
+    # Code that transformers runs only with trust_remote_code; the architecture named is its own all the same.
     "auto_map",
     # Of the tokenizer, of training, of other programs.
     "add_bos_token", "add_eos_token", "gradient_checkpointing", "is_llama_config", "model_name", "sep_token_id",

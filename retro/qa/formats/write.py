@@ -98,9 +98,9 @@ def run(wanted: ConversionOptions) -> dict[str, Any]:
     for reason, count in counts["skipped"].items():
         log.warning("%s: %d of %d items left out: %s", wanted.path, count, made.items, reason)
     if made.ignored:
-        told = ", ".join(f"{field} ({count})" for field, count in made.ignored.items())
+        reported = ", ".join(f"{field} ({count})" for field, count in made.ignored.items())
         log.warning(
-            "%s: fields that %s does not look at, with how often they are there: %s", wanted.path, wanted.name, told
+            "%s: fields that %s does not look at, with how often they are there: %s", wanted.path, wanted.name, reported
         )
     return counts | {"files": {str(files[part]): len(questions) for part, questions in parts.items()}}
 

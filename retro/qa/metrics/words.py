@@ -62,7 +62,7 @@ def substring_match(prediction: str, answers: Sequence[str], rules: Rules = SQUA
     """1 if any gold answer stands in the prediction as whole words, both normalized.
 
     InstructRAG (Wei et al. 2024) and ASQA's string exact match normalize too, and take a gold answer within a word
-    (`4` in `1947`, `no` in `know`) for found; here it is not, as in what is told of the passages.
+    (`4` in `1947`, `no` in `know`) for found; here it is not, as in what is reported of the passages.
     """
     return float(any(_stands_in(*rules.pair(gold, prediction)) for gold in rules.golds_of(answers)))
 

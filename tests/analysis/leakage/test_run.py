@@ -191,7 +191,7 @@ def test_a_run_that_trained_nothing_tells_its_overlaps_only(
     config = copied(topics, tmp_path, *PREPARED)
     with caplog.at_level(logging.WARNING):
         result = measure_leakage(config)
-    assert "overlaps are told, but no model's perplexity" in caplog.text
+    assert "overlaps are reported, but no model's perplexity" in caplog.text
     assert result["perplexity"] is None
     assert result["measures"]["training"]["rows"] == []
     assert sum(result["measures"]["training"]["histogram"]) == result["chunks"] > 0

@@ -1,4 +1,4 @@
-"""Decoders without caches, the truth for the one with: whole sequences, computed anew at every call."""
+"""Decoders without caches, the truth for the one with: whole sequences, computed again at every call."""
 
 from __future__ import annotations
 

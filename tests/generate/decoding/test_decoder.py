@@ -1,4 +1,4 @@
-"""What is kept changes nothing: cached decoding gives the logits of the whole sequence computed anew."""
+"""What is kept changes nothing: cached decoding gives the logits of the whole sequence computed again."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_tokens_added_beside_the_model_are_found_in_a_text_or_have_no_use(tmp_pa
     [
         (
             {"scores": -1000.0},
-            r"cannot be told from its pieces and scores: two of its pieces have the same s",
+            r"do not follow from its pieces and scores: two of its pieces have the same s",
         ),
         ({"pieces": "the"}, r"two of its pieces are equal"),
         ({"kinds": 6}, r"it has \d+ bytes and 0 unknown pieces"),
