@@ -18,6 +18,7 @@ from retro.common.artifacts import MANIFEST
 from retro.common.config import config_json
 from retro.common.errors import ConfigError
 from retro.common.files import failed_writes_are_artifact_errors, fsync, read_json, write_plain_json
+from retro.common.stage_order import STAGE_ORDER
 from retro.interop.export_tokenizer import CopiedTokenizer, copy_tokenizer
 from retro.interop.model_card import CARD, SETTINGS, run_settings, write_card
 from retro.interop.modeling import MODELING, modeling_source
@@ -27,7 +28,7 @@ from retro.model.convert.safe_files import ONE_FILE, write_safetensors
 from retro.model.convert.writer import plain_family, write_decoder
 from retro.model.positions import positions_named
 from retro.model.sizes import SIZES
-from retro.report.run_summary import STAGES, stage_dir
+from retro.report.run_summary import stage_dir
 from retro.tokenizers.conventions import Conventions
 from retro.training import checkpoint
 from retro.training.result import of_stage
@@ -208,7 +209,7 @@ def _require(out: Path, dtype: str | None, run_dir: Path | None) -> None:
         link = "; this is a link" if out.is_symlink() else ""
         raise ConfigError("OUT", str(out), f"needs a folder that does not exist yet, or is empty{link}")
     home = find_run(out)
-    if home is not None and out.resolve().relative_to(home).parts[0] in {folder for _, folder, _ in STAGES}:
+    if home is not None and out.resolve().relative_to(home).parts[0] in {one.directory for one in STAGE_ORDER}:
         raise ConfigError("OUT", str(out), "needs a folder outside the stages of a run, whose files are checked")
     if dtype is not None and dtype not in PRECISIONS:
         raise ConfigError("--dtype", dtype, f"needs {' or '.join(PRECISIONS)}")

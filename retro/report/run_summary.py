@@ -11,24 +11,12 @@ from typing import Any, TypeVar
 from retro.common.artifacts import REPORT, Manifest, read_manifest
 from retro.common.errors import RetroError
 from retro.common.files import read_json, read_json_lines
+from retro.common.stage_order import STAGE_ORDER
 from retro.qa.answer_files import Answer, read_answers
 from retro.report.format import in_order
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-STAGES: tuple[tuple[str, str, str], ...] = (
-    ("corpus", "1_corpus", "text to tokens"),
-    ("db", "2_db", "tokens to chunks"),
-    ("index", "3_index", "chunks to a search index"),
-    ("neighbors", "4_neighbors", "chunks to their neighbors"),
-    ("pretrain", "5_pretrain", "Retro and GPT from scratch"),
-    ("perplexity", "5_pretrain/perplexity", "models against held-out text"),
-    ("sft", "6_sft", "tuned on questions"),
-    ("generate", "7_generate", "questions to answers"),
-    ("evaluate", "8_evaluate", "answers to scores"),
-)
-"""Name, folder and work of each stage, in order; `retro.run.pipeline` states the order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +92,7 @@ def is_number(value: object) -> bool:
 
 def stage_dir(run_dir: Path, name: str, asked: str = "") -> Path:
     """The folder of a stage; `asked` names the answers, where a run was asked several times."""
-    directory = next(directory for stage, directory, _ in STAGES if stage == name)
+    directory = next(one.directory for one in STAGE_ORDER if one.name == name)
     return run_dir / (f"{directory}_{asked}" if asked and name in ("generate", "evaluate") else directory)
 
 
@@ -116,7 +104,7 @@ def summarize(run_dir: Path, asked: str = "") -> RunSummary:
         asked: `generate.name` of the answers to show.
     """
     files = _Files()
-    folders = {name: stage_dir(run_dir, name, asked) for name, _, _ in STAGES}
+    folders = {name: stage_dir(run_dir, name, asked) for name, *_ in STAGE_ORDER}
     scores = files.read(_object, folders["evaluate"] / "scores.json")
     if scores is not None:
         # JSON on disk is sorted by name.
@@ -125,7 +113,7 @@ def summarize(run_dir: Path, asked: str = "") -> RunSummary:
     return RunSummary(
         run_dir=run_dir,
         asked=asked,
-        stages=tuple(_stage(files, folders[name], name, work) for name, _, work in STAGES),
+        stages=tuple(_stage(files, folders[one.name], one.name, one.work) for one in STAGE_ORDER),
         pretraining=tuple(_curves(files, folders["pretrain"])),
         tuning=tuple(_curves(files, folders["sft"], "tuning")),
         perplexity=files.read(_object, folders["perplexity"] / "perplexity.json"),

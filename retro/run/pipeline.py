@@ -14,6 +14,7 @@ from retro.common.errors import ArtifactError, ConfigError, RetroError
 from retro.common.files import discard
 from retro.common.launcher import worker_of
 from retro.common.leases import is_held, run_lock
+from retro.common.stage_order import STAGE_ORDER
 
 if TYPE_CHECKING:
     from retro.common.artifacts import Manifest
@@ -254,24 +255,18 @@ def report_path(config: RunConfig) -> Path:
     return config.run_dir / f"report{_answers_name(config)}.html"
 
 
-STAGES: tuple[Stage, ...] = (
-    Stage("corpus", "1_corpus", "Text to token files; decides the split.", _corpus, blocks=True),
-    Stage("db", "2_db", "Token files to the chunk database.", _db, blocks=True),
-    Stage("index", "3_index", "Chunks to embeddings and a Faiss index.", _index, blocks=True),
-    Stage("neighbors", "4_neighbors", "Neighbors of every training chunk.", _neighbors, blocks=True, swapped=True),
-    Stage("pretrain", "5_pretrain", "Pretrain Retro (or a GPT) and its baselines.", _pretrain, trains=True),
-    Stage(
-        "perplexity",
-        "5_pretrain/perplexity",
-        "Perplexity with real, shuffled and no neighbors.",
-        _perplexity,
-        trains=True,
-        swapped=True,
-    ),
-    Stage("sft", "6_sft", "Tune on instructions, the encoder reading passages.", _sft, trains=True),
-    Stage("generate", "7_generate", "Answer questions, with and without passages.", _generate, named=True),
-    Stage("evaluate", "8_evaluate", "Score the answers and write the report.", _evaluate, named=True),
-)
+_HOW: dict[str, dict[str, Any]] = {
+    "corpus": {"run": _corpus, "blocks": True},
+    "db": {"run": _db, "blocks": True},
+    "index": {"run": _index, "blocks": True},
+    "neighbors": {"run": _neighbors, "blocks": True, "swapped": True},
+    "pretrain": {"run": _pretrain, "trains": True},
+    "perplexity": {"run": _perplexity, "trains": True, "swapped": True},
+    "sft": {"run": _sft, "trains": True},
+    "generate": {"run": _generate, "named": True},
+    "evaluate": {"run": _evaluate, "named": True},
+}
+STAGES: tuple[Stage, ...] = tuple(Stage(one.name, one.directory, one.summary, **_HOW[one.name]) for one in STAGE_ORDER)
 
 
 def stage(name: str) -> Stage:

@@ -9,7 +9,7 @@ import pytest
 from retro.common.terminal import Terminal
 from retro.report.questions import highlight
 from retro.report.run_report import write_report
-from retro.report.run_summary import STAGES, summarize
+from retro.report.run_summary import summarize
 from retro.report.tables import print_tables
 from tests.report.fake_run import write_data_stages, write_fake_run, write_training
 from tests.report.page_parser import Page
@@ -156,8 +156,3 @@ def test_the_tables_are_printed_on_a_terminal(finished: Path, tmp_path: Path) ->
 def test_gold_answers_are_marked_as_whole_words(text: str, golds: list[str], html_text: str, marks: int) -> None:
     assert highlight(text, golds) == html_text
     assert highlight(text, golds).count("<mark>") == marks
-
-
-def test_the_stages_are_those_of_the_pipeline() -> None:
-    pipeline = pytest.importorskip("retro.run.pipeline")
-    assert [(one.name, one.directory) for one in pipeline.STAGES] == [stage[:2] for stage in STAGES]
