@@ -55,9 +55,7 @@ def test_every_link_to_a_file_of_ours_leads_somewhere(path: Path) -> None:
 
 def test_the_index_lists_every_page() -> None:
     index = (DOCS / "README.md").read_text(encoding="utf-8")
-    linked = {target for target, _ in LINK.findall(index)}
-    pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
-    assert pages - linked == set()
+    assert [path.name for path in DOCS.glob("*.md") if path.name not in index and path.name != "README.md"] == []
 
 
 def names_of(path: Path) -> set[str]:
