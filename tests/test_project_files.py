@@ -44,27 +44,6 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert [name for name in named_paths(page.read_text(encoding="utf-8")) if not exists(name)] == []
 
 
-def readme_tree() -> dict[str, str]:
-    """What README.md says of each room of the package and of each folder beside it, in the order of its tree."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"^## What is where\n+```\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    lines = re.findall(r"^( {0,2})(\w\S*) +(.*(?:\n {10,}.*)*)", block, flags=re.MULTILINE)
-    return {("retro/" if indent else "") + name: words for indent, name, words in lines}
-
-
-def test_the_tree_of_the_readme_has_every_room() -> None:
-    rooms = {f"retro/{path.parent.name}/" for path in (ROOT / "retro").glob("*/__init__.py")}
-    assert {name for name in readme_tree() if re.match("retro/.", name)} == rooms
-
-
-def test_what_the_tree_of_the_readme_names_exists() -> None:
-    missing = [name for name in readme_tree() if not exists(name)]
-    for name, words in readme_tree().items():
-        inner = re.findall(r"(?<![\w/])[a-z_/]+(?:\.py|/)(?=\W|$)", words)
-        missing += [f"{name}: {one}" for one in inner if not exists(one, ROOT / name) and not exists(one)]
-    assert missing == []
-
-
 def targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 
