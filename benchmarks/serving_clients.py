@@ -140,7 +140,7 @@ async def leave(port: int, question: Question, *, after: int) -> None:
 
 
 async def send_nonsense(port: int, body: bytes) -> int:
-    """Send what is no request; the status of the answer, 0 where the connection was closed while it was sent."""
+    """Send what is not a request; the status of the answer, 0 where the connection was closed while it was sent."""
     connection = await Connection.open(port)
     try:
         await connection.send(COMPLETIONS, body)

@@ -157,7 +157,7 @@ def run_phase(options: argparse.Namespace) -> None:
 def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
     """The Markdown page."""
     lines = []
-    for phase in PHASES[1:]:  # making the vectors is no part of what is measured
+    for phase in PHASES[1:]:  # making the vectors is not part of what is measured
         told = numbers[phase]
         took = f"{told['seconds']:.0f} | {told['cpu_seconds']:.0f} | {told['peak_rss_bytes'] / 1e9:.1f}"
         lines.append(f"| {phase} | {took} |")

@@ -18,7 +18,7 @@ def main(command: Callable[[], None] | None = None) -> None:
     That one takes apart what threads of torch and gloo still use, and now and then ends in `terminate called without
     an active exception` and exit code 134.
     """
-    # Closed by the shell: what is printed goes nowhere, and is no error.
+    # Closed by the shell: what is printed goes nowhere, and is not an error.
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     if sys.stderr is None:

@@ -185,7 +185,7 @@ def _summary(values_Q: Floats, document_Q: Int64, seed: int) -> dict[str, float]
 
 def overlap_table(found: dict[str, Any]) -> Table:
     """What `compare_neighbors` found, for the terminal."""
-    table = Table(title=f"How much of the continuation stands in the {found['neighbors']} neighbors read", rules="all")
+    table = Table(title=f"How much of the continuation is in the {found['neighbors']} neighbors read", rules="all")
     table.add_column("split", whole=True)
     table.add_column("chunks", align="right", whole=True)
     table.add_column("continuation's")

@@ -47,7 +47,7 @@ class SamplingOptions(TypedDict, total=False):
     seed: int
     """Each text of a call draws from a stream of its own."""
     stop: Sequence[str]
-    """Texts that end an answer, beside those of the run's task; they are no part of it."""
+    """Texts that end an answer, beside those of the run's task; they are not part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Generator:
 
     A question is asked as the run asks: in the prompt style (`generate.style`, of which `chat` is the tokenizer's chat
     template) and with the instruction of its task. `generate.contexts_in_prompt` passages stand in the prompt, and the
-    encoder of a Retro reads `generate.passages`. With `raw=True` a text is no question but a prompt, continued as it
+    encoder of a Retro reads `generate.passages`. With `raw=True` a text is not a question but a prompt, continued as it
     is; then passages reach the encoder alone, and without an encoder need to be None.
     """
 

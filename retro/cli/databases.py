@@ -87,7 +87,7 @@ def replace(words: WordsAndPath = None, source: Source = None) -> None:
 )
 def remove(
     words: OwnRun = None,
-    id_: Annotated[list[str] | None, typer.Option("--id", help="A document's id; may be given again.")] = None,
+    id_: Annotated[list[str] | None, typer.Option("--id", help="A document's id; can be repeated.")] = None,
     ids: Annotated[Path | None, typer.Option(help="A file with one id a line.")] = None,
     source: Source = None,
 ) -> None:
@@ -157,22 +157,26 @@ def import_db(
     epilog=examples("retro inspect neighbors 12 run.yaml", "retro inspect sample 0 run.yaml --html samples.html")
 )
 def inspect(
-    what: Annotated[str, typer.Argument(help="chunk, neighbors, sample or database.")],
+    what: Annotated[str, typer.Argument(help="chunk, neighbors, sample, tuning or database.")],
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[NUMBER] [CONFIG.yaml] [section.setting=value]...",
-            help="Row of the database, chunk of the stream, or training sample; a run's YAML file, and settings.",
+            help="Row of the database, chunk of the stream, sample or tuning question; a run's YAML file and settings.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Of neighbors and samples: train, valid or test.")] = "train",
-    source: Annotated[int, typer.Option(help="Of neighbors and samples: which corpus, counted from 0.")] = 0,
-    neighbors: Annotated[int | None, typer.Option(help="Shown of a chunk; as many as the model reads.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Of samples: write them as a page that needs nothing else.")] = None,
-    samples: Annotated[int, typer.Option(help="On that page, from NUMBER on.")] = 20,
+    split: Annotated[
+        str, typer.Option(help="Split of neighbors, samples and tuning questions: train, valid or test.")
+    ] = "train",
+    source: Annotated[int, typer.Option(help="For neighbors and samples: which corpus, counted from 0.")] = 0,
+    neighbors: Annotated[
+        int | None, typer.Option(help="Neighbors to show; default: as many as the model reads.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="For samples: write them to a self-contained HTML page.")] = None,
+    samples: Annotated[int, typer.Option(help="Samples on the page, starting with NUMBER.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show a chunk, a chunk's neighbors, training samples, or the whole database."""
+    """Show a chunk, its neighbors, training samples, what tuning learns of a question, or the whole database."""
     from retro.analysis.inspect.inspect import Options, show, view_and_number
 
     number, arguments = view_and_number(words or [])
@@ -219,8 +223,8 @@ def compare_neighbors(
     run_a: Annotated[Path, typer.Argument(help="A run's directory.")],
     run_b: Annotated[Path | None, typer.Argument(help="Another one over the same corpus.")] = None,
     neighbors: Annotated[int, typer.Option(help="Neighbors that a model reads of a chunk.")] = 2,
-    split: Annotated[list[str] | None, typer.Option(help="train, valid or test; may be given again.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A file for all numbers.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="train, valid or test; can be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for all numbers.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how much of the text to be predicted is in the neighbors, in one run or in two."""

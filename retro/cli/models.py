@@ -58,8 +58,12 @@ def plan_model(
 def plan_database(
     tokens: Annotated[str, typer.Option(help="Tokens of the text, as 330b or 1.2T.")],
     chunk: Annotated[int, typer.Option(help="Tokens of a chunk.")] = 64,
-    index: Annotated[str | None, typer.Option(help="A Faiss string; without it, the index stage's choice.")] = None,
-    embedder: Annotated[str, typer.Option(help="Its shape: bert-large, bert-base or minilm-l6.")] = "bert-large",
+    index: Annotated[
+        str | None, typer.Option(help="A Faiss factory string; default: the index stage's choice.")
+    ] = None,
+    embedder: Annotated[
+        str, typer.Option(help="The embedder's shape: bert-large, bert-base or minilm-l6.")
+    ] = "bert-large",
     sample: Annotated[str | None, typer.Option(help="Vectors that train the index, as 600m.")] = None,
     query_tokens: Annotated[
         str | None, typer.Option(help="Tokens whose chunks are searched for; without it, all of the text.")
@@ -68,11 +72,13 @@ def plan_database(
     nprobe: Annotated[int | None, typer.Option(help="Lists searched; without it, the stage's default.")] = None,
     document_tokens: Annotated[float, typer.Option(help="Mean tokens of a document.")] = 2400.0,
     vocabulary: Annotated[int, typer.Option(help="Tokens of the tokenizer: 2 or 4 bytes a token.")] = 50_257,
-    gpu: Annotated[str, typer.Option(help="A name of the GPU table, which embeds.")] = "a100-80g",
+    gpu: Annotated[str, typer.Option(help="A name of the GPU table, that computes the embeddings.")] = "a100-80g",
     utilisation: Annotated[
         float | None, typer.Option(help="Share of its peak that it reaches; without it, the published share.")
     ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure this machine too: half a minute.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Benchmark this machine too; takes half a minute.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print what a database of some size needs: disk, memory, GPU-hours, training sample, query hours."""
@@ -131,9 +137,7 @@ def convert(
 def merge_lora(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of adapters, or the directory of a finished stage.")],
     out: Annotated[Path, typer.Argument(help="The checkpoint to write; nothing may be there.")],
-    base: Annotated[
-        Path | None, typer.Option(help="The checkpoint they were trained on, if it no longer lies where it did.")
-    ] = None,
+    base: Annotated[Path | None, typer.Option(help="The checkpoint they were trained on, if it was moved.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; without it, the precision of the training.")
     ] = None,
@@ -154,7 +158,9 @@ def export(
     out: Annotated[Path, typer.Argument(help="The folder to write; must not exist, or be empty.")],
     decoder_only: Annotated[
         bool,
-        typer.Option("--decoder-only", help="Leave out encoder and cross-attention: a plain Llama, Qwen or GPT-2."),
+        typer.Option(
+            "--decoder-only", help="Export without encoder and cross-attention: a plain Llama, Qwen or GPT-2."
+        ),
     ] = False,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; without it, the precision of the training.")

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[CONFIG.yaml] [section.setting=value]...", help="A run's YAML file, and settings to change."
+        metavar="[CONFIG.yaml] [section.setting=value]...", help="A run's YAML file and settings that override it."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Numbers for machines.")]
-Redo = Annotated[bool, typer.Option("--redo", help="Remove what this stage and the following ones wrote, first.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine that build it together.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Redo = Annotated[bool, typer.Option("--redo", help="Remove the results of this stage and the later ones first.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine that share the work.")]
 
 EXAMPLES = "tools/retro/examples/configs"
 _GOES_ON = {*(stage.name for stage in STAGES), "run", "leakage", "sweep"}
@@ -40,8 +40,8 @@ _GOES_ON = {*(stage.name for stage in STAGES), "run", "leakage", "sweep"}
 
 def _log_options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log only warnings and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
-    log_file: Annotated[Path | None, typer.Option("--log-file", help="Append the log to this file too.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log debug messages too.")] = False,
+    log_file: Annotated[Path | None, typer.Option("--log-file", help="Also append the log to this file.")] = None,
 ) -> None:
     """Set up the log. Every command has these options."""
     end_with_parent()

@@ -28,16 +28,16 @@ def ask(
     ] = None,
     documents: Annotated[
         Path | None,
-        typer.Option(help="Answer from this folder of text files: its database is built, and kept for the next time."),
+        typer.Option(help="Answer from this folder of text files: its database is built once and kept."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="With --documents: a checkpoint, HuggingFace folder or .gguf file; else SmolLM2-135M."),
     ] = None,
     passages_from: Annotated[
-        str, typer.Option(help="retriever, live (search on while the answer grows) or none.")
+        str, typer.Option(help="retriever (searched with the question), live (also during generation) or none.")
     ] = "retriever",
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Write the answer while it grows.")] = True,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print the answer as it is generated.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Answer one question with the tuned model, or from a folder of documents, and list the passages it read."""
@@ -63,7 +63,7 @@ def ask(
     epilog=examples("retro serve run.yaml", "retro serve run.yaml serve.port=8080 generate.checkpoint=runs/wiki/6_sft")
 )
 def serve(arguments: Words = None) -> None:
-    """Answer over HTTP, as OpenAI's API does, with the passages that were read; a page to ask on at /."""
+    """Serve answers and their passages over HTTP, in the format of OpenAI's API, with a web page at /."""
     from retro.cli.serve import serve_run
 
     serve_run(read_named("serve", arguments))
@@ -93,11 +93,15 @@ def tasks(
 def compare(
     run_a: Annotated[Path, typer.Argument(help="A run, or the directory of its evaluate stage.")],
     run_b: Annotated[Path, typer.Argument(help="Another, or the same one with --setting-b.")],
-    task: Annotated[str | None, typer.Option(help="Where a run answered several tasks: which.")] = None,
-    setting: Annotated[str | None, typer.Option(help="As closed_book; without it, a report's first.")] = None,
-    setting_b: Annotated[str | None, typer.Option(help="Of RUN_B, if another.")] = None,
-    show: Annotated[int, typer.Option(min=0, help="Questions to list, of those on which they part.")] = 20,
-    out: Annotated[Path | None, typer.Option(help="A file for all numbers and all those questions.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task to score, where a run answered several.")] = None,
+    setting: Annotated[
+        str | None, typer.Option(help="The setting to compare, such as closed_book; default: the first in the report.")
+    ] = None,
+    setting_b: Annotated[str | None, typer.Option(help="The setting of RUN_B, if it differs from --setting.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="How many of the questions to list whose results differ.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option(help="A JSON file for all numbers and all questions whose results differ.")
+    ] = None,
     as_json: AsJson = False,
     # What `--json FILE` was before --json stood for the same everywhere.
     file: Annotated[Path | None, typer.Argument(hidden=True)] = None,
@@ -143,7 +147,7 @@ def lm_eval(
         bool, typer.Option("--apply-chat-template", help="Ask with the chat template of the model's folder.")
     ] = False,
     system_instruction: Annotated[
-        str | None, typer.Option(help="A text before every question; with a chat template, its system turn.")
+        str | None, typer.Option(help="A system message before every question; with a chat template, its system turn.")
     ] = None,
     samples: Annotated[
         str | None, typer.Option(help='Which questions, as JSON or a file of it: {"arc_easy": [0, 3]}.')
@@ -180,7 +184,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="Checkpoints, tasks, and what is read.")],
     as_json: AsJson = False,
 ) -> None:
-    """Score several checkpoints on several tasks into one table; what is done is not done again."""
+    """Score several checkpoints on several tasks into one table; finished cells are skipped."""
     from retro.sweep.run import cells_of, load_sweep, run_sweep
     from retro.sweep.table import as_json as numbers
     from retro.sweep.table import as_markdown, errors

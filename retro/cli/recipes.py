@@ -31,7 +31,9 @@ def recipe(
             help="`list` all recipes; `show` one's settings and steps; `run` its steps in order, or one of them.",
         ),
     ] = None,
-    redo: Annotated[bool, typer.Option("--redo", help="Remove what the step and those after it wrote, first.")] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Remove the results of this step and the later ones first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: what one paper adds to the pipeline, step by step; `retro recipe list` names them."""

@@ -55,7 +55,7 @@ def convert(
     ],
     part: Annotated[str, typer.Option(help="What the file is: train, dev or test.")] = "train",
     dev: Annotated[float, typer.Option(help="Share of the questions that go to a dev file, by their ids.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Decides which.")] = 1234,
+    seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 1234,
     turns: Annotated[
         Literal["last", "every"], typer.Option(help="Conversations: learn the last reply, or each of them.")
     ] = "last",

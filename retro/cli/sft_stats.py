@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
+from retro.analysis.inspect.tuning import tuning_inputs
 from retro.common.terminal import output
-from retro.corpus.reader import Corpus
-from retro.model.config import ModelShape
-from retro.qa.prompt_texts import load_prompts
-from retro.qa.prompts import require_template
 from retro.run.config import RunConfig
-from retro.run.pipeline import stage
 from retro.sft.prepare import Shape
-from retro.sft.sets import PARTS, read_sets
+from retro.sft.sets import PARTS
 from retro.sft.stats import Lengths, SetStats, measure_set, stats_record
-from retro.tokenizers.added_tokens import add_tokens
 
 
 def show_stats(config: RunConfig, *, as_json: bool) -> None:
@@ -29,60 +20,18 @@ def show_stats(config: RunConfig, *, as_json: bool) -> None:
         ConfigError: A set's kind or place, or the template, cannot be.
         DataError: A question file is missing or broken.
     """
-    shape, reads_passages = shape_of(config)
-    found = measure(config, shape, reads_passages)
+    with tuning_inputs(config) as inputs:
+        shape = inputs.shape
+        found = [
+            measure_set(inputs.data, inputs.texts, one, part, inputs.tokenizer, shape)
+            for part in PARTS
+            for one in inputs.sets(part)
+        ]
     if as_json:
         output.json(stats_record(found, shape))
         return
     for line in (*length_table(found), "", *fit_table(found, shape), "", *notes(config, found)):
         output.say(line)
-
-
-def shape_of(config: RunConfig) -> tuple[Shape, bool]:
-    """The sizes that tuning would find, of the checkpoint that is named, or else of the model section; and whether
-    that model reads passages."""
-    if config.sft.start_from is not None:
-        from retro.training import checkpoint
-
-        known = checkpoint.read_info(checkpoint.find(config.sft.start_from)).shape
-    else:
-        # The vocabulary is not looked at.
-        known = ModelShape(model=config.model, vocabulary=1, chunk_length=config.db.chunk_length)
-    shape = Shape(
-        sequence_length=known.model.sequence_length,
-        chunk_length=known.chunk_length,
-        passages=known.model.neighbors,
-        retrieved_length=known.retrieved_length,
-    )
-    return shape, known.model.retrieval
-
-
-def measure(config: RunConfig, shape: Shape, reads_passages: bool) -> list[SetStats]:
-    """Statistics of all sets, training files first."""
-    data = config.sft.data
-    if not reads_passages:
-        data = data.model_copy(update={"encoder": False})
-    texts = load_prompts(data.prompts)
-    require_template("sft.data.template", data.template, texts)
-    corpus_dir = stage("corpus").path(config)
-    with _tokenizer(config, corpus_dir) as tokenizer:
-        return [
-            measure_set(data, texts, one, part, tokenizer, shape)
-            for part in PARTS
-            for one in read_sets(data, texts, part, corpus_dir, skip=True)
-        ]
-
-
-@contextmanager
-def _tokenizer(config: RunConfig, corpus_dir: Path) -> Iterator[Any]:
-    """The corpus's tokenizer, with the special tokens that tuning would add."""
-    corpus = Corpus.open(corpus_dir)
-    if not config.sft.special_tokens:
-        yield corpus.tokenizer
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        source = corpus_dir / "tokenizer"
-        yield add_tokens(source, config.sft.special_tokens, Path(folder) / "tokenizer", "sft.special_tokens")
 
 
 def length_table(found: Sequence[SetStats]) -> list[str]:

@@ -128,7 +128,7 @@ def pretrain(
         bool, typer.Option("--dry-run", help="Print layers, parameters and memory; train nothing.")
     ] = False,
     skip_train: Annotated[bool, typer.Option("--skip-train", help="Only measure perplexity.")] = False,
-    load: Annotated[Path | None, typer.Option(help="A checkpoint to start from; needs --finetune.")] = None,
+    load: Annotated[Path | None, typer.Option(help="Checkpoint to start from; needs --finetune.")] = None,
     finetune: Annotated[bool, typer.Option("--finetune", help="Start at step 0 from --load's weights.")] = False,
     no_load_optim: Annotated[
         bool, typer.Option("--no-load-optim", help="Start with a clean optimizer (--finetune always does).")
@@ -139,7 +139,7 @@ def pretrain(
     extra = []
     if load is not None:
         if not finetune:
-            need = "needs --finetune: a stopped run goes on by itself, from its own directory"
+            need = "needs --finetune: a stopped run resumes by itself, from its own directory"
             raise ConfigError("--load", str(load), need)
         extra = [f"pretrain.start_from={load}"]
     elif finetune or no_load_optim:
@@ -163,7 +163,7 @@ def perplexity(
     again: Redo = False,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Measure this one, of a stopped run too; --redo is then its own."),
+        typer.Option(help="Measure this checkpoint, also one of a stopped run; --redo is then its own."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -143,7 +143,7 @@ def run_verification(arguments: Sequence[str], *, share: float, repair: bool, se
         as_json: Print what was found for machines.
 
     Raises:
-        ConfigError: `share` is no share, or what was asked needs the run's settings, and a directory was given.
+        ConfigError: `share` is not a share, or what was asked needs the run's settings, and a directory was given.
         RetroError: Something is not as it should be; each problem was printed.
     """
     config, command, has_settings = named_run(arguments)

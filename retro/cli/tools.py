@@ -23,11 +23,11 @@ config = typer.Typer(
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of text, or one file.")],
     questions: Annotated[
-        Path | None, typer.Option(help="Questions with answers (.json, .jsonl) to tune on and to ask.")
+        Path | None, typer.Option(help="Questions with answers (.json, .jsonl), for tuning and evaluation.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="How long the run may take on this machine, about.")] = 10.0,
+    minutes: Annotated[float, typer.Option(help="Approximate duration of the run on this machine, in minutes.")] = 10.0,
     out: Annotated[Path, typer.Option("--output", help="The YAML file to write.")] = Path("run.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Write a run's YAML file for a folder of text: documents, split, tokenizer, model and steps, with reasons."""
     from retro.init.run import Options, run
@@ -50,20 +50,20 @@ def quickstart(
     acts: Annotated[
         list[str] | None, typer.Argument(metavar="[ACT]...", help="answers, versions, learning, update; else all.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where documents, runs and the page go.")] = Path("runs/quickstart"),
-    questions: Annotated[int, typer.Option(min=2, help="How many to ask.")] = 40,
-    seed: Annotated[int, typer.Option(help="Draws the questions.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for documents, runs and the page.")] = Path("runs/quickstart"),
+    questions: Annotated[int, typer.Option(min=2, help="Number of questions.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of questions.")] = 1,
     model: Annotated[
         str | None, typer.Option(help="A checkpoint, HuggingFace folder or .gguf file; else SmolLM2-135M.")
     ] = None,
     older: Annotated[
         Path | None, typer.Option(help="Folder of an earlier version of an installed package, for `versions`.")
     ] = None,
-    targets: Annotated[int, typer.Option(min=2, help="Places that `versions` predicts the text after.")] = 48,
+    targets: Annotated[int, typer.Option(min=2, help="Positions after which `versions` predicts the text.")] = 48,
     steps: Annotated[int, typer.Option(min=1, help="Steps of training in `learning`.")] = 150,
     as_json: AsJson = False,
 ) -> None:
-    """See what retrieval is worth, on the documentation of this machine's Python packages, in four acts."""
+    """Measure what retrieval is worth on the documentation of installed Python packages, in four acts."""
     from retro.quickstart.options import ACTS, OLDER, Options
     from retro.quickstart.run import show_quickstart
     from retro.run.documents import MODEL
@@ -95,9 +95,9 @@ def status(
 @app.command(epilog=examples("retro verify run.yaml", "retro verify runs/wiki --recompute 0.05 --repair"))
 def verify(
     arguments: Words = None,
-    recompute: Annotated[float, typer.Option(help="Share of the blocks to make once more and compare.")] = 0.0,
-    repair: Annotated[bool, typer.Option("--repair", help="Make damaged blocks again.")] = False,
-    seed: Annotated[int, typer.Option(help="Draws the blocks to make once more.")] = 0,
+    recompute: Annotated[float, typer.Option(help="Share of the blocks to recompute and compare.")] = 0.0,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild damaged blocks.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of blocks to recompute.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Read every file of a run again and compare it with its checksum; rebuild what is damaged with --repair."""

@@ -1,1 +1,1 @@
-"""What every stage leans on: configs, errors, logs, artifacts, blocks, tokenizers. Knows no stage."""
+"""What every package uses: configuration, errors, logs, artifacts, block work, registries. Imports no other package."""

@@ -165,7 +165,7 @@ class BlockStore:
                 block = Block({name: file[name][...] for name in file}, _counts(read_text(file, "counts")))
                 rows, inputs, checksum = file.attrs["rows"], read_text(file, "inputs"), read_text(file, "checksum")
                 if not isinstance(rows, np.integer) or not all(array.ndim for array in block.arrays.values()):
-                    raise ValueError("its rows are no rows")
+                    raise ValueError("its rows are not rows")
         except ArtifactError as error:
             return error.problem, nothing
         if inputs != self.inputs[number]:
@@ -188,7 +188,7 @@ def _inputs_of(path: Path) -> str:
 def _counts(text: str) -> dict[str, int]:
     counts: dict[str, int] = parse_json(text)
     if wrong_type(counts, dict[str, int]) is not None:
-        raise ValueError("its counts are no counts")
+        raise ValueError("its counts are not counts")
     return counts
 
 

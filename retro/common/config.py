@@ -232,7 +232,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def is_broken(word: str) -> bool:
-    """Whether a word of the command line had bytes that are no UTF-8, for which Python puts halves of characters."""
+    """Whether a word of the command line had bytes that are not UTF-8, for which Python puts halves of characters."""
     return any("\ud800" <= letter <= "\udfff" for letter in word)
 
 

@@ -182,7 +182,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def write_plain_json(path: Path, data: object) -> None:
-    """Write JSON for other programs: without a checksum, which is no part of their formats."""
+    """Write JSON for other programs: without a checksum, which is not part of their formats."""
     _write_text(path, checksummed_json.plain_document(data))
 
 
@@ -206,7 +206,7 @@ def read_json(
         keys_once: Whether a key twice in one object is an error.
 
     Raises:
-        ArtifactError, DataError: The file is missing, is no file, is too large, is not JSON, nests too deep, was
+        ArtifactError, DataError: The file is missing, is not a file, is too large, is not JSON, nests too deep, was
             changed after it was written, or holds something else than `expect`.
     """
     text = read_text(path, remedy, limit=limit, error=error)
@@ -230,7 +230,7 @@ def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
     A last line that a kill cut short, which shows by its missing line end, is left out.
 
     Raises:
-        ArtifactError: The file cannot be read, or a whole line is no JSON object or was changed after it was written.
+        ArtifactError: The file cannot be read, or a whole line is not a JSON object or was changed later.
     """
     found: list[dict[str, Any]] = []
     for number, line in enumerate(read_text(path, remedy).split("\n")[:-1], start=1):
@@ -239,7 +239,7 @@ def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
         except JsonError as error:
             raise ArtifactError(path, f"line {number} is {error}", remedy) from None
         if problem or not isinstance(data, dict):
-            raise ArtifactError(path, f"line {number} {problem or 'is no JSON object'}", remedy)
+            raise ArtifactError(path, f"line {number} {problem or 'is not a JSON object'}", remedy)
         found.append(data)
     return found
 
@@ -268,7 +268,7 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex.
 
     Raises:
-        OSError: It is missing, is no regular file, or cannot be read.
+        OSError: It is missing, is not a regular file, or cannot be read.
     """
     with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

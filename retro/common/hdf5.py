@@ -122,7 +122,7 @@ def open_file(path: Path, remedy: str, *, error: ErrorClass = ArtifactError) -> 
     """Open `path` for reading, if all that it holds is its own: see `_problem_of`.
 
     Raises:
-        ArtifactError, DataError: The file is missing, is no regular file, HDF5 cannot read it, or it leads elsewhere.
+        ArtifactError, DataError: The file is missing, is not a regular file, HDF5 cannot read it, or it is a link.
     """
     require_regular(path, remedy, error=error)
     try:
@@ -214,7 +214,7 @@ def read_text(owner: h5py.Group, name: str) -> str:
     """
     text = owner.attrs[name]
     if not isinstance(text, bytes):
-        raise TypeError(f"attribute {name!r} is no text")
+        raise TypeError(f"attribute {name!r} is not text")
     return text.decode()
 
 

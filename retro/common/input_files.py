@@ -76,7 +76,7 @@ def read_bytes(
         missing: What to say of a file that is not there.
 
     Raises:
-        ArtifactError, DataError: It is missing, is no regular file, is too large, or cannot be read.
+        ArtifactError, DataError: It is missing, is not a regular file, is too large, or cannot be read.
     """
     try:
         with open_regular(path) as stream:

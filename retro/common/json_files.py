@@ -29,7 +29,7 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class JsonError(ValueError):
-    """A text is no JSON value, or none that is read."""
+    """A text is not a JSON value, or none that is read."""
 
     def __init__(self, problem: str, text: str, at: int) -> None:
         self.problem = problem
@@ -144,7 +144,7 @@ class _RefusedError(Exception):
 
 
 def _refuse(constant: str) -> None:
-    raise _RefusedError(f"{constant}, which is no JSON number")
+    raise _RefusedError(f"{constant}, which is not a JSON number")
 
 
 def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def read_text(path: Path, what: str = "question file") -> str:
     """The text of a file that a user brought.
 
     Raises:
-        DataError: It is missing, is no file, or is not UTF-8.
+        DataError: It is missing, is not a file, or is not UTF-8.
     """
     remedy = "Check the path, and give a UTF-8 file"
     return input_files.read_text(path, remedy, limit=MAX_TEXT_BYTES, error=DataError, missing=f"no such {what}")
@@ -205,11 +205,11 @@ def json_items(path: Path, text: str, *, on_bad: OnBad | None = None) -> Iterato
     Args:
         path: Named in errors.
         text: What the file holds.
-        on_bad: Called for broken lines and of items that are no objects, which are then passed over; without it, the
+        on_bad: Called for broken lines and of items that are not objects, which are then passed over; without it, the
             first of them is raised.
 
     Raises:
-        DataError: The JSON is broken, or an item is no object.
+        DataError: The JSON is broken, or an item is not an object.
     """
     found = _list_items(path, text) if text.lstrip().startswith("[") else _line_items(path, text, on_bad)
     for number, place, value in found:
@@ -224,7 +224,7 @@ def json_item(path: Path, number: int, place: str, value: Any) -> JsonItem:
     """A value as an item of a file.
 
     Raises:
-        DataError: It is no object, or holds half a character.
+        DataError: It is not an object, or holds half a character.
     """
     problem = _problem(value)
     if problem is not None:

@@ -140,7 +140,7 @@ def worker_of(environment: Mapping[str, str] = os.environ) -> Worker:
     """This process's place among the workers, as its launcher says.
 
     Raises:
-        ConfigError: The variable is not `rank/world`, or a launcher's is no number.
+        ConfigError: The variable is not `rank/world`, or a launcher's is not a number.
     """
     text = environment.get(VARIABLE)
     if text is not None:

@@ -1,6 +1,6 @@
 """Who works on what: small files that say which process holds a piece of work, and whether it lives; locks of a run.
 
-A claim only spares work that another does already. It is no lock: should two workers hold one piece, both write the
+A claim only spares work that another does already. It is not a lock: should two workers hold one piece, both write the
 same bytes under a temporary name and rename them, so the worst that can happen is work done twice. That is why a
 file system without locks serves, and why a dead worker's claim may simply be taken over.
 """

@@ -32,7 +32,7 @@ _DICTIONARIES = {("collections", "OrderedDict"), ("collections", "defaultdict")}
 
 
 class PickleError(ValueError):
-    """The bytes are no pickle, are cut short, or ask for something that a file of plain data has no use for."""
+    """The bytes are not pickle, are cut short, or ask for something that a file of plain data has no use for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class _Machine:
     def _name_from_stack(self) -> None:
         module, name = self._take(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise PickleError("it names something by what is no text")
+            raise PickleError("it names something by what is not text")
         self._push_name(module, name)
 
     def _push_name(self, module: str, name: str) -> None:
@@ -226,7 +226,7 @@ class _Machine:
     def _call(self) -> None:
         of, args = self._take(2)
         if not isinstance(of, Name) or not isinstance(args, tuple):
-            raise PickleError("it calls what is no name of a class or a function")
+            raise PickleError("it calls what is not a name of a class or a function")
         self._make({} if (of.module, of.name) in _DICTIONARIES else DescribedObject(of, args))
 
     def _build(self) -> None:

@@ -99,7 +99,7 @@ class Registry(Generic[T]):
         load: Callable[[str], object] = import_object,
     ) -> None:
         if group not in GROUPS:
-            raise ValueError(f"{group} is no group of entry points; known: {', '.join(GROUPS)}")
+            raise ValueError(f"{group} is not a group of entry points; known: {', '.join(GROUPS)}")
         self.group, self.what, self.built_in = group, what, built_in
         self._accept, self._load = accept, load
         self._loaded: dict[str, T] = {}

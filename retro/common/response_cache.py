@@ -126,7 +126,7 @@ class ResponseCache:
 
     def _drop(self, stream: BinaryIO, line: bytes) -> None:
         if not self._end and not _line(self._header).startswith(line):
-            raise OtherHeaderError(self.path, "is no file of responses", self._remedy)
+            raise OtherHeaderError(self.path, "is not a file of responses", self._remedy)
         stream.truncate(self._end)
         log.warning("%s: dropped 1 line (%d bytes) that was cut short when it was written", self.path, len(line))
 

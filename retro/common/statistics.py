@@ -48,7 +48,7 @@ def estimate_ratio(
 ) -> Estimate:
     """Mean of what is summed in parts of unequal weight, such as losses of documents, and its bootstrap interval.
 
-    Resampling draws whole parts: tokens of one document are no independent draws.
+    Resampling draws whole parts: tokens of one document are not independent draws.
 
     Args:
         totals: [N] sum of each part, at least one.

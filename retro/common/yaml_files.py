@@ -78,10 +78,10 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"line {line}: a {key.id} stands where a name is needed")
+                raise yaml.YAMLError(f"line {line}: found a {key.id}, needed is a name")
             if key.value in names:
                 raise yaml.YAMLError(
-                    f"line {line}: {key.value!r} stands twice; settings of one section belong together"
+                    f"line {line}: {key.value!r} occurs twice; settings of one section belong together"
                 )
             if not key.tag.endswith(":merge"):
                 names.add(key.value)
@@ -127,7 +127,7 @@ def read_yaml(path: Path, *, error: ErrorClass = DataError) -> dict[str, Any]:
     """Read one YAML mapping; an empty file is an empty one.
 
     Raises:
-        DataError: The file is missing, is no file, is too large, is not YAML, or is not a mapping.
+        DataError: The file is missing, is not a file, is too large, is not YAML, or is not a mapping.
     """
     text = read_text(
         path,

@@ -60,7 +60,7 @@ class SourceConfig(StageConfig):
     """Key or column of a document's title. A line without it has an empty title."""
 
     documents: DocumentUnit = "auto"
-    """What one document is in plain text: a whole `file`, what stands between blank lines, or a `line`.
+    """What one document is in plain text: a whole `file`, text between blank lines, or a `line`.
     `auto`: blank lines part the documents of a single file, each file of a folder is one."""
 
     split: Literal["fractions", "train", "valid", "test"] = "fractions"
@@ -134,10 +134,10 @@ class CorpusConfig(StageConfig):
     """Decides the split and the order of documents in the training stream."""
 
     min_words: PositiveInt = 1
-    """Documents with fewer words are set aside."""
+    """Documents with fewer words are rejected."""
 
     max_bad_fraction: Fraction = 1.0
-    """Stop when more than this share of a source's documents is set aside; 1 never stops."""
+    """Stop when more than this share of a source's documents is rejected; 1 never stops."""
 
     block_bytes: Annotated[int, Field(ge=1)] = 1 << 26
     """Bytes of input in one block, the unit of resuming and of parallel work; a block ends where a document does. Some

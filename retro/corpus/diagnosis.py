@@ -41,12 +41,12 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(source: Source, file: InputFile, reasons: Mapping[str, int]) -> Diagnosis | None:
-    """Look at how a file begins of which nothing, or much, was set aside; None where nothing is known of it.
+    """Look at how a file begins of which nothing, or much, was rejected; None where nothing is known of it.
 
     Args:
         source: Whose file.
         file: The file of the first reject.
-        reasons: How many were set aside, by reason.
+        reasons: How many were rejected, by reason.
     """
     if source.kind in ("parquet", "arrow"):
         return None
@@ -94,7 +94,7 @@ def _of_json(head: bytes, file: InputFile) -> Diagnosis | None:
         problem = "its objects are spread over several lines"
         return Diagnosis(problem, f"Write one object a line: jq -c . {given} > {to}")
     if text and not text.startswith(b"{"):
-        return Diagnosis("its lines are no JSON objects", "Set the source's kind: text, or folder, for plain text")
+        return Diagnosis("its lines are not JSON objects", "Set the source's kind: text, or folder, for plain text")
     return None
 
 

@@ -81,5 +81,5 @@ class DocumentNames:
         except JsonError as error:
             raise ArtifactError(self.path, f"line {number} is not JSON ({error})", _REMEDY) from None
         if not isinstance(names, dict) or not all(isinstance(names.get(key), str) for key in ("id", "title")):
-            raise ArtifactError(self.path, f"line {number} is no id and title", _REMEDY)
+            raise ArtifactError(self.path, f"line {number} is not an id and a title", _REMEDY)
         return names

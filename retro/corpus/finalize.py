@@ -169,7 +169,7 @@ class Finalizer:
         """Write everything but the manifest, and give it.
 
         Raises:
-            DataError: A source has no document, or too much of it was set aside.
+            DataError: A source has no document, or too much of it was rejected.
             ConfigError: A split has no document.
             ArtifactError: A block is damaged, or the disk is full.
         """

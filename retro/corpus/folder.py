@@ -12,7 +12,7 @@ from pathlib import Path
 from retro.common.errors import DataError
 
 HIDDEN = "hidden (a name that begins with a dot)"
-BROKEN_LINK = "links that lead nowhere"
+BROKEN_LINK = "broken links"
 LOOP = "links to a folder that they are in"
 SEEN = "links to a folder that is read under another name"
 SPECIAL = "pipes, sockets or devices"
@@ -147,7 +147,7 @@ def is_folder(path: Path) -> bool | None:
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})", "Check the source's path") from None
     except ValueError as error:
-        raise DataError(repr(str(path)), f"is no path ({error})", "Check the source's path") from None
+        raise DataError(repr(str(path)), f"is not a path ({error})", "Check the source's path") from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
         kind = next((name for is_kind, name in kinds if is_kind(mode)), "a device")

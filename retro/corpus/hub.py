@@ -89,7 +89,7 @@ def _fetched(path: Path, *, cached: bool) -> Path:
 def _place(path: Path) -> _Place:
     found = _PLACE.fullmatch(str(path))
     if found is None or not is_below(found[3]):
-        need = "is no part of a dataset: needed is hf://datasets/ORG/NAME[@REVISION]/PATH"
+        need = "is not part of a dataset: needed is hf://datasets/ORG/NAME[@REVISION]/PATH"
         remedy = "Name one folder or file, so that no text is read twice from several versions of the dataset"
         raise DataError(_as_typed(path), need, remedy)
     revision = (found[2] or "main").replace("%2F", "/")

@@ -1,6 +1,6 @@
 """From files, or parts of files, to documents: one reader per layout.
 
-What is no document comes out as a reject, with its reason.
+What is not a document comes out as a reject, with its reason.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Something in a source that is no document."""
+    """Something in a source that is not a document."""
 
     file: str
     line: int
@@ -50,7 +50,7 @@ class Reject:
 
 
 class _BadLineError(Exception):
-    """A line that is no document; becomes a Reject."""
+    """A line that is not a document; becomes a Reject."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -184,7 +184,7 @@ def _decode(content: bytes) -> str:
 
 
 def _json_lines(lines: Lines, file: InputFile, config: SourceConfig) -> Iterator[Item]:
-    """One JSON object per line; lines of white space only are no documents and no rejects."""
+    """One JSON object per line; lines of white space only are neither documents nor rejects."""
     for number, line in lines:
         if not line.strip():
             continue

@@ -98,7 +98,7 @@ def _shape(entry: Mapping[str, Any]) -> str:
 BLOCKS = "blocks"
 """Scanned and tokenized blocks; gone once the stage is complete."""
 RECORDS = "sources"
-"""For each source, what it was made from and what was set aside."""
+"""For each source, what it was made from and what was rejected."""
 QUESTIONS = "qa"
 TOKENIZER = "tokenizer"
 REJECTS = "rejects.jsonl"
@@ -141,7 +141,7 @@ class SourceCounts:
     words: int
     """0 for a Megatron source, whose words nobody counted."""
     rejects: dict[str, int]
-    """Things set aside, by reason."""
+    """Things rejected, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +211,7 @@ class CorpusReport:
     def line(self) -> str:
         """What it did, in a sentence."""
         rejects = ", ".join(f"{count:,} {reason}" for reason, count in self.rejects.items() if count)
-        aside = f"; set aside: {rejects}" if rejects else ""
+        aside = f"; rejected: {rejects}" if rejects else ""
         questions = f"; {self.questions:,} questions" if self.questions else ""
         return f"{self.documents:,} documents, {self.words:,} words, {self.tokens:,} tokens{aside}{questions}"
 

@@ -28,7 +28,7 @@ _SHOWN = 3
 def reject_lines(source: str, rejects: Iterable[Reject]) -> bytes:
     """Lines of rejects.jsonl."""
     lines = "".join(json.dumps({"source": source} | asdict(one), ensure_ascii=False) + "\n" for one in rejects)
-    # A line may be set aside for half a character, which UTF-8 cannot hold; JSON spells it with a backslash.
+    # A line may be rejected for half a character, which UTF-8 cannot hold; JSON spells it with a backslash.
     return lines.encode(errors="backslashreplace")
 
 
@@ -37,7 +37,7 @@ class AcceptedDocuments:
 
     Attributes:
         documents: How many have come by.
-        reasons: Things set aside, by reason.
+        reasons: Things rejected, by reason.
     """
 
     def __init__(self, source: Source, items: Iterable[Item], stream: BinaryIO) -> None:
@@ -63,17 +63,17 @@ def accept_documents(source: Source, items: Iterable[Item], out: Path) -> Iterat
 
 
 def require_enough(config: CorpusConfig, source: Source, documents: int, reasons: Mapping[str, int], out: Path) -> str:
-    """What was set aside of a source, in words; empty if nothing.
+    """What was rejected of a source, in words; empty if nothing.
 
     Args:
         config: The stage's settings.
         source: Whose documents.
         documents: How many there are.
-        reasons: Things set aside, by reason; they stand in the rejects file of the source.
+        reasons: Things rejected, by reason; they stand in the rejects file of the source.
         out: The stage's directory.
 
     Raises:
-        DataError: The source has no document, or more was set aside than is allowed. The likeliest reason is named.
+        DataError: The source has no document, or more was rejected than is allowed. The likeliest reason is named.
     """
     origin = source.config.path or source.config.built_in or ""
     rejected = sum(reasons.values())
@@ -85,11 +85,11 @@ def require_enough(config: CorpusConfig, source: Source, documents: int, reasons
         raise DataError(origin, problem, guess.remedy if guess else "Check the source's path, kind and text_key")
     bad = rejected / (rejected + documents)
     if bad > config.max_bad_fraction:
-        problem = f"{bad:.1%} of it was set aside{reported}, max_bad_fraction allows {config.max_bad_fraction:.1%}"
+        problem = f"{bad:.1%} of it was rejected{reported}, max_bad_fraction allows {config.max_bad_fraction:.1%}"
         problem += f"; {guess.problem}" if guess else ""
         raise DataError(origin, problem, guess.remedy if guess else "Mend the source, or allow more")
     advice = f": {guess.problem}. {guess.remedy}" if guess else ""
-    return f"{source.name}: {rejected} set aside{reported}{advice}" if rejected else ""
+    return f"{source.name}: {rejected} rejected{reported}{advice}" if rejected else ""
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Whether a tokenizer file can spell the text: what of a sample comes back after encoding and decoding."""
+"""Whether a tokenizer file can encode the text: what of a sample comes back after encoding and decoding."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def require_spelling(config: CorpusConfig, sources: Sequence[Source], tokenizer:
         f"{found.lost.total():,} of {found.characters:,} characters of a sample do not come back, {most} most often"
     )
     if found.lost_fraction > config.tokenizer.max_lost_fraction:
-        need = f"needs a tokenizer that can spell the text: with {file}, {reported}"
+        need = f"needs a tokenizer that can encode the text: with {file}, {reported}"
         raise ConfigError("corpus.tokenizer.max_lost_fraction", config.tokenizer.max_lost_fraction, need)
-    log.warning("corpus: %s cannot spell all of the text: %s", file, reported)
+    log.warning("corpus: %s cannot encode all of the text: %s", file, reported)
 
 
 def _beginning(config: CorpusConfig, source: Source) -> Iterator[Document]:

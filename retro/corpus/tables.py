@@ -56,7 +56,7 @@ def table_parts(path: Path, kind: str, config: SourceConfig, block_bytes: int) -
 def table_rows(path: Path, kind: str, config: SourceConfig, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
     """The rows from number `start` to `stop` of a file, as dicts of the columns that are read.
 
-    A text that is no UTF-8 comes as bytes.
+    A text that is not UTF-8 comes as bytes.
 
     Raises:
         DataError: The file is damaged, or has not the columns that the source needs.

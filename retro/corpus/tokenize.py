@@ -66,7 +66,7 @@ class TokenBlock:
 
 
 def reasons_of(counts: dict[str, int]) -> dict[str, int]:
-    """Things set aside in a block, by reason."""
+    """Things rejected in a block, by reason."""
     return {name.removeprefix(_REASON): count for name, count in counts.items() if name.startswith(_REASON)}
 
 

@@ -47,7 +47,7 @@ def prepare_tokenizer(
     Raises:
         ConfigError: Nothing to train on, or a size that the given file does not have.
         DataError: The given file is missing or is not a tokenizer; or a source has no document, or too much of it was
-            set aside.
+            rejected.
     """
     directory, made_from = out / TOKENIZER, tokenizer_origin(config, inputs)
     if is_prepared(made_from, directory):
@@ -125,12 +125,12 @@ def training_sample(config: CorpusConfig, sources: Sequence[Source], out: Path) 
     """Texts of training documents, spread evenly over all sources, up to the cap on characters.
 
     A document is kept while its random key is below a threshold that halves whenever the kept ones outgrow the
-    cap: one pass over text of any size, and every part of it is as likely as every other. What is no document is
+    cap: one pass over text of any size, and every part of it is as likely as every other. What is not a document is
     counted, written to the rejects in `out` and reported.
 
     Raises:
         ConfigError: A source is already tokenized, or no text is left to train on.
-        DataError: A source has no document, or too much of it was set aside.
+        DataError: A source has no document, or too much of it was rejected.
     """
     kept: list[tuple[int, int, int, str]] = []
     threshold, characters = 1 << 64, 0

@@ -229,7 +229,7 @@ class ChunkDatabase:
         """Tokens of chunks, each followed by its continuation in the same document.
 
         Args:
-            neighbor_ids: [...] row numbers; -1 is no neighbor and gives no token.
+            neighbor_ids: [...] row numbers; -1 is not a neighbor and gives no token.
 
         Returns:
             tokens int32 [..., R], padded on the right with the end-of-document token; mask bool [..., R], True on

@@ -48,7 +48,7 @@ def run(
     Raises:
         ArtifactError: An answer file is short, misaligned, duplicated or broken, or `out` belongs to other
             answers.
-        ConfigError: A metric does not fit the questions, or a slice is no label of theirs.
+        ConfigError: A metric does not fit the questions, or a slice is not a label of theirs.
     """
     parent = read_manifest(generate_dir, "generate")
     # What the page shows does not shape the scores.

@@ -40,7 +40,7 @@ def document_found(passages: Sequence[PassageLike], document_ids: Collection[str
 SCORES = "scores.json"
 PER_QUESTION = "questions.jsonl"
 
-# More values than this are no kinds of question.
+# More values than this are not kinds of question.
 _MOST_VALUES = 50
 NO_LABEL = "(none)"
 """The slice of questions that lack a label."""
@@ -62,7 +62,7 @@ def score_answers(
         and by setting the numbers of each question.
 
     Raises:
-        ConfigError: A metric does not fit the questions, or a slice is no label of theirs.
+        ConfigError: A metric does not fit the questions, or a slice is not a label of theirs.
     """
     if config.gold == "first":
         asked = [_first_gold(one) for one in asked]

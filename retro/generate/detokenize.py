@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 _BROKEN = "\ufffd"
-"""What decoders give for bytes that are no whole character."""
+"""What decoders give for bytes that are not a whole character."""
 _CONTEXT = 4
 
 
@@ -46,7 +46,7 @@ class AnswerText:
         return self._give_out(text)
 
     def rest(self) -> str:
-        """What is left when the answer ends; bytes that are no whole character give U+FFFD."""
+        """What is left when the answer ends; bytes that are not a whole character give U+FFFD."""
         return self._give_out(self._tokenizer.decode(self._ids))
 
     def _give_out(self, text: str) -> str:

@@ -174,7 +174,7 @@ def end_tokens(tokenizer: Tokenizer, config: GenerateConfig) -> tuple[int, ...]:
 
     Raises:
         ConfigError: Style `chat` is wanted, and there is no chat template.
-        DataError: It is no template.
+        DataError: It is not a template.
     """
     known = conventions_of(tokenizer)
     if config.style == STYLE:

@@ -77,7 +77,7 @@ def find_passages(
         questions: All of them.
         retrieve: Searches the database; needed where `config.searches`.
         needed: Refuse a setting with passages in which no question has one: it would be `closed_book` under another
-            name. A single question is no comparison, and is answered without.
+            name. A single question is not a comparison, and is answered without.
 
     Raises:
         ConfigError: Passages are wanted, and no question has one; or the retriever is, and there is none.

@@ -148,5 +148,5 @@ def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole_is_no_slice(config: GenerateConfig, questions: int) -> GenerateConfig:
-    """A count that reaches past the last question asks for all of them: 0 and 20000 of 3610 questions is no slice."""
+    """A count that reaches past the last question means all of them: 0 and 20000 of 3610 questions are not a slice."""
     return config.model_copy(update={"count": None}) if slice_bounds(config, questions) == (0, questions) else config

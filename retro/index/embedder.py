@@ -129,7 +129,7 @@ def require_vectors(embedder: Embedder, vectors: Any, count: int) -> NDArray[np.
         [N, D] float32.
 
     Raises:
-        DataError: They have another shape or type, or a value that is no number.
+        DataError: They have another shape or type, or a value that is not a number.
     """
     import numpy as np
 

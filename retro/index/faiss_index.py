@@ -159,7 +159,7 @@ def require_header(path: Path, rows: int, dimension: int) -> None:
     """Check that a Faiss file begins as one of that many vectors does, without reading the rest.
 
     Raises:
-        ArtifactError: It is missing, is no file, or is of another number of vectors or another dimension.
+        ArtifactError: It is missing, is not a file, or is of another number of vectors or another dimension.
     """
     remedy = f"Delete {path.parent} and run `retro index` again"
     require_regular(path, remedy)

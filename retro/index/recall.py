@@ -46,7 +46,7 @@ class RecallSample:
 
     queries_QD: NDArray[np.float32]
     own_Q: Int64
-    """[Q] the query's own row, which is no neighbor of it."""
+    """[Q] the query's own row, which is not a neighbor of it."""
     least_QK: NDArray[np.float32]
     """[Q, most of RECALL_AT] the score of the best, second best … true neighbor, -inf where there are no more."""
     vectors_ND: NDArray[Any]

@@ -1,7 +1,7 @@
 """Find the cheapest search that reaches a requested recall.
 
 Every choice follows from recall and from counts of compared vectors, never from a clock, so that the same index is
-always given the same settings. Times are taken along the way for the trade-off curve, which is no part of the artifact.
+always given the same settings. Times are measured for the trade-off curve, which is not part of the artifact.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class FaissFile:
         """
 
         def found(queries_QD: NDArray[np.float32], depth: int) -> Hits:
-            # Ties are followed deeper; that is no reason to look into further lists.
+            # Ties are followed deeper; that is not a reason to look into further lists.
             hits = self._index.search(queries_QD, depth, rows, least=k)
             if hits[0].size and hits[0].max() >= len(self.rows):
                 problem = f"has the number {hits[0].max()} for one of its {len(self.rows)} vectors"

@@ -20,9 +20,9 @@ CHARACTERS_PER_PIECE = 450
 """The pystdlib run has 4,096 pieces for 1.9 million characters of documents."""
 LEAST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 _LEAST_KEPT = 0.8
-"""Share of a text that must be left where short documents are set aside."""
+"""Share of a text that must be left where short documents are rejected."""
 _BYTES = 256
-_NAMES = {"file": "each file", "blank_line": "what stands between blank lines", "line": "each line"}
+_NAMES = {"file": "each file", "blank_line": "text between blank lines", "line": "each line"}
 _AUTO = {
     "jsonl": "each line's object",
     "tsv": "each line of the table",
@@ -110,7 +110,7 @@ def least_words(parted: Sequence[SplitSource]) -> Choice | None:
 
 
 def left(parted: Sequence[SplitSource], min_words: Choice | None) -> list[tuple[int, int]]:
-    """Documents and characters of each source, without what is set aside."""
+    """Documents and characters of each source, without what is rejected."""
     cuts = [one.cut for one in parted]
     if min_words is None:
         return [(cut.documents, cut.characters) for cut in cuts]

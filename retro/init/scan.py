@@ -88,7 +88,7 @@ class _Reading:
 
     Attributes:
         read: Bytes that were read.
-        reasons: Things that are no documents, by reason.
+        reasons: Things that are not documents, by reason.
         sample: Texts from the beginning.
     """
 
@@ -147,5 +147,5 @@ def _nothing(source: Source, reading: _Reading) -> DataError:
 
 def _path(config: SourceConfig) -> Path:
     if config.path is None:
-        raise ValueError(f"the source {config.name!r} is no file of a user's")
+        raise ValueError(f"the source {config.name!r} is not a file of a user's")
     return config.path

@@ -92,7 +92,7 @@ def _turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
 def _write_as_huggingface(model: Path, out: Path) -> bool:
     """Write a SentencePiece model as a tokenizer.json, if that is sure to give the same ids; tell whether it did."""
     vocabulary = read_vocabulary(model)
-    reason = "it is no BPE, or changes characters" if vocabulary is None else inexact(vocabulary)
+    reason = "it is not BPE, or changes characters" if vocabulary is None else inexact(vocabulary)
     if vocabulary is None or reason is not None:
         log.warning(
             "export: no tokenizer_config.json: AutoTokenizer might give other ids than %s, as %s", model, reason

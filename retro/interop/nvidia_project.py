@@ -68,7 +68,7 @@ def open_project(directory: Path) -> Project:
     """Read a project's settings and find its token files.
 
     Raises:
-        DataError: It is no such project, or a setting or token file is missing.
+        DataError: It is not such a project, or a setting or token file is missing.
     """
     path = directory / CONFIG
     settings = read_json(path, _REMEDY, error=DataError)
@@ -95,7 +95,7 @@ def _train_fraction(path: Path, split: object) -> float:
     except ValueError:
         fraction = 0.0
     if not 0 < fraction <= 1:
-        problem = f"has retro_gpt_split = {split!r}, whose first number is no percentage of the documents"
+        problem = f"has retro_gpt_split = {split!r}, whose first number is not a percentage of the documents"
         raise DataError(path, problem, "Their tools build no database from that; fix the setting")
     return fraction
 
@@ -124,7 +124,7 @@ def _ratio(directory: Path, weight: object) -> float:
     except ValueError:
         ratio = 0.0
     if not ratio > 0:
-        problem = f"has {weight!r} where the weight of a corpus stands in retro_gpt_data_path"
+        problem = f"has {weight!r} as the weight of a corpus in retro_gpt_data_path"
         raise DataError(directory / CONFIG, problem, _REMEDY)
     return ratio
 
@@ -187,7 +187,7 @@ def tokenizer_settings(
     if path.is_dir() and (path / "tokenizer.json").exists():
         path, kind = path / "tokenizer.json", "huggingface"
     if kind is None or not path.is_file():
-        problem = "is no tokenizer file" if path.exists() else "no such tokenizer file"
+        problem = "is not a tokenizer file" if path.exists() else "no such tokenizer file"
         raise DataError(path, problem, _GIVE)
     return TokenizerConfig(kind=kind, path=path.resolve(), eod_token=eod_token)
 
@@ -225,7 +225,7 @@ def gpt2_file(vocabulary: Path, merges: Path, out: Path) -> Path:
     # The library raises a bare Exception for every kind of bad file.
     except Exception as error:  # noqa: BLE001
         reason = short_reason(error)
-        raise DataError(vocabulary, f"and {merges.name} are no byte-level BPE ({reason})", _GIVE) from None
+        raise DataError(vocabulary, f"and {merges.name} are not byte-level BPE ({reason})", _GIVE) from None
     made = tokenizers.Tokenizer(model)
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()

@@ -196,7 +196,9 @@ def _require_yaml(folder: Path | None, name: str) -> None:
         try:
             yaml.compose(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            problem = f"is no YAML file that can be read ({_short(error)}), and no other file gives the task {name!r}"
+            problem = (
+                f"is not a YAML file that can be read ({_short(error)}), and no other file gives the task {name!r}"
+            )
             raise DataError(path, problem, "Mend the file") from None
 
 

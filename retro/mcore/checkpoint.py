@@ -91,7 +91,7 @@ class AsyncSave:
                 finalize()
         problem = next((one for one in gather_objects(self._problem) if one), "")
         if problem:
-            remedy = "Check disk and memory, then run the same command again: it goes on from the checkpoint before"
+            remedy = "Check disk and memory, then run the same command again: it resumes from the previous checkpoint"
             raise ArtifactError(self.directory, problem, remedy)
         return {name: known for files in gather_objects(self._files) for name, known in files.items()}
 

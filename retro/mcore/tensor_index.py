@@ -87,7 +87,7 @@ def read_index(directory: Path) -> dict[str, IndexedTensor]:
     try:
         # A pipe would be waited for.
         if path.exists() and not path.is_file():
-            raise PickleError("it is no file")
+            raise PickleError("it is not a file")
         with path.open("rb") as stream:
             data = stream.read(MOST_PICKLED + 1)
         if len(data) > MOST_PICKLED:
@@ -112,7 +112,7 @@ class _Reader:
         self._pieces_left = len(self._places)
 
     def tensors(self) -> dict[str, IndexedTensor]:
-        """By name; entries that are no tensors are left out."""
+        """By name; entries that are not tensors are left out."""
         found = {}
         for name, entry in self._entries.items():
             if not isinstance(name, str) or not isinstance(entry, DescribedObject):
@@ -162,10 +162,10 @@ class _Reader:
                     if others.get("transform_descriptors"):
                         raise PickleError(f"{name[:80]} is compressed, which is not supported")
                     if Path(file).name != file:
-                        raise PickleError(f"{name[:80]} lies in {file[:80]!r}, which is no file of the checkpoint")
+                        raise PickleError(f"{name[:80]} lies in {file[:80]!r}, which is not a file of the checkpoint")
                     if start < 0 or length < 0:
-                        raise PickleError(f"{name[:80]} lies before its file")
-                    # What is no tensor lies at no place in one.
+                        raise PickleError(f"{name[:80]} starts before the beginning of its file")
+                    # What is not a tensor lies at no place in one.
                     if of_key.get("offset") is not None:
                         yield (name, _size(of_key["offset"])), (file, start, length)
                 case _:

@@ -122,11 +122,11 @@ class TorchFile:
             names: What its pickle may name.
 
         Raises:
-            PickleError: It is no such file, or is damaged.
+            PickleError: It is not such a file, or is damaged.
             OSError: It cannot be read.
         """
         if path.exists() and not path.is_file():
-            raise PickleError("it is no file")
+            raise PickleError("it is not a file")
         self.path, self._names = path, names
         self._start, self._length = start, path.stat().st_size - start if length is None else length
         try:
@@ -145,14 +145,14 @@ class TorchFile:
         """What was saved, as `read_plain` gives it; `tensor` tells what a `Made` in it means.
 
         Raises:
-            PickleError: It names something that is no tensor, or is damaged.
+            PickleError: It names something that is not a tensor, or is damaged.
         """
         if self._bytes("byteorder", b"little", 16).strip() != b"little":
             raise PickleError("its numbers have their bytes in another order than this machine")
         return read_plain(self._bytes("data.pkl", b"", MOST_PICKLED), self._names)
 
     def tensor(self, value: Any) -> StoredTensor | None:
-        """What a part of `value` says of a tensor; None where it is no tensor.
+        """What a part of `value` says of a tensor; None where it is not a tensor.
 
         Raises:
             PickleError: The file does not hold the numbers that the tensor would be made of.

@@ -250,7 +250,7 @@ def _cross_attention(
         layout = OneStage(tensor=options.layout.tensor, sequence=options.layout.sequence)
         options = replace(options, layout=layout, recompute=recompute)
         layers, dropout = shape.model.encoder_layers, shape.model.encoder_dropout
-        # A stack without layers is no stack for megatron-core; only its widths are used then.
+        # A stack without layers is not a stack for megatron-core; only its widths are used then.
         layers, init_std = max(layers, 1), shape.model.retrieval_init_std
         config = _config(shape, options, layers=layers, dropout=dropout, decoder=False, init_std=init_std)
         params["encoder"] = NeighborEncoder(config, kernels, shape, groups)

@@ -245,7 +245,7 @@ class CopyFilter:
 
 def text_of_chunks(stream: TokenStream, chunk_P: Int64, chunks: int, eod: int) -> Int32:
     """[P, chunks * M] tokens of consecutive chunks from chunk u on; ends of documents and what lies beyond the stream
-    are no tokens."""
+    are not tokens."""
     width = chunks * stream.chunk_length
     different, place_P = np.unique(chunk_P, return_inverse=True)
     tokens_UW = np.full((len(different), width), NO_TOKEN, dtype=np.int32)

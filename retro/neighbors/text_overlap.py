@@ -1,6 +1,6 @@
 """What two runs of tokens share, and where: arithmetic, no files.
 
-A token below zero is no token: padding, or the end of a document. It equals nothing, not even another one.
+A token below zero is not a token: padding, or the end of a document. It equals nothing, not even another one.
 
 `retro.neighbors.text_overlap` gives the same lengths for millions of pairs; here one pair at a time, with places.
 """
@@ -65,7 +65,7 @@ def _longest(first_MP: Int32, second_RP: Int32) -> NDArray[np.unsignedinteger]:
 def share_of_text(lengths: NDArray[np.int64], chunk_tokens: Int32) -> NDArray[np.float64]:
     """Lengths as shares of their chunks: r(C) = s / m, with m the chunk's tokens of text.
 
-    Ends of documents are no text: a chunk of seven tokens and one end, copied whole, has share 1. A chunk without
+    Ends of documents are not text: a chunk of seven tokens and one end, copied whole, has share 1. A chunk without
     text has share 0.
 
     Args:

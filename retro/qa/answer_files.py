@@ -133,12 +133,12 @@ def read_answers(path: Path) -> list[Answer]:
     for number, data in _lines(path):
         problem = wrong_type(data, _AnswerData)
         if problem is not None:
-            raise ArtifactError(path, f"line {number} is no answer ({problem})", _REDO)
+            raise ArtifactError(path, f"line {number} is not an answer ({problem})", _REDO)
         try:
             passages = tuple(Context(**passage) for passage in data.pop("passages"))
             answer = Answer(**(data | {"passages": passages, "answers": tuple(data["answers"])}))
         except (TypeError, KeyError, AttributeError) as error:
-            raise ArtifactError(path, f"line {number} is no answer ({error})", _REDO) from None
+            raise ArtifactError(path, f"line {number} is not an answer ({error})", _REDO) from None
         if answer.id in seen:
             raise ArtifactError(
                 path, f"line {number} answers question {answer.id!r}, as line {seen[answer.id]} does", _REDO
@@ -158,13 +158,13 @@ def read_question_lines(path: Path) -> list[QuestionLine]:
     for number, data in _lines(path):
         problem = wrong_type(data, _AskedData)
         if problem is not None:
-            raise ArtifactError(path, f"line {number} is no question ({problem})", _REDO)
+            raise ArtifactError(path, f"line {number} is not a question ({problem})", _REDO)
         try:
             lists = {name: tuple(data.get(name, ())) for name in ("options", "document_ids")}
             groups = tuple(tuple(group) for group in data.get("answer_groups", ()))
             asked.append(QuestionLine(**(data | lists | {"answers": tuple(data["answers"]), "answer_groups": groups})))
         except (TypeError, KeyError) as error:
-            raise ArtifactError(path, f"line {number} is no question ({error})", _REDO) from None
+            raise ArtifactError(path, f"line {number} is not a question ({error})", _REDO) from None
     return asked
 
 
@@ -174,7 +174,7 @@ _REDO = "Delete the file and run `retro generate` again"
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     text = read_text(path, "Run `retro generate` first" if not path.exists() else _REDO, limit=MAX_TEXT_BYTES)
     if text and not text.endswith("\n"):
-        raise ArtifactError(path, "ends in the middle of a line", "Run `retro generate` again; it goes on from there")
+        raise ArtifactError(path, "ends in the middle of a line", "Run `retro generate` again; it resumes there")
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             data, problem = checksummed_json.parse_line(f"{line}\n")

@@ -220,7 +220,7 @@ def _decoded(path: Path, layout: Layout, place: JsonObject, value: Any) -> Any:
     try:
         return parse_json(value)
     except JsonError as error:
-        problem = f"{place.name} has the answers {value[:60]!r}, which are no JSON ({error})"
+        problem = f"{place.name} has the answers {value[:60]!r}, which are not JSON ({error})"
         raise DataError(path, problem, "Give a JSON list of texts") from None
 
 

@@ -224,7 +224,7 @@ def load_prompts(path: Path | None) -> PromptTexts:
 
     Raises:
         ConfigError: Nothing has that name; the nearest is named.
-        DataError: The file is missing, is not YAML, or is no prompts file; the place is named.
+        DataError: The file is missing, is not YAML, or is not a prompts file; the place is named.
         DependencyError: Another package brings the texts, and its file is not there.
     """
     if path is None:
@@ -241,7 +241,9 @@ def _merged_with_shipped(path: Path) -> PromptTexts:
     remedy = "Its sections are those of retro/qa/prompts.yaml; see docs/tuning.md"
     for key in ("name", "version"):
         if key not in own:
-            raise DataError(path, f"has no {key!r}", f"Give the file a {key}: it stands in every manifest. {remedy}")
+            raise DataError(
+                path, f"has no {key!r}", f"Give the file a {key}: it is recorded in every manifest. {remedy}"
+            )
     for section in _SECTIONS:
         given = own.pop(section, None) or {}
         if not isinstance(given, dict):

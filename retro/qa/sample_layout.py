@@ -182,7 +182,7 @@ def lay_out_packed(
     """Several samples in a row in each sequence, with loss on what is learned of answers, and on end tokens.
 
     Every prompt ends on a chunk border, as `lay_out` would have it; the end token is only asked for: nothing follows
-    it, so it is no input.
+    it, so it is not input.
 
     Returns:
         Arrays [B, S] with segments, in which labels are not just the tokens moved by one.

@@ -31,7 +31,7 @@ class Layout(StageConfig):
     """From the whole file, or from one line of it, to its questions; empty: each is one."""
 
     skip_lines_with: str = ""
-    """Lines that have this field are no questions, such as a header."""
+    """Lines that have this field are not questions, such as a header."""
 
     id: str = ""
     """The question's own id; empty: its number."""
@@ -223,7 +223,7 @@ def load_task(name_or_path: str | Path) -> Task:
 
     Raises:
         ConfigError: There is no such task; the nearest is named.
-        DataError: The file is missing, or is no task.
+        DataError: The file is missing, or is not a task.
         DependencyError: Another package brings the task, and its file is not there.
     """
     name = str(name_or_path)

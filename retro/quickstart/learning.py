@@ -40,7 +40,7 @@ _LABELS = {
 _PROBES = {"its own neighbors": "probe_real", "another chunk's": "probe_shuffled", "none": "probe_none"}
 _STAGES = ("corpus", "db", "index", "neighbors", "pretrain", "perplexity")
 _CHUNKS_TOGETHER = 16
-"""Resampled as one: 1,024 tokens, about one and a half documents, for tokens of one text are no independent draws."""
+"""Resampled as one: 1,024 tokens, about one and a half documents, for tokens of one text are not independent draws."""
 
 
 def run(options: Options) -> dict[str, Any]:

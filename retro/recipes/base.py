@@ -141,7 +141,7 @@ def _accept(found: object) -> Recipe:
     made = found() if isinstance(found, type) else found
     if not isinstance(made, Recipe):
         lacking = [name for name in ("name", "summary", "config", "special_tokens", "steps") if not hasattr(made, name)]
-        raise TypeError(f"is no recipe: it lacks {', '.join(lacking)}; see retro.recipes.base.Recipe")
+        raise TypeError(f"is not a recipe: it lacks {', '.join(lacking)}; see retro.recipes.base.Recipe")
     return made
 
 
@@ -202,7 +202,7 @@ def _run_step(work: StepRun, where: str) -> None:
         require_same_config(out, made, shaping)
         log.info("%s: already complete", where)
         return
-    log.info("%s: begins, in %s", where, out)
+    log.info("%s: starting in %s", where, out)
     out.mkdir(parents=True, exist_ok=True)
     write_plain_json(out / CONFIG, {"settings": config_json(work.settings), "run": config_json(work.config)})
     started = time.monotonic()

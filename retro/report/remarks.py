@@ -158,7 +158,7 @@ def _coverage_notes(given: Mapping[str, Any], metric: str) -> Sequence[str]:
         notes.append(f"The document with the answer is among the first {k} passages for {percent(share)} of questions.")
     if given.get("answer_in_passages") is not None:
         held = given["answer_in_passages"]
-        notes.append(f"A gold answer stands word for word in the passages for {percent(held)}.")
+        notes.append(f"A gold answer occurs verbatim in the passages for {percent(held)}.")
         if given[metric]["mean"] > held:
             notes.append("The model is right more often than that, so some answers come from its weights.")
     if given.get("unanswered"):

@@ -130,7 +130,7 @@ def answer_texts_table(scores: Mapping[str, Any]) -> Table | None:
     table = new_table("How the answers read", "setting", right=("words", *_TEXTS.values()))
     table.caption = (
         "Of answers that are not empty. Distinct: the share of different ones among all n-grams of all answers. "
-        "Repeated: 4-grams that stood in the same answer before. A loop: the end is one phrase three times."
+        "Repeated: 4-grams that are in the same answer earlier. A loop: the end is one phrase three times."
     )
     for name, mine in scores["settings"].items():
         found = mine.get("wording")

@@ -146,7 +146,7 @@ def run_stage(
         require_inputs(config, [one])
     with stage_lock(config, name, together=together, redo=again):
         # Before any library is loaded, which takes its time.
-        log.info("%s%s: %s", place, name, "already complete; checking it" if before else f"begins, in {path}")
+        log.info("%s%s: %s", place, name, "already complete; checking it" if before else f"starting in {path}")
         with redoing(config, name) if again else nullcontext(), spawn_workers(workers, [name, *(words or [])]):
             one.run(config)
         if again or not together:

@@ -191,7 +191,7 @@ def measure_checkpoint(config: RunConfig, path: Path, *, again: bool = False) ->
 
 
 def measured_checkpoint_path(config: RunConfig, checkpoint: Path) -> Path:
-    """Where the perplexity of a checkpoint goes that is no model of this run's pretraining stage."""
+    """Where the perplexity of a checkpoint goes that is not a model of this run's pretraining stage."""
     from retro.common.artifacts import fingerprint
 
     model = f"{checkpoint.parent.parent.name}_" if checkpoint.parent.name == "checkpoints" else ""
@@ -310,7 +310,7 @@ def require_folder(path: Path) -> None:
     """
     if os.path.lexists(path) and not path.is_dir():
         remedy = "Move it away, or put the folder back, and run the same command again"
-        raise ArtifactError(path, "is no folder, and a stage is to be there", remedy)
+        raise ArtifactError(path, "is not a folder, and a stage is to be there", remedy)
 
 
 def require_folders(config: RunConfig, stages: Sequence[Stage] = STAGES) -> None:

@@ -87,7 +87,7 @@ def _look_at_recipes(run_dir: Path) -> list[Status]:
         name = f"{directory.parent.name.removeprefix('recipe_')}.{directory.name}"
         title = f"recipe {name.replace('.', ': ', 1)}"
         if not is_complete(directory):
-            found.append((math.inf, Status(stage=title, state="stopped", note="run the recipe again; it goes on")))
+            found.append((math.inf, Status(stage=title, state="stopped", note="run the recipe again to resume")))
             continue
         try:
             manifest = read_manifest(directory, name)
@@ -223,7 +223,7 @@ def _building(one: Stage, directory: Path, path: Path) -> Status:
 
 
 def _look_at(store: BlockStore) -> tuple[list[int], str]:
-    """The blocks that are there, and what to say of files that are no such block."""
+    """The blocks that are there, and what to say of files that are not such block."""
     present = sorted(store.present())
     written = [number for number in present if number < len(store) and store.is_written(number)]
     wrong = [number for number in present if number not in set(written)]

@@ -77,7 +77,7 @@ class Verification:
         run_dir = self.config.run_dir
         manifests, plans = below(run_dir, MANIFEST), below(run_dir, f"{WORKERS}/*.json")
         if not manifests and not plans:
-            raise ArtifactError(run_dir, "holds no finished stage, and none that was begun", "Give the right run_dir")
+            raise ArtifactError(run_dir, "holds no finished stage, and none that was started", "Give the right run_dir")
         for path in manifests:
             self._artifact(path)
         for path in plans:
@@ -157,7 +157,7 @@ class Verification:
             self.found.problems.append(f"{directory / name}: {problem}. {redo}")
         elif self.repair and repair(work, damaged, name, str(manifest.files[name]["sha256"])):
             self.found.repaired += len(damaged)
-            log.info("%s: made %s again; it is what its manifest says", directory / name, name_blocks(work, damaged))
+            log.info("%s: made %s again; it matches its manifest", directory / name, name_blocks(work, damaged))
         else:
             remedy = redo if self.repair else f"Run `retro verify {self.command} --repair`"
             line = f"{directory / name}: {name_blocks(work, damaged)} has changed bytes. {remedy}"

@@ -56,7 +56,7 @@ class ServeConfig(StageConfig):
     is not opened, and requests can only give passages. A model without an encoder reads none in any case."""
 
     kind: str = "conversation"
-    """What a chat's last message wants, from sft/prompts.yaml: `conversation` asks with the user's own words and shows
+    """What a chat's last message wants, from qa/prompts.yaml: `conversation` asks with the user's own words and shows
     passages, `chat` shows none, `short_span` and others put their instruction before. Style, template and texts are
     those of `generate`."""
 

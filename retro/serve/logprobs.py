@@ -54,7 +54,7 @@ def characters_of_bytes(text: str, data: bytes) -> list[int]:
     """For each byte that a text was decoded from, and for their end, the index of the character it belongs to.
 
     Args:
-        text: As a decoder gave it: without a first space perhaps, and with U+FFFD for each byte that is no part of a
+        text: As a decoder gave it: without a first space perhaps, and with U+FFFD for each byte that is not part of a
             character, or for each such sequence.
         data: The bytes of its tokens.
     """
@@ -125,7 +125,7 @@ def _with_previous(tokens: Sequence[ChosenToken], before: Sequence[int]) -> Iter
 
 
 def _text(model: ModelInfo, previous: int | None, id_: int, prefix: str) -> str:
-    """The text of a token, or its bytes spelled out where they are no text by themselves."""
+    """The text of a token, or its bytes spelled out where they are not text by themselves."""
     part = _part(model, id_)
     if part is not None:
         return prefix + "".join(f"\\x{byte:02x}" for byte in part)
@@ -135,7 +135,7 @@ def _text(model: ModelInfo, previous: int | None, id_: int, prefix: str) -> str:
 
 
 def _part(model: ModelInfo, id_: int) -> bytes | None:
-    """The bytes of a token that are no text by themselves; None for one whose bytes are, or are not known."""
+    """The bytes of a token that are not text by themselves; None for one whose bytes are, or are not known."""
     if model.token_bytes is None:
         return None
     known = model.token_bytes[id_]

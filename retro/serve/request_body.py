@@ -105,7 +105,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a body.
 
     Raises:
-        ApiError: It is no JSON object; or has NaN, a number of thousands of digits, a key twice, brackets nested too
+        ApiError: It is not a JSON object; or has NaN, a number of thousands of digits, a key twice, brackets nested too
             deep, or half a surrogate pair.
     """
     try:
@@ -117,7 +117,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise _invalid_json(f"is a JSON {_json_type(data)}; send an object")
     if half_character(body.decode(), data) is not None:
-        raise _invalid_json("holds half a surrogate pair (\\ud800 to \\udfff alone), which is no text")
+        raise _invalid_json("holds half a surrogate pair (\\ud800 to \\udfff alone), which is not text")
     return data
 
 

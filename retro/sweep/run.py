@@ -74,7 +74,7 @@ def _cell(sweep: SweepConfig, checkpoint: str, task: str) -> Cell:
 
 
 def _require_whole(label: str, config: GenerateConfig) -> None:
-    """A cell is scored at once, and a slice is no complete stage before the others are answered."""
+    """A cell is scored at once, and a slice is not a complete stage before the others are answered."""
     for name in ("start", "count"):
         value = getattr(config, name)
         if value:

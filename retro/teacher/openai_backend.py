@@ -45,7 +45,7 @@ class _Body(TypedDict):
 
 
 class _BadReplyError(Exception):
-    """The server says that all is well, and what it sent is no reply."""
+    """The server says that all is well, and what it sent is not a reply."""
 
 
 class OpenAIBackend:

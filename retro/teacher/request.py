@@ -30,7 +30,7 @@ class TeacherRequest:
     seed: int = 0
     """Number of the sample, where the temperature is above 0: each has its own reply, the same one every time."""
     stop: tuple[str, ...] = ()
-    """Texts that end the reply, and are no part of it."""
+    """Texts that end the reply, and are not part of it."""
 
     def __post_init__(self) -> None:
         if not self.messages or any(

@@ -115,7 +115,7 @@ class _Replies:
             try:
                 self._patterns.append((re.compile(line["pattern"], re.DOTALL), line["reply"]))
             except re.error as error:
-                problem = f"{place} the pattern {line['pattern']!r:.80}, which is no regular expression ({error})"
+                problem = f"{place} the pattern {line['pattern']!r:.80}, which is not a regular expression ({error})"
                 raise DataError(self._path, problem, "Mend it") from None
             return
         key = sha256_of(line["messages"]) if way == "messages" else line["sha256"]

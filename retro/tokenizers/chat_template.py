@@ -52,7 +52,7 @@ class ChatTemplate:
         """Compile it.
 
         Raises:
-            DataError: It is no template.
+            DataError: It is not a template.
             DependencyError: jinja2 is missing, or one with known ways out of its sandbox.
         """
         self._file, self._conventions = tokenizer.path, tokenizer.conventions
@@ -190,7 +190,7 @@ def open_chat(tokenizer: object, setting: str) -> ChatTemplate:
 
     Raises:
         ConfigError: There is none, or the tokenizer is a SentencePiece model.
-        DataError: It is no template.
+        DataError: It is not a template.
     """
     if not conventions_of(tokenizer).chat_template:
         need = "needs a tokenizer with a chat template: corpus.tokenizer.path=FOLDER of a model that was tuned to chat"

@@ -193,7 +193,7 @@ def _named(config: Mapping[str, Any], path: Path) -> dict[str, str]:
         if text is None:
             continue
         if not isinstance(text, str) or not text:
-            raise DataError(path, f"has as {name} something that is no token", _AGAIN)
+            raise DataError(path, f"has as {name} something that is not a token", _AGAIN)
         found[name] = text
     return found
 
@@ -280,7 +280,7 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str:
             log.warning("%s: has chat templates, and none called 'default': none is used", folder)
         found = named.get("default")
     if found is not None and not isinstance(found, str):
-        raise DataError(folder / "tokenizer_config.json", "has a chat_template that is no text", _AGAIN)
+        raise DataError(folder / "tokenizer_config.json", "has a chat_template that is not text", _AGAIN)
     return found or ""
 
 

@@ -32,7 +32,7 @@ def _at_white_space(text: str) -> list[str]:
 
 
 BERT: tuple[Cut, ...] = (_at_white_space, _MARKS_AND_WORDS.findall)
-"""White space parts words and is no token; each ASCII punctuation mark is a word."""
+"""White space parts words and is not a token; each ASCII punctuation mark is a word."""
 SPACED_WORDS: tuple[Cut, ...] = (_SPACED_WORDS.findall,)
 """A word with the spaces before it."""
 SPACED_WORDS_OF_LINES: tuple[Cut, ...] = (_SPACED_WORDS_OF_LINES.findall,)

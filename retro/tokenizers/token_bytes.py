@@ -48,7 +48,7 @@ def read_token_bytes(directory: Path) -> list[bytes] | None:
 
 
 def shown_token_bytes(directory: Path, tokenizer: Tokenizer) -> list[bytes] | None:
-    """The same, of tokens as a text shows them: SentencePiece's unknown token, which is no text, is shown by a sign."""
+    """The same, of tokens as a text shows them: SentencePiece's unknown token, not text itself, is shown by a sign."""
     found = read_token_bytes(directory)
     return found and [one or tokenizer.decode([id_]).encode() for id_, one in enumerate(found)]
 

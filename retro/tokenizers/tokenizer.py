@@ -416,7 +416,7 @@ def _require_vocabulary(path: Path, size: int) -> int:
 
 
 def _cannot_spell(path: Path, text: str, error: Exception) -> DataError:
-    problem = f"cannot spell the text {text[:60]!r} ({short_reason(error)})"
+    problem = f"cannot encode the text {text[:60]!r} ({short_reason(error)})"
     return DataError(path, problem, "Give a tokenizer with an unknown token, or one that falls back to bytes")
 
 

@@ -283,7 +283,9 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path, added:
     weights, fresh = _read_weights(engine.weights(), info, stored)
     require_all_saved(engine, path, fresh)
     if fresh:
-        log.info("%d tensors are not in %s and start fresh, %s the first", len(fresh), path, min(fresh))
+        log.info(
+            "%d tensors are not in %s and are initialized at random, the first is %s", len(fresh), path, min(fresh)
+        )
     engine.load_weights(weights)
 
 

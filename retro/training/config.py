@@ -160,7 +160,7 @@ class TrainConfig(StageConfig):
 
 
 # How the work is done, not what comes out of it: a stopped run may go on under other values of these. How long it is
-# may change too; `lengthen.py` says when.
+# may change too; `resume_rules.py` says when.
 _FREE = {
     "steps",
     "decay_steps",

@@ -349,7 +349,7 @@ def _resume_or_start(
     require_same_architecture(info.path, info.shape, shape)
     checkpoint.verify(found[-1])
     engine.resume(found[-1])
-    log.info("going on from step %d of %s", info.step, found[-1])
+    log.info("resuming from step %d of %s", info.step, found[-1])
     log_schedule(config, info.config.get("train", {}), info.step)
     return info.step
 

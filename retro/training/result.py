@@ -121,5 +121,5 @@ def _read(run: Path) -> dict[str, Any]:
     path, remedy = run / RESULT, f"Delete {run / RESULT} and run its stage again"
     found = read_json(path, remedy)
     if not isinstance(found, dict):
-        raise ArtifactError(path, "is no result of a run", remedy)
+        raise ArtifactError(path, "is not a result of a run", remedy)
     return found

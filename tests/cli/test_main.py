@@ -275,7 +275,7 @@ def test_impossible_places_and_layouts_are_refused(arguments: list[str], words: 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("train: {steps: 3, warmup_steps: 0}\nmodel: {}\ntrain: {lr: 0.1}\n")
-    assert "line 3: 'train' stands twice" in refused("config", "show", str(path))
+    assert "line 3: 'train' occurs twice" in refused("config", "show", str(path))
     path.write_text("train: &a {steps: *a}\n")
     assert "twice.yaml" in refused("config", "show", str(path))
 

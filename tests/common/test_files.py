@@ -89,7 +89,7 @@ def test_the_last_line_may_be_cut_short_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="line 1 is broken JSON"):
         read_json_lines(tmp_path / "log.jsonl", "")
     (tmp_path / "log.jsonl").write_text("[]\n")
-    with pytest.raises(ArtifactError, match="line 1 is no JSON object"):
+    with pytest.raises(ArtifactError, match="line 1 is not a JSON object"):
         read_json_lines(tmp_path / "log.jsonl", "")
     with pytest.raises(ArtifactError, match="is missing"):
         read_json_lines(tmp_path / "nothing.jsonl", "")

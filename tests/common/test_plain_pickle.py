@@ -63,7 +63,7 @@ def test_the_attributes_of_a_class_that_may_be_named_cannot_be_replaced() -> Non
 
 def test_what_a_call_gives_cannot_be_called() -> None:
     operations = call(call(named("pathlib", "PurePosixPath"), text("a")), text("b")) + b"."
-    with pytest.raises(PickleError, match="it calls what is no name"):
+    with pytest.raises(PickleError, match="it calls what is not a name"):
         read_plain(operations, NAMES)
 
 

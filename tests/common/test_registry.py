@@ -120,5 +120,5 @@ def test_a_file_of_a_package_is_named_by_the_package_and_its_own_name(tmp_path: 
 
 
 def test_a_group_is_one_of_those_that_are_documented() -> None:
-    with pytest.raises(ValueError, match=r"retro\.metric is no group of entry points; known: retro\.embedders,"):
+    with pytest.raises(ValueError, match=r"retro\.metric is not a group of entry points; known: retro\.embedders,"):
         Registry("retro.metric", "a greeting", {}, registered_by_instance(str, "a text"))

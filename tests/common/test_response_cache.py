@@ -59,7 +59,7 @@ def test_a_header_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other"
     path.write_text(text)
-    with pytest.raises(OtherHeaderError, match=r"other: (is no file of responses|begins with .*)\. Delete it"):
+    with pytest.raises(OtherHeaderError, match=r"other: (is not a file of responses|begins with .*)\. Delete it"):
         opened(path)
     assert path.read_text() == text
 

@@ -49,7 +49,7 @@ def test_values_are_plain_and_names_are_texts_as_typed(text: str, value: object)
         ("a: &x {b: *x}", "refers to itself"),
         ("? [1, 2]\n: 3", "a sequence stands where a name is needed"),
         ("? {a: 1}\n: 3", "a mapping stands where a name is needed"),
-        ("a: 1\na: 2", "'a' stands twice"),
+        ("a: 1\na: 2", "'a' occurs twice"),
         ('a: "\\ud800"', "half a character"),
         ('a: "\\UFFFFFFFF"', "too large|not in range"),
         ("%YAML " + "9" * 5000 + ".1\n---\na: 1", "digits"),

@@ -113,7 +113,7 @@ def test_bad_lines_are_counted_and_written_aside(tmp_path: Path, caplog: pytest.
         "excerpt": '{"text": 1}',
     }
     assert [(line["line"], line["reason"]) for line in lines[1:]] == [(42, "invalid JSON"), (43, "invalid JSON")]
-    assert caplog.text.count("a: 3 set aside (2 invalid JSON, 1 text is not a string; see ") == 1
+    assert caplog.text.count("a: 3 rejected (2 invalid JSON, 1 text is not a string; see ") == 1
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["rejects"] == {"invalid JSON": 2, "text is not a string": 1}
 
@@ -121,7 +121,7 @@ def test_bad_lines_are_counted_and_written_aside(tmp_path: Path, caplog: pytest.
 def test_too_many_bad_lines_stop_only_when_asked(tmp_path: Path) -> None:
     path = write_stories(tmp_path / "a.jsonl", 40)
     path.write_bytes(path.read_bytes() + b"nonsense\n" * 10)
-    with pytest.raises(DataError, match=r"a\.jsonl: 20\.0% of it was set aside .*max_bad_fraction allows 10\.0%"):
+    with pytest.raises(DataError, match=r"a\.jsonl: 20\.0% of it was rejected .*max_bad_fraction allows 10\.0%"):
         run(settings({"name": "a", "path": path}, max_bad_fraction=0.1), tmp_path / "out")
     run(settings({"name": "a", "path": path}, max_bad_fraction=0.2), tmp_path / "out")
 
@@ -139,7 +139,7 @@ def test_short_documents_are_set_aside(tmp_path: Path) -> None:
     [
         ("", "Check the source's path, kind and text_key"),
         ("\n\n", "Check the source's path, kind and text_key"),
-        ("nonsense\n", r"\(1 invalid JSON; see .*\): its lines are no JSON objects. Set the source's kind: text"),
+        ("nonsense\n", r"\(1 invalid JSON; see .*\): its lines are not JSON objects. Set the source's kind: text"),
     ],
 )
 def test_an_empty_corpus_is_an_error_whoever_makes_the_tokenizer(

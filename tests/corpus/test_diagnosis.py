@@ -34,7 +34,7 @@ def told(path: Path, content: bytes, **settings: str) -> Diagnosis | None:
         (b'[{"text": "a"}]', "it is one JSON array", "Write one object a line: jq -c '.[]' "),
         (b'{\n"text": "a"\n}\n', "its objects are spread over several lines", "Write one object a line: jq -c . "),
         (ROWS.replace(b"\n", b"\r"), "its lines end in CR alone, as on old", "Write line breaks: tr '\\r' '\\n' < "),
-        (b"id,text\n1,a\n", "its lines are no JSON objects", "Set the source's kind: text"),
+        (b"id,text\n1,a\n", "its lines are not JSON objects", "Set the source's kind: text"),
         (ROWS.decode().encode("utf-16"), "it is UTF-16, two bytes", "Convert it: iconv -f UTF-16 -t UTF-8 "),
         (ROWS.decode().encode("utf-16-be"), "it is UTF-16, two bytes", "Convert it: iconv -f UTF-16 -t UTF-8 "),
         (ROWS.decode().encode("utf-32"), "it is UTF-32, four bytes", "Convert it: iconv -f UTF-32 -t UTF-8 "),

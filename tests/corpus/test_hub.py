@@ -131,7 +131,7 @@ def test_without_a_network_it_is_said_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["hf://datasets/org/name", "hf://org/name/x", "hf://datasets/org/name/../../x"])
 def test_what_is_no_part_of_a_dataset_is_refused(name: str) -> None:
-    with pytest.raises(DataError, match="is no part of a dataset: needed is hf://datasets/ORG/NAME"):
+    with pytest.raises(DataError, match="is not part of a dataset: needed is hf://datasets/ORG/NAME"):
         local_path(Path(name))
 
 

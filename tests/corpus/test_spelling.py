@@ -1,4 +1,4 @@
-"""A tokenizer file that cannot spell the text is found at the start, and one that folds letters is not blamed."""
+"""A tokenizer file that cannot encode the text is found at the start, and one that folds letters is not blamed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_share_that_is_allowed_is_a_warning(tmp_path: Path, caplog: pytest.Log
     config = corpus(tmp_path, saved(characters(unknown=False), tmp_path), most=0.6, text="abc xyz x")
     with caplog.at_level(logging.WARNING):
         run(config, tmp_path / "out")
-    assert "cannot spell all of the text: 80 of 140 characters of a sample do not come back" in caplog.text
+    assert "cannot encode all of the text: 80 of 140 characters of a sample do not come back" in caplog.text
 
 
 @pytest.mark.parametrize("make", [words, lambda: characters_of_unigram()], ids=["words", "unigram"])

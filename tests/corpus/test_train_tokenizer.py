@@ -135,12 +135,12 @@ def test_too_many_rejects_stop_before_a_tokenizer_is_learned_and_fewer_are_told(
     path.write_bytes(path.read_bytes() + b"nonsense\n" * 10)
     config = settings({"name": "s", "path": path}, max_bad_fraction=0.2)
     with pytest.raises(
-        DataError, match=r"25\.0% of it was set aside \(10 invalid JSON; see .*; the first: s.jsonl line"
+        DataError, match=r"25\.0% of it was rejected \(10 invalid JSON; see .*; the first: s.jsonl line"
     ):
         training_sample(config, found(config), tmp_path)
     config = settings({"name": "s", "path": path})
     assert len(training_sample(config, found(config), tmp_path)) == 24
-    assert "corpus: s: 10 set aside (10 invalid JSON; see " in caplog.text
+    assert "corpus: s: 10 rejected (10 invalid JSON; see " in caplog.text
 
 
 def test_documents_that_are_all_held_out_leave_nothing_to_train_on(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
 def words_of(text: str) -> list[str]:
-    """Lower case, punctuation dropped, then split at white space; articles are no words."""
+    """Lower case, punctuation dropped, then split at white space; articles are not words."""
     kept = "".join(letter for letter in text.lower() if letter not in PUNCTUATION)
     return [word for word in spaced(kept).split() if word]
 

@@ -141,7 +141,7 @@ def test_the_plain_form_is_one_line_per_question(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{}\n", "line 1 is no answer"),
+        ("{}\n", "line 1 is not an answer"),
         ("[]\n", "line 1 is a list, not an object"),
         ("{\n", "line 1 is broken JSON"),
         ("{}", "ends in the middle of a line"),
@@ -169,7 +169,7 @@ def test_the_questions_are_kept_beside_the_answers(tmp_path: Path) -> None:
     (asked,) = read_question_lines(path)
     assert (asked.id, asked.answers, asked.document_ids) == ("a", ("x", "y"), ("d",))
     path.write_text(json.dumps({"id": "a"}) + "\n")
-    with pytest.raises(ArtifactError, match="line 1 is no question"):
+    with pytest.raises(ArtifactError, match="line 1 is not a question"):
         read_question_lines(path)
 
 

@@ -56,7 +56,7 @@ def sample(own: int, least: list[float]) -> RecallSample:
     ],
 )
 def test_recall_is_the_share_of_rows_as_near_as_the_kth_nearest(answers: tuple[int, ...], k: int, found: float) -> None:
-    # The query is no row of the database.
+    # The query is not a row of the database.
     assert sample(99, [0.875, 0.5, 0.5, 0.375, 0.125]).found_by(answering(*answers), k).mean == found
 
 

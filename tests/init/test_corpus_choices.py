@@ -57,7 +57,7 @@ def test_too_few_documents_however_parted_are_an_error_with_the_counts() -> None
     with pytest.raises(DataError) as caught:
         chosen(cut("blank_line", 1), cut("line", 2), kind="text")
     assert str(caught.value) == (
-        "a: has too few documents (what stands between blank lines would be a document: 1; each line would be a "
+        "a: has too few documents (text between blank lines would be a document: 1; each line would be a "
         "document: 2); train, valid and test need one each. Give more files, or put blank lines between its parts"
     )
 

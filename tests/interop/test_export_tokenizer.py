@@ -160,7 +160,7 @@ def test_autotokenizer_gives_our_ids_for_a_sentencepiece_model(
     ("settings", "reason"),
     [
         ({"normalization_rule_name": "nmt_nfkc"}, "changes characters"),
-        ({"model_type": "unigram", "vocab_size": 290}, "is no BPE"),
+        ({"model_type": "unigram", "vocab_size": 290}, "is not BPE"),
         ({"user_defined_symbols": ["<sep>"]}, "some of its pieces are user-defined"),
     ],
     ids=["nmt_nfkc", "unigram", "user_defined_symbols"],

@@ -35,8 +35,8 @@ def test_a_blend_may_be_one_string(project: FakeProject) -> None:
     [
         ({"retro_gpt_chunk_length": None}, "has no retro_gpt_chunk_length"),
         ({"retro_gpt_chunk_length": 0}, "has retro_gpt_chunk_length = 0, no number of tokens"),
-        ({"retro_gpt_split": "969,30,1"}, "whose first number is no percentage of the documents"),
-        ({"retro_gpt_split": "all"}, "whose first number is no percentage of the documents"),
+        ({"retro_gpt_split": "969,30,1"}, "whose first number is not a percentage of the documents"),
+        ({"retro_gpt_split": "all"}, "whose first number is not a percentage of the documents"),
         ({"retro_gpt_data_path": ["1"]}, "write weight and prefix of each corpus in turn"),
         ({"retro_gpt_data_path": 3}, "write weight and prefix of each corpus in turn"),
         ({"retro_gpt_data_path": ["many", "x"]}, "has 'many' where the weight of a corpus stands"),
@@ -80,7 +80,7 @@ def test_a_tokenizer_of_another_kind_is_refused_with_what_to_give(project: FakeP
     with pytest.raises(DataError, match="no such tokenizer file"):
         tokenizer_settings(opened, tmp_path, tmp_path / "absent.model")
     (tmp_path / "vocab.txt").write_text("a")
-    with pytest.raises(DataError, match="is no tokenizer file"):
+    with pytest.raises(DataError, match="is not a tokenizer file"):
         tokenizer_settings(opened, tmp_path, tmp_path / "vocab.txt")
 
 
@@ -123,5 +123,5 @@ def test_bad_gpt2_files_are_refused(gpt2: FakeProject, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no <\|endoftext\|>"):
         gpt2_file(vocabulary, merges, tmp_path / "t.json")
     vocabulary.write_text("{")
-    with pytest.raises(DataError, match="are no byte-level BPE"):
+    with pytest.raises(DataError, match="are not byte-level BPE"):
         gpt2_file(vocabulary, merges, tmp_path / "t.json")

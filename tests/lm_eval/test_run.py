@@ -260,7 +260,7 @@ def test_a_task_file_that_cannot_be_read_is_named(
     monkeypatch.setattr("lm_eval.tasks.TaskManager", empty)
     (tmp_path / "good.yaml").write_text(CHOICE.format(folder=folder) + "process_docs: !function other.docs\n")
     (tmp_path / "half.yaml").write_text("task: [")
-    with pytest.raises(DataError, match=r"half\.yaml: is no YAML file.*no other file gives the task 'mytask'"):
+    with pytest.raises(DataError, match=r"half\.yaml: is not a YAML file.*no other file gives the task 'mytask'"):
         run(folder, tasks="mytask", include_path=tmp_path)
 
 

@@ -83,7 +83,7 @@ def test_a_missing_index_and_a_folder_in_its_place_are_artifact_errors(tmp_path:
         read_index(tmp_path)
     (tmp_path / ".metadata").rmdir()
     os.mkfifo(tmp_path / ".metadata")
-    with pytest.raises(ArtifactError, match="cannot be read safely: it is no file"):
+    with pytest.raises(ArtifactError, match="cannot be read safely: it is not a file"):
         read_index(tmp_path)
 
 
@@ -122,8 +122,14 @@ FORGED: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda index: setattr(entry(index).chunks[0], "offsets", torch.Size([1, 0])),
         "has a piece outside of it",
     ),
-    "a file elsewhere": (lambda index: setattr(place(index), "relative_path", "../x"), "is no file of the checkpoint"),
-    "a place before the file": (lambda index: setattr(place(index), "offset", -1), "lies before its file"),
+    "a file elsewhere": (
+        lambda index: setattr(place(index), "relative_path", "../x"),
+        "is not a file of the checkpoint",
+    ),
+    "a place before the file": (
+        lambda index: setattr(place(index), "offset", -1),
+        "starts before the beginning of its file",
+    ),
     "another precision": (
         lambda index: setattr(entry(index).properties, "dtype", torch.complex64),
         "has no precision that is known here",

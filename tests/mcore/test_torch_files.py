@@ -134,7 +134,7 @@ def read_all(path: Path) -> Any:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.pt")
-    with pytest.raises(PickleError, match="it is no file"):
+    with pytest.raises(PickleError, match="it is not a file"):
         TorchFile(tmp_path / "x.pt")
 
 

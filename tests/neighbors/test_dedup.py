@@ -37,7 +37,7 @@ def test_exact_duplicates_are_of_this_chunk_or_of_the_one_to_come() -> None:
     found = exact_duplicates(
         pairs(NOW + OTHER, NEXT + OTHER, OTHER + NEXT, OTHER + NOW, [2, 3, 4, 5, 6, 7, 8, 9], OTHER + OTHER)
     )
-    # A continuation that is the text already read gives nothing away; a copy out of step is no exact one.
+    # A continuation that is the text already read gives nothing away; a copy out of step is not an exact one.
     assert found.tolist() == [True, True, True, False, False, False]
 
 

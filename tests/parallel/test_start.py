@@ -62,7 +62,7 @@ def test_added_tokens_learn_alike_under_every_layout(family: str, layout: str, s
 
 
 def train_added(base: Path, out: Path, layout: dict[str, int]) -> None:
-    """Adapters on a model, and three tokens beside its own; two rows of it are no token's."""
+    """Adapters on a model, and three tokens beside its own; two rows of it are not token's."""
     theirs = checkpoint.read_info(checkpoint.find(base)).shape
     train(
         out=out,

@@ -38,7 +38,7 @@ def test_squad(tmp_path: Path, task: str) -> None:
 
 
 def test_squad_without_an_answer(tmp_path: Path) -> None:
-    # The plausible answers of the file are no gold answers.
+    # The plausible answers of the file are not gold answers.
     data = squad(answers=[], is_impossible=True, plausible_answers=[{"text": "Bob"}])
     (one,) = read(tmp_path, "squad2.0", data)
     assert (one.answers, one.labels, one.unanswerable) == (("unanswerable",), (("unanswerable", "True"),), True)
@@ -65,7 +65,7 @@ def test_popqa_is_a_table(tmp_path: Path) -> None:
     rows = 'id\tprop\tquestion\tpossible_answers\n7\tcapital\tWhere?\t"[""Rome"", ""Roma""]"\n'
     (one,) = read(tmp_path, "popqa", rows, "test.tsv")
     assert (one.id, one.answers, one.labels) == ("7", ("Rome", "Roma"), (("property", "capital"),))
-    with pytest.raises(DataError, match=r"row 1 has the answers '\[Rome', which are no JSON"):
+    with pytest.raises(DataError, match=r"row 1 has the answers '\[Rome', which are not JSON"):
         read(tmp_path, "popqa", rows.replace('"[""Rome"", ""Roma""]"', "[Rome"), "test.tsv")
     with pytest.raises(DataError, match=r"has no layout of task 'nq'. Its columns need to be no table"):
         read(tmp_path, "nq", rows, "test.tsv")

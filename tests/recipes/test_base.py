@@ -137,7 +137,10 @@ def test_what_is_no_recipe_says_what_it_lacks(tmp_path: Path) -> None:
     write_distribution(
         tmp_path, "wrong", {"wrong.py": "class Wrong: name = 'wrong'"}, {"retro.recipes": "wrong = wrong:Wrong"}
     )
-    with installed(tmp_path, RECIPES), pytest.raises(DependencyError, match="is no recipe: it lacks summary, config"):
+    with (
+        installed(tmp_path, RECIPES),
+        pytest.raises(DependencyError, match="is not a recipe: it lacks summary, config"),
+    ):
         RECIPES.find("wrong", "recipe")
 
 

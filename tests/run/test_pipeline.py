@@ -58,7 +58,7 @@ def test_a_stage_whose_path_is_no_folder_does_not_begin(config: RunConfig) -> No
     path = stage("index").path(config)
     path.write_text("no folder")
     for name, redo in (("index", False), ("db", True)):
-        with pytest.raises(ArtifactError, match="3_index: is no folder"), stage_lock(config, name, redo=redo):
+        with pytest.raises(ArtifactError, match="3_index: is not a folder"), stage_lock(config, name, redo=redo):
             pass
     with stage_lock(config, "evaluate"):
         assert path.exists()

@@ -208,7 +208,7 @@ def test_what_is_no_folder_where_a_stage_should_be_makes_it_broken(run: RunConfi
         path.symlink_to("nowhere")
     found = statuses(run)
     assert [found[name].state for name in ("index", "sft", "generate")] == ["done", "broken", "missing"]
-    assert found["sft"].note.startswith("6_sft is no folder")
+    assert found["sft"].note.startswith("6_sft is not a folder")
 
 
 @pytest.mark.parametrize("columns", [20, 30, 40, 60, 80])

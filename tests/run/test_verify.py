@@ -143,7 +143,7 @@ def test_an_edited_manifest_is_named(run: RunConfig) -> None:
 
 
 def test_a_folder_without_a_run_has_nothing_to_verify(run: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="holds no finished stage, and none that was begun"):
+    with pytest.raises(ArtifactError, match="holds no finished stage, and none that was started"):
         verified(run.model_copy(update={"run_dir": tmp_path / "nothing"}))
 
 

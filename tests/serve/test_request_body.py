@@ -50,7 +50,7 @@ def test_another_content_type_than_json_is_refused(kind: str) -> None:
         (b'"a"', "is a JSON string"),
         (b"true", "is a JSON boolean"),
         (b"1.5", "is a JSON number"),
-        (b'{"a": NaN}', "NaN, which is no JSON number"),
+        (b'{"a": NaN}', "NaN, which is not a JSON number"),
         (b'{"a": -Infinity}', "-Infinity, which is no"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "a number of too many digits at line 1, column 7"),
         (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' twice"),

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from retro.cli.sft_stats import aligned, fit_table, length_table, notes, shape_of, show_stats
+from retro.analysis.inspect.tuning import shape_of
+from retro.cli.sft_stats import aligned, fit_table, length_table, notes, show_stats
 from retro.common.errors import ArtifactError
 from retro.qa.prompt_texts import load_prompts
 from retro.run.config import load_run_config

@@ -65,7 +65,10 @@ def test_a_request_that_nothing_matches_is_named_with_its_hash(tmp_path: Path) -
         ({"reply": "a"}, r"line 1 \(item 0\) has 0 ways to match"),
         ({"reply": "a", "pattern": "a", "sha256": "a"}, r"line 1 \(item 0\) has 2 ways to match"),
         ({"reply": 3, "pattern": "a"}, r"line 1 \(item 0\) holds 3 as reply"),
-        ({"reply": "a", "pattern": "(a"}, r"line 1 \(item 0\) has the pattern '\(a', which is no regular expression"),
+        (
+            {"reply": "a", "pattern": "(a"},
+            r"line 1 \(item 0\) has the pattern '\(a', which is not a regular expression",
+        ),
     ],
 )
 def test_a_line_that_is_none_is_named(line: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One loop: it learns, resumes with the same losses, accumulates, and stops on a loss that is no number."""
+"""One loop: it learns, resumes with the same losses, accumulates, and stops on a loss that is not a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of living databases ask: which chunk of which document is found, whatever its row."""
+"""What the tests of database updates check: which chunk of which document is found, whatever its row."""
 
 from __future__ import annotations
 

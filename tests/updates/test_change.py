@@ -335,7 +335,7 @@ def test_bad_input_is_counted_and_named(
     path.write_text(path.read_text() + '{"text": 3}\nnot json\n')
     with caplog.at_level(logging.WARNING):
         add(home, path, "a")
-    assert "2 set aside" in caplog.text
+    assert "2 rejected" in caplog.text
     rejects = (home.directory(1) / "corpus" / "rejects.jsonl").read_text()
     assert "text is not a string" in rejects
     assert "invalid JSON" in rejects

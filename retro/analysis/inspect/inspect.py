@@ -1,4 +1,4 @@
-"""`retro inspect`: a chunk, a chunk's neighbors, a training sample, the database; on the terminal or as a page."""
+"""`retro inspect`: a chunk, its neighbors, a training or tuning sample, the database; on the terminal or as a page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from retro.analysis.inspect import terminal
 from retro.analysis.inspect.distributions import Distributions, chunk_lengths, distributions, rows_by_source
 from retro.analysis.inspect.page import write_samples
+from retro.analysis.inspect.tuning import tuning_sample
 from retro.analysis.inspect.view import SampleViewer
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
@@ -20,8 +21,10 @@ from retro.db.versions import open_database
 from retro.neighbors.reader import Neighbors
 from retro.run.config import RunConfig
 from retro.run.pipeline import database_dirs, stage
+from retro.sft.sets import Part
 
-VIEWS = ("chunk", "neighbors", "sample", "database")
+VIEWS = ("chunk", "neighbors", "sample", "tuning", "database")
+_TUNING_PARTS: dict[str, Part] = {"train": "train", "valid": "dev"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Options:
     what: str
     """One of `VIEWS`."""
     number: int = 0
-    """Row of the database; chunk of the stream; or sample of the stream."""
+    """Row of the database; chunk or sample of the stream; or question of the sets that are tuned on."""
     split: str = "train"
     source: int = 0
     neighbors: int | None = None
@@ -67,6 +70,9 @@ def show(config: RunConfig, wanted: Options) -> None:
         raise ConfigError("--html", str(wanted.html), "needs `retro inspect sample`: a page is made of samples")
     if wanted.html is not None and (wanted.html.is_dir() or not wanted.html.absolute().parent.is_dir()):
         raise ConfigError("--html", str(wanted.html), "needs the name of a file in a folder that exists")
+    if wanted.what == "tuning":
+        _show_tuning(config, wanted)
+        return
     corpus = Corpus.open(stage("corpus").path(config))
     if not 0 <= wanted.source < len(corpus.sources):
         raise ConfigError("--source", wanted.source, f"needs a number from 0 to {len(corpus.sources) - 1}")
@@ -77,6 +83,16 @@ def show(config: RunConfig, wanted: Options) -> None:
         _show_database(config, corpus, database, wanted)
     else:
         _show_stream(_looker(config, corpus, database, wanted), wanted)
+
+
+def _show_tuning(config: RunConfig, wanted: Options) -> None:
+    if wanted.split not in _TUNING_PARTS:
+        raise ConfigError("--split", wanted.split, "needs train or valid: nothing is tuned on the test split")
+    sample = tuning_sample(config, _TUNING_PARTS[wanted.split], wanted.number)
+    if wanted.as_json:
+        output.json(asdict(sample))
+    else:
+        terminal.show_tuning(sample)
 
 
 def _require(what: str, number: int, total: int) -> None:

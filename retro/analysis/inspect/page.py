@@ -91,7 +91,7 @@ def _hubs(spread: Distributions, looker: SampleViewer) -> Table:
         table.add_row(f"{hub.times:,}", looker.db.document_id(hub.row), str(hub.row), looker.db.text(hub.row))
     if spread.spread is not None:
         table.caption = (
-            f"{spread.spread.never_found:.1%} of the chunks that may be neighbors are nobody's; Gini "
+            f"{spread.spread.never_found:.1%} of the chunks that may be neighbors are found by no chunk; Gini "
             f"{spread.spread.gini:.2f} (0: all equally often), skewness {spread.spread.skewness:.1f}."
         )
     return table

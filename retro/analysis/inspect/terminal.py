@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from retro.analysis.inspect.distributions import Histogram, Hub, SourceRows
+from retro.analysis.inspect.tuning import TuningSample
 from retro.analysis.inspect.view import ChunkView, NeighborView, Origin, Piece
 from retro.common.terminal import Styled, Table, output, styled
 from retro.db.reader import ChunkDatabase
@@ -39,6 +40,27 @@ def show_chunk(chunk: ChunkView, stream: str) -> None:
         else:
             table.add_row(_facts(place, neighbor), _neighbor_text(neighbor))
     output.table(table)
+
+
+def show_tuning(sample: TuningSample) -> None:
+    """Print a question as it is tuned on, with what is learned of it."""
+    output.rule(f"{sample.part} question of the set {sample.set}")
+    output.wrap(sample.place, style="dim")
+    table = Table(rules="all", wide=True)
+    table.add_column("part")
+    table.add_column("learned")
+    table.add_column("tokens", align="right")
+    table.add_column("text", share=1, fold=True)
+    for part in sample.parts:
+        style = "bold green" if part.learned else ""
+        table.add_row(part.name, "yes" if part.learned else "no", f"{part.tokens:,}", styled((part.text, style)))
+    output.table(table)
+    learned = sum(part.tokens for part in sample.parts if part.learned)
+    output.say(f"learned: {learned:,} of {sum(part.tokens for part in sample.parts):,} tokens")
+    if sample.lost_context:
+        output.say(f"cut: {sample.lost_context:,} tokens of passages in the prompt do not fit")
+    if sample.left_out is not None:
+        output.say(f"not tuned on: {sample.left_out}; sft.data.skip_unusable=true counts such questions")
 
 
 def legend() -> None:

@@ -144,7 +144,7 @@ class SampleViewer:
         found, mask = self.db.neighbor_tokens(np.array([row]))
         read = found[0][mask[0]].astype(np.int64)
         eod = self.corpus.tokenizer.eod
-        # The end of a document is no text that two chunks could share.
+        # The end of a document is not text that two chunks could share.
         shared = overlap(np.where(tokens == eod, -1, tokens), read)
         np.maximum(marks, shared.first_M, out=marks)
         first = int(self.db.columns["token_count"][row])

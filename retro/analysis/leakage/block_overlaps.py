@@ -53,7 +53,7 @@ class Overlaps:
         Returns:
             [Q, K] tokens shared with each saved neighbor of the chunk itself: the paper's measure; and [Q, K] with each
             saved neighbor of the chunk before it: those that a model reads while it predicts the chunk. 0 where there
-            is no such neighbor.
+            is not such a neighbor.
         """
         own_QK, read_QK = (np.zeros((len(chunks), self.neighbors.saved), dtype=np.int32) for _ in range(2))
         for first in range(chunks.start, chunks.stop, _CHUNKS_AT_ONCE):

@@ -155,7 +155,7 @@ class GgufFile:
             self.tensors = {tensor.name: tensor for tensor in reader.tensors}
         # The library reads numbers wherever the file's own say that they are.
         except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
-            problem = f"is no whole .gguf file ({type(error).__name__}: {short_reason(error)})"
+            problem = f"is not a whole .gguf file ({type(error).__name__}: {short_reason(error)})"
             raise DataError(path, problem, _REMEDY) from None
         self.architecture = str(self.settings.get("general.architecture"))
         if self.architecture not in _ARCHITECTURES:

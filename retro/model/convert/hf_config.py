@@ -18,7 +18,7 @@ CONFIG = "config.json"
 LLAMA_3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """The only shape of Llama 3's scaled rotary embedding that megatron-core has; its factor is free."""
 LONGEST_DEFAULT = 4096
-"""Sequence length that a folder's settings give at most: published ranges of 131,072 are no training length."""
+"""Sequence length that a folder's settings give at most: published ranges of 131,072 are not training lengths."""
 
 FOLDER_SETTINGS = (
     "layers", "hidden_size", "heads", "query_groups", "ffn_hidden_size", "sequence_length", "activation",

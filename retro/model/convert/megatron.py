@@ -58,7 +58,7 @@ def read_tracker(folder: Path) -> str:
     """
     path = folder / TRACKER
     if path.exists() and not path.is_file():
-        raise DataError(path, "is no file", "Give the directory of one checkpoint itself")
+        raise DataError(path, "is not a file", "Give the directory of one checkpoint itself")
     try:
         with path.open("rb") as stream:
             newest = stream.read(64).decode(errors="replace").strip()
@@ -111,7 +111,7 @@ class MegatronSource:
             if any(name.startswith(f"{prefix}decoder.") for name in self._tensors.sizes):
                 return prefix
         raise TrainingError(
-            f"{self.path}: has no tensors named decoder.*, so it is no GPT of megatron-core. Give such a checkpoint"
+            f"{self.path}: has no tensors named decoder.*, so it is not a GPT of megatron-core. Give such a checkpoint"
         )
 
     def _find(self, name: str) -> tuple[str, int | None] | None:

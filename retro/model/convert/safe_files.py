@@ -69,12 +69,12 @@ class SafeFiles:
     def _opened(self, file: Path) -> Any:
         if file not in self._open:
             if not file.is_file():
-                raise DataError(file, "is missing" if not file.exists() else "is no file", FETCH)
+                raise DataError(file, "is missing" if not file.exists() else "is not a file", FETCH)
             try:
                 self._open[file] = safe_open(file, framework="pt")
             # The library checks the length of the header, and that its tensors fill the rest without gap or overlap.
             except (OSError, SafetensorError) as error:
-                raise DataError(file, f"is no whole safetensors file ({short_reason(error)})", FETCH) from None
+                raise DataError(file, f"is not a whole safetensors file ({short_reason(error)})", FETCH) from None
         return self._open[file]
 
 
@@ -105,11 +105,11 @@ def _indexed(index: Path) -> list[str]:
     where = read_json(index, FETCH, Any, error=DataError, keys_once=False)
     names = where.get("weight_map") if isinstance(where, dict) else None
     if not isinstance(names, dict) or not names:
-        raise DataError(index, "is no index of safetensors files (it has no weight_map)", FETCH)
+        raise DataError(index, "is not an index of safetensors files (it has no weight_map)", FETCH)
     files = set(names.values()) if all(isinstance(name, str) for name in names.values()) else {""}
     odd = next((name for name in sorted(files) if Path(name).name != name or not name.endswith(".safetensors")), None)
     if odd is not None:
-        raise DataError(index, f"names {odd[:80]!r}, which is no safetensors file of the folder", FETCH)
+        raise DataError(index, f"names {odd[:80]!r}, which is not a safetensors file of the folder", FETCH)
     return sorted(files)
 
 

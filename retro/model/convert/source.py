@@ -126,7 +126,10 @@ def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) ->
     filled = fill(state, read)
     if fresh:
         log.info(
-            "%d tensors of retrieval are not in %s and start fresh, %s the first", len(fresh), source.path, fresh[0]
+            "%d tensors of retrieval are not in %s and are initialized at random, the first is %s",
+            len(fresh),
+            source.path,
+            fresh[0],
         )
     return filled
 

@@ -104,7 +104,7 @@ def convert_file(path: Path, form: Format, options: Options, *, skip_bad: bool) 
             found = _converted(item, form, str(number), options, use)
             for one in found:
                 _add(made, names, one, place)
-            # What the options leave out is no mistake, but it is reported.
+            # What the options leave out is not a mistake, but it is reported.
             made.skipped["not_asked_for"] += not found
         except BadItemError as error:
             remedy = "Mend the item, check that the file has the format that was named, or use --skip-bad"

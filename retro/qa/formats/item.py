@@ -97,7 +97,7 @@ def optional_text(item: Item, key: str) -> str:
     """A field that may be missing or blank, but is a text where it is there.
 
     Raises:
-        BadItemError: It is no text.
+        BadItemError: It is not text.
     """
     value = item.get(key)
     if value is None:
@@ -258,7 +258,7 @@ def _history(item: Item) -> list[Turn]:
     for place, turn in enumerate(turns):
         wanted = "assistant" if place % 2 else "user"
         if turn.role != wanted:
-            problem = f"has turn {place} of {HISTORY!r} by the {turn.role}, where the {wanted} is to speak"
+            problem = f"has turn {place} of {HISTORY!r} by the {turn.role}, needed is one of the {wanted}"
             raise BadItemError("turns_do_not_alternate", problem)
     if len(turns) % 2:
         raise BadItemError("turns_do_not_alternate", f"has a {HISTORY!r} in which the last turn is not answered")

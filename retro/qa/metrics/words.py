@@ -97,7 +97,7 @@ def quac_f1(prediction: str, answers: Sequence[str], rules: Rules) -> float:
     golds = golds_of(answers)
     none = [gold for gold in golds if rules.says_none(gold)]
     kept = none[:1] if 2 * len(none) >= len(golds) else [gold for gold in golds if gold not in none]
-    # A gold span that normalizes to nothing, such as `the`, is no label of "no answer" and scores 0.
+    # A gold span that normalizes to nothing, such as `the`, is not a label of "no answer" and scores 0.
     found = [f1(prediction, [gold], rules) if rules.plain(gold) or gold in none else 0.0 for gold in kept]
     if len(found) == 1:
         return found[0]

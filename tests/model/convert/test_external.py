@@ -148,7 +148,7 @@ def test_the_tokenizer_of_a_gguf_file_is_read_from_it(tmp_path: Path) -> None:
         ({"tokenizer.ggml.pre": "deepseek"}, "has a tokenizer of kind 'gpt2', 'deepseek'"),
         ({"llama.attention.sliding_window": 16.0}, "has llama.attention.sliding_window = 16.0, which may change what"),
         ({"llama.logit_scale": 0.5}, "has llama.logit_scale = 0.5, which may change what the model computes"),
-        ({"llama.attention.head_count": "four"}, r"is no whole \.gguf file|has settings that describe no model"),
+        ({"llama.attention.head_count": "four"}, r"is not a whole \.gguf file|has settings that describe no model"),
         ({"llama.rope.scaling.type": "yarn"}, "has rope.scaling.type = 'yarn', which is not supported"),
     ],
 )
@@ -170,10 +170,10 @@ def test_a_gguf_file_that_is_cut_short_or_of_another_kind_is_refused(tmp_path: P
     whole = file.read_bytes()
     for kept in (0, 3, 100, 2000, len(whole) // 2):
         file.write_bytes(whole[:kept])
-        with pytest.raises(DataError, match=r"model\.gguf: is no whole \.gguf file"):
+        with pytest.raises(DataError, match=r"model\.gguf: is not a whole \.gguf file"):
             checkpoint.find(file)
     file.write_bytes(b"\x00" * 4096)
-    with pytest.raises(DataError, match=r"model\.gguf: is no whole \.gguf file"):
+    with pytest.raises(DataError, match=r"model\.gguf: is not a whole \.gguf file"):
         checkpoint.find(file)
     other = write_gguf(tmp_path / "other.gguf", tmp_path / "folder", "bert")
     with pytest.raises(DataError, match="is of architecture 'bert'; supported are llama, qwen2, qwen3"):
@@ -195,7 +195,7 @@ def test_a_list_that_claims_more_entries_than_the_file_has_is_refused_at_once(tm
     # After the name: the kind of value (9, a list), the kind of its entries, and how many there are.
     place = content.index(b"tokenizer.ggml.token_type") + len("tokenizer.ggml.token_type") + 8
     file.write_bytes(content[:place] + (1 << 50).to_bytes(8, "little") + content[place + 8 :])
-    with pytest.raises(DataError, match=r"is no whole \.gguf file \(ValueError: it is cut short\)"):
+    with pytest.raises(DataError, match=r"is not a whole \.gguf file \(ValueError: it is cut short\)"):
         checkpoint.find(file)
 
 

@@ -216,13 +216,13 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     first = sorted(tmp_path.glob("*.safetensors"))[0]
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=rf"{first.name}: is no whole safetensors file"):
+    with pytest.raises(DataError, match=rf"{first.name}: is not a whole safetensors file"):
         HuggingFaceSource(tmp_path)
     first.unlink()
     with pytest.raises(DataError, match=rf"{first.name}: is missing"):
         HuggingFaceSource(tmp_path)
     index.write_text(json.dumps({"weights": {}}))
-    with pytest.raises(DataError, match="is no index of safetensors files"):
+    with pytest.raises(DataError, match="is not an index of safetensors files"):
         HuggingFaceSource(tmp_path)
 
 

@@ -348,7 +348,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda data: data["model"].update(lm_head={"dense": torch.zeros(1)}),
         r"its model holds lm_head\.dense, needs the weights of a language_model and nothing else",
     ),
-    "a value that is no weight": (
+    "a value that is not a weight": (
         lambda data: encoder(data).update({"layers.0.scale": 3.0}),
         r"its model holds language_model\.encoder\.layers\.0\.scale",
     ),

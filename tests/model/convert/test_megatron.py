@@ -163,7 +163,7 @@ def test_layers_that_are_too_many_are_found_when_each_stands_alone(tmp_path: Pat
 
 def test_what_is_no_gpt_is_refused(tmp_path: Path) -> None:
     path = saved(plain_gpt_model(tiny_shape(**LLAMA)), tmp_path / "bert", prefix="encoder.")
-    with pytest.raises(TrainingError, match=r"has no tensors named decoder\.\*, so it is no GPT of megatron-core"):
+    with pytest.raises(TrainingError, match=r"has no tensors named decoder\.\*, so it is not a GPT of megatron-core"):
         MegatronSource(path, tiny_shape(**LLAMA))
 
 

@@ -81,7 +81,7 @@ def test_files_of_other_names_are_taken_where_there_is_one_only(tmp_path: Path) 
 @pytest.mark.parametrize("where", [{"a": "../x.safetensors"}, {"a": 3}, {}, [], {"a": "model.bin"}, {"a": "x/"}])
 def test_an_index_that_names_no_files_of_the_folder_is_refused(where: Any, tmp_path: Path) -> None:
     index(tmp_path, where)
-    with pytest.raises(DataError, match=r"model\.safetensors\.index\.json: (names|is no index)"):
+    with pytest.raises(DataError, match=r"model\.safetensors\.index\.json: (names|is not an index)"):
         SafeFiles(tmp_path)
 
 
@@ -110,11 +110,11 @@ FORGED = {
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_header_is_one_error(name: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(FORGED[name])
-    with pytest.raises(DataError, match=r"model\.safetensors: is no whole safetensors file"):
+    with pytest.raises(DataError, match=r"model\.safetensors: is not a whole safetensors file"):
         SafeFiles(tmp_path)
 
 
 def test_a_folder_in_the_place_of_a_file_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(RetroError, match="is no file"):
+    with pytest.raises(RetroError, match="is not a file"):
         SafeFiles(tmp_path)
