@@ -1,7 +1,7 @@
 """Time and memory of a training step, GPT and Retro, beside what the planner's FLOPs say.
 
 Measures: seconds of a whole optimizer step (forward, backward, Adam) of one process on random tokens, the median over
-steps after some to warm up; tokens a second; model FLOPs utilisation by `retro.planning.flops`; peak memory (of a GPU,
+steps after some to warm up; tokens a second; model FLOPs utilization by `retro.planning.flops`; peak memory (of a GPU,
 or of the process on a CPU, libraries included). Prints the measured Retro/GPT ratio beside that of the FLOPs. Each
 case is a process of its own; GPT and Retro take turns in `--rounds`, so that a busy machine slows both.
 
@@ -164,7 +164,7 @@ def _derived(row: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
         "tokens_per_second": rate,
         "training_flops_per_token": flops.training,
         "flops_per_second": flops.training * rate,
-        "utilisation": flops.training * rate / find_gpu(options.gpu).peak if options.gpu else None,
+        "utilization": flops.training * rate / find_gpu(options.gpu).peak if options.gpu else None,
         "planned_bytes": planned.total,
         "planned_logits_bytes": Activations(shape, train).logits().split,
     }
@@ -184,7 +184,7 @@ def page(options: argparse.Namespace, rows: list[dict[str, Any]], where: str) ->
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        peak = "-" if row["utilisation"] is None else f"{row['utilisation']:.1%}"
+        peak = "-" if row["utilization"] is None else f"{row['utilization']:.1%}"
         planned = "-" if row["model"].startswith("peer") else f"{row['planned_bytes'] / 2**30:.2f}"
         lines.append(
             f"| {row['model']} | {row['sequence']:,} | {row['step_seconds']:.4g} | {row['tokens_per_second']:,.0f} | "

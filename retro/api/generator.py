@@ -86,11 +86,11 @@ class Generator:
         """
         if parallel.world_size() > 1:
             raise ConfigError("WORLD_SIZE", parallel.world_size(), "needs to be 1: a Generator is one process")
-        self._task, self._every = load_task(config.task), config.retrieval_every
+        self._task, self._interval = load_task(config.task), config.retrieval_interval
         self._search: Retrieve | None = None
         self._texts = prompt_texts(config, self._task)
         # Nothing is searched yet: a model with its own tokenizer needs no corpus until passages are wanted.
-        update = {"settings": ("closed_book",), "retrieval_every": None, "start": 0, "count": None}
+        update = {"settings": ("closed_book",), "retrieval_interval": None, "start": 0, "count": None}
         self._model: OpenModel | None = open_model(config.model_copy(update=update), paths)
         self._model.retrieve = self._retrieve
         warn_of_other_prompts(self.model.config, self.model.info.path, self._texts)
@@ -252,7 +252,7 @@ class Generator:
             "sampling": SamplingConfig(**chosen),
             "max_new_tokens": config.max_new_tokens if max_tokens is None else max_tokens,
             "seed": config.seed if seed is None else seed,
-            "retrieval_every": self._every if live else None,
+            "retrieval_interval": self._interval if live else None,
         }
         config = config.model_copy(update=update)
         return for_model(config, self.model.info) if live else config

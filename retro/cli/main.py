@@ -36,12 +36,20 @@ _OLD_NAMES = {"matrix": "sweep"}
 """Commands of earlier versions, accepted with a line that names the new one."""
 
 
+_OLD_OPTIONS = {"--utilisation": "--utilization"}
+"""Options of earlier versions, accepted in the same way."""
+
+
 class _Commands(TyperGroup):
     """The commands under headings, each with its whole first sentence."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of HEADINGS."""
         return [name for names in HEADINGS.values() for name in names]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, options of earlier versions by their new names."""
+        return super().parse_args(ctx, [_current_option(word) for word in args])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or of its old name."""
@@ -54,6 +62,14 @@ class _Commands(TyperGroup):
         for heading, names in HEADINGS.items():
             with formatter.section(heading):
                 formatter.write_dl([(name, summary_of(self.commands[name])) for name in names])
+
+
+def _current_option(word: str) -> str:
+    name, equals, value = word.partition("=")
+    if name not in _OLD_OPTIONS:
+        return word
+    complain(f"`{name}` is `{_OLD_OPTIONS[name]}` now; the old name works in this version")
+    return _OLD_OPTIONS[name] + equals + value
 
 
 app = typer.Typer(

@@ -34,7 +34,7 @@ def plan_model(
     gpus: Annotated[int, typer.Option(help="How many GPUs; if not given, as few as hold one copy.")] = 0,
     gpu: Annotated[str, typer.Option(help="A name of the GPU table, as a100-80g or h100-80g.")] = "h100-80g",
     tokens: Annotated[str, typer.Option(help="Token budget, as 100b or 1.2t.")] = "100b",
-    utilisation: Annotated[float, typer.Option(help="Share of its peak that a GPU reaches while it works.")] = 0.4,
+    utilization: Annotated[float, typer.Option(help="Share of its peak that a GPU reaches while it works.")] = 0.4,
     vocabulary: Annotated[int | None, typer.Option(help="Tokens of the tokenizer, if not the size's own.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +47,7 @@ def plan_model(
             raise ConfigError("--size", size, "needs no config file beside it: give one of the two")
         given = overrides_of_size(size) + given
     show_plan(
-        read_arguments(given), gpus=gpus, gpu=gpu, tokens=tokens, utilisation=utilisation, vocabulary=vocabulary,
+        read_arguments(given), gpus=gpus, gpu=gpu, tokens=tokens, utilization=utilization, vocabulary=vocabulary,
         as_json=as_json,
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def plan_database(
     document_tokens: Annotated[float, typer.Option(help="Mean tokens of a document.")] = 2400.0,
     vocabulary: Annotated[int, typer.Option(help="Tokens of the tokenizer: 2 or 4 bytes a token.")] = 50_257,
     gpu: Annotated[str, typer.Option(help="A name of the GPU table, that computes the embeddings.")] = "a100-80g",
-    utilisation: Annotated[
+    utilization: Annotated[
         float | None, typer.Option(help="Share of its peak that it reaches; without it, the published share.")
     ] = None,
     measure: Annotated[
@@ -90,7 +90,7 @@ def plan_database(
         sample=None if sample is None else number(sample, "--sample"),
         query_tokens=None if query_tokens is None else number(query_tokens, "--query-tokens"),
         saved=neighbors, nprobe=nprobe, document_tokens=document_tokens, vocabulary=vocabulary, gpu=gpu,
-        utilisation=utilisation, measured=measure,
+        utilization=utilization, measured=measure,
     )  # fmt: skip
     show(question, as_json=as_json)
 

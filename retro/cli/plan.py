@@ -11,7 +11,7 @@ from retro.model.config import ModelShape
 from retro.model.sizes import find_size
 from retro.planning import show
 from retro.planning.gpus import find_gpu
-from retro.planning.plan import UTILISATION, Plan, make_plan
+from retro.planning.plan import UTILIZATION, Plan, make_plan
 from retro.planning.propose import fewest_gpus, propose
 from retro.planning.published import published_batch
 from retro.run.config import RunConfig
@@ -37,7 +37,7 @@ def show_plan(
     gpus: int,
     gpu: str,
     tokens: str,
-    utilisation: float = UTILISATION,
+    utilization: float = UTILIZATION,
     vocabulary: int | None = None,
     as_json: bool = False,
 ) -> None:
@@ -48,7 +48,7 @@ def show_plan(
         gpus: How many; 0 takes as few as hold one copy of the model.
         gpu: A name of the GPU table.
         tokens: The budget, as 100b.
-        utilisation: Share of the peak that is reached while a GPU works.
+        utilization: Share of the peak that is reached while a GPU works.
         vocabulary: Tokens of the tokenizer; None takes the size's own.
         as_json: For machines.
     """
@@ -57,11 +57,11 @@ def show_plan(
     options: list[Plan] = []
     if "parallel" in config.model_fields_set:
         count = gpus or config.parallel.model_ranks
-        plan = make_plan(shape, config.train, config.parallel, gpus=count, gpu=kind, utilisation=utilisation)
+        plan = make_plan(shape, config.train, config.parallel, gpus=count, gpu=kind, utilization=utilization)
     else:
         given = {"modes": (config.train.recompute,)} if "recompute" in config.train.model_fields_set else {}
         count = gpus or fewest_gpus(shape, config.train, gpu=kind, **given)
-        options = propose(shape, config.train, gpus=count, gpu=kind, utilisation=utilisation, **given)
+        options = propose(shape, config.train, gpus=count, gpu=kind, utilization=utilization, **given)
         plan = options[0]
     if as_json:
         output.json(show.as_json(plan, budget, options))

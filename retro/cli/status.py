@@ -138,7 +138,7 @@ def run_verification(arguments: Sequence[str], *, share: float, repair: bool, se
     Args:
         arguments: Its config with overrides, or its directory.
         share: Of the blocks to make once more.
-        repair: Mend damaged blocks.
+        repair: Rebuild damaged blocks.
         seed: Draws the blocks.
         as_json: Print what was found for machines.
 

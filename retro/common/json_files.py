@@ -260,14 +260,14 @@ def load_json(path: Path, text: str) -> Any:
 def _as_data_error(path: Path, error: JsonError, place: str, where: str) -> DataError:
     """What cannot be read at a place of a file: `line 7 (item 6)`, or nothing for the file itself."""
     if isinstance(error, DeepJsonError):
-        return DataError(path, f"{place} nests too deep to be read".lstrip(), "Mend or remove it")
+        return DataError(path, f"{place} nests too deep to be read".lstrip(), "Fix or remove it")
     if isinstance(error, LongNumberError):
         problem = f"{place} has a number of too many digits at {where}"
         return DataError(path, problem.lstrip(), "Write it as a text, in quotes, or remove it")
     detail = error.problem.removeprefix("broken JSON: ")
     problem = f"{place} is broken JSON at {where}: {detail}" if place else f"broken JSON at {where}: {detail}"
-    remedy = "Mend or remove the line; a file is one JSON list, or one whole object per line"
-    return DataError(path, problem, remedy if place else "Mend or remove that place")
+    remedy = "Fix or remove the line; a file is one JSON list, or one whole object per line"
+    return DataError(path, problem, remedy if place else "Fix or remove that place")
 
 
 def _list_items(path: Path, text: str) -> Iterator[tuple[int, str, Any]]:

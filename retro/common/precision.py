@@ -163,13 +163,16 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
     return set()
 
 
-def rename_key(data: Any, owner: str, old: str, values: Mapping[bool, Precision] | None = None) -> Any:
-    """Settings with `precision` in place of the name that it had before.
+def rename_key(
+    data: Any, owner: str, old: str, new: str = "precision", values: Mapping[bool, Precision] | None = None
+) -> Any:
+    """Settings with a key's name in place of the one that it had before.
 
     Args:
         data: A section as it was given; anything but a mapping is left alone.
         owner: The section's class, for the error.
         old: The former name.
+        new: The name.
         values: What its values are now called; None where they are the same.
 
     Raises:
@@ -177,14 +180,14 @@ def rename_key(data: Any, owner: str, old: str, values: Mapping[bool, Precision]
     """
     if not isinstance(data, Mapping) or old not in data:
         return data
-    if "precision" in data:
+    if new in data:
         raise ConfigError(
-            f"{owner}.{old}", data[old], "is the former name of `precision`, which is given too; leave it out"
+            f"{owner}.{old}", data[old], f"is the former name of `{new}`, which is given too; leave it out"
         )
     value = data[old]
     if values is not None and isinstance(value, bool):
         value = values[value]
-    return {key: one for key, one in data.items() if key != old} | {"precision": value}
+    return {key: one for key, one in data.items() if key != old} | {new: value}
 
 
 @lru_cache(maxsize=8)

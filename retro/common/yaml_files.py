@@ -140,7 +140,7 @@ def read_yaml(path: Path, *, error: ErrorClass = DataError) -> dict[str, Any]:
         data = parse_yaml(text)
     except yaml.YAMLError as cause:
         where = " ".join(str(cause).split())
-        raise error(path, f"is not YAML: {where}", "Mend the line it names") from None
+        raise error(path, f"is not YAML: {where}", "Fix the line it names") from None
     if data is None:
         return {}
     if not isinstance(data, dict):

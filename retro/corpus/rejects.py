@@ -87,7 +87,7 @@ def require_enough(config: CorpusConfig, source: Source, documents: int, reasons
     if bad > config.max_bad_fraction:
         problem = f"{bad:.1%} of it was rejected{reported}, max_bad_fraction allows {config.max_bad_fraction:.1%}"
         problem += f"; {guess.problem}" if guess else ""
-        raise DataError(origin, problem, guess.remedy if guess else "Mend the source, or allow more")
+        raise DataError(origin, problem, guess.remedy if guess else "Fix the source, or allow more")
     advice = f": {guess.problem}. {guess.remedy}" if guess else ""
     return f"{source.name}: {rejected} rejected{reported}{advice}" if rejected else ""
 

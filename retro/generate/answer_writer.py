@@ -14,7 +14,7 @@ from typing import Any
 
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, failed_writes_are_artifact_errors, read_json, write_json
-from retro.generate.config import GenerateConfig, with_precision
+from retro.generate.config import GenerateConfig, current_names
 from retro.qa.answer_files import Answer, answer_line, read_answers
 
 _REDO = "Use another run_dir, or delete it to answer again"
@@ -102,7 +102,7 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
         return
     # What an older toolkit did not have.
     added = {"add_special_tokens": "auto"}
-    known, header = added | with_precision(read_json(beside, _REDO)), added | dict(header)
+    known, header = added | current_names(read_json(beside, _REDO)), added | dict(header)
     if known != header:
         keys = sorted(key for key in {*known, *header} if known.get(key) != header.get(key))
         changes = "; ".join(f"{key} was {_short(known.get(key))}, now {_short(header.get(key))}" for key in keys[:3])
@@ -112,7 +112,7 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
 def begun_precision(directory: Path) -> str | None:
     """What the first answer file of a stage was computed in; None where there is none yet."""
     for beside in sorted(directory.glob("*.header.json")):
-        header = with_precision(read_json(beside, _REDO))
+        header = current_names(read_json(beside, _REDO))
         if isinstance(header, dict) and "precision" in header:
             return str(header["precision"])
     return None
@@ -169,7 +169,7 @@ def _slices(directory: Path, setting: str) -> list[tuple[int, int, Path]]:
 
 
 def _common_header(path: Path) -> dict[str, Any]:
-    header: dict[str, Any] = with_precision(read_json(header_path(path), _REDO))
+    header: dict[str, Any] = current_names(read_json(header_path(path), _REDO))
     return {key: value for key, value in header.items() if key not in ("start", "count")}
 
 

@@ -1,7 +1,7 @@
 """What the encoder reads while a sequence grows: where its chunks end, what each end asks, and the passages as tokens.
 
 The prompt is padded on the left, in thought, so that its last token ends a chunk. Chunks end at every M tokens counted
-back from there, and after the prompt at every M, or at every `LiveRetrieval.every`.
+back from there, and after the prompt at every M, or at every `LiveRetrieval.interval`.
 """
 
 # Dims in this file.
@@ -63,8 +63,8 @@ class ChunkReader:
         """Passages given at every chunk, and their tokens once they were made."""
         self._reading = reading
         self._prompt, self._chunk = prompt_length, chunk_length
-        every = reading.every if isinstance(reading, LiveRetrieval) else None
-        self._every = every or chunk_length
+        interval = reading.interval if isinstance(reading, LiveRetrieval) else None
+        self._interval = interval or chunk_length
         self._next = chunk_length - 1 - left_pad(prompt_length, chunk_length)
 
     def ends(self, ids: Sequence[int]) -> Iterator[ChunkEnd]:
@@ -83,12 +83,12 @@ class ChunkReader:
                 question=live.question if isinstance(live, LiveRetrieval) and in_prompt else "",
                 chunk=ids[max(0, position + 1 - self._chunk) : position + 1],
             )
-            self._next += self._chunk if position < self._prompt - 1 else self._every
+            self._next += self._chunk if position < self._prompt - 1 else self._interval
 
     def swap(self, passages: Passages, position: int) -> None:
         """Read these passages instead of anything else, from the chunk on that ends at `position`."""
         self._reading, self.given = GivenPassages(passages=passages), None
-        self._every, self._next = self._chunk, position
+        self._interval, self._next = self._chunk, position
 
     @property
     def most_passages(self) -> int | None:

@@ -58,9 +58,10 @@ def setting_of(passages_from: str) -> Setting:
     return _ASKED[passages_from]
 
 
-def with_precision(data: Any) -> Any:
-    """Settings of generation with `precision` where an older toolkit had `bfloat16`, true or false."""
-    return rename_key(data, "GenerateConfig", "bfloat16", {True: "bfloat16", False: "float32"})
+def current_names(data: Any) -> Any:
+    """Settings of generation with `precision` and `retrieval_interval` where an older toolkit had other names."""
+    data = rename_key(data, "GenerateConfig", "retrieval_every", "retrieval_interval")
+    return rename_key(data, "GenerateConfig", "bfloat16", values={True: "bfloat16", False: "float32"})
 
 
 class SamplingConfig(StageConfig):
@@ -146,7 +147,7 @@ class GenerateConfig(StageConfig):
     finds. `gold_passages`: the question's own contexts, of the documents that hold the answer. `closed_book`: nothing.
     `shuffled_passages`: those of `passages_from` of another question; what is left of a gain then is not retrieval."""
 
-    retrieval_every: PositiveInt | None = None
+    retrieval_interval: PositiveInt | None = None
     """With live_retrieval: generated tokens between two searches, 1 to M (the papers' retrieval step); absent: M, one
     search for each chunk."""
 
@@ -214,13 +215,15 @@ class GenerateConfig(StageConfig):
     def _former_name(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "bfloat16" in data:
             warn_renamed("generate.bfloat16", "generate.precision")
-        return with_precision(data)
+        if isinstance(data, Mapping) and "retrieval_every" in data:
+            warn_renamed("generate.retrieval_every", "generate.retrieval_interval")
+        return current_names(data)
 
     @model_validator(mode="after")
     def _consistent(self) -> GenerateConfig:
         require(self, "settings", len(set(self.settings)) == len(self.settings), "each setting once")
         need = "live_retrieval among generate.settings; nothing else searches while an answer grows"
-        require(self, "retrieval_every", self.retrieval_every is None or "live_retrieval" in self.settings, need)
+        require(self, "retrieval_interval", self.retrieval_interval is None or "live_retrieval" in self.settings, need)
         if self.max_new_tokens is not None:
             need = f"at least sampling.min_new_tokens = {self.sampling.min_new_tokens}"
             require(self, "max_new_tokens", self.max_new_tokens >= self.sampling.min_new_tokens, need)

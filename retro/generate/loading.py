@@ -96,9 +96,9 @@ def for_model(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> Genera
     if "live_retrieval" in config.settings and not encoder:
         need = "needs an encoder that reads what is found: a Retro, and generate.encoder=true"
         raise ConfigError("generate.settings", "live_retrieval", need)
-    every, most = config.retrieval_every, info.shape.chunk_length
-    if every is not None and every > most:
-        raise ConfigError("generate.retrieval_every", every, f"needs 1 to {most}, the tokens of a chunk")
+    interval, most = config.retrieval_interval, info.shape.chunk_length
+    if interval is not None and interval > most:
+        raise ConfigError("generate.retrieval_interval", interval, f"needs 1 to {most}, the tokens of a chunk")
     _warn_of_more_passages(config, info, encoder=encoder)
     return config.model_copy(update={"encoder": encoder})
 

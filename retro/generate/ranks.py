@@ -14,7 +14,7 @@ from retro.qa.passages import Retrieve
 from retro.qa.question import PassageLike
 
 T = TypeVar("T")
-Found = Sequence[Sequence[PassageLike]]
+PassageLists = Sequence[Sequence[PassageLike]]
 
 
 def on_first_rank(do: Callable[[], T]) -> T:
@@ -53,8 +53,8 @@ def search_once(retrieve: Retrieve | None) -> Retrieve:
         The search; what it raises on the first rank, it raises on all.
     """
 
-    def search(texts: list[str]) -> Found:
-        def do() -> Found:
+    def search(texts: list[str]) -> PassageLists:
+        def do() -> PassageLists:
             if retrieve is None:
                 raise ValueError("the first rank needs a search")
             return retrieve(texts)

@@ -127,7 +127,7 @@ class LiveRetrieval:
 
     passages: int = 2
     """K."""
-    every: int | None = None
+    interval: int | None = None
     """Generated tokens between two searches, 1 to M (the papers' retrieval step); None: M, one search a chunk."""
     question: str = ""
     """What is asked for the prompt; empty: each of its chunks asks for itself. Later searches ask with the last M

@@ -84,8 +84,8 @@ def require_reading(reading: Reading, decoder: Decoder, *, searches: bool) -> No
         if not searches:
             raise ConfigError("Request.reading", type(reading).__name__, "needs a database and an index to search")
         require(reading, "passages", reading.passages >= 1, "at least 1")
-        every, most = reading.every, decoder.chunk_length
-        require(reading, "every", every is None or 1 <= every <= most, f"1 to {most}, the tokens of a chunk")
+        interval, most = reading.interval, decoder.chunk_length
+        require(reading, "interval", interval is None or 1 <= interval <= most, f"1 to {most}, the tokens of a chunk")
 
 
 def _last(decoder: Decoder) -> int:

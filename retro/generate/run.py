@@ -17,7 +17,7 @@ from retro.common.files import write_json
 from retro.common.leases import run_lock
 from retro.db.versions import version_identity
 from retro.generate.answer_writer import begun_precision, covered, header_path, join_slices, plain_name, write_plain
-from retro.generate.config import GenerateConfig, ModelPaths, with_precision
+from retro.generate.config import GenerateConfig, ModelPaths, current_names
 from retro.generate.loading import conventions_identity, find_checkpoint, prompt_texts
 from retro.generate.open_model import OpenModel
 from retro.generate.questions import find_passages, load_questions, slice_bounds
@@ -144,7 +144,7 @@ def _join(runner: QuestionRunner, out: Path) -> list[str]:
 
 
 def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {**settings, "generate": with_precision(settings["generate"])}
+    return {**settings, "generate": current_names(settings["generate"])}
 
 
 def _whole_is_no_slice(config: GenerateConfig, questions: int) -> GenerateConfig:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PreparedQuestion:
     """A question as it is put to a model."""
 
     question: Question
@@ -55,7 +55,7 @@ class Policy(Protocol):
     def identity(self) -> Mapping[str, Any]:
         """What shapes its answers, as JSON values: a finished stage of another one is refused."""
 
-    def generate(self, engine: BatchEngine, asked: Sequence[Asked]) -> Sequence[Completion]:
+    def generate(self, engine: BatchEngine, asked: Sequence[PreparedQuestion]) -> Sequence[Completion]:
         """Answer some questions, in their order."""
 
 
@@ -169,7 +169,9 @@ def _complete(
         completions: Sequence[Completion] = runner.engine.generate(fitting)
     else:
         whole = zip(questions, passages, requests, strict=True)
-        asked = [Asked(question=one, passages=read, request=put) for one, read, put in whole if put is not None]
+        asked = [
+            PreparedQuestion(question=one, passages=read, request=put) for one, read, put in whole if put is not None
+        ]
         completions = runner.policy.generate(runner.engine, asked)
     if len(completions) != len(fitting):
         raise ValueError(f"{len(fitting)} questions were asked and {len(completions)} answered")
@@ -229,7 +231,7 @@ def reading_of(config: GenerateConfig, setting: Setting, question: Question, pas
     if not config.encoder or setting == "closed_book":
         return None
     if setting == "live_retrieval":
-        return LiveRetrieval(passages=config.passages, every=config.retrieval_every, question=question.question)
+        return LiveRetrieval(passages=config.passages, interval=config.retrieval_interval, question=question.question)
     return GivenPassages(passages=tuple(passages[: config.passages]))
 
 

@@ -249,7 +249,7 @@ def _write_run_file(config: CorpusConfig, project: Project, run_dir: Path) -> Pa
 def not_imported(project: Project) -> list[str]:
     """What lies in a project and cannot be taken over, and why, a line each."""
     reported = [
-        f"{path}: not imported. It compares vectors that are not normalised by their distance; a search here takes the "
+        f"{path}: not imported. It compares vectors that are not normalized by their distance; a search here takes the "
         "inner product of vectors of length 1. Its ids are rows of the imported database; `retro index` makes our own"
         for path in sorted(project.directory.glob("index/**/added_*.faissindex"))
     ]

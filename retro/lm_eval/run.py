@@ -199,7 +199,7 @@ def _require_yaml(folder: Path | None, name: str) -> None:
             problem = (
                 f"is not a YAML file that can be read ({_short(error)}), and no other file gives the task {name!r}"
             )
-            raise DataError(path, problem, "Mend the file") from None
+            raise DataError(path, problem, "Fix the file") from None
 
 
 def _prepare(manager: Any, wanted: Options, model: RetroLM) -> None:
@@ -217,7 +217,7 @@ def _prepare(manager: Any, wanted: Options, model: RetroLM) -> None:
             name = _first_without_data(load, names, (DatasetsError, ValueError))
             problem = f"cannot be loaded with its data ({_short(error.__cause__ or error)})"
             raise DataError(
-                f"the task {name!r}", problem, "Mend its file: dataset_path and dataset_kwargs name the data"
+                f"the task {name!r}", problem, "Fix its file: dataset_path and dataset_kwargs name the data"
             ) from None
         _require_samples(found["tasks"], wanted.samples)
         for name, task in found["tasks"].items():

@@ -166,7 +166,7 @@ class StageLayers:
 
     stage: int
     """Which stage holds it."""
-    chunk: int | None
+    vp_stage: int | None
     """Which of the stage's groups it is; None where each stage has one."""
     first: bool
     """Whether the embedding is here."""
@@ -181,13 +181,13 @@ def from_first(value: T) -> T:
     return gather_objects(value)[0]
 
 
-def place(chunk: int) -> StageLayers:
-    """The place of this rank's group of layers number `chunk`."""
+def place(vp_stage: int) -> StageLayers:
+    """The place of this rank's group of layers number `vp_stage`."""
     virtual = parallel_state.get_virtual_pipeline_model_parallel_world_size()
-    which = None if virtual is None else chunk
+    which = None if virtual is None else vp_stage
     return StageLayers(
         stage=parallel_state.get_pipeline_model_parallel_rank(),
-        chunk=which,
+        vp_stage=which,
         first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=which),
         last=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=which),
     )

@@ -1,6 +1,6 @@
 """The neighbor encoder: bidirectional layers over each neighbor, the first of which reads the query chunk.
 
-Its layers are megatron-core transformer layers; residuals run on the un-normalised stream throughout.
+Its layers are megatron-core transformer layers; residuals run on the unnormalized stream throughout.
 """
 
 # Dims: S, s, B, H, M, L, K, R, r as in attention.py.

@@ -52,13 +52,13 @@ class RetroModel(GPTModel):
     layer, and what lies between them arrives through `set_input_tensor`.
     """
 
-    def __init__(self, shape: ModelShape, options: BuildOptions | None = None, chunk: int = 0) -> None:
+    def __init__(self, shape: ModelShape, options: BuildOptions | None = None, vp_stage: int = 0) -> None:
         """Build the layers that belong to this rank.
 
         Args:
             shape: The whole model.
             options: Precision, ranks, recompute.
-            chunk: Which of this stage's groups of layers; above 0 only where stages take turns.
+            vp_stage: Which of this stage's groups of layers; above 0 only where stages take turns.
         """
         options = options or BuildOptions()
         kernels = choose(options.layers, bfloat16=options.bfloat16)
@@ -66,7 +66,7 @@ class RetroModel(GPTModel):
         model = shape.model
         kind = positions_named(model.positions)
         config = _config(shape, options, layers=model.layers, dropout=model.dropout, decoder=True)
-        place = parallel.place(chunk)
+        place = parallel.place(vp_stage)
         super().__init__(
             config=config,
             transformer_layer_spec=TransformerBlockSubmodules(
@@ -87,7 +87,7 @@ class RetroModel(GPTModel):
             rope_scaling=model.rope_scaling > 1.0,
             rope_scaling_factor=model.rope_scaling,
             pg_collection=groups,
-            vp_stage=place.chunk,
+            vp_stage=place.vp_stage,
         )
         self.shape = shape
         self._received: Tensor | None = None
@@ -194,7 +194,7 @@ def _plain_strides(_module: nn.Module, _inputs: object, embedded_SBH: Tensor) ->
 
 def build_stage(shape: ModelShape, options: BuildOptions) -> list[RetroModel]:
     """This rank's groups of layers, in order: one, or several where stages take turns."""
-    return [RetroModel(shape, options, chunk) for chunk in range(options.layout.virtual_pipeline)]
+    return [RetroModel(shape, options, number) for number in range(options.layout.virtual_pipeline)]
 
 
 def _config(
@@ -221,8 +221,8 @@ def _layer_specs(
     config: TransformerConfig,
 ) -> list[ModuleSpec]:
     """Specs of the layers that belong here, out of all layers of the decoder."""
-    before = get_transformer_layer_offset(config, place.chunk, place.stage)
-    here = get_num_layers_to_build(config, place.chunk, place.stage)
+    before = get_transformer_layer_offset(config, place.vp_stage, place.stage)
+    here = get_num_layers_to_build(config, place.vp_stage, place.stage)
     numbers = range(before + 1, before + here + 1)
     hands_on = not place.last
     return [

@@ -16,7 +16,7 @@ from retro.planning.stages import Block, bubble, stages_of
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.layout import nearest_processes, require_batch, require_layout
 
-UTILISATION = 0.4
+UTILIZATION = 0.4
 """Share of a GPU's peak that its matrix products reach on average while it works, unless another is stated."""
 
 
@@ -30,7 +30,7 @@ class Plan:
     gpus: int
     gpu: Gpu | None = None
     """None counts memory without a limit, and no time."""
-    utilisation: float = UTILISATION
+    utilization: float = UTILIZATION
 
     @property
     def data(self) -> int:
@@ -96,7 +96,7 @@ class Plan:
         gpu = self._need_gpu()
         tokens = self.train.micro_batch * self.shape.model.sequence_length
         slowest = max(self.stage_flops) * tokens / self.layout.tensor
-        return self.micro_batches * (1 + self.bubble) * slowest / (gpu.peak * self.utilisation)
+        return self.micro_batches * (1 + self.bubble) * slowest / (gpu.peak * self.utilization)
 
     @property
     def tokens_per_second(self) -> float:
@@ -104,7 +104,7 @@ class Plan:
         return self.train.global_batch * self.shape.model.sequence_length / self.step_seconds
 
     @property
-    def model_utilisation(self) -> float:
+    def model_utilization(self) -> float:
         """Share of the peak that goes into the model's own FLOPs: after recomputation, bubble and imbalance."""
         return self.tokens_per_second * self.flops.training / (self.gpus * self._need_gpu().peak)
 
@@ -116,7 +116,7 @@ class Plan:
         """The same run of the same decoder as a GPT."""
         return Plan(
             shape=plain_gpt(self.shape), train=self.train, layout=self.layout, gpus=self.gpus, gpu=self.gpu,
-            utilisation=self.utilisation,
+            utilization=self.utilization,
         )  # fmt: skip
 
     def _block_flops(self, block: Block) -> float:
@@ -129,14 +129,14 @@ class Plan:
         return self.gpu
 
 
-def require_utilisation(utilisation: float) -> None:
+def require_utilization(utilization: float) -> None:
     """Check that it is a share.
 
     Raises:
         ConfigError: It is not.
     """
-    if not 0 < utilisation <= 1:
-        raise ConfigError("--utilisation", utilisation, "needs a share above 0 and up to 1, as 0.4")
+    if not 0 < utilization <= 1:
+        raise ConfigError("--utilization", utilization, "needs a share above 0 and up to 1, as 0.4")
 
 
 def make_plan(
@@ -146,7 +146,7 @@ def make_plan(
     *,
     gpus: int,
     gpu: Gpu | None = None,
-    utilisation: float = UTILISATION,
+    utilization: float = UTILIZATION,
 ) -> Plan:
     """Check that a run can be laid out so, and plan it; `train.precision: auto` is planned as GPUs have it, bfloat16.
 
@@ -156,7 +156,7 @@ def make_plan(
     if train.precision == "auto":
         train = train.model_copy(update={"precision": "bfloat16"})
     require_layout(shape, layout)
-    require_utilisation(utilisation)
+    require_utilization(utilization)
     near = nearest_processes(layout, gpus)
     if near:
         need = (
@@ -164,6 +164,6 @@ def make_plan(
             f"nearest: {' or '.join(map(str, near))}"
         )
         raise ConfigError("--gpus", gpus, need)
-    plan = Plan(shape=shape, train=train, layout=layout, gpus=gpus, gpu=gpu, utilisation=utilisation)
+    plan = Plan(shape=shape, train=train, layout=layout, gpus=gpus, gpu=gpu, utilization=utilization)
     require_batch(layout, global_batch=train.global_batch, micro_batch=train.micro_batch, ranks=plan.data)
     return plan

@@ -8,7 +8,7 @@ from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
 from retro.planning.gpus import GPUS, Gpu
 from retro.planning.memory import GIB
-from retro.planning.plan import UTILISATION, Plan, make_plan, require_utilisation
+from retro.planning.plan import UTILIZATION, Plan, make_plan, require_utilization
 from retro.training.config import ParallelConfig, TrainConfig
 
 # Tensor parallel ranks talk in every layer, so they stay within a node of 8.
@@ -24,7 +24,7 @@ def propose(
     *,
     gpus: int,
     gpu: Gpu,
-    utilisation: float = UTILISATION,
+    utilization: float = UTILIZATION,
     modes: tuple[str, ...] = _MODES,
 ) -> list[Plan]:
     """For each way to recompute, the layout with the smallest tensor x pipeline that fits; quickest first.
@@ -35,13 +35,13 @@ def propose(
     Raises:
         ConfigError: No layout fits; what would is named.
     """
-    require_utilisation(utilisation)
+    require_utilization(utilization)
     if gpus < 1:
         raise ConfigError("--gpus", gpus, "needs a positive number of GPUs")
     found = []
     for mode in modes:
         changed = train.model_copy(update={"recompute": mode})
-        plans = candidates(shape, changed, gpus=gpus, gpu=gpu, utilisation=utilisation)
+        plans = candidates(shape, changed, gpus=gpus, gpu=gpu, utilization=utilization)
         fitting = next((plan for plan in plans if plan.fits), None)
         if fitting is not None:
             found.append(fitting)
@@ -68,7 +68,7 @@ def fewest_gpus(shape: ModelShape, train: TrainConfig, *, gpu: Gpu, modes: tuple
 
 
 def candidates(
-    shape: ModelShape, train: TrainConfig, *, gpus: int, gpu: Gpu, utilisation: float = UTILISATION
+    shape: ModelShape, train: TrainConfig, *, gpus: int, gpu: Gpu, utilization: float = UTILIZATION
 ) -> Iterator[Plan]:
     """Every layout that the model, the GPUs and the batch allow, smallest first."""
     sizes = [(tensor, stages) for tensor in _TENSOR for stages in range(1, shape.model.layers + 1)]
@@ -77,7 +77,7 @@ def candidates(
             tensor=tensor, sequence=tensor > 1, pipeline=stages, distributed_optimizer=gpus > tensor * stages
         )
         try:
-            yield make_plan(shape, train, layout, gpus=gpus, gpu=gpu, utilisation=utilisation)
+            yield make_plan(shape, train, layout, gpus=gpus, gpu=gpu, utilization=utilization)
         except ConfigError:  # of this layout: the model, the GPUs or the batch do not divide
             continue
 

@@ -50,17 +50,17 @@ class Published:
         return self.retro_hours / self.gpt_hours
 
     @property
-    def gpt_utilisation(self) -> float:
+    def gpt_utilization(self) -> float:
         """Share of the A100's peak that the GPT reached, by our count of FLOPs."""
-        return _utilisation(3 * self.flops.gpt * self.tokens, self.gpt_hours)
+        return _utilization(3 * self.flops.gpt * self.tokens, self.gpt_hours)
 
     @property
-    def retro_utilisation(self) -> float:
+    def retro_utilization(self) -> float:
         """The same for the Retro."""
-        return _utilisation(self.flops.training * self.tokens, self.retro_hours)
+        return _utilization(self.flops.training * self.tokens, self.retro_hours)
 
 
-def _utilisation(flops: float, hours: float) -> float:
+def _utilization(flops: float, hours: float) -> float:
     return flops / (hours * 3600 * GPU.peak)
 
 
@@ -143,7 +143,7 @@ def published_plan(index: str = INDEX) -> DatabasePlan:
     )  # fmt: skip
 
 
-def embedding_utilisation() -> float:
+def embedding_utilization() -> float:
     """Share of an A100's bfloat16 peak that the published embedding reached, by our count of FLOPs."""
     return EMBEDDED_PER_HOUR / 3600 * EMBEDDERS["bert-large"].flops(CHUNK_LENGTH) / A100_BF16
 
@@ -179,7 +179,7 @@ def compare() -> list[Comparison]:
         ),
         Comparison(
             "embedding, A100-hours", "h", EMBEDDING_HOURS, plan.rows / EMBEDDED_PER_HOUR, False,
-            f"{embedding_utilisation():.0%} of an A100's bfloat16 peak, by our count of FLOPs",
+            f"{embedding_utilization():.0%} of an A100's bfloat16 peak, by our count of FLOPs",
         ),
         Comparison(
             "training, memory of the sample", "TB", DGX_MEMORY / 1e12, sample / 1e12, True,

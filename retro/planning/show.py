@@ -137,10 +137,10 @@ def memory_note(plan: Plan) -> str:
 
 
 def time(plan: Plan, tokens: float) -> Table:
-    """Time at the stated utilisation, beside the same decoder without retrieval."""
+    """Time at the stated utilization, beside the same decoder without retrieval."""
     gpt = plan.without_retrieval()
     retro = plan.shape.model.retrieval
-    reached = f"{plan.utilisation:.0%} of {plan.gpu.peak / 1e12:.0f} TFLOP/s" if plan.gpu else ""
+    reached = f"{plan.utilization:.0%} of {plan.gpu.peak / 1e12:.0f} TFLOP/s" if plan.gpu else ""
     columns = ("Retro", "GPT", "ratio") if retro else ("GPT",)
     table = _table(f"Time, if a GPU that works reaches {reached}", "", *columns)
     for name, own, other in _times(plan, gpt, tokens):
@@ -162,7 +162,7 @@ def _times(plan: Plan, gpt: Plan, tokens: float) -> list[tuple[str, float, float
         *rows,
         ("seconds a step", plan.step_seconds, gpt.step_seconds),
         ("tokens a second and GPU", plan.tokens_per_second / plan.gpus, gpt.tokens_per_second / gpt.gpus),
-        ("model FLOPs utilisation, %", 100 * plan.model_utilisation, 100 * gpt.model_utilisation),
+        ("model FLOPs utilization, %", 100 * plan.model_utilization, 100 * gpt.model_utilization),
         (f"GPU-hours for {tokens / 1e9:,g} billion tokens", plan.gpu_hours(tokens), gpt.gpu_hours(tokens)),
         (f"days on {plan.gpus} GPUs", plan.gpu_hours(tokens) / plan.gpus / 24, gpt.gpu_hours(tokens) / gpt.gpus / 24),
     ]
@@ -174,7 +174,7 @@ def published() -> Table:
     table = _table("Published GPU-hours", "size", *columns)
     for row in PUBLISHED:
         hours = f"{row.gpt_hours:,.0f}", f"{row.retro_hours:,.0f}"
-        reached = f"{row.gpt_utilisation:.0%}", f"{row.retro_utilisation:.0%}"
+        reached = f"{row.gpt_utilization:.0%}", f"{row.retro_utilization:.0%}"
         ratios = f"{row.ratio:.2f}", f"{row.flops.ratio:.2f}"
         table.add_row(row.name, f"{row.tokens / 1e9:.0f}b", *hours, *reached, *ratios)
     return table
@@ -190,7 +190,7 @@ def as_json(plan: Plan, tokens: float, options: list[Plan]) -> dict[str, object]
         "published": [
             {
                 "size": row.name, "tokens": row.tokens, "gpt_hours": row.gpt_hours, "retro_hours": row.retro_hours,
-                "gpt_utilisation": row.gpt_utilisation, "retro_utilisation": row.retro_utilisation,
+                "gpt_utilization": row.gpt_utilization, "retro_utilization": row.retro_utilization,
                 "hours_ratio": row.ratio, "flops_ratio": row.flops.ratio,
             }
             for row in PUBLISHED
@@ -221,10 +221,10 @@ def _json(plan: Plan, tokens: float) -> dict[str, object]:
         "bubble": plan.bubble,
         "imbalance": plan.imbalance,
         "transport_bytes": plan.transport_bytes,
-        "utilisation": plan.utilisation,
+        "utilization": plan.utilization,
         "step_seconds": plan.step_seconds,
         "tokens_per_second": plan.tokens_per_second,
-        "model_utilisation": plan.model_utilisation,
+        "model_utilization": plan.model_utilization,
         "gpu_hours": plan.gpu_hours(tokens),
     }  # fmt: skip
 

@@ -15,7 +15,7 @@ from retro.planning.faiss_bytes import index_bytes
 from retro.planning.faiss_string import parse
 from retro.planning.gpus import Gpu, find_gpu
 from retro.planning.measure_database import Rates, measure
-from retro.planning.plan import require_utilisation
+from retro.planning.plan import require_utilization
 
 _SIZES = (
     "The text itself, ids and titles of documents, and blocks while a stage is under way are not counted. Each formula "
@@ -45,7 +45,7 @@ class Question:
     chosen: bool
     """Whether the index string is the policy's own choice."""
     gpu: Gpu
-    utilisation: float
+    utilization: float
     """Share of its peak that the GPU reaches while it embeds."""
     rates: Rates | None
     """Of this machine, where they were measured."""
@@ -127,7 +127,7 @@ def hours(question: Question) -> list[tuple[str, float | None, float | None]]:
     return [
         (
             "embedding all chunks",
-            plan.embedding_flops / (question.utilisation * question.gpu.peak) / 3600,
+            plan.embedding_flops / (question.utilization * question.gpu.peak) / 3600,
             rates.embedding_hours(plan) if rates else None,
         ),
         (
@@ -149,7 +149,7 @@ def hours(question: Question) -> list[tuple[str, float | None, float | None]]:
 
 
 def _hours_table(question: Question) -> Table:
-    title = f"Hours ({question.gpu.name} at {question.utilisation:.0%} of its peak)"
+    title = f"Hours ({question.gpu.name} at {question.utilization:.0%} of its peak)"
     table = _table(title, "", "at published rates", *(["measured on this machine"] if question.rates else []))
     for name, paper, own in hours(question):
         table.add_row(name, _hours(paper), *([_hours(own)] if question.rates else []))
@@ -181,7 +181,7 @@ def as_numbers(question: Question) -> dict[str, object]:
         "disk_bytes": plan.disk, "memory_bytes": plan.memory, "index_bytes": asdict(plan.index_bytes),
         "index_bytes_per_vector": plan.index_bytes.per_vector(plan.rows),
         "embedding_flops": plan.embedding_flops, "training_flops": plan.training_flops,
-        "gpu": question.gpu.name, "utilisation": question.utilisation,
+        "gpu": question.gpu.name, "utilization": question.utilization,
         "hours": {name: {"published_rates": paper, "measured_rates": own} for name, paper, own in hours(question)},
         "measured": asdict(question.rates) if question.rates else None,
         "published": [asdict(row) | {"agrees": row.agrees} for row in published.compare()],
@@ -215,7 +215,7 @@ def ask(
     document_tokens: float = DOCUMENT_TOKENS,
     vocabulary: int = 50_257,
     gpu: str = "a100-80g",
-    utilisation: float | None = None,
+    utilization: float | None = None,
     measured: bool = False,
 ) -> Question:
     """Plan a database.
@@ -232,7 +232,7 @@ def ask(
         document_tokens: Mean tokens of a document.
         vocabulary: Tokens of the tokenizer.
         gpu: A name of the GPU table.
-        utilisation: Share of its peak that it reaches; None: the share of the published embedding.
+        utilization: Share of its peak that it reaches; None: the share of the published embedding.
         measured: Measure this machine too.
 
     Raises:
@@ -242,8 +242,8 @@ def ask(
         raise ConfigError(
             "--chunk", chunk_length, f"needs a positive number, as does --document-tokens {document_tokens}"
         )
-    share = published.embedding_utilisation() if utilisation is None else utilisation
-    require_utilisation(share)
+    share = published.embedding_utilization() if utilization is None else utilization
+    require_utilization(share)
     shape, rows = find_embedder(embedder), rows_of(tokens, chunk_length, document_tokens)
     if rows < 1:
         raise ConfigError("--tokens", tokens, f"needs text enough for a chunk of {chunk_length} tokens")
@@ -256,7 +256,7 @@ def ask(
         nprobe=NPROBE if nprobe is None else nprobe,
     )  # fmt: skip
     rates = measure(plan) if measured else None
-    return Question(plan=plan, chosen=index is None, gpu=find_gpu(gpu), utilisation=share, rates=rates)
+    return Question(plan=plan, chosen=index is None, gpu=find_gpu(gpu), utilization=share, rates=rates)
 
 
 def chosen_index(rows: int, dimension: int) -> str:

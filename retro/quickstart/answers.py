@@ -17,7 +17,7 @@ from retro.evaluate.compare import ScoredAnswers, open_scored_answers
 from retro.qa.answer_files import Answer, read_answers
 from retro.quickstart.documents import DOCUMENTS, QUESTIONS, write_documents
 from retro.quickstart.options import Options
-from retro.quickstart.page import Asked, Section
+from retro.quickstart.page import AnsweredQuestion, Section
 from retro.report.format import percent
 from retro.report.questions import highlight
 from retro.report.tables import new_table, recall_text
@@ -219,14 +219,14 @@ def _list(title: str, outcomes: Sequence[QuestionOutcome], what: str) -> Section
     return Section(title=f"{title}: {len(outcomes)}", note=what + more, asked=asked)
 
 
-def _asked(one: QuestionOutcome) -> Asked:
+def _asked(one: QuestionOutcome) -> AnsweredQuestion:
     found = one.said["with_passages"]
     said = [
         (LABELS[setting], one.right[setting], one.said[setting].prediction)
         for setting in ("closed_book", "with_passages")
     ]
     passages = [highlight(passage.text, found.answers) for passage in found.passages]
-    return Asked(found.question, found.answers, said, passages)
+    return AnsweredQuestion(found.question, found.answers, said, passages)
 
 
 def sections(results: Mapping[str, Any], outcomes: Sequence[QuestionOutcome]) -> list[Section]:

@@ -12,7 +12,7 @@ from retro.common.terminal import Table
 from retro.report.render import render
 
 
-class Asked(NamedTuple):
+class AnsweredQuestion(NamedTuple):
     """A question with its answers."""
 
     question: str
@@ -34,7 +34,7 @@ class Section:
     """Title, drawing, and the names of its colors."""
     below: str = ""
     """A note below tables and charts."""
-    asked: Sequence[Asked] = ()
+    asked: Sequence[AnsweredQuestion] = ()
 
 
 def page(results: Mapping[str, Any], sections: Sequence[Section]) -> str:

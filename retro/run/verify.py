@@ -146,7 +146,7 @@ class Verification:
         try:
             work = self._work(directory, manifest)
         except RetroError as error:
-            first = "Mend first what it is made from, then run this again to know which block it is"
+            first = "Fix first what it is made from, then run this again to know which block it is"
             self.found.problems.append(f"{directory / name}: {problem}. {first} ({error})")
             return
         # A file of another length is another file: there are no rows to put back into it.

@@ -172,7 +172,7 @@ def _retrieval(
         return source, None
     if source == "given":
         return source, GivenPassages(passages=_given_passages(options))
-    return source, LiveRetrieval(passages=k, every=options.every, question=question)
+    return source, LiveRetrieval(passages=k, interval=options.every, question=question)
 
 
 def _require_agreement(options: RetrievalOptions, source: Source) -> None:

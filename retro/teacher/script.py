@@ -116,7 +116,7 @@ class _Replies:
                 self._patterns.append((re.compile(line["pattern"], re.DOTALL), line["reply"]))
             except re.error as error:
                 problem = f"{place} the pattern {line['pattern']!r:.80}, which is not a regular expression ({error})"
-                raise DataError(self._path, problem, "Mend it") from None
+                raise DataError(self._path, problem, "Fix it") from None
             return
         key = sha256_of(line["messages"]) if way == "messages" else line["sha256"]
         self._known.setdefault(key, line["reply"])

@@ -82,3 +82,12 @@ def test_the_old_name_of_a_command_works_and_says_the_new_one() -> None:
 
 def test_completion_can_be_installed() -> None:
     assert "--install-completion" in help_of()
+
+
+def test_an_option_of_an_earlier_version_is_accepted_with_a_line() -> None:
+    runner = CliRunner()
+    old = runner.invoke(main.app, ["plan", "--size", "843m", "--utilisation=0.3", "--json"])
+    new = runner.invoke(main.app, ["plan", "--size", "843m", "--utilization=0.3", "--json"])
+    assert (old.exit_code, new.exit_code) == (0, 0)
+    assert "`--utilisation` is `--utilization` now" in old.stderr
+    assert old.stdout == new.stdout

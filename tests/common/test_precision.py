@@ -128,9 +128,12 @@ def test_former_names_are_read_and_named_once(caplog: pytest.LogCaptureFixture) 
     assert GenerateConfig.model_validate({"bfloat16": True}) == GenerateConfig(precision="bfloat16")
     assert GenerateConfig.model_validate({"bfloat16": False}).precision == "float32"
     assert EmbedderConfig.model_validate({"dtype": "bfloat16"}) == EmbedderConfig(precision="bfloat16")
+    live = {"settings": ["live_retrieval"]}
+    assert GenerateConfig.model_validate(live | {"retrieval_every": 8}).retrieval_interval == 8
     assert caplog.messages == [
         "generate.bfloat16 is the former name of generate.precision; it is still read",
         "index.embedder.dtype is the former name of index.embedder.precision; it is still read",
+        "generate.retrieval_every is the former name of generate.retrieval_interval; it is still read",
     ]
     with pytest.raises(ConfigError, match=r"bfloat16 = True: is the former name of `precision`, which is given too"):
         GenerateConfig.model_validate({"bfloat16": True, "precision": "auto"})

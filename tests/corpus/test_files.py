@@ -87,7 +87,7 @@ def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_of_nothing_but_what_is_passed_over_says_so(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("nowhere")
     (tmp_path / ".b.txt").touch()
-    with pytest.raises(DataError, match=r"\(also \.gz, \.zst\); it holds 1 hidden \(a .*\), 1 broken links\. Give"):
+    with pytest.raises(DataError, match=r"\(also \.gz, \.zst\); it holds 1 broken links, 1 hidden \(a .*\)\. Give"):
         find(tmp_path)
 
 

@@ -100,18 +100,18 @@ def test_a_question_is_searched_once_for_the_whole_prompt() -> None:
 
 
 def test_a_retrieval_step_below_a_chunk_asks_with_the_last_chunk_of_tokens() -> None:
-    completion, _, searches = run("abcdef", LiveRetrieval(every=2), max_new_tokens=5)
+    completion, _, searches = run("abcdef", LiveRetrieval(interval=2), max_new_tokens=5)
     assert positions(completion) == [1, 5, 7, 9]
     assert searches.calls == [["ab", "cdef"], ["efxy"], ["xyzu"]]
 
 
 def test_what_was_found_goes_out_of_view_when_the_next_search_finds_nothing() -> None:
     # No passage is found for a text with q.
-    completion, row, _ = run("abcd", LiveRetrieval(every=2), says_="xqxx", max_new_tokens=3)
+    completion, row, _ = run("abcd", LiveRetrieval(interval=2), says_="xqxx", max_new_tokens=3)
     assert [len(one.passages) for one in completion.retrieved] == [2, 0]
     assert row.read[5].mask_KR.tolist() == [[False] * 5]
     # Nothing in view, nothing found: nothing is given.
-    completion, row, _ = run("qqqq", LiveRetrieval(every=2), says_="xxx", max_new_tokens=3)
+    completion, row, _ = run("qqqq", LiveRetrieval(interval=2), says_="xxx", max_new_tokens=3)
     assert [len(one.passages) for one in completion.retrieved] == [0, 0]
     assert row.read == {}
 

@@ -333,8 +333,8 @@ def test_a_request_that_cannot_be_answered_is_refused(request_: Request, problem
 @pytest.mark.parametrize(
     ("reading", "problem"),
     [
-        (LiveRetrieval(every=0), r"LiveRetrieval\.every = 0: needs 1 to 4, the tokens of a chunk"),
-        (LiveRetrieval(every=5), r"LiveRetrieval\.every = 5: needs 1 to 4"),
+        (LiveRetrieval(interval=0), r"LiveRetrieval\.interval = 0: needs 1 to 4, the tokens of a chunk"),
+        (LiveRetrieval(interval=5), r"LiveRetrieval\.interval = 5: needs 1 to 4"),
         (LiveRetrieval(passages=0), r"LiveRetrieval\.passages = 0: needs at least 1"),
     ],
 )

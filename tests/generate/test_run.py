@@ -194,8 +194,8 @@ def test_only_an_encoder_reads_what_is_found_while_answering(folder: Path, tmp_p
 
 
 def test_searches_further_apart_than_a_chunk_are_refused_by_the_settings_own_name(folder: Path, tmp_path: Path) -> None:
-    rare = small_config(folder, "generate.settings=[live_retrieval]", "generate.retrieval_every=99")
-    with pytest.raises(ConfigError, match=r"generate.retrieval_every = 99: needs 1 to \d+, the tokens of a chunk"):
+    rare = small_config(folder, "generate.settings=[live_retrieval]", "generate.retrieval_interval=99")
+    with pytest.raises(ConfigError, match=r"generate.retrieval_interval = 99: needs 1 to \d+, the tokens of a chunk"):
         ask(rare, tmp_path / "out")
 
 

@@ -130,7 +130,7 @@ def test_searched_passages_are_read_whatever_comes_with_the_questions(tmp_path: 
 
 
 def test_live_retrieval_records_what_each_chunk_found(tmp_path: Path) -> None:
-    live = config(settings=("live_retrieval",), retrieval_every=2, max_new_tokens=4, passages=1)
+    live = config(settings=("live_retrieval",), retrieval_interval=2, max_new_tokens=4, passages=1)
     ask(tmp_path, questions(1), live)
     (found,) = read_answers(tmp_path / "live_retrieval.jsonl")
     # The question searches first; two tokens later the last four do: "ask0 answer: found-ask0 ...".
@@ -360,8 +360,8 @@ def test_questions_without_any_passage_are_not_asked_with_passages() -> None:
         ({"sampling": {"min_new_tokens": -1}}, r"GenerateConfig\.sampling\.min_new_tokens = -1: needs "),
         ({"sampling": {"stop": [""]}}, r"GenerateConfig\.sampling\.stop = \(''\,\): needs texts that are not empty"),
         ({"sampling": {"min_new_tokens": 9}}, r"max_new_tokens = 3: needs at least sampling.min_new_tokens = 9"),
-        ({"retrieval_every": 0, "settings": ["live_retrieval"]}, r"retrieval_every = 0: needs "),
-        ({"retrieval_every": 3}, r"retrieval_every = 3: needs live_retrieval among generate.settings"),
+        ({"retrieval_interval": 0, "settings": ["live_retrieval"]}, r"retrieval_interval = 0: needs "),
+        ({"retrieval_interval": 3}, r"retrieval_interval = 3: needs live_retrieval among generate.settings"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(settings: dict[str, Any], problem: str) -> None:
@@ -370,8 +370,8 @@ def test_a_setting_that_cannot_work_is_named(settings: dict[str, Any], problem: 
 
 
 def test_a_retrieval_step_longer_than_a_chunk_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"LiveRetrieval\.every = 5: needs 1 to 4"):
-        ask(tmp_path, questions(), config(settings=("live_retrieval",), retrieval_every=5))
+    with pytest.raises(ConfigError, match=r"LiveRetrieval\.interval = 5: needs 1 to 4"):
+        ask(tmp_path, questions(), config(settings=("live_retrieval",), retrieval_interval=5))
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def test_rows_are_closed_when_the_model_fails() -> None:
         (Scored(prompt=[1], continuation=[1, 30]), r"Scored\.continuation = 30: needs tokens of the vocabulary"),
         (Scored(prompt=[1], continuation=[30, 1]), r"Scored\.continuation = 30: needs tokens of the vocabulary"),
         (
-            Scored(prompt=[1], continuation=[1], reading=LiveRetrieval(every=9)),
-            r"LiveRetrieval\.every = 9: needs 1 to 4",
+            Scored(prompt=[1], continuation=[1], reading=LiveRetrieval(interval=9)),
+            r"LiveRetrieval\.interval = 9: needs 1 to 4",
         ),
     ],
 )

@@ -39,7 +39,7 @@ def test_a_blend_may_be_one_string(project: FakeProject) -> None:
         ({"retro_gpt_split": "all"}, "whose first number is not a percentage of the documents"),
         ({"retro_gpt_data_path": ["1"]}, "write weight and prefix of each corpus in turn"),
         ({"retro_gpt_data_path": 3}, "write weight and prefix of each corpus in turn"),
-        ({"retro_gpt_data_path": ["many", "x"]}, "has 'many' where the weight of a corpus stands"),
+        ({"retro_gpt_data_path": ["many", "x"]}, "has 'many' as the weight of a corpus"),
         ({"retro_gpt_data_path": ["1", "absent"]}, "absent.bin: is missing; config.json names it"),
     ],
 )

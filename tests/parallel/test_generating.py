@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = [
     "generate.settings=[retrieved_passages, live_retrieval]",
-    "generate.retrieval_every=3",
+    "generate.retrieval_interval=3",
     "generate.max_new_tokens=9",
     "generate.sampling={temperature: 1.0, top_p: 0.9}",
     "generate.plain_output=true",

@@ -55,10 +55,10 @@ def train_once(
     """Train one model into `out`, from the weights of `start`; stop after a step as a kill on all ranks would."""
     one_step = loop._one_step
 
-    def step(engine: Any, feed: Any, config: TrainConfig, number: int) -> StepResult:
+    def step(engine: Any, feed: Any, config: TrainConfig, number: int, *more: Any) -> StepResult:
         if stop_after is not None and number > stop_after:
             raise _StoppedError
-        return one_step(engine, feed, config, number)
+        return one_step(engine, feed, config, number, *more)
 
     source = CycleSource(ragged=ragged, packed=packed)
     loop._one_step = step  # type: ignore[assignment]

@@ -128,15 +128,15 @@ def test_a_size_can_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "vocabulary 320" in text
 
 
-@pytest.mark.parametrize("utilisation", [0.0, 7.0, float("nan")])
-def test_a_utilisation_that_is_no_share_is_the_reason_given(utilisation: float) -> None:
-    with pytest.raises(ConfigError, match=r"--utilisation = .*: needs a share above 0 and up to 1"):
+@pytest.mark.parametrize("utilization", [0.0, 7.0, float("nan")])
+def test_a_utilization_that_is_no_share_is_the_reason_given(utilization: float) -> None:
+    with pytest.raises(ConfigError, match=r"--utilization = .*: needs a share above 0 and up to 1"):
         show_plan(
             load_run_config(None, overrides_of_size("8b")),
             gpus=8,
             gpu="h100-80g",
             tokens="100b",
-            utilisation=utilisation,
+            utilization=utilization,
         )
 
 

@@ -90,7 +90,7 @@ def test_what_no_formula_tells_is_not_told() -> None:
     graph = small_plan("HNSW8")
     assert rates().query_hours(graph) is None
     assert rates(clustering_flops=0.0).training_hours(graph) == 0
-    question = Question(plan=graph, chosen=False, gpu=ask(tokens=1e6).gpu, utilisation=0.5, rates=None)
+    question = Question(plan=graph, chosen=False, gpu=ask(tokens=1e6).gpu, utilization=0.5, rates=None)
     assert {name: paper for name, paper, _ in hours(question)}["searching the neighbors"] is None
 
 
@@ -184,8 +184,8 @@ def test_options_that_cannot_be_are_refused() -> None:
     for text in ("IVF0,PQ8", "HNSW0", "PQ0", "", "PQ7", "PCA2048,Flat"):
         with pytest.raises(ConfigError, match="--index = "):
             ask(tokens=1e6, index=text)
-    with pytest.raises(ConfigError, match=r"--utilisation = 2: needs a share above 0"):
-        ask(tokens=1e6, utilisation=2)
+    with pytest.raises(ConfigError, match=r"--utilization = 2: needs a share above 0"):
+        ask(tokens=1e6, utilization=2)
     with pytest.raises(ConfigError, match=r"--embedder = 'bert': is not an embedder of the table; did you mean 'bert-"):
         find_embedder("bert")
 

@@ -35,10 +35,10 @@ PLANNED: list[tuple[str, Callable[[], float]]] = [
     ("training", lambda: PLAN.memory["training, sample in float32"]),
     ("FLOPs of a chunk, BERT-large", lambda: EMBEDDERS["bert-large"].flops(64)),
     ("FLOPs of a chunk, MiniLM-L6", lambda: EMBEDDERS["minilm-l6"].flops(64)),
-    ("share of an A100's 312 TFLOP/s at 6.22 million chunks an hour", published.embedding_utilisation),
+    ("share of an A100's 312 TFLOP/s at 6.22 million chunks an hour", published.embedding_utilization),
     (
         "A100-hours of embedding",
-        lambda: PLAN.embedding_flops / (published.embedding_utilisation() * published.A100_BF16) / 3600,
+        lambda: PLAN.embedding_flops / (published.embedding_utilization() * published.A100_BF16) / 3600,
     ),
     ("FLOPs of clustering", lambda: PLAN.training_flops),
     ("FLOP/s of each of 8 GPUs to be done in 4 h", published.training_speed),

@@ -27,7 +27,7 @@ TRAIN = training(global_batch=128)
 
 
 def one_h100() -> Plan:
-    return make_plan(SHAPE, TRAIN, ParallelConfig(), gpus=1, gpu=find_gpu("h100-80g"), utilisation=0.4)
+    return make_plan(SHAPE, TRAIN, ParallelConfig(), gpus=1, gpu=find_gpu("h100-80g"), utilization=0.4)
 
 
 def pipeline(retrieval: bool = True) -> Plan:

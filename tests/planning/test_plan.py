@@ -19,7 +19,7 @@ SMALL_GPU = Gpu("made-up", 1e9, 1e9, "none")
 def plan_of(*, stages: int = 1, turns: int = 1, recompute: str = "none", gpus: int = 6) -> Plan:
     layout = ParallelConfig(pipeline=stages, virtual_pipeline=turns)
     train = training(recompute=recompute, micro_batch=2, global_batch=72)
-    return make_plan(hand_shape(layers=6), train, layout, gpus=gpus, gpu=SMALL_GPU, utilisation=0.5)
+    return make_plan(hand_shape(layers=6), train, layout, gpus=gpus, gpu=SMALL_GPU, utilization=0.5)
 
 
 def test_the_time_of_a_step_is_that_worked_by_hand() -> None:
@@ -29,7 +29,7 @@ def test_the_time_of_a_step_is_that_worked_by_hand() -> None:
     assert plan.flops.total == 88_128
     assert plan.step_seconds == pytest.approx(72 * 32 * 3 * 88_128 / (6 * 0.5e9))
     assert plan.tokens_per_second == pytest.approx(6 * 0.5e9 / (3 * 88_128))
-    assert plan.model_utilisation == pytest.approx(0.5)
+    assert plan.model_utilization == pytest.approx(0.5)
     assert plan.gpu_hours(1e6) == pytest.approx(1e6 * 3 * 88_128 / 0.5e9 / 3600)
 
 
@@ -42,7 +42,7 @@ def test_what_is_recomputed_costs_time_and_is_no_progress(recompute: str, again:
     plan, slower = plan_of(), plan_of(recompute=recompute)
     share = 3 * 88_128 / (3 * 88_128 + again)
     assert slower.step_seconds == pytest.approx(plan.step_seconds / share)
-    assert slower.model_utilisation == pytest.approx(0.5 * share)
+    assert slower.model_utilization == pytest.approx(0.5 * share)
 
 
 def test_a_pipeline_waits_for_its_slowest_stage_and_while_it_fills() -> None:
@@ -97,10 +97,10 @@ def test_published_hours_imply_a_plausible_share_of_the_peak() -> None:
     row = next(row for row in PUBLISHED if row.name == "843m")
     layer = 8 * 1024**2 + 6 * 1024 * 2688 + 2 * 4096 * 1024
     by_hand = 3 * (24 * layer + 2 * 256_000 * 1024) * 100e9 / (1408 * 3600 * 312e12)
-    assert row.gpt_utilisation == pytest.approx(by_hand)
+    assert row.gpt_utilization == pytest.approx(by_hand)
     assert by_hand == pytest.approx(0.251, abs=5e-4)
     assert row.ratio == pytest.approx(1920 / 1408)
-    assert all(0.15 < one < 0.5 for row in PUBLISHED for one in (row.gpt_utilisation, row.retro_utilisation))
+    assert all(0.15 < one < 0.5 for row in PUBLISHED for one in (row.gpt_utilization, row.retro_utilization))
     retrofit = [row for row in PUBLISHED if row.tokens == 100e9]
     assert len(retrofit) == 5
     assert all(row.flops.ratio == pytest.approx(row.ratio, rel=0.08) for row in retrofit)
@@ -138,9 +138,9 @@ def test_gpus_that_make_no_whole_copies_are_refused_with_the_nearest() -> None:
     assert str(caught.value) == "--gpus = 72: needs a multiple of tensor x pipeline = 8 x 4; nearest: 64 or 96"
 
 
-def test_a_utilisation_that_is_no_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--utilisation = 40: needs a share above 0 and up to 1"):
-        make_plan(sized("843m"), training(), ParallelConfig(), gpus=8, utilisation=40)
+def test_a_utilization_that_is_no_share_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--utilization = 40: needs a share above 0 and up to 1"):
+        make_plan(sized("843m"), training(), ParallelConfig(), gpus=8, utilization=40)
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:

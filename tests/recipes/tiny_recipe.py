@@ -21,7 +21,7 @@ from retro.generate import run as generate
 from retro.generate.config import ModelPaths
 from retro.generate.engine import BatchEngine
 from retro.generate.request import Completion, Request
-from retro.generate.runner import Asked
+from retro.generate.runner import PreparedQuestion
 from retro.qa.fields import Fields
 from retro.qa.metrics.registry import metric
 from retro.qa.question import Segment
@@ -96,11 +96,11 @@ class ByRelevance:
         self.bias = bias
         self.prefilled = 0
 
-    def generate(self, engine: BatchEngine, asked: Sequence[Asked]) -> list[Completion]:
+    def generate(self, engine: BatchEngine, asked: Sequence[PreparedQuestion]) -> list[Completion]:
         """One answer for each question."""
         return [self._one(engine, one) for one in asked]
 
-    def _one(self, engine: BatchEngine, one: Asked) -> Completion:
+    def _one(self, engine: BatchEngine, one: PreparedQuestion) -> Completion:
         named = tuple(token_ids(engine.tokenizer, TOKENS, "recipe.tiny").values())
         prefix = engine.prefill(one.request.prompt, reading=one.request.reading)
         self.prefilled += 1

@@ -137,7 +137,7 @@ def quickstart_html(folder: Path) -> str:
         table=table,
         charts=[(EVIL, drawing, [(EVIL, 1)])],
         below=EVIL,
-        asked=[quickstart_page.Asked(EVIL, [EVIL], [(EVIL, True, EVIL)], [highlight(EVIL, ["alert"])])],
+        asked=[quickstart_page.AnsweredQuestion(EVIL, [EVIL], [(EVIL, True, EVIL)], [highlight(EVIL, ["alert"])])],
     )
     return quickstart_page.page({"model": EVIL, "packages": [EVIL]}, [section])
 

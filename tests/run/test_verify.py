@@ -78,7 +78,7 @@ def test_damage_in_every_stage_is_mended_in_one_go(run: RunConfig) -> None:
     for name, file, dataset in (("db", "db.h5", "document"), ("index", "embeddings.h5", "embeddings")):
         flip_byte(stage(name).path(run) / file, dataset)
     problems = verified(run).problems
-    assert "Mend first what it is made from" in problems[1]
+    assert "Fix first what it is made from" in problems[1]
     assert verified(run, repair=True).repaired == 2
     assert verified(run).problems == []
 

@@ -159,7 +159,7 @@ class FakeEngine:
 
     def _read(self, one: _Running) -> Iterator[Retrieved]:
         reading, length, new = one.request.reading, len(one.request.prompt), len(one.tokens)
-        every = (reading.every if isinstance(reading, LiveRetrieval) else None) or CHUNK
+        every = (reading.interval if isinstance(reading, LiveRetrieval) else None) or CHUNK
         if reading is None or new % every:
             return
         if isinstance(reading, GivenPassages):

@@ -88,7 +88,7 @@ def conversation(
     for place, turn in enumerate(turns[first:]):
         wanted = "assistant" if place % 2 else "user"
         if turn.role != wanted:
-            problem = f"has turn {first + place} of the {turn.role}, needed is one of the {wanted}"
+            problem = f"has turn {first + place} of the {turn.role}; the {wanted}'s was due"
             raise BadItemError("turns_do_not_alternate", problem)
     replies = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
     if not replies:

@@ -11,7 +11,7 @@ from typing import Any
 
 from retro.common.errors import DataError
 from retro.common.json_files import JsonError, OnBad, json_items, load_json, parse_json, read_text
-from retro.qa.formats.item import BadItemError, Converted, FieldUse, Format, Found, Options, with_what_came_before
+from retro.qa.formats.item import BadItemError, Converted, FieldUse, Format, Options, ParsedItem, with_what_came_before
 from retro.qa.question import Question
 
 
@@ -107,7 +107,7 @@ def convert_file(path: Path, form: Format, options: Options, *, skip_bad: bool) 
             # What the options leave out is not a mistake, but it is reported.
             made.skipped["not_asked_for"] += not found
         except BadItemError as error:
-            remedy = "Mend the item, check that the file has the format that was named, or use --skip-bad"
+            remedy = "Fix the item, check that the file has the format that was named, or use --skip-bad"
             refuse(error.reason, DataError(path, f"{place} {error.problem}", remedy))
     made.ignored = use.ignored()
     if not made.questions:
@@ -116,7 +116,7 @@ def convert_file(path: Path, form: Format, options: Options, *, skip_bad: bool) 
     return made
 
 
-def _found(path: Path, form: Format, made: Conversion, refuse: OnBad) -> Iterator[Found]:
+def _found(path: Path, form: Format, made: Conversion, refuse: OnBad) -> Iterator[ParsedItem]:
     text = read_text(path, "file to convert")
     whole = _whole(path, text) if form.walk is not None else None
 
@@ -124,7 +124,7 @@ def _found(path: Path, form: Format, made: Conversion, refuse: OnBad) -> Iterato
         made.items += 1
         refuse(reason, error)
 
-    items: Iterable[Found]
+    items: Iterable[ParsedItem]
     if form.walk is not None and whole is not None:
         items = form.walk(whole)
     else:

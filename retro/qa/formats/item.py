@@ -61,7 +61,7 @@ class Converted:
 Item = Mapping[str, Any]
 Convert = Callable[[Item, str, Options], list[Converted]]
 """From an item and its number to its questions; none where the options leave it out."""
-Found = tuple[str, Item | BadItemError]
+ParsedItem = tuple[str, Item | BadItemError]
 """The place of an item in its file, and the item."""
 
 
@@ -72,7 +72,7 @@ class Format:
     summary: str
     """One line of help."""
     convert: Convert
-    walk: Callable[[Any], Iterable[Found]] | None = None
+    walk: Callable[[Any], Iterable[ParsedItem]] | None = None
     """From the one JSON object that a file of it is to its items; None: the file is a list, or one object per line."""
     options: tuple[str, ...] = field(default=())
     """Which of the options it uses."""
@@ -258,7 +258,7 @@ def _history(item: Item) -> list[Turn]:
     for place, turn in enumerate(turns):
         wanted = "assistant" if place % 2 else "user"
         if turn.role != wanted:
-            problem = f"has turn {place} of {HISTORY!r} by the {turn.role}, needed is one of the {wanted}"
+            problem = f"has turn {place} of {HISTORY!r} by the {turn.role}; the {wanted}'s was due"
             raise BadItemError("turns_do_not_alternate", problem)
     if len(turns) % 2:
         raise BadItemError("turns_do_not_alternate", f"has a {HISTORY!r} in which the last turn is not answered")

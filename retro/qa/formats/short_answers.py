@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from retro.qa.formats.item import BadItemError, Converted, Found, Item, Options, id_of, optional_text, text_of, texts_of
+from retro.qa.formats.item import (
+    BadItemError,
+    Converted,
+    Item,
+    Options,
+    ParsedItem,
+    id_of,
+    optional_text,
+    text_of,
+    texts_of,
+)
 from retro.qa.layouts import golds_of_item
 from retro.qa.question import Context, Question
 from retro.qa.task import load_task
@@ -54,7 +64,7 @@ def _squad_answers(item: Item) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.strip() for one in texts if one.strip()))
 
 
-def walk_squad(document: Any) -> Iterator[Found]:
+def walk_squad(document: Any) -> Iterator[ParsedItem]:
     """Every question below `data[].paragraphs[].qas[]`, with the title and paragraph it stands under."""
     for article_place, article in _members(document, "", "data"):
         if isinstance(article, BadItemError):
@@ -69,12 +79,12 @@ def walk_squad(document: Any) -> Iterator[Found]:
                 yield inner, asked if isinstance(asked, BadItemError) else around | dict(asked)
 
 
-def walk_triviaqa(document: Any) -> Iterator[Found]:
+def walk_triviaqa(document: Any) -> Iterator[ParsedItem]:
     """Every object below `Data[]`."""
     yield from _members(document, "", "Data")
 
 
-def _members(owner: Item, place: str, key: str) -> Iterator[Found]:
+def _members(owner: Item, place: str, key: str) -> Iterator[ParsedItem]:
     """The objects of a list, each with its place; a list or an object that is not one is a bad item."""
     below = f"{place}.{key}" if place else key
     value = owner.get(key)

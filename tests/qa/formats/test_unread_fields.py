@@ -119,7 +119,7 @@ def test_each_question_of_a_conversation_has_the_turns_before_it(tmp_path: Path)
         ("history", "before", "has a str in 'history', needs a list of turns"),
         ("history", [["q"]], r"has \"\['q'\]\" in 'history', needs \[question, answer\] or a turn"),
         ("history", [{"role": "user", "content": "q"}], "has a 'history' in which the last turn is not answered"),
-        ("history", [{"role": "gpt", "content": "q"}], "has turn 0 of 'history' by the assistant, where the user is"),
+        ("history", [{"role": "gpt", "content": "q"}], "has turn 0 of 'history' by the assistant; the user's was due"),
         ("history", [{"role": "moon", "content": "q"}], "in 'history', needs"),
     ],
 )

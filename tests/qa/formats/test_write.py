@@ -125,7 +125,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 def test_nothing_is_written_when_an_item_is_bad(tmp_path: Path) -> None:
     path = lists(tmp_path, [*samples.ALPACA, {"instruction": "Do."}])
-    with pytest.raises(DataError, match=r"item 2 has no 'output'. Mend the item, .* or use --skip-bad"):
+    with pytest.raises(DataError, match=r"item 2 has no 'output'. Fix the item, .* or use --skip-bad"):
         run(ConversionOptions(name="alpaca", path=path, out=tmp_path / "set"))
     assert [one.name for one in tmp_path.iterdir()] == ["in.json"]
 
