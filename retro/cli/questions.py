@@ -64,9 +64,22 @@ def ask(
 )
 def serve(arguments: Words = None) -> None:
     """Serve answers and their passages over HTTP, in the format of OpenAI's API, with a web page at /."""
-    from retro.cli.serve import serve_run
+    from retro.serve.run import listen, require_packages, with_key
+    from retro.serve.run import serve as serve_until_stopped
 
-    serve_run(read_named("serve", arguments))
+    config = read_named("serve", arguments)
+    require_packages()
+    # The address before the model: a port that is taken should not cost the time to load.
+    settings = with_key(config.serve)
+    listener = listen(settings)
+    try:
+        from retro.run.pipeline import model_paths
+        from retro.serve.loading import load_service
+
+        name = config.run_dir.resolve().name
+        serve_until_stopped(load_service(settings, config.generate, model_paths(config), name), listener)
+    finally:
+        listener.close()
 
 
 @app.command(epilog=examples("retro tasks", "retro tasks --json"))

@@ -1,4 +1,4 @@
-"""The canonical names and sizes of a model's weights: those of one process, and the keys of every checkpoint.
+"""The canonical names and sizes of a model's weights, and which of them read neighbors.
 
 Queries, keys and values of a self-attention lie in one matrix, the query heads of a group before its key and value;
 keys and values of a cross-attention likewise. With swiglu, `linear_fc1` holds the gate above the rest.
@@ -63,3 +63,36 @@ def _layer_sizes(shape: ModelShape, name: str, *, crossing: bool) -> dict[str, t
 def _norm_sizes(shape: ModelShape, name: str, width: int) -> dict[str, tuple[int, ...]]:
     kinds = ("weight",) if shape.model.normalization == "RMSNorm" else ("weight", "bias")
     return {f"{name}.{kind}": (width,) for kind in kinds}
+
+
+EMBEDDING = "embedding.word_embeddings.weight"
+POSITIONS = "embedding.position_embeddings.weight"
+OUTPUT = "output_layer.weight"
+ADDED_MODULE = "added_"
+"""Before the names of modules that `training.train` is given beside the network."""
+FINAL_NORM = "decoder.final_layernorm"
+
+
+def is_retrieval(name: str) -> bool:
+    """Whether a weight belongs to retrieval: cross-attention, its norm and gate, and the encoder inside the first."""
+    return ".cross_attention." in name or ".pre_cross_attn_layernorm." in name
+
+
+def is_gate(name: str) -> bool:
+    """Whether a weight is the learned gate of a layer that reads neighbors."""
+    return name.endswith(".learned_gate")
+
+
+def is_added_module(name: str) -> bool:
+    """Whether a weight belongs to a module that was added to the network, such as a recipe's own encoder."""
+    return name.startswith(ADDED_MODULE)
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a weight has a row for each token: the embedding, and an output layer of its own."""
+    return name in (EMBEDDING, OUTPUT)
+
+
+def decoder_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Name and size, over all ranks, of each weight of the decoder: the model with retrieval off."""
+    return {name: size for name, size in weight_sizes(shape).items() if not is_retrieval(name)}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from retro.common.errors import ConfigError
 from retro.model.config import ModelShape
 from retro.model.count import count_parameters
-from retro.model.names import is_retrieval
-from retro.model.weight_names import weight_sizes
+from retro.model.weight_names import is_retrieval, weight_sizes
 from retro.training.config import LoraConfig
 
 _ROW_PARALLEL = ("linear_proj", "linear_fc2")

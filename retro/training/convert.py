@@ -22,7 +22,7 @@ from retro.model.convert.legacy_settings import recorded_chunk_length
 from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import WeightSource, require_fits
 from retro.model.model import BuildOptions, RetroModel
-from retro.model.names import EMBEDDING
+from retro.model.weight_names import EMBEDDING
 from retro.tokenizers.tokenizer import load_tokenizer
 from retro.training import checkpoint
 from retro.training.checkpoint_writer import save_weights

@@ -15,8 +15,7 @@ from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
 from retro.model.convert.megatron import MegatronSource, find_megatron
 from retro.model.convert.source import AddedTokens, WeightSource, fill_from, require_fits, smaller
 from retro.model.model import RetroModel
-from retro.model.names import is_retrieval
-from retro.model.weight_names import weight_sizes
+from retro.model.weight_names import is_retrieval, weight_sizes
 from retro.training import checkpoint
 from retro.training.architecture import require_same_architecture
 

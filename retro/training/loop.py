@@ -30,7 +30,7 @@ from retro.model.config import ModelShape
 from retro.model.convert.source import AddedTokens
 from retro.model.count import count_parameters
 from retro.model.model import BuildOptions, RetroModel, build_stage
-from retro.model.names import ADDED_MODULE, is_added_module, is_vocabulary
+from retro.model.weight_names import ADDED_MODULE, is_added_module, is_vocabulary
 from retro.training import checkpoint, init_from
 from retro.training.adapters import adapted_layers
 from retro.training.architecture import require_same_architecture

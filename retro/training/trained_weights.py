@@ -16,7 +16,7 @@ from retro.mcore.engine import WeightGroup
 from retro.mcore.lora import attach, is_adapter
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
-from retro.model.names import is_added_module, is_gate, is_retrieval, is_vocabulary
+from retro.model.weight_names import is_added_module, is_gate, is_retrieval, is_vocabulary
 from retro.training.adapters import adapted_layers, count_trained, is_row_parallel, layer_kind
 from retro.training.config import LoraConfig, TrainConfig
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retro.model.model import RetroModel
-from retro.model.names import is_retrieval
+from retro.model.weight_names import is_retrieval
 from tests.model.tiny import tiny_inputs, tiny_model, tiny_shape
 
 

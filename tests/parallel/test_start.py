@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retro.model.convert.source import AddedTokens
-from retro.model.names import EMBEDDING, OUTPUT
+from retro.model.weight_names import EMBEDDING, OUTPUT
 from retro.training import checkpoint
 from retro.training.config import LoraConfig, ParallelConfig, TrainConfig
 from retro.training.loop import train

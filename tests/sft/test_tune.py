@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from retro.model.names import is_retrieval
+from retro.model.weight_names import is_retrieval
 from retro.run.config import RunConfig
 from retro.training import checkpoint
 from tests.tiny_road import run_stages, small_config

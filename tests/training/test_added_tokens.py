@@ -12,7 +12,7 @@ import torch
 from retro.common.errors import TrainingError
 from retro.model.config import ModelShape
 from retro.model.convert.source import AddedTokens
-from retro.model.names import EMBEDDING, OUTPUT
+from retro.model.weight_names import EMBEDDING, OUTPUT
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.data_loader import DataLoader

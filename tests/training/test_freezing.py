@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retro.common.errors import ConfigError
-from retro.model.names import is_retrieval
+from retro.model.weight_names import is_retrieval
 from retro.training import checkpoint
 from tests.training.fake import CycleSource
 from tests.training.test_loop import losses, run

@@ -10,7 +10,7 @@ import torch
 
 from retro.common.errors import DataError, TrainingError
 from retro.model.config import ModelConfig, ModelShape
-from retro.model.names import is_retrieval
+from retro.model.weight_names import is_retrieval
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import train

@@ -16,7 +16,7 @@ from retro.common.files import read_json, write_json
 from retro.mcore.lora import attach, is_adapter
 from retro.mcore.sharded_tensors import StoredTensors
 from retro.model.count import count_parameters
-from retro.model.names import is_retrieval
+from retro.model.weight_names import is_retrieval
 from retro.training import checkpoint
 from retro.training.adapters import adapted_layers, count_adapters
 from retro.training.config import LoraConfig, ParallelConfig, TrainConfig

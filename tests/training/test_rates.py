@@ -14,7 +14,7 @@ import torch
 from retro.common.config import config_json
 from retro.common.errors import ConfigError
 from retro.mcore.engine import learning_rate
-from retro.model.names import is_gate, is_retrieval
+from retro.model.weight_names import is_gate, is_retrieval
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig, result_settings
 from retro.training.data_loader import DataLoader

@@ -11,7 +11,7 @@ import torch
 from retro.common.errors import ConfigError, TrainingError
 from retro.mcore.lora import is_adapter
 from retro.mcore.sharded_tensors import StoredTensors
-from retro.model.names import is_retrieval
+from retro.model.weight_names import is_retrieval
 from retro.training import checkpoint
 from retro.training.config import TrainConfig
 from retro.training.convert import merge

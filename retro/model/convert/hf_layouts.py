@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from retro.model.config import ModelConfig
-from retro.model.names import EMBEDDING, FINAL_NORM, OUTPUT, POSITIONS
+from retro.model.weight_names import EMBEDDING, FINAL_NORM, OUTPUT, POSITIONS
 
 ReadStored = Callable[[str, tuple[slice, ...]], Tensor]
 """From a stored tensor's name and a slice of each of its axes to that part of it."""

@@ -11,7 +11,7 @@ from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.hf_config import FolderConfig, read_folder_config
 from retro.model.convert.hf_layouts import LAYOUTS, LM_HEAD, gather, rows_of
 from retro.model.convert.safe_files import FETCH, SafeFiles
-from retro.model.names import decoder_sizes
+from retro.model.weight_names import decoder_sizes
 from retro.tokenizers.tokenizer import HuggingFaceTokenizer, Kind, SentencePieceTokenizer, probe_tokenizer
 
 # Constants that older versions of transformers saved beside the weights: causal masks and rotary frequencies.

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from retro.common.plain_pickle import PickleError
-from retro.model.names import EMBEDDING, FINAL_NORM, OUTPUT, POSITIONS
+from retro.model.weight_names import EMBEDDING, FINAL_NORM, OUTPUT, POSITIONS
 
 
 class Partition(Enum):

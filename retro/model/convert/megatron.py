@@ -17,7 +17,7 @@ from retro.common.errors import DataError, TrainingError
 from retro.mcore.sharded_tensors import StoredTensors
 from retro.mcore.tensor_index import INDEX
 from retro.model.config import ModelShape
-from retro.model.names import decoder_sizes
+from retro.model.weight_names import decoder_sizes
 
 TRACKER = "latest_checkpointed_iteration.txt"
 _ITERATION = re.compile(r"[0-9]{1,12}")

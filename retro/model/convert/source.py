@@ -19,8 +19,7 @@ from retro.common.errors import TrainingError
 from retro.mcore.lora import is_adapter
 from retro.mcore.sharded_tensors import fill
 from retro.model.config import ModelShape
-from retro.model.names import POSITIONS, decoder_sizes, is_retrieval, is_vocabulary
-from retro.model.weight_names import weight_sizes
+from retro.model.weight_names import POSITIONS, decoder_sizes, is_retrieval, is_vocabulary, weight_sizes
 
 log = logging.getLogger(__name__)
 

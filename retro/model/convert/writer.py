@@ -20,7 +20,7 @@ from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.hf_config import LLAMA_3_ROPE
 from retro.model.convert.hf_layouts import LAYOUTS, Layout, assemble, invert
 from retro.model.convert.safe_files import ONE_FILE, write_safetensors
-from retro.model.names import EMBEDDING, OUTPUT, decoder_sizes
+from retro.model.weight_names import EMBEDDING, OUTPUT, decoder_sizes
 
 _Needs = dict[str, tuple[Any, ...]]
 _LLAMA_LIKE: _Needs = {

@@ -19,7 +19,7 @@ from retro.model.convert.huggingface import HuggingFaceSource
 from retro.model.convert.source import fill_from, require_fits
 from retro.model.convert.writer import write_decoder
 from retro.model.model import RetroModel
-from retro.model.names import is_retrieval
+from retro.model.weight_names import is_retrieval
 from tests.model.convert.folders import FAMILIES, ROWS, make_folder
 from tests.model.tiny import CHUNK, tiny_inputs
 

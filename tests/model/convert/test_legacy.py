@@ -19,7 +19,7 @@ from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingE
 from retro.model.config import ModelShape
 from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
 from retro.model.model import RetroModel
-from retro.model.names import is_retrieval
+from retro.model.weight_names import is_retrieval
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.convert import convert
