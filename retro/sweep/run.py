@@ -18,6 +18,8 @@ from retro.run.pipeline import stage, stage_lock
 from retro.sweep.config import SweepConfig
 from retro.sweep.table import CellResult, as_json, as_markdown, page
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -33,16 +35,25 @@ class Cell:
         return f"{self.checkpoint} × {self.task}"
 
 
+_FORMER_NAME = "matrix"
+"""The default of `name` when the command was `retro matrix`."""
+
+
 def load_sweep(path: Path) -> SweepConfig:
-    """Read a sweep.
+    """Read a sweep; one that `retro matrix` began keeps the name that its cells have.
 
     Raises:
         DataError: The file is missing, is not YAML, or a setting in it is wrong.
     """
     try:
-        return SweepConfig(**read_yaml(path))
+        sweep = SweepConfig(**read_yaml(path))
     except ConfigError as error:
         raise DataError(path, str(error), "Fix that setting; docs/evaluation.md has an example") from None
+    table = sweep.out / f"{_FORMER_NAME}.json"
+    if "name" in sweep.model_fields_set or not table.exists():
+        return sweep
+    log.warning("%s: `name` was %r by default, so its cells keep that; `name: sweep` starts again", table, _FORMER_NAME)
+    return sweep.model_copy(update={"name": _FORMER_NAME})
 
 
 def cells_of(sweep: SweepConfig) -> list[Cell]:
@@ -95,8 +106,6 @@ def _laid_over(data: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
         target[last] = value
     return data
 
-
-log = logging.getLogger(__name__)
 
 STAGES = ("generate", "evaluate")
 

@@ -30,7 +30,7 @@ def config_of(folder: Path) -> RunConfig:
         # Tuning needs a checkpoint to start from; what two steps on the facts leave in it is nothing.
         "train": "{steps: 2, warmup_steps: 0, lr: 1.0e-6}",
         "sft.data": f"{{style: plain, contexts_in_prompt: 0, sets: [{{name: lessons, path: {folder}/lessons.json}}]}}",
-        "sft.train": "{steps: 600, micro_batch: 64, global_batch: 64, lr: 2.0e-3, schedule: cosine, warmup_steps: 50}",
+        "sft.train": "{steps: 320, micro_batch: 64, global_batch: 64, lr: 3.0e-3, schedule: cosine, warmup_steps: 40}",
         "generate": f"{{questions: [{folder}/questions.json], style: plain, contexts_in_prompt: 0, max_new_tokens: 6, "
         "batch_size: 50, settings: [live_retrieval, retrieved_passages, closed_book]}",
     }
@@ -45,7 +45,7 @@ def answers(config: RunConfig, setting: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_a_search_with_what_was_said_so_far_finds_what_no_search_with_the_question_can(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "tokenizer.json")
-    write_lessons(tmp_path / "lessons.json", 38_400, seed=5)
+    write_lessons(tmp_path / "lessons.json", 20_480, seed=5)
     world = World.draw(1)
     world.write_corpus(tmp_path / "corpus.jsonl")
     world.write_questions(tmp_path / "questions.json", ASKED)

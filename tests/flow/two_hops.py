@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-ENTITIES, LINKS, RELATIONS, VALUES = 60, 2, 4, 16
+ENTITIES, LINKS, RELATIONS, VALUES = 32, 2, 4, 16
 CHUNK_LENGTH = 4
 
 

@@ -244,7 +244,11 @@ def test_a_task_whose_data_cannot_be_fetched_is_one_line(folder: Path, tmp_path:
         run(folder, tasks="topics_choice,far", include_path=tmp_path)
 
 
-def test_a_task_whose_data_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None:
+def test_a_task_whose_data_cannot_be_loaded_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `datasets` looks for data files in the whole working directory, an environment there included.
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "near.yaml").write_text(CHOICE.format(folder=folder))
     (tmp_path / "bare.yaml").write_text("task: bare\ndataset_path: json\n")
     with pytest.raises(DataError, match=r"the task 'bare': cannot be loaded with its data \(.+\)\. Fix its file"):
