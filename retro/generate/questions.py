@@ -12,9 +12,8 @@ from retro.generate.config import GenerateConfig, Setting
 from retro.qa.layouts import read_task_questions
 from retro.qa.passages import Retrieve, passages_of
 from retro.qa.question import PassageLike, Question
-from retro.qa.question_files import find_question_file
+from retro.qa.question_files import existing_file, find_question_file
 from retro.qa.task import Task, load_task
-from retro.sft.sets import existing
 
 
 def load_questions(config: GenerateConfig, corpus_dir: Path | None) -> list[Question]:
@@ -32,7 +31,7 @@ def load_questions(config: GenerateConfig, corpus_dir: Path | None) -> list[Ques
         paths = [find_question_file(config.data, task.name, config.split)]
     elif corpus_dir is not None:
         part = "valid" if config.split == "dev" else config.split
-        paths = [existing(corpus_dir / "qa" / f"{part}.json")]
+        paths = [existing_file(corpus_dir / "qa" / f"{part}.json")]
     else:
         raise ConfigError("generate.questions", [], "needs a question file, or a run directory with a corpus")
     return _of_files(paths, task)[: config.limit]

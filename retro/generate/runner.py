@@ -27,10 +27,10 @@ from retro.generate.task_prompt import few_shot_examples, task_chat, task_prompt
 from retro.qa.answer_files import QUESTIONS, Answer, passage_record, question_lines
 from retro.qa.chat_prompts import STYLE, chat_of, encode_chats
 from retro.qa.prompt_texts import PromptTexts, shipped_prompts
+from retro.qa.prompts import encode_prompts
 from retro.qa.question import Context, Question
 from retro.qa.sample_layout import PromptIds, fit_prompt, prompt_room
 from retro.qa.task import Task
-from retro.sft.prepare import encode_prompts
 from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.tokenizer import conventions_of
 

@@ -12,8 +12,10 @@ from typing import Literal
 
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
+from retro.qa.passages import Encoder
 from retro.qa.prompt_texts import DEFAULT_KIND, PromptTexts, Rule, StyleTexts, shipped_prompts
 from retro.qa.question import PassageLike, Question, Turn
+from retro.qa.sample_layout import PromptIds
 
 Style = Literal["plain", "instructretro", "chat"]
 
@@ -162,3 +164,15 @@ def _letter(number: int) -> str:
 def answer_text(answer: str) -> str:
     """The answer as it follows the prompt: one space before it."""
     return f" {answer}"
+
+
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Encoder, prefix: Sequence[int] = ()) -> list[PromptIds]:
+    """Token ids of prompts, part by part, in one call of the tokenizer, each begun with `prefix`."""
+    parts = [part for prompt in prompts for part in (prompt.head, *prompt.contexts, prompt.tail)]
+    encoded = iter(tokenizer.encode_batch(parts) if parts else [])
+    result = []
+    for prompt in prompts:
+        head = [*prefix, *next(encoded)]
+        contexts = [next(encoded) for _ in prompt.contexts]
+        result.append(PromptIds(head, contexts, next(encoded)))
+    return result

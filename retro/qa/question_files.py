@@ -110,3 +110,15 @@ def nearest(name: str, known: Sequence[str], otherwise: str) -> str:
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Known: {', '.join(known[:20])}" if known else otherwise
+
+
+def existing_file(path: Path) -> Path:
+    """Return `path` if it is there.
+
+    Raises:
+        DataError: It is not; the nearest name beside it is given.
+    """
+    if not path.exists():
+        here = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise DataError(path, "no such question file", nearest(path.name, here, f"{path.parent} holds nothing"))
+    return path

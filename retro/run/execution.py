@@ -76,10 +76,10 @@ def _sft(config: RunConfig) -> None:
 
 
 def _generate(config: RunConfig) -> None:
-    from retro.sft.sets import existing
+    from retro.qa.question_files import existing_file
 
     for path in config.generate.questions:
-        existing(path)
+        existing_file(path)
 
 
 log = logging.getLogger(__name__)

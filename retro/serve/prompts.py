@@ -8,13 +8,12 @@ from typing import Any
 from retro.common.errors import DataError
 from retro.qa.chat_prompts import STYLE, build_chat, chat_of, encode_chats
 from retro.qa.prompt_texts import shipped_prompts
-from retro.qa.prompts import Prompt, build_prompt
+from retro.qa.prompts import Prompt, build_prompt, encode_prompts
 from retro.qa.question import PassageLike, Question, Role, Turn
 from retro.qa.sample_layout import PromptIds, fit_prompt
 from retro.serve.errors import ApiError, invalid_value
 from retro.serve.model_info import Limits, ModelInfo
 from retro.serve.protocol import Message
-from retro.sft.prepare import encode_prompts
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 

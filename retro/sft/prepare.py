@@ -13,7 +13,7 @@ from retro.common.errors import DataError
 from retro.qa.chat_prompts import STYLE, Chat, build_chat, chat_of, encode_chats
 from retro.qa.passages import Encoder, NeighborTokens, Retrieve, neighbor_tokens, passages_of
 from retro.qa.prompt_texts import PromptTexts, load_prompts
-from retro.qa.prompts import Prompt, answer_text, build_prompt, require_template
+from retro.qa.prompts import answer_text, build_prompt, encode_prompts, require_template
 from retro.qa.question import PassageLike, Question
 from retro.qa.sample_layout import AnswerIds, EncodedSample, PromptIds, Skip, encode_sample, prompt_room
 from retro.qa.segments import encode_segments
@@ -325,15 +325,3 @@ def _chat(
         texts=texts,
         template=config.template,
     )
-
-
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: Encoder, prefix: Sequence[int] = ()) -> list[PromptIds]:
-    """Token ids of prompts, part by part, in one call of the tokenizer, each begun with `prefix`."""
-    parts = [part for prompt in prompts for part in (prompt.head, *prompt.contexts, prompt.tail)]
-    encoded = iter(tokenizer.encode_batch(parts) if parts else [])
-    result = []
-    for prompt in prompts:
-        head = [*prefix, *next(encoded)]
-        contexts = [next(encoded) for _ in prompt.contexts]
-        result.append(PromptIds(head, contexts, next(encoded)))
-    return result

@@ -14,7 +14,7 @@ from retro.common.errors import ConfigError, DataError
 from retro.qa.fields import Fields
 from retro.qa.prompt_texts import PromptTexts, Rule
 from retro.qa.question import Question
-from retro.qa.question_files import find_question_files, nearest, read_questions
+from retro.qa.question_files import existing_file, find_question_files, read_questions
 from retro.sft.config import SetConfig, SftDataConfig, expand_variables
 
 log = logging.getLogger(__name__)
@@ -111,13 +111,13 @@ def question_files(one: SetConfig, data: str, part: Part, corpus_dir: Path | Non
             raise ConfigError(
                 f"sets.{one.name}.from_corpus", True, "needs a run directory with a finished corpus stage"
             )
-        return [existing(corpus_dir / "qa" / ("train.json" if part == "train" else "valid.json"))]
+        return [existing_file(corpus_dir / "qa" / ("train.json" if part == "train" else "valid.json"))]
     if one.path is not None:
         path = one.path if part == "train" else one.dev
         if path is None:
             return []
         filled = expand_variables(f"sets.{one.name}.path", str(path))
-        return [existing(folder / filled if folder else filled)]
+        return [existing_file(folder / filled if folder else filled)]
     if folder is None:
         raise ConfigError("data", data, f"needs the folder that holds {one.name}/{one.name}_QA_train.json")
     try:
@@ -126,15 +126,3 @@ def question_files(one: SetConfig, data: str, part: Part, corpus_dir: Path | Non
         if part == "train" or not (folder / one.name).is_dir():
             raise
         return []
-
-
-def existing(path: Path) -> Path:
-    """Return `path` if it is there.
-
-    Raises:
-        DataError: It is not; the nearest name beside it is given.
-    """
-    if not path.exists():
-        here = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise DataError(path, "no such question file", nearest(path.name, here, f"{path.parent} holds nothing"))
-    return path

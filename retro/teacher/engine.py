@@ -110,8 +110,7 @@ def open_run(config: TeacherConfig) -> EngineBackend:
 def conversation_encoder(tokenizer: Any, generate: GenerateConfig, texts: PromptTexts, prefix: Sequence[int]) -> Encode:
     """Encodes conversations as the model was tuned on them, by the code that tunes."""
     from retro.qa.chat_prompts import STYLE, build_chat, chat_of, encode_chats
-    from retro.qa.prompts import build_prompt
-    from retro.sft.prepare import encode_prompts
+    from retro.qa.prompts import build_prompt, encode_prompts
 
     rule = texts.rule_of_kind("conversation")
 
