@@ -153,16 +153,17 @@ def import_db(
     output.say(f"imported: {rows} chunks; go on with: {next_command('index', [str(found.run_file)])}")
 
 
-@app.command(
-    epilog=examples("retro inspect neighbors 12 run.yaml", "retro inspect sample 0 run.yaml --html samples.html")
-)
+@app.command(epilog=examples("retro inspect neighbors 12 run.yaml", "retro inspect tuning 3 run.yaml --split valid"))
 def inspect(
-    what: Annotated[str, typer.Argument(help="chunk, neighbors, sample, tuning or database.")],
+    what: Annotated[
+        str, typer.Argument(help="What to show: chunk, neighbors, sample, tuning or database (without NUMBER).")
+    ],
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[NUMBER] [CONFIG.yaml] [section.setting=value]...",
-            help="Row of the database, chunk of the stream, sample or tuning question; a run's YAML file and settings.",
+            help="NUMBER: row of the database (chunk), chunk of the training text (neighbors), training sample, or "
+            "a question of the tuning sets. Then a run's YAML file and settings.",
         ),
     ] = None,
     split: Annotated[

@@ -22,7 +22,7 @@ def ask(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CONFIG.yaml QUESTION [section.setting=value]...",
+            metavar="[CONFIG.yaml] QUESTION [section.setting=value]",
             help="A run's YAML file (not with --documents), a question in quotes, and settings to change.",
         ),
     ] = None,
@@ -194,10 +194,12 @@ def lm_eval(
 
 @app.command(epilog=examples("retro sweep sweep.yaml", "retro sweep sweep.yaml --json"))
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="Checkpoints, tasks, and what is read.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="SWEEP.yaml", help="Checkpoints and tasks; docs/evaluation.md has an example.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Score several checkpoints on several tasks into one table; finished cells are skipped."""
+    """Score several checkpoints on several tasks into one table; what is scored already is skipped."""
     from retro.sweep.run import cells_of, load_sweep, run_sweep
     from retro.sweep.table import as_json as numbers
     from retro.sweep.table import as_markdown, errors

@@ -22,7 +22,7 @@ app = typer.Typer()
 _VERBS = ("run", "show")
 
 
-@app.command(epilog=examples("retro recipe list", "retro recipe self_rag run run.yaml"))
+@app.command(epilog=examples("retro recipe list", "retro recipe NAME run run.yaml"))
 def recipe(
     words: Annotated[
         list[str] | None,

@@ -90,7 +90,7 @@ def convert(
 
 
 @app.command(
-    epilog=examples("retro sft stats run.yaml", "retro sft stats run.yaml sft.data.sequence_length=2048 --json")
+    epilog=examples("retro sft stats run.yaml", "retro sft stats run.yaml sft.data.contexts_in_prompt=3 --json")
 )
 def stats(words: MeasuredRun = None, as_json: AsJson = False) -> None:
     """Measure how long prompts, passages and answers are, and what fits, before any tuning."""

@@ -204,7 +204,7 @@ def _sections_in(kind: Any) -> list[type[BaseModel]]:
 def unknown_name(name: str, known: Sequence[str]) -> str:
     """Say that `name` does not exist and which known name is nearest."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
     return f"is not a setting; {hint}"
 
 

@@ -1,7 +1,8 @@
 """How a model knows where tokens stand: a strategy by name, the value of `model.positions`.
 
 A kind of positions is a row here and one in `reference.py`, which the parity tests hold equal: training, encoder,
-cross-attention, decoding with caches and export ask these two alone. No torch here: settings read it.
+cross-attention and decoding with caches ask these two alone. A kind of one's own rotates by frequencies of its own; it
+is not exported, because transformers has no name for it. No torch here: settings read it.
 """
 
 from __future__ import annotations
@@ -53,10 +54,12 @@ def register_positions(name: str, positions: Positions) -> None:
     """Add a kind of positions.
 
     Raises:
-        ValueError: There is one of that name.
+        ValueError: There is one of that name, or it has no frequencies to rotate by.
     """
     if name in _KINDS:
         raise ValueError(f"positions named {name!r} are there already")
+    if not positions.rotary or positions.frequencies is None:
+        raise ValueError(f"positions named {name!r} need rotary=True and frequencies; no other kind can be added")
     _KINDS[name] = positions
 
 

@@ -137,11 +137,17 @@ class Recipe(Protocol):
         """In order."""
 
 
+_ATTRIBUTES = ("name", "summary", "config", "special_tokens", "steps")
+
+
 def _accept(found: object) -> Recipe:
     made = found() if isinstance(found, type) else found
-    if not isinstance(made, Recipe):
-        lacking = [name for name in ("name", "summary", "config", "special_tokens", "steps") if not hasattr(made, name)]
+    # A subclass of the protocol has all attributes, which return None.
+    lacking = [name for name in _ATTRIBUTES if getattr(made, name, None) is None]
+    if lacking or not isinstance(made, Recipe):
         raise TypeError(f"is not a recipe: it lacks {', '.join(lacking)}; see retro.recipes.base.Recipe")
+    if not made.steps or not all(isinstance(one, Step) for one in made.steps):
+        raise TypeError("is not a recipe: its `steps` need to be a tuple of at least one retro.recipes.base.Step")
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from retro.cli import main
+from retro.run.config import load_run_config
 from retro.run.pipeline import STAGES
 
 GROUP: Any = typer.main.get_command(main.app)
@@ -91,3 +93,13 @@ def test_an_option_of_an_earlier_version_is_accepted_with_a_line() -> None:
     assert (old.exit_code, new.exit_code) == (0, 0)
     assert "`--utilisation` is `--utilization` now" in old.stderr
     assert old.stdout == new.stdout
+
+
+SETTING = re.compile(r"\b[a-z_]+\.[a-z_.]+=[^\s\"']+")
+
+
+def test_every_setting_in_an_example_is_one() -> None:
+    words = {word for command in COMMANDS.values() for word in SETTING.findall(command.epilog or "")}
+    assert len(words) > 8
+    for word in sorted(words):
+        assert load_run_config(None, [word])

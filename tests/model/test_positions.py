@@ -74,6 +74,8 @@ def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:
 def test_a_name_is_given_once() -> None:
     with pytest.raises(ValueError, match="'rope' are there already"):
         register_positions("rope", Positions())
+    with pytest.raises(ValueError, match="positions named 'alibi' need rotary=True and frequencies"):
+        register_positions("alibi", Positions())
 
 
 def test_frequencies_of_another_number_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

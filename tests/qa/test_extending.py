@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from retro.index.config import EmbedderConfig, IndexConfig
 from retro.index.embedder import EMBEDDERS
 from retro.index.embedders import make_embedder
 from retro.qa.answer_files import Answer, question_line_of
+from retro.qa.fields import Fields
 from retro.qa.formats.convert import convert_file
 from retro.qa.formats.item import Options
 from retro.qa.formats.registry import FORMATS, find_format
@@ -28,12 +30,15 @@ from retro.qa.metrics.scoring import score
 from retro.qa.prompt_texts import PROMPTS, load_prompts, shipped_prompts
 from retro.qa.prompts import build_prompt
 from retro.qa.question import Context, Question
+from retro.qa.question_files import read_questions
 from retro.qa.task import TASKS, load_task
+from retro.recipes.base import RECIPES, run_recipe
+from retro.run.config import RunConfig
 from tests.outside import installed, write_distribution
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```(?:python|yaml|toml)\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL))
-REGISTRIES: tuple[Registry[Any], ...] = (EMBEDDERS, METRICS, FORMATS, TASKS, PROMPTS)
+REGISTRIES: tuple[Registry[Any], ...] = (EMBEDDERS, METRICS, FORMATS, TASKS, PROMPTS, RECIPES)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +58,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_every_block_is_used_here_and_every_group_is_explained() -> None:
     names = ("pyproject.toml", "run.yaml", *(f"my_lab/{name}" for name in ("letters.py", "brevity.py", "quiz.yaml")))
-    assert set(BLOCKS) == {*names, "my_lab/terse.yaml", "my_lab/quizlist.py"}
+    assert set(BLOCKS) == {*names, "my_lab/terse.yaml", "my_lab/quizlist.py", "my_lab/hedging.py"}
     assert PAGE.count("```") == 2 * len(BLOCKS)
-    assert {registry.group for registry in REGISTRIES} == set(GROUPS) - {"retro.recipes"}
+    assert {registry.group for registry in REGISTRIES} == set(GROUPS)
     assert all(f"`{registry.group}`" in PAGE for registry in REGISTRIES)
 
 
@@ -168,3 +173,14 @@ def test_a_packaged_file_that_is_wrong_is_named(tmp_path: Path) -> None:
             DependencyError, match=r"e = bad:e\.yaml \(retro\.tasks\) cannot be loaded \(AttributeError: p"
         ):
             load_task("e")
+
+
+def test_the_recipe_labels_answers(lab: Path, tmp_path: Path) -> None:
+    asked = [{"question": "Where?", "answers": ["Rome"]}, {"question": "Who?", "answers": ["nobody at all"]}]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    settings = {"hedging": {"questions": str(tmp_path / "asked.jsonl")}}
+    config = RunConfig(run_dir=tmp_path / "run", recipe=settings)
+    run_recipe(RECIPES.find("hedging", "recipe"), config)
+    [first, second] = read_questions(tmp_path / "run/recipe_hedging/label/train.jsonl", Fields())
+    assert [one.token for one in (first.segments[0], second.segments[0])] == ["[Sure]", "[Unsure]"]
+    assert first.segments[1].text == "Rome"

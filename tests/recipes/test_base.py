@@ -161,3 +161,13 @@ def test_status_shows_the_steps(made: RunConfig) -> None:
     found = CliRunner().invoke(app, ["status", str(made.run_dir), "--json"]).output
     states = {one["stage"]: one["state"] for one in json.loads(found[found.index("[") :])}
     assert states["recipe tiny: label"] == states["recipe tiny: judge"] == "done"
+
+
+def test_a_subclass_without_steps_is_no_recipe(tmp_path: Path) -> None:
+    base = "from retro.recipes.base import Recipe\nfrom retro.common.config import StageConfig\n"
+    text = "class Wrong(Recipe):\n name = summary = 'wrong'\n config = StageConfig\n special_tokens = ()\n"
+    for more, problem in (("", "it lacks steps"), (" steps = ('one',)\n", "its `steps` need to be a tuple")):
+        folder = tmp_path / problem[:4]
+        write_distribution(folder, "wrong", {"wrong.py": base + text + more}, {"retro.recipes": "wrong = wrong:Wrong"})
+        with installed(folder, RECIPES), pytest.raises(DependencyError, match=f"is not a recipe: {problem}"):
+            RECIPES.find("wrong", "recipe")
