@@ -139,7 +139,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def put_into_page(text: str, marker: str) -> None:
-    """Replace what stands between two markers of the page."""
+    """Replace what is between two markers of the page."""
     begin, end = f"<!-- {marker}: begin -->\n", f"<!-- {marker}: end -->\n"
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)

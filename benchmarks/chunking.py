@@ -8,7 +8,7 @@ busy machine slows both; the ratio is of medians.
 The chunks must be equal token by token, or the benchmark ends with an error. For that the peer's tokenizer is told to
 put no [CLS] before a document and no [SEP] behind it (by default it does, which shifts every chunk by a token and is a
 little more work). What else differs: it pads a document's last chunk with [PAD] and stores each chunk with the first
-token of the next; we store where a chunk lies, how long it is, and a document's end mark, which belongs to no chunk.
+token of the next; we store where a chunk is, how long it is, and a document's end mark, which belongs to no chunk.
 
 Run:    python -m benchmarks.chunking --text texts.jsonl --tokenizer tokenizer.json --peer-python PYTHON
         The peer's environment: `pip install torch numpy einops faiss-cpu tqdm 'transformers<5'` and

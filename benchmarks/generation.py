@@ -1,7 +1,7 @@
 """Generation: tokens a second of our Retro, of our own GPT of the same decoder, and of RETRO-pytorch.
 
 Measures: one sequence, greedy, random weights and random neighbors of every chunk (so no time of a search in anyone's
-figures), 12 layers of width 512, chunks of 64, two neighbors of 128 tokens. A case reads a prompt and goes on by so
+figures), 12 layers of width 512, chunks of 64, two neighbors of 128 tokens. A case reads a prompt and continues by so
 many tokens, among them one that ends a chunk for every 64. Three comparisons:
 
 - with the peer: in processes of their own, in turn. It has no cache: its own loop computes all tokens, and encodes all

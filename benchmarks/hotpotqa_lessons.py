@@ -23,7 +23,7 @@ _GAP = re.compile(r"(?<=[a-z,] )(?:[A-Z][\w'.-]+(?: (?:of |the |and |de )?[A-Z][
 
 
 def lessons_of(paragraphs: dict[str, dict[str, Any]], random_: random.Random) -> list[dict[str, Any]]:
-    """Questions in the toolkit's form: a sentence with a gap, what stood there, two passages."""
+    """Questions in the toolkit's form: a sentence with a gap, what was there, two passages."""
     names = sorted(paragraphs)
     items: list[dict[str, Any]] = []
     for name in names:

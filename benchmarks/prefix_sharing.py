@@ -58,7 +58,7 @@ class MeasuredDecoder(CachedDecoder):
     peak = 0
 
     def fork(self, row: int, count: int) -> list[int]:
-        """As ever; a new segment stands beside the slot that it is made from."""
+        """As ever; a new segment is beside the slot that it is made from."""
         before, segments = self.cache_bytes, self._rows.segments
         forks = super().fork(row, count)
         new = [one.nbytes for made in self._rows.segments - segments for one in (*made.keys, *made.values)]

@@ -1,7 +1,7 @@
 """Retrieval beside RETRO-pytorch and the row-by-row pattern of the original, in one run: reading, chunking, searching.
 
 Each part takes its turns in alternating rounds and gives ratios; a part whose inputs are not given is left out with a
-word. What the parts measure stands at the top of `benchmarks.reading`, `.chunking` and `.neighbor_search`.
+word. What the parts measure is at the top of `benchmarks.reading`, `.chunking` and `.neighbor_search`.
 
 Run:    python -m benchmarks.retrieval --folder /somewhere                       reading alone; takes 3.2 GB there
         ... --vectors embeddings.npy                                              and searching

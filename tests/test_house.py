@@ -183,7 +183,7 @@ LIGHT = {
 
 
 def command_line(*words: str) -> str:
-    """A statement that runs a command, and goes on after it."""
+    """A statement that runs a command, and continues after it."""
     return f"from retro.cli.main import app\ntry: app({list(words)!r}, standalone_mode=False)\nexcept SystemExit: pass"
 
 

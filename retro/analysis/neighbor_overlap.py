@@ -1,4 +1,4 @@
-"""How much of the text to be predicted stands in the neighbors that are read meanwhile, for one run or two.
+"""How much of the text to be predicted is in the neighbors that are read meanwhile, for one run or two.
 
 Neighbors of chunk u are read while chunk u + 1, its continuation, is predicted. What they are worth there follows the
 tokens that they share with it (Norlund et al. 2023, "On the Generalization Ability of Retrieval-Enhanced Transformers";

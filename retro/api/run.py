@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retro.api.retriever import Retriever
 
 SETTINGS = "run.yaml"
-"""The settings of a run, where they lie in its directory."""
+"""The settings of a run, where they are in its directory."""
 
 
 class Run:

@@ -48,9 +48,9 @@ def run_harness(
         limit: Questions of each task, or below 1 their share; None: all.
         out: The results' file; None: `lm_eval.json` in the run's directory.
         apply_chat_template: Ask questions as conversations, with the model's chat template.
-        system_instruction: What stands before every question, or is the system turn.
+        system_instruction: What is before every question, or is the system turn.
         samples: JSON, or a file of it: numbers of the questions to ask, by task.
-        gen_kwargs: `name=value` with commas between, laid over each task's own.
+        gen_kwargs: `name=value` with commas between, merged over each task's own.
         batch_size: Sequences that the decoder holds at the same time; None: `generate.batch_size`.
         use_cache: A file that keeps responses.
         log_samples: Write every question with its responses beside the results.

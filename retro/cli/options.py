@@ -35,7 +35,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine tha
 
 EXAMPLES = "tools/retro/examples/configs"
 _GOES_ON = {*(stage.name for stage in STAGES), "run", "leakage", "sweep"}
-"""Commands that go on where they were stopped."""
+"""Commands that continue where they were stopped."""
 
 
 def _log_options(
@@ -136,7 +136,7 @@ class DefaultCommandGroup(TyperGroup):
 
 
 def print_how_to_resume(number: int) -> None:
-    """Say why the process ends, and how to go on; spawned workers and ranks above 0 leave that to the first process."""
+    """Say why the process ends, and how to continue; spawned workers and ranks above 0 leave it to the first."""
     if SPAWNED in os.environ or os.environ.get("RANK", "0") != "0":
         return
     Progress.clear()

@@ -116,7 +116,7 @@ def compare(
         Path | None, typer.Option(help="A JSON file for all numbers and all questions whose results differ.")
     ] = None,
     as_json: AsJson = False,
-    # What `--json FILE` was before --json stood for the same everywhere.
+    # What `--json FILE` meant before --json was for the same everywhere.
     file: Annotated[Path | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Compare two sets of answers to the same questions, with intervals and p-values."""

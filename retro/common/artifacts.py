@@ -94,7 +94,7 @@ def read_manifest(directory: Path, stage: str, *, remedy: str | None = None) -> 
     of terabytes again costs one stat per file. Bytes that change without a write are for `retro verify` to find.
 
     Args:
-        directory: Where the artifact lies.
+        directory: Where the artifact is.
         stage: The stage that must have made it.
         remedy: What to do about damage, where that is not to run the stage with --redo.
 

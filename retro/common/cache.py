@@ -20,7 +20,7 @@ _STALE_S = 3600.0
 
 
 def cache_directory() -> Path:
-    """Where kept files lie; made where it is not there yet.
+    """Where kept files are; made where it is not there yet.
 
     Raises:
         ConfigError: It cannot be made.

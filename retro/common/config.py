@@ -1,4 +1,4 @@
-"""The base of all stage configs, and the road from a YAML file with dotted overrides to a frozen object.
+"""The base of all stage configs, and the way from a YAML file with dotted overrides to a frozen object.
 
 Every mistake in a config becomes one ConfigError that names the setting, its value and what was needed; a key
 that does not exist is answered with the nearest one that does.
@@ -53,7 +53,7 @@ class StageConfig(BaseModel):
     """Whether users write it as a file: its settings are then named as they stand there, without the class."""
 
     def __init_subclass__(cls, **given: Any) -> None:
-        """Wrap the checks of a class, its own too: one of this class would lie within those that come after fields."""
+        """Wrap the checks of a class, its own too: one of this class would be within those that come after fields."""
         super().__init_subclass__(**given)
 
         def check(owner: type[Self], data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -209,7 +209,7 @@ def unknown_name(name: str, known: Sequence[str]) -> str:
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `data` with `a.b.c=value` overrides laid over it; values are read as YAML.
+    """Return `data` with `a.b.c=value` overrides merged over it; values are read as YAML.
 
     Raises:
         ConfigError: An override has no `=`, or goes through something that is not a section.

@@ -148,7 +148,7 @@ class Coordinator:
         return self.build(work.store, work.make, sizes=work.sizes, unit=work.unit, what=what)
 
     def finish(self, join: Callable[[], Manifest], *works: BlockWork, scratch: Path | None = None) -> Manifest:
-        """Have one worker complete the stage; every worker gets the manifest that stands there then.
+        """Have one worker complete the stage; every worker gets the manifest that is there then.
 
         A kill between any two steps loses nothing: the manifest is written when all else stands, and what it replaces
         is removed after it.

@@ -41,7 +41,7 @@ class DataError(RetroError):
 
 
 class TrainingError(RetroError):
-    """Training cannot go on: the loss is not a number, or the checkpoint belongs to another model."""
+    """Training cannot continue: the loss is not a number, or the checkpoint belongs to another model."""
 
 
 class DependencyError(RetroError):

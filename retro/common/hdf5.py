@@ -199,7 +199,7 @@ def _attributes(owner: h5py.Group | h5py.Dataset, where: str) -> str:
 def write_texts(owner: h5py.Group, texts: Mapping[str, str]) -> None:
     """Store short texts as attributes, each in the place of its own length.
 
-    A text of any length, as h5py would write it, lies in a heap: of one whose place there is damaged, HDF5 may never
+    A text of any length, as h5py would write it, is in a heap: of one whose place there is damaged, HDF5 may never
     come back.
     """
     for name, text in texts.items():

@@ -167,7 +167,7 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
 
 
 def _long_number(text: str) -> int:
-    """Where the number stands that the parser refused: Python reads no more digits than its own limit."""
+    """Where the number is that the parser refused: Python reads no more digits than its own limit."""
     found = re.search(rf"(?:\A|[:\[,])\s*-?(\d{{{sys.get_int_max_str_digits() + 1},}})", text)
     return found.start(1) if found else 0
 
@@ -185,7 +185,7 @@ class JsonItem:
     number: int
     """Counted from 0."""
     place: str
-    """Where it stands, for messages: `item 6`, or `line 7 (item 6)`."""
+    """Where it is, for messages: `item 6`, or `line 7 (item 6)`."""
     value: dict[str, Any]
 
 

@@ -95,7 +95,7 @@ class Progress:
     """Counts units of work; shows count, rate and time left.
 
     Use as a context manager and call `advance`. The rate is over work done here, so `done` (work found finished
-    on a resume) must be given apart or the time left is a lie.
+    on a resume) must be given apart or the time left is wrong.
     """
 
     drawn: ClassVar[bool] = False
@@ -187,7 +187,7 @@ def progress(items: Iterable[T], *, total: int, what: str, unit: str, every_s: f
     """Yield `items`, showing progress.
 
     Args:
-        items: The work left to do. Finished work must already be taken out, or the rate lies.
+        items: The work left to do. Finished work must already be taken out, or the rate is wrong.
         total: How many there are.
         what: The stage, as the user typed it.
         unit: What one item is, in the plural.

@@ -53,7 +53,7 @@ def import_object(reference: str) -> object:
 
 
 def package_file(reference: str) -> Traversable:
-    """The file that `package:file.yaml` names, which lies in the folder of that package.
+    """The file that `package:file.yaml` names, which is in the folder of that package.
 
     Raises:
         ImportError, AttributeError: There is no such package, or no such file in it.

@@ -1,10 +1,10 @@
-"""Responses of a model, kept in a file of JSON lines: work that was stopped goes on, and nothing is asked for twice.
+"""Responses of a model, kept in a file of JSON lines: work that was stopped continues, and nothing is asked for twice.
 
     {"model": "…", "checksum": …}                   the header: whose responses these are
     {"key": "…", "response": …, "checksum": …}      one line a response, forced to the disk before it counts
 
 Lines are only ever appended, each under a lock on the file, so several processes may share one. A kill costs at most
-the line that was being written. In memory lie the keys and where their lines are, not the responses.
+the line that was being written. In memory are the keys and where their lines are, not the responses.
 """
 
 from __future__ import annotations

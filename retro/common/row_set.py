@@ -27,7 +27,7 @@ class RowSet:
 
     Raises:
         ValueError: Ranges have another step than 1, overlap or are not in order; removed rows are not in ascending
-            order, or lie outside the ranges.
+            order, or are outside the ranges.
     """
 
     ranges: tuple[range, ...]
@@ -84,7 +84,7 @@ class RowSet:
         return inside_N
 
     def within(self, part: range) -> RowSet:
-        """Those of these rows that lie in `part`."""
+        """Those of these rows that are in `part`."""
         cut = [range(max(one.start, part.start), min(one.stop, part.stop)) for one in self.ranges]
         first, last = np.searchsorted(self.removed, [part.start, part.stop])
         return RowSet(tuple(one for one in cut if one), self.removed[first:last])

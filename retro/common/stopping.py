@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends within seconds, with a line that says how to go on.
+"""Ctrl-C and SIGTERM: a command ends within seconds, with a line that says how to continue.
 
 Whatever a stage writes becomes valid by a rename, so it may be stopped at any moment, as by a kill. What is under way
 gets a moment to leave its files tidy; code of a library that does not return does not hold the end up.

@@ -1,6 +1,6 @@
-"""Where the rows of each block lie in the finished corpus, so that a block can be recomputed and compared.
+"""Where the rows of each block are in the finished corpus, so that a block can be recomputed and compared.
 
-How large the blocks were decides no byte of the corpus, so this stands in the report and not in the artifact.
+How large the blocks were decides no byte of the corpus, so this is in the report and not in the artifact.
 """
 
 from __future__ import annotations

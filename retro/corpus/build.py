@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: CorpusConfig, out: Path, *, worker: Worker = ALONE) -> Manifest:
-    """Make the corpus in `out`, or go on where an earlier run stopped.
+    """Make the corpus in `out`, or continue where an earlier run stopped.
 
     Args:
         config: The stage's settings.

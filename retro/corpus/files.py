@@ -120,7 +120,7 @@ class Source:
 
     @property
     def unit(self) -> str:
-        """What one document is in plain text: a `file`, what stands between `blank_line`s, or a `line`."""
+        """What one document is in plain text: a `file`, what is between `blank_line`s, or a `line`."""
         if self.config.documents != "auto":
             return self.config.documents
         return "file" if self.kind in ("folder", "html") else "blank_line"
@@ -150,7 +150,7 @@ def resolve(config: SourceConfig, path: Path) -> Source:
 
 
 def sources_of(path: Path) -> list[SourceConfig]:
-    """The sources of somebody's documents: a folder's texts and pages, whatever lies beside them; other kinds if there
+    """The sources of somebody's documents: a folder's texts and pages, whatever is beside them; other kinds if there
     are none.
 
     Args:

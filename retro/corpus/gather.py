@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Dims in this file. N runs, each padded to a width of W tokens   P runs laid end to end   T tokens of these
+# Dims in this file. N runs, each padded to a width of W tokens   P runs concatenated   T tokens of these
 
 
 Int64 = NDArray[np.int64]
@@ -96,7 +96,7 @@ def _checked(tokens: NDArray[Any], start_N: Int64, count_N: Int64, width: int) -
 
 
 def _windows(tokens: NDArray[Any], start_N: Int64, width: int) -> NDArray[np.int32]:
-    """[N, W] int32 tokens from `start_N` on; what lies behind the last token is not defined."""
+    """[N, W] int32 tokens from `start_N` on; what is behind the last token is not defined."""
     places = len(tokens) - width + 1
     # The last `width` tokens have no window of their own.
     whole_N = start_N < places
@@ -110,7 +110,7 @@ def _windows(tokens: NDArray[Any], start_N: Int64, width: int) -> NDArray[np.int
 
 
 def _copied(tokens: NDArray[Any], start_N: Int64, width: int) -> NDArray[Any]:
-    """[N, W] windows that lie within `tokens`, in its own type."""
+    """[N, W] windows that are within `tokens`, in its own type."""
     # A window as one item of its bytes: numpy copies it whole, in two thirds of the time of a row of numbers.
     items = np.ndarray(len(tokens) - width + 1, f"V{width * tokens.itemsize}", tokens, strides=(tokens.itemsize,))
     return items[start_N].view(tokens.dtype).reshape(len(start_N), width)
@@ -131,7 +131,7 @@ def stream_bounds(lengths_D: Ints) -> Ints:
 
 
 def documents_at(bounds: Ints, positions: Ints) -> Ints:
-    """Number of the document, counted along the stream, that each stream position lies in.
+    """Number of the document, counted along the stream, that each stream position is in.
 
     Empty documents own no position, so they are never the answer.
     """
@@ -147,7 +147,7 @@ def window_pieces(bounds: Ints, file_starts_D: Ints, start_B: Ints, width: int) 
     Args:
         bounds: [D + 1] as `stream_bounds` gives them.
         file_starts_D: [D] file offset of each document, in stream order.
-        start_B: [B] first stream position of each window; windows must lie inside the stream.
+        start_B: [B] first stream position of each window; windows must be inside the stream.
         width: Tokens per window, at least 1.
 
     Returns:

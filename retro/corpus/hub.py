@@ -32,7 +32,7 @@ class _Place(NamedTuple):
 
 
 def local_path(path: Path) -> Path:
-    """Where the files of a source lie on this machine; what of them is on the Hub is fetched first.
+    """Where the files of a source are on this machine; what of them is on the Hub is fetched first.
 
     Raises:
         DataError: The Hub does not give them, or the name is none of a part of a dataset. Or it is an address of

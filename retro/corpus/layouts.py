@@ -195,7 +195,7 @@ def _json_lines(lines: Lines, file: InputFile, config: SourceConfig) -> Iterator
 
 
 def _columns(stream: BinaryIO, file: InputFile, config: SourceConfig) -> list[str]:
-    """The columns that the first line of a table names; the stream stands at the beginning again.
+    """The columns that the first line of a table names; the stream is at the beginning again.
 
     Raises:
         DataError: The column of the text is not among them.
@@ -330,7 +330,7 @@ def _plain(lines: Lines, unit: str) -> Iterator[list[tuple[int, bytes]]]:
 
 
 def _articles(lines: Lines) -> Iterator[list[tuple[int, bytes]]]:
-    """Groups of lines from one level-1 heading to the next; what stands before the first is a group of its own.
+    """Groups of lines from one level-1 heading to the next; what is before the first is a group of its own.
 
     A heading of the file's first kind is looked for: when a blank line follows the first one, a blank line must
     follow each, because tables hold lines such as `= 1 =` too.

@@ -1,4 +1,4 @@
-"""Where things lie in the corpus stage's directory, what a finished source records, and what the manifest counts."""
+"""Where things are in the corpus stage's directory, what a finished source records, and what the manifest counts."""
 
 from __future__ import annotations
 

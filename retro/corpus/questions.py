@@ -88,7 +88,7 @@ def first_sentence(text: str) -> str:
 
 
 def mask_name(sentence: str, title: str) -> str:
-    """Put MASK for a qualified name, and for its last part where it stands as a word of its own, in any case."""
+    """Put MASK for a qualified name, and for its last part where it is a word of its own, in any case."""
     for name in (title, title.rpartition(".")[2]):
         sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", MASK, sentence, flags=re.IGNORECASE)
     return sentence

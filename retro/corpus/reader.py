@@ -32,7 +32,7 @@ class Corpus:
     """The artifact of the corpus stage. Open it with `Corpus.open`; nothing is read before it is asked for.
 
     Attributes:
-        directory: Where it lies.
+        directory: Where it is.
         manifest: What the stage said of it.
         sources: Names of the sources; a source's number is its place here.
         weights: Each source's share of training samples; they sum to 1. A source that is held out whole has none.
@@ -226,7 +226,7 @@ class TokenStream:
         return joined_runs(self._file.tokens, start_P, count_P).reshape(len(start), width)
 
     def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which document each stream position lies in, as a position in `documents`."""
+        """Which document each stream position is in, as a position in `documents`."""
         return documents_at(self.bounds, positions)
 
     def chunk_documents(self, chunk_numbers: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

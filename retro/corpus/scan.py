@@ -1,10 +1,10 @@
 """One pass over the bytes of the input, before anything is tokenized: sizes, checksums, and where files may be split.
 
-Cuts lie between lines, counted in bytes from the file's start. What follows a cut must be read as it would be in the
+Cuts are between lines, counted in bytes from the file's start. What follows a cut must be read as it would be in the
 whole file, so each layout has its own rule for the line that may stand first.
 
 It gives each file's SHA-256, by which changed input is noticed, and where the file may be cut, with the number of
-the line that stands there: so every part knows the lines it holds, and error messages and made-up ids name the same
+the line that is there: so every part knows the lines it holds, and error messages and made-up ids name the same
 line however the input is cut. Groups of files are scanned in blocks, so workers share this too.
 """
 

@@ -92,7 +92,7 @@ _REMEDY = "Give a tokenizer with an unknown token or with a fallback to bytes, o
 
 
 def _compared(text: str) -> Counter[str]:
-    """How often each letter, digit and sign stands in a text, whatever its case, accents, width and white space.
+    """How often each letter, digit and sign is in a text, whatever its case, accents, width and white space.
 
     Tokenizers that fold these lose nothing that they were not made to.
     """

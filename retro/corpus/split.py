@@ -37,7 +37,7 @@ def split_documents(
     """[documents] 0 (train), 1 (valid) or 2 (test).
 
     Validation and test get their fraction of the documents, rounded half up; training gets the rest. With `last` held
-    out, the splits lie in this order, training has its fraction rounded down and validation the rest, in the arithmetic
+    out, the splits are in this order, training has its fraction rounded down and validation the rest, in the arithmetic
     of Megatron's Retro tools.
     """
     if held_out == "last":

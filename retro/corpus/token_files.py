@@ -218,7 +218,7 @@ def _read_index(prefix: Path) -> _Index:
 
 
 def _document_starts(prefix: Path, index: _Index) -> NDArray[np.int64]:
-    """[documents + 1] token offsets, from sequences (one or more to a document) that must lie end to end."""
+    """[documents + 1] token offsets, from sequences (one or more to a document) that must be end to end."""
     sequence_starts = np.zeros(len(index.lengths) + 1, dtype=np.int64)
     np.cumsum(index.lengths, out=sequence_starts[1:])
     boundaries = index.boundaries

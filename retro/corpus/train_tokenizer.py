@@ -182,7 +182,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
     """Train a BPE model in which every text round-trips, but for U+2581, which is SentencePiece's own space.
 
     Bytes stand in for what has no piece (line breaks among them), white space is kept as it is, and no space is
-    put before a text, so that tokens of two texts laid end to end are the tokens of their joined text or spell it.
+    put before a text, so that tokens of two texts concatenated are the tokens of their joined text or spell it.
     One thread and a fixed order make equal texts give equal bytes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where chunks and passages lie in documents: arithmetic on arrays, no files."""
+"""Where chunks and passages are in documents: arithmetic on arrays, no files."""
 
 # Dims in this file. D documents   N chunks   M tokens in a chunk
 

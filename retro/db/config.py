@@ -15,7 +15,7 @@ Unit: TypeAlias = Literal["chunk", "window", "row"]
 
 
 class DbConfig(StageConfig):
-    """Cut tokenized documents into chunks and store where each one lies."""
+    """Cut tokenized documents into chunks and store where each one is."""
 
     unit: Unit = "chunk"
     """What one row is. `chunk`: consecutive pieces of `chunk_length` tokens, which Retro pretraining needs. `window`:

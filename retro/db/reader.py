@@ -238,7 +238,7 @@ class ChunkDatabase:
         ids_N = self._checked(neighbor_ids, lowest=-1).ravel()
         rows_N = np.maximum(ids_N, 0)
         continues_N = self.columns["continues"][rows_N].astype(bool)
-        # A chunk that continues is full, so its continuation lies right behind it in the token file: one read.
+        # A chunk that continues is full, so its continuation is right behind it in the token file: one read.
         next_N = rows_N + continues_N
         if next_N.size and next_N.max() >= self.rows:
             raise self._damaged(f"row {self.rows - 1}, the last one, is said to continue")

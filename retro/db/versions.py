@@ -84,7 +84,7 @@ def version_identity(directory: Path, remedy: str = "Run `retro db` first") -> d
 
 
 def parts_of(directory: Path, manifest: Manifest) -> tuple[Part, ...]:
-    """Where the parts of a version lie."""
+    """Where the parts of a version are."""
     recorded = manifest.config["parts"]
     return tuple(
         Part(**{name: Path(os.path.normpath(directory / path)) for name, path in part["at"].items()})
@@ -120,7 +120,7 @@ def open_database(directory: Path, corpus: Corpus) -> ChunkDatabase:
 
 
 def _corpus_of(directory: Path, corpus: Corpus) -> Corpus:
-    """The corpus that a db stage's artifact was made from: `corpus`, or the one that lies beside it."""
+    """The corpus that a db stage's artifact was made from: `corpus`, or the one that is beside it."""
     beside = directory.parent / corpus.directory.name
     if beside.resolve() == corpus.directory.resolve() or not is_complete(beside):
         return corpus

@@ -43,7 +43,7 @@ def run_plain(
 
     Raises:
         DataError: The files cannot be read, or differ in length, or a question to be scored has no gold answer.
-        ConfigError: No question stands at `start`.
+        ConfigError: No question is at `start`.
     """
     task = load_task(config.task or DEFAULT_TASK)
     known = _questions(questions, task)

@@ -1,4 +1,4 @@
-"""Writing answers so that a killed run goes on where it stopped, and slices that join to the whole.
+"""Writing answers so that a killed run continues where it stopped, and slices that join to the whole.
 
 Beside each answer file stands a header that says what made it; answers of two configs are never mixed in one
 file.
@@ -39,7 +39,7 @@ class AnswerFile:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any], ids: Sequence[str], batch_size: int) -> None:
-        """Open or go on.
+        """Open or continue.
 
         Args:
             path: The answer file.

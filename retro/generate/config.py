@@ -187,7 +187,7 @@ class GenerateConfig(StageConfig):
     style `chat` the template writes what belongs there, whatever this says."""
 
     prompts: Path | None = None
-    """A file of prompt texts, laid over the shipped ones (docs/tuning.md). Use what the model was tuned with."""
+    """A file of prompt texts, merged over the shipped ones (docs/tuning.md). Use what the model was tuned with."""
 
     template: str = ""
     """One of the alternative templates of the prompt texts; empty: the usual prompt."""
@@ -197,7 +197,7 @@ class GenerateConfig(StageConfig):
 
     precision: Precision = "auto"
     """What the model computes in, whatever it was trained in. `auto` is bfloat16 on a GPU that has it and on CPUs with
-    amx_bf16 or avx512_bf16, else float32; answers that were begun go on in what they were begun in."""
+    amx_bf16 or avx512_bf16, else float32; answers that were begun continue in what they were begun in."""
 
     plain_output: bool = False
     """Whether to write predictions as the original tools do too: one line a question, in

@@ -137,7 +137,7 @@ class BatchEngine:
         return self._prefixes.hold(generation.ids, generation.held_state())
 
     def release(self, prefix: Prefix) -> None:
-        """Forget a prefix; requests that have begun to continue it go on.
+        """Forget a prefix; requests that have begun to continue it continue.
 
         Raises:
             ConfigError: It is not held.

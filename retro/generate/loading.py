@@ -34,7 +34,7 @@ def open_decoder(
     bfloat16: bool = False,
     sequence_length: int | None = None,
 ) -> Decoder:
-    """The model of a checkpoint, ready to go on from prompts.
+    """The model of a checkpoint, ready to continue from prompts.
 
     Args:
         checkpoint: One, or a stage directory whose newest is taken.
@@ -119,7 +119,7 @@ def sequence_length(config: GenerateConfig, info: checkpoint.CheckpointInfo) -> 
     """Tokens of a sequence that the model is to be opened for; None: as its checkpoint says.
 
     Raises:
-        ConfigError: More than the folder that the weights come from was made for, or its positions lie in a table.
+        ConfigError: More than the folder that the weights come from was made for, or its positions are in a table.
     """
     wanted, model = config.sequence_length, info.shape.model
     if wanted == model.sequence_length or (wanted is None and info.external is None):

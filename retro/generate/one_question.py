@@ -31,7 +31,7 @@ def answer_one(
     passages_from: str,
     say: Callable[[str], None],
 ) -> Answer:
-    """Answer a question that stands in no file.
+    """Answer a question that is in no file.
 
     Args:
         config: Prompt, sampling, passages; its questions are left aside.

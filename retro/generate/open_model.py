@@ -68,7 +68,7 @@ class OpenModel:
 
     @cached_property
     def decoder(self) -> Decoder:
-        """The network, ready to go on from prompts."""
+        """The network, ready to continue from prompts."""
         layout = self.layout if parallel.world_size() > 1 else ParallelConfig()
         ends, length = end_tokens(self.tokenizer, self.config), sequence_length(self.config, self.info)
         bfloat16 = is_bfloat16(self.config.precision)

@@ -59,7 +59,7 @@ class PrefixCache:
         return None if prefix is None else self._held[prefix]
 
     def release(self, prefix: Prefix) -> None:
-        """Close its row; what has been forked from it goes on.
+        """Close its row; what has been forked from it continues.
 
         Raises:
             ConfigError: As `find`.

@@ -68,7 +68,7 @@ class SharedAnswerFile:
     """An answer file that the first rank writes, and of which all know how far it is."""
 
     def __init__(self, path: Path, header: Mapping[str, Any], ids: Sequence[str], batch_size: int) -> None:
-        """Open or go on; see `retro.generate.answer_writer.AnswerFile`.
+        """Open or continue; see `retro.generate.answer_writer.AnswerFile`.
 
         Raises:
             ArtifactError: As there, on all ranks.

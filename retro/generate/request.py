@@ -70,7 +70,7 @@ class Decoder(Protocol):
     def fork(self, row: int, count: int) -> list[int]:
         """New sequences that begin as copies of another: with its tokens and neighbors, read once, for all of them.
 
-        Each goes on by itself, and so does the other; any may be closed before the rest.
+        Each continues by itself, and so does the other; any may be closed before the rest.
 
         Args:
             row: An open sequence.
@@ -111,7 +111,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Texts that end the answer; they are not part of it."""
     seed: int = 0
-    """Seed of the request's own stream of random numbers, so that its answer does not depend on its company."""
+    """Seed of the request's own random numbers, so that its answer does not depend on the rest of its batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

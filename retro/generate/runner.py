@@ -84,7 +84,7 @@ class QuestionRunner:
 
 
 def answer_all(runner: QuestionRunner, passages: Mapping[Setting, Sequence[Passages]], out: Path) -> dict[str, Any]:
-    """Answer the config's slice of the questions in all its settings; goes on where a killed run stopped.
+    """Answer the config's slice of the questions in all its settings; continues where a killed run stopped.
 
     Args:
         runner: Engine, config and questions.
@@ -280,7 +280,7 @@ def record(setting: Setting, question: Question, shown: Passages, completion: Co
     )
 
 
-# What a header leaves out: which answers are wanted, where questions and prompt texts lie (their fingerprints are in),
+# What a header leaves out: which answers are wanted, where questions and prompt texts are (their fingerprints are in),
 # and a mere check.
 _SHAPES_NOTHING = {"name", "size", "settings", "start", "count", "questions", "data", "prompts", "plain_output"}
 

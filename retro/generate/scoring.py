@@ -45,7 +45,7 @@ class Score:
     logprob: float
     """Sum over its tokens, in nats."""
     greedy: bool
-    """Whether each of its tokens is the likeliest one where it stands."""
+    """Whether each of its tokens is the likeliest one where it is."""
     logprobs: tuple[float, ...]
     """Of each token."""
     retrieved: tuple[Retrieved, ...] = ()

@@ -3,7 +3,7 @@
 Encoding is what adding to an index costs: finding the list of a vector among all centroids, and quantizing it. An empty
 trained index does it for any rows without the others, so blocks of codes are made side by side; putting them into lists
 is a copy. The index has the same bytes as if one process had added all vectors in order: both ways turn each vector
-into its code by itself, whatever stands beside it.
+into its code by itself, whatever is beside it.
 
 Faiss's own tool joins shards: indexes on disk with some of the vectors each. Only one shard at a time is in memory.
 """
@@ -106,7 +106,7 @@ SHARD_ROWS = 4_000_000
 def merge_on_disk(
     new_index: Callable[[], Any], sizes: Sequence[int], read: Callable[[int], NDArray[np.uint8]], out: Path
 ) -> Any:
-    """An index whose lists lie in index.ivfdata in `out`.
+    """An index whose lists are in index.ivfdata in `out`.
 
     Args:
         new_index: Gives the trained index, empty.

@@ -63,7 +63,7 @@ def plan_index(config: IndexConfig, db: ChunkDatabase, dimension: int) -> IndexP
 
     Raises:
         ConfigError: The Faiss string cannot work, there are too few chunks to train it, it needs embeddings that are
-            not kept, or its lists cannot lie on disk.
+            not kept, or its lists cannot be on disk.
         DependencyError: A GPU is asked for, and Faiss sees none.
     """
     training_rows = sample_rows(db.rows_of(0), config.train_sample, config.seed)

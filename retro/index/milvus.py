@@ -91,7 +91,7 @@ class MilvusCollection:
         return self.kind == "FLAT"
 
     def fill(self, vectors_ND: NDArray[Any]) -> None:
-        """Have the collection hold all vectors; goes on where it was stopped, and does nothing where it is full.
+        """Have the collection hold all vectors; continues where it was stopped, and does nothing where it is full.
 
         Args:
             vectors_ND: The embeddings, memory-mapped.

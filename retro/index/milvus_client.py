@@ -1,6 +1,6 @@
 """The one way to Milvus: imported when first needed, and connected to a server or to a database file of this process.
 
-A token never stands in a config, a manifest or a log: it comes from an environment variable.
+A token never is in a config, a manifest or a log: it comes from an environment variable.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ search over parts of an index differ from one over the whole, so lists are cut o
 scores are computed pair by pair.
 
 Codes of one bit per value find the right neighborhood and mistake the order within it. So more candidates are asked
-for than are wanted, their vectors are read through a memory map, and exact inner products decide: what stands in
+for than are wanted, their vectors are read through a memory map, and exact inner products decide: what is in
 memory is the codes alone.
 """
 

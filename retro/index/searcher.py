@@ -162,14 +162,14 @@ class Searcher(Protocol):
             ids int64 [Q, k], -1 where there are no more; scores float32 [Q, k], inner products, -inf there.
 
         Raises:
-            ArtifactError: What the index lies in is damaged or gone.
+            ArtifactError: What the index is in is damaged or gone.
             DependencyError: The program that holds the vectors does not answer.
             ValueError: Shapes or numbers that cannot be.
         """
 
 
 class Backend(Protocol):
-    """Where the vectors of an index lie and are compared. It is opened at the first search."""
+    """Where the vectors of an index are and are compared. It is opened at the first search."""
 
     def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet) -> Hits:
         """As `Searcher.search`, for at least one query and `k` from 1 to `len(rows)`."""
@@ -214,7 +214,7 @@ class IndexSearcher:
     """The artifact of the index stage, asked through a backend. Open it with `open_searcher`.
 
     Attributes:
-        directory: Where it lies.
+        directory: Where it is.
         manifest: What the stage said of it.
         db: The database whose rows it finds.
         backend: What compares vectors.

@@ -1,6 +1,6 @@
 """Texts of chunks, and batches of texts of like length.
 
-Database chunks, queries and passages all pass here: embedding the same tokens by another road (say, straight from
+Database chunks, queries and passages all pass here: embedding the same tokens in another way (say, straight from
 ids) changes one in ten of the two nearest neighbors.
 """
 

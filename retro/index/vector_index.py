@@ -124,7 +124,7 @@ class FaissFile:
 
     @cached_property
     def _vectors(self) -> NDArray[np.float32] | None:
-        """For an exact index, its vectors, where they lie."""
+        """For an exact index, its vectors, where they are."""
         faiss = load_faiss()
         if not is_exact(faiss, self._index.faiss_index):
             return None

@@ -16,7 +16,7 @@ from retro.corpus.files import Source, resolve, sources_of
 from retro.corpus.layouts import Document, read_source
 
 MOST_READ = 1 << 25
-"""Bytes of a source that are looked at; what lies behind them is taken to be like them."""
+"""Bytes of a source that are looked at; what is behind them is taken to be like them."""
 SHORT_WORDS = 5
 """Documents with fewer words are headings and the like, where lines or blank lines part a text."""
 _SAMPLE_CHARACTERS = 2_000_000

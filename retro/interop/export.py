@@ -99,7 +99,7 @@ def write_generation(tokenizer: CopiedTokenizer | None, out: Path, *, cache: boo
     """Write how to generate: greedy, until a token that ends an answer.
 
     Args:
-        tokenizer: What lies in the folder, or None.
+        tokenizer: What is in the folder, or None.
         out: The folder.
         cache: Whether the architecture keeps keys and values between steps.
     """

@@ -70,7 +70,7 @@ def example(tokenizer: CopiedTokenizer | None, *, reads: bool, own_code: bool) -
     """A block of Python.
 
     Args:
-        tokenizer: What lies in the folder; None gives an example on token ids.
+        tokenizer: What is in the folder; None gives an example on token ids.
         reads: Whether the model reads neighbors.
         own_code: Whether the folder brings its modelling file.
     """
@@ -100,7 +100,7 @@ def write_card(facts: Facts, tokenizer: CopiedTokenizer | None, *, decoder_only:
 
     Args:
         facts: What the run's files say.
-        tokenizer: What lies in the folder, or None.
+        tokenizer: What is in the folder, or None.
         decoder_only: Whether encoder and cross-attention were left out.
         architecture: The class that transformers opens the folder with.
     """

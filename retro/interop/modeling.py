@@ -68,5 +68,5 @@ def _body(source: str) -> str:
         dropped.append(tree[0])
     gone = {number for node in dropped for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
     kept = [line for number, line in enumerate(lines, start=1) if number not in gone]
-    # Where imports stood, more blank lines are left than two.
+    # Where imports were, more blank lines are left than two.
     return re.sub(r"\n{4,}", "\n\n\n", "\n".join(kept)).strip("\n")

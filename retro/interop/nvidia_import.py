@@ -164,9 +164,9 @@ class Imported:
     left_out: dict[str, int]
     """Chunks that the project's tools left out, by split."""
     not_imported: list[str]
-    """What lies in the project and was not taken over, and why."""
+    """What is in the project and was not taken over, and why."""
     run_file: Path
-    """The settings with which the run goes on."""
+    """The settings with which the run continues."""
 
 
 def import_project(
@@ -247,7 +247,7 @@ def _write_run_file(config: CorpusConfig, project: Project, run_dir: Path) -> Pa
 
 
 def not_imported(project: Project) -> list[str]:
-    """What lies in a project and cannot be taken over, and why, a line each."""
+    """What is in a project and cannot be taken over, and why, a line each."""
     reported = [
         f"{path}: not imported. It compares vectors that are not normalized by their distance; a search here takes the "
         "inner product of vectors of length 1. Its ids are rows of the imported database; `retro index` makes our own"

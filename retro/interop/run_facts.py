@@ -35,7 +35,7 @@ class StageFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """The training run that a checkpoint lies in."""
+    """The training run that a checkpoint is in."""
 
     name: str
     """Its directory's name: retro, gpt, gpt_equal, or the name of a tuned model."""
@@ -111,7 +111,7 @@ def _training(info: CheckpointInfo) -> TrainingFacts:
     directory = info.path.resolve().parent.parent
     if (
         info.path.resolve().parent.name != "checkpoints"
-    ):  # moved out of its run, or converted: what lies above is not its own
+    ):  # moved out of its run, or converted: what is above is not its own
         return TrainingFacts(name=info.path.name, settings=settings, config={}, result=None, weights=weights)
     result = _optional(directory / "result.json")
     at_the_end = str(result.get("weights_sha256", ""))[:16] == weights

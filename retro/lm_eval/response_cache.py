@@ -1,4 +1,4 @@
-"""Responses of a model to requests of the harness, kept so that a call that was stopped goes on.
+"""Responses of a model to requests of the harness, kept so that a call that was stopped continues.
 
 The harness keeps its own as pickles; these are JSON lines, the first of which says whose responses they are. Greedy and
 scored requests only: draws differ.

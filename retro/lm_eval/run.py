@@ -43,7 +43,7 @@ class Options:
     samples: Mapping[str, Sequence[int]] | None = None
     """Numbers of the questions to ask, by task; None: all."""
     gen_kwargs: Mapping[str, Any] | None = None
-    """Generation settings laid over those of each task that generates."""
+    """Generation settings merged over those of each task that generates."""
     log_samples: bool = False
     """Keep every question with its responses."""
     predict_only: bool = False
@@ -53,7 +53,7 @@ class Options:
     apply_chat_template: bool = False
     """Whether questions are asked as conversations, with the model's chat template."""
     system_instruction: str | None = None
-    """What stands before every question; with a chat template, its system turn."""
+    """What is before every question; with a chat template, its system turn."""
 
 
 def require_packages() -> None:

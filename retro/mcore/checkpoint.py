@@ -50,7 +50,7 @@ class AsyncSave:
             state: The sharded state dict.
             directory: Where to; empty.
             sums: Of the state as memory holds it now; taken here, unless given.
-            background: Copy tensors that lie in host memory first, so that training may go on and change them.
+            background: Copy tensors that are in host memory first, so that training may continue and change them.
 
         Raises:
             RuntimeError: Planning failed; the system's words are in it.

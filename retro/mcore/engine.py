@@ -108,7 +108,7 @@ class StepResult:
 
 
 TokenLosses = Callable[[nn.Module, MicroBatch], tuple[Tensor, Tensor]]
-"""From a group of layers and a micro batch to what goes on to the next, or on the last stage [B, S] losses; and the
+"""From a group of layers and a micro batch to what continues to the next, or on the last stage [B, S] losses; and the
 losses' [B, S] mask (of no meaning elsewhere)."""
 
 SeenLosses = Callable[[MicroBatch, Tensor, Tensor], None]
@@ -259,7 +259,7 @@ def unwrap_model(module: nn.Module) -> Any:
 
 
 def sharded_weights(chunks: Sequence[nn.Module]) -> dict[str, Any]:
-    """What this rank holds of a model's weights and where it lies in the whole, by group of layers."""
+    """What this rank holds of a model's weights and where it is in the whole, by group of layers."""
     state: dict[str, Any] = {}
     for number, chunk in enumerate(chunks):
         describe: Any = chunk.sharded_state_dict

@@ -6,7 +6,7 @@
 
 megatron-core's three optimizers (float32, mixed precision, distributed) each have a form of their own for this, and
 release 0.16.1's reshardable form of the distributed one loses the end of a buffer with several buckets, as tied
-embeddings over pipeline stages make it. So the tensors are taken from the optimizers directly. A run may go on with
+embeddings over pipeline stages make it. So the tensors are taken from the optimizers directly. A run may continue with
 other sizes of every kind of parallelism, and with the distributed optimizer switched on or off.
 """
 
@@ -155,7 +155,7 @@ def _whole(optimizer: Any, entry: _Entry, name: str) -> Tensor | None:
 
 
 def _places(weights: dict[str, Any]) -> dict[int, ShardedTensor | ShardedTensorFactory]:
-    """Where in the whole each weight of this rank lies, by the address of its data."""
+    """Where in the whole each weight of this rank is, by the address of its data."""
     shards = (one for one in nested_values(weights) if isinstance(one, ShardedTensor | ShardedTensorFactory))
     return {one.data.data_ptr(): one for one in shards}
 
@@ -165,7 +165,7 @@ def _key(place: ShardedTensor | ShardedTensorFactory, name: str) -> str:
 
 
 def _like(place: ShardedTensor | ShardedTensorFactory, name: str, values: Tensor) -> Any:
-    """A shard of the optimizer's state that lies where its weight does."""
+    """A shard of the optimizer's state that is where its weight does."""
     if isinstance(place, ShardedTensorFactory):
         return replace(place, key=_key(place, name), data=values)
     return replace(place, key=_key(place, name), data=values, dtype=values.dtype)

@@ -162,7 +162,7 @@ def model_parallel_place() -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class StageLayers:
-    """Where a group of layers stands in the pipeline."""
+    """Where a group of layers is in the pipeline."""
 
     stage: int
     """Which stage holds it."""

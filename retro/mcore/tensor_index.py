@@ -1,4 +1,4 @@
-"""The index of a sharded checkpoint, `.metadata`: which tensors there are, and where each piece of them lies.
+"""The index of a sharded checkpoint, `.metadata`: which tensors there are, and where each piece of them is.
 
 It is a pickle of torch's and megatron-core's own objects. Both read it by calling whatever it names; here it is read as
 plain data, once, and nobody reads it again. What it says is checked against the files that are there: every tensor is
@@ -165,7 +165,7 @@ class _Reader:
                         raise PickleError(f"{name[:80]} lies in {file[:80]!r}, which is not a file of the checkpoint")
                     if start < 0 or length < 0:
                         raise PickleError(f"{name[:80]} starts before the beginning of its file")
-                    # What is not a tensor lies at no place in one.
+                    # What is not a tensor is at no place in one.
                     if of_key.get("offset") is not None:
                         yield (name, _size(of_key["offset"])), (file, start, length)
                 case _:

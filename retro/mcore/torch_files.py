@@ -1,7 +1,7 @@
 """Tensors of a file that torch.save wrote, read without torch's own unpickler.
 
     archive/data.pkl     a pickle of everything but numbers; read as plain data
-    archive/data/0       the numbers of a storage, as they lie in memory
+    archive/data/0       the numbers of a storage, as they are in memory
 
 Where torch says `weights_only`, it still makes what the file asks for: storages inflated from a few bytes, byte arrays
 of any length. Here a tensor is a place in the file and a shape, checked against the bytes that are there, and nothing
@@ -57,7 +57,7 @@ _MOST_AXES = 16
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where in a file a tensor lies."""
+    """Where in a file a tensor is."""
 
     path: Path
     start: int
@@ -68,7 +68,7 @@ class StoredTensor:
 
     @property
     def contiguous(self) -> bool:
-        """Whether its numbers lie one after the other, in order."""
+        """Whether its numbers are one after the other, in order."""
         expected = 1
         for length, step in zip(reversed(self.size), reversed(self.stride), strict=True):
             if length != 1 and step != expected:
@@ -101,7 +101,7 @@ class StoredTensor:
         return whole if rows is None else whole[rows]
 
     def map(self) -> Tensor:
-        """Its numbers, left on disk until they are looked at; a copy in memory where they lie at an odd place."""
+        """Its numbers, left on disk until they are looked at; a copy in memory where they are at an odd place."""
         if self.start % self.dtype.itemsize or not _numel(self.size):
             return self.read()
         storage: Any = torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=self.path.stat().st_size)

@@ -5,10 +5,10 @@ afterwards. That one choice gives tensor parallelism, rotary positions, grouped 
 special cases.
 
 Under sequence parallelism a rank holds S / T consecutive tokens and R / T of a neighbor's, T tensor parallel ranks: the
-parallel projections gather them, so all that lies between the projections sees whole sequences.
+parallel projections gather them, so all that is between the projections sees whole sequences.
 
 Positions are counted in the frame of the query chunk: token i of chunk u has position i, token j of a neighbor
-position j, so a neighbor's continuation lies where the next chunk lies. The last token of chunk u is the first to
+position j, so a neighbor's continuation is where the next chunk is. The last token of chunk u is the first to
 see the neighbors of chunk u; its position is M - 1.
 """
 
@@ -48,7 +48,7 @@ from retro.model.specs import rotary_positions
 class CrossProjections(MegatronModule):
     """The query, key/value and output projections that both cross-attentions have.
 
-    Keys and values of a head lie side by side in `linear_kv`, as in megatron-core's own CrossAttention, so tensor
+    Keys and values of a head are side by side in `linear_kv`, as in megatron-core's own CrossAttention, so tensor
     parallel ranks cut between heads.
     """
 

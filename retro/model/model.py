@@ -49,7 +49,7 @@ class RetroModel(GPTModel):
     """A megatron-core GPTModel with chunked cross-attention in some of its layers.
 
     Under pipeline parallelism one such model is a group of layers: the first has the embedding, the last the output
-    layer, and what lies between them arrives through `set_input_tensor`.
+    layer, and what is between them arrives through `set_input_tensor`.
     """
 
     def __init__(self, shape: ModelShape, options: BuildOptions | None = None, vp_stage: int = 0) -> None:
@@ -245,7 +245,7 @@ def _cross_attention(
         return None
     params: dict[str, Any] = {"kernels": kernels, "shape": shape}
     if number == reading[0]:
-        # Its layers lie within one decoder layer: on one stage, and recomputed with that layer if layers are.
+        # Its layers are within one decoder layer: on one stage, and recomputed with that layer if layers are.
         recompute = "selective" if options.recompute == "selective" else "none"
         layout = OneStage(tensor=options.layout.tensor, sequence=options.layout.sequence)
         options = replace(options, layout=layout, recompute=recompute)

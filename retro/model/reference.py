@@ -232,7 +232,7 @@ class ReferenceRetro:
         return self._linear(name + "linear_fc2", functional.gelu(inner, approximate=approximate))
 
     def _self_attention(self, layer: str, x_SH: Tensor, mask_SS: Tensor, positions: range | list[int] | None) -> Tensor:
-        """Query heads of a group lie before the group's key and value in the fused projection."""
+        """Query heads of a group are before the group's key and value in the fused projection."""
         groups, width = self.model.query_groups, self.model.head_width
         per_group = self.model.heads // groups
         mixed = self._linear(layer + "self_attention.linear_qkv", x_SH).view(len(x_SH), groups, per_group + 2, width)

@@ -1,6 +1,6 @@
 """The canonical names and sizes of a model's weights, and which of them read neighbors.
 
-Queries, keys and values of a self-attention lie in one matrix, the query heads of a group before its key and value;
+Queries, keys and values of a self-attention are in one matrix, the query heads of a group before its key and value;
 keys and values of a cross-attention likewise. With swiglu, `linear_fc1` holds the gate above the rest.
 """
 

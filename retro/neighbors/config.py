@@ -24,7 +24,7 @@ class FilterConfig(StageConfig):
     """
 
     own_document: bool = True
-    """Drop chunks of the documents that chunks u and u + 1 lie in. Without it the model is handed the very text it is
+    """Drop chunks of the documents that chunks u and u + 1 are in. Without it the model is handed the very text it is
     to predict, and its loss says nothing; switch it off only to measure that."""
 
     exact_duplicates: bool = False

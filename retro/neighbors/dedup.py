@@ -14,9 +14,9 @@ give away.
 * overlap: the longest common token substring of chunk u, or of chunk u + 1, with candidate and continuation together,
   as a share of that chunk.
 
-Query chunks are cut from the packed stream and database chunks from documents, so a copied document rarely stands in
+Query chunks are cut from the packed stream and database chunks from documents, so a copied document rarely is in
 step with its copy: exact duplicates find few of the copies and near-duplicates some; the overlap finds a copy at any
-shift of up to M tokens, for then one of the two chunks lies wholly within candidate and continuation.
+shift of up to M tokens, for then one of the two chunks is wholly within candidate and continuation.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def exact_duplicates(pair: Pair) -> Bool:
 
 
 def greatest_overlap(pair: Pair) -> NDArray[np.float64]:
-    """[P] the greater share of chunk u and of chunk u + 1 that stands in the candidate in one piece."""
+    """[P] the greater share of chunk u and of chunk u + 1 that is in the candidate in one piece."""
     chunk = pair.query_PR.shape[1] // 2
     shares = [
         share_of_text(longest_common_substring(query_PM, pair.candidate_PR), query_PM)
@@ -169,7 +169,7 @@ def _three_pairs(pair: Pair, chunk: int) -> tuple[tuple[Int32, Int32], ...]:
 
 
 def _distinct_signatures(tokens_PM: Int32, shingle: int) -> Signatures:
-    """Signatures of chunks of which many are equal: a query stands in one pair for each of its candidates."""
+    """Signatures of chunks of which many are equal: a query is in one pair for each of its candidates."""
     different, place_P = np.unique(tokens_PM, axis=0, return_inverse=True)
     made = signatures(different, shingle)
     return Signatures(made.values_NV[place_P.ravel()], made.filled_N[place_P.ravel()])
@@ -244,7 +244,7 @@ class CopyFilter:
 
 
 def text_of_chunks(stream: TokenStream, chunk_P: Int64, chunks: int, eod: int) -> Int32:
-    """[P, chunks * M] tokens of consecutive chunks from chunk u on; ends of documents and what lies beyond the stream
+    """[P, chunks * M] tokens of consecutive chunks from chunk u on; ends of documents and what is beyond the stream
     are not tokens."""
     width = chunks * stream.chunk_length
     different, place_P = np.unique(chunk_P, return_inverse=True)

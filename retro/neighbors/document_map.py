@@ -27,7 +27,7 @@ class FilteredNeighbors(NamedTuple):
 
 
 def stream_positions(documents: Int64, total: int) -> Int64:
-    """Where each document of a source stands in a stream.
+    """Where each document of a source is in a stream.
 
     Args:
         documents: Document numbers in stream order.

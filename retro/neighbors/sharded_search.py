@@ -1,4 +1,4 @@
-"""Search an index that lies in several files with several workers, each in its own file, and exchange what they find.
+"""Search an index that is in several files with several workers, each in its own file, and exchange what they find.
 
 Every worker could search every file: they are mapped, and what is found is the same. But then each machine's memory
 would have to hold the whole index, or read it from disk for every block of queries. So queries are embedded once; each

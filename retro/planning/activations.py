@@ -131,7 +131,7 @@ class Activations:
     def _encoder(self, *, received: bool) -> ShardedBytes:
         """All encoder layers, the cross-attention in the first, and what they give.
 
-        `received` neighbors lie in the tensor that the stage before sent, or in what full recompute keeps.
+        `received` neighbors are in the tensor that the stage before sent, or in what full recompute keeps.
         """
         model, tokens = self.model, self.neighbor_tokens
         layer = self._layer(tokens, self.shape.retrieved_length, rope=model.encoder_rope, dropout=model.encoder_dropout)

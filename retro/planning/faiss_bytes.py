@@ -82,7 +82,7 @@ def index_bytes(parsed: FaissString, dimension: int, vectors: int) -> IndexBytes
     headers = _HEADER + 4 if parsed.transforms else 0
     refine = 0
     if parsed.refine:
-        # Faiss wraps all that stands before it, so the second code keeps the vector as it came, not as rotated.
+        # Faiss wraps all that comes before it, so the second code keeps the vector as it came, not as rotated.
         book = _codebook(parsed.refine, dimension)
         refine = vectors * code_bytes(parsed.refine, dimension)
         headers += _HEADER + 4 + _alone(parsed.refine, dimension) - book

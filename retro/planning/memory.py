@@ -38,7 +38,7 @@ def stage_weights(shape: ModelShape, blocks: list[Block], layout: ParallelConfig
         total += block_weights(shape, block)
     on_rank = total.on_rank(layout.tensor)
     if shape.model.tied_embeddings and layout.pipeline > 1 and any(block.last for block in blocks):
-        # The output layer of a tied model lies on another stage than the embedding: it has its own copy there.
+        # The output layer of a tied model is on another stage than the embedding: it has its own copy there.
         on_rank += _vocabulary(shape).on_rank(layout.tensor)
     return on_rank
 

@@ -1,4 +1,4 @@
-"""Which layers lie on which pipeline stage, and how many micro batches a stage keeps.
+"""Which layers are on which pipeline stage, and how many micro batches a stage keeps.
 
 1F1B (Narayanan et al. 2021, arXiv:2104.04473, section 2.2): stage i of p runs p - i - 1 forwards ahead, so it keeps
 p - i micro batches. Interleaved, stages take turns in runs of p micro batches for each of their v blocks, and stage i
@@ -45,7 +45,7 @@ def reads(shape: ModelShape, block: Block) -> int:
 
 
 def encodes(shape: ModelShape, block: Block) -> bool:
-    """Whether the block holds the neighbor encoder, which lies in the first layer with cross-attention."""
+    """Whether the block holds the neighbor encoder, which is in the first layer with cross-attention."""
     return shape.model.cross_attention_layers[:1] != () and shape.model.cross_attention_layers[0] in block.layers
 
 

@@ -36,7 +36,7 @@ class InContextConfig(StageConfig):
     """
 
     conditions: tuple[Condition, ...] = Field(default=CONDITIONS, min_length=1)
-    """What stands before the text: `found`, what the search finds for the tokens before those to be scored;
+    """What is before the text: `found`, what the search finds for the tokens before those to be scored;
     `shuffled`, what it found for another document; `none`, nothing, with the same preceding text; `more_text`, no
     passages, and preceding text in their room: what they cost (the baseline of Ram et al.)."""
     passages: PositiveInt = 1

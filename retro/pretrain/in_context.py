@@ -1,7 +1,7 @@
 """Perplexity with passages in the prompt: what a search is worth to any model, whether or not it has an encoder.
 
 In-Context RALM (Ram et al. 2023, arXiv:2302.00083): before every `stride` tokens, search with the ones before them and
-put what is found in front of the text. Conditions differ in what stands there and in nothing else; they score the same
+put what is found in front of the text. Conditions differ in what is there and in nothing else; they score the same
 tokens, so differences are taken document by document.
 """
 
@@ -116,7 +116,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RetrievedContext:
-    """What stands before the targets, for prompts of given lengths."""
+    """What is before the targets, for prompts of given lengths."""
 
     targets: Targets
     passages: Mapping[Condition, NDArray[np.int64]]

@@ -31,7 +31,7 @@ class Targets:
 
     source_T: Int64
     start_T: Int64
-    """Position in the stream of the first token that is scored; at least one token stands before it."""
+    """Position in the stream of the first token that is scored; at least one token comes before it."""
     count_T: Int64
     """Tokens that are scored."""
     begin_T: Int64

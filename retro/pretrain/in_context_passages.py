@@ -160,7 +160,7 @@ def shuffled(ids_TP: Int64, targets: Targets, shown: Shown, seed: int) -> tuple[
     random = np.random.default_rng(seed)
     donor_T = random.permutation(len(targets))
     same = _overlaps(targets, shown, donor_T)
-    # Targets stand in the order of documents: those that overlap a prompt lie in one run around it.
+    # Targets stand in the order of documents: those that overlap a prompt are in one run around it.
     key_low, key_high = _key(targets.source_T, first_T), _key(targets.source_T, last_T)
     for row in np.flatnonzero(same).tolist():
         low = int(np.searchsorted(key_high, key_low[row], side="left"))

@@ -49,7 +49,7 @@ def run(
     neighbors_dir: Path,
     out: Path,
 ) -> Manifest:
-    """Pretrain every variant, or go on where a stopped run left off.
+    """Pretrain every variant, or continue where a stopped run left off.
 
     Raises:
         ArtifactError: An earlier artifact is missing or belongs to another run, or `out` was trained differently.

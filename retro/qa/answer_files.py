@@ -126,7 +126,7 @@ def read_answers(path: Path) -> list[Answer]:
     """Read an answer file.
 
     Raises:
-        ArtifactError: It is missing; a line is broken or incomplete; a question stands in it twice.
+        ArtifactError: It is missing; a line is broken or incomplete; a question is in it twice.
     """
     answers: list[Answer] = []
     seen: dict[str, int] = {}

@@ -68,7 +68,7 @@ def build_chat(
         passages: Candidates for the prompt, best first.
         rule: How it is asked.
         contexts_in_prompt: How many passages to show at most.
-        takes_system: Whether the chat template has a system turn; without, its text stands before the user's first.
+        takes_system: Whether the chat template has a system turn; without, its text comes before the user's first.
         texts: The prompt texts; absent: the shipped ones.
         template: One of their templates, in place of the usual order of passages and question.
         examples: Questions that are shown with their first answers, as turns before all others but the system's.

@@ -13,7 +13,7 @@ MISSING: Final = object()
 """What a path that leads nowhere finds; unlike None, which a file may hold."""
 
 KEY = "key"
-"""Under this name stands, around an item found by `{}`, the key that it stood under."""
+"""Under this name stands, around an item found by `{}`, the key that it was under."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class JsonObject:
     """An object inside a file, with the objects around it."""
 
     name: str
-    """Where it stands, for messages."""
+    """Where it is, for messages."""
     around: tuple[Any, ...]
     """From the outermost to the object itself."""
     siblings: Sequence[Any] = ()
-    """The list that it stands in."""
+    """The list that it is in."""
     number: int = 0
     """Its place in that list."""
 
@@ -65,7 +65,7 @@ def _steps(place: JsonObject, name: str, kind: str, value: Any) -> Iterator[Json
 
 
 def find(place: JsonObject, path: str) -> Any:
-    """What stands at `path`, or MISSING.
+    """What is at `path`, or MISSING.
 
     The first name may be that of an object around. `a[].b` is the list of all the b; `a[].b[]` joins their lists.
     """

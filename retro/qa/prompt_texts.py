@@ -1,4 +1,4 @@
-"""The file of prompt texts: its form, the one that is shipped, and a user's own laid over it.
+"""The file of prompt texts: its form, the one that is shipped, and a user's own merged over it.
 
 Texts carry a name, a version and a fingerprint, which every manifest and answer file takes over.
 """
@@ -47,7 +47,7 @@ class TurnTexts(StageConfig):
 
 
 class StyleTexts(StageConfig):
-    """What stands around a question."""
+    """What is around a question."""
 
     preamble: str
     """First of all; empty: nothing."""
@@ -56,7 +56,7 @@ class StyleTexts(StageConfig):
     untitled_context: str
     """A passage without a title."""
     repeats_title: bool
-    """Whether the title stands before a text that begins with it."""
+    """Whether the title comes before a text that begins with it."""
     separator: str
     """Between all parts."""
     question: str
@@ -215,7 +215,7 @@ def shipped_prompts() -> PromptTexts:
 
 
 def load_prompts(path: Path | None) -> PromptTexts:
-    """The texts of a user's file laid over the shipped ones; without a file, those.
+    """The texts of a user's file merged over the shipped ones; without a file, those.
 
     An entry of the file (a style, a kind, a set, a template) replaces the fields it gives, and leaves the others.
 

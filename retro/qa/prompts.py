@@ -118,7 +118,7 @@ def asked_text(question: Question, rule: Rule, form: StyleTexts, template: str) 
 
 
 def _last_turn(form: StyleTexts, rule: Rule, asked: str) -> tuple[str, str]:
-    """What stands around the question in its turn; nothing that the question has already."""
+    """What is around the question in its turn; nothing that the question has already."""
     opening, _, closing = form.question.partition("{question}")
     if rule.texts.holds_turns:
         if asked.startswith(opening.strip()):

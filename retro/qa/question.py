@@ -94,4 +94,4 @@ class Question:
     segments: tuple[Segment, ...] = ()
     """The answer to learn, piece by piece, in place of the first of `answers`."""
     place: str = field(default="", compare=False)
-    """Where it stands in its file, for messages: `line 7 (item 6)`."""
+    """Where it is in its file, for messages: `line 7 (item 6)`."""

@@ -1,4 +1,4 @@
-"""Question files: where they lie, and their questions. A file is a JSON list of objects, or one object per line."""
+"""Question files: where they are, and their questions. A file is a JSON list of objects, or one object per line."""
 
 from __future__ import annotations
 

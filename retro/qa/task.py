@@ -1,4 +1,4 @@
-"""Tasks: how their questions are read, asked and scored. One YAML file holds one task; ours lie in `tasks/`."""
+"""Tasks: how their questions are read, asked and scored. One YAML file holds one task; ours are in `tasks/`."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Task(StageConfig):
         """What answers carry of it, so that they can be scored without its file."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude={"layouts", "source", "official", "description"})
         if self.few_shot.file is not None:
-            # Where the examples lie changes nothing.
+            # Where the examples are changes nothing.
             data["few_shot"]["file"] = self.few_shot.file.name
         return data
 

@@ -1,6 +1,6 @@
 """The documentation inside installed Python packages as a text corpus: read from their source, nothing imported or run.
 
-Docstrings that are made when a package is imported (C extensions, filled-in templates) are not seen; what stands in the
+Docstrings that are made when a package is imported (C extensions, filled-in templates) are not seen; what is in the
 source is, for any version of a package, in any folder, under any Python that can parse it.
 """
 
@@ -67,7 +67,7 @@ def write_docstrings(path: Path, packages: Sequence[Path], *, min_words: int = 6
 
 
 def installed_package(name: str) -> Path:
-    """Where a package of the running Python lies; it is not imported.
+    """Where a package of the running Python is; it is not imported.
 
     Raises:
         DataError: It is not installed, or is a single module.

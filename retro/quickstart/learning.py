@@ -44,7 +44,7 @@ _CHUNKS_TOGETHER = 16
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Train both models, or go on, and read what came of it.
+    """Train both models, or continue, and read what came of it.
 
     Returns:
         Perplexity of the test split by model and neighbors, with intervals; the curve of held-out losses over steps.

@@ -1,4 +1,4 @@
-"""`retro quickstart`: what retrieval is worth, shown on the documentation that lies on this machine.
+"""`retro quickstart`: what retrieval is worth, shown on the documentation that is on this machine.
 
 <out>/documents.jsonl, questions.json      from the source of installed packages; nothing is downloaded
 <out>/answers, versions, learning, update  the four acts, each with a run of its own; see their modules

@@ -4,7 +4,7 @@
 <out>/versions/                            a run: the older version is its database, the newer its test split
 
 What is measured is the reuse of near-duplicates, as documentation, code and law have them. How much of the newer text
-stands in the older is stated beside it.
+is in the older is stated beside it.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def _rate(value: float) -> str:
 
 
 def run_facts(run: RunSummary) -> dict[str, str]:
-    """Where the run stands, the machine that this process runs on, and what each stage computed in, and why."""
+    """Where the run is, the machine that this process runs on, and what each stage computed in, and why."""
     corpus = run.stage("corpus").manifest
     facts = {"directory": str(run.run_dir), "corpus fingerprint": corpus.fingerprint if corpus else "no corpus"}
     facts |= machine()

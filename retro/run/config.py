@@ -1,4 +1,4 @@
-"""One YAML file is one run: the settings of every stage, and where the run lies."""
+"""One YAML file is one run: the settings of every stage, and where the run is."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RunConfig(StageConfig):
     perplexity: PerplexityConfig = PerplexityConfig()
     """Perplexity of what stage 5 trained."""
     leakage: LeakageConfig = LeakageConfig()
-    """How much of the held-out text stands in the training text; `retro leakage`."""
+    """How much of the held-out text is in the training text; `retro leakage`."""
     sft: SftConfig = SftConfig()
     """Stage 6: instruction tuning."""
     generate: GenerateConfig = GenerateConfig()

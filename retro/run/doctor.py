@@ -58,7 +58,7 @@ def memory() -> Finding:
 
 
 def disk() -> Finding:
-    """Free space where runs/ will lie."""
+    """Free space where runs/ will be."""
     return _room("disk", shutil.disk_usage(Path.cwd()).free, DISK_GIB, "Free some, or set run_dir to a larger disk")
 
 

@@ -1,6 +1,6 @@
 """A run for a folder of documents, made where there is none and kept: what `retro ask --documents` searches.
 
-It lies in the cache, named after the folder and after sizes and times of what is in it, so that a file that was added,
+It is in the cache, named after the folder and after sizes and times of what is in it, so that a file that was added,
 changed or removed makes a new one; older ones of the folder are removed then.
 """
 

@@ -1,4 +1,4 @@
-"""Whether an artifact was made from what lies in the run now."""
+"""Whether an artifact was made from what is in the run now."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _weights_read(directory: Path, manifest: Manifest, config: RunConfig) -> Ite
 
 
 def _directory_of(name: str, child: str, config: RunConfig) -> Path | None:
-    """Where a parent lies; None for what is not a stage's, and for the index of a version, which has no manifest."""
+    """Where a parent is; None for what is not a stage's, and for the index of a version, which has no manifest."""
     if name == DIRECTORY:
         return database_dirs(config)[1] / DIRECTORY
     if not any(one.name == name for one in STAGES):

@@ -74,7 +74,7 @@ def _database_owner(config: RunConfig) -> RunConfig:
 
 
 def database_home(config: RunConfig) -> VersionedDatabase:
-    """Where the database lies that this run reads, and its versions: its own, or another run's."""
+    """Where the database is that this run reads, and its versions: its own, or another run's."""
     from retro.db.versions import VERSIONS, Part
     from retro.updates.state import VersionedDatabase
 
@@ -275,7 +275,7 @@ def stage(name: str) -> Stage:
 
 
 def number_of(name: str) -> int:
-    """Where the stage of that name stands in the order, from 0."""
+    """Where the stage of that name is in the order, from 0."""
     return next(number for number, one in enumerate(STAGES) if one.name == name)
 
 
@@ -336,7 +336,7 @@ def stage_lock(config: RunConfig, name: str, *, together: bool = False, redo: bo
         redo: Whether what it and the following ones wrote is removed.
 
     Raises:
-        ArtifactError: Another process makes it, or works with what would be removed; or what lies there is no folder.
+        ArtifactError: Another process makes it, or works with what would be removed; or what is there is no folder.
     """
     number = number_of(name)
     require_folders(config, STAGES[number:] if redo else STAGES[number : number + 1])
@@ -367,7 +367,7 @@ def redoing(config: RunConfig, name: str) -> Iterator[None]:
     """Set aside what a stage and the stages after it wrote, so that they run again.
 
     When the work inside is refused, everything is put back as it was. When it was stopped after it had saved
-    checkpoints, these stay, so that it can go on, and the old is kept beside them until the stage is complete.
+    checkpoints, these stay, so that it can continue, and the old is kept beside them until the stage is complete.
     """
     first = number_of(name)
     for path in _paths_from(config, first):

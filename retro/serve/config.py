@@ -93,7 +93,7 @@ class ServeConfig(StageConfig):
     says so."""
 
     grace_seconds: NonNegativeFloat = 120.0
-    """How long accepted requests may go on after SIGTERM or SIGINT."""
+    """How long accepted requests may continue after SIGTERM or SIGINT."""
 
     @field_validator("api_key", mode="before")
     @classmethod

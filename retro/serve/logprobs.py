@@ -70,7 +70,7 @@ def characters_of_bytes(text: str, data: bytes) -> list[int]:
         for length in _broken_lengths(text[at + broken :], data[len(found) :], max(broken, 1)):
             found += [at] * length
             at += 1
-    # Of a text that is not made of these bytes the rest stands at its end.
+    # Of a text that is not made of these bytes the rest is at its end.
     return (found + [len(text)] * (len(data) + 1 - len(found)))[: len(data) + 1]
 
 
@@ -96,7 +96,7 @@ def incomplete_bytes(model: ModelInfo, ids: Sequence[int]) -> int:
 
 
 def _offsets(model: ModelInfo, ids: Sequence[int], before: Sequence[int]) -> list[int]:
-    """Where each token begins in the text of all; one that goes on with a character begins at that character."""
+    """Where each token begins in the text of all; one that continues with a character begins at that character."""
     if model.token_bytes is None:
         return [len(model.tokenizer.decode([*before, *ids[:n]])) for n in range(len(ids))]
     parts = [model.token_bytes[id_] for id_ in (*before, *ids)]

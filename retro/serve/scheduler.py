@@ -1,4 +1,4 @@
-"""One thread drives the engine; any thread submits jobs to it and hears of each step.
+"""One thread drives the engine; any thread submits jobs to it and is notified of each step.
 
     submit(job) → the thread submits its requests → events, step by step → the last completion
 
@@ -26,7 +26,7 @@ from retro.generate.request import Engine, Event, Request
 log = logging.getLogger(__name__)
 
 _FAILURES_IN_A_ROW = 3
-"""After this many without an answer between them the state is `failing`; it goes on trying."""
+"""After this many without an answer between them the state is `failing`; it continues trying."""
 
 State = Literal["ok", "failing", "stalled", "stopping", "dead"]
 """Answering; failing repeatedly with nothing finished; too long in one step; accepting no more; its thread ended."""
@@ -130,7 +130,7 @@ class Scheduler:
         self._calls.put(lambda: self._drop(job))
 
     def stop_accepting(self) -> None:
-        """Refuse jobs from now on; accepted ones go on."""
+        """Refuse jobs from now on; accepted ones continue."""
         with self._lock:
             self._accepting = False
 

@@ -1,6 +1,6 @@
 """Several question sets mixed by weight: which item is training sample number n, and how often each set is drawn.
 
-A pure function of the number, so that any process can fetch any sample and a resumed run goes on exactly.
+A pure function of the number, so that any process can fetch any sample and a resumed run continues exactly.
 Sets take turns in a cycle whose shares match the weights; within a set, each epoch is its own shuffle.
 """
 
@@ -27,7 +27,7 @@ _SHORTEST_CYCLE, _LONGEST_CYCLE, _DRAWS_OF_SMALLEST = 1_000, 200_000, 20
 
 
 class Blend:
-    """A weighted mixture of finite sets, going on for ever."""
+    """A weighted mixture of finite sets, continuing for ever."""
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
         if len(sizes) != len(weights) or not sizes:
@@ -74,7 +74,7 @@ class Blend:
 
 
 def _cycle(shares: Sequence[float]) -> NDArray[np.int64]:
-    """The order in which sets take turns: the k-th of a set's n turns stands at (k + 1/2) / n of the
+    """The order in which sets take turns: the k-th of a set's n turns is at (k + 1/2) / n of the
     cycle."""
     length = min(_LONGEST_CYCLE, max(_SHORTEST_CYCLE, math.ceil(_DRAWS_OF_SMALLEST / min(shares))))
     counts = [max(1, round(share * length)) for share in shares]

@@ -19,7 +19,7 @@ from retro.training.config import TrainConfig
 
 
 class PublishedSet(StageConfig):
-    """How a set stood in the published run: what a set of one's own under the same name is compared with."""
+    """What a set was in the published run; what a set of one's own under the same name is compared with."""
 
     samples: PositiveInt
     """Samples drawn from it."""
@@ -62,7 +62,7 @@ class SetConfig(StageConfig):
     """Field of the file that holds the answers; empty: `answers`, `answer` or `longform_answer`."""
 
     published: PublishedSet | None = None
-    """How the set stood in a published run. Another size gives a warning."""
+    """What the set was in a published run. Another size gives a warning."""
 
     @model_validator(mode="after")
     def _one_place(self) -> SetConfig:
@@ -119,7 +119,7 @@ class SftDataConfig(StageConfig):
 
     passages_from: Literal["contexts", "retriever", "live"] = "contexts"
     """Where passages come from: the question's own contexts (and `chunk_ctxs` for the answer's chunks), or a search of
-    the database with the question; `live` goes on to search with each finished chunk of the answer, which then reads
+    the database with the question; `live` continues to search with each finished chunk of the answer, which then reads
     what was found, as in generation with live retrieval."""
 
     neighbor_text: Literal["text", "title_and_text"] = "title_and_text"
@@ -130,7 +130,7 @@ class SftDataConfig(StageConfig):
     only the decoder learns, from passages in its prompt."""
 
     prompts: Path | None = None
-    """A file of prompt texts, laid over the shipped ones; its version goes into the manifest."""
+    """A file of prompt texts, merged over the shipped ones; its version goes into the manifest."""
 
     template: str = ""
     """One of the alternative templates of the prompt texts; empty: the usual prompt."""

@@ -3,7 +3,7 @@
 Samples are taken in the blend's order, a window of them at a time, and each window is packed by first-fit decreasing
 (Johnson 1973): the longest sample first, each into the first sequence that has room. A window's sequences then come in
 random order, since that algorithm leaves the short samples to the last. So every sample is trained on exactly as often
-as the blend says, any process can lay out any sequence, and a resumed run goes on exactly.
+as the blend says, any process can lay out any sequence, and a resumed run continues exactly.
 """
 
 # Dims in this file.
@@ -45,7 +45,7 @@ LengthsOf = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.in
 
 
 class Packing:
-    """Sample numbers of each sequence, going on for ever."""
+    """Sample numbers of each sequence, continuing for ever."""
 
     def __init__(
         self, lengths_of: LengthsOf, *, sequence_length: int, chunk_length: int, seed: int, window: int = WINDOW

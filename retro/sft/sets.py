@@ -1,4 +1,4 @@
-"""The question sets of a blend: where their files lie, and what is in them."""
+"""The question sets of a blend: where their files are, and what is in them."""
 
 from __future__ import annotations
 

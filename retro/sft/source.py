@@ -66,7 +66,7 @@ class EncodedSet:
 
 @dataclass(frozen=True)
 class PlacedSample:
-    """A sample where it stands in a sequence."""
+    """A sample where it is in a sequence."""
 
     of_set: EncodedSet
     item: int
@@ -85,7 +85,7 @@ class PlacedSample:
 
 
 class SftSource:
-    """A BatchSource over a blend of question sets; sequence numbers go on for ever.
+    """A BatchSource over a blend of question sets; sequence numbers continue for ever.
 
     A sequence holds one sample, or as many as fit when they are packed.
     """

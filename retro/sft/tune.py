@@ -64,7 +64,7 @@ def run(
     out: Path,
     search: SearchConfig = BY_VECTORS,
 ) -> Manifest:
-    """Tune the checkpoint, or go on where a stopped run left off.
+    """Tune the checkpoint, or continue where a stopped run left off.
 
     Args:
         config: Questions, steps, optimizer.
@@ -185,7 +185,7 @@ def _require_same_weights(path: Path, made: Mapping[str, Any], settings: Mapping
 def tuned_name(config: SftConfig, size: str) -> str:
     """The directory name that users of the original know: blend, size, global batch and learning rate.
 
-    A size that is a HuggingFace folder stands there by the folder's name; adapters add their rank.
+    A size that is a HuggingFace folder is given by the folder's name; adapters add their rank.
     """
     blend = config.data.resolved_blend().name
     # 5e-6, as people type it; Python writes 5e-06.

@@ -94,7 +94,7 @@ def _require_whole(label: str, config: GenerateConfig) -> None:
 
 
 def _laid_over(data: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's settings with others laid over them, by dotted names. Values are YAML's already, and stay as they are."""
+    """A run's settings with others merged over them, by dotted names. Values stay as they are."""
     for name, value in given.items():
         *sections, last = name.split(".")
         target = data

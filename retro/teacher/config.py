@@ -22,7 +22,7 @@ from retro.common.config import StageConfig
 from retro.common.errors import ConfigError, require
 
 HIDDEN = "**********"
-"""What stands in a message in place of what may be a key."""
+"""What is in a message in place of what may be a key."""
 MILLION = 1_000_000
 _NEEDS = {
     "openai": ("model", "the name of a model that base_url has"),

@@ -101,7 +101,7 @@ def open_run(config: TeacherConfig) -> EngineBackend:
         engine = model.engine
         return engine, conversation_encoder(model.tokenizer, generate, texts, model.prefix)
 
-    # Not the precision: replies that are there stay when work goes on on another machine.
+    # Not the precision: replies that are there stay when work continues on another machine.
     identity: dict[str, Any] = {"checkpoint": checkpoint.identity(model.info.path), "prompts": texts.identity}
     identity |= {"style": generate.style, "add_special_tokens": generate.add_special_tokens}
     return EngineBackend(opened, model=run.run_dir.resolve().name, identity=identity, at_once=config.concurrency)

@@ -14,7 +14,7 @@ from retro.teacher.request import TeacherRequest, most_tokens
 
 
 class KeptRequest(TypedDict):
-    """A request, as it stands in the cache."""
+    """A request, as it is in the cache."""
 
     model: str
     messages: list[dict[str, str]]
@@ -22,7 +22,7 @@ class KeptRequest(TypedDict):
 
 
 class KeptReply(TypedDict):
-    """A reply, as it stands in the cache."""
+    """A reply, as it is in the cache."""
 
     text: str
     input_tokens: Count | None

@@ -2,7 +2,7 @@
 
     requests → those that the cache lacks → backend, many at once → cache → completions, in the order of the requests
 
-A reply is on the disk before anybody sees it. Work that was stopped, by a kill, an error or the budget, goes on
+A reply is on the disk before anybody sees it. Work that was stopped, by a kill, an error or the budget, continues
 with the first reply that is not there.
 """
 

@@ -308,7 +308,7 @@ def _environment() -> Any:
     from jinja2.utils import Namespace
 
     class Generation(Extension):
-        """`{% generation %}`: what stands in it is written as if the tag were not there."""
+        """`{% generation %}`: what is in it is written as if the tag were not there."""
 
         tags = {"generation"}  # noqa: RUF012 - as jinja2 wants it
 

@@ -1,6 +1,6 @@
 """What a HuggingFace folder says beside its tokenizer file: how prompts begin, where answers end, how turns look.
 
-It is read once, from the folder's own files, and lies beside the tokenizer as one file of ours. A directory without it
+It is read once, from the folder's own files, and is beside the tokenizer as one file of ours. A directory without it
 holds a tokenizer of which nothing more is known: prompts begin with nothing, and answers end at the end-of-document
 token.
 """
@@ -118,7 +118,7 @@ def write_conventions(conventions: Conventions, directory: Path) -> None:
 
 
 def load_conventions(directory: Path) -> Conventions:
-    """Those that lie beside a tokenizer.
+    """Those that are beside a tokenizer.
 
     Raises:
         ArtifactError: The file is damaged.
@@ -289,7 +289,7 @@ def _length(value: Any) -> int | None:
 
 
 def _card(path: Path) -> dict[str, str]:
-    """What stands at the head of a card, as texts; a head that cannot be read says nothing."""
+    """What is at the head of a card, as texts; a head that cannot be read says nothing."""
     if not path.is_file():
         return {}
     try:

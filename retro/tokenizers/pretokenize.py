@@ -48,7 +48,7 @@ def huggingface_cuts(tokenizer_json: str) -> tuple[Cut, ...]:
     """The rule of a `tokenizer.json` that is built like BERT's, from coarse cuts to fine ones; empty for any other.
 
     Such a tokenizer changes characters one by one, cuts at white space and around punctuation, and gives each word its
-    tokens whatever stands beside it.
+    tokens whatever is beside it.
     """
     described: dict[str, Any] = parse_json(tokenizer_json)
     kinds = [(described.get(name) or {}).get("type") for name in ("normalizer", "pre_tokenizer")]

@@ -79,7 +79,7 @@ def is_external(path: Path) -> bool:
 
 
 def step_directory(directory: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Where the checkpoint of a step is."""
     return directory / f"step_{step:08d}"
 
 
@@ -243,7 +243,7 @@ def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None
     Args:
         checkpoint: Theirs.
         adapters: What it says about them.
-        given: Where the base lies, if it was moved.
+        given: Where the base is, if it was moved.
 
     Raises:
         ArtifactError: It is not there, or is another one.
@@ -401,7 +401,7 @@ def load_stage(
         path: A checkpoint, or a stage directory whose newest checkpoint is taken.
         layout: Ranks to spread it over, whatever it was trained on.
         bfloat16: Compute in bfloat16.
-        base: Where the checkpoint lies that adapters belong to, if it was moved.
+        base: Where the checkpoint is that adapters belong to, if it was moved.
         sequence_length: Tokens of a sequence; None: as it says. Another only for rotary positions, which have no table.
 
     Returns:

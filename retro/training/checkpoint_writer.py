@@ -47,7 +47,7 @@ class CheckpointWriter:
             engine: What is saved.
             shape: Its model, recorded in each checkpoint.
             config: Its settings, recorded too; says which checkpoints to keep and whether to write in the background.
-            directory: Where the checkpoints of the run lie.
+            directory: Where the checkpoints of the run are.
             base: The checkpoint that adapters are trained on; None where a whole model is trained.
             tokenizer: The directory of the model's tokenizer, which goes into each checkpoint.
         """
@@ -57,7 +57,7 @@ class CheckpointWriter:
         self._before: tuple[int, Sums] | None = None
         self._said: dict[str, Any] = {}
         if base is not None and config.lora is not None:
-            # Seen from any checkpoint of the run, the base lies at the same place.
+            # Seen from any checkpoint of the run, the base is at the same place.
             self._said["adapters"] = describe_adapters(config.lora, base, step_directory(directory, 0))
 
     def __enter__(self) -> CheckpointWriter:

@@ -80,7 +80,7 @@ class TrainConfig(StageConfig):
     """Clip the gradient's norm to this; 0 does not clip."""
     precision: Precision = "auto"
     """bfloat16 keeps fp32 master weights and gradients. `auto` is bfloat16 on a GPU that has it and on CPUs with
-    amx_bf16 or avx512_bf16, else float32; a run that was stopped goes on in what it was begun in."""
+    amx_bf16 or avx512_bf16, else float32; a run that was stopped continues in what it was begun in."""
     layers: Literal["auto", "local", "transformer_engine"] = "auto"
     """Whose layers to build of: auto takes Transformer Engine's in bfloat16 on a GPU where it is installed, else
     megatron-core's local ones with torch's fused attention. Checkpoints fit both."""
@@ -115,7 +115,7 @@ class TrainConfig(StageConfig):
     keep_every: NonNegativeInt = 0
     """Also keep every checkpoint whose step is a multiple of this; 0 keeps none beyond the newest."""
     async_save: bool = False
-    """Write checkpoints in the background while training goes on, at the cost of one copy of the state in host
+    """Write checkpoints in the background while training continues, at the cost of one copy of the state in host
     memory."""
     reading: Literal["auto", "plain", "random"] = "auto"
     """How token files are read: plain lets the system read ahead, which suits files that fit into memory; random reads
@@ -159,7 +159,7 @@ class TrainConfig(StageConfig):
         return self.decay_steps or self.steps
 
 
-# How the work is done, not what comes out of it: a stopped run may go on under other values of these. How long it is
+# How the work is done, not what comes out of it: a stopped run may continue under other values of these. How long it is
 # may change too; `resume_rules.py` says when.
 _FREE = {
     "steps",
@@ -197,7 +197,7 @@ _LATER: dict[str, dict[str, Any]] = {
 
 
 def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide what is trained, up to rounding; a run goes on only under the same ones.
+    """The settings that decide what is trained, up to rounding; a run continues only under the same ones.
 
     Args:
         settings: Of a stage, those of its training under `train` and of its model under `model`, at any depth.

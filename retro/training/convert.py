@@ -1,6 +1,6 @@
 """A model of another toolkit, written as a checkpoint of this one.
 
-Nothing but weights and the tokenizer comes along, so a run goes on from it with a clean optimizer. Most commands take a
+Nothing but weights and the tokenizer comes along, and a run continues with a clean optimizer. Most commands take a
 HuggingFace folder, a .gguf file or a legacy checkpoint as they are; a megatron-core checkpoint has to be converted,
 with the model section that it does not state.
 """
@@ -181,7 +181,7 @@ def merge(path: Path, out: Path, *, base: Path | None = None, dtype: str | None 
     Args:
         path: A checkpoint of adapters, a directory whose newest one is taken, or a finished stage.
         out: The checkpoint to write; must not exist.
-        base: Where the checkpoint lies that they adapt, if it was moved.
+        base: Where the checkpoint is that they adapt, if it was moved.
         dtype: Precision of the weights; None takes the one that the adapters were trained in.
 
     Returns:

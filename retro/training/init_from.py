@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 
 
 def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path, added: AddedTokens | None = None) -> None:
-    """Start clean from the weights that lie at a path: a GPT for a Retro, or the same architecture.
+    """Start clean from the weights that are at a path: a GPT for a Retro, or the same architecture.
 
     Weights that are not there (a GPT has no cross-attention) keep their fresh values.
 
     Args:
         engine: Of the model to fill.
         shape: That model.
-        path: Where the weights lie.
-        added: What lies there, where the model has more tokens.
+        path: Where the weights are.
+        added: What is there, where the model has more tokens.
 
     Raises:
         DataError: Nothing there is a model, or it is one that is not supported.
@@ -70,7 +70,7 @@ def _say_what_is_kept(shape: ModelShape, path: Path) -> None:
 
 
 def require_weights(shape: ModelShape, path: Path, added: AddedTokens | None = None) -> None:
-    """Check that the weights of a model lie at a path, in the sizes it has, before the model is built. None are read.
+    """Check that the weights of a model are at a path, in the sizes it has, before the model is built. None are read.
 
     Raises:
         DataError, ArtifactError, TrainingError: As `start_from`.

@@ -33,7 +33,7 @@ def open_boards(config: TrainConfig, out: Path, step: int, what: str) -> list[Bo
     Args:
         config: Of the training.
         out: The directory of the run: what boards write goes below it.
-        step: The step that it goes on from, 0 for a new one.
+        step: The step that it continues from, 0 for a new one.
         what: The stage, which names the run for people.
 
     Raises:
@@ -76,7 +76,7 @@ class _WeightsAndBiases:
         try:
             self._run: Any = wandb.init(
                 project=config.wandb,
-                # The same run again when training goes on.
+                # The same run again when training continues.
                 id=fingerprint(str(out.resolve())),
                 resume="allow",
                 name=f"{out.resolve().parent.parent.name} {what}",

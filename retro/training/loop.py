@@ -1,7 +1,7 @@
 """The training loop. Pretraining and tuning hand it a source of samples; it owns steps, evaluation, log, checkpoints.
 
 A run is a function of its settings: sample numbers follow from the step, dropout from (seed, step). So a run that was
-killed goes on from its last checkpoint with the losses that an unbroken run has.
+killed continues from its last checkpoint with the losses that an unbroken run has.
 """
 
 # Dims: B sequences of a micro batch, S tokens.
@@ -98,7 +98,7 @@ def train(
     tokenizer: Path | None = None,
     begin: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Train a model, or go on with a run that was stopped.
+    """Train a model, or continue with a run that was stopped.
 
     Args:
         out: Directory of the run: `log.jsonl` and `checkpoints/` come here.

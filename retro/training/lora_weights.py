@@ -1,6 +1,6 @@
 """A checkpoint of adapters together with the checkpoint that they adapt, read as one: W + (alpha / rank) B A.
 
-    step_00000200/checkpoint.json    beside the rest: where the base lies, what it says about itself, rank and alpha
+    step_00000200/checkpoint.json    beside the rest: where the base is, what it says about itself, rank and alpha
     step_00000200/*                  the adapters' weights and optimizer state alone; with `train_only=retrieval` also
                                      what reads neighbors, which takes the place of the base's
 

@@ -28,7 +28,7 @@ def open_corpus(directory: Path, info: CheckpointInfo, *, searches: bool) -> Cor
 
 
 def model_tokenizer(info: CheckpointInfo, corpus: Corpus | None) -> tuple[Tokenizer, Path]:
-    """The tokenizer that a model speaks, and the directory that it lies in.
+    """The tokenizer that a model speaks, and the directory that it is in.
 
     Documents reach a model as text, so its tokenizer need not be that of the corpus. A checkpoint that came without a
     tokenizer is taken to speak the corpus's.

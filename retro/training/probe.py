@@ -47,7 +47,7 @@ class ProbeSource:
         Args:
             source: Samples by number.
             numbers: Of the samples to read.
-            reading: What stands in place of their neighbors.
+            reading: What is in place of their neighbors.
         """
         self.source, self.numbers, self.reading = source, numbers, reading
 

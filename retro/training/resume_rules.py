@@ -1,6 +1,6 @@
 """What a training run that has begun may still change: how many steps it takes, and over how many it decays.
 
-A run is lengthened by raising its steps. Its checkpoints, log and samples go on; only what said that it was finished
+A run is lengthened by raising its steps. Its checkpoints, log and samples continue; only what said that it was finished
 is taken back.
 """
 
@@ -82,7 +82,7 @@ def require_length(directory: Path, taken: int, config: TrainConfig, section: st
 
 
 def require_same_run(out: Path, settings: dict[str, Any], config: TrainConfig, section: str) -> None:
-    """Check that a training directory that holds checkpoints goes on under the settings that it was begun with.
+    """Check that a training directory that holds checkpoints continues under the settings that it was begun with.
 
     Settings under which no checkpoint was made do not count: a first try may have failed for them.
 
@@ -104,7 +104,7 @@ def require_same_run(out: Path, settings: dict[str, Any], config: TrainConfig, s
 def record_run(out: Path, settings: dict[str, Any], *also: Path) -> None:
     """Record the settings of a run that is about to train. Every rank calls this, all having read what is there.
 
-    What says that the run is finished is removed first, so that a kill leaves a run that goes on.
+    What says that the run is finished is removed first, so that a kill leaves a run that continues.
 
     Args:
         out: The training directory.
@@ -119,11 +119,11 @@ def record_run(out: Path, settings: dict[str, Any], *also: Path) -> None:
 
 
 def log_schedule(config: TrainConfig, recorded: Mapping[str, Any], step: int) -> None:
-    """Say what another number of steps does to the learning rate of a run that goes on.
+    """Say what another number of steps does to the learning rate of a run that continues.
 
     Args:
         config: The settings now.
-        recorded: Those of the checkpoint that it goes on from.
+        recorded: Those of the checkpoint that it continues from.
         step: The checkpoint's.
     """
     before = config.model_copy(update={name: recorded.get(name, 0) for name in ("steps", "decay_steps")})

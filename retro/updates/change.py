@@ -6,7 +6,7 @@
     versions/0003/changes.jsonl     which documents came and went
     versions/0003/manifest.json     written last: without it, the version does not exist
 
-Added documents are tokenized and embedded as the first ones were. A change that was stopped goes on where it was
+Added documents are tokenized and embedded as the first ones were. A change that was stopped continues where it was
 when the same is asked for again, and is started over when something else is.
 """
 
@@ -169,7 +169,7 @@ def _build_part(current: OpenVersion, part: Part) -> None:
 def change(
     home: VersionedDatabase, ask: Callable[[OpenVersion], Request], make: Callable[[OpenVersion, Request, Path], Change]
 ) -> Manifest:
-    """Make the next version, or go on where a stopped change left off.
+    """Make the next version, or continue where a stopped change left off.
 
     Args:
         home: The database.

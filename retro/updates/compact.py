@@ -75,7 +75,7 @@ def remaining_sources(database: ChunkDatabase) -> tuple[RemainingSource, ...]:
     corpus = database.corpus
     first_rows = [np.full(corpus.token_file(n).documents, -1, dtype=np.int64) for n in range(len(corpus.sources))]
     for part in reversed(ranges(database.rows, _ROWS_AT_ONCE)):
-        # Backwards, so that what stands in the end is a document's first row.
+        # Backwards, so that what is in the end is a document's first row.
         rows_N = np.arange(part.start, part.stop)[::-1]
         rows_N = rows_N[database.all_rows.contains(rows_N)]
         source_N, document_N = database.columns["source"][rows_N], database.columns["document"][rows_N]
@@ -221,7 +221,7 @@ def _copy(
 
 
 def old_rows(db: ChunkDatabase, first_rows: Sequence[Int64], rows_N: Int64) -> Int64:
-    """Where the chunks of a compacted database stood before.
+    """Where the chunks of a compacted database were before.
 
     Args:
         db: The new database.
@@ -229,7 +229,7 @@ def old_rows(db: ChunkDatabase, first_rows: Sequence[Int64], rows_N: Int64) -> I
         rows_N: [N] new rows.
 
     Returns:
-        [N] old rows. The chunks of a document lie in consecutive rows, before and after.
+        [N] old rows. The chunks of a document are in consecutive rows, before and after.
     """
     source_N, document_N = db.columns["source"][rows_N], db.columns["document"][rows_N]
     old_N = np.empty(len(rows_N), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Where a database and its versions lie, and which version is the current one."""
+"""Where a database and its versions are, and which version is the current one."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_the_share_counts_each_token_once() -> None:
 
 
 def test_the_longest_run_is_that_of_the_best_neighbor() -> None:
-    # 1 2 stands in the first neighbor, 2 3 4 in the second; over the border of both nothing does.
+    # 1 2 is in the first neighbor, 2 3 4 in the second; over the border of both nothing does.
     read = np.array([[[9, 1, 2], [2, 3, 4]], [[-1, -1, -1], [-1, -1, -1]]], dtype=np.int32)
     assert longest_of(rows([1, 2, 3, 4], [1, 2, 3, 4]), read).tolist() == [3, 0]
 

@@ -62,7 +62,7 @@ def named(name: str, sentence: str) -> dict[str, str]:
     ("name", "sentence"),
     [
         ("os.call", "The subroutine is so called by everybody here."),  # the name stands inside another word
-        ("os.words", "This is about something else and nothing."),  # the name stands in the question's own words
+        ("os.words", "This is about something else and nothing."),  # the name is in the question's own words
         ("os.do", "Make something of the thing that is given."),  # two letters
         ("os.Thing.__init__", "Make something of the thing that is given."),
         ("os.stop", "Stop it at once."),  # too few words to tell it from others
@@ -85,7 +85,7 @@ def test_a_question_with_several_answers_is_dropped_altogether() -> None:
 @pytest.mark.parametrize(
     "example",
     [
-        ">>> str('abc')\n'abc'",  # the answer stands in the question
+        ">>> str('abc')\n'abc'",  # the answer is in the question
         ">>> x\n3",  # a bare name tells nothing
         ">>> 'a'\n'b'",
         ">>> f(1)",  # prints nothing

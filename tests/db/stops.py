@@ -39,7 +39,7 @@ def stopped_at_rename(number: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "replace", replace)
-        # The machine goes on, so that nothing written is lost.
+        # The machine continues, so that nothing written is lost.
         patch.setattr(files, "fsync", lambda path: None)
         yield
 

@@ -231,7 +231,7 @@ def test_answers_can_be_scored_as_another_task(tmp_path: Path) -> None:
     write_generate(tmp_path / "7_generate", {"with_passages": GIVEN})
     scores = evaluate(tmp_path, CONFIG.model_copy(update={"task": "popqa"}))
     assert (scores["task"]["name"], scores["metrics"][0]) == ("popqa", "popqa_match")
-    # "Babbage!" stands in no other case in "babbage"; "grace hopper" holds "hopper".
+    # "Babbage!" is in no other case in "babbage"; "grace hopper" holds "hopper".
     assert scores["settings"]["with_passages"]["popqa_match"]["mean"] == 0.75
     assert scores["settings"]["with_passages"]["substring_match"]["mean"] == 0.75
     with pytest.raises(ArtifactError, match="task"):

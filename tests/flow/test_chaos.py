@@ -143,7 +143,7 @@ def remove_damaged(config: RunConfig) -> None:
 
 
 def artifacts_of(config: RunConfig) -> dict[str, bytes]:
-    """Every file that belongs to the four artifacts, and the manifests; nothing may lie beside them but reports."""
+    """Every file that belongs to the four artifacts, and the manifests; nothing may be beside them but reports."""
     found = {}
     for one in FOUR:
         directory = one.path(config)

@@ -45,7 +45,7 @@ def call(script: str, *arguments: str, **variables: str) -> subprocess.Completed
 
 
 def printed(script: str, *arguments: str, **variables: str) -> list[str]:
-    """The words of the one command that a script prints; of a checkpoint that lies in no run, the run is named."""
+    """The words of the one command that a script prints; of a checkpoint that is in no run, the run is named."""
     if script in (TUNE, GENERATE) and not variables.keys() & {"RUN_DIR", "CONFIG"}:
         variables["RUN_DIR"] = "runs/big"
     done = call(script, *arguments, **variables)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM sent to running stages: one line, the exit code of the signal, and the same command goes on."""
+"""Ctrl-C and SIGTERM sent to running stages: one line, the exit code of the signal, and the same command continues."""
 
 from __future__ import annotations
 

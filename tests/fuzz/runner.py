@@ -59,7 +59,7 @@ def read_one(target: str, content: bytes, folder: Path) -> bool:
 
 
 def run(target: str, inputs: int, seed: int) -> Outcome:
-    """Read inputs 0 to `inputs` - 1; a process that dies is followed by another one that goes on behind its input."""
+    """Read inputs 0 to `inputs` - 1; a process that dies is followed by another one that continues behind its input."""
     outcome, first = Outcome(), 0
     TARGETS[target].seeds()  # what fails here is not a finding
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:  # noqa: PTH112

@@ -73,7 +73,7 @@ def test_continuations_of_a_prefix_are_answered_as_whole_prompts(max_running: in
     assert (prefix.tokens, decoder.tokens) == (tuple(start), 15)
     found = engine.generate([Request(prompt=end, prefix=prefix, sampling=drawn(seed)) for seed, end in enumerate(ends)])
     assert found == expected
-    # `spain` stands twice, and is computed once where both begin together.
+    # `spain` occurs twice, and is computed once where both begin together.
     suffixes = sum(map(len, ends)) - (5 if max_running == 16 else 0)
     new = sum(len(one.tokens) - (one.ended == "length") for one in found)
     assert decoder.tokens == 15 + suffixes + new

@@ -245,7 +245,7 @@ def _remove_the_last_file(directory: Path) -> None:
         shutil.rmtree(directory / DATABASE)
 
 
-# A version's parts lie elsewhere; tests/living damages them.
+# A version's parts are elsewhere; tests/living damages them.
 @pytest.mark.parametrize("made", backends(*SETTINGS), indirect=True)
 @pytest.mark.parametrize("damage", [_no_manifest, _damage_every_file, _remove_the_last_file])
 def test_damage_is_an_error_that_says_what_to_run(made: Made, damage: Callable[[Path], None], tmp_path: Path) -> None:

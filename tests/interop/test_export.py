@@ -76,7 +76,7 @@ def folders(road: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 def saved(out: Path, shape: ModelShape | None = None, **settings: Any) -> Path:
-    """A checkpoint that lies in no run."""
+    """A checkpoint that is in no run."""
     parallel.start()
     parallel.seed(3)
     shape = shape or tiny_shape(**settings)
@@ -170,7 +170,7 @@ def test_weights_over_the_limit_are_loaded_from_several_files(tmp_path: Path) ->
     assert list(many.state_dict()) == list(weights)
     assert all(torch.equal(weight, weights[name]) for name, weight in many.state_dict().items())
     inputs = tiny_inputs(12)
-    # Not bit for bit: where a weight lies in memory decides which kernel multiplies it on some processors.
+    # Not bit for bit: where a weight is in memory decides which kernel multiplies it on some processors.
     torch.testing.assert_close(many(*inputs.args()).logits, one(*inputs.args()).logits, rtol=1e-6, atol=1e-6)
 
 

@@ -188,7 +188,7 @@ def test_a_folder_survives_being_saved_by_transformers(settings: dict[str, Any],
     assert {name for name, _ in again.named_parameters()} == set(weights)
     assert all(torch.equal(weight, weights[name]) for name, weight in again.named_parameters())
     inputs = tiny_inputs(12)
-    # Not bit for bit: where a weight lies in memory decides which kernel multiplies it on some processors.
+    # Not bit for bit: where a weight is in memory decides which kernel multiplies it on some processors.
     torch.testing.assert_close(again(*inputs.args()).logits, first(*inputs.args()).logits, rtol=1e-6, atol=1e-6)
 
 

@@ -171,5 +171,5 @@ def test_tasks_have_the_same_scores_as_in_the_harness(folder: Path, tmp_path: Pa
         for one in (kept, expected["samples"])
     ]
     assert len(set(answers[0])) > 10
-    # The harness decodes an answer without what stands before it: a byte or a space there is lost with SentencePiece.
+    # The harness decodes an answer without what is before it: a byte or a space there is lost with SentencePiece.
     assert answers[0] == answers[1] or "mistral" in folder.name

@@ -69,7 +69,7 @@ def decoded(model: RetroModel) -> torch.Tensor:
 
 
 def switch(out: Path, before: str, after: str, **settings: Any) -> list[float]:
-    """Losses of a run that is stopped in step 7 and goes on from the checkpoint of step 4 with other layers."""
+    """Losses of a run that is stopped in step 7 and continues from the checkpoint of step 4 with other layers."""
     with pytest.raises(KeyboardInterrupt):
         run(out, source=CycleSource(broken_after=48), precision="bfloat16", kernels=before, **settings)
     run(out, precision="bfloat16", kernels=after, **settings)

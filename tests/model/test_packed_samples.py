@@ -1,4 +1,4 @@
-"""Samples packed in one sequence are computed as if each stood alone: logits, gradients, and to whom they are blind."""
+"""Samples packed in one sequence are computed as if each was alone: logits, gradients, and to whom they are blind."""
 
 from __future__ import annotations
 

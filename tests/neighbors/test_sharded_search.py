@@ -94,7 +94,7 @@ def test_a_stop_costs_nothing_but_time(dirs: Dirs, alone: Path, tmp_path: Path) 
         out = tmp_path / str(stop)
         with pytest.raises(Stopped), stopped_at_rename(stop):
             run(NEIGHBORS, *dirs, out, worker=Worker(0, 2))
-        # Another number of workers goes on with what is there.
+        # Another number of workers continues with what is there.
         run(NEIGHBORS, *dirs, out, worker=Worker(stop % 3, 3))
         assert artifact_bytes(out) == whole
         assert not (out / EXCHANGE).exists()

@@ -20,7 +20,7 @@ def test_the_longest_run_that_both_have_is_found() -> None:
 
 
 def test_missing_tokens_equal_nothing_not_even_each_other() -> None:
-    # 1 2 stand in both, but an end of document lies between them in the first.
+    # 1 2 stand in both, but an end of document is between them in the first.
     first, second = rows([1, -1, 2, -1], [-1, -1, -1, -1]), rows([1, -1, 2, -1], [-1, -1, -1, -1])
     assert longest_common_substring(first, second).tolist() == [1, 0]
 

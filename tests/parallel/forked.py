@@ -39,7 +39,7 @@ def _forked(rank: int, work: Callable[[], None]) -> int:
     try:
         work()
         status = 0
-    except BaseException:  # noqa: BLE001 - a forked process must not go on as the one it is a copy of
+    except BaseException:  # noqa: BLE001 - a forked process must not continue as the one it is a copy of
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -36,7 +36,7 @@ TWO: dict[str, Settings] = {
     "TP2 SP": {"tensor": 2, "sequence": True},
     "PP2": {"pipeline": 2},
     "PP2 VPP2": {"pipeline": 2, "virtual_pipeline": 2},
-    # The encoder of a Retro lies in layer 2, so with its first layers elsewhere it is on the second stage.
+    # The encoder of a Retro is in layer 2, so with its first layers elsewhere it is on the second stage.
     "PP2 of 1 and 3 layers": {"pipeline": 2, "stage_layers": [1, 3]},
     "DP2": {},
     "DP2 distributed optimizer": {"distributed_optimizer": True},

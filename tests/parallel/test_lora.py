@@ -62,7 +62,7 @@ def run(folder: Path, model: str, name: str, layout: Settings, stop_after: int |
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every run of this file: under each layout to step 3, and from its checkpoint of step 2 to step 4 in one process.
 
-    `stopped` holds the curves up to step 3, which the run that goes on replaces in the log.
+    `stopped` holds the curves up to step 3, which the run that continues replaces in the log.
     """
     folder = tmp_path_factory.mktemp("adapters")
     bases = [

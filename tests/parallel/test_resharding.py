@@ -1,4 +1,4 @@
-"""A run goes on under another layout as if nothing had happened, and resharding loses no bit of its state.
+"""A run continues under another layout as if nothing had happened, and resharding loses no bit of its state.
 
 Tolerance of the curve: as between layouts, 2e-5 relative, since sums are formed in another order from then on.
 """
@@ -24,7 +24,7 @@ RELATIVE_TOLERANCE = 2e-5
 Settings = dict[str, Any]
 
 MODEL: Settings = {"layers": 4, "query_groups": 2, "activation": "swiglu", "tied_embeddings": True, "gate": "learned"}
-# Warm-up and decay go on over both changes; dropout would be drawn again for every layout.
+# Warm-up and decay continue over both changes; dropout would be drawn again for every layout.
 STEPS: Settings = {"steps": 9, "warmup_steps": 2, "save_every": 3, "evaluate_every": 3}
 
 

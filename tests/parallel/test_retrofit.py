@@ -53,7 +53,7 @@ def run(folder: Path, name: str, layout: str, stop_after: int | None = None) -> 
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each run in one process; under each layout to step 3, and from its checkpoint of step 2 to step 4 in one process.
 
-    `stopped` holds the logs up to step 3, which the run that goes on replaces.
+    `stopped` holds the logs up to step 3, which the run that continues replaces.
     """
     folder = tmp_path_factory.mktemp("retrofit")
     base: Settings = {"out": str(folder / "base"), "layout": {}, "model": SHAPE, "settings": {"steps": 1}}

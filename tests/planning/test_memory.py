@@ -137,7 +137,7 @@ def test_a_built_model_with_adapters_holds_the_planned_bytes(precision: str) -> 
 
 
 def test_the_stage_with_the_encoder_is_the_fullest_of_a_pipeline() -> None:
-    # Layer 9, with the encoder, lies on the second of four stages of 6 layers; it keeps 3 micro batches of it.
+    # Layer 9, with the encoder, is on the second of four stages of 6 layers; it keeps 3 micro batches of it.
     layout = ParallelConfig(pipeline=4)
     stages = stage_memory(sized("843m"), training(), layout, data=1, micro_batches=8)
     totals = [stage.activations for stage in stages]

@@ -1,4 +1,4 @@
-"""Which layers lie where."""
+"""Which layers are where."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_a_label_belongs_to_the_chunk_it_stands_in(road: RunConfig) -> None:
     source = source_of(road)
     losses = ChunkLosses(source)
     batch = source.fetch(np.array([0, 1]))
-    # Label j of a sequence n stands at position 64 n + 1 + j: told losses are these positions.
+    # Label j of a sequence n is at position 64 n + 1 + j: told losses are these positions.
     told = np.array([np.arange(1, 65), np.arange(65, 129)], dtype=np.float32)
     losses.add(np.array([0, 1, -1]), np.vstack([told, told[:1]]), np.vstack([batch.loss_mask_BS] * 2)[:3])
     found = losses.by_source()[0]

@@ -236,7 +236,7 @@ def test_without_passages_it_is_plain_perplexity_over_overlapping_windows(road: 
 
 
 def copying(self: RetroModel, tokens_BS: torch.Tensor, *args: Any, segments_BS: Any = None) -> torch.Tensor:
-    """Loss 0.1 where the same pair of tokens stood before in the prompt, else 5: a reader that copies."""
+    """Loss 0.1 where the same pair of tokens was before in the prompt, else 5: a reader that copies."""
     labels_BS = args[3]
     losses = torch.full(tokens_BS.shape, 5.0)
     for row, (tokens, labels) in enumerate(zip(tokens_BS.tolist(), labels_BS.tolist(), strict=True)):

@@ -1,7 +1,7 @@
 """Invariant 7: where the database holds what comes next, perplexity with real neighbors is below that with shuffled
 ones and below that of a GPT trained on the same tokens.
 
-Every text stands in the corpus twice, in two documents. A chunk's own document is never its neighbor, so what there is
+Every text is in the corpus twice, in two documents. A chunk's own document is never its neighbor, so what there is
 to find is the twin, and its continuation is the next chunk. Texts are random words: without the twin there is nothing
 to predict them from.
 """

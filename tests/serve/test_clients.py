@@ -156,7 +156,7 @@ def test_when_a_client_leaves_its_answer_is_cancelled(stream: bool) -> None:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
             connection.sendall(request_bytes(prompt="a", max_tokens=300, stream=stream))
             wait_until(lambda: engine.waiting == 1)
-        # The client is gone while the first step is still going on.
+        # The client is gone while the first step is still running.
         wait_until(lambda: server.service.metrics.cancelled._value.get() == 1)
         gate.set()
         wait_until(lambda: server.service.scheduler.unfinished == engine.running == 0)

@@ -218,7 +218,7 @@ def test_a_set_may_come_in_several_files(tmp_path: Path) -> None:
     write(tmp_path / "one" / "one_QA_train_2.json", [*items(1), items(1, words=40)[0]])
     with pytest.raises(DataError, match=r"/one: one_QA_train_2.json, item 1: its prompt takes 43 tokens"):
         built(config, WordTokenizer())
-    # The one file of the usual name is the set, whatever lies beside it.
+    # The one file of the usual name is the set, whatever is beside it.
     write(tmp_path / "one" / "one_QA_train.json", items(4))
     assert built(config, WordTokenizer()).reports[0].questions == 4
 

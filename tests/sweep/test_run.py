@@ -1,4 +1,4 @@
-"""A sweep over a small run: what is done stays, what fails is told, and the others go on."""
+"""A sweep over a small run: what is done stays, what fails is told, and the others continue."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def hostile(good: Path, hide: Callable[[Path, Path], None], folder: Path) -> Pat
 def test_no_checkpoint_runs_code(taken: str, hide: Callable[[Path, Path], None], good: Path, tmp_path: Path) -> None:
     path = hostile(good, hide, tmp_path)
     if hide is in_the_common_values and taken != "a stopped run":
-        # Only a run that goes on looks at them.
+        # Only a run that continues looks at them.
         TAKES[taken](path, tmp_path / "out")
     else:
         with pytest.raises(ArtifactError, match="cannot be read"):

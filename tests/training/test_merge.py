@@ -1,4 +1,4 @@
-"""`retro merge-lora`: a plain checkpoint of the same function, wherever the base lies."""
+"""`retro merge-lora`: a plain checkpoint of the same function, wherever the base is."""
 
 from __future__ import annotations
 

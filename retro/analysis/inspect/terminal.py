@@ -129,7 +129,7 @@ def joined_bars(histogram: Histogram, most: int = 16) -> list[tuple[str, int]]:
 
 
 def span_name(low: float, high: float) -> str:
-    """What lies between two edges; of whole numbers, whose edges are halves, the first and the last."""
+    """What is between two edges; of whole numbers, whose edges are halves, the first and the last."""
     if (low % 1, high % 1) == (0.5, 0.5):
         return f"{low + 0.5:g} to {high - 0.5:g}" if high - low > 1 else f"{low + 0.5:g}"
     return f"{low:.3f} to {high:.3f}"

@@ -140,7 +140,7 @@ class SampleViewer:
         return tokens
 
     def _neighbor(self, row: int, score: float, number: int, tokens: Int64, marks: Int64) -> NeighborView:
-        """A neighbor; what it shares with the chunk is laid over `marks`."""
+        """A neighbor; what it shares with the chunk is merged over `marks`."""
         found, mask = self.db.neighbor_tokens(np.array([row]))
         read = found[0][mask[0]].astype(np.int64)
         eod = self.corpus.tokenizer.eod

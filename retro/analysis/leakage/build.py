@@ -77,7 +77,7 @@ def open_inputs(corpus_dir: Path, db_dir: Path, neighbors_dir: Path) -> Inputs:
 
 
 def run(config: LeakageConfig, split: str, parents: Inputs, out: Path, *, worker: Worker = ALONE) -> Manifest:
-    """Measure how much of every held-out chunk stands in its neighbors and in the training text.
+    """Measure how much of every held-out chunk is in its neighbors and in the training text.
 
     Args:
         config: The settings.

@@ -1,7 +1,7 @@
 """The longest run of tokens that each chunk shares with a long text, exactly, in one pass over that text.
 
 All runs of tokens that begin in a chunk, up to its end, form a trie. The text walks down the trie from every position
-at once, one token deeper at a time; most positions fall off after a few tokens. What was walked through stands in both.
+at once, one token deeper at a time; most positions fall off after a few tokens. What was walked through is in both.
 Nodes are found by (parent, token), never by a hash, so nothing needs to be verified. A run that no other place of the
 chunks begins with is not spelled out in nodes: from there on, tokens are compared one by one.
 

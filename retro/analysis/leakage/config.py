@@ -13,14 +13,14 @@ STAGE = "leakage"
 
 
 class LeakageConfig(StageConfig):
-    """How much of the held-out text stands in the training text, and what perplexity is without it
+    """How much of the held-out text is in the training text, and what perplexity is without it
     (arXiv:2112.04426, section 2.6). The split is that of `perplexity.split`."""
 
     alphas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)] = tuple(
         eighth / 8 for eighth in range(1, 9)
     )
     """Shares of a chunk, ascending, the last one 1: perplexity is taken over the chunks of which at most this share
-    stands in the training text in one piece (alpha of the paper)."""
+    is in the training text in one piece (alpha of the paper)."""
 
     chunks_per_block: PositiveInt = 16_384
     """Held-out chunks that are looked for at a time, in about 2 kB of memory each (64 tokens, real text). The training

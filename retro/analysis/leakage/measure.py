@@ -54,13 +54,13 @@ class Point:
 
 
 def within(share_C: Float64, alpha: float) -> NDArray[np.bool_]:
-    """[C] True where at most `alpha` of a chunk stands in the training text."""
+    """[C] True where at most `alpha` of a chunk is in the training text."""
     inside_C: NDArray[np.bool_] = share_C <= alpha + _TOLERANCE
     return inside_C
 
 
 def reaching(share_C: Float64, least: float) -> NDArray[np.bool_]:
-    """[C] True where at least `least` of a chunk stands in the training text."""
+    """[C] True where at least `least` of a chunk is in the training text."""
     inside_C: NDArray[np.bool_] = share_C >= least - _TOLERANCE
     return inside_C
 

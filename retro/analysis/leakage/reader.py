@@ -38,7 +38,7 @@ class OverlapReader:
         return cls(directory, read_manifest(directory, STAGE))
 
     def shares(self, source: str, measure: str, neighbors: int) -> NDArray[np.float64]:
-        """[C] the greatest share of each chunk's text that stands in one piece in what the measure looks at.
+        """[C] the greatest share of each chunk's text that is in one piece in what the measure looks at.
 
         Args:
             source: Name of the source.

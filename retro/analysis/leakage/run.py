@@ -4,7 +4,7 @@
     leakage/leakage.svg, leakage.png  bits per byte over alpha
 
 The overlaps are an artifact that is made once (see `build`); the rest follows from it and from what perplexity kept,
-and is written again each time, so that it is never of another training than the one that stands there.
+and is written again each time, so that it is never of another training than the one that is there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weights from other toolkits into this one, and the decoder alone out again.
 
 hf_config.py     a HuggingFace config.json as settings of a model
-hf_layouts.py    where each of our weights lies in a HuggingFace folder, read in both directions
+hf_layouts.py    where each of our weights is in a HuggingFace folder, read in both directions
 source.py        the weights a model starts from, and filling a model's own shards from them
 huggingface.py   such a source: a folder of safetensors
 megatron.py      such a source: any megatron-core GPT checkpoint

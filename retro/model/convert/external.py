@@ -1,4 +1,4 @@
-"""Models of other toolkits, opened where they lie: nothing is converted, each process reads the parts that it holds.
+"""Models of other toolkits, opened where they are: nothing is converted, each process reads the parts that it holds.
 
 A path means such a model if it is a HuggingFace folder, a `.gguf` file (which becomes such a folder in the cache), the
 name of a published model that a package brings, or a folder of a legacy Megatron checkpoint. A megatron-core checkpoint

@@ -2,7 +2,7 @@
 
 Quantised weights become the float32 numbers that they stand for, so that nothing is rounded twice; float16 and bfloat16
 stay as they are. Known from llama.cpp's public code: names of settings and tensors, and that the rows of a Llama's
-queries and keys lie pair by pair, where HuggingFace has first halves before second halves.
+queries and keys are pair by pair, where HuggingFace has first halves before second halves.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _write_weights(found: GgufFile, config: dict[str, Any], out: Path) -> None:
 
 
 def _bounded(reader: Any) -> Any:
-    """The library's reader, which past the end of a file finds nothing and goes on, for as many entries as a damaged
+    """The library's reader, which past the end of a file finds nothing and continues, for as many entries as a damaged
     file claims to have: this one stops there."""
 
     class Bounded(reader):

@@ -1,4 +1,4 @@
-"""The tokenizer that a `.gguf` file holds, as HuggingFace's files: tokenizer.json and what stands beside it.
+"""The tokenizer that a `.gguf` file holds, as HuggingFace's files: tokenizer.json and what is beside it.
 
 Two kinds. Byte-level BPE (`tokenizer.ggml.model` = gpt2): how a text is cut into words first is not in the file, only a
 name for it; the names here are llama.cpp's, the patterns those of the models' own tokenizer.json. SentencePiece's BPE

@@ -45,7 +45,7 @@ _HARMLESS = {
     # Of the tokenizer, of training, of other programs.
     "add_bos_token", "add_eos_token", "gradient_checkpointing", "is_llama_config", "model_name", "sep_token_id",
     "tokenizer_class", "transformers.js_config", "unsloth_fixed", "unsloth_version",
-    # What a forward pass returns, or how weights lie in memory.
+    # What a forward pass returns, or how weights are in memory.
     "attn_implementation", "chunk_size_feed_forward", "classifier_dropout", "finetuning_task", "is_decoder",
     "is_encoder_decoder", "num_labels", "output_attentions", "output_hidden_states", "output_past", "prefix",
     "return_dict_in_generate", "tf_legacy_loss", "torchscript", "use_bfloat16", "use_return_dict",

@@ -1,4 +1,4 @@
-"""Where each weight of the decoder lies in a HuggingFace folder of each family.
+"""Where each weight of the decoder is in a HuggingFace folder of each family.
 
 Queries, keys and values are one matrix here, group by group, and three elsewhere; gate and up projection likewise;
 GPT-2 stores its matrices transposed. Written as pieces, one table serves both directions, and a rank reads only
@@ -226,7 +226,7 @@ def _stacked_qkv(model: ModelConfig, tensor: str) -> tuple[Piece, ...]:
 
 
 def _joined_qkv(model: ModelConfig, tensor: str) -> tuple[Piece, ...]:
-    """Head by head: its query, key and value, which lie a whole hidden size apart."""
+    """Head by head: its query, key and value, which are a whole hidden size apart."""
     width, hidden = model.head_width, model.hidden_size
     starts = [part * hidden + head * width for head in range(model.heads) for part in range(3)]
     return tuple(Piece(tensor, start, start + width, transposed=True) for start in starts)

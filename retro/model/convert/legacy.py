@@ -7,7 +7,7 @@
 Such a file is a pickle. It is read as plain data: tensors, plain values and the Namespace of Megatron's command line
 are taken from it, the few other types that Megatron puts in one are passed over, and whatever else is refused.
 
-Known from Megatron-LM's public code: file names, keys, which norm stands before what, the order of query, key and
+Known from Megatron-LM's public code: file names, keys, which norm comes before what, the order of query, key and
 value within a head (checkpoint versions 2 and 3), and that neither encoder nor cross-attention has rotary positions.
 Inferred, because the public weights could not be had: that they are of checkpoint version 3, that they keep their args,
 and that these name their types as Megatron-LM of January 2024 does.

@@ -6,7 +6,7 @@ Names on their side are those of Megatron-LM's `language_model` before megatron-
 * A layer that reads neighbors uses its `post_attention_norm` in front of cross-attention, and has a norm of its own,
   `post_inter_attention_norm`, in front of the feed-forward layer. So what is the feed-forward norm in every other layer
   is the cross-attention norm there.
-* Gate and up projection lie one after the other within each rank, so joining the ranks needs a change of order.
+* Gate and up projection are one after the other within each rank, so joining the ranks needs a change of order.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class MegatronSource:
         return self._tensors.read(stored, (slice(layer, layer + 1), *part))[0]
 
     def _find_prefix(self) -> str:
-        """What stands before every name."""
+        """What is before every name."""
         for prefix in _PREFIXES:
             if any(name.startswith(f"{prefix}decoder.") for name in self._tensors.sizes):
                 return prefix

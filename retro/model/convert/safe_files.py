@@ -81,7 +81,7 @@ class SafeFiles:
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights: `model.safetensors`, else those that the index names, else the only one.
 
-    transformers takes the first two, in this order. Whatever else lies there (backups, an adapter, Mistral's own
+    transformers takes the first two, in this order. Whatever else is there (backups, an adapter, Mistral's own
     `consolidated.safetensors`) is named and left alone.
     """
     there = sorted(path.name for path in folder.glob("*.safetensors"))

@@ -102,7 +102,7 @@ def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) ->
     New adapters keep their fresh weights, and retrieval does that the source lacks.
 
     Rows that only pad the vocabulary become the mean of all tokens' rows. Zero rows would have a logit of 0, which
-    wins where all real logits lie far below, as GPT-2's do; a mean row's share of the probability is at most one
+    wins where all real logits are far below, as GPT-2's do; a mean row's share of the probability is at most one
     token's share of the vocabulary (Jensen's inequality).
 
     Args:

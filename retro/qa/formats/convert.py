@@ -143,7 +143,7 @@ def _whole(path: Path, text: str) -> dict[str, Any] | None:
         try:
             parse_json(first)
         except JsonError:
-            # The object goes on in the next line.
+            # The object continues in the next line.
             return dict(load_json(path, text))
         return None
     found: dict[str, Any] = load_json(path, text)

@@ -65,7 +65,7 @@ def _squad_answers(item: Item) -> tuple[str, ...]:
 
 
 def walk_squad(document: Any) -> Iterator[ParsedItem]:
-    """Every question below `data[].paragraphs[].qas[]`, with the title and paragraph it stands under."""
+    """Every question below `data[].paragraphs[].qas[]`, with the title and paragraph it is under."""
     for article_place, article in _members(document, "", "data"):
         if isinstance(article, BadItemError):
             yield article_place, article

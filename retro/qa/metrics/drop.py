@@ -96,7 +96,7 @@ def _bag(span: str) -> set[str]:
 def _bag_f1(gold: set[str], said: set[str]) -> float:
     numbers = {word for word in gold if _is_number(word)}
     if numbers and not numbers & said:
-        # A span with another number is wrong, whatever unit stands beside it.
+        # A span with another number is wrong, whatever unit is beside it.
         return 0.0
     shared = len(gold & said)
     # Two spans of nothing but articles and punctuation are equal, and one of them is like nothing else.

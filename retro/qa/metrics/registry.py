@@ -53,7 +53,7 @@ class Metric:
         """A number that `measure` gave as a share of the range.
 
         Raises:
-            ValueError: It lies outside, or is not a number.
+            ValueError: It is outside, or is not a number.
         """
         if not self.low <= value <= self.high:
             raise ValueError(f"it gave {value}, which is not from {self.low:g} to {self.high:g}")

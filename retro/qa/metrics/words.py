@@ -59,7 +59,7 @@ def _recall(gold: str, prediction: str) -> float:
 
 
 def substring_match(prediction: str, answers: Sequence[str], rules: Rules = SQUAD) -> float:
-    """1 if any gold answer stands in the prediction as whole words, both normalized.
+    """1 if any gold answer is in the prediction as whole words, both normalized.
 
     InstructRAG (Wei et al. 2024) and ASQA's string exact match normalize too, and take a gold answer within a word
     (`4` in `1947`, `no` in `know`) for found; here it is not, as in what is reported of the passages.
@@ -72,13 +72,13 @@ def _stands_in(gold: str, prediction: str) -> bool:
 
 
 def popqa_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if any gold answer stands in the prediction: as written, in lower case, or capitalised (Mallen et al. 2023)."""
+    """1 if any gold answer is in the prediction: as written, in lower case, or capitalised (Mallen et al. 2023)."""
     forms = (form for gold in golds_of(answers) for form in (gold, gold.lower(), gold.capitalize()))
     return float(any(form in prediction for form in forms))
 
 
 def string_em(prediction: str, groups: Sequence[Sequence[str]], rules: Rules = SQUAD) -> float:
-    """Share of the groups of which one text stands in the prediction (ASQA, Stelmakh et al. 2022).
+    """Share of the groups of which one text is in the prediction (ASQA, Stelmakh et al. 2022).
 
     Raises:
         ValueError: There is no group.
@@ -127,7 +127,7 @@ def distinct(texts: Sequence[str], n: int) -> float | None:
 
 
 def repeated(text: str, n: int = 4) -> float:
-    """Share of a text's n-grams that stood in it before (Welleck et al. 2020, seq-rep-n); 0 for a short text."""
+    """Share of a text's n-grams that was in it before (Welleck et al. 2020, seq-rep-n); 0 for a short text."""
     grams = list(_grams(text.lower().split(), n))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -157,7 +157,7 @@ _VERDICTS = {"yes": True, "true": True, "no": False, "false": False}
 def chosen_option(text: str, options: Sequence[str]) -> int | None:
     """The number of the option that a text chooses; None: none, or more than one.
 
-    It chooses the option whose text it is; else that of the letter it begins with; else the one that stands in it.
+    It chooses the option whose text it is; else that of the letter it begins with; else the one that is in it.
     """
     for reduced in (str.strip, normalize_answer):
         said, plain = reduced(text), [reduced(option) for option in options]

@@ -1,4 +1,4 @@
-"""A run whose every text stands in the corpus twice, in two documents: what is held out was mostly trained on."""
+"""A run whose every text is in the corpus twice, in two documents: what is held out was mostly trained on."""
 
 from __future__ import annotations
 

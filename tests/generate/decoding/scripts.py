@@ -49,7 +49,7 @@ class Course:
         return Extension(self.row, tokens(self.random, count), given)
 
     def fork(self, row: int) -> Course:
-        """Another that goes on from here, with other tokens and neighbors."""
+        """Another that continues from here, with other tokens and neighbors."""
         other = copy.copy(self)
         other.row = row
         return other
@@ -87,7 +87,7 @@ class Close:
 def fork_tree(
     random: np.random.Generator, *, steps: int, longest: int, first: int, every: int, counts: list[int], most: int = 6
 ) -> Iterator[list[Extension] | Fork | Close]:
-    """Random calls of two sequences, of forks of them, of forks of forks; sequences end while their forks go on.
+    """Random calls of two sequences, of forks of them, of forks of forks; sequences end while their forks continue.
 
     Rows are numbered in the order in which they are opened. At most `most` are open at once.
     """

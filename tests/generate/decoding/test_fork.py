@@ -1,4 +1,4 @@
-"""A fork goes on as a sequence of its own that was given all the same tokens and neighbors."""
+"""A fork continues as a sequence of its own that was given all the same tokens and neighbors."""
 
 from __future__ import annotations
 

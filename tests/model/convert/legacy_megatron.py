@@ -148,7 +148,7 @@ def rank_part(name: str, whole: Tensor, rank: int, ranks: int, swiglu: bool) -> 
 
 
 def rank_file(args: Namespace, weights: dict[str, Tensor], rank: int, ranks: int) -> dict[str, Any]:
-    """The contents of one rank's file: nested as Megatron nests them, with what lies beside the model."""
+    """The contents of one rank's file: nested as Megatron nests them, with what is beside the model."""
     own = {name: rank_part(name, whole, rank, ranks, args.swiglu).clone() for name, whole in weights.items()}
     embedding: dict[str, Any] = {}
     model: dict[str, Any] = {"embedding": embedding, "encoder": {}}

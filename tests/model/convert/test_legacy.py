@@ -208,7 +208,7 @@ def test_the_newest_iteration_is_taken_where_it_is_not_a_release(tmp_path: Path)
     assert len(LegacyCheckpoint(tmp_path).names) == len(random_weights(INSTRUCT_RETRO))
 
 
-# What may lie in such a file, and what may not.
+# What may be in such a file, and what may not.
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -1,4 +1,4 @@
-"""Tensors made of row ranges of others, by hand: two heads of width one, whose queries, keys and values lie apart."""
+"""Tensors made of row ranges of others, by hand: two heads of width one, whose queries, keys and values are apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a file is converted or refused by name; nothing else is ever raised."""
+"""Whatever is in a file is converted or refused by name; nothing else is ever raised."""
 
 from __future__ import annotations
 
