@@ -10,11 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.parallel.worker import do_all
+
 ROOT = Path(__file__).parents[2]
 
 
 def launch(processes: int, runs: list[dict[str, Any]], folder: Path) -> None:
-    """Train, in so many processes, each of the runs in turn; see tests/parallel/worker.py for what a run says."""
+    """Train, in so many processes, each of the runs in turn; see tests/parallel/worker.py for what a run says.
+
+    One process is this one, which has imported everything already.
+    """
+    if processes == 1:
+        do_all(runs)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / f"runs_{processes}_{len(list(folder.iterdir()))}.json"
     plan.write_text(json.dumps(runs))

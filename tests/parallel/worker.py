@@ -109,11 +109,16 @@ def tell_losses(*, tell: str, start: str, layout: dict[str, Any], model: dict[st
     parallel.barrier()
 
 
-def main() -> None:
-    """Do everything in the file."""
-    for one in json.loads(Path(sys.argv[1]).read_text()):
+def do_all(runs: list[dict[str, Any]]) -> None:
+    """Do what each of them says."""
+    for one in runs:
         task = reshard if "read" in one else tell_losses if "tell" in one else train_once
         task(**one)
+
+
+def main() -> None:
+    """Do everything in the file."""
+    do_all(json.loads(Path(sys.argv[1]).read_text()))
     parallel.stop()
 
 
