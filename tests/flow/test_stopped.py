@@ -40,7 +40,7 @@ def test_workers_end_with_the_command_that_started_them_and_it_says_how_to_go_on
     (tmp_path / "run.yaml").write_text(as_yaml(small_config(tmp_path)))
     command = ["corpus", "run.yaml", "--workers", "2"]
     line = "retro: stopped by Ctrl-C; what is finished is kept. Go on with: retro corpus run.yaml --workers 2"
-    assert stopped(begun(tmp_path, *command), signal.SIGINT, "corpus: begins") == (130, [line])
+    assert stopped(begun(tmp_path, *command), signal.SIGINT, "corpus: starting") == (130, [line])
     done = begun(tmp_path, *command)
     _, errors = done.communicate(timeout=300)
     assert done.returncode == 0, errors
