@@ -35,7 +35,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(FIXTURE / "run.tar.xz") as archive:
         # Pythons before 3.11.4 have no filter; the archive is our own.
-        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
     for path in FIXTURE.glob("*.yaml"):
         shutil.copyfile(path, folder / path.name)
     return folder
