@@ -72,7 +72,7 @@ class Embedder(ABC):
 
         Called where `learned_file` is set, once for all workers; `open` reads them from that file.
         """
-        raise NotImplementedError(f"{cls.__name__} has a learned_file, and needs `learn`")
+        return {}
 
     @classmethod
     def open(cls, config: EmbedderConfig, directory: Path) -> Embedder:
@@ -148,6 +148,11 @@ def require_vectors(embedder: Embedder, vectors: Any, count: int) -> NDArray[np.
 def _embedder_class(found: object) -> type[Embedder]:
     if not (isinstance(found, type) and issubclass(found, Embedder)):
         raise TypeError(f"is {found!r}, needs to be a class that derives from retro.index.embedder.Embedder")
+    # Said when it is named, not by a worker after the texts were read.
+    if found.learned_file and "learn" not in {
+        name for one in found.__mro__ if one is not Embedder for name in vars(one)
+    }:
+        raise TypeError(f"has learned_file {found.learned_file!r}, needs a `learn` that gives what goes into it")
     return found
 
 

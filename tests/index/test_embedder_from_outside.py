@@ -206,3 +206,13 @@ def test_a_class_that_is_no_embedder_is_refused_with_its_package(tmp_path: Path)
     told = r"wrong: its entry point wrong = wrong:NoEmbedder \(retro\.embedders\) is <class 'wrong\.NoEmbedder'>, needs"
     with installed(tmp_path, EMBEDDERS), pytest.raises(DependencyError, match=told):
         EmbedderConfig(kind="wrong")
+
+
+def test_a_file_of_what_is_learned_needs_a_class_that_learns(tmp_path: Path) -> None:
+    text = "from retro.index.embedder import Embedder\nclass Wrong(Embedder):\n    learned_file = 'wrong.h5'\n"
+    write_distribution(tmp_path, "wrong", {"wrong.py": text}, {"retro.embedders": "wrong = wrong:Wrong"})
+    with (
+        installed(tmp_path, EMBEDDERS),
+        pytest.raises(DependencyError, match=r"has learned_file 'wrong\.h5', needs a `learn`"),
+    ):
+        EMBEDDERS.find("wrong", "index.embedder.kind")

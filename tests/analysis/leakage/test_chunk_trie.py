@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from retro.analysis.leakage.chunk_trie import ChunkTrie
+from tests.neighbors.test_text_overlap import brute_force
 
 
 def rows(*values: list[int]) -> np.ndarray:
@@ -53,17 +54,6 @@ def test_no_chunk_and_no_text_share_nothing() -> None:
     trie = ChunkTrie(rows([-1, -1], [1, 2]))
     trie.read(np.zeros(0, dtype=np.int32), 0)
     assert trie.longest().tolist() == [0, 0]
-
-
-def brute_force(chunk: list[int], text: list[int]) -> int:
-    best = 0
-    for start in range(len(chunk)):
-        for stop in range(start + best + 1, len(chunk) + 1):
-            run = chunk[start:stop]
-            if min(run) < 0 or not any(text[at : at + len(run)] == run for at in range(len(text))):
-                break
-            best = len(run)
-    return best
 
 
 @settings(max_examples=300)
