@@ -55,12 +55,13 @@ def show_tuning(sample: TuningSample) -> None:
         style = "bold green" if part.learned else ""
         table.add_row(part.name, "yes" if part.learned else "no", f"{part.tokens:,}", styled((part.text, style)))
     output.table(table)
+    if sample.left_out is not None:
+        output.say(f"cannot be tuned on: {sample.left_out}; sft.data.skip_unusable=true leaves it out and counts it")
+        return
     learned = sum(part.tokens for part in sample.parts if part.learned)
     output.say(f"learned: {learned:,} of {sum(part.tokens for part in sample.parts):,} tokens")
     if sample.lost_context:
         output.say(f"cut: {sample.lost_context:,} tokens of passages in the prompt do not fit")
-    if sample.left_out is not None:
-        output.say(f"not tuned on: {sample.left_out}; sft.data.skip_unusable=true counts such questions")
 
 
 def legend() -> None:

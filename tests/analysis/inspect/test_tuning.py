@@ -47,9 +47,16 @@ def test_segments_are_told_apart_by_what_is_learned_of_them(road: RunConfig, tmp
     assert all(one.tokens > 0 for one in sample.parts)
 
 
-def test_a_question_that_does_not_fit_says_so(road: RunConfig, tmp_path: Path) -> None:
-    sample = tuning_sample(tuned(road, tmp_path, [PLAIN | {"question": "why " * 4000}]), "train", 0)
-    assert sample.left_out == "question too long"
+def test_a_question_that_does_not_fit_says_so(
+    road: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tuned(road, tmp_path, [PLAIN | {"question": "why " * 4000}])
+    assert tuning_sample(config, "train", 0).left_out == "question too long"
+    output.width = 140
+    show(config, Options(what="tuning"))
+    text = capsys.readouterr().out
+    assert "cannot be tuned on: question too long; sft.data.skip_unusable=true leaves it out" in text
+    assert "learned:" not in text
 
 
 def test_passages_that_are_cut_are_counted(road: RunConfig, tmp_path: Path) -> None:
@@ -66,7 +73,8 @@ def test_it_is_printed_with_the_tokens_learned(
     road: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output.width = 100
-    config = tuned(road, tmp_path, [CITY])
+    segments = [{"text": "I say", "learn": False}, {"text": " Joyce"}]
+    config = tuned(road, tmp_path, [PLAIN | {"segments": segments}])
     show(config, Options(what="tuning"))
     text = capsys.readouterr().out
     parts = tuning_sample(config, "train", 0).parts
