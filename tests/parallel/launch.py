@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 from tests.parallel.worker import do_all
 
@@ -31,23 +32,30 @@ def launch(processes: int, runs: list[dict[str, Any]], folder: Path) -> None:
 
 def launch_module(processes: int, *arguments: str) -> None:
     """Run a module's `main` in so many processes; what they said is shown when one of them fails."""
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(processes),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
+    store = meeting_point()
+    environment = os.environ | {**store_variables(store), "WORLD_SIZE": str(processes)}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.parallel.forked", *arguments]
     ended = subprocess.run(command, env=environment, stderr=subprocess.PIPE, timeout=600, check=False)
     assert not ended.returncode, ended.stderr.decode()[-6000:]
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def meeting_point() -> dist.TCPStore:
+    """A store that this process keeps for those that it starts; it lives as long as this object.
+
+    A port that is looked for here and opened by a process that first imports torch may be taken in between.
+    """
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def store_variables(store: dist.TCPStore) -> dict[str, str]:
+    """The variables by which torchrun tells its processes of a store that it keeps itself."""
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
 
 
 def curve(out: Path) -> dict[str, list[float]]:

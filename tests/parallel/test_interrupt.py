@@ -14,7 +14,7 @@ import pytest
 
 from retro.training import checkpoint
 from retro.training.interrupt import first_signal_only
-from tests.parallel.launch import ROOT, free_port
+from tests.parallel.launch import ROOT, meeting_point, store_variables
 
 
 @pytest.fixture
@@ -65,7 +65,8 @@ def test_without_a_signal_and_alone_everything_stays_as_it_was(monkeypatch: pyte
 
 
 def test_two_processes_that_are_interrupted_twice_end_with_130_and_leave_their_checkpoints(tmp_path: Path) -> None:
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    store = meeting_point()
+    common = os.environ | {**store_variables(store), "WORLD_SIZE": "2"}
     common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.parallel.interrupted_worker", str(tmp_path)]
     started = [
