@@ -40,15 +40,15 @@ def launch_module(processes: int, *arguments: str) -> None:
     assert not ended.returncode, ended.stderr.decode()[-6000:]
 
 
-def meeting_point() -> dist.TCPStore:
+def meeting_point() -> Any:
     """A store that this process keeps for those that it starts; it lives as long as this object.
 
     A port that is looked for here and opened by a process that first imports torch may be taken in between.
     """
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
-def store_variables(store: dist.TCPStore) -> dict[str, str]:
+def store_variables(store: Any) -> dict[str, str]:
     """The variables by which torchrun tells its processes of a store that it keeps itself."""
     return {
         "MASTER_ADDR": "127.0.0.1",
