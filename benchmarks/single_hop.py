@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from retro.common.files import atomic_path, write_plain_json
+from retro.quickstart.acts import Options
 from retro.quickstart.answers import answer, rows, tests_in_words
-from retro.quickstart.options import Options
 
 _BORN = re.compile(
     r"^(?P<who>[A-Z][^(),]{3,40}) \([^()]*?\b(?:born )?(?:\w+ \d{1,2}, |\d{1,2} \w+ )(?P<year>1[89]\d\d)\b[^()]*\) "

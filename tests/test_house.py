@@ -81,7 +81,7 @@ BROAD_EXCEPT = {
     "retro/index/model_loading.py": "transformers raises nearly everything for a bad model folder",
     "retro/serve/scheduler.py": "whatever a model, an index or a tokenizer raises in a step must become an answer",
     "retro/common/registry.py": "a package of others may fail in any way when it is imported",
-    "retro/common/hub.py": "the hub client raises its own, httpx's and the system's errors",
+    "retro/common/cache.py": "the hub client raises its own, httpx's and the system's errors",
 }
 
 

@@ -204,7 +204,7 @@ def evaluate(
     """Score the answers and write the report."""
     config = read_arguments(arguments) if plain is not None else read_named("evaluate", arguments)
     if plain is not None:
-        from retro.evaluate.megatron_answers import run_plain
+        from retro.evaluate.predictions import run_plain
 
         if questions is None:
             raise ConfigError("--plain", str(plain), "needs --questions FILE beside it")

@@ -64,7 +64,7 @@ def quickstart(
     as_json: AsJson = False,
 ) -> None:
     """Measure what retrieval is worth on the documentation of installed Python packages, in four acts."""
-    from retro.quickstart.options import ACTS, OLDER, Options
+    from retro.quickstart.acts import ACTS, OLDER, Options
     from retro.quickstart.run import show_quickstart
     from retro.run.documents import MODEL
 

@@ -1,4 +1,4 @@
-"""Files that can be made again at any time, kept between runs: `$RETRO_CACHE`, else `~/.cache/instruct-retro`.
+"""Files that can be made or fetched again: in our own cache, and in that of the HuggingFace Hub.
 
 A folder takes its name when everything in it was written, so one that is there is whole.
 """
@@ -10,11 +10,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from retro.common.errors import ArtifactError, ConfigError
+from retro.common.errors import ArtifactError, ConfigError, DataError, short_reason
 from retro.common.files import failed_writes_are_artifact_errors, fsync
+from retro.common.optional import import_optional
 
 _STALE_S = 3600.0
 
@@ -78,3 +79,47 @@ def _rename(temporary: Path, final: Path) -> None:
         # Another process was faster: what it made is the same.
         if not final.is_dir():
             raise ArtifactError(final, "cannot be made", "Set RETRO_CACHE to a folder that can be written") from None
+
+
+def fetch(
+    repository: str,
+    patterns: Sequence[str],
+    *,
+    kind: str,
+    extra: str,
+    name: str,
+    remedy: str,
+    revision: str | None = None,
+    cached: bool = False,
+) -> Path:
+    """The folder of a repository's files in the cache; those that are not there are fetched.
+
+    Args:
+        repository: `ORG/NAME`.
+        patterns: Which files, as the Hub's client takes them.
+        kind: `model` or `dataset`.
+        extra: The extra of ours that brings the client, for who does not have it.
+        name: What the user called it, for errors.
+        remedy: What to do if it cannot be had.
+        revision: Branch, tag or commit; None: the main branch.
+        cached: Look at the cache alone.
+
+    Raises:
+        DataError: The Hub does not give it.
+        DependencyError: The client is missing.
+    """
+    client = import_optional("huggingface_hub", extra=extra, use="fetches from the HuggingFace Hub")
+    try:
+        return Path(
+            client.snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=cached,
+            )
+        )
+    # The client raises its own, httpx's and the system's errors; to the user all mean the same.
+    except Exception as error:  # noqa: BLE001
+        reason = short_reason(error)
+        raise DataError(name, f"the HuggingFace Hub does not give it ({reason})", remedy) from None

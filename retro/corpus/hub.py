@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from retro.common import hub
+from retro.common import cache
 from retro.common.errors import DataError
 from retro.common.input_files import is_below
 
@@ -68,7 +68,7 @@ def _on_hub(path: Path) -> bool:
 
 def _fetched(path: Path, *, cached: bool) -> Path:
     place, name = _place(path), _as_typed(path)
-    snapshot = hub.fetch(
+    snapshot = cache.fetch(
         place.dataset,
         [glob.escape(place.path), f"{glob.escape(place.path)}/*"],
         kind="dataset",

@@ -25,13 +25,13 @@ from retro.index.faiss_loader import (
     load_faiss,
     matrix_products,
     on_one_thread,
+    selector_of,
     side_by_side,
     transformed,
     vector_by_vector,
 )
 from retro.index.index_choice import is_exact, is_graph
 from retro.index.rerank import Hits
-from retro.index.selector import selector_of
 from retro.index.training import reason, train_index
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from retro.common.errors import ConfigError
 from retro.common.precision import Precision, choose
 from retro.index.config import EmbedderConfig
 from retro.index.embedder import Embedder, ignore
+from retro.index.embeddings import token_batches
 from retro.index.hashing import normalized
 from retro.index.kinds import HuggingFace, SentenceTransformers
 from retro.index.model_loading import load_encoder, load_sentence_transformer
-from retro.index.texts import token_batches
 from retro.index.weights import check_model, find_model
 
 # Dims in this file. B texts of a batch   T tokens of its longest text   D dimension

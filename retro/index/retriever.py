@@ -14,9 +14,9 @@ from retro.corpus.reader import Corpus
 from retro.db.reader import ChunkDatabase
 from retro.db.versions import open_database, version_identity
 from retro.index.config import DIRECTORY, MISSING_REMEDY, SearchConfig
+from retro.index.embeddings import texts_of
 from retro.index.search import TextSearch, by_text
 from retro.index.searcher import Searcher
-from retro.index.texts import texts_of
 
 # Dims in this file. Q queries   K neighbors
 

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from retro.common import hub
+from retro.common import cache
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import read_json, sha256_file
 from retro.common.optional import package_folder
@@ -36,7 +36,7 @@ def find_model(config: EmbedderConfig) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(name, "no such model folder", "Check model and query_model of index.embedder")
     remedy = "Give a model folder, or a name of the Hub while online"
-    return hub.fetch(name, _HUB_FILES, kind="model", extra="embed", name=name, remedy=remedy)
+    return cache.fetch(name, _HUB_FILES, kind="model", extra="embed", name=name, remedy=remedy)
 
 
 def _built_in_folder() -> Path:

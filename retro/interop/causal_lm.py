@@ -1,6 +1,6 @@
 """The part of an exported folder's `modeling_retro.py` that speaks to transformers.
 
-`retro.interop.modeling` joins this file with the reference and the canonical weight names into one file that needs
+`retro.interop.export_files` joins this file with the reference and the canonical weight names into one file that needs
 torch and transformers alone. The package itself never imports it.
 """
 

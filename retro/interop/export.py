@@ -19,9 +19,8 @@ from retro.common.config import config_json
 from retro.common.errors import ConfigError
 from retro.common.files import failed_writes_are_artifact_errors, fsync, read_json, write_plain_json
 from retro.common.stage_order import STAGE_ORDER
-from retro.interop.export_tokenizer import CopiedTokenizer, copy_tokenizer
+from retro.interop.export_files import MODELING, CopiedTokenizer, copy_tokenizer, modeling_source
 from retro.interop.model_card import CARD, SETTINGS, run_settings, write_card
-from retro.interop.modeling import MODELING, modeling_source
 from retro.interop.run_facts import Facts, find_run, gather
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.convert.safe_files import ONE_FILE, write_safetensors

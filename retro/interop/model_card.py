@@ -9,7 +9,7 @@ import yaml
 
 from retro import __version__
 from retro.interop import card_sections
-from retro.interop.export_tokenizer import CopiedTokenizer
+from retro.interop.export_files import CopiedTokenizer
 from retro.interop.run_facts import Facts
 from retro.model.sizes import SIZES
 

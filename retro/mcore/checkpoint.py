@@ -24,8 +24,7 @@ from retro.common.errors import ArtifactError
 from retro.common.plain_pickle import PickleError, plain_values
 from retro.mcore.cpu import on_cpu
 from retro.mcore.parallel import gather_objects
-from retro.mcore.read_back import Sums, difference, sums_of
-from retro.mcore.sharded_tensors import StoredTensors, fill, shards
+from retro.mcore.sharded_tensors import StoredTensors, Sums, difference, fill, shards, sums_of
 from retro.mcore.torch_files import TorchFile
 
 COMMON = "common.pt"

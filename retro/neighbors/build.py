@@ -23,8 +23,8 @@ from retro.index.search import DenseSearch, TextSearch, open_search
 from retro.neighbors.config import STAGE, NeighborsConfig
 from retro.neighbors.dedup import REASONS
 from retro.neighbors.hubness import Hubness, counts_of, hubness
-from retro.neighbors.merge import ChunkRange, Totals, file_name, merge_blocks
 from retro.neighbors.query import FEW, FOUND_BY, NEIGHBORS, SCORES, StreamQueries
+from retro.neighbors.reader import ChunkRange, Totals, file_name, merge_blocks
 from retro.neighbors.sharded_search import EXCHANGE, QueryBlock, ShardExchange, remove_exchange
 
 log = logging.getLogger(__name__)

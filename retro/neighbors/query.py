@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from retro.common.blocks import Block
 from retro.corpus.reader import TokenStream
+from retro.index.embeddings import texts_of
 from retro.index.rerank import Hits
 from retro.index.search import BM25, DENSE, Candidates, Queries, TextSearch, by_text
 from retro.index.searcher import Searcher
-from retro.index.texts import texts_of
 from retro.neighbors.config import FilterConfig
 from retro.neighbors.dedup import OWN_DOCUMENT, REASONS, CopyFilter
 from retro.neighbors.document_map import FilteredNeighbors, keep_first, own_document_mask, positions_in_stream

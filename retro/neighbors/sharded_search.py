@@ -27,8 +27,8 @@ from retro.index.rerank import best_hits
 from retro.index.searcher import IndexSearcher, Searcher
 from retro.index.shards import ShardedFiles
 from retro.neighbors.config import STAGE
-from retro.neighbors.merge import ChunkRange
 from retro.neighbors.query import FirstSearch, StreamQueries
+from retro.neighbors.reader import ChunkRange
 
 EXCHANGE = "exchange"
 """Folder below the stage's directory while workers search."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from retro.common.progress import Progress
 from retro.corpus.reader import TokenStream
 from retro.db.reader import ChunkDatabase
-from retro.index.texts import texts_of
+from retro.index.embeddings import texts_of
 from retro.neighbors.document_map import keep_first, own_document_mask, positions_in_stream
 from retro.neighbors.reader import Neighbors
 from retro.pretrain.in_context_data import Targets

@@ -15,9 +15,8 @@ from retro.common.statistics import p_value
 from retro.common.terminal import Table
 from retro.evaluate.compare import ScoredAnswers, open_scored_answers
 from retro.qa.answer_files import Answer, read_answers
+from retro.quickstart.acts import AnsweredQuestion, Options, Section
 from retro.quickstart.documents import DOCUMENTS, QUESTIONS, write_documents
-from retro.quickstart.options import Options
-from retro.quickstart.page import AnsweredQuestion, Section
 from retro.report.format import percent
 from retro.report.questions import highlight
 from retro.report.tables import new_table, recall_text

@@ -20,9 +20,8 @@ from retro.common.terminal import Table
 from retro.corpus.reader import Corpus
 from retro.init.training_choices import COPYING_TRAIN, SHAPES
 from retro.pretrain.chunk_losses import TABLE_FILE, Perplexities
+from retro.quickstart.acts import Options, Section, perplexity_text
 from retro.quickstart.docstrings import installed_package, write_docstrings
-from retro.quickstart.options import Options
-from retro.quickstart.page import Section, perplexity_text
 from retro.report.figures import Series, line_chart
 from retro.report.tables import new_table
 from retro.run.config import RunConfig, as_yaml, run_config_of

@@ -17,9 +17,8 @@ from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import make_writable, read_json, write_json
 from retro.common.terminal import Table, output
 from retro.quickstart import answers, learning, update, versions
+from retro.quickstart.acts import Options, page
 from retro.quickstart.documents import DOCUMENTS
-from retro.quickstart.options import Options
-from retro.quickstart.page import page
 from retro.quickstart.update import CONFIG, UPDATE
 from retro.report.render import write_page
 from retro.run.documents import model_settings

@@ -14,9 +14,8 @@ from typing import Any
 
 from retro.common.files import atomic_path, discard, read_json, write_json
 from retro.common.terminal import Table
+from retro.quickstart.acts import Options, Section
 from retro.quickstart.answers import answers_run, documents
-from retro.quickstart.options import Options
-from retro.quickstart.page import Section
 from retro.report.tables import new_table
 from retro.run.config import RunConfig, as_yaml
 from retro.run.documents import build

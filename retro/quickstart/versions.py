@@ -18,9 +18,8 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.files import atomic_path, read_json
 from retro.common.terminal import Table
 from retro.pretrain.chunk_losses import IN_CONTEXT_FILE
+from retro.quickstart.acts import OLDER, Options, Section, perplexity_text
 from retro.quickstart.docstrings import installed_package, write_docstrings
-from retro.quickstart.options import OLDER, Options
-from retro.quickstart.page import Section, perplexity_text
 from retro.report.tables import new_table
 from retro.run.config import RunConfig, run_config_of
 from retro.run.documents import BY_WORDS, build, model_settings

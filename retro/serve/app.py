@@ -18,8 +18,7 @@ from retro.serve.choices import Route
 from retro.serve.config import ServeConfig
 from retro.serve.errors import ApiError, add_error_handlers
 from retro.serve.generation import Generation
-from retro.serve.metrics import Metrics
-from retro.serve.middleware import AccessMiddleware
+from retro.serve.middleware import AccessMiddleware, Metrics
 from retro.serve.model_info import Limits, ModelInfo
 from retro.serve.openapi import answer_responses, error_responses, publish_openapi
 from retro.serve.prepare import PreparedRequest, prepare_chat, prepare_completion

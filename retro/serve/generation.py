@@ -11,7 +11,7 @@ from typing import TypeVar
 from retro.common.errors import RetroError
 from retro.generate.request import Completion, Event
 from retro.serve.errors import ApiError, stopping, too_slow
-from retro.serve.metrics import Metrics
+from retro.serve.middleware import Metrics
 from retro.serve.prepare import PreparedRequest
 from retro.serve.scheduler import Job, NotAcceptingError, QueueFullError, Scheduler
 

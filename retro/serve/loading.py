@@ -21,7 +21,7 @@ from retro.qa.prompts import require_template
 from retro.qa.question import PassageLike
 from retro.serve.app import Service
 from retro.serve.config import ServeConfig
-from retro.serve.metrics import Metrics
+from retro.serve.middleware import Metrics
 from retro.serve.model_info import ModelInfo
 from retro.serve.request_body import BodyTimeouts
 from retro.serve.scheduler import Scheduler

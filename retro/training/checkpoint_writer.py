@@ -15,7 +15,7 @@ from retro.common.files import discard, failed_writes_are_artifact_errors, fsync
 from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, sharded_weights
-from retro.mcore.read_back import Sums, sums_of
+from retro.mcore.sharded_tensors import Sums, sums_of
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
 from retro.tokenizers.tokenizer import copy_tokenizer_files

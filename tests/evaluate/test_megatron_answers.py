@@ -10,7 +10,7 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.evaluate.config import EvaluateConfig
-from retro.evaluate.megatron_answers import run_plain
+from retro.evaluate.predictions import run_plain
 
 NAME = "retro-generate-nq_5_2_843m_test_greedy_2_3_195312"
 ITEMS = [

@@ -10,7 +10,7 @@ from retro.common.artifacts import MANIFEST, Manifest, describe_files, write_man
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json, write_json
 from retro.evaluate.config import EvaluateConfig
-from retro.evaluate.megatron_answers import run_plain
+from retro.evaluate.predictions import run_plain
 from retro.evaluate.score import run
 from retro.evaluate.scores import score_answers
 from retro.qa.answer_files import Answer, QuestionLine, answer_line, question_lines, read_answers

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retro.index.embeddings import token_batches
 from retro.index.hashing import (
     IDF_BUCKETS,
     HashingEmbedder,
@@ -15,7 +16,6 @@ from retro.index.hashing import (
     features_of,
     normalized,
 )
-from retro.index.texts import token_batches
 
 FLAT_IDF = np.ones(IDF_BUCKETS, dtype=np.float32)
 

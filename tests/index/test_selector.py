@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from retro.common.row_set import RowSet
 from retro.index.faiss_index import SearchSettings, exact_hits, search_index
+from retro.index.faiss_loader import bitmap_of, selector_of
 from retro.index.index_choice import create_index
-from retro.index.selector import bitmap_of, selector_of
 
 SETTINGS = SearchSettings(nprobe=4, ef_search=64, refine_factor=100)
 ROWS = RowSet.of(range(3, 50), range(120, 290), removed=[3, 7, 8, 120, 200, 289])

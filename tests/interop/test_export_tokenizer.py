@@ -14,7 +14,7 @@ import sentencepiece
 from retro.common.errors import ArtifactError
 from retro.corpus.train_tokenizer import train_sentencepiece
 from retro.interop.export import keep_positions, write_generation
-from retro.interop.export_tokenizer import copy_tokenizer
+from retro.interop.export_files import copy_tokenizer
 from retro.model.config import ModelShape
 from retro.tokenizers.conventions import Conventions
 from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer, save_tokenizer

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from retro.interop.export import in_precision, without_padding, write_generation, write_retro, write_weights
-from retro.interop.export_tokenizer import CopiedTokenizer
-from retro.interop.modeling import MODELING, modeling_source
+from retro.interop.export_files import MODELING, CopiedTokenizer, modeling_source
 from retro.model import reference
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel

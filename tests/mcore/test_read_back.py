@@ -12,7 +12,7 @@ from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSys
 from retro.common.errors import ArtifactError, TrainingError
 from retro.mcore import checkpoint as sharded
 from retro.mcore.engine import Engine
-from retro.mcore.read_back import sums_of
+from retro.mcore.sharded_tensors import sums_of
 from retro.model.model import RetroModel
 from retro.training import checkpoint
 from retro.training.checkpoint_writer import CheckpointWriter

@@ -15,8 +15,8 @@ from retro.corpus.reader import Corpus, TokenStream
 from retro.db import build as db_build
 from retro.db.reader import ChunkDatabase
 from retro.index import build as index_build
+from retro.index.embeddings import texts_of
 from retro.index.searcher import Searcher
-from retro.index.texts import texts_of
 from retro.neighbors import query
 from retro.neighbors.build import run
 from retro.neighbors.config import FilterConfig, NeighborsConfig

@@ -18,8 +18,8 @@ from retro.index.searcher import Searcher, open_searcher
 from retro.index.shards import shard_rows
 from retro.index.vector_index import FaissFile
 from retro.neighbors.build import run
-from retro.neighbors.merge import ChunkRange
 from retro.neighbors.query import StreamQueries
+from retro.neighbors.reader import ChunkRange
 from retro.neighbors.sharded_search import EXCHANGE, QueryBlock, ShardExchange
 from tests.corpus.texts import artifact_bytes
 from tests.db.road import CHUNK

@@ -14,8 +14,8 @@ from retro.corpus.reader import Corpus, TokenStream
 from retro.db.reader import ChunkDatabase
 from retro.index.bm25 import build as bm25_build
 from retro.index.config import Bm25Config, SearchConfig
+from retro.index.embeddings import texts_of
 from retro.index.search import open_search
-from retro.index.texts import texts_of
 from retro.neighbors.build import run
 from retro.neighbors.config import NeighborsConfig
 from retro.neighbors.query import StreamQueries

@@ -14,10 +14,9 @@ from retro.evaluate.compare import ScoredAnswers
 from retro.qa.answer_files import Answer
 from retro.qa.question import Context
 from retro.quickstart import versions
+from retro.quickstart.acts import Options, page
 from retro.quickstart.answers import SETTINGS, QuestionOutcome, rows, sections, summary
 from retro.quickstart.documents import write_documents
-from retro.quickstart.options import Options
-from retro.quickstart.page import page
 from retro.quickstart.run import run, show_quickstart
 from retro.quickstart.update import NOTE
 from tests.tokenizers.chat_model import make_chat_model

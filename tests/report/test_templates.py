@@ -19,7 +19,7 @@ from retro.common.artifacts import Manifest
 from retro.neighbors.text_overlap import END, LONGEST, SHARED
 from retro.qa.answer_files import Answer
 from retro.qa.question import Context
-from retro.quickstart import page as quickstart_page
+from retro.quickstart import acts as quickstart_page
 from retro.report import figures, render
 from retro.report.figures import Series
 from retro.report.questions import highlight

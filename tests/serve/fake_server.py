@@ -12,7 +12,7 @@ from retro.common.progress import set_up_logging
 from retro.generate.request import Engine
 from retro.serve.app import Service
 from retro.serve.config import ServeConfig
-from retro.serve.metrics import Metrics
+from retro.serve.middleware import Metrics
 from retro.serve.model_info import ModelInfo
 from retro.serve.request_body import BodyTimeouts
 from retro.serve.run import listen, serve, with_key

@@ -10,8 +10,7 @@ import pytest
 
 from retro.serve.config import ServeConfig
 from retro.serve.errors import ApiError
-from retro.serve.metrics import Metrics
-from retro.serve.middleware import AccessMiddleware, host_name, route_of
+from retro.serve.middleware import AccessMiddleware, Metrics, host_name, route_of
 from tests.serve.fake_server import fake_service
 from tests.serve.running import RunningServer, running
 

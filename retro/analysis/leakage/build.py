@@ -23,9 +23,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from retro.analysis.leakage.block_overlaps import Advance, Overlaps
 from retro.analysis.leakage.config import STAGE, LeakageConfig
-from retro.analysis.leakage.reader import FILE, NEIGHBORS, READ, TEXT, TRAINING
+from retro.analysis.leakage.measure import FILE, NEIGHBORS, READ, TEXT, TRAINING
+from retro.analysis.leakage.overlaps import Advance, Overlaps
 from retro.common.artifacts import REPORT, Manifest, describe_files, fingerprint
 from retro.common.block_stage import completed, fingerprints, remove_unlisted_files
 from retro.common.blocks import Block, BlockStore, ranges

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from retro.analysis.leakage import build
 from retro.analysis.leakage.build import open_inputs
 from retro.analysis.leakage.config import LeakageConfig
-from retro.analysis.leakage.measure import measure
-from retro.analysis.leakage.reader import OverlapReader
+from retro.analysis.leakage.measure import OverlapReader, measure
 from retro.common.artifacts import is_complete
 from retro.common.errors import ArtifactError
 from retro.common.files import write_json

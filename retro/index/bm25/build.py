@@ -24,7 +24,7 @@ from retro.db.versions import open_database
 from retro.index.bm25.postings import Occurrences, load_bm25s, occurrences, total, write_index
 from retro.index.bm25.reader import counted_before
 from retro.index.config import STAGE, Bm25Config
-from retro.index.texts import texts_of
+from retro.index.embeddings import texts_of
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from retro.analysis.leakage.chunk_trie import ChunkTrie
+from retro.analysis.leakage.overlaps import ChunkTrie
 from tests.neighbors.test_text_overlap import brute_force
 
 

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from retro.analysis.leakage import block_overlaps, build
+from retro.analysis.leakage import build, overlaps
 from retro.analysis.leakage.config import LeakageConfig
-from retro.analysis.leakage.reader import OverlapReader
+from retro.analysis.leakage.measure import OverlapReader
 from retro.cli.main import main
 from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
@@ -250,8 +250,8 @@ def test_slices_of_any_size_give_the_same_overlaps(
     topics: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured(topics, tmp_path / "large")
-    monkeypatch.setattr(block_overlaps, "_POSITIONS_AT_ONCE", 100)
-    monkeypatch.setattr(block_overlaps, "_CHUNKS_AT_ONCE", 7)
+    monkeypatch.setattr(overlaps, "_POSITIONS_AT_ONCE", 100)
+    monkeypatch.setattr(overlaps, "_CHUNKS_AT_ONCE", 7)
     measured(topics, tmp_path / "small")
     assert artifact_bytes(tmp_path / "small") == artifact_bytes(tmp_path / "large")
 
