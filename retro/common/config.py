@@ -11,11 +11,13 @@ import copy
 import difflib
 import inspect
 import json
+import logging
 import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args
@@ -33,6 +35,8 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from retro.common.errors import ConfigError
 from retro.common.yaml_files import MAX_YAML_DEPTH, parse_yaml
+
+log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound="StageConfig")
 _NO_DOT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
@@ -268,3 +272,36 @@ def config_json(config: BaseModel) -> dict[str, Any]:
     """The config as plain JSON values, every default filled in."""
     data: dict[str, Any] = json.loads(config.model_dump_json())
     return data
+
+
+def rename_key(
+    data: Any, owner: str, old: str, new: str = "precision", values: Mapping[bool, str] | None = None
+) -> Any:
+    """Settings with a key's name in place of the one that it had before.
+
+    Args:
+        data: A section as it was given; anything but a mapping is left alone.
+        owner: The section's class, for the error.
+        old: The former name.
+        new: The name.
+        values: What its values are now called; None where they are the same.
+
+    Raises:
+        ConfigError: Both names are there.
+    """
+    if not isinstance(data, Mapping) or old not in data:
+        return data
+    if new in data:
+        raise ConfigError(
+            f"{owner}.{old}", data[old], f"is the former name of `{new}`, which is given too; leave it out"
+        )
+    value = data[old]
+    if values is not None and isinstance(value, bool):
+        value = values[value]
+    return {key: one for key, one in data.items() if key != old} | {new: value}
+
+
+@lru_cache(maxsize=8)
+def warn_renamed(old: str, new: str) -> None:
+    """Say once that a setting has another name now."""
+    log.warning("%s is the former name of %s; it is still read", old, new)

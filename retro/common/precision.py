@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from retro.common.errors import ConfigError
 from retro.common.optional import package_folder
 
 log = logging.getLogger(__name__)
@@ -161,36 +160,3 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
         if name.strip() in {"flags", "Features"}:
             return set(flags.split())
     return set()
-
-
-def rename_key(
-    data: Any, owner: str, old: str, new: str = "precision", values: Mapping[bool, Precision] | None = None
-) -> Any:
-    """Settings with a key's name in place of the one that it had before.
-
-    Args:
-        data: A section as it was given; anything but a mapping is left alone.
-        owner: The section's class, for the error.
-        old: The former name.
-        new: The name.
-        values: What its values are now called; None where they are the same.
-
-    Raises:
-        ConfigError: Both names are there.
-    """
-    if not isinstance(data, Mapping) or old not in data:
-        return data
-    if new in data:
-        raise ConfigError(
-            f"{owner}.{old}", data[old], f"is the former name of `{new}`, which is given too; leave it out"
-        )
-    value = data[old]
-    if values is not None and isinstance(value, bool):
-        value = values[value]
-    return {key: one for key, one in data.items() if key != old} | {new: value}
-
-
-@lru_cache(maxsize=8)
-def warn_renamed(old: str, new: str) -> None:
-    """Say once that a setting has another name now."""
-    log.warning("%s is the former name of %s; it is still read", old, new)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from retro.common.config import StageConfig, unknown_name
+from retro.common.config import StageConfig, rename_key, unknown_name, warn_renamed
 from retro.common.errors import ConfigError, require
-from retro.common.precision import Precision, rename_key, warn_renamed
+from retro.common.precision import Precision
 from retro.index.config import SearchConfig
 from retro.tokenizers.conventions import AddSpecialTokens
 

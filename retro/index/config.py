@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from retro.common.config import StageConfig, config_json
+from retro.common.config import StageConfig, config_json, rename_key, warn_renamed
 from retro.common.errors import ConfigError
-from retro.common.precision import Precision, rename_key, warn_renamed
+from retro.common.precision import Precision
 from retro.index.embedder import EMBEDDERS, Embedder
 
 STAGE = "index"

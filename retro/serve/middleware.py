@@ -1,4 +1,4 @@
-"""Metrics of the server, in Prometheus' text format."""
+"""Middleware: authentication, host and origin checks, safe headers, and metrics in Prometheus' text format."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ import pytest
 
 from retro.common import precision
 from retro.common.artifacts import differences
+from retro.common.config import warn_renamed
 from retro.common.errors import ConfigError
-from retro.common.precision import PrecisionChoice, choose, is_bfloat16, warn_renamed
+from retro.common.precision import PrecisionChoice, choose, is_bfloat16
 from retro.generate.config import GenerateConfig
 from retro.index.config import EmbedderConfig, IndexConfig
 from retro.training.config import TrainConfig

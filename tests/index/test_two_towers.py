@@ -206,7 +206,7 @@ def test_a_setting_that_a_kind_does_not_read_is_refused(given: dict[str, Any], t
 
 
 def test_the_former_name_of_a_kind_is_read_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    from retro.common.precision import warn_renamed
+    from retro.common.config import warn_renamed
     from retro.index.config import IndexConfig
 
     warn_renamed.cache_clear()

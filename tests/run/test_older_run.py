@@ -15,7 +15,7 @@ import torch
 
 from retro.cli import main
 from retro.common.artifacts import read_manifest
-from retro.common.precision import warn_renamed
+from retro.common.config import warn_renamed
 from retro.run.config import load_run_config
 from retro.run.pipeline import STAGES
 from retro.training.checkpoint import load_model, read_info

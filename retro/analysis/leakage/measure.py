@@ -1,4 +1,4 @@
-"""Read the overlaps of held-out chunks with training text.
+"""Overlaps joined with losses: scores over the chunks of which at most a share alpha is in the training text.
 
 (arXiv:2112.04426, section 2.6): arithmetic on arrays, no files.
 """

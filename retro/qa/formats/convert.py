@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
 from retro.common.json_files import JsonError, OnBad, json_items, load_json, parse_json, read_text
-from retro.qa.formats.item import BadItemError, Converted, FieldUse, Format, Options, ParsedItem, with_what_came_before
+from retro.qa.formats.item import BadItemError, Converted, FieldUse, Format, Item, Options, with_what_came_before
+from retro.qa.json_paths import JsonObject, objects_at
 from retro.qa.question import Question
+
+_MEND = "Fix the item, check that the file has the format that was named, or use --skip-bad"
 
 
 class Documents:
@@ -107,8 +110,7 @@ def convert_file(path: Path, form: Format, options: Options, *, skip_bad: bool) 
             # What the options leave out is not a mistake, but it is reported.
             made.skipped["not_asked_for"] += not found
         except BadItemError as error:
-            remedy = "Fix the item, check that the file has the format that was named, or use --skip-bad"
-            refuse(error.reason, DataError(path, f"{place} {error.problem}", remedy))
+            refuse(error.reason, DataError(path, f"{place} {error.problem}", _MEND))
     made.ignored = use.ignored()
     if not made.questions:
         problem = f"has no question that could be used, of {made.items} items ({dict(sorted(made.skipped.items()))})"
@@ -116,22 +118,31 @@ def convert_file(path: Path, form: Format, options: Options, *, skip_bad: bool) 
     return made
 
 
-def _found(path: Path, form: Format, made: Conversion, refuse: OnBad) -> Iterator[ParsedItem]:
+def _found(path: Path, form: Format, made: Conversion, refuse: OnBad) -> Iterator[tuple[str, Item]]:
+    """The items of a file with their places; what is not one counts as an item that cannot be used."""
     text = read_text(path, "file to convert")
-    whole = _whole(path, text) if form.walk is not None else None
+    whole = _whole(path, text) if form.items else None
 
     def count(reason: str, error: DataError) -> None:
         made.items += 1
         refuse(reason, error)
 
-    items: Iterable[ParsedItem]
-    if form.walk is not None and whole is not None:
-        items = form.walk(whole)
+    items: Iterable[tuple[str, Item]]
+    if whole is not None:
+        places = objects_at(
+            "", whole, form.items, lambda *found: count("wrong_type", DataError(path, " ".join(found), _MEND))
+        )
+        items = ((place.name, _with_outer(place, form.outer)) for place in places)
     else:
         items = ((one.place, one.value) for one in json_items(path, text, on_bad=count))
     for place, item in items:
         made.items += 1
         yield place, item
+
+
+def _with_outer(place: JsonObject, names: Sequence[str]) -> Item:
+    around = {name: owner[name] for owner in place.around[:-1] for name in names if name in owner}
+    return {**around, **place.around[-1]}
 
 
 def _whole(path: Path, text: str) -> dict[str, Any] | None:
@@ -151,11 +162,7 @@ def _whole(path: Path, text: str) -> dict[str, Any] | None:
     return found if any(isinstance(value, list) and key.lower() == "data" for key, value in found.items()) else None
 
 
-def _converted(
-    item: Mapping[str, Any] | BadItemError, form: Format, number: str, options: Options, use: FieldUse
-) -> list[Converted]:
-    if isinstance(item, BadItemError):
-        raise item
+def _converted(item: Item, form: Format, number: str, options: Options, use: FieldUse) -> list[Converted]:
     watched = use.watch(item)
     return with_what_came_before(watched, form.convert(watched, number, options))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -61,8 +61,6 @@ class Converted:
 Item = Mapping[str, Any]
 Convert = Callable[[Item, str, Options], list[Converted]]
 """From an item and its number to its questions; none where the options leave it out."""
-ParsedItem = tuple[str, Item | BadItemError]
-"""The place of an item in its file, and the item."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,11 @@ class Format:
     summary: str
     """One line of help."""
     convert: Convert
-    walk: Callable[[Any], Iterable[ParsedItem]] | None = None
-    """From the one JSON object that a file of it is to its items; None: the file is a list, or one object per line."""
+    items: str = ""
+    """Where the items are in the one JSON object that a file of it is, as `json_paths` has it, such as
+    `data[].paragraphs[].qas[]`; empty: the file is a list, or one object per line."""
+    outer: tuple[str, ...] = ()
+    """Fields of the objects around an item that belong to it."""
     options: tuple[str, ...] = field(default=())
     """Which of the options it uses."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from retro.common.registry import Registry, registered_by_instance
+from retro.qa.formats import chat as chats
+from retro.qa.formats import short_answers
 from retro.qa.formats.item import Format
 
 _BUILT_IN = (
@@ -13,7 +15,7 @@ _BUILT_IN = (
 FORMATS: Registry[Format] = Registry(
     "retro.formats",
     "a known format",
-    {name: f"retro.qa.formats.built_in:{name}" for name in _BUILT_IN},
+    {name: f"retro.qa.formats.registry:{name}" for name in _BUILT_IN},
     registered_by_instance(Format, "a Format of retro.qa.formats.item"),
 )
 """Every format, for `retro sft convert`."""
@@ -28,3 +30,20 @@ def find_format(name: str) -> Format:
     """
     wanted = name.lower().replace("-", "_")
     return FORMATS.find(name if name in FORMATS else wanted, "FORMAT")
+
+
+alpaca = Format("instruction, input, output", chats.alpaca)
+dolly = Format("instruction, context, response", chats.dolly, options=("passages",))
+sharegpt = Format("conversations of human and gpt", chats.sharegpt, options=("turns",))
+oasst = Format("trees of OpenAssistant, one per line", chats.oasst, options=("turns", "paths", "language"))
+chat = Format("messages with role and content, as on HuggingFace", chats.chat_messages, options=("turns",))
+squad = Format(
+    "SQuAD 1.1 and 2.0, with unanswerable questions",
+    short_answers.squad,
+    items="data[].paragraphs[].qas[]",
+    outer=("title", "context"),
+)
+nq_open = Format("question, answer", short_answers.nq_open)
+triviaqa = Format("TriviaQA's Data, answers with their aliases", short_answers.triviaqa, items="Data[]")
+hotpotqa = Format("HotpotQA, distractor setting, ten paragraphs each", short_answers.hotpotqa)
+boolq = Format("question, passage, answer true or false", short_answers.boolq)

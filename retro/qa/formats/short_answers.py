@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from retro.qa.formats.item import (
@@ -10,7 +9,6 @@ from retro.qa.formats.item import (
     Converted,
     Item,
     Options,
-    ParsedItem,
     id_of,
     optional_text,
     text_of,
@@ -62,38 +60,6 @@ def _squad_answers(item: Item) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
         raise BadItemError("wrong_type", f"has {str(value)[:60]!r} in 'answers', needs objects with a 'text'")
     return tuple(dict.fromkeys(one.strip() for one in texts if one.strip()))
-
-
-def walk_squad(document: Any) -> Iterator[ParsedItem]:
-    """Every question below `data[].paragraphs[].qas[]`, with the title and paragraph it is under."""
-    for article_place, article in _members(document, "", "data"):
-        if isinstance(article, BadItemError):
-            yield article_place, article
-            continue
-        for place, paragraph in _members(article, article_place, "paragraphs"):
-            if isinstance(paragraph, BadItemError):
-                yield place, paragraph
-                continue
-            around = {"title": article.get("title"), "context": paragraph.get("context")}
-            for inner, asked in _members(paragraph, place, "qas"):
-                yield inner, asked if isinstance(asked, BadItemError) else around | dict(asked)
-
-
-def walk_triviaqa(document: Any) -> Iterator[ParsedItem]:
-    """Every object below `Data[]`."""
-    yield from _members(document, "", "Data")
-
-
-def _members(owner: Item, place: str, key: str) -> Iterator[ParsedItem]:
-    """The objects of a list, each with its place; a list or an object that is not one is a bad item."""
-    below = f"{place}.{key}" if place else key
-    value = owner.get(key)
-    if not isinstance(value, list):
-        yield below, BadItemError("wrong_type", f"is a {type(value).__name__}, needs to be a list")
-        return
-    for number, one in enumerate(value):
-        here = f"{below}[{number}]"
-        yield here, one if isinstance(one, dict) else BadItemError("wrong_type", f"is a {type(one).__name__}")
 
 
 def boolq(item: Item, number: str, options: Options) -> list[Converted]:

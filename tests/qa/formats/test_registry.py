@@ -12,8 +12,10 @@ from retro.qa.formats.convert import Conversion, convert_file
 from retro.qa.formats.item import Options
 from retro.qa.formats.registry import FORMATS, find_format
 from retro.qa.formats.write import write_questions
+from retro.qa.layouts import read_task_questions
 from retro.qa.question import Context, Question, Turn
 from retro.qa.question_files import read_questions
+from retro.qa.task import load_task
 from tests.qa.formats import samples
 
 
@@ -309,9 +311,9 @@ def test_a_number_of_thousands_of_digits_is_named_or_counted(tmp_path: Path) -> 
         (
             lambda data: data["data"][0].update(paragraphs=None),
             "data[0].paragraphs",
-            "is a NoneType, needs to be a list",
+            "is null, needs to be a list",
         ),
-        (lambda data: data["data"][0]["paragraphs"][1].pop("qas"), "data[0].paragraphs[1].qas", "is a NoneType"),
+        (lambda data: data["data"][0]["paragraphs"][1].pop("qas"), "data[0].paragraphs[1].qas", "is missing, needs"),
         (lambda data: data["data"][0]["paragraphs"].append(7), "data[0].paragraphs[2]", "is a int"),
         (lambda data: data["data"][0]["paragraphs"][0]["qas"].append([]), "data[0].paragraphs[0].qas[2]", "is a list"),
         (
@@ -328,6 +330,33 @@ def test_a_bad_place_inside_a_squad_file_is_named(tmp_path: Path, change: Any, p
     with pytest.raises(DataError) as caught:
         converted(path, "squad")
     assert str(caught.value).startswith(f"{path}: {place} {problem}")
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda data: data["data"].append("x"), "data[1] is a str, needs to be an object"),
+        (lambda data: data["data"].append({"title": "A"}), "data[1].paragraphs is missing, needs to be a list"),
+        (lambda data: data["data"][0]["paragraphs"][0]["qas"].append([]), "data[0].paragraphs[0].qas[2] is a list"),
+    ],
+)
+def test_a_bad_place_is_named_where_the_file_is_evaluated_too(tmp_path: Path, change: Any, place: str) -> None:
+    data = json.loads(json.dumps(samples.SQUAD))
+    change(data)
+    path = as_list(tmp_path, data)
+    with pytest.raises(DataError) as caught:
+        read_task_questions(path, load_task("squad2.0"))
+    assert str(caught.value).startswith(f"{path}: {place}")
+
+
+def test_bad_places_inside_a_squad_file_are_counted(tmp_path: Path) -> None:
+    data = json.loads(json.dumps(samples.SQUAD))
+    data["data"] += ["x", {"title": "A"}]
+    data["data"][0]["paragraphs"][0]["qas"].append([])
+    good = converted(as_list(tmp_path, samples.SQUAD), "squad")
+    made = converted(as_list(tmp_path, data), "squad", skip_bad=True)
+    assert (made.items, made.questions) == (good.items + 3, good.questions)
+    assert made.counts()["skipped"] == {"wrong_type": 3}
 
 
 def test_two_items_of_one_id_are_refused(tmp_path: Path) -> None:
