@@ -92,6 +92,15 @@ class Table:
         options = {"justify": align, "no_wrap": whole or cut, "overflow": overflow, "width": width, "ratio": share}
         self.columns.append((heading, options))
 
+    @classmethod
+    def of_numbers(cls, title: str, first: str, *others: str) -> Table:
+        """A ruled table whose columns after the first hold numbers."""
+        table = cls(title=title, rules="all")
+        table.add_column(first)
+        for name in others:
+            table.add_column(name, align="right")
+        return table
+
     def add_row(self, *cells: Cell, style: str = "") -> None:
         """Add a row; `style` is for all of its cells."""
         self.rows.append((cells, style))

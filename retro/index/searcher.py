@@ -93,20 +93,7 @@ class PartsSearcher:
         return self._searchers[0].embedder
 
     def search(self, vectors_QD: NDArray[np.float32], k: int, rows: RowSet | None = None) -> Hits:
-        """The `k` rows most like each query, best first; of equals, the lower row.
-
-        Args:
-            vectors_QD: [Q, D] queries, from `embedder`.
-            k: At least 1.
-            rows: Find only these; without it, every row that is not removed.
-
-        Returns:
-            ids int64 [Q, k], -1 where there are no more; scores float32 [Q, k], inner products, -inf there.
-
-        Raises:
-            ArtifactError: An index file is damaged.
-            ValueError: Shapes or numbers that cannot be.
-        """
+        """As `Searcher.search` has it, over the rows of all parts."""
         wanted = self._rows_of_parts(self.db.all_rows if rows is None else rows)
         found = [
             _shifted(searcher.search(vectors_QD, k, part_rows), place.start)

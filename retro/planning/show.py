@@ -84,7 +84,7 @@ def layer_lines(shape: ModelShape) -> list[str]:
 
 def options_table(options: list[Plan]) -> Table:
     """The proposed layouts, one for each way to recompute."""
-    table = _table("Layouts that fit", "recompute", "tensor", "pipeline", "data", "GiB a GPU", "step")
+    table = Table.of_numbers("Layouts that fit", "recompute", "tensor", "pipeline", "data", "GiB a GPU", "step")
     for plan in options:
         layout = plan.layout
         sizes = (layout.tensor, layout.pipeline, plan.data)
@@ -97,7 +97,7 @@ def parts(plan: Plan) -> Table:
     """Parameters and FLOPs of each part of the model."""
     count, flops = count_parameters(plan.shape), plan.flops
     retro = plan.shape.model.retrieval
-    table = _table("The model", "part", "parameters", "MFLOPs a token, forward")
+    table = Table.of_numbers("The model", "part", "parameters", "MFLOPs a token, forward")
     table.add_row("embeddings and output", f"{count.embeddings:,}", _mega(flops.logits))
     table.add_row("decoder", f"{count.decoder:,}", _mega(flops.decoder))
     if not retro:
@@ -119,7 +119,7 @@ def memory(plan: Plan) -> Table:
     settings = f"tensor {plan.layout.tensor}, {plan.train.precision}, recompute {plan.train.recompute}"
     title = f"Memory of one GPU in GiB ({settings})"
     names = ("weights", "gradients", "optimizer", "activations", "transport", "total")
-    table = _table(title, "stage", "layers", *names)
+    table = Table.of_numbers(title, "stage", "layers", *names)
     for number, stage in enumerate(plan.stages):
         most = number == plan.fullest and len(plan.stages) > 1
         cells = [f"{getattr(stage, name) / GIB:.2f}" for name in names]
@@ -142,7 +142,7 @@ def time(plan: Plan, tokens: float) -> Table:
     retro = plan.shape.model.retrieval
     reached = f"{plan.utilization:.0%} of {plan.gpu.peak / 1e12:.0f} TFLOP/s" if plan.gpu else ""
     columns = ("Retro", "GPT", "ratio") if retro else ("GPT",)
-    table = _table(f"Time, if a GPU that works reaches {reached}", "", *columns)
+    table = Table.of_numbers(f"Time, if a GPU that works reaches {reached}", "", *columns)
     for name, own, other in _times(plan, gpt, tokens):
         cells = [_number(own), _number(other), f"{own / other:.3f}" if other else "-"] if retro else [_number(own)]
         table.add_row(name, *cells)
@@ -171,7 +171,7 @@ def _times(plan: Plan, gpt: Plan, tokens: float) -> list[tuple[str, float, float
 def published() -> Table:
     """What others needed for such models, and what that says about the formulas."""
     columns = ("tokens", "GPT hours", "Retro hours", "GPT reached", "Retro", "hours ratio", "FLOPs")
-    table = _table("Published GPU-hours", "size", *columns)
+    table = Table.of_numbers("Published GPU-hours", "size", *columns)
     for row in PUBLISHED:
         hours = f"{row.gpt_hours:,.0f}", f"{row.retro_hours:,.0f}"
         reached = f"{row.gpt_utilization:.0%}", f"{row.retro_utilization:.0%}"
@@ -227,14 +227,6 @@ def _json(plan: Plan, tokens: float) -> dict[str, object]:
         "model_utilization": plan.model_utilization,
         "gpu_hours": plan.gpu_hours(tokens),
     }  # fmt: skip
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, rules="all")
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, align="right")
-    return table
 
 
 def _layers(stage: StageMemory) -> str:

@@ -95,7 +95,7 @@ def _header(question: Question) -> list[str]:
 
 
 def _bytes_table(title: str, sizes: dict[str, float], *, total: bool) -> Table:
-    table = _table(title, "", "bytes", "")
+    table = Table.of_numbers(title, "", "bytes", "")
     for name, size in sizes.items():
         table.add_row(name, f"{size:,.0f}", human_size(size))
     if total:
@@ -110,7 +110,7 @@ def _memory_note(plan: DatabasePlan) -> str:
 
 
 def _parts(plan: DatabasePlan) -> Table:
-    table = _table("The index", "part", "bytes", "")
+    table = Table.of_numbers("The index", "part", "bytes", "")
     for name, size in asdict(plan.index_bytes).items():
         if size:
             table.add_row(name.replace("_", " "), f"{size:,.0f}", human_size(size))
@@ -150,7 +150,7 @@ def hours(question: Question) -> list[tuple[str, float | None, float | None]]:
 
 def _hours_table(question: Question) -> Table:
     title = f"Hours ({question.gpu.name} at {question.utilization:.0%} of its peak)"
-    table = _table(title, "", "at published rates", *(["measured on this machine"] if question.rates else []))
+    table = Table.of_numbers(title, "", "at published rates", *(["measured on this machine"] if question.rates else []))
     for name, paper, own in hours(question):
         table.add_row(name, _hours(paper), *([_hours(own)] if question.rates else []))
     return table
@@ -186,14 +186,6 @@ def as_numbers(question: Question) -> dict[str, object]:
         "measured": asdict(question.rates) if question.rates else None,
         "published": [asdict(row) | {"agrees": row.agrees} for row in published.compare()],
     }  # fmt: skip
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, rules="all")
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, align="right")
-    return table
 
 
 def _hours(value: float | None) -> str:

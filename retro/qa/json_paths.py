@@ -12,7 +12,7 @@ from typing import Any, Final
 MISSING: Final = object()
 """What a path that leads nowhere finds; unlike None, which a file may hold."""
 
-OnOther = Callable[[str, str], None]
+OnBadPart = Callable[[str, str], None]
 """Told of a part that is not what a path needs there: where it is, and a clause that says what was found."""
 
 KEY = "key"
@@ -33,38 +33,38 @@ class JsonObject:
     """Its place in that list."""
 
 
-def objects_at(name: str, root: Any, path: str, on_other: OnOther | None = None) -> Iterator[JsonObject]:
+def objects_at(name: str, root: Any, path: str, on_bad: OnBadPart | None = None) -> Iterator[JsonObject]:
     """Every object that `path` leads to from `root`, in order.
 
     Args:
         name: What the root is called in messages.
         root: A JSON value.
         path: Empty: the root itself.
-        on_other: Told of each part that is missing, or is not a list or an object where one is needed; without it they
+        on_bad: Told of each part that is missing, or is not a list or an object where one is needed; without it they
             are passed over.
     """
     start = JsonObject(name, (root,))
-    yield from _walk(start, path.split(".") if path else [], on_other or _passed_over)
+    yield from _walk(start, path.split(".") if path else [], on_bad or _passed_over)
 
 
 def _passed_over(place: str, problem: str) -> None:
     pass
 
 
-def _walk(place: JsonObject, segments: Sequence[str], on_other: OnOther) -> Iterator[JsonObject]:
+def _walk(place: JsonObject, segments: Sequence[str], on_bad: OnBadPart) -> Iterator[JsonObject]:
     if not isinstance(place.around[-1], dict) and place.name:
-        on_other(place.name, f"is {_kind(place.around[-1])}, needs to be an object")
+        on_bad(place.name, f"is {_kind(place.around[-1])}, needs to be an object")
         return
     if not segments:
         yield place
         return
     name, kind = _split(segments[0])
     value = _member(place.around[-1], name) if name else place.around[-1]
-    for step in _steps(place, name, kind, value, on_other):
-        yield from _walk(step, segments[1:], on_other)
+    for step in _steps(place, name, kind, value, on_bad):
+        yield from _walk(step, segments[1:], on_bad)
 
 
-def _steps(place: JsonObject, name: str, kind: str, value: Any, on_other: OnOther) -> Iterator[JsonObject]:
+def _steps(place: JsonObject, name: str, kind: str, value: Any, on_bad: OnBadPart) -> Iterator[JsonObject]:
     where = f"{place.name}.{name}" if place.name and name else place.name or name
     if kind == "[]" and isinstance(value, list):
         for number, item in enumerate(value):
@@ -75,7 +75,7 @@ def _steps(place: JsonObject, name: str, kind: str, value: Any, on_other: OnOthe
     elif not kind and isinstance(value, dict):
         yield JsonObject(where, (*place.around, value))
     else:
-        on_other(where or "the file", f"is {_kind(value)}, needs to be {'a list' if kind == '[]' else 'an object'}")
+        on_bad(where or "the file", f"is {_kind(value)}, needs to be {'a list' if kind == '[]' else 'an object'}")
 
 
 def _kind(value: Any) -> str:

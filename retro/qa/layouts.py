@@ -15,7 +15,7 @@ from typing import Any
 from retro.common.errors import DataError
 from retro.common.json_files import JsonError, OnBad, json_item, json_items, parse_json, read_text
 from retro.qa.fields import Fields, NothingToLearnError, question_of
-from retro.qa.json_paths import MISSING, JsonObject, OnOther, find, objects_at
+from retro.qa.json_paths import MISSING, JsonObject, OnBadPart, find, objects_at
 from retro.qa.question import Question
 from retro.qa.question_files import distinct_questions, read_questions
 from retro.qa.task import Layout, Task
@@ -70,10 +70,10 @@ def _roots(path: Path) -> Iterator[tuple[str, Any]]:
     yield from ((item.place, item.value) for item in json_items(path, text))
 
 
-def _places(layout: Layout, name: str, root: Any, on_other: OnOther | None = None) -> Iterator[JsonObject]:
+def _places(layout: Layout, name: str, root: Any, on_bad: OnBadPart | None = None) -> Iterator[JsonObject]:
     if layout.skip_lines_with and isinstance(root, dict) and layout.skip_lines_with in root:
         return
-    yield from objects_at(name, root, layout.items, on_other)
+    yield from objects_at(name, root, layout.items, on_bad)
 
 
 def _fits(layout: Layout, place: JsonObject) -> bool:
