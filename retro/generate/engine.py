@@ -79,6 +79,11 @@ class BatchEngine:
         self._next_number = 0
 
     @property
+    def retrieve(self) -> Retrieve | None:
+        """Finds passages for texts; None where nothing is searched."""
+        return self._finder.retrieve
+
+    @property
     def waiting(self) -> int:
         """Requests submitted and not begun."""
         return len(self._waiting)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -241,6 +241,8 @@ class Completion:
     """With those of a prefix."""
     prefix: Prefix | None = None
     """All tokens, where the request asks to `keep` their caches; None where it ended before it was begun."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What a way of decoding says of its answer, as JSON values: recorded with the answer, and given by the server."""
 
 
 @dataclass(frozen=True, kw_only=True)

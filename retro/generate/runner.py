@@ -277,6 +277,7 @@ def record(setting: Setting, question: Question, shown: Passages, completion: Co
         setting=setting,
         skipped="question_too_long" if completion is None else "",
         ended="" if completion is None else completion.ended,
+        details={} if completion is None else completion.details,
     )
 
 

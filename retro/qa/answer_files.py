@@ -41,6 +41,8 @@ class Answer:
     """Why the model was not asked, if it was not: the prediction is then empty, and counts as wrong."""
     ended: str = ""
     """Why the answer ended: end (the end token), stop (a stop text) or length; empty where that is not known."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What a recipe's way of decoding says of its answer, as JSON values."""
 
 
 class _PassageData(TypedDict):
@@ -58,6 +60,7 @@ class _AnswerData(TypedDict):
     prediction: str
     passages: list[_PassageData]
     setting: str
+    details: NotRequired[dict[str, Any]]
 
 
 class _AskedData(TypedDict):
@@ -102,7 +105,10 @@ def question_line_of(question: Question) -> QuestionLine:
 
 def answer_line(answer: Answer) -> str:
     """The answer as a line of JSON, with its line end."""
-    return checksummed_json.line(asdict(answer))
+    data = asdict(answer)
+    if not answer.details:
+        del data["details"]
+    return checksummed_json.line(data)
 
 
 def passage_record(passage: PassageLike) -> Context:
