@@ -81,7 +81,12 @@ def read_arguments(arguments: Sequence[str] | None, extra: Sequence[str] = ()) -
     # Settings cost half of what the shortest commands take, so `retro --help` does without them.
     from retro.run.config import load_run_config
 
-    return load_run_config(Path(files[0]) if files else None, [*overrides, *extra])
+    config = load_run_config(Path(files[0]) if files else None, [*overrides, *extra])
+    if config.recipe:
+        from retro.recipes.base import require_recipes
+
+        require_recipes(config)
+    return config
 
 
 def read_named(command: str, arguments: Sequence[str] | None, extra: Sequence[str] = ()) -> RunConfig:

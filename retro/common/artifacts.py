@@ -181,6 +181,12 @@ def is_complete(directory: Path) -> bool:
     return os.path.lexists(directory / MANIFEST)
 
 
+def command_of(stage: str) -> str:
+    """The command that makes a stage, or a step of a recipe: `sft`, `self_rag.critic`."""
+    name, _, step = stage.partition(".")
+    return f"retro recipe {name} run CONFIG {step}" if step else f"retro {name}"
+
+
 def require_parent(directory: Path, child: Manifest, stage: str, parent: Manifest) -> None:
     """Check that the artifact in `directory` was made from `parent`.
 
@@ -192,7 +198,7 @@ def require_parent(directory: Path, child: Manifest, stage: str, parent: Manifes
         raise ArtifactError(
             directory / MANIFEST,
             f"was made from {stage} {recorded}, but the {stage} here is {parent.fingerprint}",
-            f"Run `retro {child.stage}` again (add --redo), or point to the {stage} it was made from",
+            f"Run `{command_of(child.stage)}` again (add --redo), or point to the {stage} it was made from",
         )
 
 
@@ -213,7 +219,7 @@ def require_same_config(
         raise ArtifactError(
             directory / MANIFEST,
             f"was made under other settings: {'; '.join(changed[:3])}",
-            f"Use another run_dir, or add --redo to run `retro {made.stage}` and what follows it again",
+            f"Use another run_dir, or add --redo to run `{command_of(made.stage)}` and what follows it again",
         )
 
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 V = TypeVar("V")
 
-GROUPS = ("retro.embedders", "retro.metrics", "retro.tasks", "retro.prompts", "retro.formats", "retro.recipes")
+GROUPS = (
+    *("retro.embedders", "retro.metrics", "retro.tasks", "retro.prompts", "retro.formats", "retro.positions"),
+    "retro.recipes",
+)
 """Groups of entry points, one for each registry."""
 
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from retro.common.config import StageConfig, unknown_name
-from retro.common.errors import ConfigError, require
+from retro.common.config import StageConfig
+from retro.common.errors import require
 from retro.model.convert.hf_config import FOLDER_SETTINGS
-from retro.model.positions import kinds_of_positions, positions_named
+from retro.model.positions import POSITIONS, POSITIONS_HINT, positions_named
 from retro.model.sizes import SIZES, find_size
 
 
@@ -48,7 +48,7 @@ class ModelConfig(StageConfig):
     """Store norm weights as the distance from one (LayerNorm-1p)."""
     positions: str = "rope"
     """How tokens of the decoder know where they stand: `rope` (rotary), `learned` (a table) or `none`; a kind of your
-    own is a row in `model/positions.py`."""
+    own is registered (docs/extending.md)."""
     rope_percent: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of a head's width that is rotated."""
     rope_base: PositiveInt = 10_000
@@ -126,10 +126,7 @@ class ModelConfig(StageConfig):
     def _shapes_fit(self) -> ModelConfig:
         fits = self.hidden_size % self.heads == 0 or self.head_width != self.hidden_size // self.heads
         require(self, "heads", fits, f"a divisor of hidden_size = {self.hidden_size}, or model.head_width")
-        kinds = kinds_of_positions()
-        if self.positions not in kinds:
-            need = unknown_name(self.positions, kinds).replace("a setting", "a kind of positions")
-            raise ConfigError(f"{type(self).__name__}.positions", self.positions, need)
+        POSITIONS.require(self.positions, f"{type(self).__name__}.positions", POSITIONS_HINT)
         even = int(self.head_width * self.rope_percent) % 2 == 0
         rotary = positions_named(self.positions).rotary
         require(self, "head_width", not rotary or even, "an even rotated width: rope turns pairs")

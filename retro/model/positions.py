@@ -1,8 +1,8 @@
 """How a model knows where tokens stand: a strategy by name, the value of `model.positions`.
 
-A kind of positions is a row here and one in `reference.py`, which the parity tests hold equal: training, encoder,
-cross-attention and decoding with caches ask these two alone. A kind of one's own rotates by frequencies of its own; it
-is not exported, because transformers has no name for it. No torch here: settings read it.
+Training, encoder, cross-attention and decoding with caches ask nothing else. A kind of one's own rotates by frequencies
+of its own (docs/extending.md); it is not exported, because transformers has no name for it, and `reference.py` needs a
+row in its `FREQUENCIES` to be compared with it. No torch here: settings read it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from retro.common.registry import Registry
 
 
 class RotarySettings(Protocol):
@@ -42,32 +44,41 @@ class Positions:
     """For a rotary kind, radians from one position to the next for each of the rotated pairs of a head, half the
     rotated width of them; None: those of megatron-core, base^(-2i/width), with Llama 3.1's `rope_scaling`."""
 
-
-_KINDS: dict[str, Positions] = {
-    "rope": Positions(rotary=True),
-    "learned": Positions(),  # a table of rows that are added to the embedded tokens
-    "none": Positions(),
-}
+    @property
+    def defined_in(self) -> str:
+        """The module of its function."""
+        return self.frequencies.__module__ if self.frequencies is not None else __name__
 
 
-def register_positions(name: str, positions: Positions) -> None:
-    """Add a kind of positions.
+def _accept(found: object) -> Positions:
+    if not isinstance(found, Positions):
+        raise TypeError(f"is of type {type(found).__name__}, needs to be a retro.model.positions.Positions")
+    if all(found is not one for one in _BUILT_IN) and (not found.rotary or found.frequencies is None):
+        raise TypeError("needs rotary=True and frequencies; no other kind of positions can be added")
+    return found
 
-    Raises:
-        ValueError: There is one of that name, or it has no frequencies to rotate by.
-    """
-    if name in _KINDS:
-        raise ValueError(f"positions named {name!r} are there already")
-    if not positions.rotary or positions.frequencies is None:
-        raise ValueError(f"positions named {name!r} need rotary=True and frequencies; no other kind can be added")
-    _KINDS[name] = positions
+
+ROPE = Positions(rotary=True)
+ADDED = Positions()
+"""Nothing is rotated: a table of rows is added to the embedded tokens, or nothing is."""
+_BUILT_IN = (ROPE, ADDED)
+
+POSITIONS: Registry[Positions] = Registry(
+    "retro.positions",
+    "a kind of positions",
+    {"rope": f"{__name__}:ROPE", "learned": f"{__name__}:ADDED", "none": f"{__name__}:ADDED"},
+    _accept,
+)
+"""Every kind of positions, for `model.positions`."""
+
+POSITIONS_HINT = "one of another package has to be installed, or registered first"
 
 
 def positions_named(name: str) -> Positions:
-    """The kind of that name; `ModelConfig` has checked that there is one."""
-    return _KINDS[name]
+    """The kind of that name.
 
-
-def kinds_of_positions() -> tuple[str, ...]:
-    """All names."""
-    return tuple(_KINDS)
+    Raises:
+        ConfigError: There is none; the nearest is named.
+        DependencyError: Another package brings it, and it cannot be loaded.
+    """
+    return POSITIONS.find(name, "model.positions", POSITIONS_HINT)

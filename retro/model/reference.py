@@ -34,8 +34,8 @@ def rope_frequencies(model: Any) -> Tensor:
 
 
 FREQUENCIES: dict[str, Callable[[Any], Tensor]] = {"rope": rope_frequencies}
-"""By kind of rotary positions, radians from one position to the next, for each pair; other kinds rotate nothing in the
-decoder, and encoder and cross-attention as `rope` does."""
+"""By kind of rotary positions, radians from one position to the next, for each pair; `learned` and `none` rotate
+nothing in the decoder, and encoder and cross-attention as `rope` does."""
 
 
 class ReferenceRetro:
@@ -43,6 +43,8 @@ class ReferenceRetro:
 
     def __init__(self, shape: ModelShape, weights: Mapping[str, Tensor]) -> None:
         self.shape, self.model, self.weights = shape, shape.model, weights
+        if self.model.positions not in (*FREQUENCIES, "learned", "none"):
+            raise ValueError(f"positions {self.model.positions!r} have no row in FREQUENCIES")
 
     def __call__(
         self,

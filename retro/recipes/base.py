@@ -89,10 +89,11 @@ class StepRun:
         return _place(self.recipe, self.config, name)
 
     def teacher(self, settings: TeacherConfig) -> Teacher:
-        """A teacher whose replies are kept in the recipe's folder, for all of its steps."""
+        """A teacher whose replies are kept in the recipe's folder, for all of its steps; its report is the step's."""
         from retro.teacher.teacher import open_teacher
 
-        return open_teacher(settings, self.home / "teacher")
+        cache = settings.cache or self.home / "teacher"
+        return open_teacher(settings.model_copy(update={"cache": cache}), self.directory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,16 @@ def recipe_settings(config: RunConfig, recipe: Recipe) -> StageConfig:
     return recipe.config(**config.recipe.get(recipe.name, {}))
 
 
+def require_recipes(config: RunConfig) -> None:
+    """Check that the sections of recipes name recipes.
+
+    Raises:
+        ConfigError: One does not; the nearest is named.
+    """
+    for name in config.recipe:
+        RECIPES.require(name, f"recipe.{name}", "a package that brings one has to be installed")
+
+
 def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool = False) -> None:
     """Run the steps of a recipe in order, skipping what is complete.
 
@@ -232,10 +243,18 @@ def _shaping(work: StepRun) -> dict[str, Any]:
     """The settings that shape a step, those of the recipe and of the run."""
     own, run = config_json(work.settings), config_json(work.config)
     return {
-        "recipe": {name: own[name] for name in work.step.settings},
+        "recipe": {name: _content(getattr(work.settings, name), own[name]) for name in work.step.settings},
         "run": {name: run[name] for name in work.step.sections},
         "special_tokens": list(work.recipe.special_tokens),
     }
+
+
+def _content(value: Any, data: Any) -> Any:
+    """What of a setting shapes results: a section may leave out how its work is done, such as a teacher's retries."""
+    if not isinstance(value, StageConfig):
+        return data
+    kept = getattr(value, "shaping", None)
+    return {name: _content(getattr(value, name), data[name]) for name in data} if kept is None else dict(kept)
 
 
 def _place(recipe: Recipe, config: RunConfig, name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -18,12 +18,13 @@ from pydantic import (
     model_validator,
 )
 
-from retro.common.config import StageConfig
+from retro.common.config import StageConfig, config_json
 from retro.common.errors import ConfigError, require
 
 HIDDEN = "**********"
 """What is in a message in place of what may be a key."""
 MILLION = 1_000_000
+_SHAPING = ("kind", "model", "leave_out", "extra_body", "run", "overrides", "replies", "function")
 _NEEDS = {
     "openai": ("model", "the name of a model that base_url has"),
     "engine": ("run", "the YAML file of a run with a tuned model"),
@@ -81,8 +82,8 @@ class TeacherConfig(StageConfig):
     """Requests under way at once: threads for openai, sequences of a batch for engine; a script is asked one by one."""
 
     cache: Path | None = None
-    """Folder in which replies are kept, with their prompts, as plain text; absent: that of the step which asks. Several
-    runs may share one."""
+    """Folder in which replies are kept, with their prompts, as plain text; absent: that of the recipe, or of who
+    asks. Several runs may share one."""
 
     input_price: NonNegativeFloat | None = None
     """Price of a million prompt tokens, in any currency; absent: not known."""
@@ -138,6 +139,11 @@ class TeacherConfig(StageConfig):
         given = (self.replies is None) == bool(self.function) if self.kind == "script" else bool(getattr(self, name))
         if not given:
             raise ConfigError(f"teacher.{name}", getattr(self, name), f"needs {need}, since kind is {self.kind}")
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """The settings that decide what is replied, for manifests: not how often it is tried, and at what price."""
+        return {name: value for name, value in config_json(self).items() if name in _SHAPING}
 
     @property
     def has_prices(self) -> bool:

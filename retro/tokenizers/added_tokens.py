@@ -91,7 +91,11 @@ def token_ids(tokenizer: object, tokens: Sequence[str], setting: str) -> dict[st
     for token in tokens:
         id_ = token_id(tokenizer, token)
         if id_ is None:
-            raise ConfigError(setting, token, "needs a tokenizer that has this token: tune with sft.special_tokens")
+            raise ConfigError(
+                setting,
+                token,
+                "needs a tokenizer that has this token: name it in sft.special_tokens when the model is tuned",
+            )
         found[token] = id_
     return found
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +16,15 @@ import torch
 from retro.common.errors import ConfigError
 from retro.generate.decoding.decoder import CachedDecoder
 from retro.interop.export import require_known_positions
-from retro.model import positions, reference
-from retro.model.positions import Positions, RotarySettings, register_positions
+from retro.model import reference
+from retro.model.positions import POSITIONS, Positions, RotarySettings
 from retro.model.reference import ReferenceRetro
 from retro.training import checkpoint
 from tests.generate.decoding.recompute import RecomputeDecoder
 from tests.generate.decoding.scripts import neighbors, tokens
 from tests.generate.decoding.test_decoder import assert_equal, generate
 from tests.model.tiny import tiny_inputs, tiny_model, tiny_shape
+from tests.outside import installed, write_distribution
 from tests.training.test_loop import losses, run
 
 
@@ -33,10 +37,10 @@ def slowed(model: RotarySettings) -> Sequence[float]:
 @pytest.fixture
 def interpolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A kind of positions from outside the package, in both places."""
-    monkeypatch.setattr(positions, "_KINDS", dict(positions._KINDS))
-    register_positions("interpolated", Positions(rotary=True, frequencies=slowed))
+    POSITIONS.register("interpolated")(Positions(rotary=True, frequencies=slowed))
     monkeypatch.setitem(reference.FREQUENCIES, "interpolated", lambda model: torch.tensor(slowed(model)))
     yield "interpolated"
+    POSITIONS.unregister("interpolated")
 
 
 @pytest.mark.parametrize("settings", [{}, {"rope_percent": 0.5}, {"retrieval": False}])
@@ -72,17 +76,47 @@ def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    with pytest.raises(ValueError, match="'rope' are there already"):
-        register_positions("rope", Positions())
-    with pytest.raises(ValueError, match="positions named 'alibi' need rotary=True and frequencies"):
-        register_positions("alibi", Positions())
+    with pytest.raises(ConfigError, match="'rope': needs a name that is free; instruct-retro has it"):
+        POSITIONS.register("rope")(Positions(rotary=True, frequencies=slowed))
+    with pytest.raises(TypeError, match="needs rotary=True and frequencies"):
+        POSITIONS.register("alibi")(Positions(rotary=True))
 
 
-def test_frequencies_of_another_number_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(positions, "_KINDS", dict(positions._KINDS))
-    register_positions("short", Positions(rotary=True, frequencies=lambda model: [1.0]))
-    with pytest.raises(ValueError, match="'short': gives 1 frequencies, needed 2"):
-        tiny_model(tiny_shape(positions="short"))
+def test_frequencies_of_another_number_are_named() -> None:
+    POSITIONS.register("short")(Positions(rotary=True, frequencies=lambda model: [1.0]))
+    try:
+        with pytest.raises(ValueError, match="'short': gives 1 frequencies, needed 2"):
+            tiny_model(tiny_shape(positions="short"))
+    finally:
+        POSITIONS.unregister("short")
+
+
+def test_a_package_brings_one_and_the_command_line_knows_it(tmp_path: Path) -> None:
+    code = """
+from retro.model.positions import Positions
+
+
+def frequencies(model):
+    width = int(model.head_width * model.rope_percent)
+    return [(3 * model.rope_base) ** (-pair / width) for pair in range(0, width, 2)]
+
+
+WIDE = Positions(rotary=True, frequencies=frequencies)
+"""
+    write_distribution(tmp_path, "lab", {"lab_wide.py": code}, {"retro.positions": "wide = lab_wide:WIDE"})
+    with installed(tmp_path, POSITIONS):
+        model = tiny_model(tiny_shape(positions="wide"))
+        assert model.rotary_pos_emb.inv_freq[1] == pytest.approx(30_000 ** (-2 / 4))
+        with pytest.raises(ValueError, match="positions 'wide' have no row in FREQUENCIES"):
+            ReferenceRetro(tiny_shape(positions="wide"), {})
+    run = subprocess.run(
+        [sys.executable, "-m", "retro", "config", "show", "model.positions=wide", "model.size=tiny"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert "positions: wide" in run.stdout, run.stderr
+    with pytest.raises(ConfigError, match="one of another package has to be installed"):
+        tiny_shape(positions="wide")
 
 
 def test_what_the_exported_file_does_not_know_is_not_exported(interpolated: str) -> None:

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import yaml
 
+from retro.cli.options import read_arguments
 from retro.cli.scores import tasks_numbers
-from retro.common.errors import ConfigError, DataError, DependencyError
+from retro.common.errors import ArtifactError, ConfigError, DataError, DependencyError
 from retro.common.registry import GROUPS, Registry
 from retro.index.config import EmbedderConfig, IndexConfig
 from retro.index.embedder import EMBEDDERS
 from retro.index.embedders import make_embedder
+from retro.model.config import ModelConfig
+from retro.model.positions import POSITIONS, positions_named
 from retro.qa.answer_files import Answer, question_line_of
 from retro.qa.fields import Fields
 from retro.qa.formats.convert import convert_file
@@ -38,7 +41,8 @@ from tests.outside import installed, write_distribution
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```(?:python|yaml|toml)\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL))
-REGISTRIES: tuple[Registry[Any], ...] = (EMBEDDERS, METRICS, FORMATS, TASKS, PROMPTS, RECIPES)
+OTHERS = ("my_lab/slow_rope.py", "hedging.yaml")
+REGISTRIES: tuple[Registry[Any], ...] = (EMBEDDERS, METRICS, FORMATS, TASKS, PROMPTS, POSITIONS, RECIPES)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_every_block_is_used_here_and_every_group_is_explained() -> None:
     names = ("pyproject.toml", "run.yaml", *(f"my_lab/{name}" for name in ("letters.py", "brevity.py", "quiz.yaml")))
-    assert set(BLOCKS) == {*names, "my_lab/terse.yaml", "my_lab/quizlist.py", "my_lab/hedging.py"}
+    assert set(BLOCKS) == {*names, "my_lab/terse.yaml", "my_lab/quizlist.py", "my_lab/hedging.py", *OTHERS}
     assert PAGE.count("```") == 2 * len(BLOCKS)
     assert {registry.group for registry in REGISTRIES} == set(GROUPS)
     assert all(f"`{registry.group}`" in PAGE for registry in REGISTRIES)
@@ -178,9 +182,29 @@ def test_a_packaged_file_that_is_wrong_is_named(tmp_path: Path) -> None:
 def test_the_recipe_labels_answers(lab: Path, tmp_path: Path) -> None:
     asked = [{"question": "Where?", "answers": ["Rome"]}, {"question": "Who?", "answers": ["nobody at all"]}]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
-    settings = {"hedging": {"questions": str(tmp_path / "asked.jsonl")}}
-    config = RunConfig(run_dir=tmp_path / "run", recipe=settings)
+    replies = [{"pattern": "Rome", "reply": "Yes."}, {"pattern": "", "reply": "no"}]
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(one) + "\n" for one in replies))
+    data = yaml.safe_load(BLOCKS["hedging.yaml"])
+    data["recipe"]["hedging"]["questions"] = str(tmp_path / "asked.jsonl")
+    data["recipe"]["hedging"]["teacher"]["replies"] = str(tmp_path / "replies.jsonl")
+    config = RunConfig(**data | {"run_dir": tmp_path / "run"})
     run_recipe(RECIPES.find("hedging", "recipe"), config)
     [first, second] = read_questions(tmp_path / "run/recipe_hedging/label/train.jsonl", Fields())
     assert [one.token for one in (first.segments[0], second.segments[0])] == ["[Sure]", "[Unsure]"]
     assert first.segments[1].text == "Rome"
+
+    # How often a teacher is asked at once shapes nothing; what it says does.
+    data["recipe"]["hedging"]["teacher"]["concurrency"] = 2
+    run_recipe(RECIPES.find("hedging", "recipe"), RunConfig(**data | {"run_dir": tmp_path / "run"}))
+    data["recipe"]["hedging"]["teacher"] = {"kind": "script", "function": "my_lab.other:reply"}
+    with pytest.raises(ArtifactError, match="add --redo to run `retro recipe hedging run CONFIG judge`"):
+        run_recipe(RECIPES.find("hedging", "recipe"), RunConfig(**data | {"run_dir": tmp_path / "run"}))
+    with pytest.raises(ConfigError, match=r"recipe\.hegding = 'hegding': .*did you mean 'hedging'"):
+        read_arguments(["recipe.hegding.questions=a.jsonl"])
+
+
+def test_the_positions_are_a_setting(lab: Path) -> None:
+    config = ModelConfig(size="tiny", positions="slow_rope")
+    frequencies = positions_named(config.positions).frequencies
+    assert frequencies is not None
+    assert frequencies(config)[0] == pytest.approx(1 / 3)

@@ -23,7 +23,7 @@ from retro.run.pipeline import stage
 from retro.sft.config import SftDataConfig
 from retro.sft.prepare import Shape, sample_ids
 from retro.sft.sets import Part, QuestionSet, read_sets
-from retro.tokenizers.added_tokens import add_tokens
+from retro.tokenizers.added_tokens import add_tokens, added_tokens, token_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +166,17 @@ def _sample(inputs: TuningInputs, one: QuestionSet, part: Part, number: int) -> 
 
 
 def _texts(tokenizer: Any, tokens: list[int], runs: list[tuple[str, bool, int]]) -> Iterator[SamplePart]:
-    """The runs with their texts."""
+    """The runs with their texts, special tokens by their names: decoded, they would be nothing."""
+    named = token_ids(tokenizer, added_tokens(tokenizer), "sft.special_tokens")
+    names = {id_: name for name, id_ in named.items()}
+    owners = [place for place, (_, _, count) in enumerate(runs) for _ in range(count)]
+    groups = [list(group) for _, group in groupby(range(len(tokens)), lambda at: (owners[at], names.get(tokens[at])))]
     # Marks of no other meaning.
-    marks = [END + 1 + place for place, (_, _, count) in enumerate(runs) for _ in range(count)]
+    marks = [END + 1 + place for place, group in enumerate(groups) for _ in group]
     found = pieces(tokenizer, tokens, marks)
-    for place, (name, learned, count) in enumerate(runs):
-        yield SamplePart(name, learned, count, text_of(piece for piece in found if piece.mark == END + 1 + place))
+    texts = [""] * len(runs)
+    for place, group in enumerate(groups):
+        name = names.get(tokens[group[0]], "") * len(group)
+        texts[owners[group[0]]] += name or text_of(piece for piece in found if piece.mark == END + 1 + place)
+    for (name, learned, count), text in zip(runs, texts, strict=True):
+        yield SamplePart(name, learned, count, text)

@@ -47,6 +47,15 @@ def test_segments_are_told_apart_by_what_is_learned_of_them(road: RunConfig, tmp
     assert all(one.tokens > 0 for one in sample.parts)
 
 
+def test_special_tokens_are_shown_by_their_names(road: RunConfig, tmp_path: Path) -> None:
+    segments = [{"token": "[Sure]"}, {"text": "It is Rome."}, {"token": "[Sure]"}, {"text": "page", "learn": False}]
+    config = tuned(road, tmp_path, [CITY | {"segments": segments}])
+    config = config.model_copy(update={"sft": config.sft.model_copy(update={"special_tokens": ("[Sure]",)})})
+    learned, read = tuning_sample(config, "train", 0).parts[1:-1]
+    assert learned.text.replace(" ", "") == "[Sure]ItisRome.[Sure]"
+    assert (read.text.strip(), read.learned) == ("page", False)
+
+
 def test_a_question_that_does_not_fit_says_so(
     road: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
