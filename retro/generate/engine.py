@@ -113,7 +113,10 @@ class BatchEngine:
         Raises:
             ConfigError: A setting is out of range, the prompt does not fit, or its prefix is not held.
         """
-        self._prefixes.find(request.prefix)
+        held, prefix = self._prefixes.find(request.prefix), request.prefix
+        asks = held is not None and prefix is not None and held.logits_V is None and held.read == len(prefix.tokens)
+        if asks and not request.prompt:
+            raise ConfigError("prompt", [], "needs a token after a prefix whose last one was dropped")
         require_request(_whole(request), self.decoder, searches=self._finder.retrieve is not None)
 
     @torch.inference_mode()
@@ -140,6 +143,18 @@ class BatchEngine:
             self._close(generation)
             raise
         return self._prefixes.hold(generation.ids, generation.held_state())
+
+    def without_last(self, prefix: Prefix) -> Prefix:
+        """The prefix that a request kept, less its last token: what was chosen there is decided otherwise.
+
+        Args:
+            prefix: Of a completion; no longer valid after this.
+
+        Raises:
+            ConfigError: It is not held.
+            ValueError: It is not of a completion.
+        """
+        return self._prefixes.without_last(prefix)
 
     def release(self, prefix: Prefix) -> None:
         """Forget a prefix; requests that have begun to continue it continue.

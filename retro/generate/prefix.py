@@ -58,6 +58,20 @@ class PrefixCache:
             raise ConfigError("prefix", f"{len(prefix.tokens)} tokens", need)
         return None if prefix is None else self._held[prefix]
 
+    def without_last(self, prefix: Prefix) -> Prefix:
+        """Take over a prefix, less its last token, which its row has not read.
+
+        Raises:
+            ConfigError: As `find`.
+            ValueError: The last token was read.
+        """
+        held = self.find(prefix)
+        if held is None or held.read != len(prefix.tokens) - 1:
+            raise ValueError("only a token that was not read can be dropped: the last one of a request that has ended")
+        shorter = self.hold(prefix.tokens[:-1], held)
+        del self._held[prefix]
+        return shorter
+
     def release(self, prefix: Prefix) -> None:
         """Close its row; what has been forked from it continues.
 

@@ -47,12 +47,14 @@ class _Running:
 class ProgramEngine:
     """Runs programs over an engine; see `retro.generate.request.Engine`. Nobody else drives that engine meanwhile."""
 
-    def __init__(self, engine: BatchEngine, begin: Callable[[Request], Program], max_running: int = 4) -> None:
+    def __init__(
+        self, engine: BatchEngine, begin: Callable[[Request], Program] | None = None, max_running: int = 4
+    ) -> None:
         """Set up, with nothing to do.
 
         Args:
             engine: Answers the requests of the programs.
-            begin: The program that answers a request.
+            begin: The program that answers a request; without it programs are run, and no requests submitted.
             max_running: Programs at once; each holds the caches of its prefixes, beside what the engine runs.
 
         Raises:
@@ -85,7 +87,7 @@ class ProgramEngine:
             ConfigError: The request cannot be answered by the engine.
         """
         self._engine.require(request)
-        return self.submit_program(lambda: self._begin_program(request))
+        return self.submit_program(partial(self._program_of, request))
 
     def submit_program(self, begin: Begin) -> int:
         """Queue a program; it begins in one of the next steps.
@@ -150,7 +152,7 @@ class ProgramEngine:
         """Answer all of them, in their order; as `run`."""
         for request in requests:
             self._engine.require(request)
-        return self.run([partial(self._begin_program, request) for request in requests])
+        return self.run([partial(self._program_of, request) for request in requests])
 
     def stream(self, request: Request) -> Iterator[Event]:
         """Answer one; all of its text comes with the last event."""
@@ -165,6 +167,11 @@ class ProgramEngine:
         self._engine.abandon()
         while self._running:
             self._close(self._running.popitem()[1])
+
+    def _program_of(self, request: Request) -> Program:
+        if self._begin_program is None:
+            raise ValueError("this engine runs programs, and was not told which one answers a request")
+        return self._begin_program(request)
 
     def _events(self) -> Iterator[Event]:
         try:

@@ -1,0 +1,149 @@
+"""Texts of the recipe: what teacher and critic are asked, and how instructions are written. Data, in `prompts.yaml`.
+
+An instruction with an input, or with a context, is one text with headings; the style in `style.yaml` puts
+`### Instruction:` before and `### Response:` behind it. Tuning and use go through the same functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from pydantic import Field, PositiveInt, model_validator
+
+from retro.common.artifacts import fingerprint
+from retro.common.config import StageConfig, config_json
+from retro.common.errors import ConfigError, DataError
+from retro.common.yaml_files import parse_yaml, read_yaml
+from retro.recipes.self_rag.tokens import FAMILIES, Family
+
+Variant = Literal["input", "no_input", "no_input_paragraph", "no_input_separated"]
+"""How an instruction is followed by what it is about: an input, nothing, or a context under one of two headings."""
+_HEADINGS: dict[Variant, str] = {
+    "input": "\n\n### Input:\n",
+    "no_input_paragraph": "\n\n### Context:\n",
+    "no_input_separated": "\n\n### Separated Context:\n",
+}
+_ANSWER = re.compile(r"answer\s*:\s*[*_\"'`\[(]*([a-z0-9]+)", re.IGNORECASE)
+
+
+class TeacherTexts(StageConfig):
+    """What the teacher is asked of one family."""
+
+    prompt: str
+    """With `{instruction}` and whatever else the family looks at."""
+    labels: dict[str, str]
+    """The words that it answers with, and the token that each stands for."""
+
+
+class Texts(StageConfig):
+    """All of a prompts file."""
+
+    whole_file: ClassVar[bool] = True
+
+    name: str = Field(min_length=1)
+    version: PositiveInt
+    teacher: dict[Family, TeacherTexts]
+    critic: dict[Family, str]
+    headings: dict[Literal["instruction", "preceding", "evidence", "output"], str]
+    tasks: dict[str, str]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Texts:
+        for family, tokens in FAMILIES.items():
+            if family not in self.teacher or family not in self.critic:
+                raise ConfigError(f"teacher.{family}", None, "needs texts for teacher and critic")
+            given = sorted(set(self.teacher[family].labels.values()))
+            if given != sorted(tokens):
+                raise ConfigError(f"teacher.{family}.labels", given, f"needs a word for each of {', '.join(tokens)}")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What manifests record."""
+        return {"name": self.name, "version": self.version, "fingerprint": fingerprint(config_json(self))}
+
+
+def load_texts(path: Path | None) -> Texts:
+    """The shipped texts, or a user's file laid over them.
+
+    Raises:
+        DataError: The file is missing, or is not a prompts file.
+    """
+    data: dict[str, Any] = parse_yaml(_folder().joinpath("prompts.yaml").read_text(encoding="utf-8"))
+    if path is None:
+        return Texts(**data)
+    own = read_yaml(path)
+    remedy = "Its sections are those of retro/recipes/self_rag/prompts.yaml"
+    for key in ("name", "version"):
+        if key not in own:
+            raise DataError(path, f"has no {key!r}", f"Give it one: it is recorded with the results. {remedy}")
+    for key, value in own.items():
+        below = data.get(key)
+        data[key] = below | value if isinstance(below, dict) and isinstance(value, dict) else value
+    try:
+        return Texts(**data)
+    except ConfigError as error:
+        raise DataError(path, str(error), remedy) from None
+
+
+@contextmanager
+def style_file() -> Iterator[Path]:
+    """The file for `sft.data.prompts` and `generate.prompts`, in which style `plain` is the recipe's."""
+    with resources.as_file(_folder().joinpath("style.yaml")) as path:
+        yield path
+
+
+def instruction_text(instruction: str, about: str = "", variant: Variant = "input") -> str:
+    """An instruction with what it is about, as it stands behind `### Instruction:`.
+
+    Args:
+        instruction: The instruction itself.
+        about: An input or a context; blank: none.
+        variant: Under which heading it stands.
+
+    Raises:
+        ValueError: There is no such variant.
+    """
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant {variant!r}; known: {', '.join(get_args(Variant))}")
+    if not about.strip() or variant == "no_input":
+        return instruction.strip()
+    return f"{instruction.strip()}{_HEADINGS[variant]}{about.strip()}"
+
+
+def critic_input(texts: Texts, item: Mapping[str, str]) -> str:
+    """What an item of the critic is about: its texts under headings, those that it has.
+
+    Args:
+        texts: The headings.
+        item: `instruction`, and some of `preceding`, `evidence` and `output`.
+    """
+    named = ((heading, item.get(name, "")) for name, heading in texts.headings.items())
+    return "\n".join(f"{heading}: {text.strip()}" for heading, text in named if text.strip())
+
+
+def teacher_prompt(texts: Texts, family: Family, item: Mapping[str, str]) -> str:
+    """What the teacher is asked of an item; a text that the item lacks is a dash."""
+    parts = re.split(r"\{(instruction|output|evidence|preceding)\}", texts.teacher[family].prompt)
+    # Every second part is a name. What is filled in is never looked at again: it may hold braces.
+    return "".join(part if place % 2 == 0 else item.get(part, "").strip() or "-" for place, part in enumerate(parts))
+
+
+def label_of_reply(texts: Texts, family: Family, reply: str) -> str | None:
+    """The token that a teacher's reply stands for; None where it says none of the words, or not in the form asked for.
+
+    The last `Answer:` counts; a reply that is one of the words alone does too.
+    """
+    labels = texts.teacher[family].labels
+    said = _ANSWER.findall(reply)
+    word = said[-1].lower() if said else reply.strip().strip(".*\"'").lower()
+    return labels.get(word)
+
+
+def _folder() -> Any:
+    return resources.files("retro.recipes.self_rag")
