@@ -7,6 +7,7 @@ retro recipe NAME run CONFIG.yaml [STEP] [section.setting=value]...
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,25 +78,33 @@ def _list(as_json: bool) -> None:
 
 
 def _show(found: Recipe, as_json: bool) -> None:
-    from retro.common.config import setting_docs
-
-    docs = setting_docs(found.config)
-    fields = {name: field.get_default(call_default_factory=True) for name, field in found.config.model_fields.items()}
     if as_json:
-        steps = [{"name": one.name, "summary": one.summary, "needs": list(one.needs)} for one in found.steps]
+        steps = [
+            {"name": one.name, "summary": one.summary, "needs": list(one.needed(found.config()))} for one in found.steps
+        ]
         output.json({"name": found.name, "steps": steps, "settings": found.config.model_json_schema()})
         return
     steps_table, settings_table = Table(title=found.summary), Table(title=f"Settings, under recipe.{found.name}")
     for heading in ("step", "what it does", "needs"):
         steps_table.add_column(heading, whole=heading == "step")
     for one in found.steps:
-        steps_table.add_row(one.name, one.summary, ", ".join(one.needs))
+        steps_table.add_row(one.name, one.summary, ", ".join(one.needed(found.config())))
     for heading in ("setting", "default", "what it is"):
         settings_table.add_column(heading, whole=heading == "setting")
-    for name, default in fields.items():
-        settings_table.add_row(name, _shown(default), docs.get(name, ""))
+    for row in _settings(found.config()):
+        settings_table.add_row(*row)
     output.table(steps_table, settings_table)
 
 
-def _shown(value: Any) -> str:
-    return "…" if hasattr(value, "model_fields") else str(value)
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Name, default and description of every setting; sections that other pages describe, such as a training loop's,
+    are one line."""
+    from retro.common.config import setting_docs
+
+    docs = setting_docs(type(config))
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        inside = hasattr(value, "model_fields") and type(value).__module__ == type(config).__module__
+        yield f"{prefix}{name}", "" if hasattr(value, "model_fields") else str(value), docs.get(name, "")
+        if inside:
+            yield from _settings(value, f"{prefix}{name}.")

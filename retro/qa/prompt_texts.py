@@ -198,7 +198,7 @@ class PromptTexts(StageConfig):
 PROMPTS: Registry[Traversable] = Registry(
     "retro.prompts",
     "a set of prompt texts",
-    {"shipped": "retro.qa:prompts.yaml"},
+    {"shipped": "retro.qa:prompts.yaml", "self_rag": "retro.recipes.self_rag:style.yaml"},
     yaml_file,
     load=package_file,
 )

@@ -84,7 +84,7 @@ class StepRun:
         Raises:
             ValueError: The step does not say that it needs it.
         """
-        if name not in self.step.needs:
+        if name not in self.step.needed(self.settings):
             raise ValueError(f"step {self.step.name} reads {name}, which is not among its needs")
         return _place(self.recipe, self.config, name)
 
@@ -105,12 +105,19 @@ class Step:
     """One line."""
     run: Callable[[StepRun], Made]
     """Goes on with what an earlier call left in the step's directory."""
-    needs: tuple[str, ...] = ()
-    """Earlier steps, and stages of the pipeline, that must have finished; made again, this one is out of date."""
+    needs: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
+    """Earlier steps, and stages of the pipeline, that must have finished; made again, this one is out of date. A
+    function of the recipe's settings where these say so, such as a checkpoint that takes the place of a step."""
     settings: tuple[str, ...] = ()
-    """Names of the recipe's settings that shape it."""
+    """Names of the recipe's settings that shape it, dotted within a section: `critic.tune`."""
     sections: tuple[str, ...] = ()
     """Sections of the run's settings that shape it, such as `sft`."""
+    wanted: Callable[[Any], bool] = lambda _: True
+    """Whether the recipe's settings ask for it. One that they do not ask for is passed over when all steps are run."""
+
+    def needed(self, settings: Any) -> tuple[str, ...]:
+        """What it needs under these settings of the recipe."""
+        return self.needs(settings) if callable(self.needs) else self.needs
 
 
 @runtime_checkable
@@ -152,7 +159,9 @@ def _accept(found: object) -> Recipe:
     return made
 
 
-RECIPES: Registry[Recipe] = Registry("retro.recipes", "a recipe", {}, _accept)
+RECIPES: Registry[Recipe] = Registry(
+    "retro.recipes", "a recipe", {"self_rag": "retro.recipes.self_rag.recipe:SelfRag"}, _accept
+)
 """All recipes by name."""
 
 
@@ -202,14 +211,16 @@ def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool 
             for one in recipe.steps[names.index(only) if only else 0 :]:
                 discard(recipe_path(config, recipe) / one.name)
         for number, one in enumerate(recipe.steps, start=1):
-            if only in ("", one.name):
-                where = f"[{number}/{len(recipe.steps)}] recipe {recipe.name}: {one.name}"
+            where = f"[{number}/{len(recipe.steps)}] recipe {recipe.name}: {one.name}"
+            if not only and not one.wanted(settings):
+                log.info("%s: passed over, the settings do not ask for it", where)
+            elif only in ("", one.name):
                 _run_step(StepRun(recipe=recipe, step=one, config=config, settings=settings), where)
 
 
 def _run_step(work: StepRun, where: str) -> None:
     step, out = work.step, work.directory
-    parents = {name: _parent(work, name) for name in step.needs}
+    parents = {name: _parent(work, name) for name in step.needed(work.settings)}
     shaping = _shaping(work)
     title = f"{work.recipe.name}.{step.name}"
     if is_complete(out):
@@ -243,10 +254,17 @@ def _shaping(work: StepRun) -> dict[str, Any]:
     """The settings that shape a step, those of the recipe and of the run."""
     own, run = config_json(work.settings), config_json(work.config)
     return {
-        "recipe": {name: _content(getattr(work.settings, name), own[name]) for name in work.step.settings},
+        "recipe": {name: _content(*_setting(work.settings, own, name)) for name in work.step.settings},
         "run": {name: run[name] for name in work.step.sections},
         "special_tokens": list(work.recipe.special_tokens),
     }
+
+
+def _setting(settings: Any, data: Any, name: str) -> tuple[Any, Any]:
+    """A setting and its JSON value."""
+    for part in name.split("."):
+        settings, data = getattr(settings, part), data[part]
+    return settings, data
 
 
 def _content(value: Any, data: Any) -> Any:

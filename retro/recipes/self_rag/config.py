@@ -9,8 +9,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
+from retro.sft.config import SftTrainConfig
 from retro.teacher.config import TeacherConfig
-from retro.training.config import TrainConfig
 
 Mode = Literal["adaptive_retrieval", "no_retrieval", "always_retrieve"]
 MODES: tuple[Mode, ...] = ("adaptive_retrieval", "no_retrieval", "always_retrieve")
@@ -91,7 +91,7 @@ class TuneConfig(StageConfig):
     start_from: Path | None = None
     """A checkpoint to start from; absent: the run's pretrained model."""
 
-    train: TrainConfig = TrainConfig()
+    train: SftTrainConfig = SftTrainConfig()
     """Steps, batches, optimizer, LoRA. The paper: global batch 128, lr 2e-5, schedule linear, min_lr_fraction 0."""
 
     epochs: PositiveFloat | None = None
@@ -144,6 +144,11 @@ class CriticConfig(StageConfig):
     seed: NonNegativeInt = 1234
     """Of what is left out and held out."""
 
+    @property
+    def has_data(self) -> bool:
+        """Whether there is anything to tune it on."""
+        return self.items is not None or self.labelled is not None
+
 
 class DataConfig(StageConfig):
     """How training data of the generator is made (arXiv:2310.11511, section 3.2.2 and appendix)."""
@@ -183,6 +188,11 @@ class DataConfig(StageConfig):
 
     seed: NonNegativeInt = 1234
     """Of what is drawn."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is anything to tune the generator on."""
+        return self.items is not None or self.samples is not None
 
 
 class GeneratorConfig(StageConfig):

@@ -7,8 +7,7 @@ An instruction with an input, or with a context, is one text with headings; the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -91,11 +90,10 @@ def load_texts(path: Path | None) -> Texts:
         raise DataError(path, str(error), remedy) from None
 
 
-@contextmanager
-def style_file() -> Iterator[Path]:
-    """The file for `sft.data.prompts` and `generate.prompts`, in which style `plain` is the recipe's."""
-    with resources.as_file(_folder().joinpath("style.yaml")) as path:
-        yield path
+STYLE = Path("self_rag")
+"""For `sft.data.prompts` and `generate.prompts`: the texts of `style.yaml`, in which style `plain` is the recipe's."""
+KIND = "self_rag"
+"""The kind of question there."""
 
 
 def instruction_text(instruction: str, about: str = "", variant: Variant = "input") -> str:

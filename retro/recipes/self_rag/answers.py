@@ -1,0 +1,220 @@
+"""Answers of the generator in each mode, their scores, and the files that users of the original know.
+
+answer/questions.jsonl, task.yaml     the questions as they are put: with the task's instruction
+answer/<mode>/                        a generate stage: answers, with segments and scores in `details`
+scores/<mode>/                        an evaluate stage
+scores/<mode>.json, modes.json        the original's output; the modes side by side
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retro.common.artifacts import Manifest
+from retro.common.files import atomic_path, read_json, write_plain_json
+from retro.evaluate import score as evaluate
+from retro.evaluate.compare import compare, open_scored_answers
+from retro.evaluate.scores import SCORES
+from retro.generate import run as generate
+from retro.generate.config import ModelPaths
+from retro.generate.questions import load_questions
+from retro.index.retriever import open_retriever
+from retro.qa.answer_files import read_answers
+from retro.qa.formats.item import record
+from retro.qa.question import Question
+from retro.qa.task import Task, load_task
+from retro.recipes.base import Made, StepRun
+from retro.recipes.self_rag.config import DecodeConfig, Mode
+from retro.recipes.self_rag.items import write_items
+from retro.recipes.self_rag.policy import SelfRagPolicy
+from retro.recipes.self_rag.prompts import STYLE, Texts, instruction_text, load_texts
+from retro.run.pipeline import database_dirs
+
+log = logging.getLogger(__name__)
+
+QUESTIONS, TASK = "questions.jsonl", "task.yaml"
+MODES = "modes.json"
+
+
+def run(work: StepRun, paths: ModelPaths) -> Made:
+    """Answer the questions of the section `generate`, in each mode.
+
+    Raises:
+        RetroError: As the generate stage.
+    """
+    config, usual = work.settings.decode, work.config.generate
+    task = load_task(usual.task)
+    questions = load_questions(usual, paths.corpus)
+    texts = load_texts(work.settings.prompts)
+    write_items(work.directory / QUESTIONS, (asked_item(one, task, texts) for one in questions))
+    _write_task(task, work.directory / TASK)
+    counts: dict[str, Any] = {"questions": len(questions)}
+    for mode in config.modes:
+        settings = _settings(work, mode)
+        policy = SelfRagPolicy(config, mode, _search(work, config, paths))
+        generate.run(settings, work.config.parallel, paths, work.directory / mode, policy)
+        counts[mode] = _counts(work.directory / mode)
+    return Made(files=[QUESTIONS, TASK, *(f"{mode}/manifest.json" for mode in config.modes)], counts=counts)
+
+
+def asked_item(question: Question, task: Task, texts: Texts) -> dict[str, Any]:
+    """A question in this toolkit's form, put as an instruction: that of the task, and the question as its input."""
+    instruction = texts.tasks.get(task.name, "") or task.instruction or ""
+    options = "".join(f"\n{_letter(place)}: {option}" for place, option in enumerate(question.options))
+    about = question.question + options
+    item = record(question) | {"question": instruction_text(instruction, about) if instruction else about}
+    # The options stand in the question already, in the form that published models were trained with.
+    item |= {"answer_groups": [list(group) for group in question.answer_groups], "labels": dict(question.labels)}
+    if question.options:
+        item = {name: value for name, value in item.items() if name not in ("qa_type", "multichoice_options")}
+        item["answers"] = _lettered(question)
+    return {name: value for name, value in item.items() if value not in ([], {}, None) or name == "answers"}
+
+
+def _letter(place: int) -> str:
+    return chr(ord("A") + place)
+
+
+def _lettered(question: Question) -> list[str]:
+    """The letters of the right options; what is no option stays as it is."""
+    return [_letter(question.options.index(one)) if one in question.options else one for one in question.answers]
+
+
+def _write_task(task: Task, path: Path) -> None:
+    """The task without its layouts: the questions are in this toolkit's form already, and hold their instruction."""
+    data = task.model_dump(mode="json") | {"layouts": [], "instruction": None, "template": ""}
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _settings(work: StepRun, mode: Mode) -> Any:
+    config, usual = work.settings.decode, work.config.generate
+    reads = mode != "no_retrieval"
+    return usual.model_copy(
+        update={
+            "questions": (work.directory / QUESTIONS,),
+            "data": None,
+            "task": str(work.directory / TASK),
+            "limit": None,
+            "settings": ("with_passages",) if reads else ("closed_book",),
+            "style": "plain",
+            "prompts": STYLE,
+            "template": "",
+            "encoder": False,
+            "contexts_in_prompt": config.ndocs if reads else 0,
+            "max_new_tokens": config.max_new_tokens,
+            "batch_size": work.settings.generator.batch_size,
+            "start": 0,
+            "count": None,
+        }
+    )
+
+
+def _search(work: StepRun, config: DecodeConfig, paths: ModelPaths) -> Any:
+    if not (config.form == "long" and config.search_each_segment):
+        return None
+    from retro.corpus.reader import Corpus
+
+    dirs = database_dirs(work.config, answers=True)
+    return open_retriever(Corpus.open(paths.corpus), *dirs, config.ndocs, work.config.search)
+
+
+def _counts(directory: Path) -> dict[str, Any]:
+    """How often passages were read, and what did not go as asked."""
+    told = [one.details.get("self_rag", {}) for one in read_answers(_answers_of(directory))]
+    notes = [note for one in told for note in one.get("notes", ())]
+    return {
+        "retrieved": sum(bool(one.get("retrieved")) for one in told),
+        "notes": {note: notes.count(note) for note in sorted(set(notes))},
+    }
+
+
+def _answers_of(directory: Path) -> Path:
+    [path] = [path for name in ("with_passages", "closed_book") if (path := directory / f"{name}.jsonl").exists()]
+    return path
+
+
+def score(work: StepRun) -> Made:
+    """Score each mode, and write the modes side by side.
+
+    Raises:
+        RetroError: As the evaluate stage.
+    """
+    config: DecodeConfig = work.settings.decode
+    answers = work.made_by("answer")
+    files, made = [], dict[Mode, Manifest]()
+    for mode in config.modes:
+        out = work.directory / mode
+        made[mode] = evaluate.run(
+            work.config.evaluate,
+            answers / mode,
+            out,
+            report=work.directory / f"{mode}.html",
+            run_dir=work.config.run_dir,
+        )
+        write_plain_json(work.directory / f"{mode}.json", original_output(answers / mode, out))
+        files += [f"{mode}/{SCORES}", f"{mode}.json"]
+    table = modes_table(work.directory, answers, config.modes)
+    write_plain_json(work.directory / MODES, table)
+    for line in table["lines"]:
+        log.info("self_rag: %s", line)
+    return Made(files=[*files, MODES], counts={"metric": table["metric"], "modes": table["modes"]})
+
+
+def modes_table(directory: Path, answers: Path, modes: Sequence[Mode]) -> dict[str, Any]:
+    """The modes side by side: the main metric with its interval, how often passages were read, paired differences."""
+    found: dict[str, Any] = {}
+    metric = ""
+    for mode in modes:
+        scores = read_json(directory / mode / SCORES, "Run the step again")
+        metric = scores["metrics"][0]
+        [means] = [one[metric] for one in scores["settings"].values()]
+        found[mode] = {**means, **_counts(answers / mode)}
+    scored = {mode: open_scored_answers(directory / mode) for mode in modes}
+    pairs = [(one, other) for place, one in enumerate(modes) for other in modes[place + 1 :]]
+    differences = {f"{one} - {other}": compare(scored[one], scored[other])["metrics"][metric] for one, other in pairs}
+    lines = [
+        f"{mode}: {metric} {100 * one['mean']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f}), "
+        f"passages read for {one['retrieved']} questions"
+        for mode, one in found.items()
+    ]
+    return {"metric": metric, "modes": found, "differences": differences, "lines": lines}
+
+
+def original_output(answers: Path, scores: Path) -> dict[str, Any]:
+    """A mode's results with the names that the original's output has."""
+    said = read_answers(_answers_of(answers))
+    found = read_json(scores / SCORES, "Run the step again")
+    metric = found["metrics"][0]
+    per_question = open_scored_answers(scores).values(metric)
+    told: list[Mapping[str, Any]] = [one.details.get("self_rag", {}) for one in said]
+    return {
+        "preds": [one.prediction for one in said],
+        "prompts": [one.question for one in said],
+        "metric_results": per_question,
+        "all_results": [one.get("candidates") or one.get("segments", []) for one in told],
+        "golds": [list(one.answers) for one in said],
+        "metric": metric,
+        "metric_mean": sum(per_question) / len(per_question),
+        "scores": [[piece.get("total") for piece in one.get("segments", [])] for one in told],
+    }
+
+
+def alce_output(answers: Path, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Long answers as ALCE reads them: each item with `output`, citations among its text, and the `docs` they cite.
+
+    Args:
+        answers: A finished generate stage, in the order of the items.
+        items: ALCE's own.
+    """
+    told = [(one, one.details.get("self_rag", {})) for one in read_answers(_answers_of(answers))]
+    data = [
+        {**item, "output": details.get("cited") or one.prediction, "docs": details.get("docs", [])}
+        for item, (one, details) in zip(items, told, strict=True)
+    ]
+    return {"data": data}
