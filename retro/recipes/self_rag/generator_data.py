@@ -162,7 +162,8 @@ def _decide(works: Sequence[_Work], critic: Critic) -> None:
             instruction=one.instruction,
             output=one.sentences[place],
             preceding=" ".join(one.sentences[:place]),
-            evidence=passage_text(one.evidence[0]) if one.evidence else "",
+            # Before the first sentence nothing was read: it cannot go on with evidence.
+            evidence=passage_text(one.evidence[0]) if one.evidence and place else "",
         )
         for one, place in places
     ]

@@ -81,11 +81,8 @@ def load_texts(path: Path | None) -> Texts:
     for key in ("name", "version"):
         if key not in own:
             raise DataError(path, f"has no {key!r}", f"Give it one: it is recorded with the results. {remedy}")
-    for key, value in own.items():
-        below = data.get(key)
-        data[key] = below | value if isinstance(below, dict) and isinstance(value, dict) else value
     try:
-        return Texts(**data)
+        return Texts(**_laid_over(data, own))
     except ConfigError as error:
         raise DataError(path, str(error), remedy) from None
 
@@ -141,6 +138,13 @@ def label_of_reply(texts: Texts, family: Family, reply: str) -> str | None:
     said = _ANSWER.findall(reply)
     word = said[-1].lower() if said else reply.strip().strip(".*\"'").lower()
     return labels.get(word)
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    """Texts in place of others; what a section does not give stays."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
 
 
 def _folder() -> Any:
