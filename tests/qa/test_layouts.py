@@ -332,9 +332,7 @@ def test_a_claim_of_pubhealth_is_true_or_false_in_any_case(tmp_path: Path) -> No
     for other in ({"question": "Tea cures.", "answers": ["SUPPORTS"]}, {"claim": "Tea cures.", "answers": ["true"]}):
         (one,) = read(tmp_path, "pubhealth", lines(other))
         assert (one.question, one.answers) == ("Tea cures.", ("true",))
-    with pytest.raises(
-        DataError, match=r"item 0 has the answer 'mixture'\. Give one of supports, refutes"
-    ):
+    with pytest.raises(DataError, match=r"item 0 has the answer 'mixture'\. Give one of supports, refutes"):
         read(tmp_path, "pubhealth", [{"claim": "Tea cures.", "label": "mixture"}])
 
 
