@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import machine, median, write
 from retro.common.precision import choose
+from retro.common.pretrained import device
 from retro.corpus import build as corpus_build
 from retro.corpus.config import CorpusConfig
 from retro.corpus.reader import Corpus
@@ -35,7 +36,6 @@ from retro.db.config import DbConfig
 from retro.db.reader import ChunkDatabase
 from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
 from retro.index.embeddings import chunk_texts, sample_rows
-from retro.index.model_loading import device
 from retro.index.neural import SentenceTransformersEmbedder
 from retro.index.weights import find_model
 

@@ -78,7 +78,7 @@ BROAD_EXCEPT = {
     "retro/tokenizers/conventions.py": "HuggingFace tokenizers raise a bare Exception for a bad file",
     "retro/tokenizers/chat_template.py": "a template's expressions raise whatever Python raises; and as above",
     "retro/corpus/pystdlib_collect.py": "a module of the standard library may fail in any way when it is imported",
-    "retro/index/model_loading.py": "transformers raises nearly everything for a bad model folder",
+    "retro/common/pretrained.py": "transformers raises nearly everything for a bad model folder",
     "retro/serve/scheduler.py": "whatever a model, an index or a tokenizer raises in a step must become an answer",
     "retro/common/registry.py": "a package of others may fail in any way when it is imported",
     "retro/common/cache.py": "the hub client raises its own, httpx's and the system's errors",

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from retro import __version__
-from retro.cli import databases, models, questions, recipes, sft, stages, tools
+from retro.cli import alce, databases, models, questions, recipes, sft, stages, tools
 from retro.cli.options import examples, print_how_to_resume, share_log_options, summary_of
 from retro.common.errors import ConfigError, RetroError
 from retro.common.files import failed_write
@@ -25,7 +25,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("init", "run", "corpus", "db", "index", "neighbors", "pretrain", "perplexity", "sft", "generate"),
         "evaluate",
     ),
-    "Questions": ("ask", "serve", "tasks", "compare", "lm-eval", "sweep"),
+    "Questions": ("ask", "serve", "tasks", "compare", "lm-eval", "sweep", "alce", "export-answers"),
     "Recipes": ("recipe",),
     "Databases": ("import-db", "inspect", "compare-neighbors", "leakage"),
     "Models": ("plan", "convert", "merge-lora", "export"),
@@ -81,7 +81,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _group in (stages.app, databases.app, questions.app, models.app, recipes.app, tools.app):
+for _group in (stages.app, databases.app, questions.app, alce.app, models.app, recipes.app, tools.app):
     app.add_typer(_group)
 app.add_typer(databases.database, name="db")
 app.add_typer(sft.app, name="sft")

@@ -149,7 +149,8 @@ def _coverage(config: EvaluateConfig, asked: Sequence[QuestionLine], answers: Se
             for k in sorted({min(k, most) for k in config.recall_at})
         }
         coverage["recall"] = {"at": shares, "questions": len(known)}
-    coverage["answer_in_passages"] = sum(map(answer_in_passages, answers)) / len(answers)
+    golden = [answer for answer in answers if answer.answers]
+    coverage["answer_in_passages"] = sum(map(answer_in_passages, golden)) / len(golden) if golden else None
     return coverage
 
 

@@ -23,7 +23,7 @@ def few_shot_examples(task: Task) -> list[Question]:
     """The examples that a task shows, each with its answer first among its answers.
 
     Raises:
-        DataError: Its file is missing or broken, or holds fewer than it shows.
+        DataError: Its file is missing or broken, holds fewer than it shows, or one has no answer.
     """
     few = task.few_shot
     if few.count == 0:
@@ -34,6 +34,9 @@ def few_shot_examples(task: Task) -> list[Question]:
     if len(found) < few.count:
         problem = f"holds {len(found)} examples, task {task.name!r} shows {few.count}"
         raise DataError(few.file, problem, "Lower few_shot.count, or add examples")
+    unanswered = next((one.place for one in found[: few.count] if not one.answers), None)
+    if unanswered is not None:
+        raise DataError(few.file, f"{unanswered} has no answer", "Give every example the answer that is shown")
     return found[: few.count]
 
 

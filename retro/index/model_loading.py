@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from retro.common.errors import DataError, DependencyError, short_reason
+from retro.common.errors import DataError, DependencyError
 from retro.common.files import read_json
-from retro.common.launcher import worker_of
+from retro.common.pretrained import device, load_from
 
-# A worker's number on its machine, as torchrun and Slurm say it.
-_LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
-
-
-def device(environment: Mapping[str, str] = os.environ) -> str:
-    """`cpu`, or this process's GPU: each worker of a machine has its own, and they share when there are fewer."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
-        return "cpu"
-    local = next((environment[name] for name in _LOCAL_RANKS if name in environment), None)
-    number = worker_of(environment).rank if local is None else int(local)
-    return f"cuda:{number % count}"
+_WHAT = "an embedding model"
 
 
 def load_sentence_transformer(folder: Path, dtype: str) -> Any:
@@ -41,8 +27,9 @@ def load_sentence_transformer(folder: Path, dtype: str) -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise _missing("sentence-transformers", error) from None
-    return _load(
+    return load_from(
         folder,
+        _WHAT,
         lambda: SentenceTransformer(
             str(folder),
             device=device(),
@@ -67,10 +54,10 @@ def load_encoder(folder: Path, dtype: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise _missing("transformers", error) from None
     safe = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = _load(folder, lambda: AutoTokenizer.from_pretrained(str(folder), **safe))
+    tokenizer = load_from(folder, _WHAT, lambda: AutoTokenizer.from_pretrained(str(folder), **safe))
     read = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
     loader, part = _loader(folder, AutoModel)
-    model, info = _load(folder, lambda: loader.from_pretrained(str(folder), **safe, **read))
+    model, info = load_from(folder, _WHAT, lambda: loader.from_pretrained(str(folder), **safe, **read))
     # The pooler of a BERT is not asked, and many folders are without it.
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
     if missing:
@@ -98,17 +85,6 @@ def _loader(folder: Path, usual: Any) -> tuple[Any, str]:
     if settings.get("projection_dim"):
         raise DataError(folder, "projects its vectors, which is not read", "Give a DPR model with projection_dim 0")
     return getattr(transformers, name), _DPR[name]
-
-
-def _load(folder: Path, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    # These libraries raise nearly everything for a folder that lacks a file or names an unknown model.
-    except Exception as error:  # noqa: BLE001
-        reason = short_reason(error)
-        raise DataError(
-            folder, f"cannot be loaded as an embedding model ({reason})", "Give a complete model folder"
-        ) from None
 
 
 def _quiet_and_offline() -> None:

@@ -26,6 +26,8 @@ class Fields:
     """The field with the passages; empty: the first of CONTEXT_FIELDS that holds any."""
     no_answer: str = ""
     """The answer of questions that are marked as unanswerable; empty: such a question is an error."""
+    needs_answer: bool = True
+    """Whether a question without an answer is an error."""
 
 
 class NothingToLearnError(DataError):
@@ -54,7 +56,7 @@ def question_of(path: Path, found: JsonItem, fields: Fields) -> Question:
     return Question(
         id=_identifier(item, found.number),
         question=text.strip(),
-        answers=_no_answer(path, place, fields) if unanswerable else _answers(path, place, item, fields.answers),
+        answers=_no_answer(path, place, fields) if unanswerable else _answers(path, place, item, fields),
         contexts=_contexts(path, place, item, fields.contexts),
         chunk_contexts=_chunk_contexts(path, place, item),
         options=_options(path, place, item),
@@ -88,9 +90,12 @@ def _identifier(item: Mapping[str, Any], number: int) -> str:
 _ANSWER_FIELDS = ("answers", "answer", "longform_answer")
 
 
-def _answers(path: Path, place: str, item: Mapping[str, Any], wanted: str) -> tuple[str, ...]:
+def _answers(path: Path, place: str, item: Mapping[str, Any], fields: Fields) -> tuple[str, ...]:
+    wanted = fields.answers
     names = (wanted,) if wanted else _ANSWER_FIELDS
     key = next((key for key in names if item.get(key) is not None), None)
+    if key is None and not fields.needs_answer:
+        return ()
     if key is None:
         remedy = f"Give it {wanted!r}" if wanted else "Give it 'answers' (a list of texts) or 'answer' (a text)"
         raise NothingToLearnError(path, f"{place} has no {names[0]!r}", remedy)
@@ -102,7 +107,7 @@ def _answers(path: Path, place: str, item: Mapping[str, Any], wanted: str) -> tu
     many = value if isinstance(value, list) else [value]
     answers = [_answer_text(path, place, key, one) for one in many]
     kept = tuple(answer for answer in answers if answer)
-    if not kept:
+    if not kept and fields.needs_answer:
         remedy = 'Give at least one answer that is not blank, or "is_impossible": true'
         raise NothingToLearnError(path, f"{place} has {key!r} = {value!r}", remedy)
     return kept
@@ -175,8 +180,11 @@ def _context(path: Path, place: str, key: str, value: Any) -> Context:
     if isinstance(value, str):
         return Context("", value.strip())
     if isinstance(value, dict) and isinstance(value.get("text"), str):
-        name = value.get("document_id", value.get("id", ""))
-        return Context(str(value.get("title") or "").strip(), value["text"].strip(), str(name))
+        name = value.get("document_id", value.get("id"))
+        score = _score(path, place, key, value.get("score"))
+        return Context(
+            str(value.get("title") or "").strip(), value["text"].strip(), "" if name is None else str(name), score
+        )
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
         title, body = value
         if isinstance(body, list) and all(isinstance(sentence, str) for sentence in body):
@@ -188,6 +196,20 @@ def _context(path: Path, place: str, key: str, value: Any) -> Context:
         f"{place} has {str(value)[:60]!r} in {key!r}",
         "A passage is a text, {title, text} or [title, text]",
     )
+
+
+def _score(path: Path, place: str, key: str, value: Any) -> float:
+    """The score of a passage: retrievers write it as a number, or as the text of one. 0 where there is none."""
+    if value is None:
+        return 0.0
+    try:
+        score = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        problem = f"{place} has a passage with the score {str(value)[:60]!r} in {key!r}"
+        raise DataError(path, problem, "A score is a number, or a text that is one; or leave it out")
+    return score
 
 
 def _options(path: Path, place: str, item: Mapping[str, Any]) -> tuple[str, ...]:

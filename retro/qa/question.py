@@ -26,7 +26,7 @@ class PassageLike(Protocol):
 
     @property
     def score(self) -> float:
-        """Similarity to the question; 0 when it came with the question."""
+        """Similarity to the question; 0 when it came with the question and without one."""
 
     @property
     def row(self) -> int:
@@ -74,7 +74,7 @@ class Question:
     """The file's own id, or the item's number in the file, counted from 0."""
     question: str
     answers: tuple[str, ...]
-    """All gold answers, at least one, none of them blank."""
+    """All gold answers, none of them blank. Only questions of a task that compares with none may lack them."""
     contexts: tuple[Context, ...] = ()
     chunk_contexts: tuple[tuple[Context, ...], ...] | None = None
     """`chunk_ctxs`: what the encoder reads while tuning once the answer's first chunk, second chunk, … is finished; it

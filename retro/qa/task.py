@@ -46,7 +46,7 @@ class Layout(StageConfig):
     """Where the questions of one list are one conversation: the answer that each of them had."""
 
     answers: tuple[str, ...]
-    """Gold answers; of several paths, all that they lead to, in this order."""
+    """Gold answers; of several paths, all that they lead to, in this order. Empty: the questions have none."""
 
     answer_form: AnswerForm = "texts"
     """`texts`: each is a gold answer. `parts`: all of them together are one. `drop`: objects with number, spans and
@@ -55,20 +55,29 @@ class Layout(StageConfig):
     answers_are_json: bool = False
     """Whether the list of answers is a text that holds JSON."""
 
+    answer_names: dict[str, str] = Field(default_factory=dict)
+    """What the file calls each answer, in any case, and what it is called here: SUPPORTS, and true. Any other answer is
+    an error. Empty: answers are as they are written."""
+
     answer_groups: str = ""
     """Lists of texts, of each of which one is wanted: the short answers of an ambiguous question."""
 
     no_answer: str = ""
     """A field that is true where the question has no answer."""
 
-    blank: Literal["refuse", "no_answer", "skip"] = "refuse"
-    """What a question without gold answers is: an error, one that has no answer, or none of the task's."""
+    blank: Literal["refuse", "no_answer", "skip", "ask"] = "refuse"
+    """What a question without gold answers is: an error, one that has no answer, none of the task's, or one that is
+    asked and scored by metrics that need no gold answer."""
+
+    passages: tuple[str, ...] = ()
+    """Lists of passages with their titles, ids and scores, in the forms of docs/tuning.md: the first one that a
+    question has. A question may be without."""
 
     contexts: tuple[str, ...] = ()
-    """Passages that come with the question, in this order."""
+    """Where it has none of these: texts of passages, in this order. A file without them has another layout."""
 
     titles: str = ""
-    """Their titles: one for all, or one for each."""
+    """Titles of `contexts`: one for all, or one for each."""
 
     underscores: bool = False
     """Whether titles and document ids are written with underscores for spaces, as in addresses of Wikipedia."""
@@ -76,11 +85,20 @@ class Layout(StageConfig):
     options: str = ""
     """Choices of a multiple-choice question."""
 
+    option_labels: str = ""
+    """What the file calls them, such as 1 to 4, where an answer names one of these; empty: A, B, …"""
+
     document_ids: str = ""
     """Documents that hold the answer."""
 
     labels: dict[str, str] = Field(default_factory=dict)
-    """What kind of question it is, by name: for scores of each kind."""
+    """What kind of question it is, by name: for scores of each kind. Several values are joined by commas."""
+
+    @model_validator(mode="after")
+    def _answered(self) -> Layout:
+        need = "where the gold answers are; or blank: ask, where there are none"
+        require(self, "answers", bool(self.answers) or self.blank == "ask", need)
+        return self
 
 
 class Example(StageConfig):

@@ -265,3 +265,24 @@ def test_any_settings_stand_side_by_side_on_the_page(tmp_path: Path) -> None:
     assert "No sure difference, with retrieved passages against closed-book" in page
     assert "How the answers read" in page
     assert "No sure difference, with retrieved passages against with gold passages" in page
+
+
+def test_questions_without_gold_answers_are_scored_by_what_needs_none(tmp_path: Path) -> None:
+    asked = [Question(id=f"q{n}", question=f"Who {n}?", answers=(), labels=(("topic", "Ada"),)) for n in range(2)]
+    passages = (Context("T", "about Ada", "d0", 1.5),)
+    said = [
+        Answer(
+            id=f"q{n}", question=f"Who {n}?", answers=(), prediction=text, passages=passages, setting="with_passages"
+        )
+        for n, text in enumerate(["Ada was.", ""])
+    ]
+    directory = tmp_path / "7_generate"
+    files = write_generate(directory, {"with_passages": said}).joinpath("questions.jsonl")
+    files.write_text(question_lines(asked))
+    names = [path.name for path in sorted(directory.iterdir()) if path.name != MANIFEST]
+    made = Manifest(stage="generate", config={}, parents={}, files=describe_files(directory, names))
+    write_manifest(directory, made)
+    scores = evaluate(tmp_path, CONFIG.model_copy(update={"task": "factscore"}))
+    found = scores["settings"]["with_passages"]
+    assert (found["answered"]["mean"], found["answer_in_passages"], found["unanswered"]) == (0.5, None, 1)
+    assert "Answered" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -15,11 +15,14 @@ from retro.qa.metrics.rouge import _scorer, _stemming_scorer, own_rouge_l, own_r
 from retro.qa.metrics.scoring import score, task_of
 from retro.qa.metrics.words import (
     accuracy,
+    answered,
     chosen_option,
     distinct,
     ends_in_loop,
     exact_match,
     f1,
+    match_norm,
+    match_raw,
     popqa_match,
     quac_f1,
     repeated,
@@ -103,6 +106,52 @@ def test_the_rule_of_popqa_takes_part_of_a_word_but_not_other_case() -> None:
     assert popqa_match("ROME", ["Rome"]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("said", "golds", "raw", "norm"),
+    [
+        ("born in Rome, Italy", ["Paris", "Rome"], 1.0, 1.0),
+        ("It is True.", ["true"], 0.0, 1.0),
+        # Part of a word counts, in both.
+        ("Romeo", ["Rome"], 1.0, 1.0),
+        ("in 1947", ["4"], 1.0, 1.0),
+        ("the U.S. army", ["the US"], 0.0, 1.0),
+        ("the U.S. army", ["U.S."], 1.0, 1.0),
+        # Two spaces, or another way to write an accent, are other characters.
+        ("New  York", ["New York"], 0.0, 1.0),
+        ("cafe\u0301", ["caf\u00e9"], 0.0, 0.0),
+        ("caf\u00e9s", ["caf\u00e9"], 1.0, 1.0),
+        ("東京タワー", ["東京"], 1.0, 1.0),
+        # An empty gold answer is not in every text.
+        ("Rome", [""], 0.0, 0.0),
+        ("", [""], 1.0, 1.0),
+        ("", ["Rome"], 0.0, 0.0),
+        # It is compared as written where nothing of it would be left.
+        ("it is ()", ["()"], 1.0, 1.0),
+        ("it is", ["()"], 0.0, 0.0),
+    ],
+)
+def test_a_match_is_a_substring_as_written_or_normalized(said: str, golds: list[str], raw: float, norm: float) -> None:
+    assert (match_raw(said, golds), match_norm(said, golds)) == (raw, norm)
+
+
+def test_a_normalized_match_is_normalized_as_the_task_says() -> None:
+    nq, none = Rules.of(load_task("nq")), Rules.of(load_task("squad2.0"))
+    assert match_norm("cafe\u0301", ["caf\u00e9"], nq) == 1.0
+    assert match_norm("No answer.", ["unanswerable"], none) == match_norm("", ["unanswerable"], none) == 1.0
+    assert match_norm("Rome", ["unanswerable"], none) == 0.0
+    with pytest.raises(ValueError, match="without gold answers"):
+        match_raw("Rome", [])
+
+
+def test_what_is_answered_needs_no_gold_answer() -> None:
+    none = Rules.of(load_task("squad2.0"))
+    assert [answered(text) for text in ("Ada was.", "", " ", "the")] == [1.0, 0.0, 0.0, 1.0]
+    assert [answered(text, none) for text in ("No answer.", "Ada")] == [0.0, 1.0]
+    open_ended = QuestionLine(id="q1", question="?", answers=(), document_ids=())
+    silent = Answer(id="q1", question="?", answers=(), prediction="", passages=(), setting="s")
+    assert score(load_task("factscore"), [open_ended], [silent]) == {"answered": [0.0]}
+
+
 def test_rouge_lsum_worked_by_hand() -> None:
     # Gold: [the dog run] [polic arriv]; said: [polic arriv] [run dog]. Shared in order: "dog" or "run", and two more;
     # three of five and of four words.
@@ -113,7 +162,7 @@ def test_rouge_lsum_worked_by_hand() -> None:
 
 
 def test_a_tasks_answers_are_scored_by_substring_match_too() -> None:
-    asked_for_text = {"accuracy", "string_em", "rouge_lsum"}
+    asked_for_text = {"accuracy", "string_em", "rouge_lsum", "answered"}
     for task in all_tasks():
         assert "substring_match" in task.metrics or asked_for_text & set(task.metrics), task.name
 

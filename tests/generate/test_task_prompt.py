@@ -89,6 +89,14 @@ def test_examples_come_from_a_file(tmp_path: Path) -> None:
         few_shot_examples(shots(count=3, file=path))
 
 
+def test_an_example_has_an_answer_to_show(tmp_path: Path) -> None:
+    path = tmp_path / "shots.json"
+    path.write_text('[{"input": "Tell me about Ada."}]')
+    task = load_task("factscore").model_copy(update={"few_shot": FewShot(count=1, file=path)})
+    with pytest.raises(DataError, match=r"shots.json: item 0 has no answer. Give every example the answer"):
+        few_shot_examples(task)
+
+
 def test_a_talk_with_a_system_turn_keeps_it_whole_after_the_examples() -> None:
     few = shots(count=1, examples=[Example(question="Who?", answer="Ada")])
     talk = Question(id="0", question="Where?", answers=("Rome",), turns=(Turn("system", "Be brief."),))

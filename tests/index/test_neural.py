@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from retro.common.errors import DataError, DependencyError
+from retro.common.pretrained import device
 from retro.index.config import EmbedderConfig
 from retro.index.embedder import Embedder
-from retro.index.model_loading import device
 from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder, text_positions
 from tests.index.models import WORDS, bert_folder
 

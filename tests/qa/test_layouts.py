@@ -10,6 +10,8 @@ import pytest
 
 from retro.common.errors import DataError
 from retro.qa.layouts import read_task_questions
+from retro.qa.metrics.words import accuracy
+from retro.qa.prompts import lettered_options
 from retro.qa.question import Context, Question, Turn
 from retro.qa.task import load_task
 
@@ -212,3 +214,143 @@ def test_a_broken_file_is_told_by_its_line(tmp_path: Path) -> None:
 def test_half_a_character_is_an_error_in_any_form(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"qas\[0\] holds half a character"):
         read(tmp_path, "squad1.1", json.dumps(squad(question="Who \ud83d?")))
+
+
+def lines(*items: dict[str, Any]) -> str:
+    return "".join(json.dumps(item) + "\n" for item in items)
+
+
+def arc(labels: str, key: str, texts: tuple[str, ...] = ("air", "ice", "sea", "sun", "sky")) -> dict[str, Any]:
+    choices = {"label": list(labels), "text": list(texts[: len(labels)])}
+    return {"id": f"{labels}_{key}", "question": "Which?", "choices": choices, "answerKey": key}
+
+
+@pytest.mark.parametrize(
+    ("labels", "key", "gold"),
+    [
+        ("ABCD", "D", "sun"),
+        ("ABCDE", "E", "sky"),
+        ("ABC", "C", "sea"),
+        ("1234", "4", "sun"),
+        ("12345", "5", "sky"),
+        # The answer may count in the other way than the options are labelled.
+        ("1234", "B", "ice"),
+        ("ABCD", "2", "ice"),
+        ("ABCD", "a", "air"),
+        # A label is looked for before a place.
+        ("DCBA", "D", "air"),
+    ],
+)
+def test_an_answer_of_arc_names_one_of_its_options(tmp_path: Path, labels: str, key: str, gold: str) -> None:
+    (one,) = read(tmp_path, "arc_c", lines(arc(labels, key)), "arc_challenge_processed.jsonl")
+    assert one.answers == (gold,)
+    assert one.options == ("air", "ice", "sea", "sun", "sky")[: len(labels)]
+
+
+def test_options_of_arc_are_asked_with_letters_and_an_answer_by_letter_is_that_option(tmp_path: Path) -> None:
+    (one,) = read(tmp_path, "arc_c", lines(arc("12345", "5")), "arc.jsonl")
+    assert lettered_options(one.options) == "\n(A) air (B) ice (C) sea (D) sun (E) sky"
+    said = {text: accuracy(text, one.answers, one.options) for text in ("E", "(E) sky", "the sky", "A", "5", "")}
+    assert said == {"E": 1.0, "(E) sky": 1.0, "the sky": 1.0, "A": 0.0, "5": 0.0, "": 0.0}
+
+
+def test_a_label_of_arc_is_meant_where_an_option_has_the_same_text(tmp_path: Path) -> None:
+    (one,) = read(tmp_path, "arc_c", lines(arc("1234", "2", ("2", "4", "1", "3"))), "arc.jsonl")
+    assert one.answers == ("4",)
+
+
+def test_a_blank_option_of_arc_moves_no_label(tmp_path: Path) -> None:
+    (one,) = read(tmp_path, "arc_c", lines(arc("ABCD", "C", ("air", "", "sea", "sun"))), "arc.jsonl")
+    assert (one.options, one.answers) == (("air", "sea", "sun"), ("sea",))
+
+
+def test_arc_as_its_authors_have_it(tmp_path: Path) -> None:
+    choices = [{"text": "air", "label": "A"}, {"text": "ice", "label": "B"}]
+    (one,) = read(
+        tmp_path, "arc_c", lines({"id": "M1", "question": {"stem": "Which?", "choices": choices}, "answerKey": "B"})
+    )
+    assert (one.id, one.question, one.options, one.answers) == ("M1", "Which?", ("air", "ice"), ("ice",))
+
+
+def test_what_is_wrong_with_options_of_arc_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="item 1 has the answer 'F' to 4 options"):
+        read(tmp_path, "arc_c", [arc("ABCD", "A"), arc("ABCD", "F")])
+    short = arc("ABCD", "A")
+    short["choices"]["label"] = ["A"]
+    with pytest.raises(DataError, match=r"item 0 has 4 options at 'choices.text' and 1 labels"):
+        read(tmp_path, "arc_c", [short])
+
+
+PASSAGES = [
+    {"id": "7", "title": "T", "text": "x", "score": "1.23"},
+    {"id": 8, "title": None, "text": "y", "score": 2},
+    {"text": "z"},
+]
+KEPT = (Context("T", "x", "7", 1.23), Context("", "y", "8", 2.0), Context("", "z"))
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "golds"),
+    [
+        ("popqa", {"question": "Where?", "possible_answers": '["Rome", "Roma"]', "ctxs": PASSAGES}, ("Rome", "Roma")),
+        ("popqa", {"question": "Where?", "possible_answers": ["Rome"], "top_contexts": PASSAGES}, ("Rome",)),
+        ("popqa", {"question": "Where?", "answers": ["Rome"], "ctxs": PASSAGES}, ("Rome",)),
+        ("tqa", {"question": "Where?", "answers": ["Rome", "Roma"], "ctxs": PASSAGES}, ("Rome", "Roma")),
+        ("arc_c", arc("ABCD", "B") | {"ctxs": PASSAGES}, ("ice",)),
+        ("pubhealth", {"claim": "Tea cures.", "label": "REFUTES", "ctxs": PASSAGES}, ("false",)),
+        ("factscore", {"input": "Who is Ada?", "ctxs": PASSAGES}, ()),
+        ("asqa", {"question": "Who?", "annotations": [{"long_answer": "Ada."}], "docs": PASSAGES}, ("Ada.",)),
+    ],
+)
+def test_passages_are_kept_with_titles_ids_and_scores(
+    tmp_path: Path, task: str, asked: dict[str, Any], golds: tuple[str, ...]
+) -> None:
+    (one,) = read(tmp_path, task, lines(asked), "set.jsonl")
+    assert (one.answers, one.contexts) == (golds, KEPT)
+
+
+@pytest.mark.parametrize("score", ["high", True, [1], float("inf"), "nan", 10**400])
+def test_a_score_that_is_no_number_is_named(tmp_path: Path, score: Any) -> None:
+    asked = {"question": "Where?", "possible_answers": ["Rome"], "ctxs": [{"text": "x", "score": score}]}
+    with pytest.raises(DataError, match=r"item 0 has a passage with the score .* in 'ctxs'. A score is a number"):
+        read(tmp_path, "popqa", [asked])
+
+
+def test_passages_that_are_none_are_named(tmp_path: Path) -> None:
+    asked = {"question": "Who?", "annotations": [{"long_answer": "Ada."}], "docs": "x"}
+    assert read(tmp_path, "asqa", [asked])[0].contexts == (Context("", "x"),)
+    with pytest.raises(DataError, match=r"item 0 has .* in 'docs'. A passage is a text"):
+        read(tmp_path, "asqa", [asked | {"docs": [7]}])
+
+
+def test_a_claim_of_pubhealth_is_true_or_false_in_any_case(tmp_path: Path) -> None:
+    labels = ["SUPPORTS", "refutes", "True", "FALSE", True, False]
+    asked = [{"claim": f"Claim {number}.", "label": label} for number, label in enumerate(labels)]
+    found = read(tmp_path, "pubhealth", lines(*asked), "health_claims_processed.jsonl")
+    assert [one.answers[0] for one in found] == ["true", "false", "true", "false", "true", "false"]
+    assert found[0].question == "Claim 0."
+    for other in ({"question": "Tea cures.", "answers": ["SUPPORTS"]}, {"claim": "Tea cures.", "answers": ["true"]}):
+        (one,) = read(tmp_path, "pubhealth", lines(other))
+        assert (one.question, one.answers) == ("Tea cures.", ("true",))
+    with pytest.raises(DataError, match=r"item 0 has the answer 'mixture'\. Give one of supports, refutes"):
+        read(tmp_path, "pubhealth", [{"claim": "Tea cures.", "label": "mixture"}])
+
+
+def test_factscore_is_asked_without_gold_answers(tmp_path: Path) -> None:
+    asked = {"input": "Question: Tell me about Ada.", "output": "", "topic": "Ada", "cat": ["rare", "Europe"]}
+    (one,) = read(tmp_path, "factscore", lines(asked), "factscore.jsonl")
+    assert (one.question, one.answers) == ("Question: Tell me about Ada.", ())
+    assert one.labels == (("category", "rare, Europe"), ("topic", "Ada"))
+    # Nor does a file in InstructRetro's form need them; any other task does.
+    assert read(tmp_path, "factscore", [{"question": "Who is Ada?", "answers": []}])[0].answers == ()
+    with pytest.raises(DataError, match="item 0 has no 'answers'"):
+        read(tmp_path, "longform", [{"question": "Who is Ada?"}])
+
+
+def test_asqa_as_alce_has_it(tmp_path: Path) -> None:
+    pairs = [{"question": "a?", "short_answers": ["one", "1"], "context": "C."}]
+    long = [{"long_answer": "One.", "knowledge": []}, {"long_answer": None}]
+    asked = {"sample_id": "-7", "question": "Who?", "qa_pairs": pairs, "annotations": long, "answer": "One."}
+    (one,) = read(tmp_path, "asqa", [asked | {"docs": PASSAGES}], "asqa_eval_gtr_top100.json")
+    assert (one.id, one.answers, one.answer_groups) == ("-7", ("One.",), (("one", "1"),))
+    assert one.contexts == KEPT

@@ -11,8 +11,8 @@ from retro.qa.prompts import known_kinds
 from retro.qa.task import FewShot, Task, all_tasks, load_task, task_names
 
 SHIPPED = (
-    "2wiki asqa boolq doc2dial drop hotpotqa longform multi_choice narrativeqa newsqa nq popqa qa qrecc quac quoref "
-    "race ropes squad1.1 squad2.0 tqa"
+    "2wiki arc_c asqa boolq doc2dial drop factscore hotpotqa longform multi_choice narrativeqa newsqa nq popqa "
+    "pubhealth qa qrecc quac quoref race ropes squad1.1 squad2.0 tqa"
 )
 
 
@@ -51,13 +51,14 @@ def test_a_file_may_extend_a_shipped_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{extends: nq, metrics: [bleu]}", r"metrics = 'bleu': is not a metric; known: accuracy, drop_em,"),
+        ("{extends: nq, metrics: [bleu]}", r"metrics = 'bleu': is not a metric; known: accuracy, answered, drop_em,"),
         ("{extends: nq, metrik: [f1]}", r"metrik = .*: is not a setting; did you mean 'metrics'"),
         ("{extends: nope}", "task = 'nope': is not a task"),
         ("{name: a}", r"version = None: needs a value"),
         ("{extends: nq, metrics: [f1, f1]}", "needs each metric once"),
         ("{extends: nq, stop: ['']}", "needs texts that are not empty"),
         ("{extends: nq, layouts: [{question: q, answers: [a], blank: no_answer}]}", "no_answer = .*without one"),
+        ("{extends: nq, layouts: [{question: q, answers: []}]}", "needs where the gold answers are; or blank: ask"),
         ("{extends: nq, few_shot: {count: 2, examples: [{question: q, answer: a}]}}", "needs at most 1, the number"),
         ("{extends: nq, few_shot: {file: a, examples: [{question: q, answer: a}]}}", "needs to be left out where"),
     ],

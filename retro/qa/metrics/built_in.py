@@ -34,6 +34,24 @@ def popqa_match(said: str, asked: QuestionLine, rules: Rules) -> float:
     return words.popqa_match(said, asked.answers)
 
 
+@metric(label="Match, as written")
+def match_raw(said: str, asked: QuestionLine, rules: Rules) -> float:
+    """See `words.match_raw`."""
+    return words.match_raw(said, asked.answers)
+
+
+@metric(label="Match, normalized")
+def match_norm(said: str, asked: QuestionLine, rules: Rules) -> float:
+    """See `words.match_norm`."""
+    return words.match_norm(said, asked.answers, rules)
+
+
+@metric(label="Answered", needs_gold=False)
+def answered(said: str, asked: QuestionLine, rules: Rules) -> float:
+    """See `words.answered`."""
+    return words.answered(said, rules)
+
+
 @metric(label="Word recall")
 def word_recall(said: str, asked: QuestionLine, rules: Rules) -> float:
     """See `words.word_recall`."""

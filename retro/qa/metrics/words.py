@@ -77,6 +77,28 @@ def popqa_match(prediction: str, answers: Sequence[str]) -> float:
     return float(any(form in prediction for form in forms))
 
 
+def match_raw(prediction: str, answers: Sequence[str]) -> float:
+    """1 if any gold answer is in the prediction exactly as written, in a word too: Self-RAG's (arXiv:2310.11511).
+
+    An empty gold answer is in an empty prediction alone.
+    """
+    return float(any(_is_in(gold, prediction) for gold in golds_of(answers)))
+
+
+def match_norm(prediction: str, answers: Sequence[str], rules: Rules = SQUAD) -> float:
+    """As `match_raw`, both after the task's normalisation."""
+    return float(any(_is_in(*rules.pair(gold, prediction)) for gold in rules.golds_of(answers)))
+
+
+def _is_in(gold: str, prediction: str) -> bool:
+    return gold in prediction if gold else not prediction
+
+
+def answered(prediction: str, rules: Rules = SQUAD) -> float:
+    """1 if the prediction says anything but that there is no answer."""
+    return float(not rules.says_none(prediction))
+
+
 def string_em(prediction: str, groups: Sequence[Sequence[str]], rules: Rules = SQUAD) -> float:
     """Share of the groups of which one text is in the prediction (ASQA, Stelmakh et al. 2022).
 
