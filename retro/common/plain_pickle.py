@@ -293,7 +293,7 @@ class _Machine:
 
 
 def plain_values(value: Any, most: int = 100_000) -> Any:
-    """A part of what `read_plain` gave, as values without `DescribedObject` and `Name` in them. What is shared is copied.
+    """A part of what `read_plain` gave, as values without described objects and names. What is shared is copied.
 
     Raises:
         PickleError: There are such objects in it, or more values than `most`, or they are nested deeper than 50.
