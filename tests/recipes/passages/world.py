@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from retro.recipes.passages.config import PassagesConfig
+from retro.recipes.passages.embed import embed_shard
 from retro.recipes.passages.layouts import Passage
 
 SUBJECTS = ("river", "engine", "garden", "planet", "market", "island")
@@ -53,6 +54,14 @@ def config_of(folder: Path, **settings: Any) -> PassagesConfig:
         write_tsv(passages, made_passages())
     own: dict[str, Any] = {"passages": passages, "embeddings": f"{folder}/embeddings/*", "embedder": HASHING}
     return PassagesConfig(**(own | {"passages_per_block": 4, "n_docs": 3} | settings))
+
+
+def embedded(config: PassagesConfig, shards: int = 2) -> Path:
+    """Embed all shards beside the passages; gives their folder."""
+    out = config.passages_file.parent / "embeddings"
+    for number in range(shards):
+        embed_shard(config, out, number, shards)
+    return out
 
 
 def questions_of(passages: Sequence[Passage]) -> list[str]:
