@@ -25,13 +25,18 @@ SETTLED_S = 2.0
 """File systems give times to some milliseconds, others to a second."""
 
 
-def known_sha256(file: Path) -> str:
+def known_sha256(file: Path, memory: Path | None = None) -> str:
     """SHA-256 of a file, as hex; the file is read only if it changed since it was last read.
+
+    Args:
+        file: The file.
+        memory: Folder in which it is remembered, for a file of the user's, whose own folder is not ours to write to;
+            without it the file's own.
 
     Raises:
         FileNotFoundError: There is no such file.
     """
-    return _sha256_of(file, *_state(file.stat()))
+    return _sha256_of(file, memory, *_state(file.stat()))
 
 
 def forget(directory: Path) -> None:
@@ -52,14 +57,15 @@ def _state(status: os.stat_result) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _sha256_of(file: Path, size: int, changed_ns: int, inode: int) -> str:
-    memory = file.parent / VERIFIED
-    remembered = _read(memory).get(file.name)
+def _sha256_of(file: Path, folder: Path | None, size: int, changed_ns: int, inode: int) -> str:
+    memory = (folder or file.parent) / VERIFIED
+    name = file.name if folder is None else str(file.absolute())
+    remembered = _read(memory).get(name)
     if remembered is not None and remembered[:3] == [size, changed_ns, inode] and len(remembered) == 4:
         return str(remembered[3])
     found = sha256_file(file)
-    if abs(time.time() - changed_ns / 1e9) > SETTLED_S and os.access(file.parent, os.W_OK):
-        _write(memory, _read(memory) | {file.name: [size, changed_ns, inode, found]})
+    if abs(time.time() - changed_ns / 1e9) > SETTLED_S and os.access(memory.parent, os.W_OK):
+        _write(memory, _read(memory) | {name: [size, changed_ns, inode, found]})
     return found
 
 

@@ -1,17 +1,18 @@
 """A pickle read as plain data: what it would have called is described, and nothing is ever called.
 
-Python's own reader imports what a file names and calls it. Here a name stays a `Name`, a call becomes a `Made`, and
-only numbers, texts, lists, tuples and dictionaries are made, so a file can do nothing but be wrong. Any bytes give a
-value or an `PickleError`; memory is bounded by the size of the file and the count of objects.
+Python's own reader imports what a file names and calls it. Here a name stays a `Name`, a call becomes a
+`DescribedObject`, and only numbers, texts, lists, tuples and dictionaries are made, so a file can do nothing but be
+wrong. Any bytes give a value or a `PickleError`; memory is bounded by the size of the file and the count of objects.
 """
 
 from __future__ import annotations
 
+import io
 import pickletools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_OBJECTS = 5_000_000
 """Containers and calls in one file; about 500 MB of them. An index of 100,000 pieces has 2,000,000."""
@@ -28,6 +29,9 @@ _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _FETCH = {"GET", "BINGET", "LONG_BINGET"}
 _KEEP = {"PUT", "BINPUT", "LONG_BINPUT"}
 _KEYS = (str, int, bytes, type(None))
+_OPERATIONS = {ord(one.code): one for one in pickletools.opcodes}
+_LEFT = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8}
+"""Operations that `read_plain_file` leaves the bytes of where they are, with the bytes of their length."""
 _DICTIONARIES = {("collections", "OrderedDict"), ("collections", "defaultdict")}
 
 
@@ -57,8 +61,17 @@ class DescribedObject:
     """What its attributes would have become."""
 
 
+@dataclass(frozen=True, slots=True)
+class BytesInFile:
+    """A byte string that was left in the file: the numbers of an array may be gigabytes."""
+
+    start: int
+    """Place of its first byte in the file."""
+    length: int
+
+
 PERSISTENT = Name("pickle", "persistent_id")
-"""`Made.of` of what a file refers to by a persistent id; the id is its only argument."""
+"""`DescribedObject.of` of what a file refers to by a persistent id; the id is its only argument."""
 
 
 def read_plain(data: bytes, names: Names, most: int = MOST_OBJECTS) -> Any:
@@ -70,16 +83,58 @@ def read_plain(data: bytes, names: Names, most: int = MOST_OBJECTS) -> Any:
         most: Containers and calls that it may hold.
 
     Returns:
-        Numbers, texts, bytes, None, lists, tuples, dictionaries, `Name` and `Made`. One object may stand in several
-        places, and contain itself: do not walk it without a bound.
+        Numbers, texts, bytes, None, lists, tuples, dictionaries, `Name` and `DescribedObject`. One object may stand in
+        several places, and contain itself: do not walk it without a bound.
 
     Raises:
         PickleError: With what was found.
     """
+    return _followed(((one.name, argument) for one, argument, _ in pickletools.genops(data)), names, most)
+
+
+def read_plain_file(stream: BinaryIO, names: Names, most: int = MOST_OBJECTS) -> Any:
+    """As `read_plain`, one operation at a time, with a `BytesInFile` in the place of every byte string.
+
+    Args:
+        stream: The file, open at the pickle's beginning; it must be able to seek.
+        names: The classes and functions that it may name.
+        most: Containers and calls that it may hold.
+
+    Raises:
+        PickleError: With what was found.
+    """
+    begins = stream.tell()
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(begins)
+    return _followed(_operations(stream, size), names, most)
+
+
+def _operations(stream: BinaryIO, size: int) -> Iterator[tuple[str, Any]]:
+    """Names and arguments of the operations of a pickle, up to its end."""
+    while code := stream.read(1):
+        operation = _OPERATIONS.get(code[0])
+        if operation is None:
+            raise PickleError(f"it is damaged (0x{code[0]:02x} is no operation)")
+        if operation.name in _LEFT:
+            width = _LEFT[operation.name]
+            head = stream.read(width)
+            left = BytesInFile(stream.tell(), int.from_bytes(head, "little"))
+            if len(head) < width or left.start + left.length > size:
+                raise PickleError("it is cut short")
+            stream.seek(left.start + left.length)
+            yield operation.name, left
+        else:
+            yield operation.name, operation.arg.reader(stream) if operation.arg else None
+        if operation.name == "STOP":
+            return
+    raise PickleError("it is cut short")
+
+
+def _followed(operations: Iterable[tuple[str, Any]], names: Names, most: int) -> Any:
     machine = _Machine(names, most)
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            machine.follow(opcode.name, argument)
+        for name, argument in operations:
+            machine.follow(name, argument)
     except PickleError:
         raise
     except (ValueError, IndexError, OverflowError, struct.error) as error:
@@ -118,7 +173,7 @@ class _Machine:
 
     def follow(self, name: str, argument: Any) -> None:
         """Do what one operation says."""
-        if name in _NUMBERS_AND_TEXTS:
+        if name in _NUMBERS_AND_TEXTS or isinstance(argument, BytesInFile):
             self._stack.append(argument)
         elif name in _FETCH:
             if argument not in self._memo:
@@ -238,7 +293,7 @@ class _Machine:
 
 
 def plain_values(value: Any, most: int = 100_000) -> Any:
-    """A part of what `read_plain` gave, as values without `Made` and `Name` in them. What is shared is copied.
+    """A part of what `read_plain` gave, as values without described objects and names. What is shared is copied.
 
     Raises:
         PickleError: There are such objects in it, or more values than `most`, or they are nested deeper than 50.

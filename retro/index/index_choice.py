@@ -67,13 +67,14 @@ def _has_bit_codes(faiss: Any, index: Any) -> bool:
     return "RaBitQ" in type(part).__name__
 
 
-def create_index(factory: str, dimension: int, train_vectors: int) -> Any:
+def create_index(factory: str, dimension: int, train_vectors: int, *, by_rows: bool = True) -> Any:
     """An empty Faiss index for inner products, known to be trainable and to search a range of rows.
 
     Args:
         factory: A Faiss factory string.
         dimension: Length of the vectors.
         train_vectors: How many vectors there will be to train it.
+        by_rows: Whether it needs to be able to search some of its rows.
 
     Raises:
         ConfigError: It does not fit into memory, Faiss cannot make it, it cannot be restricted to a range of rows
@@ -88,7 +89,7 @@ def create_index(factory: str, dimension: int, train_vectors: int) -> Any:
         reason = str(error).strip().splitlines()[-1].rpartition(": ")[2]
         need = f"needs a Faiss factory string for vectors of {dimension} and inner products (Faiss: {reason})"
         raise ConfigError(SETTING, factory, need) from None
-    if not _searches_ranges(faiss, index):
+    if by_rows and not searches_rows(faiss, index):
         need = "needs an index that can search a range of rows: Flat, SQ8, RaBitQ, IVF… or HNSW…, with OPQ, RFlat …"
         raise ConfigError(SETTING, factory, need)
     _check_vectors(faiss, index, factory, train_vectors)
@@ -167,12 +168,13 @@ def _needed_by_transform(faiss: Any, transform: Any) -> int:
     return int(transform.d_in) if isinstance(transform, faiss.PCAMatrix) else 1
 
 
-def _searches_ranges(faiss: Any, index: Any) -> bool:
+def searches_rows(faiss: Any, index: Any) -> bool:
+    """Whether a search of the index can be restricted to some of its rows."""
     part = faiss.downcast_index(index)
     if isinstance(part, faiss.IndexPreTransform):
-        return _searches_ranges(faiss, part.index)
+        return searches_rows(faiss, part.index)
     if isinstance(part, faiss.IndexRefine):
-        return _searches_ranges(faiss, part.base_index)
+        return searches_rows(faiss, part.base_index)
     kinds = ("IndexFlat", "IndexIVF", "IndexHNSW", "IndexScalarQuantizer", "IndexRaBitQ")
     return isinstance(part, tuple(getattr(faiss, kind) for kind in kinds if hasattr(faiss, kind)))
 

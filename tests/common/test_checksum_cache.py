@@ -81,3 +81,15 @@ def test_a_folder_in_its_place_costs_readings_and_forgetting_names_it(tmp_path: 
     with pytest.raises(ArtifactError, match="is a folder"):
         forget(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [VERIFIED, "a"]
+
+
+def test_a_file_of_the_users_is_remembered_in_a_folder_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = tmp_path / "theirs" / "a", tmp_path / "ours"
+    theirs.parent.mkdir()
+    ours.mkdir()
+    digest = settled(theirs, b"1")
+    assert known_sha256(theirs, ours) == digest
+    assert not (theirs.parent / VERIFIED).exists()
+    checksum_cache._sha256_of.cache_clear()
+    monkeypatch.setattr(checksum_cache, "sha256_file", lambda path: pytest.fail("read again"))
+    assert known_sha256(theirs, ours) == digest

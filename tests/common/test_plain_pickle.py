@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
 import tracemalloc
@@ -11,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from retro.common.plain_pickle import DescribedObject, Name, PickleError, plain_values, read_plain
+from retro.common.plain_pickle import (
+    BytesInFile,
+    DescribedObject,
+    Name,
+    PickleError,
+    plain_values,
+    read_plain,
+    read_plain_file,
+)
 from tests.mcore.hostile import call, forged, named, payloads, text
 
 # Python 3.13 keeps its paths in a module of their own.
@@ -116,3 +125,60 @@ def test_any_bytes_give_a_value_or_one_error() -> None:
             read_plain(bytes(data), NAMES)
         except PickleError:
             continue
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("length", [3, 300, 100_000])
+def test_byte_strings_of_a_file_are_left_in_it(protocol: int, length: int) -> None:
+    content = random.Random(length).randbytes(length)
+    value = {"a": [1, "x" * 300], "b": content}
+    data = b"before" + pickle.dumps(value, protocol)
+    stream = io.BytesIO(data)
+    stream.seek(len(b"before"))
+    found = read_plain_file(stream, {})
+    left = found.pop("b")
+    assert found == {"a": [1, "x" * 300]}
+    assert isinstance(left, BytesInFile)
+    assert data[left.start : left.start + left.length] == content
+
+
+def test_a_byte_array_of_a_file_is_left_in_it_too() -> None:
+    data = pickle.dumps(bytearray(b"12345"), 5)
+    left = read_plain_file(io.BytesIO(data), {})
+    assert data[left.start : left.start + left.length] == b"12345"
+
+
+@pytest.mark.parametrize("way", payloads(Path("x")))
+def test_no_way_of_running_code_does_in_a_file(way: str, tmp_path: Path) -> None:
+    payload = payloads(tmp_path / "ran")[way]
+    with pytest.raises(PickleError):
+        read_plain_file(io.BytesIO(b"\x80\x04" + payload + b"N."), {})
+    assert not (tmp_path / "ran").exists()
+
+
+def test_any_file_gives_a_value_or_one_error() -> None:
+    generator = random.Random(6)
+    seeds = [pickle.dumps([*VALUES, b"y" * 400], protocol) for protocol in range(3, 6)]
+    for _ in range(2_000):
+        data = bytearray(generator.choice(seeds))
+        for _ in range(generator.randint(1, 4)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        try:
+            read_plain_file(io.BytesIO(bytes(data[: generator.randint(1, len(data))])), NAMES)
+        except PickleError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "cut short"),
+        (b"\x80\x04B\xff\x00\x00\x00abc.", "cut short"),
+        (b"\x80\x04\x8e\x01\x00", "cut short"),
+        (b"\x80\x04N", "cut short"),
+        (b"\x80\x04\xff.", "0xff is no operation"),
+    ],
+)
+def test_a_file_that_is_cut_short_says_so(data: bytes, problem: str) -> None:
+    with pytest.raises(PickleError, match=problem):
+        read_plain_file(io.BytesIO(data), {})

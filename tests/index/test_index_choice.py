@@ -12,7 +12,15 @@ from retro.index import index_choice
 from retro.index.config import IndexConfig
 from retro.index.faiss_index import SearchSettings, exact_hits, fill_index, search_index
 from retro.index.faiss_loader import load_faiss
-from retro.index.index_choice import choose_index, create_index, is_exact, is_graph, ranks_again, vectors_needed
+from retro.index.index_choice import (
+    choose_index,
+    create_index,
+    is_exact,
+    is_graph,
+    ranks_again,
+    searches_rows,
+    vectors_needed,
+)
 from tests.index.vectors import unit_vectors
 
 SETTINGS = SearchSettings(nprobe=16, ef_search=64, refine_factor=4)
@@ -75,6 +83,12 @@ def test_a_string_that_faiss_refuses_is_a_setting_that_is_wrong(factory: str) ->
 def test_an_index_that_cannot_search_some_of_its_rows_is_refused(factory: str) -> None:
     with pytest.raises(ConfigError, match="can search a range of rows"):
         create_index(factory, 16, 10_000)
+
+
+def test_an_index_that_need_not_search_some_of_its_rows_may_be_of_any_kind() -> None:
+    index = create_index("PQ8x4", 16, 10_000, by_rows=False)
+    assert not searches_rows(load_faiss(), index)
+    assert searches_rows(load_faiss(), create_index("OPQ4,IVF4,PQ4x4", 16, 10_000, by_rows=False))
 
 
 def test_a_training_that_faiss_refuses_is_a_setting_that_is_wrong() -> None:

@@ -1,0 +1,189 @@
+"""The two commands that users of Contriever's and Self-RAG's tools know, with their flags.
+
+python -m retro.recipes.passages embed --model_name_or_path M --passages P --output_dir DIR
+    [--shard_id 0 --num_shards 4]
+python -m retro.recipes.passages retrieve --model_name_or_path M --passages P --passages_embeddings GLOB --data IN
+    --output_dir OUT [--n_docs 20]
+
+Any setting of `PassagesConfig` may follow, as in `embedder.batch_tokens=65536`. A flag of those tools that would do
+nothing here is refused: who gives it expects something of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from retro.common.config import apply_overrides, config_json, unknown_name
+from retro.common.errors import ConfigError, RetroError
+from retro.common.progress import Progress, set_up_logging
+from retro.common.terminal import complain, never_fail_to_encode, output
+from retro.recipes.passages.config import PassagesConfig, contriever
+
+PROGRAM = "python -m retro.recipes.passages"
+_TOO_MANY = "a batch here is a number of tokens: embedder.batch_tokens=65536"
+_ALONE = {
+    "--normalize_text": "text is embedded as it stands; write the file of passages otherwise",
+    "--per_gpu_batch_size": _TOO_MANY,
+}
+_INAPPLICABLE: dict[str, dict[str, str]] = {
+    "embed": _ALONE,
+    "retrieve": _ALONE
+    | {
+        "--validation_workers": "answers are not looked for in passages here; `retro evaluate` measures that",
+        "--indexing_batch_size": "vectors are added a slice at a time, whatever it is",
+        "--projection_size": "the length of the vectors is read from the shards",
+        "--lang": "no dataset is read but --data",
+        "--dataset": "no dataset is read but --data",
+    },
+}
+"""Flags of the tools that are known by these names, and why they would do nothing."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what the command ends with."""
+        raise ConfigError(self.prog.rpartition(" ")[2], None, f"{message}; see `{self.prog} --help`")
+
+
+@dataclass(frozen=True)
+class _Command:
+    summary: str
+    flags: Mapping[str, Mapping[str, Any]]
+    run: Callable[[argparse.Namespace, PassagesConfig], str]
+
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "--model_name_or_path": {"help": "folder or hub name of a Contriever; else embedder.kind=… says what embeds"},
+    "--passages": {"required": True, "help": ".tsv with id, text and title, or .jsonl; also .gz"},
+    "--output_dir": {"required": True, "type": Path, "help": "where the results go"},
+    "--lowercase": {"action": "store_true", "help": "embed in small letters"},
+    "--no_fp16": {"action": "store_true", "help": "compute in float32"},
+}
+_EMBED: dict[str, dict[str, Any]] = {
+    "--shard_id": {"type": int, "default": 0, "help": "number of the shard, from 0 (default 0)"},
+    "--num_shards": {"type": int, "default": 1, "help": "shards in all (default 1)"},
+    "--prefix": {"default": "passages", "help": "first part of the shards' names (default passages)"},
+    "--no_title": {"action": "store_true", "help": "embed the text alone"},
+    "--passage_maxlength": {"type": int, "help": "tokens of a passage at most (default 512)"},
+}
+_RETRIEVE: dict[str, dict[str, Any]] = {
+    "--passages_embeddings": {"required": True, "help": "pattern of the shards, or their folder"},
+    "--data": {"type": Path, "required": True, "help": "JSON or JSON lines with question or instruction"},
+    "--n_docs": {"type": int, "help": "passages for each question (default 20)"},
+    "--save_or_load_index": {
+        "action": "store_true",
+        "help": "keep the index beside the shards, or take it from there",
+    },
+    "--question_maxlength": {"type": int, "help": "tokens of a question at most (default 512)"},
+    "--n_subquantizers": {"type": int, "default": 0, "help": "bytes of a vector in a PQ index; 0: exact (default)"},
+    "--n_bits": {"type": int, "default": 8, "help": "bits of each of these (default 8)"},
+}
+
+
+def _embed(given: argparse.Namespace, config: PassagesConfig) -> str:
+    from retro.recipes.passages.embed import embed_shard
+
+    report = embed_shard(config, given.output_dir, given.shard_id, given.num_shards, prefix=given.prefix)
+    return f"{report.passages} passages ({report.without_title} of all without a title) in {report.path}"
+
+
+def _retrieve(given: argparse.Namespace, config: PassagesConfig) -> str:
+    from retro.recipes.passages.retrieve import retrieve_for_file
+    from retro.recipes.passages.search import PassageRetriever
+
+    out = given.output_dir if given.output_dir.suffix in (".json", ".jsonl") else given.output_dir / given.data.name
+    report = retrieve_for_file(
+        given.data, out, PassageRetriever.open(config),
+        n_docs=config.n_docs, questions_per_block=config.questions_per_block,
+    )  # fmt: skip
+    return f"{report.items} questions ({report.with_fewer} with fewer than {report.n_docs} passages) in {report.path}"
+
+
+_COMMANDS = {
+    "embed": _Command("Embed a shard of the passages, as <prefix>_<number>.", _SHARED | _EMBED, _embed),
+    "retrieve": _Command("Put the best passages beside each question, as ctxs.", _SHARED | _RETRIEVE, _retrieve),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a command; a user's mistake is one line on standard error and exit code 2.
+
+    Args:
+        words: `embed` or `retrieve`, flags, settings.
+
+    Returns:
+        The exit code.
+    """
+    never_fail_to_encode()
+    set_up_logging()
+    try:
+        output.say(run(words))
+    except RetroError as error:
+        Progress.clear()
+        complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        Progress.clear()
+        complain("stopped; the same command goes on from here")
+        return 130
+    return 0
+
+
+def run(words: Sequence[str]) -> str:
+    """As `main`, but errors are raised; gives what was made, in a line.
+
+    Raises:
+        ConfigError: There is no such command, flag or setting, or one that does nothing here.
+        RetroError: As the commands say.
+    """
+    name = words[0] if words else ""
+    if name not in _COMMANDS:
+        raise ConfigError(PROGRAM, name or None, unknown_name(name, list(_COMMANDS)).replace("a setting", "a command"))
+    given, settings = _parse(name, words[1:])
+    return _COMMANDS[name].run(given, settings_of(given, settings))
+
+
+def _parse(name: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    command = _COMMANDS[name]
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag in _INAPPLICABLE[name]:
+            raise ConfigError(flag, True, f"needs to be left out: {_INAPPLICABLE[name][flag]}")
+    parser = _Parser(prog=f"{PROGRAM} {name}", description=command.summary, allow_abbrev=False)
+    for flag, options in command.flags.items():
+        parser.add_argument(flag, **options)
+    parser.add_argument("settings", nargs="*", metavar="setting=value", help="settings of PassagesConfig")
+    given, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        need = unknown_name(unknown[0], list(command.flags)).replace("a setting", f"a flag of {name}")
+        raise ConfigError("flags", unknown[0], need)
+    return given, list(given.settings)
+
+
+def settings_of(given: argparse.Namespace, overrides: Sequence[str]) -> PassagesConfig:
+    """The settings that flags ask for, and those that follow them.
+
+    Raises:
+        ConfigError: One is unknown or cannot work, or nothing says what embeds.
+    """
+    names = vars(given)
+    data: dict[str, Any] = {"passages": given.passages, "lowercase": given.lowercase}
+    if given.model_name_or_path:
+        longest = names.get("passage_maxlength") or names.get("question_maxlength")
+        own = ({"max_tokens": longest} if longest else {}) | ({"precision": "float32"} if given.no_fp16 else {})
+        data["embedder"] = config_json(contriever(given.model_name_or_path, **own))
+    elif not any(word.startswith("embedder.") for word in overrides):
+        raise ConfigError("--model_name_or_path", None, "needs a folder or hub name of a model, or embedder.kind=…")
+    data |= {"embeddings": names.get("passages_embeddings", ""), "title": not names.get("no_title", False)}
+    data["save_or_load_index"] = names.get("save_or_load_index", True)
+    if names.get("n_docs") is not None:
+        data["n_docs"] = given.n_docs
+    if names.get("n_subquantizers"):
+        data["faiss"] = f"PQ{given.n_subquantizers}x{given.n_bits}"
+    return PassagesConfig(**apply_overrides(data, overrides))
