@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,14 +14,18 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def first_signal_only() -> Iterator[None]:
+def first_signal_only() -> Iterator[Callable[[], None]]:
     """Let the first SIGINT or SIGTERM do what it did before, and ignore those after it; for one of several processes.
 
     torchrun passes on the Ctrl-C that the terminal has sent to its processes already, so each has two. A process that
     trains alone keeps its second Ctrl-C: its user may mean it.
+
+    Yields:
+        A function to be called between steps. What a signal raises while a destructor runs is lost, and no second one
+        would come: it raises it again. So does any failure after a signal, such as of a process that the others left.
     """
     if parallel.world_size() == 1 or threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     came: list[int] = []
@@ -30,16 +34,26 @@ def first_signal_only() -> Iterator[None]:
         came.append(number)
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
+        stop(number, frame)
+
+    def stop(number: int, frame: FrameType | None) -> None:
         handler = before[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)
         else:
             raise SystemExit(128 + number)
 
+    def again() -> None:
+        if came:
+            stop(came[0], None)
+
     for number in _SIGNALS:
         signal.signal(number, once)
     try:
-        yield
+        yield again
+    except Exception:
+        again()
+        raise
     finally:
         if not came:
             for number, handler in before.items():

@@ -136,13 +136,14 @@ def train(
     boards = open_boards(config, out, step, what) if parallel.is_main() else []
     speed, waited_s, learned = _Speed(), 0.0, False
     with (
-        first_signal_only(),
+        first_signal_only() as stop_again,
         TrainingLog(_log_path(out), resumed_step=step, boards=boards) as lines,
         Progress(config.steps, what=what, unit="steps", done=step) as bar,
         CheckpointWriter(engine, shape, config, checkpoints, base, tokenizer) as saver,
         DataLoader(source, shape, engine.chunks, config.micro_batch) as feed,
     ):
         while step < config.steps:
+            stop_again()
             step += 1
             result = _one_step(engine, feed, config, step, loss)
             learned = learned or (result.grad_norm > 0 and result.lr > 0)

@@ -64,6 +64,26 @@ def test_without_a_signal_and_alone_everything_stays_as_it_was(monkeypatch: pyte
     assert signal.getsignal(signal.SIGINT) is before
 
 
+class KilledWhileItIsForgotten:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_came_while_nothing_could_be_raised_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(KeyboardInterrupt), first_signal_only() as stop_again:
+        stop_again()
+        KilledWhileItIsForgotten()
+        stop_again()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The others have left meanwhile.
+    with pytest.raises(KeyboardInterrupt), first_signal_only():
+        KilledWhileItIsForgotten()
+        raise RuntimeError("connection closed by peer")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_two_processes_that_are_interrupted_twice_end_with_130_and_leave_their_checkpoints(tmp_path: Path) -> None:
     store = meeting_point()
     common = os.environ | {**store_variables(store), "WORLD_SIZE": "2"}
