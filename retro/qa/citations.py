@@ -7,9 +7,11 @@ of whatever is handed in: a model of natural language inference, or a rule in a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from retro.qa.sentences import sentence_pieces
 
 
 class Entails(Protocol):
@@ -25,13 +27,6 @@ MOST_CITED = 3
 # As ALCE finds them: a bracket with a number, closed or not. `[1, 2]` cites the first passage alone.
 _CITATION = re.compile(r"\[([0-9]{1,9})")
 _WRITTEN = re.compile(r" ?\[[0-9]+")
-_STOP = re.compile(r"[.!?]+[\"'”’»)]*(?P<cites>(?:\s*\[[0-9][0-9,;\s]*\])*)(?=\s+(?P<next>\S)|\s*$)")
-# What has a full stop and ends no sentence: titles, and letters such as J., U.S. and e.g.; but World War I.
-_SHORT = re.compile(
-    r"(?<![\w.])(?:(?:[A-Za-z]\.)+[A-Za-z]|[A-HJ-Z]|Dr|Mr|Mrs|Ms|Prof|St|Gen|Sen|Rep|Gov|Col|Lt|Sgt|Capt|Rev|Hon|Mt|Ft"
-    r"|No|Vol|Fig|vs|pp?|ca?|approx)$"
-)
-_LONGEST_SHORT = 12
 
 
 @dataclass(frozen=True)
@@ -72,27 +67,9 @@ def cited_sentences(answer: str) -> list[CitedSentence]:
     """
     found = [
         CitedSentence(without_citations(piece).strip(), tuple(map(int, _CITATION.findall(piece))))
-        for piece in _sentences(answer)
+        for piece in sentence_pieces(answer)
     ]
     return [one for one in found if any(map(str.isalnum, one.text))]
-
-
-def _sentences(text: str) -> Iterator[str]:
-    start = 0
-    for stop in _STOP.finditer(text):
-        if stop["next"] and (
-            stop["next"].islower() or (not stop["cites"] and _ends_nothing(text, start, stop.start()))
-        ):
-            continue
-        yield text[start : stop.end()]
-        start = stop.end()
-    yield text[start:]
-
-
-def _ends_nothing(text: str, start: int, stop: int) -> bool:
-    """Whether a full stop belongs to a short form, or to a number that begins a sentence: `1. It rained.`"""
-    short = _SHORT.search(text, max(start, stop - _LONGEST_SHORT), stop)
-    return short is not None or text[start:stop].strip().isdecimal()
 
 
 def score_citations(

@@ -23,9 +23,9 @@ from retro.evaluate.scores import SCORES
 from retro.generate import run as generate
 from retro.generate.config import ModelPaths
 from retro.generate.questions import load_questions
-from retro.index.retriever import open_retriever
 from retro.qa.answer_files import read_answers
 from retro.qa.formats.item import record
+from retro.qa.passages import Retrieve
 from retro.qa.question import Question
 from retro.qa.task import Task, load_task
 from retro.recipes.base import Made, StepRun
@@ -33,7 +33,6 @@ from retro.recipes.self_rag.config import DecodeConfig, Mode
 from retro.recipes.self_rag.items import write_items
 from retro.recipes.self_rag.policy import SelfRagPolicy
 from retro.recipes.self_rag.prompts import STYLE, Texts, instruction_text, load_texts
-from retro.run.pipeline import database_dirs
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +40,21 @@ QUESTIONS, TASK = "questions.jsonl", "task.yaml"
 MODES = "modes.json"
 
 
-def run(work: StepRun, paths: ModelPaths) -> Made:
-    """Answer the questions of the section `generate`, in each mode.
+def run(work: StepRun, paths: ModelPaths, search: Retrieve | None, retrieved: Path | None) -> Made:
+    """Answer questions, in each mode.
+
+    Args:
+        work: The step.
+        paths: Model and database.
+        search: Finds passages anew for each segment of a long answer.
+        retrieved: The questions, with passages; None: those of the section `generate`.
 
     Raises:
         RetroError: As the generate stage.
     """
     config, usual = work.settings.decode, work.config.generate
+    if retrieved is not None:
+        usual = usual.model_copy(update={"questions": (retrieved,), "data": None})
     task = load_task(usual.task)
     questions = load_questions(usual, paths.corpus)
     texts = load_texts(work.settings.prompts)
@@ -56,7 +63,7 @@ def run(work: StepRun, paths: ModelPaths) -> Made:
     counts: dict[str, Any] = {"questions": len(questions)}
     for mode in config.modes:
         settings = _settings(work, mode)
-        policy = SelfRagPolicy(config, mode, _search(work, config, paths))
+        policy = SelfRagPolicy(config, mode, search)
         generate.run(settings, work.config.parallel, paths, work.directory / mode, policy)
         counts[mode] = _counts(work.directory / mode)
     return Made(files=[QUESTIONS, TASK, *(f"{mode}/manifest.json" for mode in config.modes)], counts=counts)
@@ -113,15 +120,6 @@ def _settings(work: StepRun, mode: Mode) -> Any:
             "count": None,
         }
     )
-
-
-def _search(work: StepRun, config: DecodeConfig, paths: ModelPaths) -> Any:
-    if not (config.form == "long" and config.search_each_segment):
-        return None
-    from retro.corpus.reader import Corpus
-
-    dirs = database_dirs(work.config, answers=True)
-    return open_retriever(Corpus.open(paths.corpus), *dirs, config.ndocs, work.config.search)
 
 
 def _counts(directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
+from retro.recipes.passages.config import PassagesConfig
 from retro.sft.config import SftTrainConfig
 from retro.teacher.config import TeacherConfig
 
@@ -222,6 +223,13 @@ class SelfRagConfig(StageConfig):
 
     decode: DecodeConfig = DecodeConfig()
     """How it answers."""
+
+    passages: PassagesConfig = PassagesConfig()
+    """Passages with embeddings of their own, such as DPR's; without a file of them the run's database is searched."""
+
+    retrieve: Path | None = None
+    """A JSON or JSONL file whose items have `question` or `instruction`: passages are added to them, as `ctxs`, and
+    they are what is answered."""
 
     prompts: Path | None = None
     """A file laid over the recipe's own prompts (`retro/recipes/self_rag/prompts.yaml`)."""

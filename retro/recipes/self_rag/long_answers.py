@@ -19,6 +19,7 @@ from retro.generate.engine import BatchEngine
 from retro.generate.program import Program
 from retro.generate.request import Action, Completion, Prefix, Progress, Request
 from retro.qa.question import PassageLike
+from retro.qa.sentences import with_citation
 from retro.recipes.self_rag.answering import (
     Asked,
     Told,
@@ -33,7 +34,6 @@ from retro.recipes.self_rag.answering import (
     wants_passages,
 )
 from retro.recipes.self_rag.scores import retrieval_probability
-from retro.recipes.self_rag.sentences import with_citation
 from retro.recipes.self_rag.tokens import NO_RETRIEVAL, RELEVANT, RETRIEVAL, RETRIEVE, UNSUPPORTED
 
 

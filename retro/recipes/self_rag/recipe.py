@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from retro.common.files import read_json
 from retro.generate.config import ModelPaths
-from retro.index.retriever import open_retriever
-from retro.qa.passages import Retrieve
 from retro.recipes.base import Made, Step, StepRun
+from retro.recipes.passages.search import PassageSearch, as_retrieve
 from retro.recipes.self_rag import answers, critic_data, critic_scores, generator_data
 from retro.recipes.self_rag.config import SelfRagConfig
 from retro.recipes.self_rag.critic import Critic, open_critic
@@ -18,6 +16,8 @@ from retro.recipes.self_rag.prompts import load_texts
 from retro.recipes.self_rag.tokens import TOKENS
 from retro.recipes.self_rag.tuning import tune
 from retro.run.pipeline import database_dirs, model_paths
+
+RETRIEVED = "retrieved.jsonl"
 
 
 def _tune_critic(work: StepRun) -> Made:
@@ -38,15 +38,10 @@ def _score_critic(work: StepRun) -> Made:
 
 def _make_data(work: StepRun) -> Made:
     config = work.settings.data
-    critic = _critic(work)
-    made = generator_data.make(
-        config.items,
-        config,
-        critic,
-        _search(work, max(config.evidence, config.top_n)),
-        _identity(work, critic),
-        work.directory,
-    )
+    critic, source = _critic(work), source_of(work)
+    identity = {"critic": critic.identity, "passages": dict(source.identity)}
+    retrieve = as_retrieve(source, max(config.evidence, config.top_n))
+    made = generator_data.make(config.items, config, critic, retrieve, identity, work.directory)
     files = [generator_data.TRAIN, generator_data.SAMPLES, generator_data.EXAMPLES]
     counts = {"samples": made.samples, "branches": made.branches, "dropped": made.dropped}
     return Made(files=files, counts=counts)
@@ -74,16 +69,24 @@ def _critic(work: StepRun) -> Critic:
     )
 
 
-def _search(work: StepRun, passages: int) -> Retrieve:
-    from retro.corpus.reader import Corpus
+def source_of(work: StepRun) -> PassageSearch:
+    """What finds passages: those of the settings, or the run's database."""
+    from retro.recipes.passages.search import DatabaseRetriever, PassageRetriever
 
-    corpus = Corpus.open(work.made_by("corpus"))
-    return open_retriever(corpus, *database_dirs(work.config, answers=True), passages, work.config.search)
+    if work.settings.passages.passages is not None:
+        return PassageRetriever.open(work.settings.passages)
+    return DatabaseRetriever(work.made_by("corpus"), *database_dirs(work.config, answers=True), work.config.search)
 
 
-def _identity(work: StepRun, critic: Critic) -> dict[str, Any]:
-    index = database_dirs(work.config, answers=True)[1]
-    return {"critic": critic.identity, "index": read_json(index / "manifest.json", "Run `retro index`")["config"]}
+def _retrieve(work: StepRun) -> Made:
+    from retro.recipes.passages.retrieve import retrieve_for_file
+
+    config = work.settings.passages
+    report = retrieve_for_file(
+        work.settings.retrieve, work.directory / RETRIEVED, source_of(work),
+        n_docs=work.settings.decode.ndocs, questions_per_block=config.questions_per_block,
+    )  # fmt: skip
+    return Made(files=[RETRIEVED], counts=report.counts)
 
 
 def answer_paths(work: StepRun) -> ModelPaths:
@@ -94,7 +97,11 @@ def answer_paths(work: StepRun) -> ModelPaths:
 
 
 def _answer(work: StepRun) -> Made:
-    return answers.run(work, answer_paths(work))
+    config = work.settings
+    again = config.decode.form == "long" and config.decode.search_each_segment
+    search = as_retrieve(source_of(work), config.decode.ndocs) if again else None
+    retrieved = work.made_by("retrieve") / RETRIEVED if config.retrieve is not None else None
+    return answers.run(work, answer_paths(work), search, retrieved)
 
 
 def _needs_of_labels(settings: SelfRagConfig) -> tuple[str, ...]:
@@ -105,8 +112,12 @@ def _needs_of_scores(settings: SelfRagConfig) -> tuple[str, ...]:
     return (*_needs_of_labels(settings), "critic_data")
 
 
+def _needs_of_search(settings: SelfRagConfig) -> tuple[str, ...]:
+    return () if settings.passages.passages is not None else ("corpus", "db", "index")
+
+
 def _needs_of_data(settings: SelfRagConfig) -> tuple[str, ...]:
-    return (*_needs_of_labels(settings), "db", "index")
+    return tuple(dict.fromkeys((*_needs_of_labels(settings), *_needs_of_search(settings))))
 
 
 def _needs_of_generator(settings: SelfRagConfig) -> tuple[str, ...]:
@@ -114,7 +125,10 @@ def _needs_of_generator(settings: SelfRagConfig) -> tuple[str, ...]:
 
 
 def _needs_of_answers(settings: SelfRagConfig) -> tuple[str, ...]:
-    return () if settings.generator.checkpoint is not None else ("generator",)
+    generator = () if settings.generator.checkpoint is not None else ("generator",)
+    retrieved = () if settings.retrieve is None else ("retrieve",)
+    again = settings.decode.form == "long" and settings.decode.search_each_segment
+    return (*generator, *retrieved, *(_needs_of_search(settings) if again else ()))
 
 
 def _tunes_critic(settings: SelfRagConfig) -> bool:
@@ -168,7 +182,7 @@ class SelfRag:
             summary="Critic and retriever make training data.",
             run=_make_data,
             needs=_needs_of_data,
-            settings=("data", "critic.checkpoint", "prompts"),
+            settings=("data", "critic.checkpoint", "passages", "prompts"),
             sections=("search",),
             wanted=lambda settings: settings.data.items is not None,
         ),
@@ -179,6 +193,15 @@ class SelfRag:
             needs=_needs_of_generator,
             settings=("data.samples", "generator.tune"),
             wanted=_tunes_generator,
+        ),
+        Step(
+            name="retrieve",
+            summary="Passages for the questions that are answered.",
+            run=_retrieve,
+            needs=_needs_of_search,
+            settings=("retrieve", "passages", "decode.ndocs"),
+            sections=("search",),
+            wanted=lambda settings: settings.retrieve is not None,
         ),
         Step(
             name="answer",

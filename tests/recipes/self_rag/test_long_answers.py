@@ -9,8 +9,8 @@ import pytest
 
 from retro.generate.request import Completion
 from retro.qa.question import Context
+from retro.qa.sentences import sentences, with_citation
 from retro.recipes.self_rag.long_answers import Beam, best_beams, cite
-from retro.recipes.self_rag.sentences import sentences, with_citation
 from tests.recipes.self_rag.fake import Says, ScriptedDecoder, answer, passage, told
 
 A, B = passage("aa", "ta"), passage("bb")
