@@ -76,8 +76,15 @@ def serve(arguments: Words = None) -> None:
         from retro.run.pipeline import model_paths
         from retro.serve.loading import load_service
 
-        name = config.run_dir.resolve().name
-        serve_until_stopped(load_service(settings, config.generate, model_paths(config), name), listener)
+        name, begin = config.run_dir.resolve().name, None
+        generate, paths = config.generate, model_paths(config)
+        if settings.recipe:
+            from retro.recipes.base import served
+
+            found = served(config)
+            generate, paths, begin = found.generate, found.paths, found.begin
+            settings = settings.model_copy(update={"kind": found.kind})
+        serve_until_stopped(load_service(settings, generate, paths, name, begin), listener)
     finally:
         listener.close()
 

@@ -28,6 +28,8 @@ Program = Generator[Sequence[Request], Sequence[Completion], Completion]
 """Yields requests, is sent their completions in the same order, returns the answer. It may call `prefill`, `release`
 and `score` of the engine, and nothing else of it; what it holds it releases when it is closed."""
 Begin = Callable[[], Program]
+BeginRequest = Callable[[BatchEngine, Request], Program]
+"""The program that answers a request. It has no `question` where a plain continuation is asked for."""
 
 
 @dataclass(eq=False)

@@ -221,6 +221,11 @@ class Request:
     named_tokens: tuple[int, ...] = ()
     """Tokens whose log-probability is reported at each step, chosen or not."""
     hook: Hook | None = None
+    question: str = ""
+    """What is asked, as text, and"""
+    passages: tuple[PassageLike, ...] = ()
+    """passages at hand, best first: for a program that answers the request (`retro.generate.program`). The engine
+    itself reads what `reading` says."""
 
 
 Ended = Literal["end", "stop", "length", "cancelled", "hook"]

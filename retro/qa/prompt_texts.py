@@ -65,11 +65,16 @@ class StyleTexts(StageConfig):
     """The turns before that."""
     instructions: bool
     """Whether the kind's instruction and lead are used."""
+    option: str = "({letter}) {text}"
+    """A choice of a multiple-choice question."""
+    between_options: str = " "
+    """Between two choices; the first begins a line."""
 
     @model_validator(mode="after")
     def _hold_what_they_are_about(self) -> StyleTexts:
         _require_places(self, "{text}", "context", "untitled_context")
         _require_places(self, "{question}", "question")
+        _require_places(self, "{text}", "option")
         return self
 
 
@@ -148,7 +153,13 @@ class PromptTexts(StageConfig):
     @property
     def identity(self) -> dict[str, Any]:
         """What manifests record."""
-        return {"name": self.name, "version": self.version, "fingerprint": fingerprint(config_json(self))}
+        data = config_json(self)
+        # Texts that came later stand in it only where they are given: what was made with the others stays valid.
+        for name, default in ((name, StyleTexts.model_fields[name].default) for name in ("option", "between_options")):
+            for style in data["styles"].values():
+                if style[name] == default:
+                    del style[name]
+        return {"name": self.name, "version": self.version, "fingerprint": fingerprint(data)}
 
     def known_set(self, name: str) -> SetTexts | None:
         """The set of that name or alias, in any case."""

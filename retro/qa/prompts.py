@@ -114,7 +114,7 @@ def asked_text(question: Question, rule: Rule, form: StyleTexts, template: str) 
     """What is asked: instruction, question and options."""
     wanted = form.instructions and (rule.texts.in_template or not template)
     instruction = f"{rule.texts.instruction} " if wanted and rule.texts.instruction else ""
-    return instruction + question.question + lettered_options(question.options)
+    return instruction + question.question + lettered_options(question.options, form)
 
 
 def _last_turn(form: StyleTexts, rule: Rule, asked: str) -> tuple[str, str]:
@@ -148,11 +148,16 @@ def render_passage(form: StyleTexts, passage: PassageLike) -> str:
     return before.replace("{title}", passage.title) + passage.text + after
 
 
-def lettered_options(options: Sequence[str]) -> str:
-    """`(A) red (B) blue` on a line of its own; empty without options."""
+def lettered_options(options: Sequence[str], form: StyleTexts) -> str:
+    """`(A) red (B) blue` from a new line on, in the style's form; empty without options."""
     if not options:
         return ""
-    return "\n" + " ".join(f"({_letter(number)}) {option}" for number, option in enumerate(options))
+    before, _, after = form.option.partition("{text}")
+    shown = [
+        before.replace("{letter}", _letter(number)) + option + after.replace("{letter}", _letter(number))
+        for number, option in enumerate(options)
+    ]
+    return "\n" + form.between_options.join(shown)
 
 
 def _letter(number: int) -> str:

@@ -38,6 +38,8 @@ from retro.run.config import RunConfig
 from retro.run.pipeline import STAGES, stage
 
 if TYPE_CHECKING:
+    from retro.generate.config import GenerateConfig, ModelPaths
+    from retro.generate.program import BeginRequest
     from retro.teacher.config import TeacherConfig
     from retro.teacher.teacher import Teacher
 
@@ -118,6 +120,35 @@ class Step:
     def needed(self, settings: Any) -> tuple[str, ...]:
         """What it needs under these settings of the recipe."""
         return self.needs(settings) if callable(self.needs) else self.needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a recipe has `retro serve` answer with."""
+
+    generate: GenerateConfig
+    """Prompts and passages; `contexts_in_prompt` passages are at hand for each question."""
+    paths: ModelPaths
+    """Model and database."""
+    kind: str
+    """The kind of question that a chat's last message is."""
+    begin: BeginRequest
+    """The program that answers a request."""
+
+
+def served(config: RunConfig) -> Served:
+    """What the recipe `serve.recipe` serves.
+
+    Raises:
+        ConfigError: There is no such recipe, or it serves nothing.
+    """
+    name = config.serve.recipe
+    recipe = RECIPES.find(name, "serve.recipe")
+    serve = getattr(recipe, "serve", None)
+    if serve is None:
+        raise ConfigError("serve.recipe", name, "needs a recipe with a way of decoding; this one has none to serve")
+    found: Served = serve(config, recipe_settings(config, recipe))
+    return found
 
 
 @runtime_checkable

@@ -59,11 +59,15 @@ def whole_choice(
         "index": index,
         "logprobs": _logprobs(route, model, completion.tokens, ()) if prepared.logprobs else None,
         "finish_reason": _FINISH[completion.ended],
-        "retrieval": RetrievalResult(source=prepared.source, chunks=chunks),
+        "retrieval": RetrievalResult(source=prepared.source, chunks=chunks, **_details(completion)),
     }
     if route == "chat":
         return ChatChoice(message=AssistantMessage(role="assistant", content=text), **common)
     return CompletionChoice(text=text, **common)
+
+
+def _details(completion: Completion) -> dict[str, Any]:
+    return {"details": dict(completion.details)} if completion.details else {}
 
 
 def _logprobs(route: Route, model: ModelInfo, tokens: Sequence[ChosenToken], before: Sequence[int]) -> Any:
@@ -106,7 +110,10 @@ class ChoiceStream:
             found: dict[str, Any] = {"retrieval": result} if retrieved else {}
             chunks.append(self._choice(text, logprobs=logprobs, **found))
         if event.completion is not None:
-            chunks.append(self._choice("", finish_reason=_FINISH[event.completion.ended]))
+            told = _details(event.completion)
+            result = RetrievalResult(source=self.prepared.source, chunks=[], **told)
+            last: dict[str, Any] = {"retrieval": result} if told else {}
+            chunks.append(self._choice("", finish_reason=_FINISH[event.completion.ended], **last))
         return chunks
 
     def _new_logprobs(self, *, ended: bool) -> Any:

@@ -55,6 +55,10 @@ class ServeConfig(StageConfig):
     """Where passages come from when a request does not say: a search for each chunk, or nowhere. With `none` the index
     is not opened, and requests can only give passages. A model without an encoder reads none in any case."""
 
+    recipe: str = ""
+    """A recipe whose way of decoding answers chats, such as self_rag: checkpoint, prompts and passages are then those
+    of its settings. Empty: none."""
+
     kind: str = "conversation"
     """What a chat's last message wants, from qa/prompts.yaml: `conversation` asks with the user's own words and shows
     passages, `chat` shows none, `short_span` and others put their instruction before. Style, template and texts are

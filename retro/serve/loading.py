@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from retro.common.errors import ConfigError
 from retro.generate.config import GenerateConfig, ModelPaths
 from retro.generate.engine import BatchEngine
 from retro.generate.loading import find_checkpoint, with_choice
 from retro.generate.open_model import OpenModel
+from retro.generate.program import BeginRequest, ProgramEngine
 from retro.generate.request import Decoder, Engine
 from retro.generate.task_prompt import warn_of_other_prompts
 from retro.mcore import parallel
@@ -31,7 +33,9 @@ from retro.training.config import ParallelConfig
 log = logging.getLogger(__name__)
 
 
-def load_service(config: ServeConfig, generate: GenerateConfig, paths: ModelPaths, name: str) -> Service:
+def load_service(
+    config: ServeConfig, generate: GenerateConfig, paths: ModelPaths, name: str, begin: BeginRequest | None = None
+) -> Service:
     """Load everything that requests need.
 
     Args:
@@ -39,6 +43,7 @@ def load_service(config: ServeConfig, generate: GenerateConfig, paths: ModelPath
         generate: Checkpoint, prompt style and passages, as for `retro generate`.
         paths: Of the run.
         name: What the model is called where the config does not say.
+        begin: The program that answers a request, of the recipe that the config names; None: each is one continuation.
 
     Raises:
         ConfigError: There are several processes, or the prompt texts lack a kind or template.
@@ -63,7 +68,7 @@ def load_service(config: ServeConfig, generate: GenerateConfig, paths: ModelPath
     if searches and model.corpus is not None:
         most = max(config.max_passages, generate.contexts_in_prompt)
         retrieve = metrics.counted(_one_at_a_time(model.open_search(model.corpus, most)))
-    open_engine = _engine_opener(lambda: model.new_engine(decoder, retrieve, config.max_running))
+    open_engine = _engine_opener(lambda: model.new_engine(decoder, retrieve, config.max_running), begin, config)
     capacity = config.max_running + config.max_queued
     return Service(
         config=config,
@@ -90,6 +95,7 @@ def _model_info(
         retrieve=retrieve,
         style=generate.style,
         kind=config.kind,
+        recipe=config.recipe,
         contexts_in_prompt=generate.contexts_in_prompt,
         texts=texts,
         template=generate.template,
@@ -97,14 +103,18 @@ def _model_info(
     )
 
 
-def _engine_opener(new_engine: Callable[[], BatchEngine]) -> Callable[[], Engine]:
+def _engine_opener(
+    new_engine: Callable[[], BatchEngine], begin: BeginRequest | None, config: ServeConfig
+) -> Callable[[], Engine]:
     """Opens a new engine, after freeing the decoder memory that the one before still held."""
-    before: list[BatchEngine] = []
+    before: list[BatchEngine | ProgramEngine] = []
 
     def open_engine() -> Engine:
         while before:
             before.pop().abandon()
-        before.append(new_engine())
+        engine = new_engine()
+        programs = None if begin is None else ProgramEngine(engine, partial(begin, engine), config.max_running)
+        before.append(programs or engine)
         return before[0]
 
     return open_engine

@@ -46,6 +46,8 @@ class ModelInfo:
     """The prompt texts; None: the shipped ones."""
     template: str = ""
     """One of their templates; empty: the usual prompt."""
+    recipe: str = ""
+    """The recipe whose programs answer chats; empty: none."""
     prefix: tuple[int, ...] = ()
     """Token ids that prompts begin with, except those that a chat template writes."""
 

@@ -85,11 +85,18 @@ def prepare_chat(body: ChatRequest, model: ModelInfo, limits: Limits, default: S
     new_tokens = _new_tokens(name, body.max_completion_tokens or body.max_tokens, limits)
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid_value("top_logprobs", "needs logprobs: true beside it")
+    if model.recipe and body.logprobs:
+        raise invalid_value(
+            "logprobs", f"is not supported by this model, whose answers are put together ({model.recipe})"
+        )
     shown = _shown_passages(source, body.retrieval, model, question)
     prompt = chat_prompt(body.messages, shown, model, limits, new_tokens)
     sampling = _sampling(body, new_tokens or min(limits.new_tokens, model.sequence_length))
+    requests = _choices(body, [prompt], sampling, reading, body.top_logprobs or 0, limits)
+    if model.recipe:
+        requests = tuple(dataclasses.replace(one, question=question, passages=shown) for one in requests)
     return PreparedRequest(
-        requests=_choices(body, [prompt], sampling, reading, body.top_logprobs or 0, limits),
+        requests=requests,
         echoes=("",) * body.n,
         prompt_tokens=len(prompt),
         source=source,
@@ -157,7 +164,7 @@ def _retrieval(
     if source != "none" and not (model.reads_neighbors if encoder_only else model.uses_passages):
         problem = f"is {source!r}, and this model has no encoder to read passages; use 'none'"
         raise invalid_value("retrieval.source", problem)
-    if source == "live" and not model.reads_neighbors:
+    if source == "live" and not model.reads_neighbors and not model.recipe:
         _require_no_encoder_options(options, model)
     k = options.k or model.neighbors
     if max(k, len(options.passages)) > limits.passages:
@@ -199,9 +206,10 @@ def _given_passages(options: RetrievalOptions) -> tuple[Context, ...]:
 def _shown_passages(
     source: Source, options: RetrievalOptions, model: ModelInfo, question: str
 ) -> tuple[PassageLike, ...]:
-    """The passages that stand in a chat's prompt."""
+    """The passages that stand in a chat's prompt, or that a recipe's program has at hand."""
+    most = options.k or model.contexts_in_prompt if model.recipe else model.contexts_in_prompt
     if source == "given":
-        return _given_passages(options)[: model.contexts_in_prompt]
-    if source == "live" and model.contexts_in_prompt:
-        return model.search(question, model.contexts_in_prompt)
+        return _given_passages(options)[:most]
+    if source == "live" and most:
+        return model.search(question, most)
     return ()

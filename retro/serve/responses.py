@@ -5,7 +5,7 @@ A field that was not set is left out of the JSON, so that each event of a stream
 
 from __future__ import annotations
 
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -86,6 +86,9 @@ class RetrievalResult(ResponseModel):
 
     source: Source
     chunks: list[RetrievedChunk]
+    details: dict[str, Any] | None = None
+    """What a recipe's way of decoding says of the answer, under the recipe's name: its segments, the passages that they
+    were written from, scores. Absent without a recipe."""
 
 
 class CompletionLogprobs(ResponseModel):

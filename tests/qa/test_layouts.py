@@ -11,6 +11,7 @@ import pytest
 from retro.common.errors import DataError
 from retro.qa.layouts import read_task_questions
 from retro.qa.metrics.words import accuracy
+from retro.qa.prompt_texts import shipped_prompts
 from retro.qa.prompts import lettered_options
 from retro.qa.question import Context, Question, Turn
 from retro.qa.task import load_task
@@ -249,7 +250,9 @@ def test_an_answer_of_arc_names_one_of_its_options(tmp_path: Path, labels: str, 
 
 def test_options_of_arc_are_asked_with_letters_and_an_answer_by_letter_is_that_option(tmp_path: Path) -> None:
     (one,) = read(tmp_path, "arc_c", lines(arc("12345", "5")), "arc.jsonl")
-    assert lettered_options(one.options) == "\n(A) air (B) ice (C) sea (D) sun (E) sky"
+    assert (
+        lettered_options(one.options, shipped_prompts().styles["plain"]) == "\n(A) air (B) ice (C) sea (D) sun (E) sky"
+    )
     said = {text: accuracy(text, one.answers, one.options) for text in ("E", "(E) sky", "the sky", "A", "5", "")}
     assert said == {"E": 1.0, "(E) sky": 1.0, "the sky": 1.0, "A": 0.0, "5": 0.0, "": 0.0}
 

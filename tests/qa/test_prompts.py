@@ -121,7 +121,7 @@ def test_options_are_lettered_on_a_line_of_their_own() -> None:
 
 
 def test_letters_go_on_after_z() -> None:
-    assert lettered_options(["x"] * 28).endswith("(Z) x (AA) x (AB) x")
+    assert lettered_options(["x"] * 28, shipped_prompts().styles["plain"]).endswith("(Z) x (AA) x (AB) x")
 
 
 def test_kinds_are_looked_up_in_any_case() -> None:

@@ -21,9 +21,9 @@ from retro.evaluate import score as evaluate
 from retro.evaluate.compare import compare, open_scored_answers
 from retro.evaluate.scores import SCORES
 from retro.generate import run as generate
-from retro.generate.config import ModelPaths
+from retro.generate.config import GenerateConfig, ModelPaths
 from retro.generate.questions import load_questions
-from retro.qa.answer_files import read_answers
+from retro.qa.answer_files import Answer, read_answers
 from retro.qa.formats.item import record
 from retro.qa.passages import Retrieve
 from retro.qa.question import Question
@@ -59,7 +59,7 @@ def run(work: StepRun, paths: ModelPaths, search: Retrieve | None, retrieved: Pa
     questions = load_questions(usual, paths.corpus)
     texts = load_texts(work.settings.prompts)
     write_items(work.directory / QUESTIONS, (asked_item(one, task, texts) for one in questions))
-    _write_task(task, work.directory / TASK)
+    _write_task(task, work.settings.metrics, work.directory / TASK)
     counts: dict[str, Any] = {"questions": len(questions)}
     for mode in config.modes:
         settings = _settings(work, mode)
@@ -72,49 +72,31 @@ def run(work: StepRun, paths: ModelPaths, search: Retrieve | None, retrieved: Pa
 def asked_item(question: Question, task: Task, texts: Texts) -> dict[str, Any]:
     """A question in this toolkit's form, put as an instruction: that of the task, and the question as its input."""
     instruction = texts.tasks.get(task.name, "") or task.instruction or ""
-    options = "".join(f"\n{_letter(place)}: {option}" for place, option in enumerate(question.options))
-    about = question.question + options
-    item = record(question) | {"question": instruction_text(instruction, about) if instruction else about}
-    # The options stand in the question already, in the form that published models were trained with.
-    item |= {"answer_groups": [list(group) for group in question.answer_groups], "labels": dict(question.labels)}
-    if question.options:
-        item = {name: value for name, value in item.items() if name not in ("qa_type", "multichoice_options")}
-        item["answers"] = _lettered(question)
-    return {name: value for name, value in item.items() if value not in ([], {}, None) or name == "answers"}
+    asked = instruction_text(instruction, question.question) if instruction else question.question
+    groups = [list(group) for group in question.answer_groups]
+    return record(question) | {"question": asked, "answer_groups": groups, "labels": dict(question.labels)}
 
 
-def _letter(place: int) -> str:
-    return chr(ord("A") + place)
-
-
-def _lettered(question: Question) -> list[str]:
-    """The letters of the right options; what is no option stays as it is."""
-    return [_letter(question.options.index(one)) if one in question.options else one for one in question.answers]
-
-
-def _write_task(task: Task, path: Path) -> None:
-    """The task without its layouts: the questions are in this toolkit's form already, and hold their instruction."""
-    data = task.model_dump(mode="json") | {"layouts": [], "instruction": None, "template": ""}
+def _write_task(task: Task, metrics: Sequence[str], path: Path) -> None:
+    """The task for questions in this toolkit's form that hold their instruction already."""
+    # What says that questions without answers are asked stays.
+    layouts = [one for one in task.model_dump(mode="json")["layouts"] if one["blank"] == "ask"]
+    data = task.model_dump(mode="json") | {"layouts": layouts, "instruction": None, "template": ""}
+    data["metrics"] = list(metrics or task.metrics)
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _settings(work: StepRun, mode: Mode) -> Any:
-    config, usual = work.settings.decode, work.config.generate
+def _settings(work: StepRun, mode: Mode) -> GenerateConfig:
     reads = mode != "no_retrieval"
-    return usual.model_copy(
+    return generate_settings(work.config.generate, work.settings.decode).model_copy(
         update={
             "questions": (work.directory / QUESTIONS,),
             "data": None,
             "task": str(work.directory / TASK),
             "limit": None,
             "settings": ("with_passages",) if reads else ("closed_book",),
-            "style": "plain",
-            "prompts": STYLE,
-            "template": "",
-            "encoder": False,
-            "contexts_in_prompt": config.ndocs if reads else 0,
-            "max_new_tokens": config.max_new_tokens,
+            "contexts_in_prompt": work.settings.decode.ndocs if reads else 0,
             "batch_size": work.settings.generator.batch_size,
             "start": 0,
             "count": None,
@@ -122,9 +104,23 @@ def _settings(work: StepRun, mode: Mode) -> Any:
     )
 
 
+def generate_settings(usual: GenerateConfig, config: DecodeConfig) -> GenerateConfig:
+    """The settings of generation with the recipe's prompts; passages are at hand, and the prompt shows none of them."""
+    return usual.model_copy(
+        update={
+            "style": "plain",
+            "prompts": STYLE,
+            "template": "",
+            "encoder": False,
+            "contexts_in_prompt": config.ndocs,
+            "max_new_tokens": config.max_new_tokens,
+        }
+    )
+
+
 def _counts(directory: Path) -> dict[str, Any]:
     """How often passages were read, and what did not go as asked."""
-    told = [one.details.get("self_rag", {}) for one in read_answers(_answers_of(directory))]
+    told = [one.details.get("self_rag", {}) for one in answers_of(directory)]
     notes = [note for one in told for note in one.get("notes", ())]
     return {
         "retrieved": sum(bool(one.get("retrieved")) for one in told),
@@ -132,9 +128,10 @@ def _counts(directory: Path) -> dict[str, Any]:
     }
 
 
-def _answers_of(directory: Path) -> Path:
+def answers_of(directory: Path) -> list[Answer]:
+    """The answers of a mode, in the order of the questions."""
     [path] = [path for name in ("with_passages", "closed_book") if (path := directory / f"{name}.jsonl").exists()]
-    return path
+    return read_answers(path)
 
 
 def score(work: StepRun) -> Made:
@@ -186,7 +183,7 @@ def modes_table(directory: Path, answers: Path, modes: Sequence[Mode]) -> dict[s
 
 def original_output(answers: Path, scores: Path) -> dict[str, Any]:
     """A mode's results with the names that the original's output has."""
-    said = read_answers(_answers_of(answers))
+    said = answers_of(answers)
     found = read_json(scores / SCORES, "Run the step again")
     metric = found["metrics"][0]
     per_question = open_scored_answers(scores).values(metric)
@@ -210,7 +207,7 @@ def alce_output(answers: Path, items: Sequence[Mapping[str, Any]]) -> dict[str, 
         answers: A finished generate stage, in the order of the items.
         items: ALCE's own.
     """
-    told = [(one, one.details.get("self_rag", {})) for one in read_answers(_answers_of(answers))]
+    told = [(one, one.details.get("self_rag", {})) for one in answers_of(answers)]
     data = [
         {**item, "output": details.get("cited") or one.prediction, "docs": details.get("docs", [])}
         for item, (one, details) in zip(items, told, strict=True)

@@ -231,6 +231,10 @@ class SelfRagConfig(StageConfig):
     """A JSON or JSONL file whose items have `question` or `instruction`: passages are added to them, as `ctxs`, and
     they are what is answered."""
 
+    metrics: tuple[str, ...] = ()
+    """What answers are scored by, the main metric first, in place of the task's; the original's `match` is
+    `match_raw`."""
+
     prompts: Path | None = None
     """A file laid over the recipe's own prompts (`retro/recipes/self_rag/prompts.yaml`)."""
 

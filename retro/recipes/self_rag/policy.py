@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from retro.generate.engine import BatchEngine
-from retro.generate.program import Program, ProgramEngine
-from retro.generate.request import Completion
+from retro.generate.program import BeginRequest, Program, ProgramEngine
+from retro.generate.request import Completion, Request
 from retro.generate.runner import PreparedQuestion
 from retro.qa.passages import Retrieve
 from retro.recipes.self_rag.answering import Asked
@@ -21,6 +21,35 @@ from retro.recipes.self_rag.tokens import Vocabulary
 def program_of(asked: Asked) -> Program:
     """The program that answers a question in the form that is wanted."""
     return short_answer(asked) if asked.config.form == "short" else long_answer(asked)
+
+
+def program_for(config: DecodeConfig) -> BeginRequest:
+    """The programs of a server: a question is answered in the first of the modes, with the passages at hand; a plain
+    continuation is continued."""
+
+    def begin(engine: BatchEngine, request: Request) -> Program:
+        if not request.question:
+            return _plain(request)
+        return program_of(
+            Asked(
+                engine=engine,
+                vocabulary=Vocabulary.of(engine.tokenizer),
+                config=config,
+                mode=config.modes[0],
+                question=request.question,
+                prompt=request.prompt,
+                passages=request.passages,
+                sampling=request.sampling,
+                search=engine.retrieve,
+            )
+        )
+
+    return begin
+
+
+def _plain(request: Request) -> Program:
+    [completion] = yield [request]
+    return completion
 
 
 class SelfRagPolicy:

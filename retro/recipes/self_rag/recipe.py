@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from retro.generate.config import ModelPaths
-from retro.recipes.base import Made, Step, StepRun
+from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
 from retro.recipes.passages.search import PassageSearch, as_retrieve
 from retro.recipes.self_rag import answers, critic_data, critic_scores, generator_data
 from retro.recipes.self_rag.config import SelfRagConfig
 from retro.recipes.self_rag.critic import Critic, open_critic
 from retro.recipes.self_rag.items import write_items
-from retro.recipes.self_rag.prompts import load_texts
+from retro.recipes.self_rag.policy import program_for
+from retro.recipes.self_rag.prompts import KIND, load_texts
 from retro.recipes.self_rag.tokens import TOKENS
 from retro.recipes.self_rag.tuning import tune
+from retro.run.config import RunConfig
 from retro.run.pipeline import database_dirs, model_paths
 
 RETRIEVED = "retrieved.jsonl"
@@ -92,8 +95,7 @@ def _retrieve(work: StepRun) -> Made:
 def answer_paths(work: StepRun) -> ModelPaths:
     """The generator with the run's database."""
     checkpoint: Path = work.settings.generator.checkpoint or work.made_by("generator") / "sft"
-    paths = model_paths(work.config)
-    return ModelPaths(**{**vars(paths), "checkpoint": checkpoint})
+    return replace(model_paths(work.config), checkpoint=checkpoint)
 
 
 def _answer(work: StepRun) -> Made:
@@ -148,6 +150,17 @@ _LABELS = ("items", "labelled", "teacher", "temperature", "max_tokens", "drop_re
 
 class SelfRag:
     """Self-RAG (Asai et al. 2024)."""
+
+    def serve(self, config: RunConfig, settings: SelfRagConfig) -> Served:
+        """Answer chats as questions are answered, in the first of the modes."""
+        home = recipe_path(config, self)
+        paths = model_paths(config)
+        checkpoint = settings.generator.checkpoint or home / "generator" / "sft"
+        generate = answers.generate_settings(config.generate, settings.decode)
+        return Served(
+            generate=generate.model_copy(update={"batch_size": settings.generator.batch_size}),
+            paths=replace(paths, checkpoint=checkpoint), kind=KIND, begin=program_for(settings.decode),
+        )  # fmt: skip
 
     name = "self_rag"
     summary = "Self-RAG (Asai et al. 2024, arXiv:2310.11511): a model that says when to search, and judges itself"
@@ -208,7 +221,7 @@ class SelfRag:
             summary="Answer questions, in each mode.",
             run=_answer,
             needs=_needs_of_answers,
-            settings=("generator.checkpoint", "decode", "prompts"),
+            settings=("generator.checkpoint", "decode", "metrics", "prompts"),
             sections=("generate", "search"),
             wanted=_has_generator,
         ),

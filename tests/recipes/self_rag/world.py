@@ -31,7 +31,7 @@ from retro.recipes.self_rag.tokens import (
 )
 from retro.teacher.request import TeacherRequest
 
-ENTITIES, RELATIONS, VALUES, WORDS = 200, 3, 12, 12
+ENTITIES, RELATIONS, VALUES, WORDS = 30, 3, 10, 10
 FAMILIES = ("retrieval", "multi_retrieval", "relevance", "groundness", "utility")
 TEXTS = {
     "name": "world",
@@ -126,20 +126,18 @@ def critic_items(count: int, seed: int) -> Iterator[dict[str, Any]]:
         yield item
 
 
-def generator_items(world: dict[tuple[str, str], str], count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Instructions with outputs: facts of the world, and words to be repeated."""
+def generator_items(count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Instructions with outputs: facts, whose values are drawn again for each, and words to be repeated."""
     random = np.random.default_rng(seed)
-    pairs = list(world)
     for number in range(count):
         if random.random() < 0.5:
             word = f"W{random.integers(WORDS)}."
             yield {"id": str(number), "instruction": f"repeat {word}", "output": word, "dataset_name": "repeat"}
             continue
-        entity, relation = pairs[random.integers(len(pairs))]
         yield {
             "id": str(number),
-            "instruction": f"tell {entity} {relation}",
-            "output": world[entity, relation],
+            "instruction": f"tell e{random.integers(ENTITIES)} r{random.integers(RELATIONS)}",
+            "output": f"V{random.integers(VALUES)}.",
             "dataset_name": "tell",
         }
 
@@ -185,12 +183,16 @@ def write_tokenizer(path: Path) -> Path:
     return path
 
 
-def write_corpus(path: Path, world: dict[tuple[str, str], str]) -> Path:
-    """One document a fact."""
-    order = np.random.default_rng(0).permutation(len(world))
-    pairs = list(world)
-    lines = ({"id": " ".join(pairs[one]), "text": passage_of(*pairs[one], world[pairs[one]])} for one in order)
-    return write_lines(path, lines)
+def write_corpus(path: Path) -> Path:
+    """One document for each entity, relation and value: what is so is only said by what is read."""
+    every = [
+        (f"e{entity}", f"r{relation}", f"V{value}.")
+        for entity in range(ENTITIES)
+        for relation in range(RELATIONS)
+        for value in range(VALUES)
+    ]
+    order = np.random.default_rng(0).permutation(len(every))
+    return write_lines(path, ({"id": str(place), "text": passage_of(*every[place])} for place in order))
 
 
 def is_well_formed(output: str) -> bool:

@@ -1,0 +1,199 @@
+"""The two commands that users of the original know, with their flags: short and long answers of a finished model.
+
+python -m retro.recipes.self_rag short --model_name MODEL --input_file FILE --output_file OUT.json [--task arc_c]
+    [--mode adaptive_retrieval] [--threshold 0.2] [--ndocs 10] [--max_new_tokens 100] [--metric match]
+python -m retro.recipes.self_rag long --model_name MODEL --input_file FILE --output_file OUT.json --task asqa
+    [--max_depth 7] [--beam_width 2] [--w_rel 1.0] [--w_sup 1.0] [--w_use 0.5] [--ignore_cont]
+
+Settings of a run may follow, as in `generate.precision=float32`. Work is kept in OUT.run: a call that was stopped goes
+on, and one with other settings says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from retro.common.config import unknown_name
+from retro.common.errors import ConfigError, RetroError
+from retro.common.json_files import json_items, read_text
+from retro.common.launcher import worker_of
+from retro.common.progress import Progress, set_up_logging
+from retro.common.terminal import complain, never_fail_to_encode, output
+from retro.recipes.self_rag.config import MODES
+
+log = logging.getLogger(__name__)
+
+PROGRAM = "python -m retro.recipes.self_rag"
+_TASKS = {"arc_c": "arc_c", "fever": "pubhealth", "asqa": "asqa", "eli5": "longform", "factscore": "factscore"}
+"""The original's names of tasks, and ours."""
+_VOTES = ("arc_c", "fever")
+_PRECISION = {"half": "auto", "bfloat16": "bfloat16", "float32": "float32", "float": "float32"}
+_INAPPLICABLE = {
+    "--download_dir": "a model is a folder, or a name of the Hub, whose files are in the Hub's own cache",
+    "--device": "the GPU that torch sees is used, else the CPU",
+    "--tokenizer_path": "the tokenizer is in the model's folder",
+    "--max_logprobs": "the probabilities of the reflection tokens are computed from the logits, all of them",
+}
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "--model_name": {"required": True, "help": "a tuned checkpoint, or a folder in HuggingFace's form"},
+    "--input_file": {"required": True, "type": Path, "help": "questions, with ctxs where passages are to be read"},
+    "--output_file": {"required": True, "type": Path, "help": "where the results go"},
+    "--mode": {"choices": MODES, "default": "adaptive_retrieval", "help": "when passages are read"},
+    "--threshold": {"type": float, "help": "retrieve above it; without it as the model's own words say"},
+    "--max_new_tokens": {"type": int, "help": "of an answer, or a segment"},
+    "--ndocs": {"type": int, "help": "passages tried"},
+    "--use_groundness": {"action": "store_true", "help": "count whether the passage supports the answer"},
+    "--use_grounding": {"action": "store_true", "help": "the same"},
+    "--use_utility": {"action": "store_true", "help": "count how useful the answer is"},
+    "--use_seqscore": {"action": "store_true", "help": "count the mean probability of the tokens"},
+    "--w_rel": {"type": float, "default": 1.0, "help": "weight of relevance (default 1)"},
+    "--w_sup": {"type": float, "default": 1.0, "help": "weight of support (default 1)"},
+    "--w_use": {"type": float, "default": 0.5, "help": "weight of utility (default 0.5)"},
+    "--dtype": {"choices": tuple(_PRECISION), "default": "half", "help": "what is computed in (default half)"},
+    "--batch_size": {"type": int, "default": 8, "help": "questions answered at once (default 8)"},
+    "--world_size": {"type": int, "default": 1, "help": "processes that share the model, under torchrun"},
+}
+_SHORT: dict[str, dict[str, Any]] = {
+    "--task": {"choices": tuple(_TASKS), "help": "what kind of questions; else they are open"},
+    "--metric": {"choices": ("match", "match_norm", "accuracy", "em"), "help": "what answers are scored by"},
+}
+_LONG: dict[str, dict[str, Any]] = {
+    "--task": {"choices": ("asqa", "eli5", "factscore"), "required": True, "help": "what kind of questions"},
+    "--max_depth": {"type": int, "default": 6, "help": "most segments of an answer (default 6)"},
+    "--beam_width": {"type": int, "default": 2, "help": "answers that are continued (default 2)"},
+    "--ignore_cont": {"action": "store_true", "help": "drop segments that the model finds unsupported"},
+}
+_FLAGS = {"short": _SHARED | _SHORT, "long": _SHARED | _LONG}
+_DEFAULTS = {"short": {"ndocs": 10, "max_new_tokens": 100}, "long": {"ndocs": 5, "max_new_tokens": 300}}
+_METRICS = {"match": "match_raw", "match_norm": "match_norm", "accuracy": "accuracy", "em": "exact_match"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what the command ends with."""
+        raise ConfigError(self.prog.rpartition(" ")[2], None, f"{message}; see `{self.prog} --help`")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a command; a user's mistake is one line on standard error and exit code 2.
+
+    Args:
+        words: `short` or `long`, flags, settings.
+
+    Returns:
+        The exit code.
+    """
+    never_fail_to_encode()
+    set_up_logging(rank=worker_of().rank)
+    try:
+        output.say(run(words))
+    except RetroError as error:
+        Progress.clear()
+        complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        Progress.clear()
+        complain("stopped; the same command goes on from here")
+        return 130
+    return 0
+
+
+def run(words: Sequence[str]) -> str:
+    """As `main`, but errors are raised; gives what was made, in a line.
+
+    Raises:
+        RetroError: A flag or setting cannot be, or as the steps say.
+    """
+    from retro.recipes.base import RECIPES, run_recipe
+    from retro.run.config import load_run_config
+
+    form = words[0] if words else ""
+    if form not in _FLAGS:
+        raise ConfigError(PROGRAM, form or None, unknown_name(form, list(_FLAGS)).replace("a setting", "a command"))
+    given, overrides = _parse(form, words[1:])
+    settings = settings_of(form, given)
+    config = load_run_config(None, [*(f"{name}={json.dumps(value)}" for name, value in settings.items()), *overrides])
+    recipe = RECIPES.find("self_rag", "recipe")
+    for step in ("answer", "scores"):
+        run_recipe(recipe, config, step)
+    return _write(given, config.run_dir / "recipe_self_rag", given.mode)
+
+
+def _parse(form: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag in _INAPPLICABLE:
+            raise ConfigError(flag, True, f"needs to be left out: {_INAPPLICABLE[flag]}")
+    parser = _Parser(prog=f"{PROGRAM} {form}", description=f"Answer questions, {form}.", allow_abbrev=False)
+    for flag, options in _FLAGS[form].items():
+        parser.add_argument(flag, **options)
+    parser.add_argument("settings", nargs="*", metavar="setting=value", help="settings of a run")
+    given, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        need = unknown_name(unknown[0], list(_FLAGS[form])).replace("a setting", f"a flag of {form}")
+        raise ConfigError("flags", unknown[0], need)
+    bad = [word for word in given.settings if "=" not in word]
+    if bad:
+        raise ConfigError("settings", bad[0], "needs the form section.setting=value")
+    world = worker_of().world
+    if given.world_size != world:
+        need = f"needs so many processes, and there are {world}: torchrun --nproc-per-node {given.world_size} -m …"
+        raise ConfigError("--world_size", given.world_size, need)
+    return given, list(given.settings)
+
+
+def settings_of(form: str, given: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a run that flags ask for."""
+    names = vars(given)
+    weights = {name: names[name] for name in ("w_rel", "w_sup", "w_use", "use_utility", "use_seqscore")}
+    weights["use_groundness"] = given.use_groundness or given.use_grounding
+    decode: dict[str, Any] = {"form": form, "modes": [given.mode], "threshold": given.threshold, "weights": weights}
+    for name, default in _DEFAULTS[form].items():
+        decode[name] = default if names[name] is None else names[name]
+    decode |= {name: names[name] for name in ("max_depth", "beam_width", "ignore_cont") if name in names}
+    decode["vote"] = names["task"] in _VOTES
+    metric = names.get("metric")
+    return {
+        "run_dir": str(given.output_file.with_suffix(".run")),
+        "generate.questions": [str(given.input_file)],
+        "generate.task": _TASKS[names["task"]] if names["task"] else _open_task(given.input_file),
+        "generate.precision": _PRECISION[given.dtype],
+        "recipe.self_rag.generator.checkpoint": given.model_name,
+        "recipe.self_rag.generator.batch_size": given.batch_size,
+        "recipe.self_rag.decode": decode,
+        **({"recipe.self_rag.metrics": [_METRICS[metric]]} if metric else {}),
+    }
+
+
+def _open_task(path: Path) -> str:
+    """Which task open questions are of: PopQA's have `possible_answers`."""
+    first = next(iter(json_items(path, read_text(path))), None)
+    return "popqa" if first is not None and "possible_answers" in first.value else "tqa"
+
+
+def _write(given: argparse.Namespace, home: Path, mode: str) -> str:
+    """The results in the form of the original: `preds` and scores, ALCE's, or FactScore's."""
+    from retro.common.files import read_json, write_plain_json
+    from retro.evaluate.answer_forms import write_factscore
+    from retro.recipes.self_rag.answers import alce_output, answers_of
+
+    out: Path = given.output_file
+    answers = home / "answer" / mode
+    asked: list[Mapping[str, Any]] = [one.value for one in json_items(given.input_file, read_text(given.input_file))]
+    if given.task == "factscore":
+        write_factscore(out, asked, [one.prediction for one in answers_of(answers)], source=given.input_file)
+        return f"{len(asked)} answers in {out}"
+    if given.task in ("asqa", "eli5"):
+        write_plain_json(out, alce_output(answers, asked))
+        return f"{len(asked)} answers with citations in {out}; `retro alce {out}` scores them"
+    found = read_json(home / "scores" / f"{mode}.json", "Run the command again")
+    write_plain_json(out, found)
+    return f"{found['metric']} {100 * found['metric_mean']:.1f} over {len(found['preds'])} questions, in {out}"
