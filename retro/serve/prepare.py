@@ -158,8 +158,10 @@ def _retrieval(
     options: RetrievalOptions, model: ModelInfo, limits: Limits, default: Source, *, question: str, encoder_only: bool
 ) -> tuple[Source, Reading]:
     """Where passages come from, and which of them the encoder reads."""
+    # Without an encoder a plain continuation reads no passages, wherever chats have theirs from.
+    usual: Source = "none" if encoder_only and not model.reads_neighbors else default
     # An empty list of passages does not mean a search.
-    source: Source = options.source or ("given" if "passages" in options.model_fields_set else default)
+    source: Source = options.source or ("given" if "passages" in options.model_fields_set else usual)
     _require_agreement(options, source)
     if source != "none" and not (model.reads_neighbors if encoder_only else model.uses_passages):
         problem = f"is {source!r}, and this model has no encoder to read passages; use 'none'"

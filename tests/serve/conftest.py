@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from retro.run.config import RunConfig
+from tests.serve.chromium import CHROMIUM, Browser, browser
 from tests.tiny_road import run_stages, small_config
 
 
@@ -15,3 +17,11 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     config = small_config(folder)
     run_stages(config, "corpus", "db", "index", "neighbors", "pretrain", "sft")
     return config
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium to open the page in")
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from retro.serve.app import page_policy, page_text
 from retro.serve.config import ServeConfig
 from tests.report.page_parser import Page
-from tests.serve.chromium import CHROMIUM, Browser, browser
+from tests.serve.chromium import Browser
 from tests.serve.fake_engine import FakeEngine, fake_answer
 from tests.serve.fake_server import fake_service
 from tests.serve.running import running
@@ -42,14 +41,6 @@ def test_its_policy_lets_only_its_own_script_and_style_run() -> None:
     assert "connect-src 'self'" in policy
     assert "unsafe" not in policy
     assert "script-src 'none'; style-src 'none'" in page_policy("<p>")
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium to open the page in")
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 def ready(page: Browser, url: str) -> None:
