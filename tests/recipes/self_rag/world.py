@@ -31,7 +31,7 @@ from retro.recipes.self_rag.tokens import (
 )
 from retro.teacher.request import TeacherRequest
 
-ENTITIES, RELATIONS, VALUES, WORDS = 30, 3, 10, 10
+ENTITIES, RELATIONS, VALUES, WORDS = 20, 3, 8, 8
 FAMILIES = ("retrieval", "multi_retrieval", "relevance", "groundness", "utility")
 TEXTS = {
     "name": "world",
