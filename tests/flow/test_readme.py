@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = sorted((ROOT / "retro" / "recipes").glob("*/README.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *RECIPES]
 # What a line may start with besides `make` and `retro`. Of these, scripts must be there and files that are named too.
-ALLOWED = {".", "bash", "docker/build.sh", "docker/run.sh", "pip", "torchrun"}
+ALLOWED = {".", "bash", "docker/build.sh", "docker/run.sh", "pip", "python", "torchrun"}
 
 
 def commands(page: Path) -> list[str]:
@@ -70,8 +71,8 @@ def test_a_command_in_the_docs_can_be_typed(line: str) -> None:
     assert words[0] in ALLOWED | {"make", "retro"}
     if words[0] == "make":
         assert set(words[1:]) <= targets()
-    if words[0] in {"bash", "docker/build.sh", "docker/run.sh"}:
-        script = ROOT / words[words[0] == "bash"]
+    if words[0] in {"bash", "docker/build.sh", "docker/run.sh", "python"}:
+        script = ROOT / words[words[0] in {"bash", "python"}]
         assert script.is_file()
         assert os.access(script, os.X_OK)
     for word in words:
