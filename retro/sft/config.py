@@ -256,6 +256,9 @@ class SftConfig(StageConfig):
     """Steps, batch and optimizer."""
     start_from: Path | None = None
     """The checkpoint to tune; absent: the one this run pretrained."""
+    sequence_length: PositiveInt | None = None
+    """Most tokens of a tuning sample, prompt and answer together; absent: as the checkpoint was trained. Fewer take
+    less memory, and need rotary positions; the tuned model is one of that length."""
     special_tokens: tuple[str, ...] = ()
     """Special tokens that the model gets beside those of its tokenizer, such as `[Retrieval]`. Their rows of the
     embedding start as the mean of the others, and are trained whatever else is frozen."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from retro.common.artifacts import (
     write_manifest,
 )
 from retro.common.config import config_json
-from retro.common.errors import ArtifactError
+from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json, write_json
 from retro.common.precision import PrecisionChoice
 from retro.corpus.reader import Corpus
@@ -32,6 +32,7 @@ from retro.index.config import SearchConfig
 from retro.index.retriever import BY_VECTORS, open_retriever, search_identity
 from retro.mcore import parallel
 from retro.model.convert.source import AddedTokens
+from retro.model.positions import positions_named
 from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import load_prompts
 from retro.sft.blend import mixture_table
@@ -82,7 +83,7 @@ def run(
         ArtifactError: An artifact is missing or damaged, or `out` was tuned under other settings.
     """
     corpus = Corpus.open(corpus_dir)
-    parent = checkpoint.read_info(checkpoint.find(of_stage(start_from)))
+    parent = _shortened(checkpoint.read_info(checkpoint.find(of_stage(start_from))), config.sequence_length)
     checkpoint.require_size(parent.path, config.size)
     tokenizer, tokenizer_dir = model_tokenizer(parent, corpus)
     model = parent.shape.model
@@ -158,6 +159,26 @@ def run(
         if parallel.is_main():
             write_result(run_dir, asdict(result))
     return _finish(config, settings, corpus, name, result, training, choice, out)
+
+
+def _shortened(parent: checkpoint.CheckpointInfo, length: int | None) -> checkpoint.CheckpointInfo:
+    """The checkpoint as one of a model of shorter sequences.
+
+    Raises:
+        ConfigError: It has shorter ones already, or its positions are rows of a table.
+    """
+    model = parent.shape.model
+    if length is None or length == model.sequence_length:
+        return parent
+    setting = "sft.sequence_length"
+    if length > model.sequence_length:
+        raise ConfigError(setting, length, f"needs at most {model.sequence_length}, as {parent.path} was trained")
+    if not positions_named(model.positions).rotary:
+        raise ConfigError(setting, length, f"needs a model with rotary positions; {parent.path} has {model.positions}")
+    if length % parent.shape.chunk_length and model.retrieval:
+        raise ConfigError(setting, length, f"needs a multiple of the chunk length, {parent.shape.chunk_length}")
+    shape = parent.shape.model_copy(update={"model": model.model_copy(update={"sequence_length": length})})
+    return replace(parent, shape=shape)
 
 
 def _with_special_tokens(config: SftConfig, directory: Path, out: Path) -> Path:

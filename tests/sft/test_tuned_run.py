@@ -83,6 +83,21 @@ def test_a_question_that_teaches_nothing_stops_the_stage_or_is_counted(folder: P
     assert (one["questions"], one["samples"], one["skipped"]) == (40, 39, {"no_answer": 1})
 
 
+def test_a_model_is_tuned_on_shorter_sequences_than_it_was_trained_on(folder: Path) -> None:
+    before = checkpoint.read_info(checkpoint.find(pretrained(small_config(folder)))).shape.model
+    shorter = before.sequence_length // 2
+    config = small_config(folder, f"sft.sequence_length={shorter}", "sft.train.lr=9e-3")
+    run_stages(config, "sft")
+    info = checkpoint.read_info(checkpoint.find(of_stage(stage("sft").path(config))))
+    assert info.shape.model.sequence_length == shorter
+    for length, words in (
+        (before.sequence_length * 2, "needs at most"),
+        (shorter + 1, "needs a multiple of the chunk"),
+    ):
+        with pytest.raises(ConfigError, match=rf"sft\.sequence_length = {length}: {words}"):
+            run_stages(small_config(folder, f"sft.sequence_length={length}"), "sft")
+
+
 def test_special_tokens_and_segments_are_tuned_on_and_exported(folder: Path, tmp_path: Path) -> None:
     items = [
         {

@@ -101,6 +101,9 @@ class TuneConfig(StageConfig):
     warmup_share: float = Field(default=0.03, ge=0, lt=1)
     """With `epochs`: share of the steps in which the learning rate rises, in place of `train.warmup_steps`."""
 
+    sequence_length: PositiveInt | None = None
+    """Most tokens of a sample; the paper: 2,048 for 7B, 1,536 for 13B. Absent: as the model was trained."""
+
     packing: bool = False
     """Several samples in a sequence."""
 

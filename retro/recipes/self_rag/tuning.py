@@ -37,7 +37,8 @@ def tune(work: StepRun, config: TuneConfig, samples: Path, dev: Path | None, nam
         style="plain", prompts=STYLE, contexts_in_prompt=0, encoder=False, packing=config.packing,
         skip_unusable=config.skip_unusable, add_special_tokens=usual.add_special_tokens, seed=usual.seed,
     )  # fmt: skip
-    sft = SftConfig(data=data, train=_with_epochs(config, samples), special_tokens=TOKENS)
+    train = _with_epochs(config, samples)
+    sft = SftConfig(data=data, train=train, special_tokens=TOKENS, sequence_length=config.sequence_length)
     start = config.start_from or work.config.sft.start_from or pretrained(work.config)
     dirs = (work.made_by("corpus"), *database_dirs(work.config), work.directory / "sft")
     return stage.run(sft, work.config.parallel, start, *dirs)

@@ -33,6 +33,17 @@ from retro.teacher.request import TeacherRequest
 
 ENTITIES, RELATIONS, VALUES, WORDS = 20, 3, 8, 8
 FAMILIES = ("retrieval", "multi_retrieval", "relevance", "groundness", "utility")
+_TAUGHT = (
+    "groundness",
+    "relevance",
+    "multi_retrieval",
+    "groundness",
+    "relevance",
+    "utility",
+    "groundness",
+    "retrieval",
+)
+"""The harder ones more often."""
 TEXTS = {
     "name": "world",
     "version": 1,
@@ -105,7 +116,7 @@ def critic_items(count: int, seed: int) -> Iterator[dict[str, Any]]:
     """Items of all families in turn, everything drawn again for each, so that no weight can hold them."""
     random = np.random.default_rng(seed)
     for number in range(count):
-        family = FAMILIES[number % len(FAMILIES)]
+        family = _TAUGHT[number % len(_TAUGHT)]
         tells = family == "groundness" or random.random() < 0.7
         entity, other = (f"e{one}" for one in random.permutation(ENTITIES)[:2])
         relation, another = (f"r{one}" for one in random.permutation(RELATIONS)[:2])
@@ -113,7 +124,7 @@ def critic_items(count: int, seed: int) -> Iterator[dict[str, Any]]:
         word = f"W{random.integers(WORDS)}."
         instruction = f"tell {entity} {relation}" if tells else f"repeat {word}"
         about = entity if family == "groundness" or random.random() < 0.5 else other
-        evidence = passage_of(about, relation if random.random() < 0.6 else another, value)
+        evidence = passage_of(about, relation if random.random() < 0.5 else another, value)
         output = value if random.random() < 0.6 else wrong
         if not tells and family != "utility":
             output = word
@@ -184,14 +195,14 @@ def write_tokenizer(path: Path) -> Path:
 
 
 def write_corpus(path: Path) -> Path:
-    """One document for each entity, relation and value: what is so is only said by what is read."""
+    """A document for half of what might be: what is so is only said by what is read, and some of it by nothing."""
     every = [
         (f"e{entity}", f"r{relation}", f"V{value}.")
         for entity in range(ENTITIES)
         for relation in range(RELATIONS)
         for value in range(VALUES)
     ]
-    order = np.random.default_rng(0).permutation(len(every))
+    order = np.random.default_rng(0).permutation(len(every))[: len(every) // 2]
     return write_lines(path, ({"id": str(place), "text": passage_of(*every[place])} for place in order))
 
 
