@@ -71,7 +71,9 @@ def run_of(folder: Path) -> RunConfig:
     answering = model_settings(MODEL)
     source = {"name": "documents", "path": folder / "train" / DOCUMENTS}
     corpus = {"sources": [source], "split": [1, 0, 0], "tokenizer": answering["tokenizer"]}
-    return run_config_of({**BY_WORDS, "run_dir": folder / "run", "corpus": corpus, "db": {"unit": "row"}})
+    return run_config_of(
+        {**BY_WORDS, "run_dir": folder / "run", "corpus": corpus, "db": {"unit": "row", "window": 1024}}
+    )
 
 
 def training_items(
@@ -176,7 +178,7 @@ def main() -> None:
         form = well_formed(home / "answer" / mode)
         numbers["modes"][mode]["well_formed"] = sum(form) / len(form)
         for kind in ("documents", "repeat"):
-            mine = [one for one in asked if one["labels"]["kind"] == kind]
+            mine = [one for one in asked if one["id"].startswith("repeat") == (kind == "repeat")]
             values = [float(next(iter(one["settings"].values()))["match_norm"]) for one in mine]
             numbers["modes"][mode][kind] = asdict(estimate(values, samples=1000, confidence=0.95, seed=1))
     text = page(numbers, options)

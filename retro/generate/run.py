@@ -77,7 +77,8 @@ def run(
     settings["generate"]["precision"] = choice.precision
     started = time.monotonic()
     config, info = model.config, model.info
-    warn_of_other_prompts(config, info.path, texts)
+    if policy is None:
+        warn_of_other_prompts(config, info.path, texts)
     runner = QuestionRunner(
         engine=model.engine,
         config=config,

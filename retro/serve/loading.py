@@ -59,7 +59,8 @@ def load_service(
     info, metrics = find_checkpoint(generate, paths.checkpoint), Metrics()
     # A GPT has no encoder: passages reach it through the prompt alone.
     generate = generate.model_copy(update={"encoder": generate.encoder and info.shape.model.retrieval})
-    warn_of_other_prompts(generate, info.path, texts)
+    if begin is None:
+        warn_of_other_prompts(generate, info.path, texts)
     searches = config.retrieval == "live" and bool(generate.encoder or generate.contexts_in_prompt)
     settings = ("retrieved_passages",) if searches else ("closed_book",)
     generate, _ = with_choice(generate.model_copy(update={"settings": settings}))

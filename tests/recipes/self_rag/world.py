@@ -1,8 +1,8 @@
 """A world in which every judgement of Self-RAG has a rule: entities, relations and values, one token a word.
 
-A passage says `e5 r2 V7.`. A question `tell e5 r2` needs it; `repeat W3.` needs nothing. A passage is relevant if it is
-about the entity; a sentence is supported if its value is the passage's for that entity and relation, partly supported
-if the passage has the value for another relation, and contradicted otherwise.
+A passage says `e5 r2 V7.`, or `e5 r2 V7. perhaps`. A question `tell e5 r2` needs one; `repeat W3.` needs nothing. A
+passage is relevant if it is about the entity. A sentence is supported if the passage has its value, partly if that only
+says perhaps, and contradicted otherwise.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from retro.recipes.self_rag.tokens import (
 from retro.teacher.request import TeacherRequest
 
 ENTITIES, RELATIONS, VALUES, WORDS = 20, 3, 8, 8
+HEDGE = "perhaps"
 FAMILIES = ("retrieval", "multi_retrieval", "relevance", "groundness", "utility")
 _TAUGHT = (
     "groundness",
@@ -86,7 +87,7 @@ def label(family: str, instruction: str, evidence: str, output: str) -> str:
     if family == "groundness":
         if said[-1] not in known:
             return UNSUPPORTED
-        return FULLY if known[1] == asked[2] else PARTIALLY
+        return PARTIALLY if HEDGE in known else FULLY
     right = (asked[0] == "tell") == said[-1].startswith("V")
     return UTILITY[4] if right else UTILITY[0]
 
@@ -124,7 +125,8 @@ def critic_items(count: int, seed: int) -> Iterator[dict[str, Any]]:
         word = f"W{random.integers(WORDS)}."
         instruction = f"tell {entity} {relation}" if tells else f"repeat {word}"
         about = entity if family == "groundness" or random.random() < 0.5 else other
-        evidence = passage_of(about, relation if random.random() < 0.5 else another, value)
+        hedge = [HEDGE] if random.random() < 0.4 else []
+        evidence = passage_of(about, relation if random.random() < 0.5 else another, value, *hedge)
         output = value if random.random() < 0.6 else wrong
         if not tells and family != "utility":
             output = word
@@ -159,9 +161,8 @@ def questions(world: dict[tuple[str, str], str], count: int, seed: int) -> Itera
     pairs = list(world)
     for number in range(count):
         entity, relation = pairs[random.integers(len(pairs))]
-        others = [pair for pair in (pairs[place] for place in random.permutation(len(pairs))) if pair[0] != entity][:3]
-        beside = [(entity, one) for one in (f"r{place}" for place in range(RELATIONS)) if one != relation][:1]
-        found = [(entity, relation), *beside, *others]
+        others = [pair for pair in (pairs[place] for place in random.permutation(len(pairs))) if pair[0] != entity][:4]
+        found = [(entity, relation), *others]
         ctxs = [
             {"id": " ".join(found[place]), "title": "", "text": passage_of(*found[place], world[found[place]])}
             for place in random.permutation(len(found))
@@ -184,7 +185,7 @@ def write_lines(path: Path, items: Iterator[dict[str, Any]]) -> Path:
 
 def write_tokenizer(path: Path) -> Path:
     """One token a word."""
-    words = ["<|endoftext|>", "[UNK]", "###", "Instruction:", "Input:", "Response:", "tell", "repeat"]
+    words = ["<|endoftext|>", "[UNK]", HEDGE, "###", "Instruction:", "Input:", "Response:", "tell", "repeat"]
     words += [f"judge-{family}" for family in FAMILIES] + [f"{letter}:" for letter in "IPEO"]
     for letter, count, end in (("e", ENTITIES, ""), ("r", RELATIONS, ""), ("V", VALUES, "."), ("W", WORDS, ".")):
         words += [f"{letter}{number}{end}" for number in range(count)]
@@ -197,10 +198,11 @@ def write_tokenizer(path: Path) -> Path:
 def write_corpus(path: Path) -> Path:
     """A document for half of what might be: what is so is only said by what is read, and some of it by nothing."""
     every = [
-        (f"e{entity}", f"r{relation}", f"V{value}.")
+        (f"e{entity}", f"r{relation}", f"V{value}.", *hedge)
         for entity in range(ENTITIES)
         for relation in range(RELATIONS)
         for value in range(VALUES)
+        for hedge in ((), (HEDGE,))
     ]
     order = np.random.default_rng(0).permutation(len(every))[: len(every) // 2]
     return write_lines(path, ({"id": str(place), "text": passage_of(*every[place])} for place in order))
