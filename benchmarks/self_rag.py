@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -203,18 +204,22 @@ def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
         f"({100 * one['difference']['low']:+.1f} to {100 * one['difference']['high']:+.1f}), p = {one['p']:.2g}"
         for name, one in numbers["differences"].items()
     ]
-    lines = [
-        "# Self-RAG with SmolLM2-135M and LoRA",
-        "",
-        f"{numbers['machine']}. `python -m benchmarks.self_rag DIR --train {options.train} --test {options.test} "
-        f"--epochs {options.epochs:g} --lr {options.lr:g}`",
-        "",
+    about = (
         f"SmolLM2-135M-Instruct, LoRA of rank 8 with the rows of the 15 tokens, {options.epochs:g} times through "
         f"{3 * options.train} samples: {options.train} questions about the documentation of numpy, scipy and "
         f"scikit-learn, each with the section that answers it and with another that BM25 found, and {options.train} "
         "instructions to write a word twice. Labels by rule, no critic. Asked: as many of each kind as below, about "
         f"functions and words that nothing was tuned on, {FOUND} passages by BM25. Tuning took "
-        f"{numbers['seconds']['generator']:.0f} s, answering in all modes {numbers['seconds']['answer']:.0f} s.",
+        f"{numbers['seconds']['generator']:.0f} s, answering in all modes {numbers['seconds']['answer']:.0f} s."
+    )
+    lines = [
+        "# Self-RAG with SmolLM2-135M and LoRA",
+        "",
+        f"{numbers['machine']}.",
+        f"`python -m benchmarks.self_rag DIR --train {options.train} --test {options.test} --epochs {options.epochs:g} "
+        f"--lr {options.lr:g}`",
+        "",
+        textwrap.fill(about, 120),
         "",
         "| mode | all | documentation | instructions | passages read | well formed |",
         "|---|---:|---:|---:|---:|---:|",

@@ -86,10 +86,11 @@ class ProgramEngine:
         """Queue the program of a request.
 
         Raises:
-            ConfigError: The request cannot be answered by the engine.
+            ConfigError: The request cannot be answered by the engine, or by its program.
         """
         self._engine.require(request)
-        return self.submit_program(partial(self._program_of, request))
+        program = self._program_of(request)
+        return self.submit_program(lambda: program)
 
     def submit_program(self, begin: Begin) -> int:
         """Queue a program; it begins in one of the next steps.

@@ -125,6 +125,8 @@ def _answer_text(path: Path, place: str, key: str, value: Any) -> str:
 
 CONTEXT_FIELDS = (
     "ctxs",
+    "top_contexts",
+    "docs",
     "neighbours",
     "neighbors",
     "bert_pretrain_corpus_neighbours",

@@ -30,7 +30,7 @@ from retro.common.artifacts import (
 )
 from retro.common.config import StageConfig, config_json, unknown_name
 from retro.common.errors import ArtifactError, ConfigError
-from retro.common.files import discard, write_plain_json
+from retro.common.files import discard, sha256_file, write_plain_json
 from retro.common.leases import run_lock
 from retro.common.progress import duration
 from retro.common.registry import Registry
@@ -114,6 +114,8 @@ class Step:
     """Names of the recipe's settings that shape it, dotted within a section: `critic.tune`."""
     sections: tuple[str, ...] = ()
     """Sections of the run's settings that shape it, such as `sft`."""
+    inputs: Callable[[StepRun], Sequence[Path]] = lambda _: ()
+    """Files from outside the run that it reads: a change of their content is a change of its settings."""
     wanted: Callable[[Any], bool] = lambda _: True
     """Whether the recipe's settings ask for it. One that they do not ask for is passed over when all steps are run."""
 
@@ -288,7 +290,13 @@ def _shaping(work: StepRun) -> dict[str, Any]:
         "recipe": {name: _content(*_setting(work.settings, own, name)) for name in work.step.settings},
         "run": {name: run[name] for name in work.step.sections},
         "special_tokens": list(work.recipe.special_tokens),
+        "inputs": {str(path): _content_of(path) for path in work.step.inputs(work)},
     }
+
+
+def _content_of(path: Path) -> str:
+    """A checksum of a file; whoever reads it says what is wrong with one that cannot be read."""
+    return sha256_file(path) if path.is_file() else "missing"
 
 
 def _setting(settings: Any, data: Any, name: str) -> tuple[Any, Any]:

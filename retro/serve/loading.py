@@ -97,6 +97,9 @@ def _model_info(
         style=generate.style,
         kind=config.kind,
         recipe=config.recipe,
+        answer_tokens=min(generate.max_new_tokens, config.max_new_tokens)
+        if config.recipe and generate.max_new_tokens
+        else None,
         contexts_in_prompt=generate.contexts_in_prompt,
         texts=texts,
         template=generate.template,

@@ -48,6 +48,8 @@ class ModelInfo:
     """One of their templates; empty: the usual prompt."""
     recipe: str = ""
     """The recipe whose programs answer chats; empty: none."""
+    answer_tokens: int | None = None
+    """Tokens of a chat's answer where a request does not say; None: as many as there may be."""
     prefix: tuple[int, ...] = ()
     """Token ids that prompts begin with, except those that a chat template writes."""
 

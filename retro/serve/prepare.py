@@ -91,7 +91,7 @@ def prepare_chat(body: ChatRequest, model: ModelInfo, limits: Limits, default: S
         )
     shown = _shown_passages(source, body.retrieval, model, question)
     prompt = chat_prompt(body.messages, shown, model, limits, new_tokens)
-    sampling = _sampling(body, new_tokens or min(limits.new_tokens, model.sequence_length))
+    sampling = _sampling(body, new_tokens or model.answer_tokens or min(limits.new_tokens, model.sequence_length))
     requests = _choices(body, [prompt], sampling, reading, body.top_logprobs or 0, limits)
     if model.recipe:
         requests = tuple(dataclasses.replace(one, question=question, passages=shown) for one in requests)

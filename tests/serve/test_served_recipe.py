@@ -27,6 +27,7 @@ from tests.serve.running import RunningServer, running
 from tests.serve.test_page import fill, ready, text_of
 
 CHAT = "/v1/chat/completions"
+LONG = 57
 AA = {"text": "aa", "title": "ta"}
 
 
@@ -38,7 +39,9 @@ class ServedTokenizer(ReflectionTokenizer):
 
 def open_engine() -> Engine:
     rules = {"q ": {"[Retrieval]": 0.6, "[No Retrieval]": 0.4}} | WRITES
-    engine = BatchEngine(ScriptedDecoder(rules), ServedTokenizer(), lambda texts: [[passage("bb")] for _ in texts])
+    decoder = ScriptedDecoder(rules, sequence_length=60)
+    retrieve = lambda texts: [[passage("bb")] for _ in texts]  # noqa: E731
+    engine = BatchEngine(decoder, ServedTokenizer(), retrieve)
     return ProgramEngine(engine, partial(program_for(DecodeConfig(form="long", max_depth=1)), engine))
 
 
@@ -47,11 +50,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     path: Path = tmp_path_factory.mktemp("texts") / "texts.yaml"
     path.write_text("name: letters\nversion: 1\nstyles: {plain: {question: '{question} q '}}\n")
     facts: dict[str, Any] = {
-        "tokenizer": ServedTokenizer(), "token_bytes": None, "sequence_length": 200, "reads_neighbors": False,
+        "tokenizer": ServedTokenizer(), "token_bytes": None, "sequence_length": 60, "answer_tokens": 20, "reads_neighbors": False,
         "contexts_in_prompt": 2, "texts": load_prompts(path), "recipe": "self_rag", "kind": "chat",
         "retrieve": lambda texts: [[passage("bb")] for _ in texts],
     }  # fmt: skip
-    with running(fake_service(ServeConfig(max_new_tokens=20), open_engine=open_engine, **facts)) as found:
+    with running(fake_service(ServeConfig(max_new_tokens=LONG), open_engine=open_engine, **facts)) as found:
         yield found
 
 
@@ -88,6 +91,16 @@ def test_live_retrieval_and_none(server: RunningServer) -> None:
     none = server.post(CHAT, chat(retrieval={"source": "none"})).json["choices"][0]
     assert none["message"]["content"] == "z"
     assert none["retrieval"]["details"]["self_rag"]["notes"] == ["nothing_found"]
+
+
+def test_an_answer_that_leaves_no_room_is_one_requests_error(server: RunningServer) -> None:
+    found = server.post(CHAT, {"messages": [{"role": "user", "content": "who"}], "temperature": 0})
+    # Without max_tokens an answer has what the recipe's settings say.
+    assert found.status == 200
+    refused = server.post(CHAT, chat(max_tokens=LONG))
+    assert refused.status == 400
+    assert "needs fewer than the 60 tokens of a sequence" in refused.error["message"]
+    assert server.get("/health").json["failed_steps"] == 0
 
 
 def test_a_completion_is_plainly_continued_and_has_no_details(server: RunningServer) -> None:

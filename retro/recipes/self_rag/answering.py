@@ -162,10 +162,20 @@ def scored(asked: Asked, completion: Completion) -> SegmentScore:
     return segment_score(completion.tokens, asked.vocabulary, asked.config.weights)
 
 
-def piece_record(pieces: Sequence[Segment], passage: int | None, score: SegmentScore | None) -> dict[str, Any]:
+def piece_record(
+    asked: Asked,
+    completion: Completion,
+    pieces: Sequence[Segment],
+    passage: int | None,
+    score: SegmentScore | None,
+) -> dict[str, Any]:
     """What is told of a piece of an answer."""
+    text = clean_text(pieces)
+    if completion.ended == "stop":
+        # Its tokens have the stop text, its text does not.
+        text = text[: min((at for stop in asked.sampling.stop if (at := text.find(stop)) >= 0), default=len(text))]
     record: dict[str, Any] = {
-        "text": clean_text(pieces),
+        "text": text.strip(),
         "tokens": [one.token for one in pieces if one.token],
         "passage": passage,
     }
@@ -192,7 +202,7 @@ def plain_answer(asked: Asked, prefix: Prefix, told: Told, begun: Completion | N
     if completion is None:
         [completion] = yield [asked.continued(prefix, (asked.token(NO_RETRIEVAL),))]
     pieces = asked.vocabulary.pieces(completion.tokens)
-    told.segments = [piece_record(pieces, None, None)]
+    told.segments = [piece_record(asked, completion, pieces, None, None)]
     return completion
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from retro.common.artifacts import Manifest
 from retro.common.files import atomic_path, read_json, write_plain_json
+from retro.common.json_files import json_items, read_text
 from retro.evaluate import score as evaluate
 from retro.evaluate.compare import compare, open_scored_answers
 from retro.evaluate.scores import SCORES
@@ -56,13 +57,20 @@ def run(work: StepRun, paths: ModelPaths, search: Retrieve | None, retrieved: Pa
     if retrieved is not None:
         usual = usual.model_copy(update={"questions": (retrieved,), "data": None})
     task = load_task(usual.task)
+    if len(usual.questions) == 1 and _are_instructions(usual.questions[0]):
+        copy = work.directory / "instructions.jsonl"
+        write_items(copy, _items(usual.questions[0]))
+        ask_instructions(copy)
+        usual = usual.model_copy(update={"questions": (copy,)})
     questions = load_questions(usual, paths.corpus)
+    # Without any, the plain stage would refuse to read what is not there; here each answer notes it.
+    given = usual.passages_from != "contexts" or any(one.contexts for one in questions)
     texts = load_texts(work.settings.prompts)
     write_items(work.directory / QUESTIONS, (asked_item(one, task, texts) for one in questions))
     _write_task(task, work.settings.metrics, work.directory / TASK)
     counts: dict[str, Any] = {"questions": len(questions)}
     for mode in config.modes:
-        settings = _settings(work, mode)
+        settings = _settings(work, mode, given=given)
         policy = SelfRagPolicy(config, mode, search)
         generate.run(settings, work.config.parallel, paths, work.directory / mode, policy)
         counts[mode] = _counts(work.directory / mode)
@@ -87,8 +95,28 @@ def _write_task(task: Task, metrics: Sequence[str], path: Path) -> None:
         temporary.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _settings(work: StepRun, mode: Mode) -> GenerateConfig:
-    reads = mode != "no_retrieval"
+def _items(path: Path) -> list[dict[str, Any]]:
+    return [dict(one.value) for one in json_items(path, read_text(path))]
+
+
+def _are_instructions(path: Path) -> bool:
+    first = next(iter(json_items(path, read_text(path))), None)
+    return first is not None and "question" not in first.value and isinstance(first.value.get("instruction"), str)
+
+
+def ask_instructions(path: Path) -> None:
+    """Give every item of a file that has an `instruction` and no `question` one: the instruction with its input."""
+    items = _items(path)
+    for one in items:
+        if "question" not in one and isinstance(one.get("instruction"), str):
+            about = one.get("input")
+            one["question"] = instruction_text(one.pop("instruction"), about if isinstance(about, str) else "")
+            one.pop("input", None)
+    write_items(path, items)
+
+
+def _settings(work: StepRun, mode: Mode, *, given: bool) -> GenerateConfig:
+    reads = mode != "no_retrieval" and given
     return generate_settings(work.config.generate, work.settings.decode).model_copy(
         update={
             "questions": (work.directory / QUESTIONS,),

@@ -5,8 +5,8 @@ python -m retro.recipes.self_rag short --model_name MODEL --input_file FILE --ou
 python -m retro.recipes.self_rag long --model_name MODEL --input_file FILE --output_file OUT.json --task asqa
     [--max_depth 7] [--beam_width 2] [--w_rel 1.0] [--w_sup 1.0] [--w_use 0.5] [--ignore_cont]
 
-Settings of a run may follow, as in `generate.precision=float32`. Work is kept in OUT.run: a call that was stopped goes
-on, and one with other settings says so.
+Settings of a run may follow, as in `generate.precision=float32`. Work is kept in OUT.json.run: a call that was stopped
+goes on; with other settings or questions it needs --redo.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--w_use": {"type": float, "default": 0.5, "help": "weight of utility (default 0.5)"},
     "--dtype": {"choices": tuple(_PRECISION), "default": "half", "help": "what is computed in (default half)"},
     "--batch_size": {"type": int, "default": 8, "help": "questions answered at once (default 8)"},
+    "--redo": {"action": "store_true", "help": "answer again, where the settings are others now"},
     "--world_size": {"type": int, "default": 1, "help": "processes that share the model, under torchrun"},
 }
 _SHORT: dict[str, dict[str, Any]] = {
-    "--task": {"choices": tuple(_TASKS), "help": "what kind of questions; else they are open"},
+    "--task": {"choices": _VOTES, "help": "what kind of questions; else they are open"},
     "--metric": {"choices": ("match", "match_norm", "accuracy", "em"), "help": "what answers are scored by"},
 }
 _LONG: dict[str, dict[str, Any]] = {
@@ -123,7 +124,7 @@ def run(words: Sequence[str]) -> str:
     config = load_run_config(None, [*(f"{name}={json.dumps(value)}" for name, value in settings.items()), *overrides])
     recipe = RECIPES.find("self_rag", "recipe")
     for step in ("answer", "scores"):
-        run_recipe(recipe, config, step)
+        run_recipe(recipe, config, step, redo=given.redo and step == "answer")
     return _write(given, config.run_dir / "recipe_self_rag", given.mode)
 
 
@@ -160,23 +161,39 @@ def settings_of(form: str, given: argparse.Namespace) -> dict[str, Any]:
         decode[name] = default if names[name] is None else names[name]
     decode |= {name: names[name] for name in ("max_depth", "beam_width", "ignore_cont") if name in names}
     decode["vote"] = names["task"] in _VOTES
-    metric = names.get("metric")
+    metric = _metric(names.get("metric"), names["task"])
     return {
-        "run_dir": str(given.output_file.with_suffix(".run")),
+        "run_dir": str(given.output_file.with_name(f"{given.output_file.name}.run")),
         "generate.questions": [str(given.input_file)],
         "generate.task": _TASKS[names["task"]] if names["task"] else _open_task(given.input_file),
         "generate.precision": _PRECISION[given.dtype],
         "recipe.self_rag.generator.checkpoint": given.model_name,
         "recipe.self_rag.generator.batch_size": given.batch_size,
         "recipe.self_rag.decode": decode,
-        **({"recipe.self_rag.metrics": [_METRICS[metric]]} if metric else {}),
+        **({"recipe.self_rag.metrics": [metric]} if metric else {}),
     }
 
 
+def _metric(name: str | None, task: str | None) -> str | None:
+    """Our name of a metric.
+
+    Raises:
+        ConfigError: It does not fit the questions.
+    """
+    if name == "accuracy" and task not in _VOTES:
+        raise ConfigError("--metric", name, f"needs --task {' or '.join(_VOTES)}: open questions have no options")
+    if name == "match" and task == "arc_c":
+        log.info("match with arc_c is accuracy: the right option is named by its letter or its text")
+        return "accuracy"
+    return None if name is None else _METRICS[name]
+
+
 def _open_task(path: Path) -> str:
-    """Which task open questions are of: PopQA's have `possible_answers`."""
+    """Which task open questions are of: PopQA's have `possible_answers`; those without answers are only answered."""
     first = next(iter(json_items(path, read_text(path))), None)
-    return "popqa" if first is not None and "possible_answers" in first.value else "tqa"
+    if first is None or "possible_answers" in first.value:
+        return "popqa"
+    return "tqa" if first.value.get("answers") or first.value.get("answer") else "factscore"
 
 
 def _write(given: argparse.Namespace, home: Path, mode: str) -> str:

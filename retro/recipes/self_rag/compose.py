@@ -45,7 +45,7 @@ Branch = Literal[
 ]
 """Why a piece of a sample looks as it does: a whole answer without retrieval; a sentence with a passage of that kind;
 one that goes on with the evidence; one that needs none; one for which nothing was found."""
-Dropped = Literal["no_retrieval_thinned", "begins_with_continue"]
+Dropped = Literal["no_retrieval_thinned", "begins_with_continue", "too_long_for_the_critic"]
 _FEVER = {"supports": "true", "refutes": "false"}
 
 

@@ -81,7 +81,7 @@ class DecodeConfig(StageConfig):
     for all of them. Needs a database and an index."""
 
     @property
-    def shaping(self) -> dict[str, object]:
+    def identity(self) -> dict[str, object]:
         """What decides answers, beside the mode."""
         return self.model_dump(mode="json", exclude={"modes"})
 
@@ -105,10 +105,16 @@ class TuneConfig(StageConfig):
     """Most tokens of a sample; the paper: 2,048 for 7B, 1,536 for 13B. Absent: as the model was trained."""
 
     packing: bool = False
-    """Several samples in a sequence."""
+    """Several samples in a sequence; then `train.steps` says how long, for a sequence is not a sample."""
 
     skip_unusable: bool = True
     """Leave out, and count, samples that do not fit a sequence."""
+
+    @model_validator(mode="after")
+    def _epochs_count_samples(self) -> TuneConfig:
+        need = "no packing beside it: a packed sequence holds several samples; give train.steps"
+        require(self, "epochs", self.epochs is None or not self.packing, need)
+        return self
 
 
 class CriticConfig(StageConfig):
@@ -228,7 +234,8 @@ class SelfRagConfig(StageConfig):
     """How it answers."""
 
     passages: PassagesConfig = PassagesConfig()
-    """Passages with embeddings of their own, such as DPR's; without a file of them the run's database is searched."""
+    """Passages with embeddings of their own, such as DPR's; without a file of them the run's database is searched. How
+    many are found is said by `decode.ndocs` and `data`, not by its `n_docs`."""
 
     retrieve: Path | None = None
     """A JSON or JSONL file whose items have `question` or `instruction`: passages are added to them, as `ctxs`, and

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.artifacts import fingerprint
-from retro.common.errors import ConfigError
 from retro.common.progress import Progress
 from retro.common.response_cache import ResponseCache
 from retro.generate.config import GenerateConfig, ModelPaths
@@ -54,6 +53,7 @@ class Verdict:
     """What the critic says."""
 
     token: str
+    """Empty where the item does not fit the critic's sequences."""
     probability: float
     """Of the token, among those of its family."""
 
@@ -106,11 +106,19 @@ class Critic:
         """Judge items in published form, with `task`, nothing kept."""
         engine, vocabulary = self._model.engine, Vocabulary.of(self._model.tokenizer)
         prompts = encode_questions([question_of_item(one) for one in items], self._model)
-        requests = [Request(prompt=prompt, sampling=_ONE_TOKEN, named_tokens=vocabulary.named) for prompt in prompts]
-        return [
-            verdict(completion, vocabulary, one["task"])
-            for completion, one in zip(engine.generate(requests), items, strict=True)
+        requests = [
+            Request(prompt=prompt, sampling=_ONE_TOKEN, named_tokens=vocabulary.named)
+            for prompt in prompts
+            if prompt is not None
         ]
+        found = iter(engine.generate(requests))
+        return [
+            _UNFIT if prompt is None else verdict(next(found), vocabulary, one["task"])
+            for prompt, one in zip(prompts, items, strict=True)
+        ]
+
+
+_UNFIT = Verdict(token="", probability=0.0)
 
 
 def verdict(completion: Completion, vocabulary: Vocabulary, family: Family) -> Verdict:
@@ -121,12 +129,8 @@ def verdict(completion: Completion, vocabulary: Vocabulary, family: Family) -> V
     return Verdict(token=best, probability=1.0 / total)
 
 
-def encode_questions(questions: Sequence[str], model: OpenModel) -> list[tuple[int, ...]]:
-    """Prompts as tuning has them.
-
-    Raises:
-        ConfigError: One does not fit the model's sequences.
-    """
+def encode_questions(questions: Sequence[str], model: OpenModel) -> list[tuple[int, ...] | None]:
+    """Prompts as tuning has them; None for one that does not fit the model's sequences."""
     texts = load_prompts(model.config.prompts)
     rule = texts.rule_of_kind(KIND)
     prompts = [
@@ -135,15 +139,11 @@ def encode_questions(questions: Sequence[str], model: OpenModel) -> list[tuple[i
         )
         for one in questions
     ]
-    room = model.decoder.sequence_length - 1
-    found = []
-    for ids in encode_prompts(prompts, model.tokenizer, model.prefix):
-        fitted = fit_prompt(ids, room)
-        if fitted is None:
-            need = f"needs sequences longer than {room + 1} tokens: a text has {len(ids.head) + len(ids.tail)}"
-            raise ConfigError("recipe.self_rag.critic", model.info.path.name, need)
-        found.append(tuple(fitted[0]))
-    return found
+    fitted = [
+        fit_prompt(ids, model.decoder.sequence_length - 1)
+        for ids in encode_prompts(prompts, model.tokenizer, model.prefix)
+    ]
+    return [None if one is None else tuple(one[0]) for one in fitted]
 
 
 def open_critic(

@@ -66,6 +66,15 @@ def run(work: StepRun) -> Made:
     report: dict[str, Any] = {}
     if config.labelled is not None:
         labelled = read_labelled(config.labelled)
+        other = sum(one["instruction"] != texts.critic[one["task"]] for one in labelled)
+        if other:
+            log.warning(
+                "%s: %d of %d items ask in other words than the recipe will (prompts.yaml, section critic): put their "
+                "words there, or the critic is used with prompts that it was not tuned on",
+                config.labelled,
+                other,
+                len(labelled),
+            )
     elif config.items is not None:
         labelled, report = _label(work, config, texts, dropped)
         files.append(RAW)
@@ -98,6 +107,7 @@ def read_labelled(path: Path) -> list[Item]:
             wanted = ", ".join(FAMILIES[one["task"]])
             raise DataError(path, f"{one['_place']} has the label {one['output']!r}", f"Of {one['task']}: {wanted}")
         one.setdefault("id", str(number))
+        one |= {name: text_field(path, one, name) for name, _ in _CONTEXTS if name in one}
     return items
 
 

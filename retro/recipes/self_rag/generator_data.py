@@ -70,6 +70,8 @@ class _Work:
     output: str
     retrieves: bool = False
     utility: str = ""
+    fits: bool = True
+    """Whether the critic can read it."""
     evidence: Sequence[PassageLike] = ()
     sentences: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
@@ -110,6 +112,8 @@ def make(
         ArtifactError: `out` holds samples of other settings.
     """
     items = read_items(path, ("instruction", "output"), "file of items")
+    for one in items:
+        one["input"] = text_field(path, one, "input")
     shaping = {"data": {**config_json(config), "items": None, "samples": None}, **identity}
     kept = ResponseCache(out / MADE, {"self_rag": shaping}, _REMEDY)
     keys = [
@@ -119,7 +123,7 @@ def make(
     with Progress(len(items), what="generator data", unit="items", done=len(items) - len(missing)) as bar:
         for start in range(0, len(missing), _BLOCK):
             block = missing[start : start + _BLOCK]
-            works = [_begun(path, items[number]) for number in block]
+            works = [_begun(items[number]) for number in block]
             _judge(works, config, critic, retrieve)
             made = [_composed(one, config, number) for one, number in zip(works, block, strict=True)]
             kept.add([keys[number] for number in block], [one.record() for one in made])
@@ -127,19 +131,19 @@ def make(
     return _write(path, items, [kept[key] for key in keys], out)
 
 
-def _begun(path: Path, item: Item) -> _Work:
-    instruction = instruction_text(item["instruction"], text_field(path, item, "input"))
+def _begun(item: Item) -> _Work:
+    instruction = instruction_text(item["instruction"], item["input"])
     return _Work(item, instruction, normalized_output(str(item.get("dataset_name") or ""), item["output"]))
 
 
 def _judge(works: list[_Work], config: DataConfig, critic: Critic, retrieve: Retrieve) -> None:
     """Steps 1 to 6, each for all items of a block."""
     for one, need in zip(works, critic.judge([_need(one, config) for one in works], "retrieval"), strict=True):
-        one.retrieves = need.token == RETRIEVAL
+        one.retrieves, one.fits = need.token == RETRIEVAL, bool(need.token)
     useful = [Ask(family="utility", instruction=one.instruction, output=one.output) for one in works]
     for one, found in zip(works, critic.judge(useful, "utility"), strict=True):
-        one.utility = found.token
-    searching = [one for one in works if one.retrieves]
+        one.utility, one.fits = found.token, one.fits and bool(found.token)
+    searching = [one for one in works if one.retrieves and one.fits]
     queries = [f"{one.instruction} {one.output}" for one in searching]
     for one, passages in zip(searching, retrieve(queries) if queries else (), strict=True):
         one.evidence = passages[: config.evidence]
@@ -168,7 +172,8 @@ def _decide(works: Sequence[_Work], critic: Critic) -> None:
         for one, place in places
     ]
     for (one, _), found in zip(places, critic.judge(asked, "sentences"), strict=True):
-        one.decisions.append(found.token)
+        # What does not fit is not searched for.
+        one.decisions.append(found.token or NO_RETRIEVAL)
 
 
 def _judge_passages(works: Sequence[_Work], config: DataConfig, critic: Critic, retrieve: Retrieve) -> None:
@@ -191,6 +196,8 @@ def _judge_passages(works: Sequence[_Work], config: DataConfig, critic: Critic, 
     supports = iter(critic.judge([_about(*pair, "groundness") for pair in relevant], "support"))
     for (one, place, passage), verdict in zip(pairs, relevance, strict=True):
         support = next(supports).token if verdict.token == RELEVANT else ""
+        if not verdict.token or (verdict.token == RELEVANT and not support):
+            continue
         judged = JudgedPassage(passage=passage, relevance=verdict.token, support=support)
         one.judged.setdefault(place, []).append(judged)
 
@@ -203,6 +210,8 @@ def _about(one: _Work, place: int, passage: PassageLike, family: Any) -> Ask:
 
 
 def _composed(one: _Work, config: DataConfig, number: int) -> Composed:
+    if not one.fits:
+        return Composed(dropped="too_long_for_the_critic")
     judged = [
         JudgedSentence(text=text, decision=one.decisions[place], passages=one.judged.get(place, ()))
         for place, text in enumerate(one.sentences)
@@ -262,6 +271,7 @@ def samples_of_published(path: Path) -> list[Item]:
     """
     found = []
     for number, one in enumerate(read_items(path, ("instruction", "output"), "training data")):
+        one["input"] = text_field(path, one, "input")
         segments = segments_of(one["output"])
         if not clean_text(segments):
             raise DataError(path, f"{one['_place']} has an output of tokens alone", "Give it something to say")

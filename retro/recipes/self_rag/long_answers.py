@@ -11,6 +11,7 @@ where none is finished after `max_depth` segments, the best unfinished one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,10 @@ from retro.recipes.self_rag.answering import (
 )
 from retro.recipes.self_rag.scores import retrieval_probability
 from retro.recipes.self_rag.tokens import NO_RETRIEVAL, RELEVANT, RETRIEVAL, RETRIEVE, UNSUPPORTED
+
+_LEAST_ROOM = 8
+"""Tokens that a sequence must have left for one more segment."""
+_WRITTEN_CITATION = re.compile(r" ?\[\d+\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +173,8 @@ def _grown(asked: Asked, tried: _Try, completion: Completion, held: _Held) -> Be
     if completion.ended == "hook" and completion.prefix is not None:
         again = searches_again(asked, tokens.pop())
         prefix = held.without_last(completion.prefix)
+        if len(prefix.tokens) + _LEAST_ROOM > asked.engine.decoder.sequence_length:
+            prefix, completion = None, replace(completion, ended="length")
     elif completion.prefix is not None:
         held.add(completion.prefix)
     pieces = asked.vocabulary.pieces(tokens)
@@ -177,7 +184,7 @@ def _grown(asked: Asked, tried: _Try, completion: Completion, held: _Held) -> Be
     return Beam(
         prefix=prefix,
         score=tried.beam.score * total,
-        segments=(*tried.beam.segments, piece_record(pieces, tried.passage, score)),
+        segments=(*tried.beam.segments, piece_record(asked, completion, pieces, tried.passage, score)),
         tokens=(*tried.beam.tokens, *completion.tokens),
         wants=bool(again),
         completion=completion,
@@ -203,7 +210,8 @@ def cite(segments: Sequence[dict[str, Any]], passages: Sequence[dict[str, str]])
     numbers: dict[int, int] = {}
     texts = []
     for one in segments:
-        place, text = one["passage"], one["text"]
+        # What the model itself wrote in brackets cites nothing.
+        place, text = one["passage"], _WRITTEN_CITATION.sub("", one["text"])
         if text and place is not None and RELEVANT in one["tokens"]:
             text = with_citation(text, numbers.setdefault(place, len(numbers) + 1))
         texts.append(text)
@@ -223,10 +231,12 @@ class _Passages:
     def found(self, written: str) -> list[int]:
         """Places of the passages for the next segment, best first."""
         asked = self._asked
-        if not asked.config.search_each_segment or asked.search is None or not written:
+        # The first segment is searched for where the question brings nothing.
+        again = asked.config.search_each_segment and (written or not self._own)
+        if asked.search is None or not again:
             return self._own
         if written not in self._by_text:
-            [passages] = asked.search([f"{asked.question} {written}"])
+            [passages] = asked.search([f"{asked.question} {written}".strip()])
             self._by_text[written] = [self._place(one) for one in passages[: asked.config.ndocs]]
         return self._by_text[written] or self._own
 

@@ -11,7 +11,7 @@ from retro.generate.program import BeginRequest, Program, ProgramEngine
 from retro.generate.request import Completion, Request
 from retro.generate.runner import PreparedQuestion
 from retro.qa.passages import Retrieve
-from retro.recipes.self_rag.answering import Asked
+from retro.recipes.self_rag.answering import Asked, require_long_enough
 from retro.recipes.self_rag.config import DecodeConfig, Mode
 from retro.recipes.self_rag.long_answers import long_answer
 from retro.recipes.self_rag.short_answers import short_answer
@@ -30,19 +30,20 @@ def program_for(config: DecodeConfig) -> BeginRequest:
     def begin(engine: BatchEngine, request: Request) -> Program:
         if not request.question:
             return _plain(request)
-        return program_of(
-            Asked(
-                engine=engine,
-                vocabulary=Vocabulary.of(engine.tokenizer),
-                config=config,
-                mode=config.modes[0],
-                question=request.question,
-                prompt=request.prompt,
-                passages=request.passages,
-                sampling=request.sampling,
-                search=engine.retrieve,
-            )
+        asked = Asked(
+            engine=engine,
+            vocabulary=Vocabulary.of(engine.tokenizer),
+            config=config,
+            mode=config.modes[0],
+            question=request.question,
+            prompt=request.prompt,
+            passages=request.passages,
+            sampling=request.sampling,
+            search=engine.retrieve,
         )
+        # Now, while only this request can be refused for it.
+        require_long_enough(asked)
+        return program_of(asked)
 
     return begin
 
@@ -64,7 +65,7 @@ class SelfRagPolicy:
             search: Finds passages anew for each segment; None: the engine's own search, where it has one.
         """
         self._config, self._mode, self._search = config, mode, search
-        self.identity: Mapping[str, Any] = {"recipe": "self_rag", "mode": mode, "decode": config.shaping}
+        self.identity: Mapping[str, Any] = {"recipe": "self_rag", "mode": mode, "decode": config.identity}
 
     def generate(self, engine: BatchEngine, asked: Sequence[PreparedQuestion]) -> list[Completion]:
         """Answer some questions, in their order.

@@ -27,7 +27,8 @@ _HEADINGS: dict[Variant, str] = {
     "no_input_paragraph": "\n\n### Context:\n",
     "no_input_separated": "\n\n### Separated Context:\n",
 }
-_ANSWER = re.compile(r"answer\s*:\s*[*_\"'`\[(]*([a-z0-9]+)", re.IGNORECASE)
+# A number that goes on, and a choice of two, are no answers.
+_ANSWER = re.compile(r"answer[\s*_]*:[\s*_\"'`\[(]*([a-z]+|\d+)(?![.,]?\d)(?!\s+(?:or|to)\b)", re.IGNORECASE)
 
 
 class TeacherTexts(StageConfig):

@@ -89,6 +89,7 @@ def _retrieve(work: StepRun) -> Made:
         work.settings.retrieve, work.directory / RETRIEVED, source_of(work),
         n_docs=work.settings.decode.ndocs, questions_per_block=config.questions_per_block,
     )  # fmt: skip
+    answers.ask_instructions(work.directory / RETRIEVED)
     return Made(files=[RETRIEVED], counts=report.counts)
 
 
@@ -145,6 +146,23 @@ def _has_generator(settings: SelfRagConfig) -> bool:
     return settings.data.is_given or settings.generator.checkpoint is not None
 
 
+def _given(*paths: Path | None) -> list[Path]:
+    return [path for path in paths if path is not None]
+
+
+def _inputs_of_labels(work: StepRun) -> list[Path]:
+    return _given(work.settings.critic.items, work.settings.critic.labelled, work.settings.prompts)
+
+
+def _inputs_of_data(work: StepRun) -> list[Path]:
+    return _given(work.settings.data.items, work.settings.prompts)
+
+
+def _inputs_of_answers(work: StepRun) -> list[Path]:
+    asked = () if work.settings.retrieve is not None else work.config.generate.questions
+    return _given(*asked, work.settings.prompts)
+
+
 _LABELS = ("items", "labelled", "teacher", "temperature", "max_tokens", "drop_relevant", "dev", "seed")
 
 
@@ -172,6 +190,7 @@ class SelfRag:
             summary="A teacher labels what the critic learns.",
             run=critic_data.run,
             settings=(*(f"critic.{name}" for name in _LABELS), "prompts"),
+            inputs=_inputs_of_labels,
             wanted=lambda settings: settings.critic.has_data,
         ),
         Step(
@@ -180,6 +199,7 @@ class SelfRag:
             run=_tune_critic,
             needs=("critic_data", "corpus"),
             settings=("critic.tune",),
+            sections=("sft",),
             wanted=_tunes_critic,
         ),
         Step(
@@ -196,6 +216,7 @@ class SelfRag:
             run=_make_data,
             needs=_needs_of_data,
             settings=("data", "critic.checkpoint", "passages", "prompts"),
+            inputs=_inputs_of_data,
             sections=("search",),
             wanted=lambda settings: settings.data.items is not None,
         ),
@@ -205,6 +226,8 @@ class SelfRag:
             run=_tune_generator,
             needs=_needs_of_generator,
             settings=("data.samples", "generator.tune"),
+            sections=("sft",),
+            inputs=lambda work: _given(work.settings.data.samples),
             wanted=_tunes_generator,
         ),
         Step(
@@ -213,6 +236,7 @@ class SelfRag:
             run=_retrieve,
             needs=_needs_of_search,
             settings=("retrieve", "passages", "decode.ndocs"),
+            inputs=lambda work: _given(work.settings.retrieve),
             sections=("search",),
             wanted=lambda settings: settings.retrieve is not None,
         ),
@@ -222,6 +246,7 @@ class SelfRag:
             run=_answer,
             needs=_needs_of_answers,
             settings=("generator.checkpoint", "decode", "metrics", "prompts"),
+            inputs=_inputs_of_answers,
             sections=("generate", "search"),
             wanted=_has_generator,
         ),

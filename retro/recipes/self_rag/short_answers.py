@@ -21,7 +21,6 @@ from retro.recipes.self_rag.answering import (
     scored,
     wants_passages,
 )
-from retro.recipes.self_rag.tokens import clean_text
 
 
 def short_answer(asked: Asked) -> Program:
@@ -54,9 +53,9 @@ def _best_of(asked: Asked, prefix: Prefix, prompts: Sequence[tuple[int, ...]], t
     ]
     scores = [scored(asked, one) for one in found]
     pieces = [asked.vocabulary.pieces(one.tokens) for one in found]
-    told.candidates = [piece_record(*one) for one in zip(pieces, range(len(found)), scores, strict=True)]
+    told.candidates = [piece_record(asked, *one) for one in zip(found, pieces, range(len(found)), scores, strict=True)]
     totals = [one.total for one in scores]
-    texts = [clean_text(one) for one in pieces]
+    texts = [one["text"] for one in told.candidates]
     place = voted(texts, totals, told.votes) if asked.config.vote else totals.index(max(totals))
     told.segments = [told.candidates[place]]
     return found[place]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from retro.common.errors import ConfigError
+from retro.common.errors import ArtifactError, ConfigError
 from retro.recipes.base import RECIPES, run_recipe
+from retro.recipes.passages.search import DatabaseRetriever, as_retrieve
 from retro.recipes.self_rag.command import run as run_command
-from retro.recipes.self_rag.config import MODES
+from retro.recipes.self_rag.config import MODES, DataConfig
+from retro.recipes.self_rag.critic import Ask, Critic, Verdict
+from retro.recipes.self_rag.generator_data import make
 from retro.run.config import RunConfig, load_run_config
 from retro.run.pipeline import stage
 from retro.training import checkpoint
@@ -215,3 +219,142 @@ def test_more_processes_than_there_are_is_refused(made: RunConfig, tmp_path: Pat
     words = [*flags(made, tmp_path / "out.json", "no_retrieval"), "--world_size", "4"]
     with pytest.raises(ConfigError, match=r"--world_size = 4: needs so many processes, and there are 1: torchrun"):
         run_command(["short", *words])
+
+
+class WorldCritic(Critic):
+    """Judges by the world's rules."""
+
+    def __init__(self) -> None:
+        """Nothing is opened."""
+
+    def judge(self, asked: Sequence[Ask], what: str) -> list[Verdict]:
+        labels = [world.label(one.family, one.instruction, one.evidence, one.output) for one in asked]
+        return [Verdict(token=label, probability=1.0) for label in labels]
+
+
+@pytest.mark.slow
+def test_a_generator_retrieves_when_it_must_and_prefers_what_is_supported(tmp_path: Path) -> None:
+    config = config_of(tmp_path, critic_steps=1, generator_steps=1000, items=6000, questions=100)
+    corpus, db, index = (stage(name).path(config) for name in ("corpus", "db", "index"))
+    source = DatabaseRetriever(corpus, db, index, config.search)
+    data = DataConfig(evidence=3, top_n=5, force_irrelevant=("tell",), irrelevant_share=0.2)
+    out = tmp_path / "made"
+    out.mkdir()
+    make(tmp_path / "items.jsonl", data, WorldCritic(), as_retrieve(source, 5), {}, out)
+    settings = config.recipe["self_rag"] | {"critic": {}, "data": {"samples": str(out / "train.jsonl")}}
+    config = config.model_copy(update={"recipe": {"self_rag": settings}})
+    run_recipe(RECIPE, config)
+
+    found = json.loads((home(config) / "scores" / "modes.json").read_text())
+    adaptive = found["modes"]["adaptive_retrieval"]
+    lines = (home(config) / "answer" / "adaptive_retrieval" / "with_passages.jsonl").read_text().splitlines()
+    told = [(line["question"], line["details"]["self_rag"]) for line in map(json.loads, lines)]
+    must = [one["retrieved"] for question, one in told if question.startswith("tell")]
+    need_not = [one["retrieved"] for question, one in told if question.startswith("repeat")]
+    assert sum(must) / len(must) >= 0.95
+    assert sum(need_not) / len(need_not) <= 0.05
+    # Of five passages one is about what is asked.
+    relevant = [
+        one["passages"][one["segments"][0]["passage"]]["text"].startswith(" ".join(question.split()[1:3]))
+        for question, one in told
+        if question.startswith("tell") and one["retrieved"]
+    ]
+    assert sum(relevant) / len(relevant) >= 0.7
+    for other in ("always_retrieve", "no_retrieval"):
+        assert adaptive["low"] > found["modes"][other]["high"]
+        assert found["differences"][f"adaptive_retrieval - {other}"]["p"] < 0.001
+
+    # The frequency of retrieval falls with the threshold.
+    probabilities = sorted(one["retrieval_probability"] for _, one in told)
+    counts = [sum(chance > threshold for chance in probabilities) for threshold in (0.0, 0.2, 0.5, 0.9, 0.999)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[1] == sum(one["retrieved"] for _, one in told)
+
+
+def other(made: RunConfig, run_dir: Path, **settings: Any) -> RunConfig:
+    """A run that answers with the model that is there."""
+    found = {"generator": {"checkpoint": str(home(made) / "generator" / "sft")}, "metrics": ["exact_match"]}
+    decode = {"modes": ["always_retrieve"], "ndocs": 2, "max_new_tokens": 8}
+    found |= {"decode": decode | settings.pop("decode", {})} | settings.pop("recipe", {})
+    generate = made.generate.model_copy(update=settings)
+    return made.model_copy(update={"run_dir": run_dir, "recipe": {"self_rag": found}, "generate": generate})
+
+
+def asked(path: Path, *items: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(one) + "\n" for one in items))
+    return path
+
+
+FACT = {"question": "tell e1 r1", "answers": ["V3."], "ctxs": [{"title": "", "text": "e1 r1 V3."}]}
+
+
+def test_questions_that_changed_are_not_passed_off_as_answered(made: RunConfig, tmp_path: Path) -> None:
+    path = asked(tmp_path / "q.jsonl", FACT, FACT | {"question": "tell e2 r1"})
+    config = other(made, tmp_path / "run", questions=(path,))
+    run_recipe(RECIPE, config)
+    asked(path, FACT)
+    with pytest.raises(ArtifactError, match=r"inputs\..*q\.jsonl was .*retro recipe self_rag run CONFIG answer"):
+        run_recipe(RECIPE, config, "answer")
+    run_recipe(RECIPE, config, redo=True)
+    assert manifest(config, "answer")["counts"]["questions"] == 1
+
+
+def test_another_mode_is_another_setting(made: RunConfig, tmp_path: Path) -> None:
+    path = asked(tmp_path / "q.jsonl", FACT)
+    run_recipe(RECIPE, other(made, tmp_path / "run", questions=(path,)))
+    more = other(made, tmp_path / "run", questions=(path,), decode={"modes": ["always_retrieve", "no_retrieval"]})
+    with pytest.raises(ArtifactError, match="modes was"):
+        run_recipe(RECIPE, more, "answer")
+
+
+def test_questions_without_any_passage_are_answered_and_counted(made: RunConfig, tmp_path: Path) -> None:
+    path = asked(tmp_path / "q.jsonl", FACT | {"ctxs": []}, {"question": "tell e2 r1", "answers": ["V1."]})
+    config = other(made, tmp_path / "run", questions=(path,))
+    run_recipe(RECIPE, config)
+    assert manifest(config, "answer")["counts"]["always_retrieve"] == {"retrieved": 0, "notes": {"nothing_found": 2}}
+
+
+def test_instructions_are_questions_too(made: RunConfig, tmp_path: Path) -> None:
+    path = asked(tmp_path / "q.jsonl", {"instruction": "tell e1 r1", "answers": ["V3."]})
+    direct = other(made, tmp_path / "direct", questions=(path,), decode={"modes": ["no_retrieval"]})
+    run_recipe(RECIPE, direct)
+    found = made.model_copy(update={"recipe": {"self_rag": {"retrieve": str(path), "decode": {"ndocs": 2}}}})
+    run_recipe(RECIPE, found, "retrieve")
+    [item] = [json.loads(line) for line in (home(found) / "retrieve" / "retrieved.jsonl").read_text().splitlines()]
+    assert (item["question"], len(item["ctxs"])) == ("tell e1 r1", 2)
+
+
+def test_an_answer_ends_before_its_stop_text(made: RunConfig, tmp_path: Path) -> None:
+    path = asked(tmp_path / "q.jsonl", FACT)
+    sampling = made.generate.sampling.model_copy(update={"stop": ("V",)})
+    config = other(made, tmp_path / "run", questions=(path,), sampling=sampling)
+    run_recipe(RECIPE, config)
+    [line] = (home(config) / "answer" / "always_retrieve" / "with_passages.jsonl").read_text().splitlines()
+    assert "V" not in json.loads(line)["prediction"]
+
+
+def test_a_call_with_other_flags_needs_redo(made: RunConfig, tmp_path: Path) -> None:
+    path = asked(tmp_path / "q.jsonl", FACT, {"question": "tell e2 r1", "ctxs": []})
+    words = flags(made, tmp_path / "out_0.2.json", "no_retrieval")
+    words[words.index("--input_file") + 1] = str(path)
+    # One of the questions has no answer, so none is scored against any.
+    asked(path, {"question": "tell e2 r1", "ctxs": []})
+    assert "answered" in run_command(["short", *words])
+    assert (tmp_path / "out_0.2.json.run").is_dir()
+    with pytest.raises(ArtifactError, match="add --redo"):
+        run_command(["short", *words, "--ndocs", "3"])
+    assert "answered" in run_command(["short", *words, "--ndocs", "3", "--redo"])
+    with pytest.raises(ConfigError, match=r"--metric = 'accuracy': needs --task arc_c or fever"):
+        run_command(["short", *words, "--metric", "accuracy"])
+
+
+def test_items_that_the_critic_cannot_read_are_dropped_and_counted(made: RunConfig, tmp_path: Path) -> None:
+    path = asked(
+        tmp_path / "items.jsonl", *world.generator_items(4, 1), {"instruction": "tell e1 r1", "output": "V1. " * 150}
+    )
+    recipe = dict(made.recipe["self_rag"])
+    recipe |= {"data": {"items": str(path), "keep_no_retrieval": 1.0, "evidence": 3}}
+    recipe |= {"critic": {"checkpoint": str(home(made) / "critic" / "sft")}}
+    config = made.model_copy(update={"recipe": {"self_rag": recipe}})
+    run_recipe(RECIPE, config, "generator_data", redo=True)
+    assert manifest(config, "generator_data")["counts"]["dropped"]["too_long_for_the_critic"] == 1
