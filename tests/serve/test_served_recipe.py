@@ -40,8 +40,7 @@ class ServedTokenizer(ReflectionTokenizer):
 def open_engine() -> Engine:
     rules = {"q ": {"[Retrieval]": 0.6, "[No Retrieval]": 0.4}} | WRITES
     decoder = ScriptedDecoder(rules, sequence_length=60)
-    retrieve = lambda texts: [[passage("bb")] for _ in texts]  # noqa: E731
-    engine = BatchEngine(decoder, ServedTokenizer(), retrieve)
+    engine = BatchEngine(decoder, ServedTokenizer(), lambda texts: [[passage("bb")] for _ in texts])
     return ProgramEngine(engine, partial(program_for(DecodeConfig(form="long", max_depth=1)), engine))
 
 
@@ -50,8 +49,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     path: Path = tmp_path_factory.mktemp("texts") / "texts.yaml"
     path.write_text("name: letters\nversion: 1\nstyles: {plain: {question: '{question} q '}}\n")
     facts: dict[str, Any] = {
-        "tokenizer": ServedTokenizer(), "token_bytes": None, "sequence_length": 60, "answer_tokens": 20, "reads_neighbors": False,
-        "contexts_in_prompt": 2, "texts": load_prompts(path), "recipe": "self_rag", "kind": "chat",
+        "tokenizer": ServedTokenizer(), "token_bytes": None, "sequence_length": 60, "answer_tokens": 20,
+        "reads_neighbors": False, "contexts_in_prompt": 2, "texts": load_prompts(path), "recipe": "self_rag", "kind": "chat",
         "retrieve": lambda texts: [[passage("bb")] for _ in texts],
     }  # fmt: skip
     with running(fake_service(ServeConfig(max_new_tokens=LONG), open_engine=open_engine, **facts)) as found:
