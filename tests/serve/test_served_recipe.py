@@ -50,7 +50,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     path.write_text("name: letters\nversion: 1\nstyles: {plain: {question: '{question} q '}}\n")
     facts: dict[str, Any] = {
         "tokenizer": ServedTokenizer(), "token_bytes": None, "sequence_length": 60, "answer_tokens": 20,
-        "reads_neighbors": False, "contexts_in_prompt": 2, "texts": load_prompts(path), "recipe": "self_rag", "kind": "chat",
+        "reads_neighbors": False, "contexts_in_prompt": 2, "texts": load_prompts(path),
+        "recipe": "self_rag", "kind": "chat",
         "retrieve": lambda texts: [[passage("bb")] for _ in texts],
     }  # fmt: skip
     with running(fake_service(ServeConfig(max_new_tokens=LONG), open_engine=open_engine, **facts)) as found:
