@@ -15,12 +15,11 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from retro.common.config import apply_overrides, config_json, unknown_name
-from retro.common.errors import ConfigError, RetroError
-from retro.common.progress import Progress, set_up_logging
-from retro.common.terminal import complain, never_fail_to_encode, output
+from retro.common.config import apply_overrides, config_json
+from retro.common.errors import ConfigError
+from retro.recipes import flags
 from retro.recipes.passages.config import PassagesConfig, contriever
 
 PROGRAM = "python -m retro.recipes.passages"
@@ -41,14 +40,6 @@ _INAPPLICABLE: dict[str, dict[str, str]] = {
     },
 }
 """Flags of the tools that are known by these names, and why they would do nothing."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what the command ends with."""
-        raise ConfigError(self.prog.rpartition(" ")[2], None, f"{message}; see `{self.prog} --help`")
 
 
 @dataclass(frozen=True)
@@ -112,27 +103,8 @@ _COMMANDS = {
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a command; a user's mistake is one line on standard error and exit code 2.
-
-    Args:
-        words: `embed` or `retrieve`, flags, settings.
-
-    Returns:
-        The exit code.
-    """
-    never_fail_to_encode()
-    set_up_logging()
-    try:
-        output.say(run(words))
-    except RetroError as error:
-        Progress.clear()
-        complain(str(error))
-        return 2
-    except KeyboardInterrupt:
-        Progress.clear()
-        complain("stopped; the same command goes on from here")
-        return 130
-    return 0
+    """`embed` or `retrieve`, flags, settings of `PassagesConfig`; see `retro.recipes.flags.main`."""
+    return flags.main(run, words)
 
 
 def run(words: Sequence[str]) -> str:
@@ -142,28 +114,10 @@ def run(words: Sequence[str]) -> str:
         ConfigError: There is no such command, flag or setting, or one that does nothing here.
         RetroError: As the commands say.
     """
-    name = words[0] if words else ""
-    if name not in _COMMANDS:
-        raise ConfigError(PROGRAM, name or None, unknown_name(name, list(_COMMANDS)).replace("a setting", "a command"))
-    given, settings = _parse(name, words[1:])
-    return _COMMANDS[name].run(given, settings_of(given, settings))
-
-
-def _parse(name: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    name = flags.command_of(PROGRAM, words, list(_COMMANDS))
     command = _COMMANDS[name]
-    for word in words:
-        flag = word.partition("=")[0]
-        if flag in _INAPPLICABLE[name]:
-            raise ConfigError(flag, True, f"needs to be left out: {_INAPPLICABLE[name][flag]}")
-    parser = _Parser(prog=f"{PROGRAM} {name}", description=command.summary, allow_abbrev=False)
-    for flag, options in command.flags.items():
-        parser.add_argument(flag, **options)
-    parser.add_argument("settings", nargs="*", metavar="setting=value", help="settings of PassagesConfig")
-    given, unknown = parser.parse_known_intermixed_args(words)
-    if unknown:
-        need = unknown_name(unknown[0], list(command.flags)).replace("a setting", f"a flag of {name}")
-        raise ConfigError("flags", unknown[0], need)
-    return given, list(given.settings)
+    given, settings = flags.parse(f"{PROGRAM} {name}", words[1:], command.summary, command.flags, _INAPPLICABLE[name])
+    return command.run(given, settings_of(given, settings))
 
 
 def settings_of(given: argparse.Namespace, overrides: Sequence[str]) -> PassagesConfig:

@@ -16,14 +16,12 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from retro.common.config import unknown_name
-from retro.common.errors import ConfigError, RetroError
+from retro.common.errors import ConfigError
 from retro.common.json_files import json_items, read_text
 from retro.common.launcher import worker_of
-from retro.common.progress import Progress, set_up_logging
-from retro.common.terminal import complain, never_fail_to_encode, output
+from retro.recipes import flags
 from retro.recipes.self_rag.config import MODES
 
 log = logging.getLogger(__name__)
@@ -75,36 +73,9 @@ _DEFAULTS = {"short": {"ndocs": 10, "max_new_tokens": 100}, "long": {"ndocs": 5,
 _METRICS = {"match": "match_raw", "match_norm": "match_norm", "accuracy": "accuracy", "em": "exact_match"}
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what the command ends with."""
-        raise ConfigError(self.prog.rpartition(" ")[2], None, f"{message}; see `{self.prog} --help`")
-
-
 def main(words: Sequence[str]) -> int:
-    """Run a command; a user's mistake is one line on standard error and exit code 2.
-
-    Args:
-        words: `short` or `long`, flags, settings.
-
-    Returns:
-        The exit code.
-    """
-    never_fail_to_encode()
-    set_up_logging(rank=worker_of().rank)
-    try:
-        output.say(run(words))
-    except RetroError as error:
-        Progress.clear()
-        complain(str(error))
-        return 2
-    except KeyboardInterrupt:
-        Progress.clear()
-        complain("stopped; the same command goes on from here")
-        return 130
-    return 0
+    """`short` or `long`, flags, settings; see `retro.recipes.flags.main`."""
+    return flags.main(run, words)
 
 
 def run(words: Sequence[str]) -> str:
@@ -116,9 +87,7 @@ def run(words: Sequence[str]) -> str:
     from retro.recipes.base import RECIPES, run_recipe
     from retro.run.config import load_run_config
 
-    form = words[0] if words else ""
-    if form not in _FLAGS:
-        raise ConfigError(PROGRAM, form or None, unknown_name(form, list(_FLAGS)).replace("a setting", "a command"))
+    form = flags.command_of(PROGRAM, words, list(_FLAGS))
     given, overrides = _parse(form, words[1:])
     settings = settings_of(form, given)
     config = load_run_config(None, [*(f"{name}={json.dumps(value)}" for name, value in settings.items()), *overrides])
@@ -129,26 +98,16 @@ def run(words: Sequence[str]) -> str:
 
 
 def _parse(form: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    for word in words:
-        flag = word.partition("=")[0]
-        if flag in _INAPPLICABLE:
-            raise ConfigError(flag, True, f"needs to be left out: {_INAPPLICABLE[flag]}")
-    parser = _Parser(prog=f"{PROGRAM} {form}", description=f"Answer questions, {form}.", allow_abbrev=False)
-    for flag, options in _FLAGS[form].items():
-        parser.add_argument(flag, **options)
-    parser.add_argument("settings", nargs="*", metavar="setting=value", help="settings of a run")
-    given, unknown = parser.parse_known_intermixed_args(words)
-    if unknown:
-        need = unknown_name(unknown[0], list(_FLAGS[form])).replace("a setting", f"a flag of {form}")
-        raise ConfigError("flags", unknown[0], need)
-    bad = [word for word in given.settings if "=" not in word]
+    program = f"{PROGRAM} {form}"
+    given, overrides = flags.parse(program, words, f"Answer questions, {form}.", _FLAGS[form], _INAPPLICABLE)
+    bad = [word for word in overrides if "=" not in word]
     if bad:
         raise ConfigError("settings", bad[0], "needs the form section.setting=value")
     world = worker_of().world
     if given.world_size != world:
         need = f"needs so many processes, and there are {world}: torchrun --nproc-per-node {given.world_size} -m …"
         raise ConfigError("--world_size", given.world_size, need)
-    return given, list(given.settings)
+    return given, overrides
 
 
 def settings_of(form: str, given: argparse.Namespace) -> dict[str, Any]:
