@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from retro.common.artifacts import Manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError
+from retro.recipes import base
 from retro.recipes.base import RECIPES, run_recipe
 from retro.recipes.passages.search import DatabaseRetriever, as_retrieve
 from retro.recipes.self_rag.command import run as run_command
@@ -358,3 +360,37 @@ def test_items_that_the_critic_cannot_read_are_dropped_and_counted(made: RunConf
     config = made.model_copy(update={"recipe": {"self_rag": recipe}})
     run_recipe(RECIPE, config, "generator_data", redo=True)
     assert manifest(config, "generator_data")["counts"]["dropped"]["too_long_for_the_critic"] == 1
+
+
+def test_a_stop_at_the_end_of_any_step_changes_nothing(
+    made: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, critic_steps=3, generator_steps=3)
+    stopped: list[str] = []
+
+    def write(directory: Path, found: Manifest) -> Manifest:
+        if directory.name not in stopped:
+            stopped.append(directory.name)
+            raise KeyboardInterrupt
+        return write_manifest(directory, found)
+
+    monkeypatch.setattr(base, "write_manifest", write)
+    for _ in RECIPE.steps:
+        try:
+            run_recipe(RECIPE, config)
+            break
+        except KeyboardInterrupt:
+            assert not (home(config) / stopped[-1] / "manifest.json").exists()
+    assert stopped == [one.name for one in RECIPE.steps if one.name != "retrieve"]
+    names = (
+        "critic_data/*.jsonl",
+        "critic_scores/*.json",
+        "generator_data/*.jsonl",
+        "answer/*/*_*.jsonl",
+        "scores/*.json",
+    )
+    found = sorted(path.relative_to(home(made)) for name in names for path in home(made).glob(name))
+    kept = [path for path in found if path.name not in ("report.json", "manifest.json", "config.json", "made.jsonl")]
+    assert len(kept) >= 14
+    for path in kept:
+        assert (home(config) / path).read_bytes() == (home(made) / path).read_bytes(), path
