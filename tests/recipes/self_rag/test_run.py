@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -282,6 +283,12 @@ def other(made: RunConfig, run_dir: Path, **settings: Any) -> RunConfig:
     return made.model_copy(update={"run_dir": run_dir, "recipe": {"self_rag": found}, "generate": generate})
 
 
+def copied(made: RunConfig, tmp_path: Path, recipe: dict[str, Any]) -> RunConfig:
+    """The run in a folder of its own, for a test that makes its steps again."""
+    shutil.copytree(made.run_dir, tmp_path / "run")
+    return made.model_copy(update={"run_dir": tmp_path / "run", "recipe": {"self_rag": recipe}})
+
+
 def asked(path: Path, *items: dict[str, Any]) -> Path:
     path.write_text("".join(json.dumps(one) + "\n" for one in items))
     return path
@@ -320,7 +327,7 @@ def test_instructions_are_questions_too(made: RunConfig, tmp_path: Path) -> None
     path = asked(tmp_path / "q.jsonl", {"instruction": "tell e1 r1", "answers": ["V3."]})
     direct = other(made, tmp_path / "direct", questions=(path,), decode={"modes": ["no_retrieval"]})
     run_recipe(RECIPE, direct)
-    found = made.model_copy(update={"recipe": {"self_rag": {"retrieve": str(path), "decode": {"ndocs": 2}}}})
+    found = copied(made, tmp_path, {"retrieve": str(path), "decode": {"ndocs": 2}})
     run_recipe(RECIPE, found, "retrieve")
     [item] = [json.loads(line) for line in (home(found) / "retrieve" / "retrieved.jsonl").read_text().splitlines()]
     assert (item["question"], len(item["ctxs"])) == ("tell e1 r1", 2)
@@ -357,7 +364,7 @@ def test_items_that_the_critic_cannot_read_are_dropped_and_counted(made: RunConf
     recipe = dict(made.recipe["self_rag"])
     recipe |= {"data": {"items": str(path), "keep_no_retrieval": 1.0, "evidence": 3}}
     recipe |= {"critic": {"checkpoint": str(home(made) / "critic" / "sft")}}
-    config = made.model_copy(update={"recipe": {"self_rag": recipe}})
+    config = copied(made, tmp_path, recipe)
     run_recipe(RECIPE, config, "generator_data", redo=True)
     assert manifest(config, "generator_data")["counts"]["dropped"]["too_long_for_the_critic"] == 1
 
