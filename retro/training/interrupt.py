@@ -52,6 +52,7 @@ def first_signal_only() -> Iterator[Callable[[], None]]:
     try:
         yield again
     except Exception:
+        # Not the signal itself, which is no Exception: what failed because of it. Without a signal it goes on as it is.
         again()
         raise
     finally:

@@ -43,7 +43,6 @@ def shared_embedder(config: PassagesConfig, passages: Passages, store: Path) -> 
         ArtifactError: The shards there were made by another one.
         DataError, DependencyError: The model is missing or cannot be loaded.
     """
-    _require_vectors_made(config)
     directory = store / EMBEDDER_FOLDER
     recorded = _recorded(config.embedder, directory)
     if recorded is not None:
@@ -65,7 +64,6 @@ def query_embedder(config: PassagesConfig, store: Path) -> Embedder:
         ArtifactError: The shards were made by another one, or by one that learned what is not there.
         DataError, DependencyError: The model is missing or cannot be loaded.
     """
-    _require_vectors_made(config)
     directory = store / EMBEDDER_FOLDER
     recorded = _recorded(config.embedder, directory)
     if recorded is not None:
@@ -76,17 +74,15 @@ def query_embedder(config: PassagesConfig, store: Path) -> Embedder:
     return _open(config.embedder, directory)
 
 
-def _require_vectors_made(config: PassagesConfig) -> None:
-    if not config.embedder.makes_vectors:
-        raise ConfigError("embedder.kind", config.embedder.kind, "needs a kind that makes vectors")
-
-
 def _recorded(asked: EmbedderConfig, directory: Path) -> Embedder | None:
     """The embedder asked for, where it is the one described in a folder; None where none is, or no identity yet.
 
     Raises:
+        ConfigError: The one asked for makes no vectors.
         ArtifactError: It is another one.
     """
+    if not asked.makes_vectors:
+        raise ConfigError("embedder.kind", asked.kind, "needs a kind that makes vectors")
     path = directory / DESCRIPTION
     described = read_json(path, f"Delete {path}") if path.exists() else {}
     if "identity" not in described:
