@@ -68,11 +68,6 @@ class Tuned:
     trials: tuple[Trial, ...]
 
 
-def is_tunable(index: VectorIndex) -> bool:
-    """Whether there is anything to set: an exact index, or flat codes without a second ranking, have no knobs."""
-    return bool(tunable_settings(index))
-
-
 def tune(index: VectorIndex, sample: RecallSample, config: IndexConfig) -> Tuned:
     """Try settings from cheap to expensive and choose the cheapest that reaches the target.
 

@@ -141,8 +141,3 @@ def clean_text(pieces: Iterable[Segment]) -> str:
         elif one.text and not inside:
             texts.append(one.text.strip())
     return " ".join(text for text in texts if text)
-
-
-def clean_output(output: str) -> str:
-    """`clean_text` of an answer in which tokens are spelled."""
-    return clean_text(segments_of(output))

@@ -11,7 +11,7 @@ from retro.recipes.self_rag.tokens import (
     FAMILIES,
     TOKENS,
     Vocabulary,
-    clean_output,
+    clean_text,
     passage_text,
     segments_of,
 )
@@ -70,7 +70,7 @@ def test_a_passage_that_never_ends_is_learned_as_it_is_written() -> None:
     ],
 )
 def test_what_an_answer_says(output: str, text: str) -> None:
-    assert clean_output(output) == text
+    assert clean_text(segments_of(output)) == text
 
 
 def test_a_title_has_a_line_of_its_own_if_there_is_one() -> None:
