@@ -223,7 +223,8 @@ def require_same_config(
         )
 
 
-_OFF: tuple[Any, ...] = (None, False, 0, "", "auto", [], {})
+# `best_first` was the only order of passages.
+_OFF: tuple[Any, ...] = (None, False, 0, "", "auto", "best_first", [], {})
 
 
 def differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

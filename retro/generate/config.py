@@ -13,6 +13,7 @@ from retro.common.config import StageConfig, rename_key, unknown_name, warn_rena
 from retro.common.errors import ConfigError, require
 from retro.common.precision import Precision
 from retro.index.config import SearchConfig
+from retro.qa.question import PassageOrder
 from retro.tokenizers.conventions import AddSpecialTokens
 
 Setting = Literal[
@@ -169,6 +170,10 @@ class GenerateConfig(StageConfig):
 
     contexts_in_prompt: NonNegativeInt = 1
     """Passages shown in the prompt itself."""
+
+    passage_order: PassageOrder = "best_first"
+    """How passages stand in the prompt: `best_first`, `best_last` (nearest to the question), or `best_at_ends`. What
+    does not fit is cut from the worst, however they stand. Use what the model was tuned with."""
 
     passages_from: Literal["contexts", "retriever"] = "contexts"
     """Where passages come from: the question's own contexts, or a search of the database with the

@@ -215,6 +215,7 @@ def _prompts(runner: QuestionRunner, questions: Sequence[Question], passages: Se
         "examples": few_shot_examples(runner.task),
         "texts": runner.texts,
         "template": config.template,
+        "order": config.passage_order,
     }
     pairs = list(zip(questions, passages, strict=True))
     if config.style == STYLE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from retro.qa.chat_prompts import Chat, build_chat
 from retro.qa.layouts import read_task_questions
 from retro.qa.prompt_texts import PromptTexts, Rule, shipped_prompts
 from retro.qa.prompts import Prompt, Style, answer_text, build_prompt, require_template
-from retro.qa.question import Context, PassageLike, Question
+from retro.qa.question import Context, PassageLike, PassageOrder, Question
 from retro.qa.task import Example, Task
 
 
@@ -77,6 +78,7 @@ def task_chat(
     takes_system: bool,
     texts: PromptTexts | None = None,
     template: str = "",
+    order: PassageOrder = "best_first",
 ) -> Chat:
     """The conversation of one question, with the task's examples as turns of their own; arguments as `task_prompt`.
 
@@ -95,6 +97,7 @@ def task_chat(
         template=template or task.template,
         examples=examples,
         example_contexts=task.few_shot.contexts,
+        order=order,
     )
 
 
@@ -108,6 +111,7 @@ def task_prompt(
     examples: Sequence[Question],
     texts: PromptTexts | None = None,
     template: str = "",
+    order: PassageOrder = "best_first",
 ) -> Prompt:
     """The prompt of one question.
 
@@ -123,13 +127,14 @@ def task_prompt(
         examples: From `few_shot_examples`.
         texts: The prompt texts; absent: the shipped ones.
         template: One of their templates, in place of the task's own; the examples are shown in it too.
+        order: How passages stand.
 
     Raises:
         ConfigError: The task names a template that there is not.
     """
     known = texts or shipped_prompts()
     require_template(f"{task.name}.template", task.template, known)
-    ways: dict[str, Any] = {"style": style, "kind": rule_of_task(task, known), "texts": known}
+    ways: dict[str, Any] = {"style": style, "kind": rule_of_task(task, known), "texts": known, "order": order}
     ways["template"] = template or task.template
     own = build_prompt(question, passages, contexts_in_prompt=contexts_in_prompt, **ways)
     shown = [build_prompt(one, one.contexts, contexts_in_prompt=task.few_shot.contexts, **ways) for one in examples]
@@ -143,12 +148,12 @@ def task_prompt(
     # system's has no preamble.
     rest = own.head.removeprefix(preamble)
     head = own.head[: len(own.head) - len(rest)] + "".join(solved) + rest
-    return Prompt(head=head, contexts=own.contexts, tail=own.tail)
+    return replace(own, head=head)
 
 
 log = logging.getLogger(__name__)
 
-_COMPARED = ("style", "add_special_tokens", "template", "contexts_in_prompt", "neighbor_text")
+_COMPARED = ("style", "add_special_tokens", "template", "contexts_in_prompt", "passage_order", "neighbor_text")
 
 
 def warn_of_other_prompts(config: GenerateConfig, checkpoint: Path, texts: PromptTexts | None = None) -> list[str]:

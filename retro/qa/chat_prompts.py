@@ -5,7 +5,7 @@
     user turn     passages, instruction, question
 
 All is encoded in one piece, so that an uncut prompt has the ids of transformers' `apply_chat_template`. Where it does
-not fit, tokens are taken from the end of the passages, as in the other styles.
+not fit, tokens are taken from the worst passages, as in the other styles.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
 from retro.qa.prompt_texts import PromptTexts, Rule, shipped_prompts
-from retro.qa.prompts import asked_text, render_passage
-from retro.qa.question import PassageLike, Question
+from retro.qa.prompts import asked_text, render_passages, shown_order
+from retro.qa.question import PassageLike, PassageOrder, Question
 from retro.qa.sample_layout import PromptIds
 from retro.tokenizers.chat_template import ChatTemplate, Message, open_chat
 from retro.tokenizers.tokenizer import HuggingFaceTokenizer
@@ -30,8 +31,10 @@ class Chat:
     """A conversation that ends with the user's turn."""
 
     messages: tuple[Message, ...]
-    passages: str = ""
-    """As they stand in that turn."""
+    passages: tuple[str, ...] = ()
+    """As they stand in that turn, end to end."""
+    ranks: tuple[int, ...] = ()
+    """Rank of each of them, 0 the best."""
 
 
 def has_chat(tokenizer: object) -> bool:
@@ -60,6 +63,7 @@ def build_chat(
     template: str = "",
     examples: Sequence[Question] = (),
     example_contexts: int = 0,
+    order: PassageOrder = "best_first",
 ) -> Chat:
     """The conversation of one question.
 
@@ -73,9 +77,10 @@ def build_chat(
         template: One of their templates, in place of the usual order of passages and question.
         examples: Questions that are shown with their first answers, as turns before all others but the system's.
         example_contexts: How many passages are shown with each of them.
+        order: How passages stand.
     """
     known = texts or shipped_prompts()
-    ways = (rule, known, template)
+    ways = (rule, known, template, order)
     turns = [{"role": turn.role, "content": turn.text} for turn in question.turns]
     preamble = known.styles[STYLE].preamble
     system = [turns.pop(0)] if turns and turns[0]["role"] == "system" else []
@@ -86,22 +91,28 @@ def build_chat(
         content, _ = _user_turn(one, one.contexts[:example_contexts], *ways)
         shown += [{"role": "user", "content": content}, {"role": "assistant", "content": one.answers[0]}]
     content, block = _user_turn(question, passages[:contexts_in_prompt], *ways)
+    ranks = tuple(shown_order(len(block), order))
     messages = [*system, *shown, *turns, {"role": "user", "content": content}]
     if system and not takes_system and messages[1]["role"] == "user":
         words = f"{system[0]['content']}{known.styles[STYLE].separator}{messages[1]['content']}"
         messages = [{"role": "user", "content": words}, *messages[2:]]
-    return Chat(messages=tuple(messages), passages=block)
+    return Chat(messages=tuple(messages), passages=block, ranks=ranks)
 
 
 def _user_turn(
-    question: Question, passages: Sequence[PassageLike], rule: Rule, texts: PromptTexts, template: str
-) -> tuple[str, str]:
+    question: Question,
+    passages: Sequence[PassageLike],
+    rule: Rule,
+    texts: PromptTexts,
+    template: str,
+    order: PassageOrder,
+) -> tuple[str, tuple[str, ...]]:
     """The user's turn, and the passages in it."""
     form = texts.styles[STYLE]
     shown = passages if rule.texts.contexts else ()
-    block = "".join(render_passage(form, passage) + form.separator for passage in shown)
+    block = render_passages(form, shown, order)
     before, after = texts.templates[template].split("{passages}", 1) if template else ("", "{question}")
-    return before + block + after.replace("{question}", asked_text(question, rule, form, template)), block
+    return before + "".join(block) + after.replace("{question}", asked_text(question, rule, form, template)), block
 
 
 def encode_chats(chats: Sequence[Chat], template: ChatTemplate) -> list[PromptIds]:
@@ -116,9 +127,13 @@ def encode_chats(chats: Sequence[Chat], template: ChatTemplate) -> list[PromptId
 def _encode(chat: Chat, template: ChatTemplate) -> PromptIds:
     rendered = template.encode(chat.messages, begin_answer=True)
     # A template may cut spaces off a turn, and passages may begin one.
-    block = chat.passages.strip()
+    whole = "".join(chat.passages)
+    block = whole.strip()
     at = rendered.text.rfind(block) if block else -1
     if at < 0:
         return PromptIds(rendered.ids, (), ())
-    first, last = bisect_left(rendered.starts, at), bisect_left(rendered.starts, at + len(block))
-    return PromptIds(rendered.ids[:first], (rendered.ids[first:last],), rendered.ids[last:])
+    begin = at - (len(whole) - len(whole.lstrip()))
+    ends = accumulate(map(len, chat.passages), initial=0)
+    bounds = [bisect_left(rendered.starts, min(max(at, begin + end), at + len(block))) for end in ends]
+    contexts = [rendered.ids[first:last] for first, last in pairwise(bounds)]
+    return PromptIds(rendered.ids[: bounds[0]], contexts, rendered.ids[bounds[-1] :], chat.ranks)

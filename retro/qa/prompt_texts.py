@@ -52,7 +52,7 @@ class StyleTexts(StageConfig):
     preamble: str
     """First of all; empty: nothing."""
     context: str
-    """A passage, with `{title}` and `{text}`."""
+    """A passage, with `{title}` and `{text}`, and perhaps `{number}`, its place in the prompt from 1 on."""
     untitled_context: str
     """A passage without a title."""
     repeats_title: bool

@@ -14,7 +14,7 @@ from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.qa.passages import Encoder
 from retro.qa.prompt_texts import DEFAULT_KIND, PromptTexts, Rule, StyleTexts, shipped_prompts
-from retro.qa.question import PassageLike, Question, Turn
+from retro.qa.question import PassageLike, PassageOrder, Question, Turn
 from retro.qa.sample_layout import PromptIds
 
 Style = Literal["plain", "instructretro", "chat"]
@@ -27,6 +27,8 @@ class Prompt:
     head: str
     contexts: tuple[str, ...]
     tail: str
+    ranks: tuple[int, ...] = ()
+    """Rank of each passage, 0 the best: what does not fit is cut from the worst. Empty: best first."""
 
     @property
     def text(self) -> str:
@@ -71,6 +73,14 @@ def require_template(setting: str, name: str, texts: PromptTexts) -> str:
     return name
 
 
+def shown_order(count: int, order: PassageOrder) -> list[int]:
+    """Ranks of passages, 0 the best, in the order in which a prompt shows them."""
+    ranks = list(range(count))
+    if order == "best_last":
+        return ranks[::-1]
+    return ranks[::2] + ranks[1::2][::-1] if order == "best_at_ends" else ranks
+
+
 def build_prompt(
     question: Question,
     passages: Sequence[PassageLike],
@@ -80,6 +90,7 @@ def build_prompt(
     contexts_in_prompt: int,
     texts: PromptTexts | None = None,
     template: str = "",
+    order: PassageOrder = "best_first",
 ) -> Prompt:
     """The prompt of one question.
 
@@ -91,6 +102,7 @@ def build_prompt(
         contexts_in_prompt: How many passages to show at most.
         texts: The prompt texts; absent: the shipped ones.
         template: One of their templates, in place of the usual order of passages and instruction.
+        order: How the passages stand.
     """
     known = texts or shipped_prompts()
     form = known.styles[style]
@@ -105,8 +117,9 @@ def build_prompt(
     lead = rule.texts.lead if form.instructions else ""
     return Prompt(
         head=_preamble(form, question.turns) + head,
-        contexts=tuple(render_passage(form, passage) + form.separator for passage in shown),
+        contexts=render_passages(form, shown, order),
         tail=tail + after.replace("{question}", asked) + closing + lead,
+        ranks=tuple(shown_order(len(shown), order)),
     )
 
 
@@ -139,13 +152,24 @@ def _earlier(form: StyleTexts, turns: Sequence[Turn]) -> str:
     return "".join(ways[turn.role].replace("{text}", turn.text) + form.separator for turn in turns)
 
 
-def render_passage(form: StyleTexts, passage: PassageLike) -> str:
-    """A passage as a prompt shows it."""
+def render_passages(form: StyleTexts, passages: Sequence[PassageLike], order: PassageOrder) -> tuple[str, ...]:
+    """Passages as a prompt shows them, each with the separator behind it.
+
+    Args:
+        form: The style.
+        passages: Best first.
+        order: How they stand.
+    """
+    ranks = shown_order(len(passages), order)
+    return tuple(_render(form, passages[rank], number) + form.separator for number, rank in enumerate(ranks, start=1))
+
+
+def _render(form: StyleTexts, passage: PassageLike, number: int) -> str:
     titled = passage.title and (form.repeats_title or not passage.text.startswith(passage.title))
     template = form.context if titled else form.untitled_context
     # One pass over the template: a passage that happens to hold "{text}" must stay as it is.
     before, _, after = template.partition("{text}")
-    return before.replace("{title}", passage.title) + passage.text + after
+    return before.replace("{number}", str(number)).replace("{title}", passage.title) + passage.text + after
 
 
 def lettered_options(options: Sequence[str], form: StyleTexts) -> str:
@@ -179,5 +203,5 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Encoder, prefix: Sequen
     for prompt in prompts:
         head = [*prefix, *next(encoded)]
         contexts = [next(encoded) for _ in prompt.contexts]
-        result.append(PromptIds(head, contexts, next(encoded)))
+        result.append(PromptIds(head, contexts, next(encoded), prompt.ranks))
     return result

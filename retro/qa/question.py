@@ -44,6 +44,11 @@ class Context:
     row: int = -1
 
 
+PassageOrder = Literal["best_first", "best_last", "best_at_ends"]
+"""How passages stand in a prompt. `best_last`: the best is nearest to the question. `best_at_ends`: the best ones at
+both ends, the worst in the middle, where models read least (Liu et al. 2023, arXiv:2307.03172)."""
+
+
 Role = Literal["system", "user", "assistant"]
 
 

@@ -28,6 +28,8 @@ class PromptIds:
     head: Sequence[int]
     contexts: Sequence[Sequence[int]]
     tail: Sequence[int]
+    ranks: Sequence[int] = ()
+    """As those of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Layout:
 
 
 def fit_prompt(prompt: PromptIds, room: int) -> tuple[list[int], int] | None:
-    """Cut the contexts from their end until the prompt has at most `room` tokens.
+    """Cut the contexts, the worst first and each from its end, until the prompt has at most `room` tokens.
 
     Returns:
         The prompt's ids and the number of context tokens cut, or None when head and tail alone do not fit:
@@ -82,8 +84,13 @@ def fit_prompt(prompt: PromptIds, room: int) -> tuple[list[int], int] | None:
     left = room - len(prompt.head) - len(prompt.tail)
     if left < 0:
         return None
-    contexts = list(chain.from_iterable(prompt.contexts))
-    return [*prompt.head, *contexts[:left], *prompt.tail], max(0, len(contexts) - left)
+    ranks = prompt.ranks or range(len(prompt.contexts))
+    kept: list[Sequence[int]] = [()] * len(prompt.contexts)
+    for place in sorted(range(len(kept)), key=lambda place: ranks[place]):
+        kept[place] = prompt.contexts[place][:left]
+        left -= len(kept[place])
+    lost = sum(map(len, prompt.contexts)) - sum(map(len, kept))
+    return [*prompt.head, *chain.from_iterable(kept), *prompt.tail], lost
 
 
 def prompt_room(sequence_length: int, chunk_length: int, answer_length: int) -> int:

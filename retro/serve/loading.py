@@ -103,6 +103,7 @@ def _model_info(
         contexts_in_prompt=generate.contexts_in_prompt,
         texts=texts,
         template=generate.template,
+        passage_order=generate.passage_order,
         prefix=model.prefix,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import PromptTexts
 from retro.qa.prompts import Style
-from retro.qa.question import PassageLike
+from retro.qa.question import PassageLike, PassageOrder
 from retro.serve.config import ServeConfig
 from retro.serve.protocol import Source
 from retro.serve.responses import ModelCard, ModelRetrieval
@@ -46,6 +46,8 @@ class ModelInfo:
     """The prompt texts; None: the shipped ones."""
     template: str = ""
     """One of their templates; empty: the usual prompt."""
+    passage_order: PassageOrder = "best_first"
+    """How passages stand in a chat's prompt."""
     recipe: str = ""
     """The recipe whose programs answer chats; empty: none."""
     answer_tokens: int | None = None

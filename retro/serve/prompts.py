@@ -123,6 +123,7 @@ def _encode_chat(messages: Sequence[Message], passages: Sequence[PassageLike], m
         takes_system=template.takes_system,
         texts=model.texts,
         template=model.template,
+        order=model.passage_order,
     )
     try:
         return encode_chats([chat], template)[0]
@@ -140,4 +141,5 @@ def _styled_prompt(messages: Sequence[Message], passages: Sequence[PassageLike],
         contexts_in_prompt=model.contexts_in_prompt,
         texts=model.texts,
         template=model.template,
+        order=model.passage_order,
     )

@@ -14,6 +14,7 @@ from retro.common.config import StageConfig
 from retro.common.errors import ConfigError, DataError, require
 from retro.common.json_files import read_text
 from retro.common.yaml_files import read_yaml
+from retro.qa.question import PassageOrder
 from retro.tokenizers.conventions import AddSpecialTokens
 from retro.training.config import TrainConfig
 
@@ -116,6 +117,9 @@ class SftDataConfig(StageConfig):
 
     contexts_in_prompt: NonNegativeInt = 1
     """Passages shown in the prompt itself; they are cut, then dropped, when the prompt does not fit."""
+
+    passage_order: PassageOrder = "best_first"
+    """How passages stand in the prompt, as `generate.passage_order` says; what does not fit is cut from the worst."""
 
     passages_from: Literal["contexts", "retriever", "live"] = "contexts"
     """Where passages come from: the question's own contexts (and `chunk_ctxs` for the answer's chunks), or a search of

@@ -287,6 +287,7 @@ def sample_ids(
             contexts_in_prompt=config.contexts_in_prompt,
             texts=texts,
             template=config.template,
+            order=config.passage_order,
         )
         for question, mine in pairs
     ]
@@ -324,4 +325,5 @@ def _chat(
         takes_system=takes_system,
         texts=texts,
         template=config.template,
+        order=config.passage_order,
     )

@@ -46,7 +46,8 @@ def with_preamble(text: str) -> PromptTexts:
 def test_passages_and_instruction_and_question_are_the_user_s_turn() -> None:
     block = "Rome: The capital of Italy.\n\n  Milan is not.  \n\n"
     wanted = {"role": "user", "content": f"{block}{SHORT}What is the capital of Italy?"}
-    assert built(question()) == Chat(messages=(wanted,), passages=block)
+    passages = ("Rome: The capital of Italy.\n\n", "  Milan is not.  \n\n")
+    assert built(question()) == Chat(messages=(wanted,), passages=passages, ranks=(0, 1))
 
 
 def test_a_template_of_the_prompt_texts_orders_the_user_s_turn() -> None:
@@ -111,3 +112,19 @@ def test_a_passage_that_spells_a_special_token_is_found_and_is_text(tmp_path: Pa
     inside = [id_ for part in parts.contexts for id_ in part]
     assert tokenizer.decode(inside) == told[0].text
     assert all(id_ > 2 for id_ in inside)
+
+
+def test_in_another_order_the_worst_passage_is_cut_first(tmp_path: Path) -> None:
+    template = opened(tmp_path, "chatml")
+    tokenizer = load_tokenizer(tmp_path / "saved")
+    assert isinstance(tokenizer, HuggingFaceTokenizer)
+    (parts,) = encode_chats([built(question(), order="best_last")], template)
+    assert [tokenizer.decode(list(one)).strip() for one in parts.contexts] == [
+        "Milan is not.",
+        "Rome: The capital of Italy.",
+    ]
+    whole = sum(map(len, (parts.head, *parts.contexts, parts.tail)))
+    cut = fit_prompt(parts, whole - len(parts.contexts[0]))
+    assert cut is not None
+    assert "Milan" not in tokenizer.decode(cut[0])
+    assert "Rome: The capital of Italy." in tokenizer.decode(cut[0])

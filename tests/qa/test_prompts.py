@@ -4,8 +4,16 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.qa.prompt_texts import shipped_prompts
-from retro.qa.prompts import answer_text, build_prompt, kind_of_set, lettered_options, require_kind
-from retro.qa.question import Context, Question, Turn
+from retro.qa.prompts import (
+    answer_text,
+    build_prompt,
+    kind_of_set,
+    lettered_options,
+    render_passages,
+    require_kind,
+    shown_order,
+)
+from retro.qa.question import Context, PassageOrder, Question, Turn
 
 ASKED = Question(id="0", question="Who wrote it?", answers=("Ada",))
 PASSAGES = (Context("Notes", "Ada wrote {text}."), Context("", "Babbage built it."))
@@ -19,6 +27,24 @@ def test_the_plain_prompt_is_only_the_question() -> None:
 def test_the_plain_prompt_shows_as_many_passages_as_asked() -> None:
     prompt = build_prompt(ASKED, PASSAGES, style="plain", kind="short_span", contexts_in_prompt=2)
     assert prompt.contexts == ("Notes: Ada wrote {text}.\n", "Babbage built it.\n")
+
+
+@pytest.mark.parametrize(
+    ("order", "ranks"),
+    [("best_first", [0, 1, 2, 3, 4]), ("best_last", [4, 3, 2, 1, 0]), ("best_at_ends", [0, 2, 4, 3, 1])],
+)
+def test_passages_stand_in_the_order_asked_for(order: PassageOrder, ranks: list[int]) -> None:
+    assert shown_order(5, order) == ranks
+    passages = [Context("", str(rank)) for rank in range(5)]
+    prompt = build_prompt(ASKED, passages, style="plain", kind="short_span", contexts_in_prompt=5, order=order)
+    assert prompt.contexts == tuple(f"{rank}\n" for rank in ranks)
+    assert prompt.ranks == tuple(ranks)
+
+
+def test_passages_are_numbered_as_they_stand_and_a_title_is_no_pattern() -> None:
+    form = shipped_prompts().styles["plain"].model_copy(update={"context": "{number}. {title}: {text}"})
+    passages = [Context("A {number}", "b"), Context("C", "d {number}")]
+    assert render_passages(form, passages, "best_last") == ("1. C: d {number}\n", "2. A {number}: b\n")
 
 
 def test_a_tiny_prompt_does_not_repeat_a_title_that_the_text_begins_with() -> None:

@@ -33,6 +33,13 @@ def test_contexts_are_cut_from_the_end_and_then_dropped() -> None:
     assert fit_prompt(prompt, 3) == ([1, 6, 7], 4)
 
 
+def test_of_passages_in_another_order_the_worst_are_cut_first() -> None:
+    prompt = PromptIds(head=[1], contexts=[[2, 3], [4, 5], [6]], tail=[7], ranks=(2, 0, 1))
+    assert fit_prompt(prompt, 6) == ([1, 2, 4, 5, 6, 7], 1)
+    assert fit_prompt(prompt, 4) == ([1, 4, 5, 7], 3)
+    assert fit_prompt(prompt, 3) == ([1, 4, 7], 4)
+
+
 def test_a_question_that_does_not_fit_is_never_cut() -> None:
     assert fit_prompt(PromptIds(head=[1], contexts=[[2]], tail=[6, 7]), 2) is None
 
