@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from retro.generate.config import ModelPaths
 from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
@@ -14,9 +13,9 @@ from retro.recipes.self_rag.config import SelfRagConfig
 from retro.recipes.self_rag.critic import Critic, open_critic
 from retro.recipes.self_rag.items import write_items
 from retro.recipes.self_rag.policy import program_for
-from retro.recipes.self_rag.prompts import KIND, load_texts
+from retro.recipes.self_rag.prompts import KIND, STYLE, load_texts
 from retro.recipes.self_rag.tokens import TOKENS
-from retro.recipes.self_rag.tuning import tune
+from retro.recipes.tuning import TuneConfig, tune
 from retro.run.config import RunConfig
 from retro.run.pipeline import database_dirs, model_paths
 
@@ -26,12 +25,11 @@ RETRIEVED = "retrieved.jsonl"
 def _tune_critic(work: StepRun) -> Made:
     data, config = work.made_by("critic_data"), work.settings.critic.tune
     samples, dev = (data / critic_data.SAMPLES[part] for part in ("train", "dev"))
-    manifest = tune(work, config, samples, dev if dev.stat().st_size else None, "critic")
-    return _tuned(manifest.counts)
+    return _tune(work, config, samples, dev if dev.stat().st_size else None, "critic")
 
 
-def _tuned(counts: Any) -> Made:
-    return Made(files=["sft/manifest.json"], counts={"steps": counts["result"]["steps"]})
+def _tune(work: StepRun, config: TuneConfig, samples: Path, dev: Path | None, name: str) -> Made:
+    return tune(work, config, samples, dev, name, kind=KIND, style="plain", prompts=STYLE, contexts_in_prompt=0)
 
 
 def _score_critic(work: StepRun) -> Made:
@@ -59,7 +57,7 @@ def _tune_generator(work: StepRun) -> Made:
         files.append(samples.name)
     else:
         samples = work.made_by("generator_data") / generator_data.SAMPLES
-    made = _tuned(tune(work, config.generator.tune, samples, None, "self_rag").counts)
+    made = _tune(work, config.generator.tune, samples, None, "self_rag")
     return Made(files=[*files, *made.files], counts=made.counts)
 
 
