@@ -31,6 +31,7 @@ from retro.common.artifacts import (
 from retro.common.config import StageConfig, config_json, unknown_name
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import discard, sha256_file, write_plain_json
+from retro.common.launcher import worker_of
 from retro.common.leases import run_lock
 from retro.common.progress import duration
 from retro.common.registry import Registry
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,8 @@ class Step:
     """Sections of the run's settings that shape it, such as `sft`."""
     inputs: Callable[[StepRun], Sequence[Path]] = lambda _: ()
     """Files from outside the run that it reads: a change of their content is a change of its settings."""
+    collective: bool = False
+    """Whether the processes of a launcher do it together, as they tune and generate. Others need one process."""
     wanted: Callable[[Any], bool] = lambda _: True
     """Whether the recipe's settings ask for it. One that they do not ask for is passed over when all steps are run."""
 
@@ -240,6 +244,8 @@ def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool 
         raise ConfigError("STEP", only, unknown_name(only, names).replace("a setting", f"a step of {recipe.name}"))
     settings = recipe_settings(config, recipe)
     with run_lock(config.run_dir, name=f".locks/recipe_{recipe.name}", what=f"recipe {recipe.name}"):
+        if redo and worker_of().world > 1:
+            raise ConfigError("--redo", True, "needs one process, which removes the results; then start the launcher")
         if redo:
             for one in recipe.steps[names.index(only) if only else 0 :]:
                 discard(recipe_path(config, recipe) / one.name)
@@ -267,8 +273,19 @@ def _run_step(work: StepRun, where: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_plain_json(out / CONFIG, {"settings": config_json(work.settings), "run": config_json(work.config)})
     started = time.monotonic()
+    worker = worker_of()
+    if worker.world > 1 and not step.collective:
+        need = (
+            f"needs one process: run `retro recipe {work.recipe.name} run CONFIG {step.name}` without a launcher first"
+        )
+        raise ConfigError("STEP", step.name, need)
     found = step.run(work)
     seconds = time.monotonic() - started
+    if worker.rank:
+        # The first process writes the manifest; a launcher ends all of them where that one fails.
+        while not is_complete(out):
+            time.sleep(_POLL_S)
+        return
     write_plain_json(out / REPORT, {**found.report, "seconds": round(seconds, 3)})
     write_manifest(
         out,

@@ -158,10 +158,13 @@ class Tiny:
     special_tokens = TOKENS
     steps = (
         Step(name="label", summary="A teacher labels passages.", run=label, settings=("teacher",)),
-        Step(name="learn", summary="Tune on the labels.", run=learn, needs=("label", "corpus"), sections=("sft",)),
         Step(
-            name="answer", summary="Answer for each passage.", run=answer, needs=("learn", "corpus", "index"),
-            settings=("bias",), sections=("generate",),
+            name="learn", summary="Tune on the labels.", run=learn, collective=True, needs=("label", "corpus"),
+            sections=("sft",),
+        ),
+        Step(
+            name="answer", summary="Answer for each passage.", run=answer, collective=True,
+            needs=("learn", "corpus", "index"), settings=("bias",), sections=("generate",),
         ),
         Step(name="judge", summary="Score the answers.", run=judge, needs=("answer",), sections=("evaluate",)),
     )  # fmt: skip

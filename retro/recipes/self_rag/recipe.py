@@ -193,6 +193,7 @@ class SelfRag:
         ),
         Step(
             name="critic",
+            collective=True,
             summary="Tune the critic.",
             run=_tune_critic,
             needs=("critic_data", "corpus"),
@@ -220,6 +221,7 @@ class SelfRag:
         ),
         Step(
             name="generator",
+            collective=True,
             summary="Tune the model that answers.",
             run=_tune_generator,
             needs=_needs_of_generator,
@@ -240,6 +242,7 @@ class SelfRag:
         ),
         Step(
             name="answer",
+            collective=True,
             summary="Answer questions, in each mode.",
             run=_answer,
             needs=_needs_of_answers,
