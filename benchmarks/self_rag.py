@@ -28,11 +28,11 @@ from retro.common.statistics import estimate
 from retro.qa.answer_files import read_answers
 from retro.quickstart.documents import DOCUMENTS, QUESTIONS, write_documents
 from retro.recipes.base import RECIPES, run_recipe
+from retro.recipes.item_files import write_items
 from retro.recipes.passages.search import DatabaseRetriever
 from retro.recipes.self_rag.compose import JudgedItem, JudgedPassage, JudgedSentence, compose
 from retro.recipes.self_rag.config import MODES, DataConfig
 from retro.recipes.self_rag.generator_data import published
-from retro.recipes.self_rag.items import write_items
 from retro.recipes.self_rag.tokens import FULLY, IRRELEVANT, RELEVANT, RETRIEVAL
 from retro.run.config import RunConfig, run_config_of
 from retro.run.documents import BY_WORDS, MODEL, build, model_settings

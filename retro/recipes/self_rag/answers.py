@@ -30,10 +30,10 @@ from retro.qa.passages import Retrieve
 from retro.qa.question import Question
 from retro.qa.task import Task, load_task
 from retro.recipes.base import Made, StepRun
+from retro.recipes.item_files import write_items
 from retro.recipes.self_rag.config import DecodeConfig, Mode
-from retro.recipes.self_rag.items import write_items
 from retro.recipes.self_rag.policy import SelfRagPolicy
-from retro.recipes.self_rag.prompts import STYLE, Texts, instruction_text, load_texts
+from retro.recipes.self_rag.prompts import STYLE, Texts, instruction_text
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def run(work: StepRun, paths: ModelPaths, search: Retrieve | None, retrieved: Pa
     questions = load_questions(usual, paths.corpus)
     # Without any, the plain stage would refuse to read what is not there; here each answer notes it.
     given = usual.passages_from != "contexts" or any(one.contexts for one in questions)
-    texts = load_texts(work.settings.prompts)
+    texts = Texts.load(work.settings.prompts)
     write_items(work.directory / QUESTIONS, (asked_item(one, task, texts) for one in questions))
     _write_task(task, work.settings.metrics, work.directory / TASK)
     counts: dict[str, Any] = {"questions": len(questions)}

@@ -18,15 +18,14 @@ import numpy as np
 
 from retro.common.errors import ConfigError, DataError
 from retro.recipes.base import Made, StepRun
+from retro.recipes.item_files import Item, read_items, text_field, write_items
 from retro.recipes.self_rag.config import CriticConfig
-from retro.recipes.self_rag.items import Item, read_items, text_field, write_items
 from retro.recipes.self_rag.prompts import (
     Texts,
     Variant,
     critic_input,
     instruction_text,
     label_of_reply,
-    load_texts,
     teacher_prompt,
 )
 from retro.recipes.self_rag.tokens import FAMILIES, RELEVANT, TOKENS, Family
@@ -60,7 +59,7 @@ def run(work: StepRun) -> Made:
         DataError: An item lacks what its family looks at, or nothing is left to train on.
     """
     config: CriticConfig = work.settings.critic
-    texts = load_texts(work.settings.prompts)
+    texts = Texts.load(work.settings.prompts)
     files = [TRAIN, DEV, *SAMPLES.values()]
     dropped: Counter[str] = Counter()
     report: dict[str, Any] = {}

@@ -31,6 +31,7 @@ from retro.qa.passages import Retrieve
 from retro.qa.question import PassageLike, Segment
 from retro.qa.segments import joined_text
 from retro.qa.sentences import sentences
+from retro.recipes.item_files import Item, read_items, text_field, write_items
 from retro.recipes.self_rag.compose import (
     Composed,
     JudgedItem,
@@ -41,7 +42,6 @@ from retro.recipes.self_rag.compose import (
 )
 from retro.recipes.self_rag.config import DataConfig
 from retro.recipes.self_rag.critic import Ask, Critic
-from retro.recipes.self_rag.items import Item, read_items, text_field, write_items
 from retro.recipes.self_rag.prompts import instruction_text
 from retro.recipes.self_rag.tokens import (
     NO_RETRIEVAL,

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import model_validator
 
-from retro.common.artifacts import fingerprint
-from retro.common.config import StageConfig, config_json
-from retro.common.errors import ConfigError, DataError
-from retro.common.yaml_files import parse_yaml, read_yaml
+from retro.common.config import StageConfig
+from retro.common.errors import ConfigError
+from retro.recipes.prompt_files import PromptFile, filled, require_places
 from retro.recipes.self_rag.tokens import FAMILIES, Family
 
 Variant = Literal["input", "no_input", "no_input_paragraph", "no_input_separated"]
@@ -27,6 +25,7 @@ _HEADINGS: dict[Variant, str] = {
     "no_input_paragraph": "\n\n### Context:\n",
     "no_input_separated": "\n\n### Separated Context:\n",
 }
+_FILLED = ("instruction", "output", "evidence", "preceding")
 # A number that goes on, and a choice of two, are no answers.
 _ANSWER = re.compile(r"answer[\s*_]*:[\s*_\"'`\[(]*([a-z]+|\d+)(?![.,]?\d)(?!\s+(?:or|to)\b)", re.IGNORECASE)
 
@@ -40,13 +39,11 @@ class TeacherTexts(StageConfig):
     """The words that it answers with, and the token that each stands for."""
 
 
-class Texts(StageConfig):
+class Texts(PromptFile):
     """All of a prompts file."""
 
-    whole_file: ClassVar[bool] = True
+    package: ClassVar[str] = "retro.recipes.self_rag"
 
-    name: str = Field(min_length=1)
-    version: PositiveInt
     teacher: dict[Family, TeacherTexts]
     critic: dict[Family, str]
     headings: dict[Literal["instruction", "preceding", "evidence", "output"], str]
@@ -57,35 +54,11 @@ class Texts(StageConfig):
         for family, tokens in FAMILIES.items():
             if family not in self.teacher or family not in self.critic:
                 raise ConfigError(f"teacher.{family}", None, "needs texts for teacher and critic")
+            require_places(f"teacher.{family}.prompt", self.teacher[family].prompt, (), optional=_FILLED)
             given = sorted(set(self.teacher[family].labels.values()))
             if given != sorted(tokens):
                 raise ConfigError(f"teacher.{family}.labels", given, f"needs a word for each of {', '.join(tokens)}")
         return self
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What manifests record."""
-        return {"name": self.name, "version": self.version, "fingerprint": fingerprint(config_json(self))}
-
-
-def load_texts(path: Path | None) -> Texts:
-    """The shipped texts, or a user's file laid over them.
-
-    Raises:
-        DataError: The file is missing, or is not a prompts file.
-    """
-    data: dict[str, Any] = parse_yaml(_folder().joinpath("prompts.yaml").read_text(encoding="utf-8"))
-    if path is None:
-        return Texts(**data)
-    own = read_yaml(path)
-    remedy = "Its sections are those of retro/recipes/self_rag/prompts.yaml"
-    for key in ("name", "version"):
-        if key not in own:
-            raise DataError(path, f"has no {key!r}", f"Give it one: it is recorded with the results. {remedy}")
-    try:
-        return Texts(**_laid_over(data, own))
-    except ConfigError as error:
-        raise DataError(path, str(error), remedy) from None
 
 
 STYLE = Path("self_rag")
@@ -125,9 +98,7 @@ def critic_input(texts: Texts, item: Mapping[str, str]) -> str:
 
 def teacher_prompt(texts: Texts, family: Family, item: Mapping[str, str]) -> str:
     """What the teacher is asked of an item; a text that the item lacks is a dash."""
-    parts = re.split(r"\{(instruction|output|evidence|preceding)\}", texts.teacher[family].prompt)
-    # Every second part is a name. What is filled in is never looked at again: it may hold braces.
-    return "".join(part if place % 2 == 0 else item.get(part, "").strip() or "-" for place, part in enumerate(parts))
+    return filled(texts.teacher[family].prompt, {name: item.get(name, "").strip() or "-" for name in _FILLED})
 
 
 def label_of_reply(texts: Texts, family: Family, reply: str) -> str | None:
@@ -139,14 +110,3 @@ def label_of_reply(texts: Texts, family: Family, reply: str) -> str | None:
     said = _ANSWER.findall(reply)
     word = said[-1].lower() if said else reply.strip().strip(".*\"'").lower()
     return labels.get(word)
-
-
-def _laid_over(below: Any, above: Any) -> Any:
-    """Texts in place of others; what a section does not give stays."""
-    if not isinstance(below, dict) or not isinstance(above, dict):
-        return above
-    return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
-
-
-def _folder() -> Any:
-    return resources.files("retro.recipes.self_rag")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from retro.generate.config import ModelPaths
 from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
+from retro.recipes.item_files import write_items
 from retro.recipes.passages.search import PassageSearch, as_retrieve
 from retro.recipes.self_rag import answers, critic_data, critic_scores, generator_data
 from retro.recipes.self_rag.config import SelfRagConfig
 from retro.recipes.self_rag.critic import Critic, open_critic
-from retro.recipes.self_rag.items import write_items
 from retro.recipes.self_rag.policy import program_for
-from retro.recipes.self_rag.prompts import KIND, STYLE, load_texts
+from retro.recipes.self_rag.prompts import KIND, STYLE, Texts
 from retro.recipes.self_rag.tokens import TOKENS
 from retro.recipes.tuning import TuneConfig, tune
 from retro.run.config import RunConfig
@@ -64,7 +64,7 @@ def _tune_generator(work: StepRun) -> Made:
 def _critic(work: StepRun) -> Critic:
     config = work.settings.critic
     checkpoint = config.checkpoint or work.made_by("critic") / "sft"
-    texts = load_texts(work.settings.prompts)
+    texts = Texts.load(work.settings.prompts)
     return open_critic(
         checkpoint, model_paths(work.config), texts, work.home / "labels", config.batch_size, work.config.generate
     )

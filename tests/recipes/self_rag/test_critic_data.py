@@ -13,11 +13,11 @@ from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.recipes.base import RECIPES, run_recipe
 from retro.recipes.self_rag.critic_data import balanced, held_out, question_of_item, read_labelled
 from retro.recipes.self_rag.prompts import (
+    Texts,
     Variant,
     critic_input,
     instruction_text,
     label_of_reply,
-    load_texts,
     teacher_prompt,
 )
 from retro.recipes.self_rag.tokens import FAMILIES, FULLY, RELEVANT, TOKENS
@@ -133,19 +133,19 @@ def test_every_variant_of_a_prompt_is_known(tmp_path: Path) -> None:
     ],
 )
 def test_a_reply_is_a_label_or_none(reply: str, label: str | None) -> None:
-    assert label_of_reply(load_texts(None), "retrieval", reply) == label
+    assert label_of_reply(Texts.load(None), "retrieval", reply) == label
 
 
 def test_what_is_filled_into_a_prompt_is_never_looked_at_again() -> None:
     item = {"instruction": "say {output}", "output": "{evidence}", "evidence": "E"}
-    prompt = teacher_prompt(load_texts(None), "groundness", item)
+    prompt = teacher_prompt(Texts.load(None), "groundness", item)
     assert "Instruction: say {output}\n" in prompt
     assert "Sentence: {evidence}\n" in prompt
     assert "Written before: -\n" in prompt
 
 
 def test_the_shipped_texts_have_every_family_and_headings_only_for_what_is_there() -> None:
-    texts = load_texts(None)
+    texts = Texts.load(None)
     assert {token for one in texts.teacher.values() for token in one.labels.values()} == set(TOKENS[:13])
     shown = critic_input(texts, {"instruction": "a", "output": "b", "evidence": " "})
     assert shown == "Task instruction: a\nOutput: b"
@@ -155,13 +155,13 @@ def test_texts_of_ones_own_need_a_name_and_every_label(tmp_path: Path) -> None:
     path = tmp_path / "texts.yaml"
     path.write_text("critic: {retrieval: short}")
     with pytest.raises(DataError, match="has no 'name'"):
-        load_texts(path)
+        Texts.load(path)
     path.write_text("name: mine\nversion: 1\nteacher: {retrieval: {labels: {'yes': '[Relevant]'}}}")
     with pytest.raises(DataError, match=r"teacher\.retrieval\.labels"):
-        load_texts(path)
+        Texts.load(path)
     path.write_text("name: mine\nversion: 2\ncritic: {retrieval: short}")
-    found = load_texts(path)
-    assert (found.critic["retrieval"], found.critic["utility"]) == ("short", load_texts(None).critic["utility"])
+    found = Texts.load(path)
+    assert (found.critic["retrieval"], found.critic["utility"]) == ("short", Texts.load(None).critic["utility"])
 
 
 def test_relevant_items_are_thinned_and_a_part_is_held_out() -> None:

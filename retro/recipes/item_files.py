@@ -1,4 +1,4 @@
-"""The recipe's files of JSON lines: read strictly, field by field, and written whole or not at all."""
+"""Files of JSON lines between the steps of recipes: read strictly, field by field, and written whole or not at all."""
 
 from __future__ import annotations
 
