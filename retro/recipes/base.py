@@ -92,12 +92,19 @@ class StepRun:
             raise ValueError(f"step {self.step.name} reads {name}, which is not among its needs")
         return _place(self.recipe, self.config, name)
 
-    def teacher(self, settings: TeacherConfig) -> Teacher:
-        """A teacher whose replies are kept in the recipe's folder, for all of its steps; its report is the step's."""
+    def teacher(self, settings: TeacherConfig, model: Path | None = None) -> Teacher:
+        """A teacher whose replies are kept in the recipe's folder, for all of its steps; its report is the step's.
+
+        Args:
+            settings: Who that is.
+            model: The checkpoint that replies where the settings ask for an engine and name no run.
+        """
         from retro.teacher.teacher import open_teacher
 
         cache = settings.cache or self.home / "teacher"
-        return open_teacher(settings.model_copy(update={"cache": cache}), self.directory)
+        generate = self.config.generate.model_copy(update={"checkpoint": model, "step": None})
+        own = None if model is None else self.config.model_copy(update={"generate": generate})
+        return open_teacher(settings.model_copy(update={"cache": cache}), self.directory, own)
 
 
 @dataclass(frozen=True, kw_only=True)

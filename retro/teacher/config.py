@@ -27,7 +27,7 @@ MILLION = 1_000_000
 _SHAPING = ("kind", "model", "leave_out", "extra_body", "run", "overrides", "replies", "function")
 _NEEDS = {
     "openai": ("model", "the name of a model that base_url has"),
-    "engine": ("run", "the YAML file of a run with a tuned model"),
+    "engine": ("run", "the YAML file of a run with a model"),
     "script": ("replies", "a file, or in its place teacher.function; one of the two"),
 }
 
@@ -66,7 +66,7 @@ class TeacherConfig(StageConfig):
 
     run: Path | None = None
     """engine: YAML file of the run whose tuned model replies. Its `generate` section says checkpoint, prompt style and
-    precision."""
+    precision. Absent, in a recipe: this run, with the model that the recipe starts from."""
 
     overrides: tuple[str, ...] = ()
     """engine: settings of that run to change, as `generate.style=chat`."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from retro.common.errors import RetroError
 from retro.generate.request import Completion, Engine, Request, Sampling
 from retro.qa.question import Question, Role, Turn
-from retro.teacher.config import TeacherConfig
 from retro.teacher.request import Reply, TeacherRequest
 from retro.tokenizers.chat_template import Message
 
 if TYPE_CHECKING:
     from retro.generate.config import GenerateConfig
     from retro.qa.prompt_texts import PromptTexts
+    from retro.run.config import RunConfig
 
 Encode = Callable[[Sequence[Message]], list[int]]
 """From a conversation to the token ids of a prompt, the assistant's turn begun."""
@@ -78,8 +78,12 @@ def _reply(completion: Completion) -> Reply:
     )
 
 
-def open_run(config: TeacherConfig) -> EngineBackend:
-    """The tuned model of a run, asked without passages: these stand in a teacher's prompts.
+def open_run(run: RunConfig, at_once: int) -> EngineBackend:
+    """The tuned model of a run, or `generate.checkpoint`, asked without passages: these stand in a teacher's prompts.
+
+    Args:
+        run: Its settings.
+        at_once: Requests answered at once.
 
     Raises:
         ConfigError: The run's settings do not fit the model.
@@ -87,13 +91,11 @@ def open_run(config: TeacherConfig) -> EngineBackend:
     """
     from retro.generate.open_model import open_model
     from retro.qa.prompt_texts import load_prompts
-    from retro.run.config import load_run_config
     from retro.run.pipeline import model_paths
     from retro.training import checkpoint
 
-    run = load_run_config(config.run, config.overrides)
     texts = load_prompts(run.generate.prompts)
-    alone = {"settings": ("closed_book",), "encoder": False, "batch_size": config.concurrency}
+    alone = {"settings": ("closed_book",), "encoder": False, "batch_size": at_once}
     generate = run.generate.model_copy(update=alone)
     model = open_model(generate, model_paths(run))
 
@@ -104,7 +106,7 @@ def open_run(config: TeacherConfig) -> EngineBackend:
     # Not the precision: replies that are there stay when work continues on another machine.
     identity: dict[str, Any] = {"checkpoint": checkpoint.identity(model.info.path), "prompts": texts.identity}
     identity |= {"style": generate.style, "add_special_tokens": generate.add_special_tokens}
-    return EngineBackend(opened, model=run.run_dir.resolve().name, identity=identity, at_once=config.concurrency)
+    return EngineBackend(opened, model=run.run_dir.resolve().name, identity=identity, at_once=at_once)
 
 
 def conversation_encoder(tokenizer: Any, generate: GenerateConfig, texts: PromptTexts, prefix: Sequence[int]) -> Encode:

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retro.common.errors import ArtifactError, RetroError
 from retro.common.files import make_writable, write_json
@@ -26,6 +26,9 @@ from retro.teacher.config import TeacherConfig
 from retro.teacher.report import Kept, Tally, TeacherPlan, TeacherReport, over_budget
 from retro.teacher.request import Backend, Completion, Reply, TeacherRequest, estimated_tokens, key_of
 from retro.tokenizers.chat_template import Message
+
+if TYPE_CHECKING:
+    from retro.run.config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -229,28 +232,32 @@ class Teacher:
         self._made.add(value)
 
 
-def open_teacher(config: TeacherConfig, folder: Path) -> Teacher:
+def open_teacher(config: TeacherConfig, folder: Path, own: RunConfig | None = None) -> Teacher:
     """The teacher that a config names.
 
     Args:
         config: Its settings.
         folder: Where its report goes, and its replies where `config.cache` names no folder.
+        own: The run whose model replies where `config.run` names none.
 
     Raises:
         ConfigError: A setting is missing or wrong, or a folder cannot be written.
         DataError: The file of replies cannot be used.
         ArtifactError: The cache is damaged, or the run has no tuned model.
     """
-    config.require_source()
     backend: Backend
+    if config.kind != "engine" or own is None:
+        config.require_source()
     if config.kind == "openai":
         from retro.teacher.openai_backend import OpenAIBackend
 
         backend = OpenAIBackend(config)
     elif config.kind == "engine":
+        from retro.run.config import load_run_config
         from retro.teacher.engine import open_run
 
-        backend = open_run(config)
+        run = load_run_config(config.run, config.overrides) if own is None or config.run is not None else own
+        backend = open_run(run, config.concurrency)
     else:
         from retro.teacher.script import open_script
 

@@ -13,23 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from retro.common.artifacts import Manifest
-from retro.common.files import atomic_path, read_json, write_plain_json
+from retro.common.files import read_json, write_plain_json
 from retro.common.json_files import json_items, read_text
-from retro.evaluate import score as evaluate
-from retro.evaluate.compare import compare, open_scored_answers
+from retro.evaluate.compare import open_scored_answers
 from retro.evaluate.scores import SCORES
 from retro.generate import run as generate
 from retro.generate.config import GenerateConfig, ModelPaths
 from retro.generate.questions import load_questions
-from retro.qa.answer_files import Answer, read_answers
 from retro.qa.formats.item import record
 from retro.qa.passages import Retrieve
 from retro.qa.question import Question
 from retro.qa.task import Task, load_task
 from retro.recipes.base import Made, StepRun
+from retro.recipes.comparison import answers_of, compare_modes, interval, score_modes, write_task
 from retro.recipes.item_files import write_items
 from retro.recipes.self_rag.config import DecodeConfig, Mode
 from retro.recipes.self_rag.policy import SelfRagPolicy
@@ -67,7 +63,8 @@ def run(work: StepRun, paths: ModelPaths, search: Retrieve | None, retrieved: Pa
     given = usual.passages_from != "contexts" or any(one.contexts for one in questions)
     texts = Texts.load(work.settings.prompts)
     write_items(work.directory / QUESTIONS, (asked_item(one, task, texts) for one in questions))
-    _write_task(task, work.settings.metrics, work.directory / TASK)
+    metrics = list(work.settings.metrics or task.metrics)
+    write_task(task, work.directory / TASK, instruction=None, template="", metrics=metrics)
     counts: dict[str, Any] = {"questions": len(questions)}
     for mode in config.modes:
         settings = _settings(work, mode, given=given)
@@ -83,16 +80,6 @@ def asked_item(question: Question, task: Task, texts: Texts) -> dict[str, Any]:
     asked = instruction_text(instruction, question.question) if instruction else question.question
     groups = [list(group) for group in question.answer_groups]
     return record(question) | {"question": asked, "answer_groups": groups, "labels": dict(question.labels)}
-
-
-def _write_task(task: Task, metrics: Sequence[str], path: Path) -> None:
-    """The task for questions in this toolkit's form that hold their instruction already."""
-    # What says that questions without answers are asked stays.
-    layouts = [one for one in task.model_dump(mode="json")["layouts"] if one["blank"] == "ask"]
-    data = task.model_dump(mode="json") | {"layouts": layouts, "instruction": None, "template": ""}
-    data["metrics"] = list(metrics or task.metrics)
-    with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _items(path: Path) -> list[dict[str, Any]]:
@@ -156,12 +143,6 @@ def _counts(directory: Path) -> dict[str, Any]:
     }
 
 
-def answers_of(directory: Path) -> list[Answer]:
-    """The answers of a mode, in the order of the questions."""
-    [path] = [path for name in ("with_passages", "closed_book") if (path := directory / f"{name}.jsonl").exists()]
-    return read_answers(path)
-
-
 def score(work: StepRun) -> Made:
     """Score each mode, and write the modes side by side.
 
@@ -170,43 +151,27 @@ def score(work: StepRun) -> Made:
     """
     config: DecodeConfig = work.settings.decode
     answers = work.made_by("answer")
-    files, made = [], dict[Mode, Manifest]()
+    files = score_modes(work, answers, config.modes)
     for mode in config.modes:
-        out = work.directory / mode
-        made[mode] = evaluate.run(
-            work.config.evaluate,
-            answers / mode,
-            out,
-            report=work.directory / f"{mode}.html",
-            run_dir=work.config.run_dir,
-        )
-        write_plain_json(work.directory / f"{mode}.json", original_output(answers / mode, out))
-        files += [f"{mode}/{SCORES}", f"{mode}.json"]
+        write_plain_json(work.directory / f"{mode}.json", original_output(answers / mode, work.directory / mode))
     table = modes_table(work.directory, answers, config.modes)
     write_plain_json(work.directory / MODES, table)
     for line in table["lines"]:
         log.info("self_rag: %s", line)
-    return Made(files=[*files, MODES], counts={"metric": table["metric"], "modes": table["modes"]})
+    files += [*(f"{mode}.json" for mode in config.modes), MODES]
+    return Made(files=files, counts={"metric": table["metric"], "modes": table["modes"]})
 
 
 def modes_table(directory: Path, answers: Path, modes: Sequence[Mode]) -> dict[str, Any]:
     """The modes side by side: the main metric with its interval, how often passages were read, paired differences."""
-    found: dict[str, Any] = {}
-    metric = ""
-    for mode in modes:
-        scores = read_json(directory / mode / SCORES, "Run the step again")
-        metric = scores["metrics"][0]
-        [means] = [one[metric] for one in scores["settings"].values()]
-        found[mode] = {**means, **_counts(answers / mode)}
-    scored = {mode: open_scored_answers(directory / mode) for mode in modes}
-    pairs = [(one, other) for place, one in enumerate(modes) for other in modes[place + 1 :]]
-    differences = {f"{one} - {other}": compare(scored[one], scored[other])["metrics"][metric] for one, other in pairs}
+    table = compare_modes(directory, modes)
+    metric = table["metric"]
+    found = {mode: {**table["modes"][mode][metric], **_counts(answers / mode)} for mode in modes}
     lines = [
-        f"{mode}: {metric} {100 * one['mean']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f}), "
-        f"passages read for {one['retrieved']} questions"
+        f"{mode}: {metric} {interval(one)}, passages read for {one['retrieved']} questions"
         for mode, one in found.items()
     ]
-    return {"metric": metric, "modes": found, "differences": differences, "lines": lines}
+    return {"metric": metric, "modes": found, "differences": table["differences"], "lines": lines}
 
 
 def original_output(answers: Path, scores: Path) -> dict[str, Any]:

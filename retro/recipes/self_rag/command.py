@@ -159,7 +159,8 @@ def _write(given: argparse.Namespace, home: Path, mode: str) -> str:
     """The results in the form of the original: `preds` and scores, ALCE's, or FactScore's."""
     from retro.common.files import read_json, write_plain_json
     from retro.evaluate.answer_forms import write_factscore
-    from retro.recipes.self_rag.answers import alce_output, answers_of
+    from retro.recipes.comparison import answers_of
+    from retro.recipes.self_rag.answers import alce_output
 
     out: Path = given.output_file
     answers = home / "answer" / mode
