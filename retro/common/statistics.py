@@ -1,4 +1,4 @@
-"""Means with bootstrap intervals, and paired tests of two sets of results on the same items."""
+"""Means with bootstrap intervals, shares with Wilson's, and paired tests of two sets of results on the same items."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,28 @@ def _resampled_means(
         drawn = generator.integers(0, len(totals_N), (min(rows, samples - start), len(totals_N)))
         means.append(totals_N[drawn].sum(axis=1) / weights_N[drawn].sum(axis=1))
     return np.concatenate(means)
+
+
+def wilson(count: int, of: int, confidence: float) -> tuple[float, float]:
+    """Interval of a share, `count` of `of`, by Wilson (1927): within 0 and 1, and of use for few items.
+
+    Args:
+        count: Items that count, 0 to `of`.
+        of: All items, at least one.
+        confidence: Share of such intervals that hold the true share, between 0 and 1.
+
+    Raises:
+        ValueError: There is no item, or more are counted than there are.
+    """
+    if not 0 <= count <= of or of == 0:
+        raise ValueError(f"an interval of {count} of {of} items; there is at least one, and no more are counted")
+    share, z = count / of, NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = share + z * z / (2 * of)
+    margin = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    whole = 1 + z * z / of
+    # At the ends the margin is the distance to 0 or 1, but for rounding.
+    low = 0.0 if count == 0 else (middle - margin) / whole
+    return low, 1.0 if count == of else (middle + margin) / whole
 
 
 # Dims in this file.
