@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _STOP = re.compile(r"[.!?]+[\"'”’»)]*(?P<cites>(?:\s*\[[0-9][0-9,;\s]*\])*)(?=\s+(?P<next>\S)|\s*$)")
 # What has a full stop and ends no sentence: titles, and letters such as J., U.S. and e.g.; but World War I.
@@ -30,17 +30,17 @@ def sentences(text: str) -> list[str]:
     return [piece.strip() for piece in sentence_pieces(text) if piece.strip()]
 
 
-def with_citation(text: str, number: int) -> str:
-    """A text whose sentences each cite a passage: ` [2]` before the mark that ends it.
+def with_citation(text: str, *numbers: int) -> str:
+    """A text whose sentences each cite passages: ` [2]` or ` [1][2]` before the mark that ends it.
 
     Nothing is cut: a sentence without an end mark has the number behind its last word.
     """
-    return " ".join(_cited(one, number) for one in sentences(text))
+    return " ".join(_cited(one, numbers) for one in sentences(text))
 
 
-def _cited(sentence: str, number: int) -> str:
+def _cited(sentence: str, numbers: Sequence[int]) -> str:
     body = sentence.rstrip("\"'”’)]").rstrip(".!?。！？")
-    return f"{body} [{number}]{sentence[len(body) :]}"
+    return f"{body} {''.join(f'[{number}]' for number in numbers)}{sentence[len(body) :]}"
 
 
 def _of_block(text: str) -> Iterator[str]:

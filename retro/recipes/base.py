@@ -204,7 +204,13 @@ def _accept(found: object) -> Recipe:
 
 
 RECIPES: Registry[Recipe] = Registry(
-    "retro.recipes", "a recipe", {"self_rag": "retro.recipes.self_rag.recipe:SelfRag"}, _accept
+    "retro.recipes",
+    "a recipe",
+    {
+        "self_rag": "retro.recipes.self_rag.recipe:SelfRag",
+        "instruct_rag": "retro.recipes.instruct_rag.recipe:InstructRag",
+    },
+    _accept,
 )
 """All recipes by name."""
 

@@ -27,7 +27,7 @@ MILLION = 1_000_000
 _SHAPING = ("kind", "model", "leave_out", "extra_body", "run", "overrides", "replies", "function")
 _NEEDS = {
     "openai": ("model", "the name of a model that base_url has"),
-    "engine": ("run", "the YAML file of a run with a model"),
+    "engine": ("run", "the YAML file of a run with a tuned model"),
     "script": ("replies", "a file, or in its place teacher.function; one of the two"),
 }
 

@@ -164,6 +164,16 @@ def test_asqa_keeps_what_each_meaning_wants(tmp_path: Path) -> None:
         assert one.answer_groups == (("one", "1"), ("two",))
 
 
+@pytest.mark.parametrize("name", ["short_answers", "answers"])
+def test_asqa_without_long_answers_has_the_short_ones(tmp_path: Path, name: str) -> None:
+    pairs = [{"question": "a?", name: ["one", "1"]}, {"question": "b?", name: ["two"]}]
+    asked = {"question": "Who?", "qa_pairs": pairs, "ctxs": [{"id": "1", "title": "T", "text": "x", "score": "9.5"}]}
+    (one,) = read(tmp_path, "asqa", [asked])
+    assert one.answers == ("one", "1", "two")
+    assert one.answer_groups == (("one", "1"), ("two",))
+    assert one.contexts == (Context("T", "x", "1", 9.5),)
+
+
 def test_turns_of_quac_follow_each_other(tmp_path: Path) -> None:
     data = squad(orig_answer={"text": "Ada."})
     data["data"][0]["paragraphs"][0]["qas"].append(

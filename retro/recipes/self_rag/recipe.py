@@ -8,7 +8,8 @@ from pathlib import Path
 from retro.generate.config import ModelPaths
 from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
 from retro.recipes.item_files import write_items
-from retro.recipes.passages.search import PassageSearch, as_retrieve
+from retro.recipes.passages.search import as_retrieve
+from retro.recipes.passages.source import search_of
 from retro.recipes.self_rag import answers, critic_data, critic_scores, generator_data
 from retro.recipes.self_rag.config import SelfRagConfig
 from retro.recipes.self_rag.critic import Critic, open_critic
@@ -17,7 +18,7 @@ from retro.recipes.self_rag.prompts import KIND, STYLE, Texts
 from retro.recipes.self_rag.tokens import TOKENS
 from retro.recipes.tuning import TuneConfig, tune
 from retro.run.config import RunConfig
-from retro.run.pipeline import database_dirs, model_paths
+from retro.run.pipeline import model_paths
 
 RETRIEVED = "retrieved.jsonl"
 
@@ -39,7 +40,7 @@ def _score_critic(work: StepRun) -> Made:
 
 def _make_data(work: StepRun) -> Made:
     config = work.settings.data
-    critic, source = _critic(work), source_of(work)
+    critic, source = _critic(work), search_of(work, work.settings.passages)
     identity = {"critic": critic.identity, "passages": dict(source.identity)}
     retrieve = as_retrieve(source, max(config.evidence, config.top_n))
     made = generator_data.make(config.items, config, critic, retrieve, identity, work.directory)
@@ -70,21 +71,12 @@ def _critic(work: StepRun) -> Critic:
     )
 
 
-def source_of(work: StepRun) -> PassageSearch:
-    """What finds passages: those of the settings, or the run's database."""
-    from retro.recipes.passages.search import DatabaseRetriever, PassageRetriever
-
-    if work.settings.passages.passages is not None:
-        return PassageRetriever.open(work.settings.passages)
-    return DatabaseRetriever(work.made_by("corpus"), *database_dirs(work.config, answers=True), work.config.search)
-
-
 def _retrieve(work: StepRun) -> Made:
     from retro.recipes.passages.retrieve import retrieve_for_file
 
     config = work.settings.passages
     report = retrieve_for_file(
-        work.settings.retrieve, work.directory / RETRIEVED, source_of(work),
+        work.settings.retrieve, work.directory / RETRIEVED, search_of(work, work.settings.passages),
         n_docs=work.settings.decode.ndocs, questions_per_block=config.questions_per_block,
     )  # fmt: skip
     answers.ask_instructions(work.directory / RETRIEVED)
@@ -100,7 +92,7 @@ def answer_paths(work: StepRun) -> ModelPaths:
 def _answer(work: StepRun) -> Made:
     config = work.settings
     again = config.decode.form == "long" and config.decode.search_each_segment
-    search = as_retrieve(source_of(work), config.decode.ndocs) if again else None
+    search = as_retrieve(search_of(work, work.settings.passages), config.decode.ndocs) if again else None
     retrieved = work.made_by("retrieve") / RETRIEVED if config.retrieve is not None else None
     return answers.run(work, answer_paths(work), search, retrieved)
 

@@ -1,0 +1,118 @@
+"""The page of cases: for single questions the documents, each mode's answer, and what its sentences lean on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from retro.common.statistics import RIGHT
+from retro.evaluate.compare import open_scored_answers
+from retro.qa.answer_files import Answer
+from retro.qa.question import Context
+from retro.recipes.base import StepRun
+from retro.recipes.comparison import compare_modes, interval
+from retro.recipes.instruct_rag import data
+from retro.recipes.instruct_rag.citations import Claim, as_shown, claims
+from retro.recipes.knowledge_conflict.quadrants import holds_answer
+from retro.report.questions import highlight
+from retro.report.render import render, write_page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A document on the page."""
+
+    number: int
+    title: str
+    text: Markup
+    """Answers are marked."""
+    holds_answer: bool
+    relevant: bool
+    """Whether it holds an answer, or a sentence of an answer names it; others are faded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A mode's answer."""
+
+    mode: str
+    right: bool
+    claims: Sequence[tuple[Claim, Markup]]
+    """Sentences, answers marked in them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A question on the page."""
+
+    number: int
+    question: str
+    answers: Sequence[str]
+    documents: Sequence[Shown]
+    said: Sequence[Said]
+
+    @property
+    def group(self) -> str:
+        """By whether a document holds an answer."""
+        return "in_documents" if any(one.holds_answer for one in self.documents) else "not_in_documents"
+
+
+def write_cases(work: StepRun, answers: Mapping[str, Sequence[Answer]], path: Path) -> None:
+    """Write the page.
+
+    Args:
+        work: The step that scores; its modes are scored.
+        answers: By mode, of all questions.
+        path: Where.
+    """
+    questions = data.read_chosen(work.made_by("answer") / data.TEST)[: work.settings.cases]
+    table = compare_modes(work.directory, list(answers))
+    metric = table["metric"]
+    points = {mode: open_scored_answers(work.directory / mode).values(metric) for mode in answers}
+    cases = []
+    for place, question in enumerate(questions):
+        shown = as_shown(question.contexts, work.settings.shows.order)
+        said = [
+            _said(mode, each[place], points[mode][place], shown, mode != "closed_book")
+            for mode, each in answers.items()
+        ]
+        documents = _documents(shown, question.answers, said)
+        cases.append(
+            Case(number=place + 1, question=question.question, answers=question.answers, documents=documents, said=said)
+        )
+    rows = [(mode, interval(means[metric])) for mode, means in table["modes"].items()]
+    write_page(path, render("rationales", **_page(work, metric, rows, cases)))
+
+
+def _page(work: StepRun, metric: str, rows: Any, cases: Sequence[Case]) -> dict[str, Any]:
+    lede = (
+        f"The first {len(cases)} questions. Answers of the set are marked; documents that hold none and that no answer "
+        "names are faded. Behind each sentence stand the documents that it leans on: those that it names, or in "
+        "brackets the one that shares at least half of its words."
+    )
+    return {"name": f"InstructRAG: {data.known_set(work).title or work.settings.set}", "lede": lede, "metric": metric,
+            "rows": rows, "cases": cases}  # fmt: skip
+
+
+def _said(mode: str, answer: Answer, points: float, shown: Sequence[Context], reads: bool) -> Said:
+    found = claims(answer.prediction, shown if reads else ())
+    marked = [(one, highlight(one.text, answer.answers)) for one in found]
+    return Said(mode=mode, right=points >= RIGHT, claims=marked)
+
+
+def _documents(shown: Sequence[Context], answers: Sequence[str], said: Sequence[Said]) -> list[Shown]:
+    named = {number for one in said for claim, _ in one.claims for number in claim.named}
+    found = []
+    for number, one in enumerate(shown, start=1):
+        holds = holds_answer(one.text, answers)
+        found.append(
+            Shown(
+                number=number, title=one.title, text=highlight(one.text, answers), holds_answer=holds,
+                relevant=holds or number in named,
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,186 @@
+"""Questions of a set, in one form: which documents are shown, and how often these hold an answer.
+
+train.jsonl, test.jsonl    {id, question, answers, answer_groups, labels, ctxs}, the documents best first
+recall.json                recall at 1 … n of each file, beside the published one
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retro.common.errors import ConfigError, DataError
+from retro.common.files import write_plain_json
+from retro.qa.fields import Fields
+from retro.qa.formats.item import record
+from retro.qa.layouts import read_task_questions
+from retro.qa.prompts import shown_order
+from retro.qa.question import Context, Question
+from retro.qa.question_files import read_questions
+from retro.recipes.base import Made, StepRun
+from retro.recipes.instruct_rag.config import DocumentsConfig
+from retro.recipes.instruct_rag.prompts import as_question
+from retro.recipes.instruct_rag.sets import QaSet, find_set
+from retro.recipes.item_files import write_items
+from retro.recipes.knowledge_conflict.quadrants import holds_answer
+from retro.recipes.passages.search import as_record
+
+log = logging.getLogger(__name__)
+
+TRAIN, TEST, RECALL = "train.jsonl", "test.jsonl", "recall.json"
+
+
+def run(work: StepRun) -> Made:
+    """Read both files, choose documents, and measure how often they hold an answer.
+
+    Raises:
+        ConfigError: There is no such set, or neither file is given.
+        DataError: A file is missing or broken, or its questions have no documents.
+    """
+    config = work.settings
+    known = find_set(config.set, config.sets)
+    given = {TRAIN: (config.train, config.documents), TEST: (config.test, config.shows)}
+    files: list[str] = []
+    recall: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
+    for name, (path, documents) in given.items():
+        if path is None:
+            continue
+        source = work.made_by("retrieve") / name if config.retrieve else path
+        questions = [as_asked(one) for one in read_task_questions(source, known.loaded_task)]
+        count = documents.count or known.documents
+        recall[name] = recall_at(questions, count)
+        chosen, notes = chosen_documents(questions, documents, count, source)
+        write_items(work.directory / name, (record_of(one) for one in chosen))
+        files.append(name)
+        counts[name] = {"questions": len(chosen), **notes}
+    if not files:
+        raise ConfigError("recipe.instruct_rag.test", None, "needs a file of questions; or train, or both")
+    recall["published"] = known.published.recall
+    write_plain_json(work.directory / RECALL, recall)
+    tell(recall)
+    return Made(files=[*files, RECALL], counts=counts)
+
+
+def as_asked(question: Question) -> Question:
+    """A question as it is put, its documents best first."""
+    # The sort is stable: documents without scores stay as they are.
+    ranked = tuple(sorted(question.contexts, key=lambda one: -one.score))
+    return replace(question, question=as_question(question.question), contexts=ranked)
+
+
+def recall_at(questions: Sequence[Question], most: int) -> dict[str, float]:
+    """Share of the questions of which one of the first k documents holds an answer, for k = 1 … `most`."""
+    ranks = [
+        next((rank for rank, one in enumerate(question.contexts) if holds_answer(one.text, question.answers)), most)
+        for question in questions
+    ]
+    return {str(k): sum(rank < k for rank in ranks) / len(ranks) for k in range(1, most + 1)} if ranks else {}
+
+
+def chosen_documents(
+    questions: Sequence[Question], config: DocumentsConfig, count: int, source: Path
+) -> tuple[list[Question], dict[str, int]]:
+    """The documents that prompts show.
+
+    Args:
+        questions: With all documents, best first.
+        config: Noise and place of the answer.
+        count: How many are shown.
+        source: The file, for errors.
+
+    Returns:
+        The questions with these; how many had fewer, and how often something could not be done.
+
+    Raises:
+        DataError: No question has a document.
+        ConfigError: The noise, or the place, is not among the documents.
+    """
+    if questions and not any(one.contexts for one in questions):
+        problem, remedy = "none of its questions has passages (`ctxs`)", "Add them, or set recipe.instruct_rag.retrieve"
+        raise DataError(source, problem, remedy)
+    for name, value in (("noise", config.noise), ("answer_place", config.answer_place or 0)):
+        if value > count:
+            need = f"needs at most {count}, the number of documents"
+            raise ConfigError(f"recipe.instruct_rag.documents.{name}", value, need)
+    notes = Counter[str]()
+    random = np.random.default_rng(config.seed)
+    chosen = []
+    for place, question in enumerate(questions):
+        documents = list(question.contexts[:count])
+        notes["with_fewer_documents"] += len(documents) < count
+        _add_noise(documents, place, questions, config.noise, random, notes)
+        if config.answer_place is not None:
+            _move_answer(documents, question.answers, config, notes)
+        chosen.append(replace(question, contexts=tuple(documents)))
+    return chosen, {name: number for name, number in sorted(notes.items()) if number}
+
+
+_TRIES = 100
+
+
+def _add_noise(
+    documents: list[Context],
+    place: int,
+    questions: Sequence[Question],
+    noise: int,
+    random: np.random.Generator,
+    notes: Counter[str],
+) -> None:
+    """Put documents of other questions in place of the last ones."""
+    for rank in range(len(documents) - min(noise, len(documents)), len(documents)):
+        for _ in range(_TRIES):
+            other = int(random.integers(len(questions)))
+            if other == place or not questions[other].contexts:
+                continue
+            drawn = questions[other].contexts[int(random.integers(len(questions[other].contexts)))]
+            if not holds_answer(drawn.text, questions[place].answers) and drawn not in documents:
+                documents[rank] = replace(drawn, score=0.0)
+                notes["noise"] += 1
+                break
+        else:
+            notes["without_noise"] += 1
+
+
+def _move_answer(
+    documents: list[Context], answers: Sequence[str], config: DocumentsConfig, notes: Counter[str]
+) -> None:
+    """Move the best document that holds an answer to a place in the prompt."""
+    holding = next((rank for rank, one in enumerate(documents) if holds_answer(one.text, answers)), None)
+    if holding is None or config.answer_place is None or config.answer_place > len(documents):
+        notes["answer_not_placed"] += 1
+        return
+    moved = documents.pop(holding)
+    documents.insert(shown_order(len(documents) + 1, config.order)[config.answer_place - 1], moved)
+
+
+def record_of(question: Question) -> dict[str, Any]:
+    """A question in this toolkit's form."""
+    groups = [list(group) for group in question.answer_groups]
+    documents = [dict(as_record(one)) for one in question.contexts]
+    return record(question) | {"answer_groups": groups, "labels": dict(question.labels), "ctxs": documents}
+
+
+def read_chosen(path: Path) -> list[Question]:
+    """The questions of a file of this step."""
+    return read_questions(path, Fields(needs_answer=False))
+
+
+def known_set(work: StepRun) -> QaSet:
+    """The set that the settings name."""
+    return find_set(work.settings.set, work.settings.sets)
+
+
+def tell(recall: dict[str, Any]) -> None:
+    """Log how often documents hold an answer."""
+    for name in (TRAIN, TEST):
+        if recall.get(name):
+            last = max(recall[name], key=int)
+            log.info("%s: %s", name, json.dumps({f"recall@{last}": round(recall[name][last], 4)}))

@@ -1,0 +1,107 @@
+"""Texts of the recipe: what is asked for a rationale, and how documents and question stand in every prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import model_validator
+
+from retro.common.config import StageConfig
+from retro.common.files import atomic_path
+from retro.common.yaml_files import parse_yaml
+from retro.qa.prompt_texts import StyleTexts, load_prompts
+from retro.qa.prompts import render_passages
+from retro.qa.question import PassageLike, PassageOrder
+from retro.recipes.prompt_files import PromptFile, filled, require_places
+
+Situation = Literal["given", "both", "memory", "context", "neither"]
+KIND = "instruct_rag"
+"""The kind of question in the texts that `write_style` writes."""
+
+
+class Ask(StageConfig):
+    """What stands before a question that is answered."""
+
+    documents: str
+    """Below documents."""
+    demonstrations: str
+    """Below demonstrations and documents, and in each demonstration."""
+    memory: str
+    """Without documents."""
+
+
+class Texts(PromptFile):
+    """All of a prompts file."""
+
+    package: ClassVar[str] = "retro.recipes.instruct_rag"
+
+    rationale: dict[Situation, str]
+    recall: str
+    judge: str
+    ask: Ask
+
+    @model_validator(mode="after")
+    def _whole(self) -> Texts:
+        for situation in ("given", "both", "memory", "context", "neither"):
+            names = ["documents", "question", "answers", *([] if situation == "given" else ["recalled"])]
+            require_places(f"rationale.{situation}", self.rationale.get(situation, ""), names, optional=("hint",))
+        require_places("recall", self.recall, ("question",))
+        require_places("judge", self.judge, ("question", "answers", "rationale"))
+        for name in Ask.model_fields:
+            require_places(f"ask.{name}", getattr(self.ask, name), ())
+        return self
+
+
+def as_question(text: str) -> str:
+    """A question as prompts have it: without what stands before it in some files, and with a question mark."""
+    asked = text.strip().lstrip(".").strip()
+    return asked if asked.endswith("?") else f"{asked.rstrip('.')}?"
+
+
+def with_recalled(question: str, recalled: str) -> str:
+    """A question behind what the model recalled without documents."""
+    return f"What was recalled before reading: {recalled.strip()}\n\n{question}" if recalled.strip() else question
+
+
+def style_data(texts: Texts) -> dict[str, Any]:
+    """The prompt texts with which questions are asked, in tuning and in use."""
+    data: dict[str, Any] = parse_yaml(_resource("style.yaml"))
+    data["kinds"][KIND]["instruction"] = texts.ask.documents
+    return data
+
+
+def write_style(texts: Texts, path: Path) -> Path:
+    """Write these texts, as `sft.data.prompts` and `generate.prompts` read them."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(style_data(texts), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def rendered_documents(path: Path, documents: Sequence[PassageLike], order: PassageOrder) -> str:
+    """Documents as the style at a path shows them, best first given, numbered as they stand."""
+    form: StyleTexts = load_prompts(path).styles["plain"]
+    return "".join(render_passages(form, documents, order)).rstrip()
+
+
+def rationale_prompt(
+    texts: Texts,
+    situation: Situation,
+    *,
+    documents: str,
+    question: str,
+    answers: Sequence[str],
+    hint: str,
+    recalled: str,
+) -> str:
+    """What is asked for the rationale of one question."""
+    values = {"documents": documents, "question": question, "hint": hint, "recalled": recalled or "-"}
+    prompt = filled(texts.rationale[situation], values | {"answers": " / ".join(answers)})
+    return prompt.strip()
+
+
+def _resource(name: str) -> str:
+    return resources.files("retro.recipes.instruct_rag").joinpath(name).read_text(encoding="utf-8")
