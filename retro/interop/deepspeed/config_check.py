@@ -51,8 +51,10 @@ def _check_nulls(found: Findings) -> None:
 
 def _check_names(found: Findings) -> None:
     for section, names in known.SECTIONS.items():
-        # `zero_optimization: true` is an old spelling of stage 1, and an offload may be switched by a truth value.
-        inner = found.file.data if not section else found.file.at(section)
+        inner: Any = found.file.data
+        for part in section.split(".") if section else ():
+            # `zero_optimization: true` is an old spelling of stage 1, and has no keys.
+            inner = inner.get(part) if isinstance(inner, Mapping) else None
         if isinstance(inner, Mapping):
             add_unknown(found, section, inner, sorted(names), "DeepSpeed does not read it, and says nothing")
 
@@ -73,7 +75,6 @@ def _check_batch(found: Findings, run: RunSettings) -> None:
     """The three numbers of a batch among themselves, and beside the run."""
     file, train = found.file, run.train
     total, micro, steps = (file.whole(name) for name in known.BATCH)
-    _check_positive(found, dict(zip(known.BATCH, (total, micro, steps), strict=True)))
     given = [name for name in known.BATCH if file.at(name) is not None]
     for name, value, source, why in (
         (known.BATCH[0], train.global_batch, run.name("global_batch"), _STEP),
@@ -90,12 +91,6 @@ def _check_batch(found: Findings, run: RunSettings) -> None:
         product = f"{micro} x {steps} x {run.ranks} ranks = {micro * steps * run.ranks}, in the file itself"
         remedy = "Make train_batch_size = micro batch x accumulation x processes; see --processes"
         found.add(known.BATCH[0], total, product, _SHARED, remedy)
-
-
-def _check_positive(found: Findings, values: Mapping[str, int | None]) -> None:
-    for name, value in values.items():
-        if value is not None and value < 1:
-            found.add(name, value, "", "DeepSpeed needs at least 1", "Give a positive number")
 
 
 def _check_optimizer(found: Findings, run: RunSettings) -> None:

@@ -81,8 +81,8 @@ def _compare(found: Findings, run: RunSettings, kind: str, name: str, wanted: An
         value = file.text(place)
         if (value or default) != wanted and train.warmup_steps >= schedule.SHORTEST:
             found.add(place, value or f"{default} (default)", wanted, _WHY[name], "Write linear")
-    elif name == "warmup_num_steps" and (file.whole(place) or 1) < 1:
-        found.add(place, file.whole(place), shown(wanted), "DeepSpeed needs at least 1", f"Write {shown(wanted)}")
+    elif name == "warmup_num_steps" and (steps := file.whole(place)) is not None and steps < 1:
+        found.add(place, steps, shown(wanted), "DeepSpeed needs at least 1", f"Write {shown(wanted)}")
     elif name != "total_num_steps" or file.at(place) is not None:
         found.compare(place, wanted, _source(run, kind, name), _WHY[name], default=default)
 
