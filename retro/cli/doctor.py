@@ -37,7 +37,7 @@ Processes = Annotated[
 Quantized = Annotated[bool, typer.Option("--quantized", help="The base of the adapters is quantized (QLoRA).")]
 
 
-@app.command("installation", epilog=examples("retro doctor", "retro doctor installation --json"))
+@app.command("installation", epilog=examples("retro doctor installation", "retro doctor installation --json"))
 def installation(as_json: AsJson = False) -> None:
     """Check the installation: what is there, what is missing or wrong, and what to do."""
     from retro.run import doctor as examination

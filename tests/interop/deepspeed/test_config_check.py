@@ -1,4 +1,4 @@
-"""DeepSpeed files beside a run: each mismatch by itself and all at once, other spellings, what is left to the caller."""
+"""DeepSpeed files beside a run: each mismatch by itself and all at once, other spellings, what is the caller's."""
 
 from __future__ import annotations
 

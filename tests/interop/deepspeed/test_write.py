@@ -68,7 +68,7 @@ def test_a_file_is_written_whole_and_replaced_only_when_asked(tmp_path: Path) ->
     write_config(path, matching_config(run_of()), force=False)
     first = path.read_bytes()
     assert json.loads(first) == matching_config(run_of())
-    with pytest.raises(ArtifactError, match="is there already. Give another --write, or --force"):
+    with pytest.raises(ArtifactError, match=r"is there already\. Give another --write, or --force"):
         write_config(path, matching_config(run_of(lr=1e-3)), force=False)
     assert path.read_bytes() == first
     write_config(path, matching_config(run_of(lr=1e-3)), force=True)
