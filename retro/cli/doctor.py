@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from retro.cli.options import AsJson, DefaultCommandGroup, Words, examples, read_arguments
+from retro.cli.options import AsJson, DefaultCommandGroup, Words, examples, read_named
 from retro.common.errors import ConfigError, RetroError
 
 if TYPE_CHECKING:
@@ -71,8 +71,12 @@ def deepspeed(
     from retro.interop.deepspeed.write import matching_config, write_config
     from retro.run.doctor_cuda import examine
 
-    alone = write is not None and (file.suffix in (".yaml", ".yml") or "=" in str(file))
-    config = read_arguments([str(file), *(arguments or [])] if alone else arguments)
+    alone = file.suffix in (".yaml", ".yml")
+    if alone and write is None:
+        need = "needs a DeepSpeed file, in JSON, before the run's YAML file; or --write, which makes one"
+        raise ConfigError("DEEPSPEED.json", str(file), need)
+    words = [str(file), *(arguments or [])] if alone else arguments
+    config = read_named("doctor deepspeed ds_config.json", words)
     run = run_settings(config, stage, processes)
     theirs = None if alone else SettingsFile.read(file, "DeepSpeed file")
     if write is not None:
@@ -108,7 +112,7 @@ def trainer(
     from retro.interop.deepspeed.trainer_check import check_arguments
     from retro.run.doctor_cuda import examine
 
-    config = read_arguments(arguments)
+    config = read_named("doctor trainer training_args.json", arguments)
     run = run_settings(config, stage, processes)
     theirs = SettingsFile.read(file, "file of a Trainer's arguments")
     counted, why_not = (samples, "") if samples is not None else count_samples(config, run)

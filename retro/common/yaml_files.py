@@ -153,8 +153,10 @@ def lines_of_keys(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
 
     Returns:
         Lines by dotted names, items of lists by their number as in `betas.0`; and the keys that one mapping has twice,
-        each with the line of the second. Both are empty for a text that is not YAML.
+        each with the line of the second. Both are empty for a text that is not YAML, or is too large for it.
     """
+    if len(text) > MAX_YAML_BYTES:
+        return {}, []
     lines: dict[str, int] = {}
     twice: list[tuple[str, int]] = []
     try:

@@ -118,6 +118,16 @@ def test_what_cannot_be_read_is_an_error_of_the_input(folder: Path) -> None:
     assert "WORLD_SIZE = 'two'" in str(wrong.exception)
 
 
+def test_a_run_must_be_named_and_come_second(folder: Path) -> None:
+    nothing = call("deepspeed", folder / "ds.json")
+    assert isinstance(nothing.exception, ConfigError)
+    assert "as in `retro doctor deepspeed ds_config.json " in str(nothing.exception)
+    assert isinstance(call("trainer", folder / "args.json").exception, ConfigError)
+    swapped = call("deepspeed", folder / "run.yaml", folder / "ds.json")
+    assert isinstance(swapped.exception, ConfigError)
+    assert "needs a DeepSpeed file, in JSON, before the run's YAML file" in str(swapped.exception)
+
+
 def test_samples_are_counted_from_the_questions_of_sft(folder: Path) -> None:
     questions = [{"question": f"q{number}?", "answers": ["a"]} for number in range(160)]
     (folder / "train.json").write_text(json.dumps(questions))

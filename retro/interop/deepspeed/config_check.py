@@ -68,7 +68,9 @@ def add_unknown(found: Findings, section: str, inner: Mapping[str, Any], names: 
             near = hint if "did you mean" in hint else "is not a setting"
             near = near.removeprefix("is not a setting; ")
             remedy = "Leave it out" if "did" not in near else f"{near[0].upper()}{near[1:]} Else leave it out"
-            found.add(place, value if not isinstance(value, Mapping) else "a section", "", why, remedy)
+            # A text may be a key of some service, which nobody wants to see in a log.
+            given = "a section" if isinstance(value, Mapping) else "a text" if isinstance(value, str) else value
+            found.add(place, given, "", why, remedy)
 
 
 def _check_batch(found: Findings, run: RunSettings) -> None:

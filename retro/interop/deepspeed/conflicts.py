@@ -59,12 +59,11 @@ def notes_on_zero(found: Findings, run: RunSettings) -> None:
             found.notes.append(f"{place}: offload has no counterpart here; train.recompute saves memory instead")
 
 
-def check_fsdp(found: Findings, run: RunSettings, *, fsdp: bool, deepspeed: bool, lora: bool) -> None:
+def check_fsdp(found: Findings, *, fsdp: bool, deepspeed: bool, lora: bool) -> None:
     """Refuse FSDP beside DeepSpeed, and FSDP with LoRA unless parameters stay as they are.
 
     Args:
         found: Of the trainer's arguments.
-        run: The run.
         fsdp: Whether the arguments ask for FSDP.
         deepspeed: Whether they name a DeepSpeed file.
         lora: Whether adapters alone are trained.
@@ -77,10 +76,9 @@ def check_fsdp(found: Findings, run: RunSettings, *, fsdp: bool, deepspeed: bool
         why = "both shard weights and optimizer state"
         found.add("fsdp", file.at("fsdp"), "refused beside deepspeed", why, "Leave out fsdp, or deepspeed")
     if fsdp and lora:
-        inner = file.at("fsdp_config")
-        place = "fsdp_config" if isinstance(inner, Mapping) else ""
-        own = bool(place) and any(file.truth(f"{place}.{name}") for name in ("use_orig_params", "fsdp_use_orig_params"))
-        second = bool(place) and 2 in (file.whole(f"{place}.version"), file.whole(f"{place}.fsdp_version"))
+        config = file.beside("fsdp_config", "file of FSDP's settings")
+        own = config is not None and any(map(config.truth, ("use_orig_params", "fsdp_use_orig_params")))
+        second = config is not None and 2 in (config.whole("version"), config.whole("fsdp_version"))
         if not own and not second:
             why = "FSDP flattens frozen and trained weights into one, which then cannot have gradients of its own"
             remedy = "Write fsdp_config.use_orig_params=true, or version 2 of FSDP; here parallel.tensor splits weights"

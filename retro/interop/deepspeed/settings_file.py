@@ -133,6 +133,26 @@ class SettingsFile:
             raise self.wrong(name, value, "a text")
         return value
 
+    def beside(self, name: str, what: str) -> SettingsFile | None:
+        """The settings of a section that may also be the path of a file, relative to this one; None where it is absent.
+
+        Args:
+            name: The section.
+            what: What its file should be, for the error.
+
+        Raises:
+            DataError: The file is missing or broken.
+        """
+        inner = self.at(name)
+        if not inner:
+            return None
+        if isinstance(inner, Mapping):
+            place = f"{name}."
+            lines = {one.removeprefix(place): line for one, line in self.lines.items() if one.startswith(place)}
+            return SettingsFile(self.path, inner, lines)
+        near = self.path.parent / str(inner)
+        return SettingsFile.read(near if near.exists() else Path(str(inner)), what)
+
     def wrong(self, name: str, value: object, need: str) -> DataError:
         """The error for a value that cannot be read, with its line and key."""
         line = self.lines.get(name)

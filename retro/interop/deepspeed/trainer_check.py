@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from retro.interop.deepspeed.config_check import add_unknown, check_config
@@ -214,11 +213,10 @@ def _check_sharding(found: Findings, run: RunSettings, *, quantized: bool) -> No
     fsdp = file.at("fsdp")
     wants_fsdp = bool(fsdp) and str(fsdp).lower() not in ("false", "no", "0")
     lora = run.train.lora is not None or bool(file.truth("use_peft"))
-    inner = file.at("deepspeed")
-    check_fsdp(found, run, fsdp=wants_fsdp, deepspeed=bool(inner), lora=lora)
-    if not inner:
+    theirs = file.beside("deepspeed", "DeepSpeed file")
+    check_fsdp(found, fsdp=wants_fsdp, deepspeed=theirs is not None, lora=lora)
+    if theirs is None:
         return
-    theirs = _deepspeed_file(file, inner)
     beside = check_config(theirs, run)
     if quantized and zero_stage(beside) == SHARDED_WEIGHTS:
         found.add("deepspeed", "ZeRO-3", "QLoRA: refused", QUANTIZED_WHY, QUANTIZED_REMEDY)
@@ -228,17 +226,6 @@ def _check_sharding(found: Findings, run: RunSettings, *, quantized: bool) -> No
     found.filled += [f"deepspeed: {name}" for name in beside.filled]
     found.notes += [f"deepspeed: {note}" for note in beside.notes]
     _check_between(found, theirs)
-
-
-def _deepspeed_file(file: SettingsFile, inner: Any) -> SettingsFile:
-    if isinstance(inner, Mapping):
-        lines = {
-            name.removeprefix("deepspeed."): line for name, line in file.lines.items() if name.startswith("deepspeed.")
-        }
-        return SettingsFile(file.path, inner, lines)
-    path = Path(str(inner))
-    beside = file.path.parent / path
-    return SettingsFile.read(beside if beside.exists() and not path.is_absolute() else path, "DeepSpeed file")
 
 
 _BETWEEN = {

@@ -246,6 +246,12 @@ def test_a_key_that_resembles_none_is_named_too(tmp_path: Path) -> None:
     assert (one.setting, one.found, one.remedy) == ("qqq", "a section", "Leave it out")
 
 
+def test_an_unknown_text_is_not_shown_for_it_may_be_a_secret(tmp_path: Path) -> None:
+    (one,) = checked(matching() | {"api_tokn": "hf_secret"}, tmp_path).mismatches
+    assert one.found == "a text"
+    assert "hf_secret" not in str(one)
+
+
 def test_the_optimizers_own_norm_is_refused_with_its_place(tmp_path: Path) -> None:
     (one,) = checked(put(matching(), "optimizer.params.max_grad_norm", 1.0), tmp_path).mismatches
     assert (one.setting, one.remedy) == ("optimizer.params.max_grad_norm", "Write gradient_clipping at the top")

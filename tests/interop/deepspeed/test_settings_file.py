@@ -44,6 +44,7 @@ def test_every_key_has_its_line_whatever_the_indentation() -> None:
     assert lines["a.b.1"] == 4
     assert twice == []
     assert lines_of_keys("{") == ({}, [])
+    assert lines_of_keys("{" + " " * (1 << 20) + "}") == ({}, [])
 
 
 def test_yaml_is_read_where_the_name_says_so(tmp_path: Path) -> None:

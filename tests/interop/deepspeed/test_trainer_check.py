@@ -175,6 +175,10 @@ def test_fsdp_with_adapters_is_refused_unless_weights_stay_as_they_are(tmp_path:
     for config in ({"use_orig_params": "true"}, {"fsdp_use_orig_params": True}, {"version": 2}):
         assert rows(compared(arguments() | FSDP | {"fsdp_config": config}, tmp_path, lora)) == {}
     assert rows(compared(arguments() | FSDP | {"fsdp_config": {"use_orig_params": False}}, tmp_path, lora)) != {}
+    (tmp_path / "fsdp.json").write_text('{"use_orig_params": true}')
+    assert rows(compared(arguments() | FSDP | {"fsdp_config": "fsdp.json"}, tmp_path, lora)) == {}
+    with pytest.raises(DataError, match="no such file of FSDP's settings"):
+        compared(arguments() | FSDP | {"fsdp_config": "absent.json"}, tmp_path, lora)
     assert rows(compared(arguments() | FSDP, tmp_path)) == {}
     assert rows(compared(arguments() | {"fsdp": ""}, tmp_path, lora)) == {}
 
