@@ -174,7 +174,11 @@ def _check_precision(found: Findings, run: RunSettings) -> None:
             continue
         value = bool(file.truth(setting))
         if value != wanted:
-            why = "this toolkit has no float16" if section == "fp16" else "weights and activations are rounded elsewise"
+            why = (
+                "this toolkit has no float16"
+                if section == "fp16"
+                else "weights and activations are rounded differently"
+            )
             other = f", or set {run.name('precision')}={'float32' if wanted else 'bfloat16'} in the run"
             found.add(setting, value, shown(wanted), why, f"Write {shown(wanted)}{other if section != 'fp16' else ''}")
     if file.truth(f"{name}.enabled") and file.truth("fp16.enabled"):

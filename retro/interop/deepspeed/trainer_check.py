@@ -194,7 +194,7 @@ def _check_precision(found: Findings, run: RunSettings) -> None:
         if found.file.at(name) == AUTO or value == wanted:
             continue
         text = shown(value) if found.file.at(name) is not None else f"{shown(value)} (default)"
-        why = "this toolkit has no float16" if name == "fp16" else "weights and activations are rounded elsewise"
+        why = "this toolkit has no float16" if name == "fp16" else "weights and activations are rounded differently"
         found.add(name, text, shown(wanted), why, f"Write {shown(wanted)}: the run's is {run.name('precision')}")
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from retro.common.errors import DataError
 from retro.interop.deepspeed.findings import Findings
 from retro.interop.deepspeed.run_settings import RunSettings
 from retro.interop.deepspeed.trainer_check import check_arguments, schedule_of, steps_of_epochs
 from retro.interop.deepspeed.trainer_names import ARGUMENTS, FORMER
+from retro.mcore.engine import learning_rate
 from tests.interop.deepspeed.runs import file_of, matching, put, rows, run_of
 
 
@@ -135,6 +137,24 @@ def test_every_schedule_of_ours_is_one_of_theirs(
     if options:
         wrong = data | {"lr_scheduler_kwargs": {name: value * 2 for name, value in options.items()}}
         assert rows(compared(wrong, tmp_path, run)).keys() == {"lr_scheduler_type"}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_the_schedule_named_for_transformers_has_the_runs_rates(schedule: str, share: float) -> None:
+    optimization = pytest.importorskip("transformers.optimization")
+    run = run_of(schedule=schedule, min_lr_fraction=share, warmup_steps=10)
+    kind, options = schedule_of(run)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=run.train.lr)
+    theirs = optimization.get_scheduler(
+        kind, optimizer, num_warmup_steps=10, num_training_steps=100, scheduler_specific_kwargs=options
+    )
+    # Theirs is at our step when it has stepped as often: the Trainer takes its first step at the rate of step 0.
+    for step in range(1, 101):
+        optimizer.step()
+        theirs.step()
+        found = optimizer.param_groups[0]["lr"]
+        assert found == pytest.approx(learning_rate(run.train, step), rel=1e-9, abs=1e-18), step
 
 
 def test_constant_without_warm_up_has_two_names(tmp_path: Path) -> None:
