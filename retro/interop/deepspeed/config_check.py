@@ -65,9 +65,8 @@ def add_unknown(found: Findings, section: str, inner: Mapping[str, Any], names: 
         if key not in names:
             place = f"{section}.{key}" if section else key
             hint = unknown_name(key, names)
-            near = hint if "did you mean" in hint else "is not a setting"
-            near = near.removeprefix("is not a setting; ")
-            remedy = "Leave it out" if "did" not in near else f"{near[0].upper()}{near[1:]} Else leave it out"
+            near = hint.rpartition("did you mean ")[2] if "did you mean" in hint else ""
+            remedy = f"Did you mean {near} Else leave it out" if near else "Leave it out"
             # A text may be a key of some service, which nobody wants to see in a log.
             given = "a section" if isinstance(value, Mapping) else "a text" if isinstance(value, str) else value
             found.add(place, given, "", why, remedy)
@@ -81,7 +80,7 @@ def _check_batch(found: Findings, run: RunSettings) -> None:
     for name, value, source, why in (
         (known.BATCH[0], train.global_batch, run.name("global_batch"), _STEP),
         (known.BATCH[1], train.micro_batch, run.name("micro_batch"), _MEMORY),
-        (known.BATCH[2], run.accumulation, f"global_batch / micro_batch / {run.ranks} ranks", _STEP),
+        (known.BATCH[2], run.accumulation, "", f"{_STEP}; it is global_batch / micro_batch / {run.ranks} ranks"),
     ):
         # An absent one follows from the others, by DeepSpeed's own rule; two of them say all.
         follows = {known.BATCH[0]: micro and micro * run.ranks, known.BATCH[1]: total and total // run.ranks}

@@ -55,7 +55,7 @@ class Findings:
         Args:
             setting: In the file.
             wanted: The run's value.
-            source: The run's setting, as `train.lr`.
+            source: The run's setting, as `train.lr`; empty where the run has none of that value.
             why: Why a difference matters.
             default: What an absent setting counts as; None: the caller gives it.
 
@@ -72,7 +72,7 @@ class Findings:
         value = default if found is None else found
         if value is not None and not same(value, wanted):
             text = shown(value) if found is not None else f"{shown(value)} (default)"
-            remedy = f"Write {shown(wanted)}, or set {source}={shown(value)} in the run"
+            remedy = f"Write {shown(wanted)}{f', or set {source}={shown(value)} in the run' if source else ''}"
             self.add(setting, text, shown(wanted), why, remedy)
 
 

@@ -84,17 +84,16 @@ def _compare(found: Findings, run: RunSettings, kind: str, name: str, wanted: An
     elif name == "warmup_num_steps" and (steps := file.whole(place)) is not None and steps < 1:
         found.add(place, steps, shown(wanted), "DeepSpeed needs at least 1", f"Write {shown(wanted)}")
     elif name != "total_num_steps" or file.at(place) is not None:
-        found.compare(place, wanted, _source(run, kind, name), _WHY[name], default=default)
+        found.compare(place, wanted, _source(run, name), _WHY[name], default=default)
 
 
-def _source(run: RunSettings, kind: str, name: str) -> str:
-    """What of the run a parameter is."""
-    warms = run.train.warmup_steps >= schedule.SHORTEST
-    return {
-        "warmup_num_steps": run.name("warmup_steps"),
-        "total_num_steps": run.name("decay_steps" if run.train.decay_steps else "steps"),
-        "warmup_max_lr": run.name("lr"),
-        "cos_min_ratio": run.name("min_lr_fraction"),
-        "warmup_min_lr": run.name("min_lr_fraction") if kind == schedule.DECAY else run.name("warmup_steps"),
-        "warmup_min_ratio": f"{run.name('warmup_steps')} = {run.train.warmup_steps}" if not warms else "from zero",
-    }[name]
+def _source(run: RunSettings, name: str) -> str:
+    """The setting of the run that a parameter is; empty for a rate or share that follows from several."""
+    total = "decay_steps" if run.train.decay_steps else "steps"
+    ours = {
+        "warmup_num_steps": "warmup_steps",
+        "total_num_steps": total,
+        "warmup_max_lr": "lr",
+        "cos_min_ratio": "min_lr_fraction",
+    }
+    return run.name(ours[name]) if name in ours else ""

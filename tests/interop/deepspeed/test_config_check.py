@@ -211,6 +211,16 @@ def test_the_numbers_of_a_batch_follow_from_one_another(
     assert {name: (given, run.partition(",")[0]) for name, (given, run) in found.items()} == wrong
 
 
+def test_what_follows_from_several_settings_is_not_offered_as_one(tmp_path: Path) -> None:
+    data = put(put(matching(), "gradient_accumulation_steps", 4), "scheduler.params.warmup_min_ratio", 0.5)
+    found = {one.setting: one.remedy for one in checked(put(data, "train_batch_size", 32), tmp_path).mismatches}
+    assert found == {
+        "train_batch_size": "Write 16, or set sft.train.global_batch=32 in the run",
+        "gradient_accumulation_steps": "Write 2",
+        "scheduler.params.warmup_min_ratio": "Write 0",
+    }
+
+
 def test_processes_share_a_batch_and_model_parallel_ones_do_not(tmp_path: Path) -> None:
     four = run_of(4, global_batch=64)
     assert (four.ranks, four.accumulation) == (4, 2)
