@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from retro import __version__
-from retro.cli import alce, databases, models, questions, recipes, sft, stages, tools
+from retro.cli import alce, databases, doctor, models, questions, recipes, sft, stages, tools
 from retro.cli.options import examples, print_how_to_resume, share_log_options, summary_of
 from retro.common.errors import ConfigError, RetroError
 from retro.common.files import failed_write
@@ -87,6 +87,7 @@ app.add_typer(databases.database, name="db")
 app.add_typer(sft.app, name="sft")
 app.add_typer(models.plan, name="plan")
 app.add_typer(tools.config, name="config")
+app.add_typer(doctor.app, name="doctor")
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from retro.cli.options import AsJson, Words, examples, read_arguments, read_name
 from retro.common.errors import ConfigError
 from retro.common.progress import show_only
 from retro.common.terminal import output
+
+if TYPE_CHECKING:
+    from retro.run.config import RunConfig
+    from retro.serve.config import ServeConfig
+    from retro.serve.retrieval import RetrievalService
 
 app = typer.Typer()
 
@@ -60,7 +65,10 @@ def ask(
 
 
 @app.command(
-    epilog=examples("retro serve run.yaml", "retro serve run.yaml serve.port=8080 generate.checkpoint=runs/wiki/6_sft")
+    epilog=examples(
+        "retro serve run.yaml serve.port=8080 generate.checkpoint=runs/wiki/6_sft",
+        "retro serve run.yaml serve.only=retrieval",
+    )
 )
 def serve(arguments: Words = None) -> None:
     """Serve answers and their passages over HTTP, in the format of OpenAI's API, with a web page at /."""
@@ -74,9 +82,13 @@ def serve(arguments: Words = None) -> None:
     listener = listen(settings)
     try:
         from retro.run.pipeline import model_paths
-        from retro.serve.loading import load_service
 
         name, begin = config.run_dir.resolve().name, None
+        if settings.only == "retrieval":
+            serve_until_stopped(_retrieval_alone(config, settings, name), listener)
+            return
+        from retro.serve.loading import load_service
+
         generate, paths = config.generate, model_paths(config)
         if settings.recipe:
             from retro.recipes.base import served
@@ -87,6 +99,17 @@ def serve(arguments: Words = None) -> None:
         serve_until_stopped(load_service(settings, generate, paths, name, begin), listener)
     finally:
         listener.close()
+
+
+def _retrieval_alone(config: RunConfig, settings: ServeConfig, name: str) -> RetrievalService:
+    """A server over the run's database; no model is loaded."""
+    from retro.recipes.passages.search import DatabaseRetriever
+    from retro.run.pipeline import model_paths
+    from retro.serve.retrieval import retrieval_service
+
+    paths = model_paths(config)
+    source = DatabaseRetriever(paths.corpus, paths.db, paths.index, paths.search)
+    return retrieval_service(settings, source.search, name)
 
 
 @app.command(epilog=examples("retro tasks", "retro tasks --json"))

@@ -106,14 +106,6 @@ def verify(
     run_verification(arguments or [], share=recompute, repair=repair, seed=seed, as_json=as_json)
 
 
-@app.command(epilog=examples("retro doctor", "retro doctor --json"))
-def doctor(as_json: AsJson = False) -> None:
-    """Check the installation: what is there, what is missing or wrong, and what to do."""
-    from retro.run import doctor as examination
-
-    raise typer.Exit(examination.run(as_json=as_json))
-
-
 @config.command("show", epilog=examples("retro config show run.yaml", "retro config show run.yaml model.size=8b"))
 def config_show(arguments: Words = None) -> None:
     """Print a run's settings, every default filled in."""

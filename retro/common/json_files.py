@@ -245,14 +245,19 @@ def _problem(value: Any) -> tuple[str, str, str] | None:
     return None
 
 
-def load_json(path: Path, text: str) -> Any:
+def load_json(path: Path, text: str, *, keys_once: bool = False) -> Any:
     """The one JSON value that a text is.
+
+    Args:
+        path: Named in errors.
+        text: What the file holds.
+        keys_once: Whether a key that an object has twice is an error, instead of counting the last time.
 
     Raises:
         DataError: It is broken or has a number of thousands of digits, with line and column; or nests too deep.
     """
     try:
-        return parse_json(text)
+        return parse_json(text, keys_once=keys_once)
     except JsonError as error:
         raise _as_data_error(path, error, "", f"line {error.line}, column {error.column}") from None
 

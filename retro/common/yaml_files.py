@@ -148,6 +148,41 @@ def read_yaml(path: Path, *, error: ErrorClass = DataError) -> dict[str, Any]:
     return data
 
 
+def lines_of_keys(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """The lines on which the keys of a YAML or JSON text stand, counted from 1, for messages.
+
+    Returns:
+        Lines by dotted names, items of lists by their number as in `betas.0`; and the keys that one mapping has twice,
+        each with the line of the second. Both are empty for a text that is not YAML, or is too large for it.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        return {}, []
+    lines: dict[str, int] = {}
+    twice: list[tuple[str, int]] = []
+    try:
+        # JSON may be indented with tabs, which YAML does not allow; a tab more or less moves no line.
+        root = _Loader(text.replace("\t", " ")).get_single_node()
+    except (yaml.YAMLError, ValueError):
+        return {}, []
+    left: list[tuple[str, Any]] = [("", root)]
+    while left:
+        place, node = left.pop()
+        pairs: list[tuple[str, Any, Any]] = []
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(str(key.value), key, value) for key, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            pairs = [(str(number), item, item) for number, item in enumerate(node.value)]
+        seen = set[str]()
+        for name, at, value in pairs:
+            here, line = f"{place}.{name}" if place else name, at.start_mark.line + 1
+            if name in seen:
+                twice.append((here, line))
+            seen.add(name)
+            lines[here] = line
+            left.append((here, value))
+    return lines, sorted(twice, key=lambda one: one[1])
+
+
 def _require_whole_characters(node: yaml.ScalarNode) -> None:
     try:
         node.value.encode()

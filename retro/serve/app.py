@@ -11,14 +11,13 @@ from importlib import resources
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request
-from fastapi.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, Response
 
 from retro.serve.choices import Route
 from retro.serve.config import ServeConfig
-from retro.serve.errors import ApiError, add_error_handlers
+from retro.serve.errors import ApiError
 from retro.serve.generation import Generation
-from retro.serve.middleware import AccessMiddleware, Metrics
+from retro.serve.middleware import Metrics
 from retro.serve.model_info import Limits, ModelInfo
 from retro.serve.openapi import answer_responses, error_responses, publish_openapi
 from retro.serve.prepare import PreparedRequest, prepare_chat, prepare_completion
@@ -29,11 +28,13 @@ from retro.serve.responses import (
     ChatResponse,
     CompletionChunk,
     CompletionResponse,
-    HealthResponse,
     ModelCard,
     ModelList,
 )
+from retro.serve.retrieval import retrieving
 from retro.serve.scheduler import Scheduler
+from retro.serve.searches import Searches
+from retro.serve.served import complete_app
 from retro.serve.streaming import AnswerResponse
 
 
@@ -46,6 +47,22 @@ class Service:
     scheduler: Scheduler
     metrics: Metrics
     body_timeouts: BodyTimeouts
+    searches: Searches | None = None
+    """What `/retrieve` searches by; None where no index is open."""
+
+    @property
+    def name(self) -> str:
+        """What is served, for the log."""
+        return self.model.name
+
+    @property
+    def work(self) -> Scheduler:
+        """What does the work."""
+        return self.scheduler
+
+    def app(self) -> FastAPI:
+        """The ASGI application."""
+        return make_app(self)
 
 
 async def _service_of(request: Request) -> Service:
@@ -105,49 +122,6 @@ async def model(name: Annotated[str, Path(description="As in /v1/models.")], ser
     return service.model.card(service.config)
 
 
-_HEALTH_RESPONSES = error_responses() | {503: {"model": HealthResponse, "description": "It is not."}}
-
-
-@reading.get("/health", responses=_HEALTH_RESPONSES)
-async def health(service: ServiceOf, response: Response) -> HealthResponse:
-    """Tell whether requests are accepted and answered."""
-    found = _health(service)
-    response.status_code = 200 if found.ready else 503
-    return found
-
-
-@reading.get("/health/live", responses=_HEALTH_RESPONSES)
-async def live(service: ServiceOf, response: Response) -> HealthResponse:
-    """Tell whether the process is worth keeping; otherwise only a new one will help."""
-    found = _health(service)
-    response.status_code = 200 if found.live else 503
-    return found
-
-
-def _health(service: Service) -> HealthResponse:
-    health = service.scheduler.health()
-    return HealthResponse(
-        status=health.state,
-        live=health.state in ("ok", "stopping"),
-        ready=health.state == "ok",
-        running=health.running,
-        waiting=health.waiting,
-        failed_steps=health.failures,
-    )
-
-
-class MetricsResponse(Response):
-    """Prometheus' text format."""
-
-    media_type = "text/plain; version=0.0.4; charset=utf-8"
-
-
-@reading.get("/metrics", response_class=MetricsResponse, responses=error_responses(401))
-async def metrics(service: ServiceOf) -> Response:
-    """Metrics for Prometheus."""
-    return MetricsResponse(service.metrics.text())
-
-
 @reading.get("/", response_class=HTMLResponse, responses=error_responses())
 async def page() -> Response:
     """A page to ask questions on."""
@@ -188,16 +162,8 @@ def make_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="instruct-retro", summary="OpenAI's API over a retrieval-augmented model", docs_url=None, redoc_url=None
     )
-    app.state.service = service
-    app.include_router(generating)
-    app.include_router(reading)
-    add_error_handlers(app)
+    for router in (generating, reading, retrieving):
+        app.include_router(router)
+    complete_app(app, service)
     publish_openapi(app, service.config, service.model)
-    scheduler, config = service.scheduler, service.config
-    service.metrics.watch("retro_running", "Answers being generated.", lambda: scheduler.health().running)
-    service.metrics.watch("retro_waiting", "Answers accepted and not begun.", lambda: scheduler.health().waiting)
-    if config.allowed_origins:
-        origins = list(config.allowed_origins)
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    app.add_middleware(AccessMiddleware, config=config, metrics=service.metrics)
     return app

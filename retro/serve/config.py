@@ -55,6 +55,9 @@ class ServeConfig(StageConfig):
     """Where passages come from when a request does not say: a search for each chunk, or nowhere. With `none` the index
     is not opened, and requests can only give passages. A model without an encoder reads none in any case."""
 
+    only: Literal["", "retrieval"] = ""
+    """`retrieval`: serve `POST /retrieve` alone, over the run's database, without loading a model. Empty: all."""
+
     recipe: str = ""
     """A recipe whose way of decoding answers chats, such as self_rag: checkpoint, prompts and passages are then those
     of its settings. Empty: none."""
@@ -81,6 +84,15 @@ class ServeConfig(StageConfig):
 
     max_passages: PositiveInt = 16
     """Most passages that a request may give, or ask for with `k`."""
+
+    topk: PositiveInt = 3
+    """Passages that `/retrieve` gives for each text when a request does not say; at most `max_passages`."""
+
+    max_queries: PositiveInt = 4096
+    """Most texts of one request to `/retrieve`; they are embedded as one batch."""
+
+    max_query_characters: PositiveInt = 8192
+    """Longest text of a request to `/retrieve`."""
 
     max_body_bytes: PositiveInt = 1_000_000
     """Largest request."""
@@ -112,6 +124,13 @@ class ServeConfig(StageConfig):
             printable = key.isascii() and key.isprintable() and " " not in key
             require(self, "api_key", printable and len(key) >= 8, "8 or more printable ASCII characters, no spaces")
             require(self, "api_key", key != MASKED, "the key itself; this is how `retro config show` prints one")
+        return self
+
+    @model_validator(mode="after")
+    def _retrieval_alone_retrieves(self) -> ServeConfig:
+        if self.only:
+            require(self, "recipe", not self.recipe, "no recipe beside only=retrieval, which answers nothing")
+            require(self, "retrieval", self.retrieval == "live", "live beside only=retrieval: there is nothing else")
         return self
 
     @property

@@ -27,6 +27,7 @@ from retro.serve.middleware import Metrics
 from retro.serve.model_info import ModelInfo
 from retro.serve.request_body import BodyTimeouts
 from retro.serve.scheduler import Scheduler
+from retro.serve.searches import Searches
 from retro.tokenizers.token_bytes import shown_token_bytes
 from retro.training.config import ParallelConfig
 
@@ -65,10 +66,12 @@ def load_service(
     settings = ("retrieved_passages",) if searches else ("closed_book",)
     generate, _ = with_choice(generate.model_copy(update={"settings": settings}))
     model = OpenModel(generate, info, paths, ParallelConfig())
-    decoder, retrieve = model.decoder, None
+    decoder, retrieve, passages = model.decoder, None, None
     if searches and model.corpus is not None:
         most = max(config.max_passages, generate.contexts_in_prompt)
-        retrieve = metrics.counted(_one_at_a_time(model.open_search(model.corpus, most)))
+        search = _one_at_a_time(model.open_search(model.corpus, most))
+        retrieve = metrics.counted(search)
+        passages = Searches(lambda texts, _: search(texts), metrics, config.seconds_per_request)
     open_engine = _engine_opener(lambda: model.new_engine(decoder, retrieve, config.max_running), begin, config)
     capacity = config.max_running + config.max_queued
     return Service(
@@ -77,6 +80,7 @@ def load_service(
         scheduler=Scheduler(open_engine, capacity=capacity, stall_seconds=config.seconds_per_request),
         metrics=metrics,
         body_timeouts=BodyTimeouts(config.arrival_seconds),
+        searches=passages,
     )
 
 

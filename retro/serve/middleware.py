@@ -80,7 +80,15 @@ class Metrics:
 
 OPEN_PATHS = ("/", "/health", "/health/live")
 """Paths that need no key: the page that asks for it, and the health checks."""
-ROUTES = (*OPEN_PATHS, "/metrics", "/openapi.json", "/v1/models", "/v1/completions", "/v1/chat/completions")
+ROUTES = (
+    *OPEN_PATHS,
+    "/metrics",
+    "/openapi.json",
+    "/v1/models",
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/retrieve",
+)
 _SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

@@ -35,6 +35,11 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {one: {"model": ErrorResponse, "description": _ERRORS[one]} for one in sorted({*statuses, 403, 500})}
 
 
+def every_error_response() -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that may fail in every way."""
+    return error_responses(*_ERRORS)
+
+
 def answer_responses(chunk: type[ResponseModel]) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route that generates: every error, and the events of a stream beside the whole answer."""
     models = [{"$ref": _REF.format(model=one.__name__)} for one in (chunk, ErrorResponse)]
@@ -44,16 +49,16 @@ def answer_responses(chunk: type[ResponseModel]) -> dict[int | str, dict[str, An
     event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     content = {"text/event-stream": {"itemSchema": event}}
     whole = {"description": "The answer; with `stream`, its events.", "content": content}
-    return {200: whole, **error_responses(*_ERRORS)}
+    return {200: whole, **every_error_response()}
 
 
-def publish_openapi(app: FastAPI, config: ServeConfig, model: ModelInfo) -> None:
+def publish_openapi(app: FastAPI, config: ServeConfig, model: ModelInfo | None) -> None:
     """Have `/openapi.json` say what this server accepts and returns.
 
     Args:
         app: With all its routes.
         config: Limits of requests, and whether there is a key.
-        model: Bounds token ids and chunks.
+        model: Bounds token ids and chunks; None where passages alone are served.
     """
 
     def document() -> dict[str, Any]:
@@ -64,10 +69,11 @@ def publish_openapi(app: FastAPI, config: ServeConfig, model: ModelInfo) -> None
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI, config: ServeConfig, model: ModelInfo) -> dict[str, Any]:
+def _document(app: FastAPI, config: ServeConfig, model: ModelInfo | None) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     schemas = found["components"]["schemas"]
-    _, chunks = models_json_schema([(one, "serialization") for one in (CompletionChunk, ChatChunk)], ref_template=_REF)
+    parts = (CompletionChunk, ChatChunk) if model is not None else (ErrorResponse,)
+    _, chunks = models_json_schema([(one, "serialization") for one in parts], ref_template=_REF)
     for name, schema in chunks["$defs"].items():
         schemas.setdefault(name, schema)
     for path, operations in found["paths"].items():
@@ -82,8 +88,16 @@ def _document(app: FastAPI, config: ServeConfig, model: ModelInfo) -> dict[str, 
         schemas.pop(name, None)
     if config.api_key is not None:
         found["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-    _add_bounds(schemas, Limits.of(config), model)
+    _add_retrieval_bounds(schemas["RetrieveRequest"]["properties"], config)
+    if model is not None:
+        _add_bounds(schemas, Limits.of(config), model)
     return found
+
+
+def _add_retrieval_bounds(fields: dict[str, Any], config: ServeConfig) -> None:
+    _bound(fields["queries"], "array", "maxItems", config.max_queries)
+    _bound(fields["queries"], "string", "maxLength", config.max_query_characters)
+    _bound(fields["topk"], "integer", "maximum", config.max_passages)
 
 
 def _add_bounds(schemas: dict[str, Any], limits: Limits, model: ModelInfo) -> None:

@@ -20,7 +20,7 @@ from retro.serve.config import KEY_VARIABLE, ServeConfig
 if TYPE_CHECKING:
     import uvicorn
 
-    from retro.serve.app import Service
+    from retro.serve.served import Served
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +74,19 @@ def listen(config: ServeConfig) -> socket.socket:
     return found
 
 
-def serve(service: Service, listener: socket.socket) -> None:
+def serve(service: Served, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; return when everything that was accepted is finished."""
-    service.scheduler.start()
+    service.work.start()
     address = listener.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    log.info("serving %s at http://%s:%d", service.model.name, host, address[1])
+    log.info("serving %s at http://%s:%d", service.name, host, address[1])
     try:
         asyncio.run(_serve(service, listener))
     finally:
-        service.scheduler.close()
+        service.work.close()
 
 
-async def _serve(service: Service, listener: socket.socket) -> None:
+async def _serve(service: Served, listener: socket.socket) -> None:
     server = _server(service)
     loop = asyncio.get_running_loop()
     ending: list[asyncio.Task[None]] = []
@@ -102,7 +102,7 @@ async def _serve(service: Service, listener: socket.socket) -> None:
     await server.serve(sockets=[listener])
 
 
-def _server(service: Service) -> uvicorn.Server:
+def _server(service: Served) -> uvicorn.Server:
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -115,15 +115,14 @@ def _server(service: Service) -> uvicorn.Server:
     return Server(server_config(service))
 
 
-def server_config(service: Service) -> uvicorn.Config:
+def server_config(service: Served) -> uvicorn.Config:
     """uvicorn's settings: bounded connections, and the application."""
     import uvicorn
 
-    from retro.serve.app import make_app
     from retro.serve.connection import bounded_connections
 
     return uvicorn.Config(
-        make_app(service),
+        service.app(),
         http=bounded_connections(service.config.arrival_seconds, service.config.max_connections),
         access_log=False,
         log_config=None,
@@ -133,18 +132,18 @@ def server_config(service: Service) -> uvicorn.Config:
     )
 
 
-async def _finish(service: Service, server: uvicorn.Server) -> None:
+async def _finish(service: Served, server: uvicorn.Server) -> None:
     """Accept nothing more, and let the server end after the last accepted answer."""
-    scheduler, grace = service.scheduler, service.config.grace_seconds
-    scheduler.stop_accepting()
+    work, grace = service.work, service.config.grace_seconds
+    work.stop_accepting()
     service.body_timeouts.stop()
-    log.info("stopping: %d accepted answers to finish, at most %g s", scheduler.unfinished, grace)
+    log.info("stopping: %d accepted answers to finish, at most %g s", work.unfinished, grace)
     until = asyncio.get_running_loop().time() + grace
-    while scheduler.unfinished and asyncio.get_running_loop().time() < until:
+    while work.unfinished and asyncio.get_running_loop().time() < until:
         await asyncio.sleep(_POLL_SECONDS)
-    if left := scheduler.unfinished:
+    if left := work.unfinished:
         log.warning("%d answers were not finished in %g s; they end in an error", left, grace)
-        scheduler.end()
+        work.end()
     else:
         log.info("every accepted answer is finished")
     server.should_exit = True

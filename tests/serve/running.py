@@ -13,8 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from retro.serve.app import Service
 from retro.serve.run import listen, server_config
+from retro.serve.served import Served
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class HttpAnswer:
 class RunningServer:
     """A server that answers."""
 
-    service: Service
+    service: Served
     port: int
 
     @property
@@ -72,11 +72,11 @@ class RunningServer:
 
 
 @contextmanager
-def running(service: Service) -> Iterator[RunningServer]:
+def running(service: Served) -> Iterator[RunningServer]:
     """Serve on a free port until the block ends."""
     listener = listen(service.config.model_copy(update={"port": 0}))
     server = uvicorn.Server(server_config(service))
-    service.scheduler.start()
+    service.work.start()
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     try:
@@ -84,4 +84,4 @@ def running(service: Service) -> Iterator[RunningServer]:
     finally:
         server.should_exit = True
         thread.join(timeout=20)
-        service.scheduler.close()
+        service.work.close()

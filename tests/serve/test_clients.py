@@ -159,7 +159,7 @@ def test_when_a_client_leaves_its_answer_is_cancelled(stream: bool) -> None:
         # The client is gone while the first step is still running.
         wait_until(lambda: server.service.metrics.cancelled._value.get() == 1)
         gate.set()
-        wait_until(lambda: server.service.scheduler.unfinished == engine.running == 0)
+        wait_until(lambda: server.service.work.unfinished == engine.running == 0)
         assert engine.steps < 100
         assert server.post("/v1/completions", {"prompt": "Once", "seed": 3}).json["choices"][0]["text"] == answer(
             "Once", 3, 16
@@ -178,7 +178,7 @@ def test_a_full_server_says_when_to_retry() -> None:
         ]
         for thread in asking:
             thread.start()
-        wait_until(lambda: server.service.scheduler.unfinished == 2)
+        wait_until(lambda: server.service.work.unfinished == 2)
         refused = server.post("/v1/completions", {"prompt": "a"})
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
         assert refused.error["type"] == "rate_limit_error"
@@ -222,6 +222,6 @@ def test_health_says_when_the_engine_fails_and_a_dead_one_is_not_live() -> None:
 
 def test_while_stopping_it_is_live_and_not_ready() -> None:
     with running(fake_service()) as server:
-        server.service.scheduler.stop_accepting()
+        server.service.work.stop_accepting()
         assert (server.get("/health").status, server.get("/health/live").status) == (503, 200)
         assert server.post("/v1/completions", {"prompt": "a"}).error["code"] == "stopping"

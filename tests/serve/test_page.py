@@ -124,7 +124,7 @@ def test_escape_stops_an_answer_and_the_server_hears_of_it(chromium: Browser) ->
         chromium.press("Escape", 27)
         chromium.until("document.getElementById('status').textContent === 'stopped'")
         chromium.until("!document.getElementById('ask').disabled")
-        while server.service.scheduler.unfinished:
+        while server.service.work.unfinished:
             chromium.evaluate("new Promise(done => setTimeout(done, 10))")
         assert engine.steps < 200
         assert text_of(chromium, "problem") == ""

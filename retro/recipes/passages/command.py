@@ -1,11 +1,13 @@
-"""The two commands that users of Contriever's and Self-RAG's tools know, with their flags.
+"""The commands that users of Contriever's, Self-RAG's and Search-R1's tools know, with their flags.
 
 python -m retro.recipes.passages embed --model_name_or_path M --passages P --output_dir DIR
     [--shard_id 0 --num_shards 4]
 python -m retro.recipes.passages retrieve --model_name_or_path M --passages P --passages_embeddings GLOB --data IN
     --output_dir OUT [--n_docs 20]
+python -m retro.recipes.passages serve --model_name_or_path M --passages P --passages_embeddings GLOB [--topk 3]
 
-Any setting of `PassagesConfig` may follow, as in `embedder.batch_tokens=65536`. A flag of those tools that would do
+Any setting of `PassagesConfig` may follow, as in `embedder.batch_tokens=65536`, and for `serve` those of the section
+`serve` of a run, as in `serve.port=8080`. A flag of those tools that would do
 nothing here is refused: who gives it expects something of it.
 """
 
@@ -21,6 +23,7 @@ from retro.common.config import apply_overrides, config_json
 from retro.common.errors import ConfigError
 from retro.recipes import flags
 from retro.recipes.passages.config import PassagesConfig, contriever
+from retro.serve.config import ServeConfig
 
 PROGRAM = "python -m retro.recipes.passages"
 _TOO_MANY = "a batch here is a number of tokens: embedder.batch_tokens=65536"
@@ -38,6 +41,13 @@ _INAPPLICABLE: dict[str, dict[str, str]] = {
         "--lang": "no dataset is read but --data",
         "--dataset": "no dataset is read but --data",
     },
+    "serve": {
+        "--index_path": "the index is made of --passages_embeddings, and kept beside them",
+        "--corpus_path": "give --passages: .tsv or .jsonl with id, title and text",
+        "--retriever_name": "give --model_name_or_path, or embedder.kind=…",
+        "--retriever_model": "give --model_name_or_path, or embedder.kind=…",
+        "--faiss_gpu": "searches run on the CPU; faiss=IVF…,Flat makes them faster",
+    },
 }
 """Flags of the tools that are known by these names, and why they would do nothing."""
 
@@ -52,9 +62,11 @@ class _Command:
 _SHARED: dict[str, dict[str, Any]] = {
     "--model_name_or_path": {"help": "folder or hub name of a Contriever; else embedder.kind=… says what embeds"},
     "--passages": {"required": True, "help": ".tsv with id, text and title, or .jsonl; also .gz"},
-    "--output_dir": {"required": True, "type": Path, "help": "where the results go"},
     "--lowercase": {"action": "store_true", "help": "embed in small letters"},
     "--no_fp16": {"action": "store_true", "help": "compute in float32"},
+}
+_OUT: dict[str, dict[str, Any]] = {
+    "--output_dir": {"required": True, "type": Path, "help": "where the results go"},
 }
 _EMBED: dict[str, dict[str, Any]] = {
     "--shard_id": {"type": int, "default": 0, "help": "number of the shard, from 0 (default 0)"},
@@ -64,9 +76,16 @@ _EMBED: dict[str, dict[str, Any]] = {
     "--passage_maxlength": {"type": int, "help": "tokens of a passage at most (default 512)"},
 }
 _RETRIEVE: dict[str, dict[str, Any]] = {
-    "--passages_embeddings": {"required": True, "help": "pattern of the shards, or their folder"},
     "--data": {"type": Path, "required": True, "help": "JSON or JSON lines with question or instruction"},
     "--n_docs": {"type": int, "help": "passages for each question (default 20)"},
+}
+_SERVE: dict[str, dict[str, Any]] = {
+    "--topk": {"type": int, "help": "passages for each text where a request does not say (default 3)"},
+    "--host": {"help": "address to listen on (default 127.0.0.1)"},
+    "--port": {"type": int, "help": "port to listen on (default 8000)"},
+}
+_SEARCH: dict[str, dict[str, Any]] = {
+    "--passages_embeddings": {"required": True, "help": "pattern of the shards, or their folder"},
     "--save_or_load_index": {
         "action": "store_true",
         "help": "keep the index beside the shards, or take it from there",
@@ -96,9 +115,20 @@ def _retrieve(given: argparse.Namespace, config: PassagesConfig) -> str:
     return f"{report.items} questions ({report.with_fewer} with fewer than {report.n_docs} passages) in {report.path}"
 
 
+def _serve(given: argparse.Namespace, config: PassagesConfig) -> str:
+    from retro.recipes.passages.serve import serve_passages
+
+    named = [f"{name}={getattr(given, name)}" for name in ("topk", "host", "port") if getattr(given, name) is not None]
+    serve_passages(config, ServeConfig(**apply_overrides({}, [*named, *given.serve])))
+    return "stopped: everything that was accepted is answered"
+
+
 _COMMANDS = {
-    "embed": _Command("Embed a shard of the passages, as <prefix>_<number>.", _SHARED | _EMBED, _embed),
-    "retrieve": _Command("Put the best passages beside each question, as ctxs.", _SHARED | _RETRIEVE, _retrieve),
+    "embed": _Command("Embed a shard of the passages, as <prefix>_<number>.", _SHARED | _OUT | _EMBED, _embed),
+    "retrieve": _Command(
+        "Put the best passages beside each question, as ctxs.", _SHARED | _OUT | _SEARCH | _RETRIEVE, _retrieve
+    ),
+    "serve": _Command("Answer POST /retrieve in Search-R1's protocol.", _SHARED | _SEARCH | _SERVE, _serve),
 }
 
 
@@ -117,6 +147,9 @@ def run(words: Sequence[str]) -> str:
     name = flags.command_of(PROGRAM, words, list(_COMMANDS))
     command = _COMMANDS[name]
     given, settings = flags.parse(f"{PROGRAM} {name}", words[1:], command.summary, command.flags, _INAPPLICABLE[name])
+    if name == "serve":
+        given.serve = [word.removeprefix("serve.") for word in settings if word.startswith("serve.")]
+        settings = [word for word in settings if not word.startswith("serve.")]
     return command.run(given, settings_of(given, settings))
 
 
