@@ -51,13 +51,15 @@ class QaSet(StageConfig):
 
 
 def find_set(name: str, path: Path | None) -> QaSet:
-    """A set by its name.
+    """A set by its name, or its title in any case.
 
     Raises:
         ConfigError: There is no such set, or what is said of it cannot be.
         DataError: The file is missing or broken.
     """
     table = _table("sets.yaml", path)
+    titles = {str(one.get("title", key)).lower(): key for key, one in table.items()}
+    name = titles.get(name.lower(), name)
     if name not in table:
         need = unknown_name(name, list(table)).replace("a setting", "a set")
         raise ConfigError("recipe.instruct_rag.set", name, need)
