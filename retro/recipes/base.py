@@ -193,7 +193,13 @@ def _accept(found: object) -> Recipe:
 
 
 RECIPES: Registry[Recipe] = Registry(
-    "retro.recipes", "a recipe", {"self_rag": "retro.recipes.self_rag.recipe:SelfRag"}, _accept
+    "retro.recipes",
+    "a recipe",
+    {
+        "knowledge_conflict": "retro.recipes.knowledge_conflict.recipe:KnowledgeConflict",
+        "self_rag": "retro.recipes.self_rag.recipe:SelfRag",
+    },
+    _accept,
 )
 """All recipes by name."""
 
