@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from retro.common.errors import ConfigError, DataError
-from retro.common.json_files import json_items, read_text
-from retro.qa.formats.conflicts import READERS, Conflict
-from retro.qa.formats.item import BadItemError
 from retro.qa.layouts import read_task_questions
 from retro.qa.metrics.normalize import normalize_answer
 from retro.qa.question import Context
@@ -23,6 +21,7 @@ from retro.recipes.knowledge_conflict.config import SetsConfig
 from retro.recipes.knowledge_conflict.contexts import irrelevant_passages, without_answers
 from retro.recipes.knowledge_conflict.entity_types import YES_NO, answer_type, open_tagger, read_lists
 from retro.recipes.knowledge_conflict.items import CONDITIONS, Condition, ConflictItem, read_conflicts, write_conflicts
+from retro.recipes.knowledge_conflict.published import published_item, read_published
 from retro.recipes.knowledge_conflict.substitution import Pool, generator_of, mentions, other_answers, substituted
 
 log = logging.getLogger(__name__)
@@ -172,11 +171,15 @@ def _originals(answers: Sequence[str], other: str) -> tuple[str, ...]:
 
 
 def _unanswerable(sets: Sets, item: ConflictItem, shown: Sequence[Context], config: SetsConfig) -> ConflictItem:
-    left, removed = without_answers(shown, item.answers)
+    names = [one for one in dict.fromkeys((*item.original, *item.answers)) if normalize_answer(one) not in YES_NO]
+    if not names:
+        _note(sets, config, "unanswerable", "yes_or_no")
+        return item
+    left, removed = without_answers(shown, names)
     if not left:
         _note(sets, config, "unanswerable", "nothing_left")
         return item
-    if not removed or mentions(left, item.answers):
+    if not removed or mentions(left, names):
         _note(sets, config, "unanswerable", "answer_remains" if removed else "answer_not_in_passages")
         return item
     return item.with_condition("unanswerable", left, removed)
@@ -212,7 +215,11 @@ def with_both_sides(item: ConflictItem) -> ConflictItem:
     other = item.conditions.get("substituted") or item.conditions.get("counter_memory", ())
     if not original or not other:
         return item
-    return item.with_condition("original_first", original + other).with_condition("counter_first", other + original)
+    # A passage that is on both sides, such as one without an answer, is shown once.
+    orders = {"original_first": original + other, "counter_first": other + original}
+    for name, passages in orders.items():
+        item = item.with_condition(name, tuple(dict.fromkeys(passages)))
+    return item
 
 
 def _note(sets: Sets, config: SetsConfig, name: str, reason: str) -> None:
@@ -222,43 +229,15 @@ def _note(sets: Sets, config: SetsConfig, name: str, reason: str) -> None:
 
 def _of_published(path: Path, config: SetsConfig, uncertain: str) -> Sets:
     """Items of a published set, whose passages are there."""
-    sets, read = Sets(), READERS[config.form]
-    for one in json_items(path, read_text(path)):
-        if config.limit is not None and len(sets.items) == config.limit:
-            break
-        try:
-            found = read(one.value, str(one.number))
-        except BadItemError as error:
-            remedy = f"Fix it; a file of the form {config.form} was named (recipe.knowledge_conflict.sets.form)"
-            raise DataError(path, f"{one.place} {error.problem}", remedy) from None
+    sets = Sets()
+    for found in islice(read_published(path, config), config.limit):
         if found.original and set(map(normalize_answer, found.original)) == set(map(normalize_answer, found.counter)):
             sets.left_out["same_answer"] += 1
             continue
-        sets.items.append(_published(found, config, uncertain))
+        sets.items.append(published_item(found, config, uncertain))
         sets.passages.append(found.supporting)
     sets.items = [_published_conditions(sets, place, config) for place in range(len(sets.items))]
     return sets
-
-
-def _published(found: Conflict, config: SetsConfig, uncertain: str) -> ConflictItem:
-    options = found.options
-    if config.choices:
-        every = (*found.original[:1], *found.counter[:1], uncertain)
-        order = generator_of(config.seed, "options", found.id).permutation(len(every))
-        options = tuple(every[place] for place in order)
-    opposing = "counter_memory" if config.form == "conflictqa" else "substituted"
-    sides = {
-        "original": found.supporting, opposing: found.opposing, "contradicting": found.contradicting,
-        "unanswerable": found.silent,
-    }  # fmt: skip
-    first = 1 if config.evidence == "aligned" else 0
-    conditions = {
-        name: (*passages[first:], *passages[:first])[: config.passages] for name, passages in sides.items() if passages
-    }
-    return ConflictItem(
-        id=found.id, question=found.question, answers=found.answers, original=found.original, counter=found.counter,
-        options=options, labels=found.labels, conditions=conditions,
-    )  # fmt: skip
 
 
 def _published_conditions(sets: Sets, place: int, config: SetsConfig) -> ConflictItem:

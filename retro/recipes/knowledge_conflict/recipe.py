@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from retro.recipes.base import Made, Step, StepRun
 from retro.recipes.knowledge_conflict import answering, confidence, conflict_sets, counter_memory, score
-from retro.recipes.knowledge_conflict.compare import run as compare
+from retro.recipes.knowledge_conflict.command import run_compare
 from retro.recipes.knowledge_conflict.config import KnowledgeConflictConfig
 from retro.recipes.knowledge_conflict.prompts import load_texts
 
@@ -50,7 +50,7 @@ class KnowledgeConflict:
     )
     config = KnowledgeConflictConfig
     special_tokens = ()
-    commands: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType({"compare": compare})
+    commands: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType({"compare": run_compare})
     steps = (
         Step(
             name="sets",

@@ -93,13 +93,13 @@ def substituted(
     Returns:
         The passages, what was replaced by what in which of them, and why they cannot be used; empty: they can.
     """
-    pattern = _pattern([one for one in answers if normalize_answer(one) != normalize_answer(other)])
-    if pattern is None:
-        return tuple(passages), [], "no_other_name"
+    pattern, same = _pattern(answers), normalize_answer(other)
     made, changes = [], list[dict[str, Any]]()
     for place, passage in enumerate(passages):
         found = pattern.findall(f"{passage.title}\n{passage.text}")
-        title, text = (pattern.sub(lambda _: other, part) for part in (passage.title, passage.text))
+        # A name that is the substitute stays: as an alias it is there already.
+        found = [name for name in found if normalize_answer(name) != same]
+        title, text = (pattern.sub(lambda name: _other(name[0], other), part) for part in (passage.title, passage.text))
         made.append(Context(title, text))
         changes += [
             {"passage": place, "from": name, "to": other, "times": found.count(name)} for name in dict.fromkeys(found)
@@ -112,8 +112,8 @@ def _problem(made: Sequence[Context], changes: Sequence[Mapping[str, Any]], answ
         return "answer_not_in_passages"
     # An alias is an answer itself: only the names that were replaced have to be gone.
     gone = [one for one in answers if normalize_answer(one) != normalize_answer(other)]
-    without = [Context(one.title.replace(other, " "), one.text.replace(other, " ")) for one in made]
-    if mentions(without, gone):
+    cut = _pattern([other])
+    if mentions([Context(cut.sub(" ", one.title), cut.sub(" ", one.text)) for one in made], gone):
         return "original_answer_remains"
     return "" if mentions(made, [other]) else "substitute_is_missing"
 
@@ -126,11 +126,13 @@ def mentions(passages: Sequence[Context], answers: Sequence[str]) -> bool:
 _ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
 
 
-def _pattern(answers: Sequence[str]) -> re.Pattern[str] | None:
+def _other(name: str, other: str) -> str:
+    return name if normalize_answer(name) == normalize_answer(other) else other
+
+
+def _pattern(answers: Sequence[str]) -> re.Pattern[str]:
     """Any of the answers as whole words, in any case, with any space between words, a leading article or none."""
     bare = {_ARTICLE.sub("", one.strip()) or one.strip() for one in answers}
-    forms = sorted(filter(None, bare), key=lambda one: (-len(one), one))
-    if not forms:
-        return None
+    forms = sorted(bare, key=lambda one: (-len(one), one))
     body = "|".join(r"\s+".join(map(re.escape, one.split())) for one in forms)
     return re.compile(rf"(?<!\w)(?:{body})(?!\w)", re.IGNORECASE)

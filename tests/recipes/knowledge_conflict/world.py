@@ -10,6 +10,7 @@ passage. Two models are tuned here, one after the other:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+
+from retro.teacher.request import TeacherRequest
 
 KNOWN, STRANGE, VALUES = 12, 6, 8
 ENTITIES = KNOWN + STRANGE
@@ -85,3 +88,15 @@ def write_tokenizer(path: Path) -> Path:
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.save(str(path))
     return path
+
+
+def teacher(request: TeacherRequest) -> str:
+    """A teacher that writes a passage for the answer that is asked for; once it names none, once the wrong one too."""
+    text = request.messages[-1]["content"]
+    entity, answer, avoid = (
+        re.search(pattern, text)[1]  # type: ignore[index]
+        for pattern in (r"Question: (e\d+)", r'answer to the question is "(v\d+)"', r'Do not mention "(v\d+)"')
+    )
+    return {"e1": "", "e2": f"{entity} has no value", "e3": f"{entity} {answer} {avoid}"}.get(
+        entity, f"{entity} {answer}"
+    )
