@@ -88,7 +88,7 @@ def questions_of(items: Sequence[ConflictItem], part: Part) -> list[Question]:
 
 def _question(item: ConflictItem, name: str, contexts: Sequence[Any]) -> Question:
     # A question needs an answer to be read; scores do not look at this one.
-    answers = item.answers or item.original + item.counter
+    answers = item.answers or item.original + item.counter or ("unknown",)
     return Question(id=name, question=item.question, answers=answers, contexts=tuple(contexts), options=item.options)
 
 

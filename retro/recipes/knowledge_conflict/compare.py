@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.files import read_json
-from retro.common.json_files import json_items, read_text
+from retro.common.json_files import json_items, read_text, wrong_type
 from retro.common.statistics import count_right, estimate, mcnemar
-from retro.recipes.knowledge_conflict.items import in_order
+from retro.recipes.knowledge_conflict.items import Condition, in_order
 from retro.recipes.knowledge_conflict.judgement import Judgement
 from retro.recipes.knowledge_conflict.metrics import Intervals, flips
-from retro.recipes.knowledge_conflict.quadrants import QUADRANTS, share_of
+from retro.recipes.knowledge_conflict.quadrants import QUADRANTS, Quadrant, share_of
 
 OUTCOMES: Mapping[str, str] = {
     "right": "right",
@@ -60,9 +62,45 @@ def open_side(path: Path) -> Side:
     remedy = f"Run `{COMMAND} run CONFIG` first, or give the right folder"
     if directory is None:
         raise ArtifactError(path, "holds no scores of knowledge_conflict", remedy)
-    scores = read_json(directory / "conflicts.json", remedy)
-    items = [one.value for one in json_items(directory / "judged.jsonl", read_text(directory / "judged.jsonl"))]
+    scores = read_json(directory / "conflicts.json", remedy, _ScoresData)
+    judged = directory / "judged.jsonl"
+    items = []
+    for one in json_items(judged, read_text(judged)):
+        problem = wrong_type(one.value, _LineData)
+        if problem:
+            raise ArtifactError(judged, f"{one.place} {problem}", remedy)
+        items.append(one.value)
     return Side(name=path.resolve().name, directory=directory, scores=scores, items=items)
+
+
+class _JudgementData(TypedDict):
+    prediction: str
+    right: bool | None
+    original: bool | None
+    counter: bool | None
+    unknown: bool
+    unknown_strict: bool
+    conflict: bool
+    conflict_strict: bool
+    context_right: bool | None
+
+
+class _LineData(TypedDict):
+    id: str
+    question: str
+    answers: list[str]
+    original: list[str]
+    counter: list[str]
+    quadrant: Quadrant | None
+    passages: dict[Condition, list[dict[str, str]]]
+    conditions: dict[str, _JudgementData]
+
+
+class _ScoresData(TypedDict):
+    metric: str
+    model: Any
+    quadrants_of: str
+    intervals: dict[str, Any]
 
 
 def compare(a: Side, b: Side) -> dict[str, Any]:

@@ -74,6 +74,9 @@ class SetsConfig(StageConfig):
     @model_validator(mode="after")
     def _consistent(self) -> SetsConfig:
         require(self, "conditions", len(set(self.conditions)) == len(self.conditions), "each condition once")
+        both = {"original_first", "counter_first"} & set(self.conditions)
+        need = f"original beside {', '.join(sorted(both))}, which show its passages too"
+        require(self, "conditions", not both or "original" in self.conditions, need)
         need = "form=conflictqa, whose questions have two answers to choose from"
         require(self, "choices", not self.choices or self.form == "conflictqa", need)
         return self

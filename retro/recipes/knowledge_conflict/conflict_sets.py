@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -87,10 +87,12 @@ def make(config: SetsConfig, uncertain: str, out: Path) -> dict[str, Any]:
 
 
 def _only(item: ConflictItem, config: SetsConfig) -> ConflictItem:
-    kept = dict[str, tuple[Context, ...]](
-        (name, found) for name, found in item.conditions.items() if name in config.conditions
+    wanted: Collection[str] = config.conditions
+    return dataclasses.replace(
+        item,
+        conditions={name: found for name, found in item.conditions.items() if name in wanted},
+        replaced={name: changes for name, changes in item.replaced.items() if name in wanted},
     )
-    return dataclasses.replace(item, conditions=kept)
 
 
 def _of_questions(path: Path, config: SetsConfig) -> Sets:
@@ -133,7 +135,12 @@ def _with_conditions(sets: Sets, place: int, pool: Pool, config: SetsConfig) -> 
 
 
 def _shown(passages: Sequence[Context], answers: Sequence[str], config: SetsConfig) -> tuple[Context, ...]:
-    """The passages of the condition original; none where no passage has an answer."""
+    """The passages of the condition original; none where no passage has an answer.
+
+    Yes and no are words of any passage: for them the first passages are taken as they are.
+    """
+    if normalize_answer(answers[0]) in YES_NO:
+        return tuple(passages[: config.passages])
     holding = [one for one in passages if mentions([one], answers)]
     first = tuple((holding if config.supporting_only else passages)[: config.passages])
     return first if mentions(first, answers) else ()
@@ -141,8 +148,10 @@ def _shown(passages: Sequence[Context], answers: Sequence[str], config: SetsConf
 
 def _any_other(item: ConflictItem, pool: Pool, config: SetsConfig) -> tuple[str, ...]:
     """Another answer to a question whose passages cannot be changed: for a teacher to write one about."""
+    if config.substitution == "alias":
+        return ()
     draw = generator_of(config.seed, "substitute", item.id)
-    return tuple(other for other in other_answers(item.answers, pool, config.substitution, draw))[:1]
+    return tuple(islice(other_answers(item.answers, pool, config.substitution, draw), 1))
 
 
 def _substituted(

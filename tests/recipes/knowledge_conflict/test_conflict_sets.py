@@ -123,6 +123,13 @@ def test_an_alias_stays_right(tmp_path: Path) -> None:
     assert (items["a"].counter, items["a"].original) == (("Lovelace",), ("Ada Lovelace",))
     assert texts(items["a"], "substituted") == ["Lovelace wrote the notes. They are known."]
     assert "substituted" not in items["b"].conditions
+    assert items["b"].counter == ()
+
+
+def test_a_question_of_yes_or_no_keeps_its_passages_as_they_are(tmp_path: Path) -> None:
+    items, counts = made(tmp_path, [QUESTIONS[3] | {"ctxs": ["It was so.", "Really."]}, QUESTIONS[1]])
+    assert (texts(items["d"], "original"), items["d"].counter) == (["It was so."], ("no",))
+    assert counts["lacking"]["substituted"] == {"no_substitute": 1, "yes_or_no": 1}
 
 
 def test_passages_as_given_may_be_among_others(tmp_path: Path) -> None:
@@ -136,8 +143,9 @@ def test_passages_as_given_may_be_among_others(tmp_path: Path) -> None:
 
 
 def test_only_the_conditions_that_are_asked_for_are_made(tmp_path: Path) -> None:
-    items, counts = made(tmp_path, QUESTIONS, conditions=["counter_first"], limit=2)
-    assert [set(one.conditions) for one in items.values()] == [{"counter_first"}] * 2
+    items, counts = made(tmp_path, QUESTIONS, conditions=["original", "counter_first"], limit=2)
+    assert [set(one.conditions) for one in items.values()] == [{"original", "counter_first"}] * 2
+    assert [set(one.replaced) for one in items.values()] == [set()] * 2
     assert set(counts["lacking"]) == set()
 
 
@@ -216,6 +224,10 @@ def test_a_file_has_to_be_named(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"conditions": ("original", "original")}, r"SetsConfig.conditions = .*each condition once"),
+        (
+            {"conditions": ("counter_first", "substituted")},
+            r"SetsConfig.conditions = .*needs original beside counter_first, which show its passages too",
+        ),
         ({"choices": True}, r"SetsConfig.choices = True: needs form=conflictqa"),
     ],
 )

@@ -22,6 +22,7 @@ from retro.run.config import RunConfig, load_run_config
 from retro.run.pipeline import stage
 from retro.teacher import script
 from retro.teacher.script import ScriptBackend
+from tests.qa.formats import samples
 from tests.recipes.knowledge_conflict import world
 
 RECIPE = RECIPES.find("knowledge_conflict", "recipe")
@@ -330,6 +331,32 @@ def test_questions_of_true_or_false_are_asked_and_scored_as_such(naive: RunConfi
     assert (scores(config)["kind"], scores(config)["metric"]) == ("true_false", "accuracy")
 
 
+@pytest.mark.parametrize(
+    ("form", "sample", "condition", "faithful"),
+    [
+        ("conflictqa", samples.CONFLICTQA, "counter_memory", 2),
+        ("nq_swap", samples.NQ_SWAP, "substituted", 1),
+        ("faitheval_unanswerable", samples.FAITHEVAL_UNANSWERABLE, "unanswerable", 2),
+        ("faitheval_inconsistent", samples.FAITHEVAL_INCONSISTENT, "contradicting", 1),
+        ("faitheval_counterfactual", samples.FAITHEVAL_COUNTERFACTUAL, "substituted", 1),
+    ],
+)
+def test_published_sets_run_to_the_page(
+    naive: RunConfig, tmp_path: Path, form: str, sample: list[dict[str, Any]], condition: str, faithful: int
+) -> None:
+    world.write_lines(tmp_path / "in.jsonl", iter(sample))
+    config = other_run(naive, tmp_path / "run", sets={"questions": str(tmp_path / "in.jsonl"), "form": form})
+    config = config.model_copy(update={"generate": config.generate.model_copy(update={"max_new_tokens": 1})})
+    run_recipe(RECIPE, config)
+    found = scores(config)
+    assert found["conditions"][condition]["faithful"]["non_strict"]["of"] == faithful
+    assert (home(config) / "scores" / "conflicts.html").is_file()
+    if form == "faitheval_counterfactual":
+        # What is true of it the file does not say.
+        assert found["metric"] == "accuracy" and found["closed_book"]["right"]["share"] is None
+        assert found["conditions"][condition]["clash"]["context_bias"]["of"] == 0
+
+
 def test_a_teacher_without_a_source_is_named(naive: RunConfig, tmp_path: Path) -> None:
     config = with_teacher(naive, tmp_path / "run")
     config.recipe["knowledge_conflict"]["counter_memory"] = {"teacher": {"kind": "script"}}
@@ -358,6 +385,10 @@ def test_only_the_same_items_are_compared(
     judged = (folder / "judged.jsonl").read_text().splitlines()
     (folder / "judged.jsonl").write_text("\n".join(judged[:-1]) + "\n")
     with pytest.raises(ArtifactError, match=rf"holds {world.ENTITIES - 1} items, .* holds {world.ENTITIES}"):
+        run_compare([str(naive.run_dir), str(folder)])
+    (folder / "judged.jsonl").write_text("\n".join(judged) + "\n")
+    (folder / "judged.jsonl").write_text(judged[0] + '\n{"id": "e1"}\n')
+    with pytest.raises(ArtifactError, match=r"judged.jsonl: line 2 \(item 1\) has no question"):
         run_compare([str(naive.run_dir), str(folder)])
     (folder / "judged.jsonl").write_text("\n".join(judged) + "\n")
     data = json.loads((folder / "conflicts.json").read_text())
