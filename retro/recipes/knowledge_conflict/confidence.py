@@ -18,6 +18,7 @@ from retro.common.artifacts import fingerprint
 from retro.common.files import atomic_path
 from retro.common.progress import Progress
 from retro.common.response_cache import ResponseCache
+from retro.generate.config import GenerateConfig
 from retro.generate.loading import prompt_texts
 from retro.generate.open_model import OpenModel, open_model
 from retro.generate.questions import find_passages, load_questions
@@ -67,24 +68,23 @@ def run(work: StepRun) -> Made:
         RetroError: The model cannot be opened, or what was kept is another model's.
     """
     items, answers = items_of(work), predictions_of(work.made_by("answers"))
+    configs = {part: generate_config(work, work.made_by("answers"), part, items) for part in PARTS}
+    model = open_model(configs["with_passages"], paths_of(work), work.config.parallel)
     found: list[Candidate] = []
-    scores: list[Score | None] = []
-    for part in PARTS:
-        config = generate_config(work, work.made_by("answers"), part, items)
-        model = open_model(config, paths_of(work), work.config.parallel)
-        mine = list(_candidates(items, answers, _requests(model, part), model, part))
-        scores += _scores(mine, model, work.directory)
-        found += mine
-    lines = _lines(items, found, scores)
+    for part, config in configs.items():
+        # Of the model's settings only the questions differ.
+        requests = _requests(model, config.model_copy(update={"encoder": model.config.encoder}), part)
+        found += _candidates(items, answers, requests, model, part)
+    lines = _lines(items, found, _scores(found, model, work.directory))
     with atomic_path(work.directory / CONFIDENCE) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
     unfit = sum(one.scored is None for one in found)
     return Made(files=[CONFIDENCE], counts={"scored": len(found) - unfit, "did_not_fit": unfit})
 
 
-def _requests(model: OpenModel, part: Part) -> dict[str, Request | None]:
+def _requests(model: OpenModel, config: GenerateConfig, part: Part) -> dict[str, Request | None]:
     """The prompts that were answered, by the question's id."""
-    config, task = model.config, load_task(model.config.task)
+    task = load_task(config.task)
     questions = load_questions(config, None)
     runner = QuestionRunner(
         engine=model.engine, config=config, task=task, questions=questions, identity={},
