@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import machine, write
 from retro.recipes.base import RECIPES, run_recipe
-from retro.recipes.knowledge_conflict.tables import cell, mean_cell, words_of
+from retro.recipes.knowledge_conflict.quadrants import QUADRANTS
+from retro.recipes.knowledge_conflict.tables import WORDS, cell, mean_cell, words_of
 from retro.run.config import RunConfig, run_config_of
 from retro.run.documents import MODEL, model_settings
 
@@ -39,9 +41,12 @@ def configs(options: argparse.Namespace) -> dict[str, RunConfig]:
     """A run for each set."""
     checkpoint = str(model_settings(MODEL)["generate"]["checkpoint"])
     sets = {
-        "ConflictQA (StrategyQA)": {
+        "ConflictQA (StrategyQA), both answers as options": {
             "questions": str(options.conflictqa), "form": "conflictqa", "choices": True,
             "conditions": [*_SHARED, "counter_memory"],
+        },
+        "ConflictQA (StrategyQA), true or false": {
+            "questions": str(options.conflictqa), "form": "conflictqa", "conditions": [*_SHARED, "counter_memory"],
         },
         "HotpotQA": {
             "questions": str(options.hotpotqa), "task": "hotpotqa", "passages": 1,
@@ -51,8 +56,8 @@ def configs(options: argparse.Namespace) -> dict[str, RunConfig]:
     generate = {"checkpoint": checkpoint, "style": "chat", "max_new_tokens": 24, "batch_size": 8}
     found = {}
     for name, one in sets.items():
-        recipe = {"sets": {**one, "limit": options.limit}, "instruction": "task" if "choices" in one else "abstain"}
-        folder = options.folder / name.split(" ")[0].lower()
+        recipe = {"sets": {**one, "limit": options.limit}, "instruction": "task" if "form" in one else "abstain"}
+        folder = options.folder / re.sub(r"\W+", "_", name.lower())
         found[name] = run_config_of({"run_dir": folder, "generate": generate, "recipe": {"knowledge_conflict": recipe}})
     return found
 
@@ -102,6 +107,7 @@ def _facts(found: Mapping[str, Any]) -> str:
 
 
 def _table(found: Mapping[str, Any]) -> str:
+    quadrants = "; ".join(f"{WORDS[name]} {cell(found['quadrants'][name])}" for name in QUADRANTS)
     heads = (
         "condition",
         "right",
@@ -119,7 +125,7 @@ def _table(found: Mapping[str, Any]) -> str:
         sure = one["confidence"]["mean"]
         cells += [cell(one["abstains"]["all"]), mean_cell(sure["original"]), mean_cell(sure["counter"])]
         rows.append(f"| {words_of(name)} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    return "\n".join([f"Quadrants of closed-book and {words_of(found['quadrants_of'])}: {quadrants}.", "", *rows])
 
 
 if __name__ == "__main__":

@@ -81,17 +81,31 @@ def judge(item: ConflictItem, condition: str, prediction: str, matches: Matches,
         matches: Compares answers.
         phrases: That say that there is no answer, or that passages disagree.
     """
+    said = _beside_answers(item, prediction)
     return Judgement(
         prediction=prediction,
         right=matches(prediction, item.answers, item),
         original=matches(prediction, item.original, item),
         counter=matches(prediction, item.counter, item),
-        unknown=holds_answer(prediction, phrases.unknown),
-        unknown_strict=holds_answer(prediction, phrases.unknown_strict),
-        conflict=holds_answer(prediction, phrases.conflict),
-        conflict_strict=holds_answer(prediction, phrases.conflict_strict),
+        unknown=holds_answer(said, phrases.unknown),
+        unknown_strict=holds_answer(said, phrases.unknown_strict),
+        conflict=holds_answer(said, phrases.conflict),
+        conflict_strict=holds_answer(said, phrases.conflict_strict),
         context_right=context_right(item, condition),
     )
+
+
+def _beside_answers(item: ConflictItem, prediction: str) -> str:
+    """What an answer says beside the answers of the question, in which a phrase says nothing: `it was not covered`.
+
+    With options it is the one that was chosen.
+    """
+    answers = [normalize_answer(one) for one in (*item.answers, *item.original, *item.counter)]
+    chosen = chosen_option(prediction, item.options) if item.options else None
+    said = f" {normalize_answer(prediction if chosen is None else item.options[chosen])} "
+    for one in sorted(filter(None, answers), key=len, reverse=True):
+        said = said.replace(f" {one} ", "  ")
+    return said
 
 
 def context_right(item: ConflictItem, condition: str) -> bool | None:

@@ -82,10 +82,15 @@ def _charts(found: Mapping[str, Any]) -> list[tuple[str, Markup]]:
 
 
 def _groups(items: Sequence[ConflictItem], judged: Judged, base: str, shown: int) -> Iterator[dict[str, Any]]:
-    for part in QUADRANTS:
+    for part in (*QUADRANTS, None):
         mine = [one for one in items if quadrant_of(judged[one.id], base) == part]
         cases = [case(one, {"": judged[one.id]}) for one in mine[:shown]]
-        yield {"title": WORDS[part], "count": len(mine), "cases": cases}
+        if mine:
+            yield {
+                "title": "not known what is right" if part is None else WORDS[part],
+                "count": len(mine),
+                "cases": cases,
+            }
 
 
 def case(item: ConflictItem, answers: Mapping[str, Mapping[str, Judgement]]) -> dict[str, Any]:

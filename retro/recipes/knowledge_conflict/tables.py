@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from retro.common.terminal import Table
+from retro.common.terminal import Cell, Table
 from retro.recipes.knowledge_conflict.items import CLOSED_BOOK
 from retro.recipes.knowledge_conflict.quadrants import QUADRANTS, Quadrant
 from retro.report.format import span
@@ -44,8 +44,13 @@ def mean_cell(found: Mapping[str, Any]) -> str:
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """All tables of one model."""
     made = [_accuracy(found), _flips(found), _sides(found), _clash(found), _inside(found), _abstains(found)]
-    made.append(_faithful(found))
-    return [*made, _confidence(found)] if found["closed_book"]["confidence"] else made
+    made += [_faithful(found), *([_confidence(found)] if found["closed_book"]["confidence"] else [])]
+    # Where what is right is not known, such as of ConflictQA's sentences, some have nothing to say.
+    return [one for one in made if any(_has_number(cells) for cells, _ in one.rows)]
+
+
+def _has_number(cells: Sequence[Cell]) -> bool:
+    return any("/" in str(one) or "(" in str(one) for one in cells[1:])
 
 
 def _accuracy(found: Mapping[str, Any]) -> Table:

@@ -68,6 +68,18 @@ def test_a_sentence_is_compared_with_no_truth_value() -> None:
     assert (said.right, said.original, said.counter, said.context_right) == (True, None, None, None)
 
 
+def test_a_phrase_within_an_answer_says_nothing() -> None:
+    one = item(answers=("True",), original=("She did not.",), counter=("She did it.",))
+    assert not judge(one, "original", "She did not", SUBSTRING, PHRASES).unknown
+    assert judge(one, "original", "She did not; unknown", SUBSTRING, PHRASES).unknown
+    chosen = item(
+        answers=(), original=("She did not do it.",), counter=("She did.",),
+        options=("She did not do it.", "She did.", "It is uncertain."),
+    )  # fmt: skip
+    for said, unknown in (("(A) She did not", False), ("B", False), ("(C)", True), ("not clear", True)):
+        assert judge(chosen, "original", said, ACCURACY, PHRASES).unknown is unknown, said
+
+
 def test_options_are_chosen_by_text_or_letter() -> None:
     one = item(answers=(), original=("rock",), counter=("marshmallows",), options=("rock", "marshmallows"))
     said = judge(one, "substituted", "(B)", ACCURACY, PHRASES)

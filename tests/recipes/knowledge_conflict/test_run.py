@@ -355,6 +355,8 @@ def test_published_sets_run_to_the_page(
         # What is true of it the file does not say.
         assert found["metric"] == "accuracy" and found["closed_book"]["right"]["share"] is None
         assert found["conditions"][condition]["clash"]["context_bias"]["of"] == 0
+        page = (home(config) / "scores" / "conflicts.html").read_text()
+        assert "not known what is right" in page and "Quadrants" not in page and "Which side answers take" in page
 
 
 def test_a_teacher_without_a_source_is_named(naive: RunConfig, tmp_path: Path) -> None:
