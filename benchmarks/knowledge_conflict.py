@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
 def configs(options: argparse.Namespace) -> dict[str, RunConfig]:
     """A run for each set."""
     checkpoint = str(model_settings(MODEL)["generate"]["checkpoint"])
-    sets = {
+    sets: dict[str, dict[str, Any]] = {
         "ConflictQA (StrategyQA), both answers as options": {
             "questions": str(options.conflictqa), "form": "conflictqa", "choices": True,
             "conditions": [*_SHARED, "counter_memory"],

@@ -11,11 +11,14 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.qa.question import Context
-from retro.recipes.knowledge_conflict.config import SetsConfig
+from retro.recipes.base import RECIPES, recipe_settings
+from retro.recipes.knowledge_conflict import conflict_sets
+from retro.recipes.knowledge_conflict.config import KnowledgeConflictConfig, SetsConfig
 from retro.recipes.knowledge_conflict.conflict_sets import ITEMS, make, with_both_sides
 from retro.recipes.knowledge_conflict.counter_memory import problem_of, request_text
 from retro.recipes.knowledge_conflict.items import ConflictItem, read_conflicts, write_conflicts
 from retro.recipes.knowledge_conflict.prompts import load_texts
+from retro.run.config import load_run_config
 from tests.qa.formats import samples
 
 UNCERTAIN = "It is uncertain."
@@ -312,6 +315,13 @@ def test_a_broken_file_of_texts_is_named(tmp_path: Path, text: str, problem: str
     path.write_text(text)
     with pytest.raises(DataError, match=problem):
         load_texts(path)
+
+
+def test_the_shipped_run_can_be_read() -> None:
+    path = Path(conflict_sets.__file__).with_name("config.yaml")
+    found = recipe_settings(load_run_config(path, []), RECIPES.find("knowledge_conflict", "recipe"))
+    assert isinstance(found, KnowledgeConflictConfig)
+    assert (found.sets.questions, found.instruction) == (Path("questions.jsonl"), "abstain")
 
 
 def test_texts_of_a_user_are_laid_over_the_shipped_ones(tmp_path: Path) -> None:
