@@ -20,7 +20,7 @@ from retro.common.json_files import json_items, read_text, wrong_type
 from retro.common.statistics import count_right, estimate, mcnemar
 from retro.recipes.knowledge_conflict.items import Condition, in_order
 from retro.recipes.knowledge_conflict.judgement import Judgement
-from retro.recipes.knowledge_conflict.metrics import Intervals, flips
+from retro.recipes.knowledge_conflict.metrics import Intervals, flips, mean
 from retro.recipes.knowledge_conflict.quadrants import QUADRANTS, Quadrant, share_of
 
 OUTCOMES: Mapping[str, str] = {
@@ -85,6 +85,10 @@ class _JudgementData(TypedDict):
     context_right: bool | None
 
 
+class _CandidateData(TypedDict):
+    mean: float | None
+
+
 class _LineData(TypedDict):
     id: str
     question: str
@@ -94,6 +98,7 @@ class _LineData(TypedDict):
     quadrant: Quadrant | None
     passages: dict[Condition, list[dict[str, str]]]
     conditions: dict[str, _JudgementData]
+    confidence: dict[str, dict[str, _CandidateData]] | None
 
 
 class _ScoresData(TypedDict):
@@ -124,6 +129,7 @@ def compare(a: Side, b: Side) -> dict[str, Any]:
         "conditions": {name: _condition([one for one in judged if name in one[0]], name, intervals) for name in names},
         "quadrants_of": a.scores["quadrants_of"],
         "quadrants": _moves(a, b, intervals),
+        "confidence": {name: _surer(a, b, name, intervals) for name in names} if _have_confidence(a, b) else None,
     }
 
 
@@ -183,6 +189,29 @@ def paired(values: Sequence[tuple[bool | None, bool | None]], intervals: Interva
         "table": asdict(table),
         "p": mcnemar(table.only_a, table.only_b) if known else None,
     }
+
+
+def _have_confidence(a: Side, b: Side) -> bool:
+    return all(line["confidence"] is not None for side in (a, b) for line in side.items)
+
+
+def _surer(a: Side, b: Side, name: str, intervals: Intervals) -> dict[str, Any]:
+    """Differences b - a of mean log-probabilities per token: of the model's own answer, and of the other answer against
+    the original one."""
+    told = [[line["confidence"].get(name, {}) for line in side.items] for side in (a, b)]
+    changes: dict[str, list[float]] = {"answer": [], "counter_minus_original": []}
+    for one, other in zip(*told, strict=True):
+        for key, values in changes.items():
+            before, after = (_confidence_of(part, key) for part in (one, other))
+            values += [] if before is None or after is None else [after - before]
+    return {key: mean(values, intervals) for key, values in changes.items()}
+
+
+def _confidence_of(told: Mapping[str, Any], key: str) -> float | None:
+    roles = ("answer",) if key == "answer" else ("counter", "original")
+    found: list[float | None] = [told.get(role, {}).get("mean") for role in roles]
+    known = [one for one in found if one is not None]
+    return None if len(known) < len(roles) else known[0] - sum(known[1:])
 
 
 def _moves(a: Side, b: Side, intervals: Intervals) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from retro.recipes.knowledge_conflict.items import CLOSED_BOOK, ConflictItem
 from retro.recipes.knowledge_conflict.judgement import Judgement
 from retro.recipes.knowledge_conflict.page import case
 from retro.recipes.knowledge_conflict.quadrants import QUADRANTS
-from retro.recipes.knowledge_conflict.tables import WORDS, words_of
+from retro.recipes.knowledge_conflict.tables import WORDS, mean_cell, words_of
 from retro.report.format import percent, signed_percent
 from retro.report.render import render
 from retro.report.tables import new_table
@@ -22,7 +22,8 @@ _CASES = 5
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """What changes: each outcome under each condition, and the quadrants."""
-    return [*(_outcome_table(found, outcome) for outcome in OUTCOMES), _moves_table(found), _quadrant_table(found)]
+    made = [*(_outcome_table(found, outcome) for outcome in OUTCOMES), _moves_table(found), _quadrant_table(found)]
+    return [*made, _confidence_table(found)] if found["confidence"] is not None else made
 
 
 _COLUMNS = ("A", "B", "B − A", "both", "only A", "only B", "neither", "p")
@@ -51,6 +52,14 @@ def _moves_table(found: Mapping[str, Any]) -> Table:
     table = new_table("From the quadrants of A (rows) to those of B", "", right=[WORDS[one] for one in QUADRANTS])
     for name, row in found["quadrants"]["moves"].items():
         table.add_row(WORDS[name], *[str(row[one]) for one in QUADRANTS])
+    return table
+
+
+def _confidence_table(found: Mapping[str, Any]) -> Table:
+    title = "Change of mean log-probability of a token, B − A, in nats"
+    table = new_table(title, "condition", right=("own answer", "other against original answer"))
+    for name, one in found["confidence"].items():
+        table.add_row(words_of(name), *map(mean_cell, one.values()))
     return table
 
 

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from retro.common.files import atomic_path
+from retro.qa.metrics.normalize import normalize_answer
 from retro.qa.question import Context
 from retro.recipes.base import Made, StepRun
 from retro.recipes.knowledge_conflict.conflict_sets import BOTH_SIDES, ITEMS, with_both_sides
+from retro.recipes.knowledge_conflict.entity_types import YES_NO
 from retro.recipes.knowledge_conflict.items import ConflictItem, read_conflicts, write_conflicts
 from retro.recipes.knowledge_conflict.prompts import Texts, load_texts
 from retro.recipes.knowledge_conflict.substitution import mentions
@@ -17,6 +19,8 @@ from retro.teacher.config import TeacherConfig
 from retro.teacher.request import TeacherRequest
 
 REJECTED = "rejected.jsonl"
+_LONGEST_ENTITY = 8
+"""Words; a longer answer is a sentence, which a passage says in other words."""
 
 
 def run(work: StepRun, teacher: TeacherConfig) -> Made:
@@ -66,18 +70,14 @@ def problem_of(item: ConflictItem, text: str) -> str:
     """
     if not text:
         return "empty"
-    plain = len(item.counter[0].split()) <= _LONGEST_ENTITY and item.counter[0].lower() not in _WORDS
+    other = item.counter[0]
+    plain = len(other.split()) <= _LONGEST_ENTITY and normalize_answer(other) not in YES_NO
     passage = [Context("", text)]
     if plain and not mentions(passage, item.counter):
         return "other_answer_is_missing"
     if plain and item.original and mentions(passage, item.original):
         return "original_answer_is_mentioned"
     return ""
-
-
-_LONGEST_ENTITY = 8
-"""Words; a longer answer is a sentence, which a passage says in other words."""
-_WORDS = frozenset(("yes", "no", "true", "false"))
 
 
 def _with_passage(item: ConflictItem, passages: dict[str, str], work: StepRun) -> ConflictItem:

@@ -157,6 +157,8 @@ def test_tuning_on_passages_moves_the_quadrants(naive: RunConfig, careful: RunCo
     moves = found["quadrants"]["moves"]
     assert moves["memory"]["both"] >= 0.8 * sum(moves["memory"].values()) > 0
     assert moves["neither"]["context"] >= 0.8 * sum(moves["neither"].values()) > 0
+    # The careful model is surer of what a passage about the entity says, against its memory.
+    assert found["confidence"]["substituted"]["counter_minus_original"]["low"] > 0
     page = (tmp_path / "conflict_pairs.html").read_text()
     assert "What changes" in page and "irrelevant: only B is right" in page
 

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retro.common.errors import ConfigError, DataError, DependencyError
 from retro.qa.question import Context
@@ -137,6 +139,24 @@ def test_the_longest_name_is_replaced_as_a_whole_and_nothing_twice() -> None:
 )
 def test_what_cannot_be_replaced_is_named(text: str, answers: list[str], other: str, problem: str) -> None:
     assert substituted([Context("", text)], answers, other)[2] == problem
+
+
+WORDS = st.sampled_from(["Ada", "ada", "Lovelace", "Mary", "wrote", "the", "notes", "U.S.", "1815", "Adam", ","])
+
+
+@given(st.lists(WORDS, min_size=1, max_size=20), st.sampled_from(["Mary", "Zoe Lou", "1999"]))
+def test_what_is_replaced_is_gone_and_nothing_else_is_changed(words: list[str], other: str) -> None:
+    passages, answers = [Context("", " ".join(words))], ["Ada", "Ada Lovelace"]
+    made, changes, problem = substituted(passages, answers, other)
+    if problem:
+        assert problem == "answer_not_in_passages" and not mentions(passages, answers)
+        return
+    assert not mentions(made, answers) and mentions(made, [other])
+    assert sum(one["times"] for one in changes) == sum(word.lower() == "ada" for word in words)
+    kept = [word for word in words if word.lower() != "ada"]
+    left = made[0].text.replace(other, "").split() if other not in words else None
+    # A surname goes with the name before it, and stays behind any other word.
+    assert left is None or [w for w in left if w != "Lovelace"] == [w for w in kept if w != "Lovelace"]
 
 
 def test_an_alias_takes_the_place_of_the_other_names_and_stays_right() -> None:
