@@ -1,4 +1,4 @@
-"""The step `counter_memory`: a teacher writes passages for the other answer (Xie et al. 2024, section 3.2)."""
+"""The step `counter_memory`: a teacher writes passages for the other answer (Xie et al. 2024, arXiv:2305.13300)."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def flips(before: Sequence[Known], after: Sequence[Known], intervals: Intervals)
 
 def memorisation_ratio(original: Sequence[Known], counter: Sequence[Known], intervals: Intervals) -> dict[str, Any]:
     """M_R = p_o / (p_o + p_s): of the answers that have one of the two, the share with the original (Longpre et al.
-    2021, section 4). Xie et al. (2024) have the same ratio of memory and counter-memory answers.
+    2021). Xie et al. (2024) have the same ratio of memory and counter-memory answers.
 
     Returns:
         The share; and how many answers have both (`both_answers`) or neither (`neither_answer`), which count for no
@@ -93,7 +93,7 @@ def memorisation_ratio(original: Sequence[Known], counter: Sequence[Known], inte
 def clash(
     prior: Sequence[Known], context: Sequence[Known], answer: Sequence[Known], intervals: Intervals
 ) -> dict[str, Any]:
-    """The three rates of ClashEval (Wu et al. 2024, arXiv:2404.10198, section 3.3).
+    """The three rates of ClashEval (Wu et al. 2024, arXiv:2404.10198).
 
     Args:
         prior: [N] whether the closed-book answer is right.
@@ -154,7 +154,7 @@ def surer_right(
     intervals: Intervals,
 ) -> dict[str, Any]:
     """Accuracy of the answer, closed-book or with passages, of which the model is surer by the mean log-probability of
-    its tokens (ClashEval, section 4.4); the one with passages where it is as sure of both."""
+    its tokens (ClashEval); the one with passages where it is as sure of both."""
     chosen = [
         one if own > given else other
         for one, other, own, given in zip(memory, context, memory_confidence, context_confidence, strict=True)

@@ -1,4 +1,4 @@
-"""Entity substitution (Longpre et al. 2021, arXiv:2109.05052, section 3): the answer in a passage gives way to another.
+"""Entity substitution (Longpre et al. 2021, arXiv:2109.05052): the answer in a passage gives way to another.
 
 Pure functions. What they cannot do they name in a word, to be counted: nothing is changed by half.
 """
