@@ -3,11 +3,12 @@
 retro recipe list
 retro recipe NAME show
 retro recipe NAME run CONFIG.yaml [STEP] [section.setting=value]...
+retro recipe NAME COMMAND ...          what the recipe itself offers, such as a comparison of two runs
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,8 +29,9 @@ def recipe(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="list | NAME run CONFIG.yaml [STEP] [section.setting=value]... | NAME show",
-            help="`list` all recipes; `show` one's settings and steps; `run` its steps in order, or one of them.",
+            metavar="list | NAME run CONFIG.yaml [STEP] [section.setting=value]... | NAME show | NAME COMMAND ...",
+            help="`list` all recipes; `show` one's settings and steps; `run` its steps in order, or one of them; or a "
+            "command of its own, such as `knowledge_conflict compare RUN_A RUN_B`.",
         ),
     ] = None,
     redo: Annotated[
@@ -47,8 +49,13 @@ def recipe(
         return
     found = RECIPES.find(typed[0], "recipe")
     verb = typed[1] if len(typed) > 1 else ""
+    commands: Mapping[str, Callable[[Sequence[str]], None]] = getattr(found, "commands", {})
+    if verb in commands:
+        commands[verb](typed[2:])
+        return
     if verb not in _VERBS:
-        raise ConfigError("recipe", verb or None, unknown_name(verb, _VERBS).replace("a setting", "run or show"))
+        known = (*commands, *_VERBS)
+        raise ConfigError("recipe", verb or None, unknown_name(verb, known).replace("a setting", "run or show"))
     if verb == "show":
         _show(found, as_json)
         return

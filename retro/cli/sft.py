@@ -46,7 +46,8 @@ def convert(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="alpaca, dolly, sharegpt, oasst, chat, squad, nq_open, triviaqa, hotpotqa or boolq.",
+            help="alpaca, dolly, sharegpt, oasst, chat, squad, nq_open, triviaqa, hotpotqa, boolq, "
+            "conflictqa, nq_swap, faitheval_unanswerable, faitheval_inconsistent or faitheval_counterfactual.",
         ),
     ],
     path: Annotated[Path, typer.Argument(metavar="IN", help="The public file.")],

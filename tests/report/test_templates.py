@@ -18,8 +18,15 @@ from retro.analysis.inspect.view import ChunkView, NeighborView, Origin, Piece, 
 from retro.common.artifacts import Manifest
 from retro.neighbors.text_overlap import END, LONGEST, SHARED
 from retro.qa.answer_files import Answer
+from retro.qa.metrics.normalize import Rules
 from retro.qa.question import Context
 from retro.quickstart import acts as quickstart_page
+from retro.recipes.knowledge_conflict.conditions import conflict_metrics
+from retro.recipes.knowledge_conflict.config import PhrasesConfig
+from retro.recipes.knowledge_conflict.items import ConflictItem
+from retro.recipes.knowledge_conflict.judgement import judge, matcher
+from retro.recipes.knowledge_conflict.metrics import Intervals
+from retro.recipes.knowledge_conflict.page import write_conflicts_page
 from retro.report import figures, render
 from retro.report.figures import Series
 from retro.report.questions import highlight
@@ -142,7 +149,22 @@ def quickstart_html(folder: Path) -> str:
     return quickstart_page.page({"model": EVIL, "packages": [EVIL]}, [section])
 
 
+def conflicts_html(folder: Path) -> str:
+    shown = {name: (Context(EVIL, f"{EVIL} gold"),) for name in ("original", "substituted")}
+    item = ConflictItem(
+        id=EVIL, question=EVIL, answers=("gold", EVIL), original=("gold",), counter=(EVIL,), conditions=shown
+    )
+    told = {"closed_book": EVIL, "original": "gold", "substituted": EVIL}
+    matches, phrases = matcher("substring_match", Rules()), PhrasesConfig()
+    judged = {EVIL: {name: judge(item, name, text, matches, phrases) for name, text in told.items()}}
+    sure = {EVIL: {name: {"answer": {"text": EVIL, "mean": -1.0, "sum": -2.0}} for name in told}}
+    found = conflict_metrics([item], judged, sure, Intervals(samples=10)) | {"metric": EVIL}
+    write_conflicts_page(folder / "page.html", found, [item], judged, 5)
+    return (folder / "page.html").read_text(encoding="utf-8")
+
+
 PAGES: dict[str, Callable[[Path], str]] = {
+    "conflicts": conflicts_html,
     "run": run_html,
     "sweep": sweep_html,
     "inspect": inspect_html,

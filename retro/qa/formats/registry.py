@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from retro.common.registry import Registry, registered_by_instance
 from retro.qa.formats import chat as chats
-from retro.qa.formats import short_answers
+from retro.qa.formats import conflicts, short_answers
 from retro.qa.formats.item import Format
 
 _BUILT_IN = (
     *("alpaca", "dolly", "sharegpt", "oasst", "chat"),
     *("squad", "nq_open", "triviaqa", "hotpotqa", "boolq"),
+    *("conflictqa", "nq_swap", "faitheval_unanswerable", "faitheval_inconsistent", "faitheval_counterfactual"),
 )
 
 FORMATS: Registry[Format] = Registry(
@@ -47,3 +48,10 @@ nq_open = Format("question, answer", short_answers.nq_open)
 triviaqa = Format("TriviaQA's Data, answers with their aliases", short_answers.triviaqa, items="Data[]")
 hotpotqa = Format("HotpotQA, distractor setting, ten paragraphs each", short_answers.hotpotqa)
 boolq = Format("question, passage, answer true or false", short_answers.boolq)
+conflictqa = Format("ConflictQA: passages for a model's answer and for another", conflicts.conflictqa)
+nq_swap = Format("NQ-Swap: passages before and after the answer was replaced", conflicts.nq_swap)
+faitheval_unanswerable = Format("FaithEval, the answer taken out of the context", conflicts.faitheval_unanswerable)
+faitheval_inconsistent = Format("FaithEval, documents that contradict one another", conflicts.faitheval_inconsistent)
+faitheval_counterfactual = Format(
+    "FaithEval, choices and a context for a wrong one", conflicts.faitheval_counterfactual
+)

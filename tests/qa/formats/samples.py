@@ -174,3 +174,63 @@ BOOLQ = [
     {"question": "is the sea wide", "title": "Sea", "answer": True, "passage": "It is wide."},
     {"question": "is the sea dry", "title": "Sea", "answer": False, "passage": "It is wide."},
 ]
+
+CONFLICTQA = [
+    {
+        "question": "What is Ada's occupation?",
+        "popularity": 12,
+        "ground_truth": ["mathematician", "scientist"],
+        "memory_answer": "poet",
+        "parametric_memory": "Ada was a poet of her time.",
+        "counter_answer": "mathematician",
+        "counter_memory": "Ada worked as a mathematician.",
+        "parametric_memory_aligned_evidence": "Poems by Ada are known.",
+        "counter_memory_aligned_evidence": "Ada wrote notes on an engine.",
+    },
+    {
+        "question": "Could Ada have met Babbage?",
+        "popularity": 7,
+        "ground_truth": ["True"],
+        "memory_answer": "Ada could not have met Babbage.",
+        "parametric_memory": "They lived far apart.",
+        "counter_answer": "Ada could have met Babbage.",
+        "counter_memory": "Both lived in London.",
+        "parametric_memory_aligned_evidence": "Ada was born in 1815.",
+        "counter_memory_aligned_evidence": "Babbage was born in 1791.",
+    },
+]
+
+NQ_SWAP = [
+    {
+        "question": "who wrote the notes",
+        "org_context": "The notes are by Ada Lovelace.",
+        "org_answer": ["Ada Lovelace", "Lovelace"],
+        "sub_context": "The notes are by Mary Shelley.",
+        "sub_answer": ["Mary Shelley"],
+    }
+]
+
+FAITHEVAL_UNANSWERABLE = [
+    {"qid": "u1", "question": "Who wrote the notes?", "context": "There are notes.", "answers": ["Ada"]},
+    {"qid": "u2", "question": "Who built it?", "context": "It was built.", "answers": []},
+]
+
+FAITHEVAL_INCONSISTENT = [
+    {
+        "qid": "i1",
+        "question": "Who wrote the notes?",
+        "context": "Document: Ada did. Document: Mary did.",
+        "answers": ["Ada", "Mary"],
+    }
+]
+
+FAITHEVAL_COUNTERFACTUAL = [
+    {
+        "id": "c1",
+        "question": "What is the moon made of?",
+        "context": "The moon is made of marshmallows, as probes found.",
+        "choices": {"label": ["A", "B"], "text": ["rock", "marshmallows"]},
+        "answerKey": "B",
+        "answer": "marshmallows",
+    }
+]

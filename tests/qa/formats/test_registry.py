@@ -176,6 +176,34 @@ def test_hotpotqa_marks_the_paragraphs_that_support_the_answer(tmp_path: Path, i
     ]
 
 
+def test_conflictqa_has_the_passages_of_both_sides(tmp_path: Path) -> None:
+    entity, sentence = questions(as_lines(tmp_path, samples.CONFLICTQA), "conflictqa")
+    assert (entity.answers, sentence.answers) == (("mathematician", "scientist"), ("True",))
+    assert [one.text for one in entity.contexts] == [
+        "Ada was a poet of her time.",
+        "Poems by Ada are known.",
+        "Ada worked as a mathematician.",
+        "Ada wrote notes on an engine.",
+    ]
+    # Only one passage has a right answer; none has the word True.
+    assert (entity.document_ids, sentence.document_ids) == (("passage #3",), ())
+
+
+def test_nq_swap_keeps_the_answer_before_it_was_replaced(tmp_path: Path) -> None:
+    [question] = questions(as_lines(tmp_path, samples.NQ_SWAP), "nq_swap")
+    assert (question.answers, question.document_ids) == (("Ada Lovelace", "Lovelace"), ("passage",))
+
+
+def test_the_subsets_of_faitheval(tmp_path: Path) -> None:
+    [first, second] = questions(as_lines(tmp_path, samples.FAITHEVAL_UNANSWERABLE), "faitheval_unanswerable")
+    assert (first.id, first.unanswerable, first.answers) == ("u1", True, ())
+    assert (second.id, second.unanswerable) == ("u2", True)
+    [both] = questions(as_lines(tmp_path, samples.FAITHEVAL_INCONSISTENT), "faitheval_inconsistent")
+    assert (both.answers, both.document_ids) == (("Ada", "Mary"), ("passage",))
+    [choice] = questions(as_lines(tmp_path, samples.FAITHEVAL_COUNTERFACTUAL), "faitheval_counterfactual")
+    assert (choice.answers, choice.options) == (("marshmallows",), ("rock", "marshmallows"))
+
+
 def test_boolq_is_answered_with_true_or_false(tmp_path: Path) -> None:
     first, second = questions(as_lines(tmp_path, samples.BOOLQ), "boolq")
     assert (first.answers, second.answers) == (("True",), ("False",))
@@ -193,6 +221,11 @@ ALL: dict[str, Any] = {
     "triviaqa": samples.TRIVIAQA,
     "hotpotqa": samples.HOTPOTQA,
     "boolq": samples.BOOLQ,
+    "conflictqa": samples.CONFLICTQA,
+    "nq_swap": samples.NQ_SWAP,
+    "faitheval_unanswerable": samples.FAITHEVAL_UNANSWERABLE,
+    "faitheval_inconsistent": samples.FAITHEVAL_INCONSISTENT,
+    "faitheval_counterfactual": samples.FAITHEVAL_COUNTERFACTUAL,
 }
 
 
@@ -207,9 +240,9 @@ def test_what_is_written_is_read_again_as_it_was(tmp_path: Path, name: str, suff
     path = tmp_path / f"out.{suffix}"
     write_questions(path, made)
     again = read_questions(path, Fields(no_answer="none"))
-    assert [
-        one if not one.unanswerable else Question(**(vars(one) | {"answers": (), "labels": ()})) for one in again
-    ] == made
+    # What marks a question as unanswerable or as one with options is a label of the file too.
+    kept = [Question(**(vars(one) | {"labels": ()})) for one in again]
+    assert [one if not one.unanswerable else Question(**(vars(one) | {"answers": ()})) for one in kept] == made
 
 
 BAD: list[tuple[str, Any, str, str]] = [
@@ -278,6 +311,29 @@ BAD: list[tuple[str, Any, str, str]] = [
     ),
     ("boolq", {"question": "is it", "passage": "p"}, "no_answer", "has no 'answer'"),
     ("boolq", {"question": "is it", "passage": "p", "answer": "yes"}, "wrong_type", "needs true or false"),
+    ("conflictqa", samples.CONFLICTQA[0] | {"counter_memory": ""}, "no_passage", "has a blank 'counter_memory'"),
+    ("conflictqa", samples.CONFLICTQA[0] | {"ground_truth": []}, "no_answer", "has 'ground_truth' = []"),
+    ("conflictqa", samples.CONFLICTQA[0] | {"memory_answer": 3}, "wrong_type", "has a int in 'memory_answer'"),
+    ("nq_swap", samples.NQ_SWAP[0] | {"sub_answer": None}, "no_answer", "has no 'sub_answer'"),
+    ("faitheval_unanswerable", {"qid": "u3", "question": "Who?"}, "no_passage", "has no 'context'"),
+    (
+        "faitheval_inconsistent",
+        samples.FAITHEVAL_INCONSISTENT[0] | {"qid": "i2", "answers": ["Ada"]},
+        "one_answer",
+        "has the single answer 'Ada' in 'answers', needs those of both sides",
+    ),
+    (
+        "faitheval_counterfactual",
+        samples.FAITHEVAL_COUNTERFACTUAL[0] | {"id": "c2", "choices": {"label": ["A"], "text": []}},
+        "no_options",
+        "needs the lists label and text",
+    ),
+    (
+        "faitheval_counterfactual",
+        samples.FAITHEVAL_COUNTERFACTUAL[0] | {"id": "c2", "answerKey": "E"},
+        "unknown_option",
+        "has the answerKey 'E', needs one of A, B",
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ from retro.qa.formats.item import Options
 from retro.qa.formats.registry import FORMATS, find_format
 from retro.qa.formats.write import ConversionOptions, run
 from retro.qa.question import Question, Turn
+from tests.qa.formats import samples
 
 TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
 ITEMS: dict[str, dict[str, Any]] = {
@@ -34,6 +35,11 @@ ITEMS: dict[str, dict[str, Any]] = {
     "triviaqa": {"Question": "Who?", "Answer": {"Value": "Ada"}},
     "hotpotqa": {"question": "Who?", "answer": "Ada", "context": [["A", ["Ada did."]]], "supporting_facts": []},
     "boolq": {"question": "Did she?", "passage": "She did.", "answer": True},
+    "conflictqa": samples.CONFLICTQA[0],
+    "nq_swap": samples.NQ_SWAP[0],
+    "faitheval_unanswerable": samples.FAITHEVAL_UNANSWERABLE[0],
+    "faitheval_inconsistent": samples.FAITHEVAL_INCONSISTENT[0],
+    "faitheval_counterfactual": samples.FAITHEVAL_COUNTERFACTUAL[0],
 }
 BEFORE = (Turn("system", "Be brief."), Turn("user", "q"), Turn("assistant", "a"))
 
@@ -75,7 +81,7 @@ def test_a_system_prompt_and_a_history_become_turns(tmp_path: Path, name: str, h
 def test_what_no_converter_looks_at_is_named_with_a_count(tmp_path: Path, name: str) -> None:
     assert converted(tmp_path, name, ITEMS[name]).ignored == {}
     other = ITEMS[name] | {"rating": 5, "tools": [{"name": "search"}], "note": "", "more": []}
-    names = ("id", "message_tree_id", "QuestionId")
+    names = ("id", "message_tree_id", "QuestionId", "qid")
     first, second = (other | dict.fromkeys(names, f"n{n}") for n in (1, 2))
     if name == "oasst":
         [reply] = ITEMS[name]["prompt"]["replies"]

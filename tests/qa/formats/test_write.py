@@ -133,7 +133,7 @@ def test_nothing_is_written_when_an_item_is_bad(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "conflictqa"}, "FORMAT = 'conflictqa': is not a known format; known: alpaca, boolq"),
+        ({"name": "my_lists"}, "FORMAT = 'my_lists': is not a known format; known: alpaca, boolq"),
         ({"part": "valid"}, "--part = 'valid': is not a part; known: dev, test, train"),
         ({"dev": 1.0}, "--dev = 1.0: needs a share from 0 up to 1"),
         ({"dev": -0.1}, "--dev = -0.1: needs a share from 0 up to 1"),

@@ -1,4 +1,4 @@
-"""The scripts with the original's names: each prints the commands that it ends in; a batch that cannot be is refused."""
+"""The scripts with the original's names print the commands that they end in; a batch that cannot be is refused."""
 
 from __future__ import annotations
 

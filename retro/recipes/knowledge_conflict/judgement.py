@@ -1,0 +1,126 @@
+"""What an answer says: whether it is right, which of the two answers it has, whether it abstains or sees a conflict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from retro.common.statistics import RIGHT
+from retro.qa.answer_files import QuestionLine
+from retro.qa.metrics.normalize import Rules, normalize_answer
+from retro.qa.metrics.registry import METRICS
+from retro.qa.metrics.words import chosen_option, verdict
+from retro.recipes.knowledge_conflict.config import PhrasesConfig
+from retro.recipes.knowledge_conflict.items import SUPPORTS, ConflictItem
+from retro.recipes.knowledge_conflict.quadrants import holds_answer
+
+Matches = Callable[[str, Sequence[str], ConflictItem], bool | None]
+"""Whether a text is one of some answers to a question; None where that cannot be said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """An answer under a condition."""
+
+    prediction: str
+    right: bool | None
+    """None: the right answer is not known, or cannot be compared, such as True with a sentence."""
+    original: bool | None
+    """Whether it has the original answer."""
+    counter: bool | None
+    """Whether it has the other one."""
+    unknown: bool
+    """Whether it says that there is no answer, and"""
+    unknown_strict: bool
+    """with the one word that is asked for."""
+    conflict: bool
+    """Whether it says that passages disagree, and"""
+    conflict_strict: bool
+    """with the one word that is asked for."""
+    context_right: bool | None
+    """Whether the answer that the passages support is right; None where they support none or both, or that is not
+    known."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def matcher(metric: str, rules: Rules) -> Matches:
+    """What compares answers, by a metric: half of its range or more is a match.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
+    found = METRICS.find(metric, "recipe.knowledge_conflict.metric")
+
+    def matches(text: str, answers: Sequence[str], item: ConflictItem) -> bool | None:
+        if not answers:
+            return None
+        asked = QuestionLine(
+            id=item.id, question=item.question, answers=tuple(answers), document_ids=(), options=item.options
+        )
+        try:
+            return found.share(found.measure(text, asked, rules)) >= RIGHT
+        except ValueError:
+            # The answers are none that the metric compares with: a sentence is neither true nor an option.
+            return None
+
+    return matches
+
+
+def judge(item: ConflictItem, condition: str, prediction: str, matches: Matches, phrases: PhrasesConfig) -> Judgement:
+    """What an answer says.
+
+    Args:
+        item: The question, with its answers.
+        condition: Under which it was answered.
+        prediction: The answer.
+        matches: Compares answers.
+        phrases: That say that there is no answer, or that passages disagree.
+    """
+    said = _beside_answers(item, prediction)
+    return Judgement(
+        prediction=prediction,
+        right=matches(prediction, item.answers, item),
+        original=matches(prediction, item.original, item),
+        counter=matches(prediction, item.counter, item),
+        unknown=holds_answer(said, phrases.unknown),
+        unknown_strict=holds_answer(said, phrases.unknown_strict),
+        conflict=holds_answer(said, phrases.conflict),
+        conflict_strict=holds_answer(said, phrases.conflict_strict),
+        context_right=context_right(item, condition),
+    )
+
+
+def _beside_answers(item: ConflictItem, prediction: str) -> str:
+    """What an answer says beside the answers of the question, in which a phrase says nothing: `it was not covered`.
+
+    With options it is the one that was chosen.
+    """
+    answers = [normalize_answer(one) for one in (*item.answers, *item.original, *item.counter)]
+    chosen = chosen_option(prediction, item.options) if item.options else None
+    said = f" {normalize_answer(prediction if chosen is None else item.options[chosen])} "
+    for one in sorted(filter(None, answers), key=len, reverse=True):
+        said = said.replace(f" {one} ", "  ")
+    return said
+
+
+def context_right(item: ConflictItem, condition: str) -> bool | None:
+    """Whether the answer that the passages of a condition support is right."""
+    side = {"original": item.original, "counter": item.counter}.get(SUPPORTS[condition], ())
+    return _is_right(side[0], item) if side and item.answers else None
+
+
+def _is_right(text: str, item: ConflictItem) -> bool | None:
+    """Whether one written answer is the same as a right one."""
+    if item.options:
+        chosen = {chosen_option(one, item.options) for one in item.answers} - {None}
+        return chosen_option(text, item.options) in chosen if chosen else None
+    golds = [verdict(one) for one in item.answers]
+    if None not in golds and all(len(one.split()) == 1 for one in item.answers):
+        said = verdict(text) if len(text.split()) == 1 else None
+        return None if said is None else said in golds
+    return any(normalize_answer(text) == normalize_answer(one) or holds_answer(text, [one]) for one in item.answers)
