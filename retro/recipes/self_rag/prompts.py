@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -16,8 +15,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from retro.common.artifacts import fingerprint
 from retro.common.config import StageConfig, config_json
-from retro.common.errors import ConfigError, DataError
-from retro.common.yaml_files import parse_yaml, read_yaml
+from retro.common.errors import ConfigError
+from retro.recipes.prompt_files import filled, load_prompts
 from retro.recipes.self_rag.tokens import FAMILIES, Family
 
 Variant = Literal["input", "no_input", "no_input_paragraph", "no_input_separated"]
@@ -74,18 +73,7 @@ def load_texts(path: Path | None) -> Texts:
     Raises:
         DataError: The file is missing, or is not a prompts file.
     """
-    data: dict[str, Any] = parse_yaml(_folder().joinpath("prompts.yaml").read_text(encoding="utf-8"))
-    if path is None:
-        return Texts(**data)
-    own = read_yaml(path)
-    remedy = "Its sections are those of retro/recipes/self_rag/prompts.yaml"
-    for key in ("name", "version"):
-        if key not in own:
-            raise DataError(path, f"has no {key!r}", f"Give it one: it is recorded with the results. {remedy}")
-    try:
-        return Texts(**_laid_over(data, own))
-    except ConfigError as error:
-        raise DataError(path, str(error), remedy) from None
+    return load_prompts(Texts, "retro.recipes.self_rag", path)
 
 
 STYLE = Path("self_rag")
@@ -125,9 +113,8 @@ def critic_input(texts: Texts, item: Mapping[str, str]) -> str:
 
 def teacher_prompt(texts: Texts, family: Family, item: Mapping[str, str]) -> str:
     """What the teacher is asked of an item; a text that the item lacks is a dash."""
-    parts = re.split(r"\{(instruction|output|evidence|preceding)\}", texts.teacher[family].prompt)
-    # Every second part is a name. What is filled in is never looked at again: it may hold braces.
-    return "".join(part if place % 2 == 0 else item.get(part, "").strip() or "-" for place, part in enumerate(parts))
+    values = {name: item.get(name, "").strip() or "-" for name in ("instruction", "output", "evidence", "preceding")}
+    return filled(texts.teacher[family].prompt, values)
 
 
 def label_of_reply(texts: Texts, family: Family, reply: str) -> str | None:
@@ -139,14 +126,3 @@ def label_of_reply(texts: Texts, family: Family, reply: str) -> str | None:
     said = _ANSWER.findall(reply)
     word = said[-1].lower() if said else reply.strip().strip(".*\"'").lower()
     return labels.get(word)
-
-
-def _laid_over(below: Any, above: Any) -> Any:
-    """Texts in place of others; what a section does not give stays."""
-    if not isinstance(below, dict) or not isinstance(above, dict):
-        return above
-    return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
-
-
-def _folder() -> Any:
-    return resources.files("retro.recipes.self_rag")
