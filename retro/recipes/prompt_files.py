@@ -22,23 +22,24 @@ _PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
 T = TypeVar("T", bound=StageConfig)
 
 
-def load_prompts(kind: type[T], package: str, path: Path | None) -> T:
-    """The texts that a recipe ships in `prompts.yaml`, or a user's file laid over them.
+def load_prompts(kind: type[T], package: str, path: Path | None, name: str = PROMPTS) -> T:
+    """The texts that a recipe ships, or a user's file laid over them.
 
     Args:
         kind: What such a file holds.
         package: Of the recipe, as `retro.recipes.self_rag`.
         path: The user's file; it needs a name and a version, which are recorded with the results.
+        name: Of the recipe's own file.
 
     Raises:
         DataError: The file is missing, or is not a prompts file.
     """
-    shipped = resources.files(package).joinpath(PROMPTS)
+    shipped = resources.files(package).joinpath(name)
     data: dict[str, Any] = parse_yaml(shipped.read_text(encoding="utf-8"))
     if path is None:
         return kind(**data)
     own = read_yaml(path)
-    remedy = f"Its sections are those of {package.replace('.', '/')}/{PROMPTS}"
+    remedy = f"Its sections are those of {package.replace('.', '/')}/{name}"
     for key in ("name", "version"):
         if key not in own:
             raise DataError(path, f"has no {key!r}", f"Give it one: it is recorded with the results. {remedy}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -17,8 +16,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from retro.common.artifacts import fingerprint
 from retro.common.config import StageConfig, config_json
-from retro.common.errors import ConfigError, DataError, require
-from retro.common.yaml_files import parse_yaml, read_yaml
+from retro.common.errors import ConfigError
 from retro.qa.passages import neighbor_text
 from retro.qa.question import PassageLike
 from retro.recipes.multi_hop.conversation import (
@@ -32,6 +30,7 @@ from retro.recipes.multi_hop.conversation import (
 )
 from retro.recipes.multi_hop.items import ANSWER, SUMMARY
 from retro.recipes.multi_hop.protocol import Ask, Reply
+from retro.recipes.prompt_files import filled, load_prompts, require_places
 from retro.tokenizers.chat_template import Message
 
 
@@ -74,8 +73,7 @@ class DialogTexts(StageConfig):
     @model_validator(mode="after")
     def _have_their_places(self) -> DialogTexts:
         for name, places in _PLACES.items():
-            found = sorted(set(re.findall(r"\{(\w+)\}", getattr(self, name))))
-            require(self, name, found == sorted(places), f"{', '.join(f'{{{one}}}' for one in places)} in it, no other")
+            require_places(name, getattr(self, name), places)
         return self
 
     @property
@@ -90,24 +88,7 @@ def load_dialog_texts(path: Path | None) -> DialogTexts:
     Raises:
         DataError: The file is missing, or is not one of texts.
     """
-    source = resources.files("retro.recipes.multi_hop").joinpath("dialogs.yaml")
-    data: dict[str, Any] = parse_yaml(source.read_text(encoding="utf-8"))
-    if path is None:
-        return DialogTexts(**data)
-    own, remedy = read_yaml(path), "Its texts are those of retro/recipes/multi_hop/dialogs.yaml"
-    for key in ("name", "version"):
-        if key not in own:
-            raise DataError(path, f"has no {key!r}", f"Give it one: it is recorded with the results. {remedy}")
-    try:
-        return DialogTexts(**(data | own))
-    except ConfigError as error:
-        raise DataError(path, str(error), remedy) from None
-
-
-def filled(text: str, **values: str) -> str:
-    """A text with its places filled in; what is filled in is never looked at again."""
-    parts = re.split(r"\{(\w+)\}", text)
-    return "".join(part if place % 2 == 0 else values[part] for place, part in enumerate(parts))
+    return load_prompts(DialogTexts, "retro.recipes.multi_hop", path, "dialogs.yaml")
 
 
 @dataclass
@@ -210,7 +191,7 @@ class Chat:
         for one in trace.look_ups:
             written = f"{one.said}\nSearch: {one.query}".strip()
             messages.append({"role": "assistant", "content": written})
-            messages.append({"role": "user", "content": filled(self.texts.chat_passages, passages=one.context)})
+            messages.append({"role": "user", "content": filled(self.texts.chat_passages, {"passages": one.context})})
         return Ask(messages=tuple(self._closed(messages, trace)), max_new_tokens=self._longest)
 
     def said(self, reply: Reply, trace: Trace) -> Said:

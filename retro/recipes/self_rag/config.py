@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from retro.common.config import StageConfig
 from retro.common.errors import require
 from retro.recipes.passages.config import PassagesConfig
-from retro.sft.config import SftTrainConfig
+from retro.recipes.tuning import TuneConfig
 from retro.teacher.config import TeacherConfig
 
 Mode = Literal["adaptive_retrieval", "no_retrieval", "always_retrieve"]
@@ -84,37 +84,6 @@ class DecodeConfig(StageConfig):
     def identity(self) -> dict[str, object]:
         """What decides answers, beside the mode."""
         return self.model_dump(mode="json", exclude={"modes"})
-
-
-class TuneConfig(StageConfig):
-    """How a model is tuned, the critic or the generator. Questions and prompts are the recipe's own."""
-
-    start_from: Path | None = None
-    """A checkpoint to start from; absent: the run's pretrained model."""
-
-    train: SftTrainConfig = SftTrainConfig()
-    """Steps, batches, optimizer, LoRA. The paper: global batch 128, lr 2e-5, schedule linear, min_lr_fraction 0."""
-
-    epochs: PositiveFloat | None = None
-    """Times that all samples are seen, in place of `train.steps`; the paper's is 3."""
-
-    warmup_share: float = Field(default=0.03, ge=0, lt=1)
-    """With `epochs`: share of the steps in which the learning rate rises, in place of `train.warmup_steps`."""
-
-    sequence_length: PositiveInt | None = None
-    """Most tokens of a sample; the paper: 2,048 for 7B, 1,536 for 13B. Absent: as the model was trained."""
-
-    packing: bool = False
-    """Several samples in a sequence; then `train.steps` says how long, for a sequence is not a sample."""
-
-    skip_unusable: bool = True
-    """Leave out, and count, samples that do not fit a sequence."""
-
-    @model_validator(mode="after")
-    def _epochs_count_samples(self) -> TuneConfig:
-        need = "no packing beside it: a packed sequence holds several samples; give train.steps"
-        require(self, "epochs", self.epochs is None or not self.packing, need)
-        return self
 
 
 class CriticConfig(StageConfig):

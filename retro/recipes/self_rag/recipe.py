@@ -14,9 +14,9 @@ from retro.recipes.self_rag.config import SelfRagConfig
 from retro.recipes.self_rag.critic import Critic, open_critic
 from retro.recipes.self_rag.items import write_items
 from retro.recipes.self_rag.policy import program_for
-from retro.recipes.self_rag.prompts import KIND, load_texts
+from retro.recipes.self_rag.prompts import KIND, STYLE, load_texts
 from retro.recipes.self_rag.tokens import TOKENS
-from retro.recipes.self_rag.tuning import tune
+from retro.recipes.tuning import tune
 from retro.run.config import RunConfig
 from retro.run.pipeline import database_dirs, model_paths
 
@@ -26,7 +26,8 @@ RETRIEVED = "retrieved.jsonl"
 def _tune_critic(work: StepRun) -> Made:
     data, config = work.made_by("critic_data"), work.settings.critic.tune
     samples, dev = (data / critic_data.SAMPLES[part] for part in ("train", "dev"))
-    manifest = tune(work, config, samples, dev if dev.stat().st_size else None, "critic")
+    held_out = dev if dev.stat().st_size else None
+    manifest = tune(work, config, samples, held_out, "critic", kind=KIND, prompts=STYLE)
     return _tuned(manifest.counts)
 
 
@@ -59,7 +60,8 @@ def _tune_generator(work: StepRun) -> Made:
         files.append(samples.name)
     else:
         samples = work.made_by("generator_data") / generator_data.SAMPLES
-    made = _tuned(tune(work, config.generator.tune, samples, None, "self_rag").counts)
+    manifest = tune(work, config.generator.tune, samples, None, "self_rag", kind=KIND, prompts=STYLE)
+    made = _tuned(manifest.counts)
     return Made(files=[*files, *made.files], counts=made.counts)
 
 
