@@ -192,9 +192,12 @@ def _accept(found: object) -> Recipe:
     return made
 
 
-RECIPES: Registry[Recipe] = Registry(
-    "retro.recipes", "a recipe", {"self_rag": "retro.recipes.self_rag.recipe:SelfRag"}, _accept
-)
+_BUILT_IN = {
+    "self_rag": "retro.recipes.self_rag.recipe:SelfRag",
+    "multi_hop": "retro.recipes.multi_hop.recipe:MultiHop",
+}
+
+RECIPES: Registry[Recipe] = Registry("retro.recipes", "a recipe", _BUILT_IN, _accept)
 """All recipes by name."""
 
 
