@@ -33,7 +33,7 @@ def adaptive(
         label: A classifier; None: the language model labels.
     """
     notes: tuple[str, ...] = ()
-    route = "" if label is None else label(question.question)
+    route: str = "" if label is None else label(question.question)
     if label is None:
         prompt = filled(texts.route, {"question": question.question})
         reply: Reply = yield Ask(messages=({"role": "user", "content": prompt},), max_new_tokens=max_new_tokens)

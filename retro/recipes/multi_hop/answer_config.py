@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from retro.common.config import StageConfig
 from retro.common.errors import ConfigError, require
@@ -27,9 +35,12 @@ class TrainingConfig(StageConfig):
     validation: Path | None = None
     """Items held out; absent: none are."""
 
+    export: bool = False
+    """Whether the tuned model is written as a folder for transformers, with a card."""
+
     tune: TuneConfig = TuneConfig()
-    """How. The original: 2 epochs, global batch 88, lr 4e-5, LoRA of rank 16 and alpha 64 with dropout 0.1 on all linear
-    layers, 1,350 tokens."""
+    """How. The original: 2 epochs, global batch 88, lr 4e-5, LoRA of rank 16 and alpha 64 with dropout 0.1 on all
+    linear layers, 1,350 tokens."""
 
 
 class RetrieverConfig(StageConfig):
@@ -121,7 +132,8 @@ class ModelConfig(StageConfig):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         served = self.kind == "server"
-        require(self, "base_url", not served or self.base_url.startswith("http"), "an address, as http://127.0.0.1:8080/v1")
+        address = not served or self.base_url.startswith(("http://", "https://"))
+        require(self, "base_url", address, "an address, as http://127.0.0.1:8080/v1")
         require(self, "name", not served or bool(self.name), "the model's name at the address")
         need = "a folder, since kind is transformers"
         require(self, "path", self.kind != "transformers" or self.path is not None, need)

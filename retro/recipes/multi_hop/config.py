@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
+from retro.recipes.multi_hop.answer_config import AnswerConfig, TrainingConfig
 from retro.teacher.config import TeacherConfig
 
 Flow = Literal["entities", "attributes", "comparison"]
@@ -158,6 +159,12 @@ class MultiHopConfig(StageConfig):
 
     create: CreateConfig = CreateConfig()
     """Items that a teacher makes."""
+
+    training: TrainingConfig = TrainingConfig()
+    """Tuning a model on items."""
+
+    answer: AnswerConfig = AnswerConfig()
+    """Answering questions with a model."""
 
     prompts: Path | None = None
     """A file laid over what the teacher is asked (`retro/recipes/multi_hop/prompts.yaml`)."""

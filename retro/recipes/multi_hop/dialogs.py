@@ -33,7 +33,6 @@ from retro.recipes.multi_hop.protocol import Ask, Reply
 from retro.recipes.prompt_files import filled, load_prompts, require_places
 from retro.tokenizers.chat_template import Message
 
-
 _PLACES = {
     "chat_passages": ("passages",),
     "direct": ("passages", "question"),

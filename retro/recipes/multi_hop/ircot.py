@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from retro.qa.question import PassageLike, Question
-from retro.qa.sentences import split_sentences
+from retro.qa.sentences import sentences
 from retro.recipes.multi_hop.dialogs import DialogTexts, context_of
 from retro.recipes.multi_hop.protocol import Ask, Event, Found, Hop, Outcome, Reply, Search, Steps
 from retro.recipes.prompt_files import filled
@@ -34,7 +34,7 @@ def ircot(question: Question, texts: DialogTexts, hops: int, max_new_tokens: int
         yield Event(kind="found", passages=found.passages)
         prompt = _prompt(question, texts, list(passages.values()), thoughts)
         reply: Reply = yield Ask(messages=({"role": "user", "content": prompt},), max_new_tokens=max_new_tokens)
-        thought = next(iter(split_sentences(reply.text)), "")
+        thought = next(iter(sentences(reply.text)), "")
         hop_list.append(Hop(query=query, passages=found.passages, answer=thought))
         if not thought:
             why = reply.problem or ("the prompt is too long" if reply.excess else "it wrote nothing")

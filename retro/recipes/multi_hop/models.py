@@ -3,92 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from retro.common.errors import ConfigError, RetroError, short_reason
+from retro.common.errors import ConfigError, short_reason
 from retro.generate.request import Action, ChosenToken, Completion, Progress, Request, Sampling
 from retro.qa.question import Segment
-from retro.qa.segments import encode_segments
-from retro.recipes.multi_hop.conversation import TOKENS
+from retro.recipes.multi_hop.codec import Codec
 from retro.recipes.multi_hop.protocol import Ask, Found, Outcome, Reply, Retriever, Search, Steps
-from retro.teacher.request import TeacherRequest
-from retro.tokenizers.added_tokens import token_ids
+from retro.teacher.request import RefusedError, TeacherRequest
 
 if TYPE_CHECKING:
     from retro.generate.engine import BatchEngine
     from retro.generate.program import Program
-    from retro.teacher.engine import Encode
     from retro.teacher.teacher import Teacher
-
-SETTING = "sft.special_tokens"
 
 
 class EngineModel:
     """A model of this toolkit, or any folder that it opens."""
 
     def __init__(
-        self,
-        engine: BatchEngine,
-        identity: Mapping[str, Any],
-        *,
-        prefix: Sequence[int] = (),
-        chat: Encode | None = None,
-        sampling: Sampling = Sampling(),
+        self, engine: BatchEngine, codec: Codec, identity: Mapping[str, Any], sampling: Sampling | None = None
     ) -> None:
         """Set up.
 
         Args:
             engine: Answers requests.
+            codec: Of the model's tokenizer.
             identity: Its weights, and what else shapes what it writes.
-            prefix: Tokens that every prompt begins with.
-            chat: Encodes the messages of a chat; None: the model is asked in segments alone.
-            sampling: How tokens are chosen, but for how many.
+            sampling: How tokens are chosen, but for how many; None: the likeliest.
         """
-        self.engine, self.identity = engine, identity
-        self._prefix, self._chat, self._sampling = tuple(prefix), chat, sampling
+        self.identity = identity
+        self._engine, self._codec, self._sampling = engine, codec, sampling or Sampling()
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """See `LanguageModel`."""
-        return reply_to_all(asks, self.request, lambda requests: map(self.reply, self.engine.generate(requests)))
+        return reply_to_all(asks, self.request, lambda requests: map(self.reply, self._engine.generate(requests)))
 
     def request(self, ask: Ask) -> Request | Reply:
-        """What the engine is asked; a reply where the prompt cannot be asked.
+        """What the engine is asked; a reply where the prompt is too long.
 
         Raises:
-            ConfigError: The tokenizer lacks a special token, or a chat is asked of a model that takes none.
+            ConfigError: The tokenizer lacks a special token or a chat template.
         """
-        prompt = self._prompt(ask)
-        room = self.engine.decoder.sequence_length - len(prompt)
-        if room < ask.max_new_tokens:
-            return Reply(excess=ask.max_new_tokens - room)
-        stops = tuple(token_ids(self.engine.tokenizer, ask.stop_tokens, SETTING).values())
-        sampling = Sampling(**{**vars(self._sampling), "max_new_tokens": ask.max_new_tokens})
+        prompt, stops = self._codec.prompt(ask), self._codec.stops(ask)
+        excess = len(prompt) + ask.max_new_tokens - self._engine.decoder.sequence_length
+        if excess > 0:
+            return Reply(excess=excess)
+        sampling = replace(self._sampling, max_new_tokens=ask.max_new_tokens)
         return Request(prompt=prompt, sampling=sampling, hook=_stop_at(stops) if stops else None)
 
     def reply(self, completion: Completion) -> Reply:
         """What it wrote, in segments."""
-        return Reply(segments=self._segments(completion.tokens), cut=completion.ended == "length")
-
-    def _prompt(self, ask: Ask) -> list[int]:
-        if ask.segments:
-            return [*self._prefix, *encode_segments(ask.segments, self.engine.tokenizer)[0]]
-        if self._chat is None:
-            raise ConfigError("answer.dialog", "chat", "needs a model that is asked in chats; this one is not")
-        return self._chat(ask.messages)
-
-    def _segments(self, tokens: Sequence[ChosenToken]) -> tuple[Segment, ...]:
-        tokenizer = self.engine.tokenizer
-        names = {tokenizer.token_id(name): name for name in TOKENS} if hasattr(tokenizer, "token_id") else {}
-        found: list[Segment] = []
-        words: list[int] = []
-        for token in tokens:
-            name = names.get(token.id)
-            if name is None:
-                words.append(token.id)
-                continue
-            found += [Segment(text=tokenizer.decode(words))] if words else []
-            found, words = [*found, Segment(token=name)], []
-        return (*found, *([Segment(text=tokenizer.decode(words))] if words else []))
+        segments = self._codec.segments([one.id for one in completion.tokens])
+        return Reply(segments=segments, cut=completion.ended == "length")
 
 
 def _stop_at(stops: Sequence[int]) -> Callable[[Progress], Action | None]:
@@ -135,21 +103,17 @@ class ChatModel:
         requests = [self._request(one) for one in asks]
         try:
             completions = list(self._teacher.complete_all(requests, what="multi_hop"))
-        except RetroError as error:
+        except RefusedError as error:
             if len(requests) > 1:
                 # One by one, so that only the one that is refused has no reply. What was replied is in the cache.
                 return [reply for one in asks for reply in self.generate([one])]
             return [Reply(problem=short_reason(error))]
-        return [
-            Reply(segments=(Segment(text=one.text),), cut=one.finish_reason == "length") for one in completions
-        ]
+        return [Reply(segments=(Segment(text=one.text),), cut=one.finish_reason == "length") for one in completions]
 
     def _request(self, ask: Ask) -> TeacherRequest:
         if not ask.messages:
-            raise ConfigError("answer.dialog", "function_calls", "needs chat: a teacher is asked in chats")
-        return TeacherRequest(
-            messages=ask.messages, temperature=self._temperature, max_tokens=ask.max_new_tokens
-        )
+            raise ConfigError("answer.form", "function_calls", "needs to be chat: a teacher is asked in chats")
+        return TeacherRequest(messages=ask.messages, temperature=self._temperature, max_tokens=ask.max_new_tokens)
 
 
 def as_program(steps: Steps, model: EngineModel, retriever: Retriever) -> Program:

@@ -208,9 +208,10 @@ def _serve(running: Sequence[_Running], model: LanguageModel, retriever: Retriev
     searching = [(one, one.wants) for one in running if isinstance(one.wants, Search)]
     replies: Sequence[Reply] = model.generate([ask for _, ask in asking]) if asking else ()
     found: Sequence[Found] = retriever.find([search for _, search in searching]) if searching else ()
-    waiting = [one for one, _ in asking] + [one for one, _ in searching]
-    for one, given in zip(waiting, [*replies, *found], strict=True):
-        one.advance(given)
+    for (one, _), reply in zip(asking, replies, strict=True):
+        one.advance(reply)
+    for (one, _), passages in zip(searching, found, strict=True):
+        one.advance(passages)
 
 
 def stream(steps: Steps, model: LanguageModel, retriever: Retriever) -> Iterator[Event]:

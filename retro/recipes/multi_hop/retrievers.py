@@ -19,6 +19,7 @@ from retro.common.artifacts import fingerprint
 from retro.common.coordinator import Coordinator
 from retro.common.errors import ConfigError, DataError, short_reason
 from retro.common.json_files import read_text
+from retro.common.optional import import_optional
 from retro.index.config import EmbedderConfig
 from retro.index.embedder import Embedder, require_vectors
 from retro.index.embedders import make_embedder
@@ -79,9 +80,9 @@ class FromContexts:
 class FromFolder:
     """Windows of the text files of a folder."""
 
-    def __init__(self, folder: Path, embedder: Embedder, passages: Sequence[Context], n: int) -> None:
+    def __init__(self, embedder: Embedder, passages: Sequence[Context], n: int) -> None:
         """Find the `n` best of each search; `windows_of` cuts the passages."""
-        self._folder, self._embedder, self._passages, self._n = folder, embedder, passages, n
+        self._embedder, self._passages, self._n = embedder, passages, n
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -110,8 +111,7 @@ class FromAddress:
 
     def find(self, searches: Sequence[Search]) -> list[Found]:
         """See `Retriever`. What cannot be reached finds nothing, and says why."""
-        import httpx
-
+        httpx = import_optional("httpx", extra="teacher", use="asks an address that searches")
         body = {"queries": [one.query for one in searches], "topk": self._n, "return_scores": True}
         try:
             reply = httpx.post(self._address, json=body, timeout=self._timeout)

@@ -37,8 +37,8 @@ def facts(seed: int) -> Facts:
     return found
 
 
-def fact(entity: str, about: str, what: str) -> str:
-    return f"{entity} {about} {what} ."
+def fact(pair: tuple[str, str], what: str) -> str:
+    return f"{pair[0]} {pair[1]} {what} ."
 
 
 def write_lines(path: Path, items: Iterable[Any]) -> Path:
@@ -50,7 +50,7 @@ def write_corpus(path: Path, known: Facts) -> Path:
     """One document a fact, in an order that has nothing to do with its content."""
     pairs = list(known)
     order = np.random.default_rng(0).permutation(len(pairs))
-    lines = ({"id": " ".join(pairs[at]), "text": fact(*pairs[at], known[pairs[at]])} for at in order)
+    lines = ({"id": " ".join(pairs[at]), "text": fact(pairs[at], known[pairs[at]])} for at in order)
     return write_lines(path, lines)
 
 
@@ -65,7 +65,7 @@ def questions(known: Facts, count: int, seed: int) -> list[dict[str, Any]]:
         through = known[entity, link]
         wanted = [(entity, link), (through, relation)]
         others = [pairs[place] for place in random.permutation(len(pairs)) if pairs[place] not in wanted][:8]
-        context = [[" ".join(pair), [fact(*pair, known[pair])]] for pair in [*wanted, *others]]
+        context = [[" ".join(pair), [fact(pair, known[pair])]] for pair in [*wanted, *others]]
         found.append(
             {
                 "_id": f"{entity}-{link}-{relation}",
@@ -104,13 +104,24 @@ def items(count: int, seed: int) -> Iterator[MultiHopItem]:
 
 def _looked_up(entity: str, about: str, what: str) -> SubQuestion:
     return SubQuestion(
-        question=f"{entity} {about}", paragraph=fact(entity, about, what), long_answer=long_answer(what, what)
+        question=f"{entity} {about}", paragraph=fact((entity, about), what), long_answer=long_answer(what, what)
     )
 
 
 def write_tokenizer(path: Path) -> Path:
     """One token a word; the marks of JSON and of answers are tokens of their own."""
-    words = ["<|endoftext|>", "[UNK]", "system:", "user:", "assistant:", "retrieved", "context:", "facts", "nothing", "."]
+    words = [
+        "<|endoftext|>",
+        "[UNK]",
+        "system:",
+        "user:",
+        "assistant:",
+        "retrieved",
+        "context:",
+        "facts",
+        "nothing",
+        ".",
+    ]
     words += ["retrieve:", '{"query":', '"', '"}', "Answer:", "Summary:"]
     for letter, count in zip("elrv", (ENTITIES, LINKS, RELATIONS, VALUES), strict=True):
         words += [f"{letter}{number}" for number in range(count)]

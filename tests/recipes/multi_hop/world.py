@@ -9,7 +9,13 @@ import time
 from retro.teacher.request import TeacherRequest
 
 CATEGORIES = "Bridge, Tower,\nLake, , bridge\nCanal"
-YEARS = {"Year of opening": "opened in", "Length": "measures", "Cost": "cost", "Height": "rises to", "Owner": "is owned by"}
+YEARS = {
+    "Year of opening": "opened in",
+    "Length": "measures",
+    "Cost": "cost",
+    "Height": "rises to",
+    "Owner": "is owned by",
+}
 _CALLS: list[TeacherRequest] = []
 
 
@@ -54,7 +60,7 @@ def always_malformed(request: TeacherRequest) -> str:
 def hallucinating(request: TeacherRequest) -> str:
     """As `good`, but the multi-hop questions of towers lack the second entity."""
     reply = good(request)
-    if "category \"Tower\"" not in request.messages[-1]["content"]:
+    if 'category "Tower"' not in request.messages[-1]["content"]:
         return reply
     return re.sub(r"(\+ Multi-hop question: .*?) and \S+ Tower", r"\1", reply)
 
