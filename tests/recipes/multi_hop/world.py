@@ -9,7 +9,13 @@ import time
 from retro.teacher.request import TeacherRequest
 
 CATEGORIES = "Bridge, Tower,\nLake, , bridge\nCanal"
-YEARS = {"Year of opening": "opened in", "Length": "measures", "Cost": "cost", "Height": "rises to", "Owner": "is owned by"}
+YEARS = {
+    "Year of opening": "opened in",
+    "Length": "measures",
+    "Cost": "cost",
+    "Height": "rises to",
+    "Owner": "is owned by",
+}
 _CALLS: list[TeacherRequest] = []
 
 
@@ -54,7 +60,7 @@ def always_malformed(request: TeacherRequest) -> str:
 def hallucinating(request: TeacherRequest) -> str:
     """As `good`, but the multi-hop questions of towers lack the second entity."""
     reply = good(request)
-    if "category \"Tower\"" not in request.messages[-1]["content"]:
+    if 'category "Tower"' not in request.messages[-1]["content"]:
         return reply
     return re.sub(r"(\+ Multi-hop question: .*?) and \S+ Tower", r"\1", reply)
 
@@ -81,7 +87,7 @@ def _question(prompt: str, seed: int) -> str:
         "Category": category, "Entity": entities[0], "Entity 1": entities[0], "Entity 2": entities[1],
         "Common attributes": ", ".join(names), "Attributes": ", ".join(names), "Attribute": one,
         "Selected attribute": one, "Selected attribute 1": one, "Selected attribute 2": other,
-        "Multi-hop question": f"How do the {attributes[0]} and the {attributes[1]} of {entities[0]} and {entities[1]} go together?",
+        "Multi-hop question": f"How do {attributes[0]} and {attributes[1]} of {entities[0]} and {entities[1]} compare?",
         "Summary": f"One is {values[0]}, the other {values[1]}.", "Reasoning": "Both are known.",
         "Final answer": f"They are {values[0]} and {values[1]}.",
     }  # fmt: skip
