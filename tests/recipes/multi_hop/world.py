@@ -9,14 +9,9 @@ import time
 from retro.teacher.request import TeacherRequest
 
 CATEGORIES = "Bridge, Tower,\nLake, , bridge\nCanal"
-YEARS = {
-    "Year of opening": "opened in",
-    "Length": "measures",
-    "Cost": "cost",
-    "Height": "rises to",
-    "Owner": "is owned by",
-}
+ATTRIBUTES = ("Year of opening", "Length", "Cost", "Height", "Owner")
 _CALLS: list[TeacherRequest] = []
+_STOPS: list[int] = []
 
 
 def calls() -> list[TeacherRequest]:
@@ -25,8 +20,16 @@ def calls() -> list[TeacherRequest]:
     return found
 
 
+def stop_after(count: int) -> None:
+    """Have the process stopped before the request after so many."""
+    _STOPS[:] = [len(_CALLS) + count]
+
+
 def good(request: TeacherRequest) -> str:
     """Follows every step, and answers from the paragraph alone."""
+    if _STOPS and len(_CALLS) == _STOPS[0]:
+        _STOPS.clear()
+        raise KeyboardInterrupt
     _CALLS.append(request)
     prompt = request.messages[-1]["content"]
     if prompt.startswith("Make a question"):
@@ -75,7 +78,7 @@ def _question(prompt: str, seed: int) -> str:
     category = re.findall(r'category\s+"([^"]+)"', prompt)[0]
     draw = random.Random(f"{category} {seed}")
     first, second = draw.sample(range(100, 1000), 2)
-    names = list(YEARS)
+    names = ATTRIBUTES
     one, other = draw.sample(names, 2)
     fields = re.findall(r"^\+ ([^:]+):", prompt, re.MULTILINE)
     if "Entity" in fields:
