@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import time
 
 from retro.teacher.request import TeacherRequest
@@ -40,6 +42,13 @@ def good(request: TeacherRequest) -> str:
 def slow(request: TeacherRequest) -> str:
     """As `good`, after a while."""
     time.sleep(0.01)
+    return good(request)
+
+
+def killed(request: TeacherRequest) -> str:
+    """As `good`, in a process that is killed at the request whose number the environment says."""
+    if len(_CALLS) + 1 == int(os.environ.get("KILL_AT", "0")):
+        os.kill(os.getpid(), signal.SIGKILL)
     return good(request)
 
 
