@@ -125,12 +125,6 @@ def changed(**change: Any) -> Draft:
         ),
         (
             changed(
-                question="How long is the Alma Bridge and the Bern Tower?", first__question="how long is Alma Bridge"
-            ),
-            "",
-        ),
-        (
-            changed(
                 second__entity="Alma Bridge", second__attribute="Cost", second__question="How long is Alma Bridge?"
             ),
             "same_questions",
