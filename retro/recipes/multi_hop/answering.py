@@ -133,15 +133,17 @@ def _finished(texts: Texts, one: OpenItem, reply: str, require_gold: bool) -> Mu
     quoted = " ".join([one.item.question, *(sub.long_answer for sub in one.item.sub_questions)])
     try:
         found = fields_of(reply, FINAL_FIELDS, quoted=quoted)
-        if require_gold and one.unknown and normalize_answer(texts.unknown) not in normalize_answer(found["Answer"]):
-            raise BadItemError("answered_without_an_answer", f"is answered {found['Answer'][:60]!r}")
+        said = found["Answer"]
+        unknown = normalize_answer(texts.unknown) in normalize_answer(said)
+        if require_gold and one.unknown and not unknown:
+            raise BadItemError("answered_without_an_answer", f"is answered {said[:60]!r}")
         if require_gold:
-            _require_gold(found["Answer"], one.final_golds)
-        final = final_answer(found["Summary"], found["Answer"])
+            _require_gold(said, one.final_golds)
+        final = final_answer(found["Summary"], said)
     except BadItemError as error:
         return Dropped(item=one.item, reason=f"final answer: {error.reason}", problem=error.problem)
-    meta = {**one.item.meta, "reasoning": found["Reasoning"]}
-    return replace(one.item, final_answer=final, answer=one.item.answer or found["Answer"], meta=meta)
+    answer = one.item.answer or ("" if unknown else said)
+    return replace(one.item, final_answer=final, answer=answer, meta={**one.item.meta, "reasoning": found["Reasoning"]})
 
 
 def _single(one: OpenItem) -> MultiHopItem:

@@ -20,6 +20,7 @@ from retro.recipes.multi_hop.answering import Dropped, OpenItem, answer_all
 from retro.recipes.multi_hop.config import ConvertConfig, Count
 from retro.recipes.multi_hop.item_files import write_items, write_records
 from retro.recipes.multi_hop.items import MultiHopItem
+from retro.recipes.multi_hop.musique import musique
 from retro.recipes.multi_hop.prompts import load_texts
 from retro.recipes.multi_hop.sources import Source, drawn
 
@@ -107,7 +108,7 @@ def _read(config: ConvertConfig) -> Iterator[tuple[str, Source, dict[str, Count]
         yield "drop", sources.drop(config.drop.path, skip_bad=skip), {"items": config.drop.items}
     if config.musique.path is not None:
         wanted = {"answerable": config.musique.answerable, "unanswerable": config.musique.unanswerable}
-        yield "musique", sources.musique(config.musique.path, skip_bad=skip, seed=config.seed), wanted
+        yield "musique", musique(config.musique.path, skip_bad=skip, seed=config.seed), wanted
 
 
 def _draw(name: str, source: Source, wanted: dict[str, Count], seed: int) -> Iterator[_Part]:

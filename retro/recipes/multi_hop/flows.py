@@ -8,7 +8,7 @@ attributes of one entity: the same with one entity and two attributes. The older
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retro.qa.formats.item import BadItemError
 from retro.recipes.multi_hop.config import Flow
@@ -134,14 +134,8 @@ def _long_answer(fields: Mapping[str, str], number: int) -> str:
 def _answered(draft: Draft, fields: Mapping[str, str]) -> Draft:
     # The older form has no summary: its reasoning says what was found.
     summary = fields.get("Summary", fields["Reasoning"])
-    return Draft(
-        question=draft.question,
-        hops=draft.hops,
-        attributes=draft.attributes,
-        final_answer=final_answer(summary, fields["Final answer"]),
-        answer=fields["Final answer"],
-        reasoning=fields["Reasoning"],
-    )
+    final = final_answer(summary, fields["Final answer"])
+    return replace(draft, final_answer=final, answer=fields["Final answer"], reasoning=fields["Reasoning"])
 
 
 def require_category(category: str, fields: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -52,16 +53,22 @@ def negatives_of(items: Sequence[Owned], pool: Sequence[Owned], share: float, se
     """
     count = round(share * len(items))
     chosen = sorted(random.Random(f"{seed} negatives {len(items)}").sample(range(len(items)), count))
-    found = [_negative(items[place], pool, random.Random(f"{seed} {items[place].id}")) for place in chosen]
+    near = defaultdict[str, list[Owned]](list)
+    for one in pool:
+        near[one.category].append(one)
+    found = [
+        _negative(items[place], (near[items[place].category], pool), random.Random(f"{seed} {items[place].id}"))
+        for place in chosen
+    ]
     made = [one for one in found if one is not None]
     return made, len(found) - len(made)
 
 
-def _negative(item: Owned, pool: Sequence[Owned], draw: random.Random) -> Negative | None:
+def _negative(item: Owned, pools: Sequence[Sequence[Owned]], draw: random.Random) -> Negative | None:
     replaced = _PLACES[draw.choice(REPLACED)]
     hops, taken = list(item.draft.hops), list[str]()
     for place in replaced:
-        found = _other_paragraph(item, hops[place], pool, draw)
+        found = _other_paragraph(item, hops[place], pools, draw)
         if found is None:
             return None
         name, paragraph = found
@@ -72,17 +79,18 @@ def _negative(item: Owned, pool: Sequence[Owned], draw: random.Random) -> Negati
     return Negative(of=item, draft=draft, replaced=replaced, taken_from=tuple(taken))
 
 
-def _other_paragraph(item: Owned, hop: Hop, pool: Sequence[Owned], draw: random.Random) -> tuple[str, str] | None:
-    """Name and paragraph of another item, about another entity, or another attribute of the same one."""
-    found = [
-        (one.category == item.category, one.id, other.paragraph)
-        for one in pool
-        if one.id != item.id
-        for other in one.draft.hops
-        if _cannot_answer(hop, other)
-    ]
-    near = [(name, text) for same, name, text in found if same] or [(name, text) for _, name, text in found]
-    return draw.choice(near) if near else None
+def _other_paragraph(
+    item: Owned, hop: Hop, pools: Sequence[Sequence[Owned]], draw: random.Random
+) -> tuple[str, str] | None:
+    """Name and paragraph of another item, about another entity or another attribute: the first behind a drawn place."""
+    for pool in pools:
+        start = draw.randrange(2 * len(pool)) if pool else 0
+        for step in range(2 * len(pool)):
+            place, half = divmod((start + step) % (2 * len(pool)), 2)
+            other = pool[place].draft.hops[half]
+            if pool[place].id != item.id and _cannot_answer(hop, other):
+                return pool[place].id, other.paragraph
+    return None
 
 
 def _cannot_answer(hop: Hop, other: Hop) -> bool:

@@ -10,8 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from retro.common.artifacts import fingerprint
 from retro.common.config import StageConfig, config_json
-from retro.common.errors import ConfigError, DataError
-from retro.common.input_files import read_text
+from retro.common.errors import ConfigError
 from retro.recipes.multi_hop.config import Flow, QuestionType
 from retro.recipes.multi_hop.flows import STEPS
 from retro.recipes.prompt_files import filled, load_prompts, require_places
@@ -77,22 +76,6 @@ def load_texts(path: Path | None) -> Texts:
         DataError: The file is missing, or is not a prompts file.
     """
     return load_prompts(Texts, "retro.recipes.multi_hop", path)
-
-
-def with_task(texts: Texts, flow: Flow, path: Path) -> Texts:
-    """The texts with a task from a plain text file, as the original's `--multi-qa-prompt` names one.
-
-    Raises:
-        DataError: The file cannot be read, or lacks a place or a line.
-    """
-    remedy = "Give a text with {category}, and {steps} or a line `+ Field:` for each field"
-    task = read_text(path, remedy, error=DataError)
-    changed = {**config_json(texts)["create"][flow], "task": task}
-    data = config_json(texts)
-    try:
-        return Texts(**{**data, "create": {**data["create"], flow: changed}})
-    except ConfigError as error:
-        raise DataError(path, str(error), remedy) from None
 
 
 def wanted_fields(texts: Texts, flow: Flow, *, whole: bool) -> tuple[str, ...]:

@@ -178,7 +178,7 @@ def test_training_and_generation_have_the_same_ids_up_to_any_turn(tokenizer: Any
 def test_a_text_that_spells_a_token_is_text(tokenizer: Any) -> None:
     turns = [Turn(role="user", text="what is <|eot|>?")]
     ids, _ = encode_segments(conversation_segments(turns), tokenizer)
-    assert ids.count(token_id(tokenizer, END_TURN)) == 1
+    assert sum(one == token_id(tokenizer, END_TURN) for one in ids) == 1
     assert ids[-1] == token_id(tokenizer, END_TURN)
 
 

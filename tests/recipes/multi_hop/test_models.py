@@ -61,7 +61,7 @@ def test_transformers_writes_what_the_engine_writes(engine: EngineModel, folder:
 
 
 def test_a_prompt_that_is_too_long_is_not_asked(engine: EngineModel, folder: Path) -> None:
-    # `system: facts` and `user:`, each with the end of a turn, `assistant:`, and 120 words: 126 of 128, and 12 to write.
+    # system: facts <eot> user: 120 words <eot> assistant: are 126 tokens of 128, and 12 are to be written.
     long = ask("e1 " * 120)
     model = TransformersModel(folder, sequence_length=128, temperature=0.0, seed=1)
     for replies in (engine.generate([ASKS[0], long]), model.generate([ASKS[0], long])):
@@ -203,7 +203,7 @@ def test_a_server_that_refuses_everything_stops_the_work(config: ModelConfig, st
 
 def test_a_server_that_is_not_there_stops_the_work() -> None:
     config = ModelConfig(kind="server", base_url="http://127.0.0.1:9/v1", name="m", timeout_s=1.0)
-    with pytest.raises(ConfigError, match="answer.model.base_url = .*needs a server that answers"):
+    with pytest.raises(ConfigError, match=r"answer.model.base_url = .*needs a server that answers"):
         ServerModel(config, None).generate([ASKS[0]])
 
 

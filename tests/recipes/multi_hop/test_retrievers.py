@@ -50,9 +50,9 @@ def test_a_question_is_answered_from_its_own_passages() -> None:
 
 
 def test_an_embedder_without_vectors_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"answer.retriever.embedder.kind = 'bm25': needs a kind that makes vectors"):
-        with opened_embedder(EmbedderConfig(kind="bm25"), ["a"]):
-            pass
+    message = r"answer.retriever.embedder.kind = 'bm25': needs a kind that makes vectors"
+    with pytest.raises(ConfigError, match=message), opened_embedder(EmbedderConfig(kind="bm25"), ["a"]):
+        pass
 
 
 def test_a_folder_is_cut_into_windows_that_overlap(tmp_path: Path) -> None:

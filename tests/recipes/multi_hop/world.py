@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import time
 
 from retro.teacher.request import TeacherRequest
 
 CATEGORIES = "Bridge, Tower,\nLake, , bridge\nCanal"
-YEARS = {
-    "Year of opening": "opened in",
-    "Length": "measures",
-    "Cost": "cost",
-    "Height": "rises to",
-    "Owner": "is owned by",
-}
+ATTRIBUTES = ("Year of opening", "Length", "Cost", "Height", "Owner")
 _CALLS: list[TeacherRequest] = []
+_STOPS: list[int] = []
 
 
 def calls() -> list[TeacherRequest]:
@@ -25,8 +22,16 @@ def calls() -> list[TeacherRequest]:
     return found
 
 
+def stop_after(count: int) -> None:
+    """Have the process stopped before the request after so many."""
+    _STOPS[:] = [len(_CALLS) + count]
+
+
 def good(request: TeacherRequest) -> str:
     """Follows every step, and answers from the paragraph alone."""
+    if _STOPS and len(_CALLS) == _STOPS[0]:
+        _STOPS.clear()
+        raise KeyboardInterrupt
     _CALLS.append(request)
     prompt = request.messages[-1]["content"]
     if prompt.startswith("Make a question"):
@@ -37,6 +42,13 @@ def good(request: TeacherRequest) -> str:
 def slow(request: TeacherRequest) -> str:
     """As `good`, after a while."""
     time.sleep(0.01)
+    return good(request)
+
+
+def killed(request: TeacherRequest) -> str:
+    """As `good`, in a process that is killed at the request whose number the environment says."""
+    if len(_CALLS) + 1 == int(os.environ.get("KILL_AT", "0")):
+        os.kill(os.getpid(), signal.SIGKILL)
     return good(request)
 
 
@@ -75,7 +87,7 @@ def _question(prompt: str, seed: int) -> str:
     category = re.findall(r'category\s+"([^"]+)"', prompt)[0]
     draw = random.Random(f"{category} {seed}")
     first, second = draw.sample(range(100, 1000), 2)
-    names = list(YEARS)
+    names = ATTRIBUTES
     one, other = draw.sample(names, 2)
     fields = re.findall(r"^\+ ([^:]+):", prompt, re.MULTILINE)
     if "Entity" in fields:
@@ -87,7 +99,7 @@ def _question(prompt: str, seed: int) -> str:
         "Category": category, "Entity": entities[0], "Entity 1": entities[0], "Entity 2": entities[1],
         "Common attributes": ", ".join(names), "Attributes": ", ".join(names), "Attribute": one,
         "Selected attribute": one, "Selected attribute 1": one, "Selected attribute 2": other,
-        "Multi-hop question": f"How do the {attributes[0]} and the {attributes[1]} of {entities[0]} and {entities[1]} go together?",
+        "Multi-hop question": f"How do {attributes[0]} and {attributes[1]} of {entities[0]} and {entities[1]} compare?",
         "Summary": f"One is {values[0]}, the other {values[1]}.", "Reasoning": "Both are known.",
         "Final answer": f"They are {values[0]} and {values[1]}.",
     }  # fmt: skip
