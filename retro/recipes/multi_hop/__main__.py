@@ -1,4 +1,4 @@
-"""`python -m retro.recipes.multi_hop create …` and `… convert-format …`."""
+"""`python -m retro.recipes.multi_hop create …`, and the other commands of `command.py`."""
 
 from __future__ import annotations
 

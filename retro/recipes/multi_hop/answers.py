@@ -225,14 +225,20 @@ def scores(work: StepRun) -> Made:
 def write_comparison(found: dict[str, Any], out: Path) -> list[str]:
     """Write what `retro.evaluate.compare.compare` found, and as a table; gives the names of the files."""
     write_plain_json(out / COMPARISON, found)
-    rows = ["| metric | A | B | B - A | p |", "|---|---|---|---|---|"]
-    for name, one in found["metrics"].items():
-        mean, high, low = (-100 * one["difference"][key] for key in ("mean", "low", "high"))
-        cells = (name, f"{100 * one['a']:.1f}", f"{100 * one['b']:.1f}", f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
-        rows.append(f"| {' | '.join(cells)} | {one['p']:.2g} |")
-    head = (
-        f"A: {found['a']['directory']}\nB: {found['b']['directory']}\n{found['questions']} questions, in %, paired\n\n"
-    )
     with atomic_path(out / TABLE) as temporary:
-        temporary.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
+        temporary.write_text(comparison_table(found) + "\n", encoding="utf-8")
     return [COMPARISON, TABLE]
+
+
+def comparison_table(found: dict[str, Any]) -> str:
+    """What `retro.evaluate.compare.compare` found, in Markdown: means in percent, paired differences, p-values."""
+    rows = ["| metric | A | B | A - B | p |", "|---|---|---|---|---|"]
+    for name, one in found["metrics"].items():
+        mean, low, high = (100 * one["difference"][key] for key in ("mean", "low", "high"))
+        difference = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        rows.append(f"| {name} | {100 * one['a']:.1f} | {100 * one['b']:.1f} | {difference} | {one['p']:.2g} |")
+    sides = [f"{side.upper()}: {found[side]['directory']}" for side in ("a", "b")]
+    sure = 100 * found["intervals"]["confidence"]
+    return "\n\n".join(
+        [*sides, f"{found['questions']} questions, in %, paired, with {sure:g} % intervals", "\n".join(rows)]
+    )

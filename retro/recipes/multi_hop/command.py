@@ -4,6 +4,7 @@ python -m retro.recipes.multi_hop create --category-path FILE --output-folder DI
     [--flow entities|attributes|comparison] [--multi-qa-prompt FILE] [--temperature 0.7] [--re-generate-answer]
     [--llm MODEL|URL] [--continue-gen | --no-continue]
 python -m retro.recipes.multi_hop convert-format IN OUT [--layout new|old] [--skip-bad]
+python -m retro.recipes.multi_hop evaluate | ask | compare, see answer_command.py
 
 Settings of a run may follow, as in `recipe.multi_hop.create.negative_share=0.2`. `create` keeps its work in DIR: a call
 that was stopped goes on, and asks for nothing twice.
@@ -21,6 +22,14 @@ from typing import Any
 from retro.common.errors import ConfigError
 from retro.qa.formats.item import BadItemError
 from retro.recipes import flags
+from retro.recipes.multi_hop.answer_command import (
+    ASK_FLAGS,
+    COMPARE_FLAGS,
+    EVALUATE_FLAGS,
+    ask,
+    compare,
+    evaluate,
+)
 from retro.recipes.multi_hop.config import FLOWS
 from retro.recipes.multi_hop.item_files import ItemFile, parts_of, read_items, write_items
 from retro.recipes.multi_hop.items import LAYOUTS, MultiHopItem, final_answer_parts, long_answer_parts
@@ -189,4 +198,7 @@ def _has_form(item: MultiHopItem) -> bool:
 COMMANDS: Mapping[str, _Command] = {
     "create": _Command("Make multi-hop questions with a teacher.", _CREATE_FLAGS, _create),
     "convert-format": _Command("Convert a file or folder of items: IN OUT.", _CONVERT_FLAGS, _convert_format),
+    "evaluate": _Command("Answer questions of HotpotQA and score them.", EVALUATE_FLAGS, evaluate),
+    "ask": _Command("Answer one question from a folder of texts, step by step.", ASK_FLAGS, ask),
+    "compare": _Command("Compare what two calls of evaluate saved: A B.", COMPARE_FLAGS, compare),
 }

@@ -31,13 +31,16 @@ def _inputs_of_samples(work: StepRun) -> list[Path]:
 
 
 def _inputs_of_answers(work: StepRun) -> list[Path]:
-    return _files(work.settings.answer.questions, work.settings.answer.texts)
+    answer = work.settings.answer
+    folder = answer.retriever.folder if answer.retriever.kind == "folder" else None
+    return _files(answer.questions, answer.texts, folder)
 
 
 def _files(*paths: Path | None) -> list[Path]:
     """The files that are given, and those in folders that are."""
     found = [path for path in paths if path is not None]
-    return [file for path in found for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    inside = (sorted(path.rglob("*")) if path.is_dir() else [path] for path in found)
+    return [file for files in inside for file in files if not file.is_dir()]
 
 
 _ANSWERING = (

@@ -58,6 +58,11 @@ def config_of(folder: Path, *, steps: int, items: int, questions: int, export: b
     return config
 
 
+def small_run(folder: Path) -> RunConfig:
+    """One of so few steps of training that nothing is learned."""
+    return config_of(folder, steps=3, items=64, questions=10, export=True)
+
+
 def home(config: RunConfig) -> Path:
     return config.run_dir / "recipe_multi_hop"
 

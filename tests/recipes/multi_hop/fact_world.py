@@ -8,6 +8,7 @@ One token a word.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence, Split, WhitespaceSplit
 
 from retro.recipes.multi_hop.items import MultiHopItem, SubQuestion, final_answer, long_answer
+from retro.teacher.request import TeacherRequest
 
 ENTITIES, LINKS, RELATIONS, VALUES = 24, 2, 3, 12
 TEXTS = {"name": "world", "version": 1, "system": "facts", "nothing_found": "nothing", "unanswerable": ["nothing"]}
@@ -130,3 +132,21 @@ def write_tokenizer(path: Path) -> Path:
     tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), marks])
     tokenizer.save(str(path))
     return path
+
+
+def instruct_model(request: TeacherRequest) -> str:
+    """A chat model that reads and follows instructions, and knows none of the facts."""
+    chat = [one["content"] for one in request.messages]
+    [entity, link, relation] = re.findall(r"\b(e\d+) (l\d+) (r\d+)\b", "\n".join(chat))[0]
+    read = {(one, about): what for one, about, what in re.findall(r"\b(e\d+) ([lr]\d+) (\w+) \.", "\n".join(chat))}
+    through = read.get((entity, link), "")
+    value = read.get((through, relation), "")
+    if "Reply with one letter." in chat[-1]:
+        return "C"
+    if "Write only the next sentence." in chat[-1]:
+        return f"So the answer is: {value}." if value else f"Next is {through} {relation}."
+    if value:
+        return f"Summary: {entity} {through} {value}\nAnswer: {value}"
+    if "No further search is possible" in chat[-1]:
+        return "Answer: unknown"
+    return f"Search: {through} {relation}" if through else f"Search: {entity} {link}"

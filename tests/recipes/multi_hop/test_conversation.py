@@ -1,4 +1,4 @@
-"""The function-call conversation: turns, what is learned, the same ids in training and use, calls that are read back."""
+"""The function-call conversation: turns, what is learned of them, ids in training and use, calls read back."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SEVERAL = MultiHopItem(
             question="How old is the tower?", paragraph="From 1902.", long_answer="It is from 1902.\nAnswer:1902"
         ),
     ),
-    final_answer="Summary:The bridge is from 1873, the tower from 1902.\nAnswer:the bridge",
+    final_answer="Summary:1873 is before 1902.\nAnswer:the bridge",
 )
 
 
@@ -98,7 +98,7 @@ def test_a_sub_answer_comes_before_the_next_call_and_the_last_before_the_summary
     assert [assistant_text(turn) for turn in turns if turn.role == "assistant"] == [
         '<|bof|>retrieve:\n{"query": "How old is the bridge?"}<|eof|><|eot|>',
         ' It is from 1873.\nAnswer:1873\n<|bof|>retrieve:\n{"query": "How old is the tower?"}<|eof|><|eot|>',
-        " It is from 1902.\nAnswer:1902\nSummary:The bridge is from 1873, the tower from 1902.\nAnswer:the bridge<|eot|>",
+        " It is from 1902.\nAnswer:1902\nSummary:1873 is before 1902.\nAnswer:the bridge<|eot|>",
     ]
 
 

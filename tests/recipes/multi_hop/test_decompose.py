@@ -138,7 +138,7 @@ def test_contexts_are_cut_until_the_conversation_fits() -> None:
 
 
 def test_a_question_that_does_not_fit_has_no_answer_and_says_so() -> None:
-    outcome, model = answered(call("bridge?"), *[Reply(excess=7)] * 3)
+    outcome, _ = answered(call("bridge?"), *[Reply(excess=7)] * 3)
     assert outcome.failed == "no_room: question and conversation are 7 tokens too long for the model"
     assert (outcome.answer, outcome.notes) == ("", ("context_cut",))
 
