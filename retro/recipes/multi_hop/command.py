@@ -3,7 +3,8 @@
 python -m retro.recipes.multi_hop create --category-path FILE --output-folder DIR [--num-items-per-category 1]
     [--flow entities|attributes|comparison] [--multi-qa-prompt FILE] [--temperature 0.7] [--re-generate-answer]
     [--llm MODEL|URL] [--continue-gen | --no-continue]
-python -m retro.recipes.multi_hop convert-format IN OUT [--layout new|old] [--skip-bad]
+python -m retro.recipes.multi_hop convert-format IN [IN ...] OUT [--layout new|old] [--skip-bad]
+    [--validation-share 0.1] [--seed 1234]
 python -m retro.recipes.multi_hop evaluate | ask | compare, see answer_command.py
 
 Settings of a run may follow, as in `recipe.multi_hop.create.negative_share=0.2`. `create` keeps its work in DIR: a call
@@ -31,6 +32,7 @@ from retro.recipes.multi_hop.answer_command import (
     evaluate,
 )
 from retro.recipes.multi_hop.config import FLOWS
+from retro.recipes.multi_hop.holding_out import held_out
 from retro.recipes.multi_hop.item_files import ItemFile, parts_of, read_items, write_items
 from retro.recipes.multi_hop.items import LAYOUTS, MultiHopItem, final_answer_parts, long_answer_parts
 
@@ -56,6 +58,8 @@ _CREATE_FLAGS: flags.Flags = {
 _CONVERT_FLAGS: flags.Flags = {
     "--layout": {"choices": LAYOUTS, "default": "new", "help": "what is written (default new); both are read"},
     "--skip-bad": {"action": "store_true", "help": "leave out, and count, items that cannot be used"},
+    "--validation-share": {"type": float, "default": 0.0, "help": "share of all items that is held out, as validation"},
+    "--seed": {"type": int, "default": 1234, "help": "which are held out"},
 }
 _INAPPLICABLE = {
     "--prompt-type": "a server writes the messages in the form that its model knows",
@@ -160,16 +164,46 @@ def _results(step: Path, out: Path, final: str) -> str:
 
 
 def _convert_format(given: argparse.Namespace, words: Sequence[str]) -> str:
-    if len(words) != 2:
+    if len(words) < 2:
         raise ConfigError("convert-format", list(words), "needs two paths: what is read, and where it goes")
-    source, out = map(Path, words)
-    if source.is_dir() and out.suffix in (".json", ".jsonl"):
-        raise ConfigError("OUT", str(out), "needs to be a folder where IN is one: each part gets a file")
-    parts = {part: read_items(*paths, skip_bad=given.skip_bad) for part, paths in parts_of(source).items()}
+    *sources, out = map(Path, words)
+    if not 0 <= given.validation_share < 1:
+        raise ConfigError("--validation-share", given.validation_share, "needs a share from 0 up to 1")
+    to_folder = bool(given.validation_share) or any(one.is_dir() for one in sources)
+    if to_folder and out.suffix in (".json", ".jsonl"):
+        raise ConfigError("OUT", str(out), "needs to be a folder where IN is one, or a part is held out")
+    parts = _parts(sources, skip_bad=given.skip_bad)
+    if given.validation_share:
+        parts = _split(parts, given.validation_share, given.seed)
     for part, found in parts.items():
-        write_items(out / f"{part}.jsonl" if source.is_dir() else out, found.items, given.layout)
-    said = (f"{part}: {_line(found)}" if source.is_dir() else _line(found) for part, found in parts.items())
+        write_items(out / f"{part}.jsonl" if to_folder else out, found.items, given.layout)
+    said = (f"{part}: {_line(found)}" if to_folder else _line(found) for part, found in parts.items())
     return f"{'; '.join(said)}; in {out}"
+
+
+def _parts(sources: Sequence[Path], *, skip_bad: bool) -> dict[str, ItemFile]:
+    """The parts of all sources, joined in their order."""
+    places: dict[str, list[Path]] = {}
+    for source in sources:
+        for part, paths in parts_of(source).items():
+            places.setdefault(part, []).extend(paths)
+    return {part: read_items(*paths, skip_bad=skip_bad) for part, paths in places.items()}
+
+
+def _split(parts: Mapping[str, ItemFile], share: float, seed: int) -> dict[str, ItemFile]:
+    """Training items, a share of them held out.
+
+    Raises:
+        ConfigError: Some are held out already, or nothing is left for a part.
+    """
+    if list(parts) != ["train"]:
+        need = f"needs to be left out: IN has the parts {', '.join(parts)}"
+        raise ConfigError("--validation-share", share, need)
+    found = parts["train"]
+    train, validation = held_out(found.items, share, seed)
+    if not train or not validation:
+        raise ConfigError("--validation-share", share, f"needs to leave an item to each part of {len(found.items)}")
+    return {"train": ItemFile(items=train, skipped=found.skipped), "validation": ItemFile(items=validation)}
 
 
 def _line(found: ItemFile) -> str:
@@ -197,7 +231,7 @@ def _has_form(item: MultiHopItem) -> bool:
 
 COMMANDS: Mapping[str, _Command] = {
     "create": _Command("Make multi-hop questions with a teacher.", _CREATE_FLAGS, _create),
-    "convert-format": _Command("Convert a file or folder of items: IN OUT.", _CONVERT_FLAGS, _convert_format),
+    "convert-format": _Command("Convert files or folders of items: IN [IN ...] OUT.", _CONVERT_FLAGS, _convert_format),
     "evaluate": _Command("Answer questions of HotpotQA and score them.", EVALUATE_FLAGS, evaluate),
     "ask": _Command("Answer one question from a folder of texts, step by step.", ASK_FLAGS, ask),
     "compare": _Command("Compare what two calls of evaluate saved: A B.", COMPARE_FLAGS, compare),

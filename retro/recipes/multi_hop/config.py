@@ -59,7 +59,7 @@ class MusiqueConfig(StageConfig):
     """Its file, such as `musique_full_v1.0_train.jsonl`; absent: none are converted."""
 
     answerable: Count = "all"
-    """Questions with an answer that are drawn; `all`: 5,847 of its training file."""
+    """Questions with an answer that are drawn; `all`; published are 5,847."""
 
     unanswerable: Count = 2400
     """Questions of which a sub-question has no answer in its paragraph that are drawn; `all`."""

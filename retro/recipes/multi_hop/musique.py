@@ -129,7 +129,7 @@ def _open(record: Mapping[str, Any], identity: str, answerable: bool, subs: tupl
         sub_questions=subs,
         final_answer="",
         answer=answer,
-        id=identity,
+        id=f"musique/{identity}",
         src="musique.json",
     )
     of_subs = tuple(((one.answer,),) if one.answer else () for one in subs)

@@ -103,7 +103,8 @@ def _of_question(one: Question, src: str, kind: AnswerKind, golds: Sequence[tupl
         sub_questions=(sub,),
         final_answer="",
         answer=answer,
-        id=one.id,
+        # Sets number their questions alike.
+        id=f"{src.removesuffix('.json')}/{one.id}",
         src=src,
         meta={"title": passage.title} if passage.title else {},
     )

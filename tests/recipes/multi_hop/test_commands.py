@@ -13,6 +13,7 @@ import pytest
 from retro.common.errors import ConfigError, DataError
 from retro.recipes.multi_hop.command import main, run
 from retro.recipes.multi_hop.flows import STEPS
+from retro.recipes.multi_hop.holding_out import held_out
 from retro.recipes.multi_hop.item_files import read_items
 from retro.recipes.multi_hop.items import item_of
 from tests.recipes.multi_hop import world
@@ -148,6 +149,54 @@ def test_a_folder_is_converted_part_by_part(tmp_path: Path) -> None:
         run(["convert-format", str(folder), str(tmp_path / "out.json")])
     with pytest.raises(ConfigError, match="needs two paths"):
         run(["convert-format", str(folder)])
+
+
+def test_files_are_joined_and_a_part_held_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        rows = [NEW | {"id": f"{name}{number}"} for number in range(50)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    both = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    run(["convert-format", *both, str(tmp_path / "all.json")])
+    assert len(read_items(tmp_path / "all.json").items) == 100
+    run(["convert-format", *both, str(tmp_path / "set"), "--validation-share", "0.2"])
+    train, validation = (read_items(tmp_path / "set" / f"{part}.jsonl").items for part in ("train", "validation"))
+    assert 10 <= len(validation) <= 30
+    assert len(train) + len(validation) == 100
+    for share, out, message in (
+        ("1", "set", "needs a share from 0 up to 1"),
+        ("0.2", "all.json", "needs to be a folder where IN is one, or a part is held out"),
+        ("0.0001", "other", "needs to leave an item to each part of 100"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(["convert-format", *both, str(tmp_path / out), "--validation-share", share])
+    with pytest.raises(ConfigError, match="needs to be left out: IN has the parts train, validation"):
+        run(["convert-format", str(tmp_path / "set"), str(tmp_path / "other"), "--validation-share", "0.2"])
+
+
+def test_what_belongs_together_is_held_out_together() -> None:
+    names = [f"entities/City/{number}{more}" for number in range(60) for more in ("", "/neg", "/q1", "/neg/q2")]
+    made = [item_of(NEW | {"id": one}) for one in names if "/q" not in one]
+    made += [
+        item_of(OLD | {"id": one, "sub_questions": [OLD["sub_questions"][0] | {"paragraph": one}]})
+        for one in names
+        if "/q" in one
+    ]
+    read = [
+        item_of(
+            OLD
+            | {"id": f"squad/{number}", "sub_questions": [OLD["sub_questions"][0] | {"paragraph": f"P{number // 3}"}]}
+        )
+        for number in range(90)
+    ]
+    train, validation = held_out([*made, *read], 0.3, 1)
+    assert 60 < len(validation) < 140
+    of_validation = {one.id.split("/")[2] for one in validation if one.id.startswith("entities")}
+    assert of_validation.isdisjoint(one.id.split("/")[2] for one in train if one.id.startswith("entities"))
+    paragraphs = {one.sub_questions[0].paragraph for one in validation if one.id.startswith("squad")}
+    assert paragraphs
+    assert paragraphs.isdisjoint(one.sub_questions[0].paragraph for one in train)
+    assert held_out([*made, *read], 0.3, 1) == (train, validation)
+    assert held_out([*made, *read], 0.3, 2) != (train, validation)
 
 
 @pytest.mark.parametrize("name", ["gen_multi_hop.py", "convert_format.py"])

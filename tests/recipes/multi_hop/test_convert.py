@@ -52,14 +52,14 @@ def test_squad_has_full_answers_and_says_where_there_is_none(tmp_path: Path) -> 
             "dropped": {"sub-question: answered_without_an_answer": 1},
         },
     }  # fmt: skip
-    assert dropped.keys() == {"s7", "s6"}
-    one = items["s1"]
+    assert dropped.keys() == {"squad/s7", "squad/s6"}
+    one = items["squad/s1"]
     assert (one.multihop, one.src, one.meta) == (False, "squad.json", {"title": "Alma Bridge"})
     [sub] = one.sub_questions
     assert (sub.question, sub.paragraph, sub.answer) == (one.question, public.BRIDGE, "1856")
     assert sub.long_answer == "It is said there.\nAnswer:The Alma Bridge was opened in 1856."
     assert (one.final_answer, one.answer) == ("The Alma Bridge was opened in 1856.", "1856")
-    none = items["s3"]
+    none = items["squad/s3"]
     assert none.sub_questions[0].unanswerable
     assert (none.final_answer, none.answer) == ("The paragraph does not say.", "")
 
@@ -67,23 +67,23 @@ def test_squad_has_full_answers_and_says_where_there_is_none(tmp_path: Path) -> 
 def test_boolq_is_answered_yes_or_no_with_the_reasoning(tmp_path: Path) -> None:
     items, counts, dropped = made(config_of(tmp_path, "boolq"))
     # Gold no, said yes, whatever stands further on.
-    assert dropped == {"3": "sub-question: gold_answer_not_said"}
+    assert dropped == {"boolq/3": "sub-question: gold_answer_not_said"}
     assert counts["sets"]["boolq"]["share_kept"] == 0.8
-    assert items["0"].final_answer == "It is said there. Yes, the Alma Bridge is older than 1900."
-    assert items["1"].answer == "no"
+    assert items["boolq/0"].final_answer == "It is said there. Yes, the Alma Bridge is older than 1900."
+    assert items["boolq/1"].answer == "no"
 
 
 def test_drop_has_its_arithmetic_and_all_spans(tmp_path: Path) -> None:
     items, _, dropped = made(config_of(tmp_path, "drop"))
-    assert dropped == {"d2": "sub-question: gold_answer_not_said"}
-    assert items["d1"].final_answer == "24 + 10 = 34 The Lions scored 34 points."
-    assert items["d1"].sub_questions[0].long_answer == "24 + 10 = 34\nAnswer:The Lions scored 34 points."
-    assert items["d3"].answer == "Smith, Jones"
+    assert dropped == {"drop/d2": "sub-question: gold_answer_not_said"}
+    assert items["drop/d1"].final_answer == "24 + 10 = 34 The Lions scored 34 points."
+    assert items["drop/d1"].sub_questions[0].long_answer == "24 + 10 = 34\nAnswer:The Lions scored 34 points."
+    assert items["drop/d3"].answer == "Smith, Jones"
 
 
 def test_musique_has_sub_questions_with_references_filled_in(tmp_path: Path) -> None:
     items, counts, dropped = made(config_of(tmp_path, "musique"))
-    one = items["3hop__2"]
+    one = items["musique/3hop__2"]
     assert (one.multihop, one.src, one.answer) == (True, "musique.json", "the Rhine")
     asked = ["Who opened the Alma Bridge?", "Where was Emil Horn born?", "On which river does Basel lie?"]
     assert [sub.question for sub in one.sub_questions] == asked
@@ -92,7 +92,7 @@ def test_musique_has_sub_questions_with_references_filled_in(tmp_path: Path) -> 
         "Summary:The Alma Bridge was opened by Emil Horn. Emil Horn was born in Basel. Basel lies on the Rhine.\n"
         "Answer:On the Rhine."
     )
-    assert dropped == {"2hop__8": "final answer: gold_answer_not_said"}
+    assert dropped == {"musique/2hop__8": "final answer: gold_answer_not_said"}
     assert counts["skipped"]["musique"] == {
         "no_paragraph_missing": 1, "one_sub_question_left": 1, "paragraph_missing": 1, "sub_question_with_>>": 1,
     }  # fmt: skip
@@ -102,7 +102,7 @@ def test_musique_has_sub_questions_with_references_filled_in(tmp_path: Path) -> 
 
 def test_a_sub_question_without_its_paragraph_gets_another_one(tmp_path: Path) -> None:
     items, _, _ = made(config_of(tmp_path, "musique"))
-    one = items["2hop__5"]
+    one = items["musique/2hop__5"]
     assert [sub.unanswerable for sub in one.sub_questions] == [False, True]
     assert "1900" not in one.sub_questions[1].paragraph
     assert one.sub_questions[1].answer == ""
@@ -137,7 +137,7 @@ def test_counts_are_settings_and_the_choice_is_the_seeds(tmp_path: Path) -> None
 def test_without_the_check_a_wrong_answer_stays(tmp_path: Path) -> None:
     items, counts, dropped = made(config_of(tmp_path, "squad", require_gold=False))
     assert dropped == {}
-    assert items["s7"].final_answer == "The Bern Tower was a jail."
+    assert items["squad/s7"].final_answer == "The Bern Tower was a jail."
     assert counts["sets"]["squad, answerable"]["share_kept"] == 1.0
 
 
@@ -189,7 +189,7 @@ def test_an_item_of_musique_that_is_malformed_is_named_or_counted(
     config = config_of(tmp_path / "again", "musique", skip_bad=True)
     (tmp_path / "again" / "musique.json").write_bytes(path.read_bytes())
     items, counts, _ = made(config)
-    assert list(items) == ["2hop__1"]
+    assert list(items) == ["musique/2hop__1"]
     assert counts["skipped"]["musique"] == {reason: 1}
 
 

@@ -19,7 +19,8 @@ from retro.recipes.base import RECIPES, run_recipe
 from retro.recipes.multi_hop.create import singles_of
 from retro.recipes.multi_hop.item_files import read_items
 from retro.recipes.multi_hop.items import final_answer_parts, item_of, long_answer_parts
-from retro.run.config import RunConfig, as_yaml
+from retro.recipes.multi_hop.recipe import MultiHop
+from retro.run.config import RunConfig, as_yaml, load_run_config
 from retro.teacher.request import TeacherRequest
 from tests.recipes.multi_hop import world
 from tests.recipes.multi_hop.samples import NEW
@@ -351,3 +352,14 @@ def test_without_categories_the_step_says_what_it_needs(tmp_path: Path) -> None:
 def test_all_steps_pass_over_what_is_not_asked_for(tmp_path: Path) -> None:
     run_recipe(RECIPES.find("multi_hop", "recipe"), RunConfig(run_dir=tmp_path / "run"))
     assert not (tmp_path / "run" / "recipe_multi_hop" / "create").exists()
+
+
+def test_the_run_to_start_from_has_the_counts_of_the_original() -> None:
+    path = Path(base.__file__).with_name("multi_hop") / "config.yaml"
+    config = load_run_config(path, [])
+    settings: Any = base.recipe_settings(config, RECIPES.find("multi_hop", "recipe"))
+    assert (settings.convert.squad.answerable, settings.convert.squad.unanswerable) == (4000, 2400)
+    assert (settings.convert.boolq.items, settings.convert.drop.items) == (1600, 1600)
+    assert (settings.convert.musique.answerable, settings.convert.musique.unanswerable) == ("all", 2400)
+    assert settings.create.temperature == (0.7, 1.0)
+    assert [one.name for one in MultiHop.steps if one.wanted(settings)][:2] == ["convert", "create"]
