@@ -33,7 +33,13 @@ class TrainingConfig(StageConfig):
     """Training items, in either layout (`retro/recipes/multi_hop/items.py`). Absent: nothing is tuned."""
 
     validation: Path | None = None
-    """Items held out; absent: none are."""
+    """Items held out; absent: those of a folder's validation part, or"""
+
+    validation_share: float = Field(default=0.0, ge=0, lt=1)
+    """a share of the others, drawn by `seed`; what belongs together stays on one side."""
+
+    seed: NonNegativeInt = 1234
+    """Of that draw."""
 
     export: bool = False
     """Whether the tuned model is written as a folder for transformers, with a card."""
@@ -41,6 +47,12 @@ class TrainingConfig(StageConfig):
     tune: TuneConfig = TuneConfig()
     """How. The original: 2 epochs, global batch 88, lr 4e-5, LoRA of rank 16 and alpha 64 with dropout 0.1 on all
     linear layers, 1,350 tokens."""
+
+    @model_validator(mode="after")
+    def _one_part(self) -> TrainingConfig:
+        need = "0 beside a file of validation items"
+        require(self, "validation_share", not (self.validation_share and self.validation), need)
+        return self
 
 
 class RetrieverConfig(StageConfig):

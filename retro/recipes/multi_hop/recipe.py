@@ -43,6 +43,7 @@ def _files(*paths: Path | None) -> list[Path]:
     return [file for files in inside for file in files if not file.is_dir()]
 
 
+_SAMPLES = ("items", "validation", "validation_share", "seed")
 _ANSWERING = (
     "questions",
     "task",
@@ -93,7 +94,7 @@ class MultiHop:
             summary="Items become conversations with function calls.",
             run=tuning.write_samples,
             needs=tuning.needs_of_samples,
-            settings=("training.items", "training.validation", "answer.texts"),
+            settings=(*(f"training.{name}" for name in _SAMPLES), "answer.texts"),
             inputs=_inputs_of_samples,
             wanted=_tunes,
         ),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from retro.common.errors import ConfigError
 from retro.generate.engine import BatchEngine
 from retro.generate.program import BeginRequest, Program
-from retro.generate.request import Request, Sampling
+from retro.generate.request import Request
 from retro.qa.question import Context, Question
 from retro.recipes.base import Served
 from retro.recipes.multi_hop.answer_config import AnswerConfig
@@ -47,11 +48,11 @@ def served(run: RunConfig, config: AnswerConfig, tuned: Path) -> Served:
         generate=answering_config(run, config).model_copy(update=changes),
         paths=answering_paths(run, config.model, tuned),
         kind=KIND,
-        begin=program_for(way, retriever, config),
+        begin=program_for(way, retriever),
     )
 
 
-def program_for(way: Answer, retriever: Retriever, config: AnswerConfig) -> BeginRequest:
+def program_for(way: Answer, retriever: Retriever) -> BeginRequest:
     """The programs of a server; a plain continuation is continued."""
 
     def begin(engine: BatchEngine, request: Request) -> Program:
@@ -59,7 +60,8 @@ def program_for(way: Answer, retriever: Retriever, config: AnswerConfig) -> Begi
             return _plain(request)
         known = conventions_of(engine.tokenizer)
         codec = codec_of(engine.tokenizer, prompt_prefix(known, "auto", "generate.add_special_tokens"))
-        sampling = Sampling(temperature=config.model.temperature, seed=request.sampling.seed)
+        # How long a turn is, and where it ends, is the conversation's.
+        sampling = replace(request.sampling, stop=(), min_new_tokens=0)
         contexts = tuple(Context(one.title, one.text, one.document_id) for one in request.passages)
         question = Question(id="", question=request.question, answers=(), contexts=contexts)
         return as_program(way(question), EngineModel(engine, codec, {}, sampling), retriever)

@@ -19,6 +19,7 @@ from retro.recipes.base import Made, StepRun
 from retro.recipes.multi_hop import convert, create
 from retro.recipes.multi_hop.conversation import END_TURN, sample_of
 from retro.recipes.multi_hop.dialogs import load_dialog_texts
+from retro.recipes.multi_hop.holding_out import held_out
 from retro.recipes.multi_hop.item_files import parts_of, read_items, write_records
 from retro.recipes.multi_hop.items import MultiHopItem
 from retro.recipes.tuning import tune
@@ -49,41 +50,51 @@ def write_samples(work: StepRun) -> Made:
     """Items, mixed as they are, as samples of the sft stage; items that another step made go one after another.
 
     Raises:
-        ConfigError: There are no items.
+        ConfigError: There are no items, or a share of them would be held out beside a part that is.
         DataError: A file of items cannot be used.
     """
     training, system = work.settings.training, load_dialog_texts(work.settings.answer.texts).system
-    train, held_out = _sources(work)
-    files, counts = [TRAIN], {"train": _write(work.directory / TRAIN, train, system)}
-    if held_out or training.validation is not None:
-        paths = (training.validation,) if training.validation is not None else held_out
-        counts["validation"] = _write(work.directory / VALIDATION, paths, system)
-        files.append(VALIDATION)
-    return Made(files=files, counts=counts)
+    sources, others = _sources(work)
+    items = _items(sources)
+    held = _items(others) if others else []
+    if training.validation_share and held:
+        need = f"needs to be 0: {training.items} has a validation part"
+        raise ConfigError("recipe.multi_hop.training.validation_share", training.validation_share, need)
+    if training.validation_share:
+        items, held = held_out(items, training.validation_share, training.seed)
+    parts = {"train": items} | ({"validation": held} if held else {})
+    for name, part in parts.items():
+        lines = (sample_of(one, number, system) for number, one in enumerate(part))
+        write_records(work.directory / f"{name}.jsonl", lines)
+    counts = {name: _counts(part) for name, part in parts.items()}
+    return Made(files=[f"{name}.jsonl" for name in parts], counts=counts)
 
 
 def _sources(work: StepRun) -> tuple[Sequence[Path], Sequence[Path]]:
     """Where items to tune on are, and those that are held out."""
     training = work.settings.training
+    given = () if training.validation is None else (training.validation,)
     if training.items is not None:
         parts = parts_of(training.items)
-        return parts["train"] if "train" in parts else _no_train(training.items), parts.get("validation", ())
+        if "train" not in parts:
+            remedy = "Give a folder with train.jsonl, or a file of items"
+            raise DataError(training.items, "holds no training part", remedy)
+        return parts["train"], given or parts.get("validation", ())
     made = {"convert": convert.ITEMS, "create": create.FINAL}
     found = [work.made_by(name) / made[name] for name in needs_of_samples(work.settings)]
     if not found:
         need = "needs a file of items, or the steps convert or create before this one"
         raise ConfigError("recipe.multi_hop.training.items", None, need)
-    return found, ()
+    return found, given
 
 
-def _no_train(path: Path) -> Sequence[Path]:
-    raise DataError(path, "holds no training part", "Give a folder with train.jsonl, or a file of items")
-
-
-def _write(path: Path, sources: Sequence[Path], system: str) -> dict[str, int]:
+def _items(sources: Sequence[Path]) -> list[MultiHopItem]:
     items = read_items(*sources).items
     _require_ids(sources, items)
-    write_records(path, (sample_of(one, number, system) for number, one in enumerate(items)))
+    return items
+
+
+def _counts(items: Sequence[MultiHopItem]) -> dict[str, int]:
     several = sum(one.multihop for one in items)
     return {"multi_hop": several, "single_hop": len(items) - several}
 

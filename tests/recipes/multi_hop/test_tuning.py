@@ -69,6 +69,24 @@ def test_a_folder_of_items_brings_its_validation_part(made: RunConfig, tmp_path:
     assert "valid_loss" in log
 
 
+def test_a_share_of_the_items_is_held_out_on_request(made: RunConfig, tmp_path: Path) -> None:
+    config = changed(made, tmp_path / "run", validation_share=0.25)
+    run_recipe(RECIPE, config, "samples")
+    counts = read(home(config) / "samples" / "manifest.json")["counts"]
+    held = sum(counts["validation"].values())
+    assert 5 <= held <= 30
+    assert sum(counts["train"].values()) + held == 64
+    data = tmp_path / "data"
+    data.mkdir()
+    for part in ("train", "validation"):
+        write_items(data / f"{part}.jsonl", world.items(4, 2))
+    both = changed(made, tmp_path / "both", items=str(data), validation_share=0.5)
+    with pytest.raises(ConfigError, match=r"validation_share = 0.5: needs to be 0: .*data has a validation part"):
+        run_recipe(RECIPE, both, "samples")
+    with pytest.raises(ConfigError, match=r"validation_share = 0\.5: needs 0 beside a file of validation items"):
+        MultiHopConfig(training={"validation": "v", "validation_share": 0.5})
+
+
 def test_items_that_cannot_be_tuned_on_are_refused(made: RunConfig, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text(json.dumps({"question": "q", "final_answer": "a"}) + "\n")
