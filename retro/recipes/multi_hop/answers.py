@@ -72,7 +72,7 @@ def answer(work: StepRun) -> Made:
         header = _header(config, task, questions, identity)
         file = AnswerFile(out / f"{ANSWER}.jsonl", header, [one.id for one in questions], config.batch_size)
         way = way_of(config, texts)
-        scores = _RunningScores(task, read_answers(file.path) if file.path.exists() else [], questions)
+        scores = RunningScores(task, read_answers(file.path) if file.path.exists() else [], questions)
         with Progress(len(questions), what="multi_hop", unit="questions", done=file.done) as bar:
             while not file.complete:
                 batch = questions[file.done : file.done + config.batch_size]
@@ -135,7 +135,7 @@ def _whole_text(one: Answer) -> Answer:
     return Answer(**(vars(one) | {"prediction": text, "setting": WHOLE_TEXT, "details": {}}))
 
 
-class _RunningScores:
+class RunningScores:
     """Means of what is answered so far, for the progress line."""
 
     def __init__(self, task: Task, answers: Sequence[Answer], questions: Sequence[Question]) -> None:

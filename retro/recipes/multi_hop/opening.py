@@ -92,6 +92,8 @@ def answering_config(run: RunConfig, config: AnswerConfig) -> GenerateConfig:
     """Settings for opening it: nothing is searched or read but what the conversation has."""
     changes: dict[str, Any] = {"settings": ("closed_book",), "encoder": False, "batch_size": config.batch_size}
     changes |= {"sequence_length": config.model.sequence_length, "contexts_in_prompt": 0, "passages_from": "contexts"}
+    # So that the token with which the template ends a turn ends a reply.
+    changes |= {"style": "chat"} if config.form == "chat" else {}
     return run.generate.model_copy(update=changes)
 
 

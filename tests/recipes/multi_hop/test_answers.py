@@ -129,6 +129,17 @@ def test_both_parts_of_what_was_said_are_scored(made: RunConfig) -> None:
     assert scores["settings"]["whole_text"]["match_norm"]["mean"] >= scores["settings"]["answer"]["match_norm"]["mean"]
 
 
+def test_the_progress_line_has_the_metrics_so_far() -> None:
+    config = AnswerConfig(metrics=("exact_match", "word_recall"))
+    asked = [Question(id=str(n), question="q", answers=("one two",)) for n in range(3)]
+    said = [answer_of(one, Outcome(answer=text)) for one, text in zip(asked, ("one two", "one", "no"), strict=True)]
+    scores = module.RunningScores(task_of(config), said[:1], asked)
+    assert scores.note == "exact_match 100.0, word_recall 100.0"
+    scores.add(asked[1:], said[1:])
+    # 1, 0, 0 and 1, 1/2, 0.
+    assert scores.note == "exact_match 33.3, word_recall 50.0"
+
+
 def bytes_of(folder: Path) -> dict[str, bytes]:
     names = ("answer.jsonl", "whole_text.jsonl", "questions.jsonl", "manifest.json")
     return {name: (folder / "answers" / name).read_bytes() for name in names}

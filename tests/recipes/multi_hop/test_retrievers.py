@@ -15,6 +15,7 @@ from retro.common.errors import ConfigError, DataError
 from retro.index.config import EmbedderConfig
 from retro.qa.question import Context
 from retro.recipes.multi_hop.answer_config import RetrieverConfig
+from retro.recipes.multi_hop.opening import opened_retriever
 from retro.recipes.multi_hop.protocol import Search
 from retro.recipes.multi_hop.retrievers import (
     FromAddress,
@@ -24,7 +25,10 @@ from retro.recipes.multi_hop.retrievers import (
     opened_embedder,
     windows_of,
 )
+from retro.run.config import RunConfig
 from tests.recipes.multi_hop.scripted import question
+from tests.recipes.passages.world import config_of as passages_config
+from tests.recipes.passages.world import embedded
 
 HASHING = EmbedderConfig(kind="hashing", dimension=4096)
 BRIDGE, TOWER = Context("Bridge", "It crosses the river."), Context("Tower", "It has a bell.")
@@ -99,6 +103,27 @@ def test_whatever_searches_passages_is_a_retriever() -> None:
         ["b-0", "b-1"],
     ]
     assert retriever.identity == {"kind": "source", "n": 2}
+
+
+def test_settings_say_what_is_searched(tmp_path: Path) -> None:
+    table = passages_config(tmp_path)
+    embedded(table)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("word7 in a file")
+    run = RunConfig()
+    made: list[tuple[dict[str, Any], str]] = [
+        ({"kind": "passages", "table": table}, "Market 4"),
+        ({"kind": "folder", "folder": tmp_path / "texts"}, "a"),
+        ({"kind": "contexts"}, "Bridge"),
+    ]
+    for settings, title in made:
+        config = RetrieverConfig(**({"n": 2, "embedder": HASHING} | settings))
+        with opened_retriever(config, run, [question(contexts=(BRIDGE,))]) as retriever:
+            [found] = retriever.find([search("Was word4 seen in year4?", BRIDGE)])
+            assert title in [one.title for one in found.passages]
+            assert retriever.identity["n"] == 2
+    with opened_retriever(RetrieverConfig(kind="live", address="http://h/retrieve"), run, []) as live:
+        assert live.identity == {"kind": "live", "address": "http://h/retrieve", "n": 1}
 
 
 class Handler(BaseHTTPRequestHandler):
