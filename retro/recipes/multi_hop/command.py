@@ -23,9 +23,9 @@ from retro.common.errors import ConfigError
 from retro.qa.formats.item import BadItemError
 from retro.recipes import flags
 from retro.recipes.multi_hop.config import FLOWS
-from retro.recipes.multi_hop.holding_out import held_out
 from retro.recipes.multi_hop.item_files import ItemFile, parts_of, read_items, write_items
 from retro.recipes.multi_hop.items import LAYOUTS, MultiHopItem, final_answer_parts, long_answer_parts
+from retro.recipes.multi_hop.split import held_out
 
 PROGRAM = "python -m retro.recipes.multi_hop"
 _CREATE = "recipe.multi_hop.create"
