@@ -22,7 +22,8 @@ from retro.recipes.multi_hop.prompts import (
     final_prompt,
     request_of,
 )
-from retro.recipes.multi_hop.replies import fields_of
+from retro.recipes.multi_hop.replies import fields_of_completion
+from retro.teacher.request import Completion
 from retro.teacher.teacher import Teacher
 
 Golds = tuple[tuple[str, ...], ...]
@@ -77,7 +78,7 @@ def answer_all(
     requests = [
         request_of(final_prompt(texts, one.item.question, _facts(one.item)), max_tokens=max_tokens) for one in asked
     ]
-    replies = (one.text for one in teacher.complete_all(requests, what=f"{what}: final answers"))
+    replies = teacher.complete_all(requests, what=f"{what}: final answers")
     for one in found:
         if isinstance(one, Dropped):
             yield one
@@ -96,7 +97,7 @@ def _sub_answers(
         for one in items
         for sub in one.item.sub_questions
     ]
-    replies = (one.text for one in teacher.complete_all(asked, what=what))
+    replies = teacher.complete_all(asked, what=what)
     for one in items:
         # All of an item's replies are taken, whatever the first says.
         said = [next(replies) for _ in one.item.sub_questions]
@@ -109,14 +110,14 @@ def _sub_answers(
         yield replace(one, item=replace(one.item, sub_questions=subs))
 
 
-def _sub_answer(texts: Texts, one: OpenItem, place: int, reply: str, require_gold: bool) -> str:
+def _sub_answer(texts: Texts, one: OpenItem, place: int, reply: Completion, require_gold: bool) -> str:
     """The long answer that a reply is.
 
     Raises:
         BadItemError: It has another form, or fails a check.
     """
     sub = one.item.sub_questions[place]
-    found = fields_of(reply, ANSWER_FIELDS, quoted=f"{sub.paragraph} {sub.question}")
+    found = fields_of_completion(reply, ANSWER_FIELDS, quoted=f"{sub.paragraph} {sub.question}")
     if require_gold:
         none = _same(found["Answer"], texts.no_answer)
         if none != sub.unanswerable:
@@ -129,10 +130,10 @@ def _sub_answer(texts: Texts, one: OpenItem, place: int, reply: str, require_gol
     return long_answer(found["Reasoning"], found["Answer"])
 
 
-def _finished(texts: Texts, one: OpenItem, reply: str, require_gold: bool) -> MultiHopItem | Dropped:
+def _finished(texts: Texts, one: OpenItem, reply: Completion, require_gold: bool) -> MultiHopItem | Dropped:
     quoted = " ".join([one.item.question, *(sub.long_answer for sub in one.item.sub_questions)])
     try:
-        found = fields_of(reply, FINAL_FIELDS, quoted=quoted)
+        found = fields_of_completion(reply, FINAL_FIELDS, quoted=quoted)
         said = found["Answer"]
         unknown = normalize_answer(texts.unknown) in normalize_answer(said)
         if require_gold and one.unknown and not unknown:

@@ -32,9 +32,9 @@ from retro.recipes.multi_hop.answer_command import (
     evaluate,
 )
 from retro.recipes.multi_hop.config import FLOWS
-from retro.recipes.multi_hop.holding_out import held_out
 from retro.recipes.multi_hop.item_files import ItemFile, parts_of, read_items, write_items
 from retro.recipes.multi_hop.items import LAYOUTS, MultiHopItem, final_answer_parts, long_answer_parts
+from retro.recipes.multi_hop.split import held_out
 
 PROGRAM = "python -m retro.recipes.multi_hop"
 _CREATE = "recipe.multi_hop.create"

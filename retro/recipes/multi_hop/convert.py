@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from retro.recipes.multi_hop.config import ConvertConfig, Count
 from retro.recipes.multi_hop.item_files import write_items, write_records
 from retro.recipes.multi_hop.items import MultiHopItem
 from retro.recipes.multi_hop.musique import musique
-from retro.recipes.multi_hop.prompts import load_texts
+from retro.recipes.multi_hop.prompts import Texts, load_texts
 from retro.recipes.multi_hop.sources import Source, drawn
+from retro.teacher.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -63,28 +64,15 @@ def run(work: StepRun) -> Made:
     for name, source, wanted in _read(config):
         skipped[name] = {reason: count for reason, count in sorted(source.skipped.items()) if count}
         parts += _draw(name, source, wanted, config.seed)
-    chosen = [one for part in parts for one in part.chosen]
-    kept, dropped = list[MultiHopItem](), list[dict[str, Any]]()
-    owners = (part for part in parts for _ in part.chosen)
     with work.teacher(config.teacher) as teacher:
-        answers = answer_all(
-            teacher, texts, chosen, max_tokens=config.max_tokens, what="convert", require_gold=config.require_gold
-        )
-        for part, found in zip(owners, answers, strict=True):
-            if isinstance(found, Dropped):
-                part.dropped[found.reason] += 1
-                dropped.append(_record(part.name, found))
-            else:
-                part.kept += 1
-                kept.append(found)
+        kept, dropped = _answer(teacher, texts, config, parts)
         report = {"teacher": teacher.report().line(), "prompts": texts.identity}
+    write_records(work.directory / DROPPED, dropped)
     if not kept:
         reasons = {part.name: dict(part.dropped) for part in parts}
-        raise DataError(
-            work.directory, f"no item is left of {len(chosen)} ({reasons})", "Look at the teacher's replies"
-        )
+        problem = f"no item is left of {len(dropped)} ({reasons})"
+        raise DataError(work.directory / DROPPED, problem, "Look at the problems in this file")
     write_items(work.directory / ITEMS, kept)
-    write_records(work.directory / DROPPED, dropped)
     counts = {"items": len(kept), "sets": {part.name: part.counts() for part in parts}, "skipped": skipped}
     return Made(files=[ITEMS, DROPPED], counts=counts, report=report)
 
@@ -109,6 +97,26 @@ def _read(config: ConvertConfig) -> Iterator[tuple[str, Source, dict[str, Count]
     if config.musique.path is not None:
         wanted = {"answerable": config.musique.answerable, "unanswerable": config.musique.unanswerable}
         yield "musique", musique(config.musique.path, skip_bad=skip, seed=config.seed), wanted
+
+
+def _answer(
+    teacher: Teacher, texts: Texts, config: ConvertConfig, parts: Sequence[_Part]
+) -> tuple[list[MultiHopItem], list[dict[str, Any]]]:
+    """The items with answers, and records of those that were dropped; both are counted in their parts."""
+    kept, dropped = list[MultiHopItem](), list[dict[str, Any]]()
+    chosen = [(part, one) for part in parts for one in part.chosen]
+    answers = answer_all(
+        teacher, texts, [one for _, one in chosen],
+        max_tokens=config.max_tokens, what="convert", require_gold=config.require_gold,
+    )  # fmt: skip
+    for (part, _), found in zip(chosen, answers, strict=True):
+        if isinstance(found, Dropped):
+            part.dropped[found.reason] += 1
+            dropped.append(_record(part.name, found))
+        else:
+            part.kept += 1
+            kept.append(found)
+    return kept, dropped
 
 
 def _draw(name: str, source: Source, wanted: dict[str, Count], seed: int) -> Iterator[_Part]:

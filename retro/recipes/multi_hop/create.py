@@ -8,10 +8,9 @@ dropped.jsonl     questions whose answers failed a check
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,15 @@ from retro.recipes.multi_hop import questions
 from retro.recipes.multi_hop.answering import Dropped, OpenItem, answer_all
 from retro.recipes.multi_hop.categories import read_categories
 from retro.recipes.multi_hop.config import CreateConfig
-from retro.recipes.multi_hop.flows import Draft
 from retro.recipes.multi_hop.item_files import write_items, write_records
-from retro.recipes.multi_hop.items import MultiHopItem, SubQuestion
+from retro.recipes.multi_hop.items import MultiHopItem
+from retro.recipes.multi_hop.made_items import filtered_record, made_item, negative_item, singles_of, without_answers
 from retro.recipes.multi_hop.negatives import Negative, Owned, negatives_of
 from retro.recipes.multi_hop.prompts import Texts, load_texts
-from retro.recipes.multi_hop.questions import Order, orders_of
+from retro.recipes.multi_hop.questions import Questions, QuestionSpec, specs_of
 from retro.teacher.teacher import Teacher
 
 RAW, FILTERED, FINAL, DROPPED = "raw.jsonl", "filtered.jsonl", "final.jsonl", "dropped.jsonl"
-SRC = "gen_qa.json"
-"""What older data calls generated items."""
 
 
 @dataclass
@@ -52,36 +49,52 @@ class _Answered:
         self.dropped.append({"id": found.item.id, "question": found.item.question, **said})
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What all parts of the step are given."""
+
+    teacher: Teacher
+    texts: Texts
+    config: CreateConfig
+    specs: Sequence[QuestionSpec]
+    made: Questions
+
+    @property
+    def passed(self) -> list[QuestionSpec]:
+        """Those that have a question."""
+        return [one for one in self.specs if one.id in self.made.drafts]
+
+    def answers(self, items: Sequence[OpenItem], what: str) -> Iterator[MultiHopItem | Dropped]:
+        """Full answers. One is some lines, where a question is a page."""
+        return answer_all(self.teacher, self.texts, items, max_tokens=max(self.config.max_tokens // 3, 1), what=what)
+
+
 def run(work: StepRun) -> Made:
     """Make questions, answer them, then those with other paragraphs.
 
     Raises:
         ConfigError: No categories are given.
-        DataError: The file of categories cannot be used, or no question passed.
+        DataError: The file of categories cannot be used, no question passed, or no answer did.
     """
     config: CreateConfig = work.settings.create
     if config.categories is None:
         raise ConfigError("recipe.multi_hop.create.categories", None, "needs a file of categories")
     texts, categories = load_texts(work.settings.prompts), read_categories(config.categories)
-    orders = orders_of(config, categories)
+    specs = specs_of(config, categories)
     with work.teacher(config.teacher) as teacher:
-        made = questions.make(teacher, texts, config, orders)
-        write_records(work.directory / RAW, made.tries)
-        passed = [one for one in orders if one.id in made.drafts]
-        opened = {one.id: _open(one, made.drafts[one.id]) for one in passed}
-        write_records(work.directory / FILTERED, (_filtered(opened[one.id].item) for one in passed))
-        if not passed:
-            problem = f"no question passed of {len(orders)} ({dict(made.rejected)})"
-            raise DataError(work.directory / RAW, problem, "Look at the replies in this file")
-        positives = _positives(teacher, texts, config, passed, opened)
-        negatives, without = _negatives(teacher, texts, config, passed, made.drafts, positives)
+        made = questions.make(teacher, texts, config, specs)
+        ours = _Work(teacher=teacher, texts=texts, config=config, specs=specs, made=made)
+        _write_questions(work.directory, ours)
+        positives = _positives(ours)
+        _require_items(work.directory, positives)
+        negatives, without = _negatives(ours, positives)
         report = {"teacher": teacher.report().line(), "prompts": texts.identity}
     both = [*positives.items, *negatives.items]
     singles = singles_of(both, config.single_share, config.seed)
     write_items(work.directory / FINAL, [*both, *singles])
     write_records(work.directory / DROPPED, [*positives.dropped, *negatives.dropped])
     counts = {
-        "categories": len(categories), "wanted": len(orders), "tries": len(made.tries), "filtered": len(passed),
+        "categories": len(categories), "wanted": len(specs), "tries": len(made.tries), "filtered": len(ours.passed),
         "rejected": _sorted(made.rejected), "given_up": _sorted(made.given_up),
         "items": len(positives.items), "negatives": len(negatives.items), "singles": len(singles),
         "dropped": _sorted(positives.reasons), "negatives_dropped": _sorted(negatives.reasons),
@@ -95,114 +108,53 @@ def inputs(work: StepRun) -> list[Path]:
     return [path for path in (work.settings.create.categories, work.settings.prompts) if path is not None]
 
 
-def singles_of(items: Sequence[MultiHopItem], share: float, seed: int) -> list[MultiHopItem]:
-    """A share of the sub-questions as single-hop items, each drawn by itself."""
-    draw, found = random.Random(f"{seed} singles"), list[MultiHopItem]()
-    for item in items:
-        for place, sub in enumerate(item.sub_questions):
-            if draw.random() < share:
-                answer = sub.long_answer.rpartition("\nAnswer:")[2]
-                found.append(
-                    replace(
-                        item, id=f"{item.id}/q{place + 1}", question=sub.question, multihop=False,
-                        sub_questions=(sub,), final_answer=answer, answer="" if sub.unanswerable else answer,
-                        meta={"of": item.id},
-                    )
-                )  # fmt: skip
-    return found
+def _write_questions(folder: Path, work: _Work) -> None:
+    """Write all tries and the questions that passed.
+
+    Raises:
+        DataError: None did.
+    """
+    write_records(folder / RAW, work.made.tries)
+    write_records(folder / FILTERED, (filtered_record(made_item(one, work.made.drafts[one.id])) for one in work.passed))
+    if not work.passed:
+        problem = f"no question passed of {len(work.specs)} ({dict(work.made.rejected)})"
+        raise DataError(folder / RAW, problem, "Look at the replies in this file")
 
 
-def _open(order: Order, draft: Draft) -> OpenItem:
-    """An order's question without answers, or with those that came with it."""
-    about = {"category": order.category, "flow": order.flow, "question_type": order.question_type}
-    drawn = {"popularity": list(order.popularity), **({"reasoning": draft.reasoning} if draft.reasoning else {})}
-    entities = {"entities": [one.entity for one in draft.hops], "attributes": [one.attribute for one in draft.hops]}
-    item = MultiHopItem(
-        question=draft.question,
-        multihop=True,
-        sub_questions=tuple(
-            SubQuestion(question=one.question, paragraph=one.paragraph, long_answer=one.long_answer)
-            for one in draft.hops
-        ),
-        final_answer=draft.final_answer,
-        answer=draft.answer,
-        id=order.id,
-        src=SRC,
-        meta={**about, **entities, **drawn},
-        extra={"tag": order.flow},
-    )
-    return OpenItem(item=item)
+def _require_items(folder: Path, found: _Answered) -> None:
+    if not found.items:
+        write_records(folder / DROPPED, found.dropped)
+        problem = f"no item is left of {len(found.dropped)} questions ({dict(found.reasons)})"
+        raise DataError(folder / DROPPED, problem, "Look at the problems in this file")
 
 
-def _filtered(item: MultiHopItem) -> dict[str, Any]:
-    """A question in the published field names, as far as it is made."""
-    subs = [{"question": one.question, "paragraph": one.paragraph} for one in item.sub_questions]
-    asked = {"id": item.id, "question": item.question, "multihop": True, "sub_questions": subs}
-    return {**asked, "meta_info": dict(item.meta), **item.extra}
-
-
-def _positives(
-    teacher: Teacher, texts: Texts, config: CreateConfig, passed: Sequence[Order], opened: Mapping[str, OpenItem]
-) -> _Answered:
+def _positives(work: _Work) -> _Answered:
+    """The questions with answers: those that came with them, or others at temperature 0."""
+    items = [made_item(one, work.made.drafts[one.id]) for one in work.passed]
+    if not work.config.re_generate_answer:
+        return _Answered(items=items)
     found = _Answered()
-    items = [opened[one.id] for one in passed]
-    if not config.re_generate_answer:
-        found.items += [one.item for one in items]
-        return found
-    for one, answer in zip(passed, _answers(teacher, texts, config, map(_unanswered, items), "create"), strict=True):
+    answers = work.answers([OpenItem(item=without_answers(one)) for one in items], "create")
+    for one, answer in zip(work.passed, answers, strict=True):
         found.take(one.flow, answer)
     return found
 
 
-def _unanswered(one: OpenItem) -> OpenItem:
-    """The question without the answers that came with it, which are asked for again."""
-    subs = tuple(replace(sub, long_answer="") for sub in one.item.sub_questions)
-    meta = {name: value for name, value in one.item.meta.items() if name != "reasoning"}
-    return replace(one, item=replace(one.item, sub_questions=subs, final_answer="", answer="", meta=meta))
-
-
-def _negatives(
-    teacher: Teacher,
-    texts: Texts,
-    config: CreateConfig,
-    passed: Sequence[Order],
-    drafts: Mapping[str, Draft],
-    positives: _Answered,
-) -> tuple[_Answered, int]:
+def _negatives(work: _Work, positives: _Answered) -> tuple[_Answered, int]:
     """Items with another paragraph, of those that were answered; and for how many there was none."""
     answered = {one.id for one in positives.items}
-    orders = {one.id: one for one in passed}
-    owned = [Owned(id=one.id, category=one.category, draft=drafts[one.id]) for one in passed if one.id in answered]
+    specs = {one.id: one for one in work.passed if one.id in answered}
+    owned = [Owned(id=one.id, category=one.category, draft=work.made.drafts[one.id]) for one in specs.values()]
     made, without = list[Negative](), 0
-    for flow in config.flows:
-        of_flow = [one for one in owned if orders[one.id].flow == flow]
-        new, lacking = negatives_of(of_flow, owned, config.negative_share, config.seed)
+    for flow in work.config.flows:
+        of_flow = [one for one in owned if specs[one.id].flow == flow]
+        new, lacking = negatives_of(of_flow, owned, work.config.negative_share, work.config.seed)
         made, without = [*made, *new], without + lacking
     found = _Answered()
-    items = [_open_negative(orders[one.of.id], one) for one in made]
-    for one, answer in zip(made, _answers(teacher, texts, config, items, "create: negatives"), strict=True):
-        found.take(orders[one.of.id].flow, answer)
+    items = [OpenItem(item=negative_item(specs[one.of.id], one)) for one in made]
+    for one, answer in zip(made, work.answers(items, "create: negatives"), strict=True):
+        found.take(specs[one.of.id].flow, answer)
     return found, without
-
-
-def _open_negative(order: Order, negative: Negative) -> OpenItem:
-    one = _open(order, negative.draft)
-    subs = tuple(
-        replace(sub, unanswerable=place in negative.replaced) for place, sub in enumerate(one.item.sub_questions)
-    )
-    replaced = {"replaced": [place + 1 for place in negative.replaced], "taken_from": list(negative.taken_from)}
-    item = replace(
-        one.item, id=f"{order.id}/neg", sub_questions=subs, meta={**one.item.meta, **replaced},
-        extra={"tag": f"{order.flow}-neg"},
-    )  # fmt: skip
-    return replace(one, item=item)
-
-
-def _answers(
-    teacher: Teacher, texts: Texts, config: CreateConfig, items: Iterable[OpenItem], what: str
-) -> Iterable[MultiHopItem | Dropped]:
-    # An answer is some lines, where a question is a page.
-    return answer_all(teacher, texts, list(items), max_tokens=max(config.max_tokens // 3, 1), what=what)
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:

@@ -14,8 +14,8 @@ from retro.recipes.multi_hop.config import CreateConfig, Flow, QuestionType
 from retro.recipes.multi_hop.filters import key_of, require_good
 from retro.recipes.multi_hop.flows import Draft, draft_of, require_category
 from retro.recipes.multi_hop.prompts import Texts, question_prompt, request_of, wanted_fields
-from retro.recipes.multi_hop.replies import fields_of
-from retro.teacher.request import TeacherRequest
+from retro.recipes.multi_hop.replies import fields_of_completion
+from retro.teacher.request import Completion, TeacherRequest
 from retro.teacher.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ POPULARITY = (1, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class QuestionSpec:
     """A question that is to be made, with all that was drawn for it."""
 
     flow: Flow
@@ -51,25 +51,25 @@ class Order:
 
 
 @dataclass
-class Made:
-    """What came of the orders."""
+class Questions:
+    """What came of them all."""
 
     drafts: dict[str, Draft] = field(default_factory=dict)
-    """By order, those that passed."""
+    """By the id of their spec, those that passed."""
     tries: list[dict[str, Any]] = field(default_factory=list)
     """Every try: what was asked with, the reply, the reason where it did not pass."""
     rejected: Counter[str] = field(default_factory=Counter)
     """Tries that did not pass, by reason."""
     given_up: Counter[str] = field(default_factory=Counter)
-    """Orders without a question after the last try, by its reason."""
+    """Specs without a question after the last try, by its reason."""
 
 
-def orders_of(config: CreateConfig, categories: Sequence[str]) -> list[Order]:
+def specs_of(config: CreateConfig, categories: Sequence[str]) -> list[QuestionSpec]:
     """What is to be made: so many questions of each category in each flow, or so many of them, drawn by the seed."""
-    found = list[Order]()
+    found = list[QuestionSpec]()
     for flow in config.flows:
         of_flow = [
-            _order(config, flow, category, number)
+            _spec(config, flow, category, number)
             for number in range(config.items_per_category)
             for category in categories
         ]
@@ -80,11 +80,11 @@ def orders_of(config: CreateConfig, categories: Sequence[str]) -> list[Order]:
     return found
 
 
-def _order(config: CreateConfig, flow: Flow, category: str, number: int) -> Order:
+def _spec(config: CreateConfig, flow: Flow, category: str, number: int) -> QuestionSpec:
     # Each from a seed of its own: another category in the file changes nothing about the others.
     draw = random.Random(f"{config.seed} {flow} {category.casefold()} {number}")
     low, high = config.temperature
-    return Order(
+    return QuestionSpec(
         flow=flow,
         category=category,
         number=number,
@@ -94,7 +94,7 @@ def _order(config: CreateConfig, flow: Flow, category: str, number: int) -> Orde
     )
 
 
-def make(teacher: Teacher, texts: Texts, config: CreateConfig, orders: Sequence[Order]) -> Made:
+def make(teacher: Teacher, texts: Texts, config: CreateConfig, specs: Sequence[QuestionSpec]) -> Questions:
     """Ask for all questions, and again for those that did not pass, up to `retries` times.
 
     Raises:
@@ -102,17 +102,17 @@ def make(teacher: Teacher, texts: Texts, config: CreateConfig, orders: Sequence[
         RetroError: As the teacher says.
     """
     fields = {flow: wanted_fields(texts, flow, whole=not config.re_generate_answer) for flow in config.flows}
-    made, seen, left = Made(), set[str](), list(orders)
+    made, seen, left = Questions(), set[str](), list(specs)
     for attempt in range(1 + config.retries):
         if not left:
             break
         requests = [_request(texts, config, fields[one.flow], one, attempt) for one in left]
         if attempt == 0:
             _say_plan(teacher, requests)
-        again = list[Order]()
+        again = list[QuestionSpec]()
         replies = teacher.complete_all(requests, what=f"create: questions, try {attempt + 1} of {1 + config.retries}")
         for one, request, reply in zip(left, requests, replies, strict=True):
-            problem = _take(made, seen, fields[one.flow], one, reply.text)
+            problem = _take(made, seen, fields[one.flow], one, reply)
             made.tries.append(_record(one, attempt, request, reply.text, problem))
             if problem is not None:
                 made.rejected[f"{one.flow}: {problem.reason}"] += 1
@@ -123,36 +123,40 @@ def make(teacher: Teacher, texts: Texts, config: CreateConfig, orders: Sequence[
     return made
 
 
-def _request(texts: Texts, config: CreateConfig, fields: Sequence[str], order: Order, attempt: int) -> TeacherRequest:
-    # Two orders with equal draws have equal prompts: the number keeps their samples apart, as the try does.
-    seed = order.number * (1 + config.retries) + attempt
-    prompt = question_prompt(texts, order.flow, fields, order.drawn)
+def _request(
+    texts: Texts, config: CreateConfig, fields: Sequence[str], spec: QuestionSpec, attempt: int
+) -> TeacherRequest:
+    # Two with equal draws have equal prompts: the number keeps their samples apart, as the try does.
+    seed = spec.number * (1 + config.retries) + attempt
+    prompt = question_prompt(texts, spec.flow, fields, spec.drawn)
     return request_of(
-        prompt, max_tokens=config.max_tokens, temperature=order.temperatures[attempt], seed=config.seed + seed
+        prompt, max_tokens=config.max_tokens, temperature=spec.temperatures[attempt], seed=config.seed + seed
     )
 
 
-def _take(made: Made, seen: set[str], fields: Sequence[str], order: Order, reply: str) -> BadItemError | None:
+def _take(
+    made: Questions, seen: set[str], fields: Sequence[str], spec: QuestionSpec, reply: Completion
+) -> BadItemError | None:
     """Keep what a reply makes, or say why not."""
     try:
-        found = fields_of(reply, fields)
-        require_category(order.category, found)
-        draft = draft_of(order.flow, found)
+        found = fields_of_completion(reply, fields)
+        require_category(spec.category, found)
+        draft = draft_of(spec.flow, found)
         require_good(draft)
         if key_of(draft) in seen:
             raise BadItemError("duplicate", f"asks what was asked before: {draft.question[:60]!r}")
     except BadItemError as error:
         return error
     seen.add(key_of(draft))
-    made.drafts[order.id] = draft
+    made.drafts[spec.id] = draft
     return None
 
 
 def _record(
-    order: Order, attempt: int, request: TeacherRequest, reply: str, problem: BadItemError | None
+    spec: QuestionSpec, attempt: int, request: TeacherRequest, reply: str, problem: BadItemError | None
 ) -> dict[str, Any]:
-    about = {"id": order.id, "flow": order.flow, "category": order.category, "popularity": list(order.popularity)}
-    asked = {"question_type": order.question_type, "temperature": request.temperature, "seed": request.seed}
+    about = {"id": spec.id, "flow": spec.flow, "category": spec.category, "popularity": list(spec.popularity)}
+    asked = {"question_type": spec.question_type, "temperature": request.temperature, "seed": request.seed}
     failed = {"reason": problem.reason, "problem": problem.problem} if problem else {"reason": "", "problem": ""}
     return {**about, **asked, "try": attempt + 1, "reply": reply, **failed}
 

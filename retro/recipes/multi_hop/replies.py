@@ -6,12 +6,24 @@ import re
 from collections.abc import Sequence
 
 from retro.qa.formats.item import BadItemError
+from retro.teacher.request import Completion
 
 _LINE = re.compile(r"\+ *(?P<name>[^:]+?) *:(?P<value>.*)")
 # What stands in a template, and nobody put something in its place: <entity>, {question}, [City name], Entity 1, N/A.
 _PLACEHOLDER = re.compile(
     r"[<{\[]\s*[A-Za-z][^<>{}\[\]]*[>}\]]|\b(?:entity|attribute) [12]\b|^(?:n/?a|tbd|unknown|[.…_-]+)$", re.IGNORECASE
 )
+
+
+def fields_of_completion(reply: Completion, names: Sequence[str], *, quoted: str = "") -> dict[str, str]:
+    """The fields of a reply that the teacher ended itself.
+
+    Raises:
+        BadItemError: It was cut at its most tokens, within whatever field; or as `fields_of` says.
+    """
+    if reply.finish_reason == "length":
+        raise BadItemError("cut_at_max_tokens", f"ends at max_tokens: {reply.text[-60:]!r}")
+    return fields_of(reply.text, names, quoted=quoted)
 
 
 def fields_of(reply: str, names: Sequence[str], *, quoted: str = "") -> dict[str, str]:

@@ -13,9 +13,9 @@ import pytest
 from retro.common.errors import ConfigError, DataError
 from retro.recipes.multi_hop.command import main, run
 from retro.recipes.multi_hop.flows import STEPS
-from retro.recipes.multi_hop.holding_out import held_out
 from retro.recipes.multi_hop.item_files import read_items
 from retro.recipes.multi_hop.items import item_of
+from retro.recipes.multi_hop.split import held_out
 from tests.recipes.multi_hop import world
 from tests.recipes.multi_hop.samples import NEW, OLD
 from tests.teacher.server import KEY, Sent, reply, serving

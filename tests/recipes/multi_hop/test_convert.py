@@ -227,8 +227,10 @@ def test_where_nothing_is_left_the_reasons_are_said(tmp_path: Path) -> None:
     config = config_of(tmp_path, "squad", squad={"answerable": 0, "unanswerable": 1}, seed=1)
     public_item = {"version": "v2.0", "data": [public.SQUAD["data"][1]]}
     (tmp_path / "squad.json").write_text(json.dumps(public_item))
-    with pytest.raises(DataError, match=r"no item is left of 1 .*answered_without_an_answer"):
+    with pytest.raises(DataError, match=r"dropped\.jsonl: no item is left of 1 .*answered_without_an_answer"):
         run(config)
+    [line] = (tmp_path / "run" / "recipe_multi_hop" / "convert" / "dropped.jsonl").read_text().splitlines()
+    assert json.loads(line)["problem"].startswith("is answered 'The Bern Tower was built by monks.'")
 
 
 def test_without_a_file_the_step_says_what_it_needs(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.recipes import base
 from retro.recipes.base import RECIPES, run_recipe
-from retro.recipes.multi_hop.create import singles_of
 from retro.recipes.multi_hop.item_files import read_items
 from retro.recipes.multi_hop.items import final_answer_parts, item_of, long_answer_parts
+from retro.recipes.multi_hop.made_items import singles_of
 from retro.recipes.multi_hop.recipe import MultiHop
 from retro.run.config import RunConfig, as_yaml, load_run_config
 from retro.teacher.request import TeacherRequest
@@ -327,6 +327,27 @@ def test_a_server_that_limits_the_rate_is_asked_again_and_its_cost_counted(
     assert told[0].endswith("cost 40.0000 of about 40.0000")
     assert any("create: 4 questions, 4 to ask for: about " in line for line in caplog.messages)
     assert {body["seed"] for body in server.bodies if body["temperature"]} == {1234}
+
+
+def test_replies_that_are_cut_are_asked_for_again(tmp_path: Path) -> None:
+    def answer(body: dict[str, Any], _: int) -> Sent:
+        prompt = body["messages"][0]["content"]
+        cut = body["seed"] == 1234 if body["temperature"] else "Facts:" in prompt and "Tower" in prompt
+        return reply(world.good(request_of(body)), **({"finish_reason": "length"} if cut else {}))
+
+    with serving(answer) as server:
+        teacher = {"kind": "openai", "model": "m", "base_url": server.url, "api_key_env": ""}
+        step = run(config_of(tmp_path, teacher=teacher, flows=["entities"], retries=1))
+    assert counts(step)["rejected"] == {"entities: cut_at_max_tokens": 4}
+    assert (counts(step)["filtered"], counts(step)["items"]) == (4, 3)
+    assert counts(step)["dropped"] == {"entities: final answer: cut_at_max_tokens": 1}
+
+
+def test_where_no_answer_passes_the_problems_are_there_to_look_at(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "unable", flows=["entities"])
+    with pytest.raises(DataError, match=r"dropped\.jsonl: no item is left of 4 questions \(.*no_answer_found': 4"):
+        run(config)
+    assert len(lines(config.run_dir / "recipe_multi_hop" / "create" / "dropped.jsonl")) == 4
 
 
 def request_of(body: dict[str, Any]) -> TeacherRequest:

@@ -15,7 +15,7 @@ from retro.recipes.multi_hop.config import CreateConfig
 from retro.recipes.multi_hop.filters import key_of, named, require_good
 from retro.recipes.multi_hop.flows import STEPS, Draft, Hop, draft_of, require_category
 from retro.recipes.multi_hop.negatives import Owned, negatives_of
-from retro.recipes.multi_hop.questions import orders_of
+from retro.recipes.multi_hop.questions import specs_of
 
 ALMA = Hop(
     entity="Alma Bridge", attribute="Length", question="How long is the Alma Bridge?", paragraph="Alma Bridge: 4."
@@ -173,30 +173,30 @@ def test_a_file_of_categories_that_cannot_be_used_is_refused(tmp_path: Path, nam
 
 def test_draws_are_those_of_the_seed_and_within_bounds() -> None:
     config = CreateConfig(items_per_category=40, retries=2)
-    orders = orders_of(config, ["City", "Lake"])
-    assert orders == orders_of(config, ["City", "Lake"])
-    assert orders != orders_of(config.model_copy(update={"seed": 1}), ["City", "Lake"])
-    assert len(orders) == 2 * 2 * 40
-    assert {one.popularity[0] for one in orders} == {one.popularity[1] for one in orders} == {1, 2, 3, 4, 5}
-    assert {one.question_type for one in orders} == {"wh", "yes_no"}
+    specs = specs_of(config, ["City", "Lake"])
+    assert specs == specs_of(config, ["City", "Lake"])
+    assert specs != specs_of(config.model_copy(update={"seed": 1}), ["City", "Lake"])
+    assert len(specs) == 2 * 2 * 40
+    assert {one.popularity[0] for one in specs} == {one.popularity[1] for one in specs} == {1, 2, 3, 4, 5}
+    assert {one.question_type for one in specs} == {"wh", "yes_no"}
     assert all(
-        len(one.temperatures) == 3 and 0.7 <= min(one.temperatures) <= max(one.temperatures) <= 1 for one in orders
+        len(one.temperatures) == 3 and 0.7 <= min(one.temperatures) <= max(one.temperatures) <= 1 for one in specs
     )
-    assert len({one.temperatures for one in orders}) > 100
+    assert len({one.temperatures for one in specs}) > 100
 
 
 def test_a_category_more_changes_nothing_about_the_others() -> None:
     config = CreateConfig(items_per_category=2)
-    before = orders_of(config, ["City", "Lake"])
-    after = [one for one in orders_of(config, ["Sea", "City", "Lake"]) if one.category != "Sea"]
+    before = specs_of(config, ["City", "Lake"])
+    after = [one for one in specs_of(config, ["Sea", "City", "Lake"]) if one.category != "Sea"]
     assert before == after
 
 
 def test_some_of_all_questions_are_drawn() -> None:
     config = CreateConfig(items_per_category=3, items=5, flows=("entities",))
-    chosen = orders_of(config, ["City", "Lake", "Sea"])
+    chosen = specs_of(config, ["City", "Lake", "Sea"])
     assert len(chosen) == len({one.id for one in chosen}) == 5
-    everything = orders_of(config.model_copy(update={"items": None}), ["City", "Lake", "Sea"])
+    everything = specs_of(config.model_copy(update={"items": None}), ["City", "Lake", "Sea"])
     assert [one for one in everything if one in chosen] == chosen
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from retro.qa.formats.item import BadItemError
-from retro.recipes.multi_hop.replies import fields_of
+from retro.recipes.multi_hop.replies import fields_of, fields_of_completion
+from retro.teacher.request import Completion
 
 NAMES = ("Entity 1", "Question 1", "Paragraph 1")
 GOOD = "+ Entity 1: Alma Bridge\n\n+ Question 1: How long is the Alma Bridge?\n+Paragraph 1 :  It is 3: no, 4 km long. "
@@ -59,3 +62,14 @@ def test_brackets_in_what_may_be_quoted_are_no_placeholder() -> None:
 
 def test_comparisons_and_numbers_in_brackets_are_no_placeholders() -> None:
     assert fields_of("+ Answer: 3 < 5 and 7 > 6 [1]", ("Answer",)) == {"Answer": "3 < 5 and 7 > 6 [1]"}
+
+
+def test_a_reply_that_was_cut_is_refused_whatever_it_has() -> None:
+    reply = Completion(
+        text="+ Answer: It was built in 18", input_tokens=9, output_tokens=9, finish_reason="length", model="m",
+        cached=False,
+    )  # fmt: skip
+    with pytest.raises(BadItemError, match=r"cut_at_max_tokens: ends at max_tokens: '.*in 18'"):
+        fields_of_completion(reply, ("Answer",))
+    whole = replace(reply, finish_reason="stop")
+    assert fields_of_completion(whole, ("Answer",)) == {"Answer": "It was built in 18"}

@@ -83,6 +83,12 @@ def inventing(request: TeacherRequest) -> str:
     return reply.replace("The paragraph does not say.", "It opened in 1999.")
 
 
+def unable(request: TeacherRequest) -> str:
+    """As `good`, but finds no answer in any paragraph."""
+    reply = good(request)
+    return re.sub(r"(\+ Answer: ).*", r"\1The paragraph does not say.", reply) if "+ Answer: " in reply else reply
+
+
 def _question(prompt: str, seed: int) -> str:
     category = re.findall(r'category\s+"([^"]+)"', prompt)[0]
     draw = random.Random(f"{category} {seed}")
