@@ -93,13 +93,16 @@ class Teacher:
 
         Args:
             requests: What is wanted.
-            what: The work, for the progress line, which has the cost so far and the cost expected.
+            what: The work, for the progress line, with the cost so far and the cost expected; empty: there is none.
 
         Raises:
             ConfigError: The budget does not allow the next request, or the backend refuses it for good. Replies that
                 were under way are kept.
             RetroError: As the backend says.
         """
+        if not what:
+            yield from self._complete(requests, None)
+            return
         with Progress(len(requests), what=what, unit="replies") as bar:
             yield from self._complete(requests, bar)
 

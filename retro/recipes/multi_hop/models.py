@@ -102,7 +102,7 @@ class ChatModel:
         """See `LanguageModel`."""
         requests = [self._request(one) for one in asks]
         try:
-            completions = list(self._teacher.complete_all(requests, what="multi_hop"))
+            completions = list(self._teacher.complete_all(requests, what=""))
         except RefusedError as error:
             if len(requests) > 1:
                 # One by one, so that only the one that is refused has no reply. What was replied is in the cache.

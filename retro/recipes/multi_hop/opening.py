@@ -138,5 +138,6 @@ def _engine(run: RunConfig, config: AnswerConfig, tuned: Path) -> LanguageModel:
 def _teacher(work: StepRun, config: ModelConfig) -> Iterator[LanguageModel]:
     from retro.recipes.multi_hop.models import ChatModel
 
+    work.directory.mkdir(parents=True, exist_ok=True)
     with work.teacher(config.teacher) as teacher:
         yield ChatModel(teacher, {"kind": "teacher", **config.teacher.shaping}, config.temperature)

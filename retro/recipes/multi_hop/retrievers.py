@@ -57,6 +57,8 @@ class FromContexts:
     def __init__(self, embedder: Embedder, n: int) -> None:
         """Find the `n` best of each search."""
         self._embedder, self._n = embedder, n
+        self._known: dict[tuple[Context, ...], Any] = {}
+        """Vectors of the passages of the questions that were searched for last."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -64,15 +66,19 @@ class FromContexts:
         return {"kind": "contexts", "embedder": self._embedder.identity, "n": self._n}
 
     def find(self, searches: Sequence[Search]) -> list[Found]:
-        """See `Retriever`. Passages of the same question are embedded once."""
-        own = {id(one.question): one.question.contexts for one in searches}
-        texts = {key: [_text(passage) for passage in passages] for key, passages in own.items()}
-        together = [text for mine in texts.values() for text in mine]
-        vectors = iter(_vectors(self._embedder.embed_passages(together), self._embedder, len(together)))
-        known = {key: np.array([next(vectors) for _ in mine]) for key, mine in texts.items()}
+        """See `Retriever`. Passages that several hops of a question search are embedded once."""
+        asked = dict.fromkeys(one.question.contexts for one in searches)
+        fresh = [passages for passages in asked if passages not in self._known]
+        texts = [_text(one) for passages in fresh for one in passages]
+        vectors = (
+            iter(_vectors(self._embedder.embed_passages(texts), self._embedder, len(texts))) if texts else iter(())
+        )
+        made = {passages: np.array([next(vectors) for _ in passages]) for passages in fresh}
+        # Those of this batch; whoever asks again does so in one of the next.
+        self._known = {passages: made[passages] if passages in made else self._known[passages] for passages in asked}
         queries = _query_vectors(self._embedder, searches)
         return [
-            Found(passages=_best(own[id(one.question)], known[id(one.question)], query, self._n))
+            Found(passages=_best(one.question.contexts, self._known[one.question.contexts], query, self._n))
             for one, query in zip(searches, queries, strict=True)
         ]
 

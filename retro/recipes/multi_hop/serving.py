@@ -25,7 +25,7 @@ from retro.tokenizers.tokenizer import conventions_of
 
 KIND = "conversation"
 """The kind of question that a chat's last message is."""
-_PASSAGES_GIVEN = 100
+_PASSAGES_GIVEN = 16
 """Most passages that a request may bring, where the retriever searches those of the question."""
 
 

@@ -19,9 +19,9 @@ from retro.recipes.base import Made, StepRun
 from retro.recipes.multi_hop import convert, create
 from retro.recipes.multi_hop.conversation import END_TURN, sample_of
 from retro.recipes.multi_hop.dialogs import load_dialog_texts
-from retro.recipes.multi_hop.holding_out import held_out
 from retro.recipes.multi_hop.item_files import parts_of, read_items, write_records
 from retro.recipes.multi_hop.items import MultiHopItem
+from retro.recipes.multi_hop.split import held_out
 from retro.recipes.tuning import tune
 
 log = logging.getLogger(__name__)

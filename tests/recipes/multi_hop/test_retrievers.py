@@ -13,6 +13,7 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.index.config import EmbedderConfig
+from retro.index.hashing import HashingEmbedder
 from retro.qa.question import Context
 from retro.recipes.multi_hop.answer_config import RetrieverConfig
 from retro.recipes.multi_hop.opening import opened_retriever
@@ -205,3 +206,20 @@ def test_settings_of_a_retriever_that_cannot_be_are_named(settings: dict[str, An
 def test_an_address_with_a_secret_is_refused() -> None:
     with pytest.raises(ConfigError):
         RetrieverConfig(kind="live", address="http://user:key@host/retrieve")
+
+
+def test_passages_of_a_question_are_embedded_once_for_all_its_hops(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    real = HashingEmbedder.embed_passages
+
+    def embed(self: HashingEmbedder, texts: Any, *more: Any) -> Any:
+        counted.append(len(texts))
+        return real(self, texts, *more)
+
+    monkeypatch.setattr(HashingEmbedder, "embed_passages", embed)
+    with opened_embedder(HASHING, ["Bridge", "Tower"]) as embedder:
+        retriever = FromContexts(embedder, 1)
+        retriever.find([search("river", BRIDGE, TOWER), search("bell", TOWER)])
+        assert titles(retriever.find([search("bell", BRIDGE, TOWER)])) == [["Tower"]]
+    # Three passages at first, and none again; queries are embedded as passages are.
+    assert counted == [3, 2, 1]
