@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retro.common.artifacts import Manifest, describe_files, fingerprint, write_manifest
 from retro.common.errors import ConfigError
@@ -40,6 +40,9 @@ from retro.recipes.multi_hop.hop_scores import hop_table
 from retro.recipes.multi_hop.opening import opened_model, opened_retriever, way_of
 from retro.recipes.multi_hop.protocol import Outcome, run
 
+if TYPE_CHECKING:
+    from retro.generate.answer_writer import AnswerFile
+
 log = logging.getLogger(__name__)
 
 ANSWERS, EVALUATED = "answers", "evaluate"
@@ -55,7 +58,7 @@ def answer(work: StepRun) -> Made:
     Raises:
         RetroError: The questions cannot be read, or model or retriever cannot be opened.
     """
-    from retro.generate.answer_writer import AnswerFile
+    from retro.generate.answer_writer import AnswerFile, begun_precision
 
     config: AnswerConfig = work.settings.answer
     task = task_of(config)
@@ -63,27 +66,43 @@ def answer(work: StepRun) -> Made:
     texts = load_dialog_texts(config.texts)
     out, begun = work.directory / ANSWERS, monotonic()
     out.mkdir(exist_ok=True)
-    tuned = work.made_by("model") / "sft" if "model" in work.step.needed(work.settings) else Path()
     with (
         opened_retriever(config.retriever, work.config, questions) as retriever,
-        opened_model(work, config, tuned) as model,
+        opened_model(work, config, _tuned(work), begun_precision(out)) as model,
     ):
         identity = {"model": dict(model.identity), "retriever": dict(retriever.identity), "texts": texts.identity}
         header = _header(config, task, questions, identity)
         file = AnswerFile(out / f"{ANSWER}.jsonl", header, [one.id for one in questions], config.batch_size)
         way = way_of(config, texts)
-        scores = RunningScores(task, read_answers(file.path) if file.path.exists() else [], questions)
-        with Progress(len(questions), what="multi_hop", unit="questions", done=file.done) as bar:
-            while not file.complete:
-                batch = questions[file.done : file.done + config.batch_size]
-                outcomes = run([way(one) for one in batch], model, retriever)
-                answers = [answer_of(one, outcome) for one, outcome in zip(batch, outcomes, strict=True)]
-                file.append(answers)
-                scores.add(batch, answers)
-                bar.advance(len(batch), scores.note)
+        _answer_all(
+            file, questions, task, config.batch_size, lambda batch: run(list(map(way, batch)), model, retriever)
+        )
     counts = {"questions": len(questions), **hop_table(questions, _finish(out, header, questions))["counts"]}
     files = [f"{ANSWERS}/manifest.json"]
     return Made(files=files, counts=counts, report={"seconds": round(monotonic() - begun, 3)})
+
+
+def _tuned(work: StepRun) -> Path:
+    """The model that the recipe tuned, where it is what answers."""
+    return work.made_by("model") / "sft" if "model" in work.step.needed(work.settings) else Path()
+
+
+def _answer_all(
+    file: AnswerFile,
+    questions: Sequence[Question],
+    task: Task,
+    batch_size: int,
+    answer_batch: Callable[[Sequence[Question]], list[Outcome]],
+) -> None:
+    """Answer what a file still lacks, batch by batch; the progress line has the metrics so far."""
+    scores = RunningScores(task, read_answers(file.path) if file.path.exists() else [], questions)
+    with Progress(len(questions), what="multi_hop", unit="questions", done=file.done) as bar:
+        while not file.complete:
+            batch = questions[file.done : file.done + batch_size]
+            answers = [answer_of(*pair) for pair in zip(batch, answer_batch(batch), strict=True)]
+            file.append(answers)
+            scores.add(batch, answers)
+            bar.advance(len(batch), scores.note)
 
 
 def task_of(config: AnswerConfig) -> Task:
@@ -168,6 +187,7 @@ def _header(
         "task_version": task.version,
         "metrics": list(task.metrics),
         "task_record": task.record(),
+        "precision": identity["model"].get("precision", ""),
         "max_new_tokens": config.model.max_new_tokens,
         "temperature": config.model.temperature,
         "identity": identity | {"questions": asked},

@@ -12,8 +12,8 @@ from typing import Any
 
 from retro.qa.question import Question
 from retro.recipes.multi_hop.conversation import Said, on_one_line
-from retro.recipes.multi_hop.dialogs import Dialog, LookUp, Trace, answer_of, context_of
-from retro.recipes.multi_hop.items import ANSWER, SUMMARY
+from retro.recipes.multi_hop.dialogs import Dialog, LookUp, Trace, answer_of, context_of, has_answer
+from retro.recipes.multi_hop.items import SUMMARY
 from retro.recipes.multi_hop.protocol import Event, Found, Hop, Outcome, Reply, Search, Step, Steps
 
 _SHORTEST_CONTEXT = 40
@@ -142,7 +142,7 @@ def _stopped(way: _Way, said: Said, hops: int) -> Generator[Step, Any, bool]:
 
 
 def _ended(way: _Way, text: str) -> Generator[Step, Any, Outcome]:
-    if len(way.trace.look_ups) > 1 and ANSWER not in text:
+    if len(way.trace.look_ups) > 1 and not has_answer(text):
         yield from way.note("no_answer_line")
     return way.outcome(text)
 

@@ -159,6 +159,7 @@ def _begun(trace: Trace) -> str:
     return f"{trace.said}\n{SUMMARY}".strip() if trace.closing else ""
 
 
+_ANSWER, _AROUND = re.compile(ANSWER, re.IGNORECASE), "*_ \t\r\n"
 _SEARCH = re.compile(r"^[\s*_]*search[\s*_]*:[\s*_]*(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -177,7 +178,9 @@ class Chat:
             ConfigError: There are not so many.
         """
         if examples > len(texts.chat_examples):
-            raise ConfigError("examples", examples, f"needs at most {len(texts.chat_examples)}, as many as there are")
+            raise ConfigError(
+                "answer.examples", examples, f"needs at most {len(texts.chat_examples)}, as many as there are"
+            )
         self.texts, self._longest, self._examples = texts, max_new_tokens, texts.chat_examples[:examples]
 
     def ask(self, trace: Trace) -> Ask:
@@ -201,7 +204,7 @@ class Chat:
             query = found[1].strip().strip("\"'`")
             problem = "" if query else "a search for nothing"
             return Said(text=text[: found.start()].strip(), query=query, problem=problem)
-        if ANSWER.lower() not in text.lower() and not trace.closing:
+        if not has_answer(text) and not trace.closing:
             return Said(text=text, problem="neither a search nor an answer")
         return Said(text=text)
 
@@ -217,5 +220,12 @@ class Chat:
 
 def answer_of(text: str) -> str:
     """The answer itself: what stands behind the last `Answer:`, on its line; all of a text that has none."""
-    _, mark, after = text.rpartition(ANSWER)
-    return after.strip().split("\n", 1)[0].strip() if mark else text.strip()
+    if not has_answer(text):
+        return text.strip()
+    after = _ANSWER.split(text)[-1]
+    return after.strip(_AROUND).split("\n", 1)[0].strip(_AROUND)
+
+
+def has_answer(text: str) -> bool:
+    """Whether a text has an `Answer:`, in letters of any case."""
+    return _ANSWER.search(text) is not None

@@ -97,8 +97,16 @@ def answering_config(run: RunConfig, config: AnswerConfig) -> GenerateConfig:
     return run.generate.model_copy(update=changes)
 
 
-def opened_model(work: StepRun, config: AnswerConfig, tuned: Path) -> AbstractContextManager[LanguageModel]:
+def opened_model(
+    work: StepRun, config: AnswerConfig, tuned: Path, begun: str | None = None
+) -> AbstractContextManager[LanguageModel]:
     """What answers.
+
+    Args:
+        work: The step.
+        config: Which model.
+        tuned: The one that this recipe tuned.
+        begun: The precision that answers were begun in, if any were.
 
     Raises:
         RetroError: It cannot be opened.
@@ -117,19 +125,22 @@ def opened_model(work: StepRun, config: AnswerConfig, tuned: Path) -> AbstractCo
         length, seed = model.sequence_length, config.seed
         opened = TransformersModel(model.path, sequence_length=length, temperature=model.temperature, seed=seed)
         return nullcontext(opened)
-    return nullcontext(_engine(work.config, config, tuned))
+    return nullcontext(_engine(work.config, config, tuned, begun))
 
 
-def _engine(run: RunConfig, config: AnswerConfig, tuned: Path) -> LanguageModel:
-    from retro.generate.open_model import open_model
+def _engine(run: RunConfig, config: AnswerConfig, tuned: Path, begun: str | None) -> LanguageModel:
+    from retro.generate.loading import find_checkpoint
+    from retro.generate.open_model import OpenModel
     from retro.generate.request import Sampling
     from retro.recipes.multi_hop.codec import codec_of
     from retro.recipes.multi_hop.models import EngineModel
     from retro.training import checkpoint
 
     paths = answering_paths(run, config.model, tuned)
-    model = open_model(answering_config(run, config), paths, run.parallel)
-    identity = {"kind": "engine", "checkpoint": checkpoint.identity(model.info.path)}
+    generate = answering_config(run, config)
+    model = OpenModel(generate, find_checkpoint(generate, paths.checkpoint), paths, run.parallel)
+    precision = model.prepare(begun or None).precision
+    identity = {"kind": "engine", "checkpoint": checkpoint.identity(model.info.path), "precision": precision}
     sampling = Sampling(temperature=config.model.temperature, seed=config.seed)
     return EngineModel(model.engine, codec_of(model.tokenizer, model.prefix), identity, sampling)
 

@@ -205,6 +205,7 @@ def test_one_search_is_with_the_whole_question() -> None:
         ("Summary: a\nAnswer:the bridge", "the bridge"),
         ("Answer:1873\nSummary:b\nAnswer: the bridge \nand more", "the bridge"),
         ("no mark", "no mark"),
+        ("**answer:** the *old* bridge**", "the *old* bridge"),
         ("Answer:", ""),
     ],
 )
