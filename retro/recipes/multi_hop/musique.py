@@ -31,7 +31,7 @@ def musique(path: Path, *, skip_bad: bool, seed: int) -> Source:
     Raises:
         DataError: The file cannot be read, or an item cannot be used.
     """
-    source = Source(items={"answerable": [], "unanswerable": []})
+    source, ids = Source(items={"answerable": [], "unanswerable": []}), set[str]()
 
     def refuse(reason: str, error: DataError) -> None:
         if not skip_bad:
@@ -42,12 +42,15 @@ def musique(path: Path, *, skip_bad: bool, seed: int) -> Source:
         try:
             answerable = _is_answerable(one.value)
             made = _of_musique(one.value, str(one.number), answerable, seed)
+            if isinstance(made, OpenItem) and made.item.id in ids:
+                raise BadItemError("id_twice", f"has the id of an item before it: {made.item.id!r}")
         except BadItemError as error:
             refuse(error.reason, DataError(path, f"{one.place} {error.problem}", _REMEDY))
             continue
         if isinstance(made, str):
             source.skipped[made] += 1
         else:
+            ids.add(made.item.id)
             source.items["answerable" if answerable else "unanswerable"].append(made)
     return source
 
@@ -129,7 +132,8 @@ def _open(record: Mapping[str, Any], identity: str, answerable: bool, subs: tupl
         sub_questions=subs,
         final_answer="",
         answer=answer,
-        id=f"musique/{identity}",
+        # The full set has most questions twice under one id, with and without all of their paragraphs.
+        id=f"musique/{identity}{'' if answerable else '/neg'}",
         src="musique.json",
     )
     of_subs = tuple(((one.answer,),) if one.answer else () for one in subs)

@@ -102,7 +102,7 @@ def test_musique_has_sub_questions_with_references_filled_in(tmp_path: Path) -> 
 
 def test_a_sub_question_without_its_paragraph_gets_another_one(tmp_path: Path) -> None:
     items, _, _ = made(config_of(tmp_path, "musique"))
-    one = items["musique/2hop__5"]
+    one = items["musique/2hop__5/neg"]
     assert [sub.unanswerable for sub in one.sub_questions] == [False, True]
     assert "1900" not in one.sub_questions[1].paragraph
     assert one.sub_questions[1].answer == ""
@@ -191,6 +191,23 @@ def test_an_item_of_musique_that_is_malformed_is_named_or_counted(
     items, counts, _ = made(config)
     assert list(items) == ["musique/2hop__1"]
     assert counts["skipped"]["musique"] == {reason: 1}
+
+
+def test_a_question_may_be_there_with_and_without_its_paragraphs_but_not_twice(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "musique")
+    steps = [dict(one) for one in public.MUSIQUE[0]["question_decomposition"]]
+    first = {"id": 9, "question": "How many arches has it?", "answer": "five", "paragraph_support_idx": 0}
+    twin = public.MUSIQUE[0] | {
+        "answerable": False,
+        "question_decomposition": [first, steps[0] | {"paragraph_support_idx": None}],
+    }
+    known = [public.MUSIQUE[0], public.MUSIQUE[0] | {"question": "Again?"}, twin]
+    (tmp_path / "musique.json").write_text("".join(json.dumps(one) + "\n" for one in known))
+    with pytest.raises(DataError, match=r"line 2 \(item 1\) has the id of an item before it: 'musique/2hop__1'"):
+        run(config)
+    (tmp_path / "musique.json").write_text("".join(json.dumps(one) + "\n" for one in (known[0], twin)))
+    _, counts, _ = made(config)
+    assert counts["sets"]["musique, answerable"]["there"] == counts["sets"]["musique, unanswerable"]["there"] == 1
 
 
 def test_where_every_other_paragraph_holds_the_answer_the_item_is_left_out(tmp_path: Path) -> None:
