@@ -1,6 +1,7 @@
 """Rows of Parquet and Arrow files: how many there are, where a file may be cut, and the rows of a part, streamed.
 
-Of a row only the columns are read that a document is made of. Where a file is cut decides nothing but the blocks.
+Of a row only the columns are read that a document is made of, or all where no source says which. Where a file is cut
+decides nothing but the blocks.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ def table_parts(path: Path, kind: str, config: SourceConfig, block_bytes: int) -
     return parts or [Rows(0, 0, 0)]
 
 
-def table_rows(path: Path, kind: str, config: SourceConfig, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
-    """The rows from number `start` to `stop` of a file, as dicts of the columns that are read.
+def table_rows(
+    path: Path, kind: str, config: SourceConfig | None, start: int, stop: int | None
+) -> Iterator[dict[str, Any]]:
+    """The rows from number `start` to `stop` of a file, as dicts of the columns that are read; all without a config.
 
     A text that is not UTF-8 comes as bytes.
 
@@ -151,7 +154,7 @@ def _parquet_groups(path: Path, config: SourceConfig) -> Iterator[Rows]:
             at += group.num_rows
 
 
-def _parquet_read(path: Path, config: SourceConfig, start: int, stop: int | None) -> Iterator[Any]:
+def _parquet_read(path: Path, config: SourceConfig | None, start: int, stop: int | None) -> Iterator[Any]:
     with _parquet(path) as file:
         names = _columns(path, file.schema_arrow, config)
         groups, at, skip, size, rows = [], 0, None, 0, 0
@@ -184,7 +187,7 @@ def _arrow_batches(path: Path, config: SourceConfig) -> Iterator[Rows]:
         at += batch.num_rows
 
 
-def _arrow_read(path: Path, config: SourceConfig, start: int) -> Iterator[Any]:
+def _arrow_read(path: Path, config: SourceConfig | None, start: int) -> Iterator[Any]:
     for batch in _after(_arrow(path, config), start):
         # Offsets in a damaged file may lead anywhere in memory.
         batch.validate(full=True)
@@ -192,7 +195,7 @@ def _arrow_read(path: Path, config: SourceConfig, start: int) -> Iterator[Any]:
             yield batch.slice(first, _BATCH_ROWS)
 
 
-def _arrow(path: Path, config: SourceConfig) -> Iterator[Any]:
+def _arrow(path: Path, config: SourceConfig | None) -> Iterator[Any]:
     """The record batches of an Arrow file or stream, mapped: what is not looked at is not read."""
     pyarrow = _pyarrow()
     ipc = importlib.import_module("pyarrow.ipc")
@@ -222,14 +225,16 @@ def _after(batches: Iterator[Any], rows: int) -> Iterator[Any]:
             yield batch.slice(skipped)
 
 
-def _columns(path: Path, schema: Any, config: SourceConfig) -> list[str]:
-    """The columns to read: the text's, and those of id and title where they are.
+def _columns(path: Path, schema: Any, config: SourceConfig | None) -> list[str]:
+    """The columns to read: the text's, and those of id and title where they are; all where there is no config.
 
     Raises:
         DataError: There is no column of texts under the source's `text_key`, or there are two.
     """
     types = _pyarrow().types
     names: list[str] = schema.names
+    if config is None:
+        return names
     key = config.text_key
     where = f"for the source {config.name!r} in corpus.sources"
     texts = [name for name, kind in zip(names, schema.types, strict=True) if _is_text(types, kind)]

@@ -6,7 +6,7 @@ Every mistake is one DataError that says where it is, what was found, and what t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -67,6 +67,7 @@ def question_of(path: Path, found: JsonItem, fields: Fields) -> Question:
         answer_groups=_answer_groups(path, place, item),
         labels=_labels(path, place, item),
         segments=segments,
+        segments_only=_segments_only(path, place, item, segments),
     )
 
 
@@ -271,6 +272,16 @@ def _segments(path: Path, place: str, item: Mapping[str, Any]) -> tuple[Segment,
     return tuple(found)
 
 
+def _segments_only(path: Path, place: str, item: Mapping[str, Any], segments: Sequence[Segment]) -> bool:
+    value = item.get("segments_only", False)
+    if not isinstance(value, bool):
+        raise DataError(path, f"{place} has segments_only = {str(value)[:40]!r}", "Give true or false")
+    if value and (not segments or segments[0].learn):
+        problem = f"{place} has segments_only, and {'a first segment that is learned' if segments else 'no segments'}"
+        raise DataError(path, problem, "The first segment is what the model reads first: a prompt, with learn: false")
+    return value
+
+
 def _answer_groups(path: Path, place: str, item: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     groups = item.get("answer_groups") or []
     if not isinstance(groups, list) or not all(isinstance(group, list) and group for group in groups):
@@ -281,11 +292,11 @@ def _answer_groups(path: Path, place: str, item: Mapping[str, Any]) -> tuple[tup
 
 # Longer texts do not tell a kind of question.
 _LONGEST_LABEL = 64
-_NO_LABELS = {"id", "_id", "question_id", "qid", "question", *_ANSWER_FIELDS, *CONTEXT_FIELDS}
+_NO_LABELS = {"id", "_id", "question_id", "qid", "question", "segments_only", *_ANSWER_FIELDS, *CONTEXT_FIELDS}
 
 
 _READ = _NO_LABELS | {"answer_groups", "chunk_ctxs", "document_ids", "is_impossible", "labels", "multichoice_options"}
-_READ |= {"qa_type", "segments", "supporting_facts", "turns"}
+_READ |= {"qa_type", "segments", "segments_only", "supporting_facts", "turns"}
 # A label counts answers by kind. That is not what such a field is for.
 _OF_PROMPTS = {
     "system",

@@ -98,5 +98,8 @@ class Question:
     """What kind of question it is: names and values, such as type and bridge. For scores of each kind."""
     segments: tuple[Segment, ...] = ()
     """The answer to learn, piece by piece, in place of the first of `answers`."""
+    segments_only: bool = False
+    """The segments are the whole sample, its prompt among them: nothing is written before them but what the
+    tokenizer's folder puts before every prompt, and no end token comes after them."""
     place: str = field(default="", compare=False)
     """Where it is in its file, for messages: `line 7 (item 6)`."""

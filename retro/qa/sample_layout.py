@@ -37,10 +37,16 @@ class AnswerIds:
     """An answer in token ids."""
 
     ids: Sequence[int]
-    end: int
-    """The token that ends it; always learned."""
+    end: int | None
+    """The token that ends it; always learned. None: its ids end it themselves."""
     learned: Sequence[bool] | None = None
     """For each of the ids whether it is learned; None: all are."""
+
+    @property
+    def whole(self) -> tuple[list[int], list[bool]]:
+        """All of its ids with the end token, and for each whether it is learned."""
+        learned = [True] * len(self.ids) if self.learned is None else list(self.learned)
+        return (list(self.ids), learned) if self.end is None else ([*self.ids, self.end], [*learned, True])
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,9 @@ def encode_sample(
         alone = fit_prompt(prompt, prompt_room(sequence_length, chunk_length, 1))
         return "question_too_long" if alone is None else "answer_too_long"
     ids, lost = fitted
-    learned = None if answer.learned is None else np.array([*answer.learned, True], dtype=np.bool_)
-    written = np.array([*answer.ids, answer.end], dtype=np.int32)
-    return EncodedSample(np.array(ids, dtype=np.int32), written, lost, learned)
+    written, wanted = answer.whole
+    learned = None if answer.learned is None else np.array(wanted, dtype=np.bool_)
+    return EncodedSample(np.array(ids, dtype=np.int32), np.array(written, dtype=np.int32), lost, learned)
 
 
 def left_pad(prompt_length: int, chunk_length: int) -> int:

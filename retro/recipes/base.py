@@ -210,6 +210,7 @@ RECIPES: Registry[Recipe] = Registry(
         "self_rag": "retro.recipes.self_rag.recipe:SelfRag",
         "instruct_rag": "retro.recipes.instruct_rag.recipe:InstructRag",
         "knowledge_conflict": "retro.recipes.knowledge_conflict.recipe:KnowledgeConflict",
+        "multi_hop": "retro.recipes.multi_hop.recipe:MultiHop",
     },
     _accept,
 )

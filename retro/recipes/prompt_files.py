@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +21,9 @@ class PromptFile(StageConfig):
 
     whole_file: ClassVar[bool] = True
     package: ClassVar[str]
-    """Where the recipe's own `prompts.yaml` is, such as `retro.recipes.self_rag`."""
+    """Where the recipe's own file is, such as `retro.recipes.self_rag`."""
+    file: ClassVar[str] = "prompts.yaml"
+    """Its name."""
 
     name: str = Field(min_length=1)
     version: PositiveInt
@@ -38,12 +40,12 @@ class PromptFile(StageConfig):
         Raises:
             DataError: The file is missing, or is not a prompts file of the recipe.
         """
-        text = resources.files(cls.package).joinpath("prompts.yaml").read_text(encoding="utf-8")
+        text = resources.files(cls.package).joinpath(cls.file).read_text(encoding="utf-8")
         data: dict[str, Any] = parse_yaml(text)
         if path is None:
             return cls(**data)
         own = read_yaml(path)
-        remedy = f"Its sections are those of {cls.package.replace('.', '/')}/prompts.yaml"
+        remedy = f"Its sections are those of {cls.package.replace('.', '/')}/{cls.file}"
         for key in ("name", "version"):
             if key not in own:
                 raise DataError(path, f"has no {key!r}", f"Give it one: it is recorded with the results. {remedy}")
@@ -60,7 +62,7 @@ def laid_over(below: Any, above: Any) -> Any:
     return below | {key: laid_over(below.get(key), value) for key, value in above.items()}
 
 
-_PLACE = re.compile(r"\{([a-z_]+)\}")
+_PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 def places_of(text: str) -> list[str]:
@@ -80,14 +82,28 @@ def filled(text: str, values: Mapping[str, str]) -> str:
     return _PLACE.sub(lambda found: values[found[1]], text)
 
 
-def require_places(setting: str, text: str, names: Sequence[str], *, optional: Sequence[str] = ()) -> None:
-    """Check that a prompt has each of these places, and no other: one without a value would stay in it as it is.
+def require_places(setting: str, text: str, needed: Collection[str], optional: Collection[str] = ()) -> None:
+    """Check the places of a prompt: one that nobody fills would stay in it as it is.
+
+    Args:
+        setting: Where it stands, for the message.
+        text: The prompt.
+        needed: Places that it must have.
+        optional: Places that it may have.
 
     Raises:
-        ConfigError: It has not.
+        ConfigError: One is missing, or is known to nobody.
     """
     found = set(places_of(text))
-    if not set(names) <= found <= {*names, *optional}:
-        shown = [", ".join(f"{{{name}}}" for name in some) for some in (names, optional)]
-        may = f", perhaps {shown[1]}" if optional else ""
-        raise ConfigError(setting, text, f"needs {shown[0] or 'no name in braces'} in it{may}, and no other in braces")
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise ConfigError(setting, _short(text), f"needs the place {{{missing[0]}}} in it")
+    unknown = sorted(found - {*needed, *optional})
+    if unknown:
+        known = ", ".join(f"{{{name}}}" for name in (*needed, *optional)) or "none"
+        raise ConfigError(setting, _short(text), f"needs no {{{unknown[0]}}}, which nothing fills in; known: {known}")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:59]}…"

@@ -277,7 +277,7 @@ def sample_ids(
         chats = [_chat(config, texts, one, *pair, takes_system=template.takes_system) for pair in pairs]
         written = [template.answer(chat.messages, gold) for chat, gold in zip(chats, golds, strict=True)]
         answers = [AnswerIds(ids, end) for ids, end in written]
-        return encode_chats(chats, template), _with_segments(one.questions, answers, tokenizer)
+        return _with_segments(config, one, encode_chats(chats, template), answers, tokenizer)
     prompts = [
         build_prompt(
             question,
@@ -291,21 +291,38 @@ def sample_ids(
         )
         for question, mine in pairs
     ]
-    prefix = prompt_prefix(conventions_of(tokenizer), config.add_special_tokens, "sft.data.add_special_tokens")
+    prefix = _prefix(config, tokenizer)
     encoded = tokenizer.encode_batch([answer_text(gold) for gold in golds])
     answers = [AnswerIds(ids, tokenizer.eod) for ids in encoded]
-    return encode_prompts(prompts, tokenizer, prefix), _with_segments(one.questions, answers, tokenizer)
+    return _with_segments(config, one, encode_prompts(prompts, tokenizer, prefix), answers, tokenizer)
 
 
-def _with_segments(questions: Sequence[Question], answers: Sequence[AnswerIds], tokenizer: Encoder) -> list[AnswerIds]:
-    """The answers of questions that bring segments, in place of their first gold answers."""
-    found = []
-    for question, answer in zip(questions, answers, strict=True):
-        if question.segments:
-            ids, learned = encode_segments(question.segments, tokenizer)
-            answer = AnswerIds(ids, answer.end, learned)
-        found.append(answer)
-    return found
+def _prefix(config: SftDataConfig, tokenizer: Encoder) -> tuple[int, ...]:
+    return prompt_prefix(conventions_of(tokenizer), config.add_special_tokens, "sft.data.add_special_tokens")
+
+
+def _with_segments(
+    config: SftDataConfig, one: QuestionSet, prompts: list[PromptIds], answers: list[AnswerIds], tokenizer: Encoder
+) -> tuple[list[PromptIds], list[AnswerIds]]:
+    """Prompts and answers, those of questions that bring segments in place of the first gold answer.
+
+    Raises:
+        DataError: The segments are a whole sample, and have no token that is learned.
+    """
+    for place, question in enumerate(one.questions):
+        if not question.segments:
+            continue
+        ids, learned = encode_segments(question.segments, tokenizer)
+        if not question.segments_only:
+            answers[place] = AnswerIds(ids, answers[place].end, learned)
+            continue
+        if not any(learned):
+            problem = f"{question.place} has segments that are learned, and they have no token with this tokenizer"
+            raise DataError(one.path, problem, "Leave it out: it teaches nothing")
+        first = learned.index(True)
+        prompts[place] = PromptIds([*_prefix(config, tokenizer), *ids[:first]], (), ())
+        answers[place] = AnswerIds(ids[first:], None, learned[first:])
+    return prompts, answers
 
 
 def _chat(

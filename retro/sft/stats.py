@@ -121,8 +121,8 @@ def _lengths(prompts: Sequence[PromptIds], answers: Sequence[AnswerIds]) -> dict
     return {
         "prompt": lengths([len(prompt.head) + len(prompt.tail) for prompt in prompts]),
         "contexts": lengths([sum(map(len, prompt.contexts)) for prompt in prompts]),
-        "answer": lengths([len(answer.ids) + 1 for answer in answers]),
-        "learned": lengths([(len(one.ids) if one.learned is None else sum(one.learned)) + 1 for one in answers]),
+        "answer": lengths([len(one.whole[0]) for one in answers]),
+        "learned": lengths([sum(one.whole[1]) for one in answers]),
     }
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from retro.common.errors import RetroError
+from retro.common.errors import ConfigError, RetroError
 from retro.generate.request import Completion, Engine, Request, Sampling
 from retro.qa.question import Question, Role, Turn
-from retro.teacher.request import Reply, TeacherRequest
+from retro.teacher.request import RefusedError, Reply, TeacherRequest
 from retro.tokenizers.chat_template import Message
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class EngineBackend:
         """Take a request in.
 
         Raises:
-            ConfigError: The prompt does not fit the model.
+            RefusedError: The prompt does not fit the model.
             DataError: The model's chat template refuses the conversation.
             RetroError: The engine cannot be opened.
         """
@@ -54,7 +54,10 @@ class EngineBackend:
         sampling = Sampling(
             temperature=request.temperature, max_new_tokens=request.max_tokens, stop=request.stop, seed=request.seed
         )
-        return engine.submit(Request(prompt=encode(request.messages), sampling=sampling))
+        try:
+            return engine.submit(Request(prompt=encode(request.messages), sampling=sampling))
+        except ConfigError as error:
+            raise RefusedError(error.setting, error.value, error.need) from None
 
     def wait(self) -> list[tuple[int, Reply | RetroError]]:
         """Choose tokens until a reply is complete."""

@@ -21,7 +21,7 @@ from retro.common.errors import ConfigError, DataError, RetroError, short_reason
 from retro.common.json_files import Count, JsonError, parse_json, wrong_type
 from retro.common.optional import import_optional
 from retro.teacher.config import HIDDEN, TeacherConfig
-from retro.teacher.request import Reply, TeacherRequest
+from retro.teacher.request import RefusedError, Reply, TeacherRequest
 
 
 class _Message(TypedDict):
@@ -46,6 +46,24 @@ class _Body(TypedDict):
 
 class _BadReplyError(Exception):
     """The server says that all is well, and what it sent is not a reply."""
+
+
+def api_key(name: str, setting: str) -> str:
+    """The API key in an environment variable; where no variable is named, a text that is none.
+
+    Raises:
+        ConfigError: The variable is empty, or holds what cannot be a key.
+    """
+    if not name:
+        return "none"
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise ConfigError(
+            setting, name, f"needs an environment variable that holds the API key; `{setting}=` sends none"
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(setting, name, "needs a variable whose value can be a key: letters and signs")
+    return key
 
 
 class OpenAIBackend:
@@ -95,18 +113,7 @@ class OpenAIBackend:
 
     @cached_property
     def _key(self) -> str:
-        name = self._config.api_key_env
-        if not name:
-            return "none"
-        key = os.environ.get(name, "").strip()
-        if not key:
-            need = "needs an environment variable that holds the API key; `teacher.api_key_env=` sends none"
-            raise ConfigError("teacher.api_key_env", name, need)
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigError(
-                "teacher.api_key_env", name, "needs a variable whose value can be a key: letters and signs"
-            )
-        return key
+        return api_key(self._config.api_key_env, "teacher.api_key_env")
 
     @cached_property
     def _client(self) -> Any:
@@ -165,9 +172,10 @@ class OpenAIBackend:
         if status == 404:
             need = f"needs a model that {config.base_url} has, or teacher.base_url another address ({words})"
             return ConfigError("teacher.model", self.model, need)
+        kind = RefusedError if status in (400, 413, 422) else ConfigError
         see = "see teacher.token_limit, teacher.leave_out and teacher.extra_body, and how long the prompt is"
         need = f"needs a server that takes the request ({words}); {see}"
-        return ConfigError("teacher.base_url", config.base_url, need)
+        return kind("teacher.base_url", config.base_url, need)
 
     def _without_key(self, text: object) -> str:
         """A message on one line, in which a server may have repeated the key."""

@@ -8,8 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from retro.common.errors import RetroError
+from retro.common.errors import ConfigError, RetroError
 from retro.tokenizers.chat_template import Message
+
+
+class RefusedError(ConfigError):
+    """One request cannot be answered, and others can: its prompt is too long, for instance."""
+
 
 ROLES = ("system", "user", "assistant")
 _BYTES_PER_TOKEN = 4

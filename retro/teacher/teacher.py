@@ -96,13 +96,16 @@ class Teacher:
 
         Args:
             requests: What is wanted.
-            what: The work, for the progress line.
+            what: The work, for the progress line, with the cost so far and the cost expected; empty: there is none.
 
         Raises:
             ConfigError: The budget does not allow the next request, or the backend refuses it for good. Replies that
                 were under way are kept.
             RetroError: As the backend says.
         """
+        if not what:
+            yield from self._complete(requests, None)
+            return
         with Progress(len(requests), what=what, unit="replies") as bar:
             yield from self._complete(requests, bar)
 
@@ -160,6 +163,7 @@ class Teacher:
 
     def _complete(self, requests: Sequence[TeacherRequest], bar: Progress | None) -> Iterator[Completion]:
         missing, fresh = self._missing(requests), set[str]()
+        wanted, made = len(missing), (self._made.replies, self._spent())
         with closing(self._work(missing)) as work:
             for one in requests:
                 key = key_of(self._backend, one)
@@ -168,9 +172,27 @@ class Teacher:
                 cached = key not in fresh
                 fresh.discard(key)
                 self._cached += cached
-                if bar is not None:
-                    (bar.found if cached else bar.advance)(1)
+                if bar is not None and cached:
+                    bar.found(1)
+                elif bar is not None:
+                    bar.advance(1, self._cost_note(wanted, *made))
                 yield Completion(**self._cache[key]["reply"], cached=cached)
+
+    def _spent(self) -> float:
+        return self._config.cost(self._made.input_tokens, self._made.output_tokens)
+
+    def _cost_note(self, wanted: int, replies: int, spent: float) -> str:
+        """What these requests have cost, and are expected to cost in all; empty without prices.
+
+        Args:
+            wanted: Replies that were missing.
+            replies: Replies that were made before.
+            spent: What those have cost.
+        """
+        if not self._config.has_prices:
+            return ""
+        cost = self._spent() - spent
+        return f"cost {cost:,.4f} of about {cost / (self._made.replies - replies) * wanted:,.4f}"
 
     def _work(self, missing: _Missing) -> Generator[list[str]]:
         """Ask for what is missing; gives keys as their replies come to be on the disk."""

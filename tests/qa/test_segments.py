@@ -120,3 +120,37 @@ def test_segments_of_which_none_is_learned_teach_nothing(tmp_path: Path) -> None
     path = question_file(tmp_path / "train.jsonl", {"question": "where", "segments": [{"text": "a", "learn": False}]})
     with pytest.raises(NothingToLearnError, match="none is learned"):
         read_questions(path, Fields())
+
+
+def test_segments_may_be_the_whole_sample(tmp_path: Path) -> None:
+    segments = [{"text": "user: where", "learn": False}, {"token": "[R]"}, {"text": "Paris"}]
+    path = question_file(tmp_path / "train.jsonl", {"question": "where", "segments": segments, "segments_only": True})
+    [found] = read_questions(path, Fields())
+    assert found.segments_only
+    assert found.labels == ()
+
+
+@pytest.mark.parametrize(
+    ("item", "problem"),
+    [
+        ({"segments_only": 1, "segments": [{"text": "a", "learn": False}, {"text": "b"}]}, "segments_only = '1'"),
+        ({"segments_only": True, "answer": "a"}, "segments_only, and no segments"),
+        ({"segments_only": True, "segments": [{"text": "a"}]}, "segments_only, and a first segment that is learned"),
+    ],
+)
+def test_a_whole_sample_of_another_form_is_refused(tmp_path: Path, item: dict[str, object], problem: str) -> None:
+    path = question_file(tmp_path / "train.jsonl", {"question": "where"} | item)
+    with pytest.raises(DataError, match=rf"line 1 \(item 0\) has {problem}"):
+        read_questions(path, Fields())
+
+
+def test_a_sample_without_an_end_token_ends_with_its_last_token() -> None:
+    answer = AnswerIds([11, 6, 12], None, [True, False, True])
+    found = encode_sample(PromptIds([5], (), ()), answer, sequence_length=8, chunk_length=1)
+    assert isinstance(found, EncodedSample)
+    plain = lay_out([found], end=END, sequence_length=8, chunk_length=1)
+    assert plain.labels_BS[0, plain.loss_mask_BS[0] > 0].tolist() == [11, 12]
+    packed = lay_out_packed([[found, found]], end=END, sequence_length=8, chunk_length=1)
+    # 5 11 6 are inputs, 12 is only asked for.
+    assert packed.tokens_BS.tolist() == [[5, 11, 6, 5, 11, 6, END, END]]
+    assert packed.labels_BS[0, packed.loss_mask_BS[0] > 0].tolist() == [11, 12, 11, 12]

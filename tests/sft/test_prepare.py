@@ -259,3 +259,21 @@ def test_an_encoder_with_nothing_to_read_is_warned_of(tmp_path: Path, caplog: py
     bare = [{"question": "q", "answer": "a"}]
     assert built(plain(write(tmp_path / "a.json", bare)), WordTokenizer()).reports[0].without_passages == 1
     assert "no question has a passage" in caplog.text
+
+
+def test_a_whole_sample_has_neither_a_prompt_around_it_nor_an_end_token(tmp_path: Path) -> None:
+    segments = [{"text": "ask this", "learn": False}, {"text": "one two"}, {"text": "read", "learn": False}]
+    item = {"question": "this", "segments": [*segments, {"text": "three"}], "segments_only": True}
+    words = WordTokenizer()
+    config = plain(write(tmp_path / "a.json", [item]), contexts_in_prompt=0, encoder=False)
+    batch = built(config, words).source.fetch(np.array([0]))
+    assert batch.token_mask_BS is not None
+    assert words.decode(batch.tokens_BS[batch.token_mask_BS].tolist()) == "ask this one two read three"
+    assert words.decode(batch.labels_BS[batch.loss_mask_BS == 1].tolist()) == "one two three"
+
+
+def test_a_whole_sample_without_a_learned_token_is_refused(tmp_path: Path) -> None:
+    item = {"question": "q", "segments": [{"text": "ask", "learn": False}, {"text": " "}], "segments_only": True}
+    path = write(tmp_path / "a.json", [item])
+    with pytest.raises(DataError, match=r"item 0 has segments that are learned, and they have no token with this"):
+        built(plain(path), WordTokenizer())

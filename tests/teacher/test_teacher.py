@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ArtifactError, ConfigError, DataError, RetroError
+from retro.common.progress import Progress
 from retro.teacher.config import TeacherConfig
 from retro.teacher.request import Reply, TeacherRequest, estimated_tokens, key_of, most_tokens, sha256_of
 from retro.teacher.script import ScriptBackend
@@ -303,6 +304,21 @@ def test_progress_is_told_in_replies(tmp_path: Path, caplog: pytest.LogCaptureFi
     with slow_teacher(tmp_path, Slow()) as teacher:
         list(teacher.complete_all(numbered(3), what="self_rag: labels"))
     assert any(line.startswith("self_rag: labels: 3/3 replies") for line in caplog.messages)
+
+
+def test_progress_has_the_cost_so_far_and_the_cost_expected(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "retro")
+    # A line for each reply, where usually there is one every 15 seconds.
+    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {**(Progress.__init__.__kwdefaults__ or {}), "every_s": 0})
+    with slow_teacher(tmp_path, Slow(), **PRICES) as teacher:
+        list(teacher.complete_all(numbered(1)))
+    with slow_teacher(tmp_path, Slow(at_once=1), **PRICES) as teacher:
+        list(teacher.complete_all(numbered(4), what="labels"))
+    told = [line.rpartition(", ")[2] for line in caplog.messages if line.startswith("labels:")]
+    # The first of the four is there already; each of the others costs 2.
+    assert told == ["cost 2.0000 of about 6.0000", "cost 4.0000 of about 6.0000", "cost 6.0000 of about 6.0000"]
 
 
 def test_a_line_of_something_else_in_the_cache_is_told(tmp_path: Path) -> None:

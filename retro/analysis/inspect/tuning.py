@@ -152,16 +152,17 @@ def _sample(inputs: TuningInputs, one: QuestionSet, part: Part, number: int) -> 
     made = encode_sample(prompt, answer, sequence_length=shape.sequence_length, chunk_length=chunk)
     whole = [*prompt.head, *(token for context in prompt.contexts for token in context), *prompt.tail]
     ids = whole if isinstance(made, str) else made.prompt.tolist()
-    learned = answer.learned if answer.learned is not None else [True] * len(answer.ids)
+    learned = answer.whole[1][: len(answer.ids)]
     tokens = [*ids, *answer.ids]
     # Decoded together: alone, a token loses the space before it.
     runs = [("prompt", False, len(ids))] if ids else []
     runs += [("answer", bool(flag), len(list(group))) for flag, group in groupby(learned)]
+    end = [] if answer.end is None else [SamplePart("end", True, 1, "")]
     return TuningSample(
         set=one.name, part=part, place=f"{one.path}: {question.place}",
         left_out=made.replace("_", " ") if isinstance(made, str) else None,
         lost_context=0 if isinstance(made, str) else made.lost_context,
-        parts=[*_texts(inputs.tokenizer, tokens, runs), SamplePart("end", True, 1, "")],
+        parts=[*_texts(inputs.tokenizer, tokens, runs), *end],
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from retro.recipes.knowledge_conflict.config import KnowledgeConflictConfig
 from retro.recipes.knowledge_conflict.conflict_sets import ITEMS
 from retro.recipes.knowledge_conflict.entity_types import YES_NO
 from retro.recipes.knowledge_conflict.items import CLOSED_BOOK, ConflictItem, in_order, read_conflicts
-from retro.recipes.knowledge_conflict.prompts import load_texts
+from retro.recipes.knowledge_conflict.prompts import Texts
 from retro.run.pipeline import model_paths
 
 Part = Literal["closed_book", "with_passages"]
@@ -147,7 +147,7 @@ def _write_task(work: StepRun, items: Sequence[ConflictItem]) -> None:
     data = base.model_dump(mode="json") | {"layouts": [], "kind": kind_of(items, base)}
     data["metrics"] = [metric_of(work.settings, data["kind"])]
     if work.settings.instruction == "abstain":
-        data["instruction"] = load_texts(work.settings.prompts).abstain
+        data["instruction"] = Texts.load(work.settings.prompts).abstain
     with atomic_path(work.directory / TASK) as temporary:
         temporary.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 

@@ -13,7 +13,7 @@ from retro.recipes.base import Made, StepRun
 from retro.recipes.knowledge_conflict.conflict_sets import BOTH_SIDES, ITEMS, with_both_sides
 from retro.recipes.knowledge_conflict.entity_types import YES_NO
 from retro.recipes.knowledge_conflict.items import ConflictItem, read_conflicts, write_conflicts
-from retro.recipes.knowledge_conflict.prompts import Texts, load_texts
+from retro.recipes.knowledge_conflict.prompts import Texts
 from retro.recipes.knowledge_conflict.substitution import mentions
 from retro.teacher.config import TeacherConfig
 from retro.teacher.request import TeacherRequest
@@ -34,7 +34,7 @@ def run(work: StepRun, teacher: TeacherConfig) -> Made:
         RetroError: As the teacher.
     """
     teacher.require_source()
-    config, texts = work.settings.counter_memory, load_texts(work.settings.prompts)
+    config, texts = work.settings.counter_memory, Texts.load(work.settings.prompts)
     items = read_conflicts(work.made_by("sets") / ITEMS)
     wanted = [one for one in items if one.counter]
     requests = [

@@ -10,12 +10,12 @@ from retro.recipes.base import Made, Step, StepRun
 from retro.recipes.knowledge_conflict import answering, confidence, conflict_sets, counter_memory, score
 from retro.recipes.knowledge_conflict.command import run_compare
 from retro.recipes.knowledge_conflict.config import KnowledgeConflictConfig
-from retro.recipes.knowledge_conflict.prompts import load_texts
+from retro.recipes.knowledge_conflict.prompts import Texts
 
 
 def _make_sets(work: StepRun) -> Made:
     settings: KnowledgeConflictConfig = work.settings
-    counts = conflict_sets.make(settings.sets, load_texts(settings.prompts).uncertain, work.directory)
+    counts = conflict_sets.make(settings.sets, Texts.load(settings.prompts).uncertain, work.directory)
     return Made(files=[conflict_sets.ITEMS], counts=counts)
 
 

@@ -17,7 +17,7 @@ from retro.recipes.knowledge_conflict.config import KnowledgeConflictConfig, Set
 from retro.recipes.knowledge_conflict.conflict_sets import ITEMS, make, with_both_sides
 from retro.recipes.knowledge_conflict.counter_memory import problem_of, request_text
 from retro.recipes.knowledge_conflict.items import ConflictItem, read_conflicts, write_conflicts
-from retro.recipes.knowledge_conflict.prompts import load_texts
+from retro.recipes.knowledge_conflict.prompts import Texts
 from retro.run.config import load_run_config
 from tests.qa.formats import samples
 
@@ -291,12 +291,12 @@ def test_a_passage_of_the_teacher_is_checked(counter: str, text: str, problem: s
 
 def test_the_teacher_is_asked_with_every_slot_filled() -> None:
     item = ConflictItem(id="a", question="Who {x}?", answers=(), original=("Ada", "Lovelace"), counter=("{answer}",))
-    text = request_text(item, load_texts(None))
+    text = request_text(item, Texts.load(None))
     assert "Question: Who {x}?" in text and 'answer to the question is "{answer}"' in text
     assert 'Do not mention "Ada" or "Lovelace"' in text
     assert "{question}" not in text and "{avoid}" not in text
     assert "Do not mention any other answer" in request_text(
-        ConflictItem(id="a", question="Who?", answers=(), original=(), counter=("Mary",)), load_texts(None)
+        ConflictItem(id="a", question="Who?", answers=(), original=(), counter=("Mary",)), Texts.load(None)
     )
 
 
@@ -314,7 +314,7 @@ def test_a_broken_file_of_texts_is_named(tmp_path: Path, text: str, problem: str
     path = tmp_path / "texts.yaml"
     path.write_text(text)
     with pytest.raises(DataError, match=problem):
-        load_texts(path)
+        Texts.load(path)
 
 
 def test_the_shipped_run_can_be_read() -> None:
@@ -327,8 +327,8 @@ def test_the_shipped_run_can_be_read() -> None:
 def test_texts_of_a_user_are_laid_over_the_shipped_ones(tmp_path: Path) -> None:
     path = tmp_path / "texts.yaml"
     path.write_text("{name: mine, version: 3, uncertain: Who knows}")
-    found = load_texts(path)
-    assert (found.uncertain, found.abstain) == ("Who knows", load_texts(None).abstain)
+    found = Texts.load(path)
+    assert (found.uncertain, found.abstain) == ("Who knows", Texts.load(None).abstain)
     assert (
-        found.identity["name"] == "mine" and found.identity["fingerprint"] != load_texts(None).identity["fingerprint"]
+        found.identity["name"] == "mine" and found.identity["fingerprint"] != Texts.load(None).identity["fingerprint"]
     )
