@@ -73,13 +73,11 @@ def places_of(text: str) -> list[str]:
 def filled(text: str, values: Mapping[str, str]) -> str:
     """A prompt with its places filled in. What is filled in is never looked at again: it may hold braces.
 
-    Raises:
-        ValueError: A place has no value.
+    Args:
+        text: The prompt; `require_places` checked it when it was read.
+        values: By the names of places. Other braces stay as they are.
     """
-    lacking = sorted(set(places_of(text)) - values.keys())
-    if lacking:
-        raise ValueError(f"no value for {', '.join(lacking)} in {text[:60]!r}")
-    return _PLACE.sub(lambda found: values[found[1]], text)
+    return _PLACE.sub(lambda found: values.get(found[1], found[0]), text)
 
 
 def require_places(setting: str, text: str, needed: Collection[str], optional: Collection[str] = ()) -> None:

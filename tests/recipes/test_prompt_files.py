@@ -15,9 +15,8 @@ def test_what_is_filled_in_is_not_looked_at_again() -> None:
     assert filled("{question} of {answers}", {"question": "Why {answers}?", "answers": "a"}) == "Why {answers}? of a"
 
 
-def test_a_place_without_a_value_never_stays_in_a_prompt() -> None:
-    with pytest.raises(ValueError, match="no value for question in"):
-        filled("{question}", {"answers": "a"})
+def test_other_braces_stay() -> None:
+    assert filled('{"query": {text}} {other}', {"text": "x"}) == '{"query": x} {other}'
 
 
 @pytest.mark.parametrize(("text", "good"), [("{a}", True), ("{a} {b}", True), ("{b}", False), ("{a} {c}", False)])

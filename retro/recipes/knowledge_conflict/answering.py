@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from retro.common.files import atomic_path
 from retro.generate import run as generate
 from retro.generate.config import GenerateConfig, ModelPaths
 from retro.qa.answer_files import Answer, read_answers
@@ -22,6 +19,7 @@ from retro.qa.metrics.normalize import normalize_answer
 from retro.qa.question import Question
 from retro.qa.task import Task, load_task
 from retro.recipes.base import Made, StepRun
+from retro.recipes.comparison import write_task
 from retro.recipes.knowledge_conflict.config import KnowledgeConflictConfig
 from retro.recipes.knowledge_conflict.conflict_sets import ITEMS
 from retro.recipes.knowledge_conflict.entity_types import YES_NO
@@ -144,12 +142,11 @@ def metric_of(config: KnowledgeConflictConfig, kind: str) -> str:
 def _write_task(work: StepRun, items: Sequence[ConflictItem]) -> None:
     """The task for questions in this toolkit's form."""
     base = load_task(work.settings.sets.task)
-    data = base.model_dump(mode="json") | {"layouts": [], "kind": kind_of(items, base)}
-    data["metrics"] = [metric_of(work.settings, data["kind"])]
+    kind = kind_of(items, base)
+    changes: dict[str, Any] = {"layouts": [], "kind": kind, "metrics": [metric_of(work.settings, kind)]}
     if work.settings.instruction == "abstain":
-        data["instruction"] = Texts.load(work.settings.prompts).abstain
-    with atomic_path(work.directory / TASK) as temporary:
-        temporary.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        changes["instruction"] = Texts.load(work.settings.prompts).abstain
+    write_task(base, work.directory / TASK, **changes)
 
 
 def predictions_of(folder: Path) -> dict[str, dict[str, Answer]]:

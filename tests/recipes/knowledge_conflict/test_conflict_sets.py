@@ -305,8 +305,8 @@ def test_the_teacher_is_asked_with_every_slot_filled() -> None:
     [
         ("version: 2", "has no 'name'"),
         ("name: mine", "has no 'version'"),
-        ("{name: mine, version: 2, counter_memory: Write.}", "counter_memory = 'Write.': needs the slots"),
-        ("{name: mine, version: 2, counter_memory: '{question} {answer} {gold}'}", "needs the slots"),
+        ("{name: mine, version: 2, counter_memory: Write.}", "counter_memory = 'Write.': needs the place"),
+        ("{name: mine, version: 2, counter_memory: '{question} {answer} {gold}'}", r"needs no \{gold\}"),
         ("{name: mine, version: 2, uncertain: ''}", "uncertain"),
     ],
 )
