@@ -44,10 +44,15 @@ class EngineModel:
         """What the engine is asked; a reply where the prompt is too long.
 
         Raises:
-            ConfigError: The tokenizer lacks a special token or a chat template.
+            ConfigError: The tokenizer lacks a special token or a chat template, or a reply leaves no room for any
+                prompt.
         """
+        most = self._engine.decoder.sequence_length
+        if ask.max_new_tokens >= most:
+            need = f"needs fewer than the {most} tokens of the model's sequences, which hold the conversation too"
+            raise ConfigError("answer.model.max_new_tokens", ask.max_new_tokens, need)
         prompt, stops = self._codec.prompt(ask), self._codec.stops(ask)
-        excess = len(prompt) + ask.max_new_tokens - self._engine.decoder.sequence_length
+        excess = len(prompt) + ask.max_new_tokens - most
         if excess > 0:
             return Reply(excess=excess)
         sampling = replace(self._sampling, max_new_tokens=ask.max_new_tokens)

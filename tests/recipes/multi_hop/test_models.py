@@ -69,6 +69,11 @@ def test_a_prompt_that_is_too_long_is_not_asked(engine: EngineModel, folder: Pat
         assert replies[1].excess == 10
 
 
+def test_replies_that_leave_no_room_for_any_prompt_are_refused(engine: EngineModel) -> None:
+    with pytest.raises(ConfigError, match=r"answer.model.max_new_tokens = 128: needs fewer than the 128 tokens"):
+        engine.generate([ask("e1", 128)])
+
+
 def test_a_temperature_draws_by_the_seed(folder: Path) -> None:
     drawn = [TransformersModel(folder, sequence_length=None, temperature=5.0, seed=seed) for seed in (1, 1, 2)]
     one, same, other = (model.generate([ASKS[0]])[0].segments for model in drawn)
