@@ -91,7 +91,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path, folder: Path) -> Non
 
 def test_a_model_without_a_chat_template_is_asked_in_segments_alone(engine: EngineModel) -> None:
     with pytest.raises(ConfigError, match=r"answer.form = 'chat': needs a model whose folder has a chat template"):
-        engine.generate([Ask(messages=({"role": "user", "content": "e1"},))])
+        engine.generate([Ask(messages=({"role": "user", "content": "e1"},), max_new_tokens=4)])
 
 
 def test_a_tokenizer_without_the_tokens_is_refused(made: RunConfig) -> None:
