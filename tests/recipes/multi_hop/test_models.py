@@ -14,14 +14,15 @@ import pytest
 from retro.common.errors import ConfigError, DataError
 from retro.generate.config import GenerateConfig
 from retro.generate.open_model import open_model
+from retro.generate.program import ProgramEngine
 from retro.qa.question import Segment
 from retro.recipes.multi_hop.answer_config import ModelConfig
 from retro.recipes.multi_hop.codec import Codec, codec_of, codec_of_folder
 from retro.recipes.multi_hop.conversation import END_CALL, END_TURN, Turn, call_text, prompt_segments
 from retro.recipes.multi_hop.hf_model import TransformersModel
-from retro.recipes.multi_hop.models import ChatModel, EngineModel
+from retro.recipes.multi_hop.models import ChatModel, EngineModel, as_program
 from retro.recipes.multi_hop.opening import answering_paths
-from retro.recipes.multi_hop.protocol import Ask, Reply
+from retro.recipes.multi_hop.protocol import Ask, Outcome, Reply, Steps
 from retro.recipes.multi_hop.server_model import ServerModel, read, spelled
 from retro.run.config import RunConfig
 from retro.teacher.config import TeacherConfig
@@ -30,6 +31,7 @@ from retro.teacher.script import ScriptBackend
 from retro.teacher.teacher import Teacher
 from retro.tokenizers.tokenizer import load_tokenizer
 from tests.recipes.multi_hop.fact_run import home
+from tests.recipes.multi_hop.scripted import Shelf, outcome_of
 
 
 def ask(text: str, most: int = 12, **more: Any) -> Ask:
@@ -98,6 +100,55 @@ def test_a_tokenizer_without_the_tokens_is_refused(made: RunConfig) -> None:
     plain = Codec(load_tokenizer(made.run_dir / "1_corpus" / "tokenizer"))
     with pytest.raises(ConfigError, match=r"sft.special_tokens = '<\|eot\|>': needs a tokenizer that has this token"):
         plain.prompt(ASKS[0])
+
+
+def grown(prompt: Ask, *, same: bool) -> Steps:
+    """Two turns; the second begins with what the first one was, or with something else."""
+    first: Reply = yield prompt
+    before = prompt.segments if same else (Segment(text="user:", learn=False), *prompt.segments)
+    end, begin = Segment(token=END_TURN), Segment(text="\nassistant:")
+    written = first.segments if first.segments[-1].token == END_TURN else (*first.segments, end)
+    second: Reply = yield Ask(segments=(*before, *written, begin), max_new_tokens=4, stop_tokens=(END_TURN,))
+    return Outcome(answer=second.text, text=second.text)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_conversation_that_grows_is_computed_once(
+    engine: EngineModel, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    inner = engine._engine
+    decoder: Any = inner.decoder
+    read: list[int] = []
+    real = decoder.extend
+
+    def extend(extensions: Any) -> Any:
+        read.extend(len(one.tokens) for one in extensions)
+        return real(extensions)
+
+    rows: list[int] = []
+
+    def counted(name: str, by: Callable[..., int]) -> None:
+        method = getattr(decoder, name)
+
+        def call(*arguments: Any) -> Any:
+            rows.append(by(*arguments))
+            return method(*arguments)
+
+        monkeypatch.setattr(decoder, name, call)
+
+    monkeypatch.setattr(decoder, "extend", extend)
+    counted("open", lambda: 1)
+    counted("fork", lambda row, count: count)
+    counted("close", lambda row: -1)
+    completion = ProgramEngine(inner).run([lambda: as_program(grown(ASKS[0], same=same), engine, Shelf({}))])[0]
+    # The prompt of nine tokens, read again in the second turn only where that begins with something else.
+    assert read[0] == 9
+    assert (max(read[1:]) >= 9) == (not same)
+    plain = outcome_of(grown(ASKS[0], same=same), engine, Shelf({}))
+    assert completion.text == plain.answer
+    # Nothing is held afterwards: as many rows were closed as were opened.
+    assert len(rows) >= 4
+    assert sum(rows) == 0
 
 
 # A server.
