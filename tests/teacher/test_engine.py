@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.common.errors import ArtifactError, DataError
 from retro.generate.config import GenerateConfig
 from retro.generate.request import Engine
 from retro.qa.prompt_texts import load_prompts
 from retro.teacher.config import TeacherConfig
 from retro.teacher.engine import Encode, EngineBackend, conversation_encoder
-from retro.teacher.request import TeacherRequest
+from retro.teacher.request import RefusedError, TeacherRequest
 from retro.teacher.teacher import Teacher, open_teacher
 from retro.tokenizers.chat_template import Message
 from retro.tokenizers.tokenizer import load_tokenizer, save_tokenizer
@@ -74,7 +74,7 @@ def test_limit_stop_and_seed_reach_the_engine(tmp_path: Path) -> None:
 def test_a_prompt_that_does_not_fit_stops_the_work_and_keeps_the_others(tmp_path: Path) -> None:
     with fake_teacher(tmp_path, FakeEngine(words=2)) as teacher:
         requests = [*numbered(2), asked("x" * (SEQUENCE + 1)), asked("after")]
-        with pytest.raises(ConfigError, match=r"Request\.prompt = '401 tokens': needs at most 400"):
+        with pytest.raises(RefusedError, match=r"Request\.prompt = '401 tokens': needs at most 400"):
             list(teacher.complete_all(requests))
         assert teacher.report().kept_replies == 2
 

@@ -15,7 +15,7 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError, DependencyError, RetroError
 from retro.teacher.config import TeacherConfig
-from retro.teacher.request import TeacherRequest
+from retro.teacher.request import RefusedError, TeacherRequest
 from retro.teacher.teacher import REPLIES, open_teacher
 from tests.serve.fake_server import fake_service
 from tests.serve.running import running
@@ -164,6 +164,8 @@ def test_what_the_server_refuses_for_good_is_asked_once(status: int, words: str,
     with serving(lambda *_: error(status, "as the server told")) as server:
         caught = error_of(config_of(server), tmp_path)
     assert isinstance(caught, ConfigError)
+    # Of these others may be answered; of the rest none can.
+    assert isinstance(caught, RefusedError) == (status in (400, 422))
     assert re.match(words, str(caught)), str(caught)
     assert len(server.bodies) == 1
 

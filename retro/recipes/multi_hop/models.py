@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from retro.common.errors import ConfigError, short_reason
-from retro.generate.request import Action, ChosenToken, Completion, Progress, Request, Sampling
+from retro.generate.request import Action, ChosenToken, Completion, Prefix, Progress, Request, Sampling
 from retro.qa.question import Segment
 from retro.recipes.multi_hop.codec import Codec
 from retro.recipes.multi_hop.protocol import Ask, Found, Outcome, Reply, Retriever, Search, Steps
@@ -44,14 +44,24 @@ class EngineModel:
         """What the engine is asked; a reply where the prompt is too long.
 
         Raises:
-            ConfigError: The tokenizer lacks a special token or a chat template.
+            ConfigError: The tokenizer lacks a special token or a chat template, or a reply leaves no room for any
+                prompt.
         """
+        most = self._engine.decoder.sequence_length
+        if ask.max_new_tokens >= most:
+            need = f"needs fewer than the {most} tokens of the model's sequences, which hold the conversation too"
+            raise ConfigError("answer.model.max_new_tokens", ask.max_new_tokens, need)
         prompt, stops = self._codec.prompt(ask), self._codec.stops(ask)
-        excess = len(prompt) + ask.max_new_tokens - self._engine.decoder.sequence_length
+        excess = len(prompt) + ask.max_new_tokens - most
         if excess > 0:
             return Reply(excess=excess)
         sampling = replace(self._sampling, max_new_tokens=ask.max_new_tokens)
         return Request(prompt=prompt, sampling=sampling, hook=_stop_at(stops) if stops else None)
+
+    def release(self, held: Prefix | None) -> None:
+        """Let go of what the engine holds for a conversation, if it does."""
+        if held is not None:
+            self._engine.release(held)
 
     def reply(self, completion: Completion) -> Reply:
         """What it wrote, in segments."""
@@ -117,9 +127,13 @@ class ChatModel:
 
 
 def as_program(steps: Steps, model: EngineModel, retriever: Retriever) -> Program:
-    """A way to answer as a program of the engine, so that many share its steps: for `retro serve`."""
+    """A way to answer as a program of the engine, so that many share its steps: for `retro serve`.
+
+    A conversation that grows is computed once: each turn goes on from the caches of the one before.
+    """
     given: Reply | Found | None = None
     begun, tokens, prompt_tokens = False, list[ChosenToken](), 0
+    held: Prefix | None = None
     try:
         while True:
             step = steps.send(given) if begun else next(steps)
@@ -131,7 +145,9 @@ def as_program(steps: Steps, model: EngineModel, retriever: Retriever) -> Progra
                 if isinstance(request, Reply):
                     given = request
                     continue
-                [completion] = yield [request]
+                [completion] = yield [replace(_after(request, held), keep=True)]
+                model.release(held)
+                held = completion.prefix
                 tokens += completion.tokens
                 prompt_tokens += completion.prompt_tokens
                 given = model.reply(completion)
@@ -142,4 +158,13 @@ def as_program(steps: Steps, model: EngineModel, retriever: Retriever) -> Progra
             tokens=tuple(tokens), text=text, ended="end", prompt_tokens=prompt_tokens, details=outcome.details()
         )
     finally:
+        model.release(held)
         steps.close()
+
+
+def _after(request: Request, held: Prefix | None) -> Request:
+    """The request as one that goes on from a prefix, where it begins with that; else as it is."""
+    count = 0 if held is None else len(held.tokens)
+    if held is None or len(request.prompt) <= count or tuple(request.prompt[:count]) != held.tokens:
+        return request
+    return replace(request, prefix=held, prompt=request.prompt[count:])

@@ -14,14 +14,15 @@ import pytest
 from retro.common.errors import ConfigError, DataError
 from retro.generate.config import GenerateConfig
 from retro.generate.open_model import open_model
+from retro.generate.program import ProgramEngine
 from retro.qa.question import Segment
 from retro.recipes.multi_hop.answer_config import ModelConfig
 from retro.recipes.multi_hop.codec import Codec, codec_of, codec_of_folder
 from retro.recipes.multi_hop.conversation import END_CALL, END_TURN, Turn, call_text, prompt_segments
 from retro.recipes.multi_hop.hf_model import TransformersModel
-from retro.recipes.multi_hop.models import ChatModel, EngineModel
+from retro.recipes.multi_hop.models import ChatModel, EngineModel, as_program
 from retro.recipes.multi_hop.opening import answering_paths
-from retro.recipes.multi_hop.protocol import Ask, Reply
+from retro.recipes.multi_hop.protocol import Ask, Outcome, Reply, Steps
 from retro.recipes.multi_hop.server_model import ServerModel, read, spelled
 from retro.run.config import RunConfig
 from retro.teacher.config import TeacherConfig
@@ -30,6 +31,7 @@ from retro.teacher.script import ScriptBackend
 from retro.teacher.teacher import Teacher
 from retro.tokenizers.tokenizer import load_tokenizer
 from tests.recipes.multi_hop.fact_run import home
+from tests.recipes.multi_hop.scripted import Shelf, outcome_of
 
 
 def ask(text: str, most: int = 12, **more: Any) -> Ask:
@@ -69,6 +71,11 @@ def test_a_prompt_that_is_too_long_is_not_asked(engine: EngineModel, folder: Pat
         assert replies[1].excess == 10
 
 
+def test_replies_that_leave_no_room_for_any_prompt_are_refused(engine: EngineModel) -> None:
+    with pytest.raises(ConfigError, match=r"answer.model.max_new_tokens = 128: needs fewer than the 128 tokens"):
+        engine.generate([ask("e1", 128)])
+
+
 def test_a_temperature_draws_by_the_seed(folder: Path) -> None:
     drawn = [TransformersModel(folder, sequence_length=None, temperature=5.0, seed=seed) for seed in (1, 1, 2)]
     one, same, other = (model.generate([ASKS[0]])[0].segments for model in drawn)
@@ -86,13 +93,62 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path, folder: Path) -> Non
 
 def test_a_model_without_a_chat_template_is_asked_in_segments_alone(engine: EngineModel) -> None:
     with pytest.raises(ConfigError, match=r"answer.form = 'chat': needs a model whose folder has a chat template"):
-        engine.generate([Ask(messages=({"role": "user", "content": "e1"},))])
+        engine.generate([Ask(messages=({"role": "user", "content": "e1"},), max_new_tokens=4)])
 
 
 def test_a_tokenizer_without_the_tokens_is_refused(made: RunConfig) -> None:
     plain = Codec(load_tokenizer(made.run_dir / "1_corpus" / "tokenizer"))
     with pytest.raises(ConfigError, match=r"sft.special_tokens = '<\|eot\|>': needs a tokenizer that has this token"):
         plain.prompt(ASKS[0])
+
+
+def grown(prompt: Ask, *, same: bool) -> Steps:
+    """Two turns; the second begins with what the first one was, or with something else."""
+    first: Reply = yield prompt
+    before = prompt.segments if same else (Segment(text="user:", learn=False), *prompt.segments)
+    end, begin = Segment(token=END_TURN), Segment(text="\nassistant:")
+    written = first.segments if first.segments[-1].token == END_TURN else (*first.segments, end)
+    second: Reply = yield Ask(segments=(*before, *written, begin), max_new_tokens=4, stop_tokens=(END_TURN,))
+    return Outcome(answer=second.text, text=second.text)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_conversation_that_grows_is_computed_once(
+    engine: EngineModel, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    inner = engine._engine
+    decoder: Any = inner.decoder
+    read: list[int] = []
+    real = decoder.extend
+
+    def extend(extensions: Any) -> Any:
+        read.extend(len(one.tokens) for one in extensions)
+        return real(extensions)
+
+    rows: list[int] = []
+
+    def counted(name: str, by: Callable[..., int]) -> None:
+        method = getattr(decoder, name)
+
+        def call(*arguments: Any) -> Any:
+            rows.append(by(*arguments))
+            return method(*arguments)
+
+        monkeypatch.setattr(decoder, name, call)
+
+    monkeypatch.setattr(decoder, "extend", extend)
+    counted("open", lambda: 1)
+    counted("fork", lambda row, count: count)
+    counted("close", lambda row: -1)
+    completion = ProgramEngine(inner).run([lambda: as_program(grown(ASKS[0], same=same), engine, Shelf({}))])[0]
+    # The prompt of nine tokens, read again in the second turn only where that begins with something else.
+    assert read[0] == 9
+    assert (max(read[1:]) >= 9) == (not same)
+    plain = outcome_of(grown(ASKS[0], same=same), engine, Shelf({}))
+    assert completion.text == plain.answer
+    # Nothing is held afterwards: as many rows were closed as were opened.
+    assert len(rows) >= 4
+    assert sum(rows) == 0
 
 
 # A server.
