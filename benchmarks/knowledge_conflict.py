@@ -81,7 +81,20 @@ def main() -> None:
     text = page(numbers, options)
     print(text)
     if not options.dry:
-        print(write("knowledge_conflict", text, {"machine": machine("cpu"), "sets": numbers}))
+        shown = {name: _shown(found) for name, found in numbers.items()}
+        print(write("knowledge_conflict", text, {"machine": machine("cpu"), "sets": shown}))
+
+
+def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that the page has."""
+    kept: dict[str, Any] = {name: found[name] for name in ("items", "metric", "quadrants", "sets", "seconds")}
+    for name, one in {"closed_book": found["closed_book"], **found["conditions"]}.items():
+        sure = one["confidence"]["mean"]
+        kept[name] = {"right": one["right"], "original": one["original"], "counter": one.get("counter")}
+        kept[name] |= {"memorisation_ratio": one.get("memorisation_ratio", {}).get("all")}
+        kept[name] |= {"abstains": one["abstains"]["all"], "log_p": {"original": sure["original"]}}
+        kept[name]["log_p"]["counter"] = sure["counter"]
+    return kept
 
 
 def page(numbers: Mapping[str, Any], options: argparse.Namespace) -> str:
