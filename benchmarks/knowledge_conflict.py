@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import machine, write
 from retro.recipes.base import RECIPES, run_recipe
+from retro.recipes.knowledge_conflict.items import in_order
 from retro.recipes.knowledge_conflict.quadrants import QUADRANTS
 from retro.recipes.knowledge_conflict.tables import WORDS, cell, mean_cell, words_of
 from retro.run.config import RunConfig, run_config_of
@@ -79,7 +81,20 @@ def main() -> None:
     text = page(numbers, options)
     print(text)
     if not options.dry:
-        print(write("knowledge_conflict", text, {"machine": machine("cpu"), "sets": numbers}))
+        shown = {name: _shown(found) for name, found in numbers.items()}
+        print(write("knowledge_conflict", text, {"machine": machine("cpu"), "sets": shown}))
+
+
+def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that the page has."""
+    kept: dict[str, Any] = {name: found[name] for name in ("items", "metric", "quadrants", "sets", "seconds")}
+    for name, one in {"closed_book": found["closed_book"], **found["conditions"]}.items():
+        sure = one["confidence"]["mean"]
+        kept[name] = {"right": one["right"], "original": one["original"], "counter": one.get("counter")}
+        kept[name] |= {"memorisation_ratio": one.get("memorisation_ratio", {}).get("all")}
+        kept[name] |= {"abstains": one["abstains"]["all"], "log_p": {"original": sure["original"]}}
+        kept[name]["log_p"]["counter"] = sure["counter"]
+    return kept
 
 
 def page(numbers: Mapping[str, Any], options: argparse.Namespace) -> str:
@@ -93,12 +108,16 @@ def page(numbers: Mapping[str, Any], options: argparse.Namespace) -> str:
         "original; log-probabilities are means per token, with bootstrap intervals."
     ]
     for name, found in numbers.items():
-        parts += [f"## {name}", _facts(found), _table(found)]
-    return "\n\n".join(parts) + "\n"
+        parts += [f"## {name}", _facts(found), _quadrants(found), _table(found)]
+    wrapped = [one if one.startswith(("#", "|")) else textwrap.fill(one, 120, break_on_hyphens=False) for one in parts]
+    return "\n\n".join(filter(None, wrapped)) + "\n"
 
 
 def _facts(found: Mapping[str, Any]) -> str:
-    lacking = "; ".join(f"{name}: {reasons}" for name, reasons in found["sets"]["lacking"].items())
+    lacking = "; ".join(
+        f"{words_of(name)} {', '.join(f'{reason} {count}' for reason, count in reasons.items())}"
+        for name, reasons in found["sets"]["lacking"].items()
+    )
     seconds = found["seconds"]
     return (
         f"{found['items']} questions, right by `{found['metric']}`. Answering took {seconds['answers']:.0f} s, scoring "
@@ -107,7 +126,6 @@ def _facts(found: Mapping[str, Any]) -> str:
 
 
 def _table(found: Mapping[str, Any]) -> str:
-    quadrants = "; ".join(f"{WORDS[name]} {cell(found['quadrants'][name])}" for name in QUADRANTS)
     heads = (
         "condition",
         "right",
@@ -119,13 +137,21 @@ def _table(found: Mapping[str, Any]) -> str:
         "log p(other)",
     )
     rows = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
-    for name, one in {"closed_book": found["closed_book"], **found["conditions"]}.items():
+    for name in in_order(["closed_book", *found["conditions"]]):
+        one = found["conditions"].get(name, found["closed_book"])
         ratio = one.get("memorisation_ratio", {}).get("all")
         cells = [cell(one["right"]), cell(one["original"]), cell(one.get("counter")), cell(ratio)]
         sure = one["confidence"]["mean"]
         cells += [cell(one["abstains"]["all"]), mean_cell(sure["original"]), mean_cell(sure["counter"])]
         rows.append(f"| {words_of(name)} | {' | '.join(cells)} |")
-    return "\n".join([f"Quadrants of closed-book and {words_of(found['quadrants_of'])}: {quadrants}.", "", *rows])
+    return "\n".join(rows)
+
+
+def _quadrants(found: Mapping[str, Any]) -> str:
+    if not found["quadrants"]["both"]["of"]:
+        return ""
+    shares = "; ".join(f"{WORDS[name]} {cell(found['quadrants'][name])}" for name in QUADRANTS)
+    return f"Quadrants of closed-book and {words_of(found['quadrants_of'])}: {shares}."
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from retro.qa.metrics.normalize import Rules, normalize_answer
 from retro.qa.metrics.registry import METRICS
 from retro.qa.metrics.words import chosen_option, verdict
 from retro.recipes.knowledge_conflict.config import PhrasesConfig
+from retro.recipes.knowledge_conflict.entity_types import YES_NO
 from retro.recipes.knowledge_conflict.items import SUPPORTS, ConflictItem
 from retro.recipes.knowledge_conflict.quadrants import holds_answer
 
@@ -57,6 +58,9 @@ def matcher(metric: str, rules: Rules) -> Matches:
     found = METRICS.find(metric, "recipe.knowledge_conflict.metric")
 
     def matches(text: str, answers: Sequence[str], item: ConflictItem) -> bool | None:
+        if metric == "accuracy" and not item.options:
+            # A sentence has no truth value, though it may have the word no.
+            answers = [one for one in answers if normalize_answer(one) in YES_NO]
         if not answers:
             return None
         asked = QuestionLine(
@@ -65,7 +69,7 @@ def matcher(metric: str, rules: Rules) -> Matches:
         try:
             return found.share(found.measure(text, asked, rules)) >= RIGHT
         except ValueError:
-            # The answers are none that the metric compares with: a sentence is neither true nor an option.
+            # The answers are none that the metric compares with, such as True where there are options.
             return None
 
     return matches

@@ -63,7 +63,7 @@ def test_the_strict_words_are_the_ones_that_are_asked_for() -> None:
 
 
 def test_a_sentence_is_compared_with_no_truth_value() -> None:
-    one = item(answers=("True",), original=("She did it.",), counter=("She did not.",))
+    one = item(answers=("True",), original=("She did it.",), counter=("There is no such thing.",))
     said = judge(one, "original", "Yes, true.", ACCURACY, PHRASES)
     assert (said.right, said.original, said.counter, said.context_right) == (True, None, None, None)
 

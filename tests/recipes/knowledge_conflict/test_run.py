@@ -267,7 +267,7 @@ def test_a_stop_in_the_middle_of_a_step_changes_no_byte(
     naive: RunConfig, whole: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_teacher(naive, tmp_path / "run")
-    replies, blocks = list[str](), list[int]()
+    replies, batches, blocks = list[str](), list[int](), list[int]()
 
     def reply(request: Any) -> str:
         replies.append(request.messages[-1]["content"])
@@ -275,16 +275,23 @@ def test_a_stop_in_the_middle_of_a_step_changes_no_byte(
             raise KeyboardInterrupt
         return world.teacher(request)
 
+    def generate(engine: BatchEngine, asked: Any) -> Any:
+        batches.append(len(asked))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return whole_generate(engine, asked)
+
     def score(engine: BatchEngine, asked: Any) -> Any:
         blocks.append(len(asked))
         if len(blocks) == 3:
             raise KeyboardInterrupt
         return whole_score(engine, asked)
 
-    whole_score = BatchEngine.score
+    whole_generate, whole_score = BatchEngine.generate, BatchEngine.score
+    monkeypatch.setattr(BatchEngine, "generate", generate)
     monkeypatch.setattr(script, "_open_function", lambda name: ScriptBackend(reply, "the same"))
     monkeypatch.setattr(BatchEngine, "score", score)
-    for step in ("counter_memory", "confidence"):
+    for step in ("counter_memory", "answers", "confidence"):
         with pytest.raises(KeyboardInterrupt):
             run_recipe(RECIPE, config)
         assert (home(config) / step).is_dir() and not (home(config) / step / "manifest.json").exists()
