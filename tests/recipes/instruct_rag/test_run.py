@@ -289,7 +289,7 @@ def test_a_run_without_questions_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_tuned_on_rationales_names_the_right_document_and_answers(tmp_path: Path) -> None:
-    config = pretrain(config_of(tmp_path, steps=900, items=(6000, 100), modes=["closed_book", "rag", "ft"]))
+    config = pretrain(config_of(tmp_path, steps=900, items=(20000, 100), modes=["closed_book", "rag", "ft"]))
     run_recipe(RECIPE, config)
     asked = data.read_chosen(home(config) / "answer" / "test.jsonl")
     answers = answers_of(home(config) / "answer" / "ft")
