@@ -3,6 +3,7 @@
 #   CONFIG   YAML of a run (retro/recipes/instruct_rag/config.yaml is one to start from)
 #   DATASET  PopQA, TriviaQA, NaturalQuestions, ASQA, 2WikiMultiHopQA, or a set of yours
 #   RETRO_PRINT_ONLY=1   print the commands, run nothing
+set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../launch.sh"
 
 [[ -n ${CONFIG:-} ]] || stop "CONFIG is not set; give the YAML file of a run, CONFIG=run.yaml"
