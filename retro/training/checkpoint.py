@@ -277,7 +277,7 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path, added:
     info = read_info(path)
     require_same_architecture(path, info.shape, shape if added is None else smaller(shape, added))
     verify(path)
-    stored = _open_weights(info)
+    stored = open_weights(info)
     if added is not None:
         stored = GrownWeights(stored, shape, added.known)
     weights, fresh = _read_weights(engine.weights(), info, stored)
@@ -309,7 +309,7 @@ def require_all_saved(engine: Engine[RetroModel], path: Path, fresh: Sequence[st
         )
 
 
-def _open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeights:
+def open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeights:
     """What a verified checkpoint has; adapters come merged into the weights that they adapt."""
     if info.external is not None:
         return external.ExternalWeights(info.external.source, info.shape)
@@ -324,7 +324,7 @@ def require_whole(path: Path) -> None:
     """
     info = read_info(path)
     if info.adapters is None:
-        _require_its_weights(info, _open_weights(info))
+        _require_its_weights(info, open_weights(info))
 
 
 def _require_its_weights(info: CheckpointInfo, stored: StoredWeights) -> None:
@@ -375,7 +375,7 @@ def _open_merged(info: CheckpointInfo, adapters: AdapterInfo, given: Path | None
     base = read_info(find_base(info.path, adapters, given))
     verify(base.path)
     # An external model's vocabulary is padded as the adapted model's is.
-    below = _open_weights(replace(base, shape=info.shape) if base.external else base)
+    below = open_weights(replace(base, shape=info.shape) if base.external else base)
     return MergedWeights(below, StoredTensors(info.path), adapters)
 
 
@@ -419,7 +419,7 @@ def load_stage(
     require_processes(layout, parallel.world_size())
     parallel.start(layout)
     verify(info.path)
-    stored = _open_weights(info, base)
+    stored = open_weights(info, base)
     _require_its_weights(info, stored)
     parallel.seed(0)
     chunks = build_stage(info.shape, BuildOptions(bfloat16=bfloat16, layout=layout))

@@ -43,6 +43,11 @@ class StoredWeights(Protocol):
         """A part of one, a slice an axis."""
 
 
+def read_whole(stored: StoredWeights, name: str) -> Tensor:
+    """All of one of them."""
+    return stored.read(name, tuple(slice(0, length) for length in stored.sizes[name]))
+
+
 class MergedWeights:
     """The weights of a base with adapters added to them."""
 
