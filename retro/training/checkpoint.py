@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -372,11 +372,24 @@ def _read_weights(
 
 def _open_merged(info: CheckpointInfo, adapters: AdapterInfo, given: Path | None) -> StoredWeights:
     """Base and adapters as one; the base may have been adapted itself. The base's files are verified."""
+    return MergedWeights(open_base(info, adapters, given), StoredTensors(info.path), adapters)
+
+
+def open_base(info: CheckpointInfo, adapters: AdapterInfo, given: Path | None = None) -> StoredWeights:
+    """The weights that adapters adapt, their files verified.
+
+    Args:
+        info: What the adapters' checkpoint says.
+        adapters: What it says about them.
+        given: Where the base is, if it was moved.
+
+    Raises:
+        ArtifactError: It is not there, is another one, or is damaged.
+    """
     base = read_info(find_base(info.path, adapters, given))
     verify(base.path)
     # An external model's vocabulary is padded as the adapted model's is.
-    below = open_weights(replace(base, shape=info.shape) if base.external else base)
-    return MergedWeights(below, StoredTensors(info.path), adapters)
+    return open_weights(replace(base, shape=info.shape) if base.external else base)
 
 
 def load_model(path: Path, *, bfloat16: bool = False, base: Path | None = None) -> tuple[RetroModel, CheckpointInfo]:
@@ -411,6 +424,12 @@ def load_stage(
         ConfigError: The layout does not fit the model or the processes.
         ArtifactError: The checkpoint is damaged.
     """
+    info = open_stage(path, layout, sequence_length)
+    return build_filled(info, open_weights(info, base), layout, bfloat16=bfloat16), info
+
+
+def open_stage(path: Path, layout: ParallelConfig, sequence_length: int | None = None) -> CheckpointInfo:
+    """What a checkpoint says, once its files are verified and the processes of a layout have met; as `load_stage`."""
     info = read_info(find(path))
     if sequence_length is not None:
         model = info.shape.model.model_copy(update={"sequence_length": sequence_length})
@@ -419,12 +438,43 @@ def load_stage(
     require_processes(layout, parallel.world_size())
     parallel.start(layout)
     verify(info.path)
-    stored = open_weights(info, base)
+    return info
+
+
+def build_filled(
+    info: CheckpointInfo,
+    stored: StoredWeights,
+    layout: ParallelConfig,
+    *,
+    bfloat16: bool,
+    prepare: Callable[[Sequence[RetroModel]], None] | None = None,
+) -> list[RetroModel]:
+    """Build this rank's part of a model and fill it, ready for inference.
+
+    Args:
+        info: What an opened checkpoint says of the model.
+        stored: Its weights.
+        layout: Ranks to spread it over.
+        bfloat16: Compute in bfloat16.
+        prepare: Called with the groups of layers before they are filled.
+
+    Raises:
+        ArtifactError: The weights are not those of the model.
+    """
     _require_its_weights(info, stored)
     parallel.seed(0)
     chunks = build_stage(info.shape, BuildOptions(bfloat16=bfloat16, layout=layout))
+    if prepare is not None:
+        prepare(chunks)
     filled, _ = _read_weights(sharded_weights(chunks), info, stored)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(filled[str(number)])
         chunk.eval()
-    return chunks, info
+    return chunks
+
+
+def refill(chunks: Sequence[RetroModel], stored: StoredWeights, names: Container[str]) -> None:
+    """Read some weights of a model that is filled once more, from elsewhere."""
+    for number, tensors in sharded_weights(chunks).items():
+        wanted = {name: one for name, one in tensors.items() if getattr(one, "key", name) in names}
+        chunks[int(number)].load_state_dict(fill(wanted, stored.read), strict=False)
