@@ -204,3 +204,21 @@ def export_lora(
 
     write(checkpoint, out, base=base, base_model=base_model, decoder_only=decoder_only, dtype=dtype, step=step)
     output.say(f"exported: {out}")
+
+
+@app.command(
+    "import-lora",
+    epilog=examples(
+        "retro import-lora adapters models/llama imported", "retro import-lora adapters runs/wiki/5_pretrain/gpt out"
+    ),
+)
+def import_lora(
+    folder: Annotated[Path, typer.Argument(help="A peft folder: adapter_config.json and adapter_model.safetensors.")],
+    base: Annotated[Path, typer.Argument(help="The checkpoint or HuggingFace folder that they were trained on.")],
+    out: Annotated[Path, typer.Argument(help="The checkpoint to write; nothing may be there.")],
+) -> None:
+    """Turn LoRA adapters of peft into a checkpoint of adapters on a base."""
+    from retro.interop.peft_import import import_adapters
+
+    import_adapters(folder, base, out)
+    output.say(f"imported: {out}")

@@ -180,7 +180,7 @@ def export(
     require_precision(dtype)
     _require_run(run_dir)
     info = checkpoint.read_info(checkpoint.find(of_stage(path), step))
-    precision = dtype or str(info.config.get("train", {}).get("precision", "float32"))
+    precision = dtype or info.precision
     run_dir = run_dir or find_run(info.path)
     if decoder_only:
         plain_family(info.shape.model)  # refuses what neither Llama nor GPT-2 computes, before weights are read

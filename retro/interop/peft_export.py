@@ -4,6 +4,8 @@ An adapter here belongs to one matrix of queries, keys and values, with the rows
 layers. Each of them gets the same A, and its own rows of B: B x A cut by rows is B cut by rows, times A. Gate and up
 projection likewise. The cuts are those of the base's weights (`model/convert/hf_layouts.py`).
 
+`peft_import.py` is the way back.
+
 Rows of added tokens, trained beside adapters, become peft's `trainable_token_indices`: the rows and their places.
 """
 
@@ -26,6 +28,7 @@ from retro.interop.export import require_folder, require_precision, whole_folder
 from retro.interop.export_files import copy_tokenizer
 from retro.mcore.lora import A, B, is_adapter
 from retro.mcore.sharded_tensors import StoredTensors
+from retro.model.config import ModelShape
 from retro.model.convert.hf_layouts import LAYOUTS, Layout, invert
 from retro.model.convert.huggingface import HuggingFaceSource
 from retro.model.convert.writer import plain_family
@@ -38,7 +41,8 @@ from retro.training.result import of_stage
 log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""Before the names of a transformers model's layers in peft's files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +112,8 @@ def export_adapters(
     require_precision(dtype)
     found = _open(path, base, step)
     _require_expressible(found, decoder_only=decoder_only)
-    precision = dtype or str(found.info.config["train"]["precision"])
-    family, layout = _layout(found)
+    precision = dtype or found.info.precision
+    family, layout = transformers_layout(found.base, found.info.shape)
     written = _Written()
     _add_adapters(found, layout, written)
     _add_tokens(found, layout, written)
@@ -165,10 +169,17 @@ def _require_expressible(found: _Adapters, *, decoder_only: bool) -> None:
         )
 
 
-def _layout(found: _Adapters) -> tuple[str, Layout]:
-    """The family of the transformers model, and where each of our weights is in it."""
-    source = found.base.external.source if found.base.external else None
-    shape = found.info.shape
+def transformers_layout(base: CheckpointInfo, shape: ModelShape) -> tuple[str, Layout]:
+    """The family of a base as a transformers model, and where each of our weights is in it.
+
+    Args:
+        base: A checkpoint, or a HuggingFace folder.
+        shape: The model, which may have more tokens.
+
+    Raises:
+        ConfigError: No family of transformers computes the decoder.
+    """
+    source = base.external.source if base.external else None
     family = source.config.family if isinstance(source, HuggingFaceSource) else plain_family(shape.model)
     return family, LAYOUTS[family](shape.model, shape.vocabulary, shape.position_rows)
 
@@ -181,7 +192,7 @@ def _add_adapters(found: _Adapters, layout: Layout, written: _Written) -> None:
         module = tensor.removesuffix(".weight")
         written.modules.add(module)
         layer = parts[0].weight.removesuffix(".weight")
-        key = f"{_PREFIX}{module}.lora_"
+        key = f"{PREFIX}{module}.lora_"
         written.tensors[f"{key}A.weight"] = read_whole(found.stored, f"{layer}.{A}")
         written.tensors[f"{key}B.weight"] = torch.cat([part.rows(rows) for part in parts])
 
@@ -195,7 +206,7 @@ def _add_tokens(found: _Adapters, layout: Layout, written: _Written) -> None:
         module = layout[name][0].tensor.removesuffix(".weight")
         if trained:
             written.tokens[module.rpartition(".")[2]] = trained
-            written.tensors[f"{_PREFIX}{module}.token_adapter.trainable_tokens_delta"] = rows_VH[trained]
+            written.tensors[f"{PREFIX}{module}.token_adapter.trainable_tokens_delta"] = rows_VH[trained]
 
 
 def _trained_rows(rows_VH: Tensor, base: StoredWeights, name: str, known: int) -> list[int]:
@@ -209,7 +220,7 @@ def _config(
     found: _Adapters, written: _Written, layout: Layout, *, base_model: str, transposed: bool
 ) -> dict[str, Any]:
     """Settings of peft's LoraConfig; what is not here has its default there."""
-    alpha, dropout = found.adapters.alpha, found.info.config["train"]["lora"]["dropout"]
+    alpha, trained = found.adapters.alpha, found.info.config.get("train", {}).get("lora") or {}
     every = {piece.tensor.removesuffix(".weight") for pieces in layout.values() for piece in pieces}
     return {
         "peft_type": "LORA",
@@ -218,7 +229,7 @@ def _config(
         "inference_mode": True,
         "r": found.adapters.rank,
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
-        "lora_dropout": dropout,
+        "lora_dropout": trained.get("dropout", 0.0),
         "use_rslora": False,
         "bias": "none",
         "fan_in_fan_out": transposed,

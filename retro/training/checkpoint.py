@@ -58,6 +58,11 @@ class CheckpointInfo:
     """The model of another toolkit that this is; None for a checkpoint of ours."""
 
     @property
+    def precision(self) -> str:
+        """What it was trained in, as far as it says; else float32."""
+        return str(self.config.get("train", {}).get("precision", "float32"))
+
+    @property
     def tokenizer(self) -> Path | None:
         """A directory with the tokenizer that it speaks; None where it came without one."""
         if self.external is not None:

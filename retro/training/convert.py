@@ -193,7 +193,7 @@ def merge(path: Path, out: Path, *, base: Path | None = None, dtype: str | None 
     info = checkpoint.read_info(checkpoint.find(of_stage(path)))
     if info.adapters is None:
         raise ArtifactError(info.path, "holds a whole model, no adapters", "Use it as it is")
-    precision = dtype or str(info.config["train"]["precision"])
+    precision = dtype or info.precision
     model, _ = checkpoint.load_model(info.path, bfloat16=precision == "bfloat16", base=base)
     # Its weights are named by what they were made of.
     origin = {"merged_from": checkpoint.identity(info.path), "precision": precision}
