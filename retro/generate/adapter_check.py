@@ -38,10 +38,10 @@ def probe(decoder: Decoder, adapter: str = "") -> Tensor:
         size = (decoder.neighbors, decoder.retrieved_length)
         tokens_KR = np.arange(size[0] * size[1]).reshape(size) * 5 % decoder.vocabulary
         neighbors = {decoder.chunk_length - 1: Neighbors(tokens_KR, np.ones(size, dtype=np.bool_))}
+    tokens = [place * 7 % decoder.vocabulary for place in range(count)]
     row = decoder.open(adapter)
     try:
-        (logits_TV,) = decoder.extend_all([Extension(row, [place * 7 % decoder.vocabulary for place in range(count)],
-                                                     neighbors)])  # fmt: skip
+        (logits_TV,) = decoder.extend_all([Extension(row, tokens, neighbors)])
     finally:
         decoder.close(row)
     return logits_TV

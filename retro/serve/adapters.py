@@ -60,7 +60,7 @@ def _found(name: str, path: Path, base: CheckpointInfo) -> CheckpointInfo:
         raise ArtifactError(info.path, "holds a whole model, no adapters", remedy)
     mark = checkpoint_fingerprint(base.path)
     if info.adapters.base_mark != mark:
-        theirs = f"{info.adapters.base} (fingerprint {info.adapters.base_mark})"
+        theirs = f"{checkpoint.base_path(info.path, info.adapters)} (fingerprint {info.adapters.base_mark})"
         problem = f"adapts {theirs}, and this server serves {base.path} (fingerprint {mark})"
         remedy = f"Take it out of serve.adapters ({name}), or set generate.checkpoint to its base"
         raise ArtifactError(info.path, problem, remedy)

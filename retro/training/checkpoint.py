@@ -242,6 +242,11 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
     return fingerprint(read_json(checkpoint / INFO, "Use another checkpoint"))
 
 
+def base_path(checkpoint: Path, adapters: AdapterInfo) -> Path:
+    """Where the base of adapters was when they were written, seen from where their checkpoint is now."""
+    return Path(os.path.normpath(checkpoint.resolve() / adapters.base))
+
+
 def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None) -> Path:
     """The checkpoint that adapters belong to.
 
@@ -253,7 +258,7 @@ def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None
     Raises:
         ArtifactError: It is not there, or is another one.
     """
-    base = given or Path(os.path.normpath(checkpoint.resolve() / adapters.base))
+    base = given or base_path(checkpoint, adapters)
     if not (base / INFO).exists() and not is_external(base):
         problem = f"has adapters for the checkpoint {base}, and nothing is there"
         raise ArtifactError(checkpoint, problem, "Put it back, or name its place: `retro merge-lora … --base`")

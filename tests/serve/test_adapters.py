@@ -237,9 +237,9 @@ def test_adapters_of_another_base_are_refused_with_both_names(
     with pytest.raises(ArtifactError) as caught:
         with_names(config, adapters | {"other": theirs})
     message = str(caught.value)
-    assert message.startswith(f"{theirs}: adapts ")
-    assert "base/checkpoints/step_00000001 (fingerprint " in message
-    assert f"and this server serves {config.run_dir}/5_pretrain/retro/checkpoints/step_00000006 (fing" in message
+    base = tmp_path / "base/checkpoints/step_00000001"
+    assert message.startswith(f"{theirs}: adapts {base} (fingerprint {checkpoint.checkpoint_fingerprint(base)}), and ")
+    assert f"this server serves {config.run_dir}/5_pretrain/retro/checkpoints/step_00000006 (fing" in message
     assert "Take it out of serve.adapters (other), or set generate.checkpoint to its base" in message
 
 
