@@ -28,7 +28,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Questions": ("ask", "serve", "tasks", "compare", "lm-eval", "sweep", "alce", "export-answers"),
     "Recipes": ("recipe",),
     "Databases": ("import-db", "inspect", "compare-neighbors", "leakage"),
-    "Models": ("plan", "convert", "merge-lora", "export"),
+    "Models": ("plan", "convert", "merge-lora", "export", "export-lora", "import-lora"),
     "Tools": ("quickstart", "status", "verify", "doctor", "config"),
 }
 """The commands, as `retro --help` lists them."""

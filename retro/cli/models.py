@@ -175,3 +175,50 @@ def export(
 
     write(checkpoint, out, decoder_only=decoder_only, dtype=dtype, step=step, run_dir=run)
     output.say(f"exported: {out}")
+
+
+@app.command(
+    "export-lora",
+    epilog=examples(
+        "retro export-lora runs/wiki/6_sft adapters --base-model exported",
+        "retro export-lora runs/wiki/6_sft adapters --decoder-only --dtype bfloat16",
+    ),
+)
+def export_lora(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of adapters, or the directory of a finished stage.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; must not exist, or be empty.")],
+    base_model: Annotated[
+        str, typer.Option(help="Name or path of the transformers model; default: the HuggingFace folder adapted.")
+    ] = "",
+    base: Annotated[Path | None, typer.Option(help="The checkpoint they were trained on, if it was moved.")] = None,
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="Leave out encoder and cross-attention and their adapters.")
+    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16; without it, the precision of the training.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Which checkpoint; without it, the newest.")] = None,
+) -> None:
+    """Write adapters (train.lora) as a folder that peft opens on the transformers model of their base."""
+    from retro.interop.peft_export import export_adapters as write
+
+    write(checkpoint, out, base=base, base_model=base_model, decoder_only=decoder_only, dtype=dtype, step=step)
+    output.say(f"exported: {out}")
+
+
+@app.command(
+    "import-lora",
+    epilog=examples(
+        "retro import-lora adapters models/llama imported", "retro import-lora adapters runs/wiki/5_pretrain/gpt out"
+    ),
+)
+def import_lora(
+    folder: Annotated[Path, typer.Argument(help="A peft folder: adapter_config.json and adapter_model.safetensors.")],
+    base: Annotated[Path, typer.Argument(help="The checkpoint or HuggingFace folder that they were trained on.")],
+    out: Annotated[Path, typer.Argument(help="The checkpoint to write; nothing may be there.")],
+) -> None:
+    """Turn LoRA adapters of peft into a checkpoint of adapters on a base."""
+    from retro.interop.peft_import import import_adapters
+
+    import_adapters(folder, base, out)
+    output.say(f"imported: {out}")

@@ -150,6 +150,8 @@ def _has_truth(value: object) -> bool:
 def _expanded(setting: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_expanded(setting, one) for one in value]
+    if isinstance(value, Mapping):
+        return {key: _expanded(f"{setting}.{key}", one) for key, one in value.items()}
     if not isinstance(value, str | Path):
         return value
     text = str(value)

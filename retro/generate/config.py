@@ -204,6 +204,14 @@ class GenerateConfig(StageConfig):
     """What the model computes in, whatever it was trained in. `auto` is bfloat16 on a GPU that has it and on CPUs with
     amx_bf16 or avx512_bf16, else float32; answers that were begun continue in what they were begun in."""
 
+    separate_adapters: bool = False
+    """Keep the adapters of a checkpoint (train.lora) apart from the weights of their base, and add what they give in
+    each layer; else they are added to the weights when the model is loaded, which is faster."""
+
+    allow_unchanged_adapters: bool = False
+    """Answer with adapters that change nothing, such as those of a training that took no step. Else they are an error:
+    a model with adapters must compute something else than its base."""
+
     plain_output: bool = False
     """Whether to write predictions as the original tools do too: one line a question, in
     `retro-generate-<task>_<contexts in prompt>_<passages>_<size>_<split>_<sampling>_<start>_<count>_<step>.txt`, with

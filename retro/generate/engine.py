@@ -117,10 +117,13 @@ class BatchEngine:
         asks = held is not None and prefix is not None and held.logits_V is None and held.read == len(prefix.tokens)
         if asks and not request.prompt:
             raise ConfigError("prompt", [], "needs a token after a prefix whose last one was dropped")
+        self._prefixes.require_adapter(prefix, request.adapter)
         require_request(_whole(request), self.decoder, searches=self._finder.retrieve is not None)
 
     @torch.inference_mode()
-    def prefill(self, prompt: Sequence[int], *, reading: Reading = None, prefix: Prefix | None = None) -> Prefix:
+    def prefill(
+        self, prompt: Sequence[int], *, reading: Reading = None, prefix: Prefix | None = None, adapter: str = ""
+    ) -> Prefix:
         """Compute a prompt once, for any number of requests and scores that continue it.
 
         What it holds is beside `max_running`, in the memory of the decoder, until `release`.
@@ -129,12 +132,13 @@ class BatchEngine:
             prompt: At least one token, or none after a prefix.
             reading: What the encoder reads for chunks that end in the prompt; the last of them with its last token.
             prefix: Tokens before it.
+            adapter: What it is read with, as `Request.adapter`.
 
         Raises:
             ConfigError: The prompt does not fit, or cannot be read with what is asked for.
             RetroError: The search failed.
         """
-        request = Request(prompt=prompt, reading=reading, prefix=prefix)
+        request = Request(prompt=prompt, reading=reading, prefix=prefix, adapter=adapter)
         self.require(request)
         generation = self._generation(_whole(request))
         try:

@@ -67,7 +67,9 @@ class BatchForward:
         equal = equal_beginnings([generations[place] for place in new], Generation.begins_as)
         leaders = {new[place]: new[first] for place, first in equal.items()}
         opened = [place for place in new if place not in leaders]
-        rows = open_rows(self._decoder, [generations[place].held for place in opened])
+        rows = open_rows(
+            self._decoder, [(generations[place].held, generations[place].request.adapter) for place in opened]
+        )
         for place, row in zip(opened, rows, strict=True):
             generations[place].row = row
         return leaders

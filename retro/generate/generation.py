@@ -80,7 +80,8 @@ class Generation:
     def begins_as(self, other: Generation) -> bool:
         """Whether both read the same before their first new token."""
         mine, its = self.request, other.request
-        return self.ids == other.ids and mine.prefix == its.prefix and mine.reading == its.reading
+        same = mine.prefix == its.prefix and mine.reading == its.reading and mine.adapter == its.adapter
+        return same and self.ids == other.ids
 
     def chunk_ends(self) -> list[ChunkEnd]:
         """Ends of chunks among the tokens that the decoder has not read."""
@@ -90,7 +91,13 @@ class Generation:
         """For those who continue it."""
         # Copied: it may be a row of a whole batch.
         logits_V = None if self.has_unread or self.logits_V is None else self.logits_V.clone()
-        return HeldPrefix(row=self.row, read=self._read, logits_V=logits_V, has_read=self.reader.has_read)
+        return HeldPrefix(
+            row=self.row,
+            read=self._read,
+            logits_V=logits_V,
+            has_read=self.reader.has_read,
+            adapter=self.request.adapter,
+        )
 
     def extension(self, found: Sequence[ChunkNeighbors]) -> Extension:
         """What the decoder has not read yet, with what was found for the chunks that end in it."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from retro.common.errors import ConfigError
 from retro.common.precision import PrecisionChoice, choose
+from retro.generate.adapter_check import probe, reason, require_applied
 from retro.generate.config import GenerateConfig
 from retro.generate.decoding.decoder import CachedDecoder
 from retro.generate.request import Decoder
@@ -19,11 +21,23 @@ from retro.qa.prompts import require_template
 from retro.qa.task import Task
 from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer
 from retro.training import checkpoint
-from retro.training.checkpoint import load_stage
 from retro.training.config import ParallelConfig
 from retro.training.result import of_stage
+from retro.training.separate_adapters import OWN, SeparateStage, load_separate
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions:
+    """How adapters are applied."""
+
+    separate: bool = False
+    """Keep the checkpoint's own apart from the weights, in place of merging them."""
+    allow_unchanged: bool = False
+    """Warn of adapters that change nothing, in place of refusing them."""
+    others: Mapping[str, checkpoint.CheckpointInfo] = field(default_factory=dict)
+    """Adapters on the checkpoint that a request can choose, by name; kept apart."""
 
 
 def open_decoder(
@@ -33,8 +47,9 @@ def open_decoder(
     *,
     bfloat16: bool = False,
     sequence_length: int | None = None,
+    options: AdapterOptions | None = None,
 ) -> Decoder:
-    """The model of a checkpoint, ready to continue from prompts.
+    """The model of a checkpoint, ready to continue from prompts. Adapters are verified to change what it computes.
 
     Args:
         checkpoint: One, or a stage directory whose newest is taken.
@@ -43,17 +58,46 @@ def open_decoder(
         end: The id that ends an answer, or all of those that do.
         bfloat16: Compute in bfloat16.
         sequence_length: Tokens of a sequence, see `load_stage`; None: as the checkpoint says.
+        options: How adapters are applied, and which others are chosen from; None: the checkpoint's own are merged.
 
     Raises:
         ConfigError: The layout does not fit the model or the processes, has stages that take turns, or leaves
             processes over for other copies.
-        ArtifactError: The checkpoint is missing or damaged.
+        ArtifactError: The checkpoint is missing or damaged, or adapters change nothing.
     """
-    layout = _for_decoding(layout)
-    (model,), info = load_stage(checkpoint, layout, bfloat16=bfloat16, sequence_length=sequence_length)
+    layout, options = _for_decoding(layout), options or AdapterOptions()
+    stage = load_separate(checkpoint, layout, bfloat16=bfloat16, sequence_length=sequence_length, others=options.others)
+    (model,) = stage.chunks
+    decoder = CachedDecoder(model, end, choice=stage.choice)
+    verify_adapters(decoder, stage, options, bfloat16=bfloat16)
     for_inference(model)
-    log.info("%s: opened for decoding, step %d", info.path, info.step)
-    return CachedDecoder(model, end)
+    log.info("%s: opened for decoding, step %d", stage.info.path, stage.info.step)
+    return decoder
+
+
+def verify_adapters(decoder: CachedDecoder, stage: SeparateStage, options: AdapterOptions, *, bfloat16: bool) -> None:
+    """Check that each adapter of a model changes what it computes, before and after its own are merged.
+
+    Raises:
+        ArtifactError: One changes nothing.
+    """
+    choice, own = stage.choice, stage.info.path
+    if not choice.names:
+        return
+    with choice.off():
+        base_TV = probe(decoder)
+    allowed = options.allow_unchanged
+    for name in choice.names:
+        path = own if name == OWN else options.others[name].path
+        choice.use(name)
+        why = reason(decoder.model, choice.columns or slice(0))
+        require_applied(path, probe(decoder, name), base_TV, why, allow_unchanged=allowed)
+    if choice.names == (OWN,) and not options.separate:
+        stage.merge()
+        decoder.choice = None
+        why = "in bfloat16 the sum is rounded to the base's weights: generate.separate_adapters=true keeps them apart"
+        why = why if bfloat16 else "they were not added to the weights"
+        require_applied(own, probe(decoder), base_TV, why, allow_unchanged=allowed)
 
 
 def _for_decoding(layout: ParallelConfig) -> ParallelConfig:

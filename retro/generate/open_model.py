@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ from retro.common.precision import PrecisionChoice, is_bfloat16
 from retro.corpus.reader import Corpus
 from retro.generate.config import GenerateConfig, ModelPaths
 from retro.generate.engine import BatchEngine
-from retro.generate.loading import end_tokens, find_checkpoint, for_model, open_decoder, sequence_length, with_choice
+from retro.generate.loading import (
+    AdapterOptions,
+    end_tokens,
+    find_checkpoint,
+    for_model,
+    open_decoder,
+    sequence_length,
+    with_choice,
+)
 from retro.generate.ranks import on_first_rank, search_once
 from retro.generate.request import Decoder
 from retro.index.retriever import open_retriever
@@ -35,10 +44,19 @@ class OpenModel:
         info: The checkpoint.
         paths: Where it, the corpus, the database and the index are.
         layout: Processes. Without a launcher one process holds the whole model, whatever this says.
+        adapters: Adapters on the checkpoint that a request can choose, by name.
     """
 
-    def __init__(self, config: GenerateConfig, info: CheckpointInfo, paths: ModelPaths, layout: ParallelConfig) -> None:
+    def __init__(
+        self,
+        config: GenerateConfig,
+        info: CheckpointInfo,
+        paths: ModelPaths,
+        layout: ParallelConfig,
+        adapters: Mapping[str, CheckpointInfo] | None = None,
+    ) -> None:
         self.config, self.info, self.paths, self.layout = config, info, paths, layout
+        self.adapters = adapters or {}
 
     def prepare(self, begun: str | None = None) -> PrecisionChoice:
         """Fit the settings to the model, see `for_model`, and choose the precision, see `with_choice`."""
@@ -72,7 +90,12 @@ class OpenModel:
         layout = self.layout if parallel.world_size() > 1 else ParallelConfig()
         ends, length = end_tokens(self.tokenizer, self.config), sequence_length(self.config, self.info)
         bfloat16 = is_bfloat16(self.config.precision)
-        return open_decoder(self.info.path, layout, ends, bfloat16=bfloat16, sequence_length=length)
+        options = AdapterOptions(
+            separate=self.config.separate_adapters,
+            allow_unchanged=self.config.allow_unchanged_adapters,
+            others=self.adapters,
+        )
+        return open_decoder(self.info.path, layout, ends, bfloat16=bfloat16, sequence_length=length, options=options)
 
     def open_search(self, corpus: Corpus, passages: int) -> Retrieve:
         """A search for the `passages` best of each text: the first rank opens database and index, for all."""

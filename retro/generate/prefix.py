@@ -32,6 +32,8 @@ class HeldPrefix:
     """Of the token that follows; None unless all tokens are read."""
     has_read: bool
     """Whether a chunk was given neighbors, which are in view until the next chunk ends."""
+    adapter: str = ""
+    """What its tokens were read with."""
 
 
 class PrefixCache:
@@ -43,7 +45,7 @@ class PrefixCache:
 
     def hold(self, tokens: Sequence[int], held: HeldPrefix) -> Prefix:
         """Take over a row that was read."""
-        prefix = Prefix(tuple(tokens))
+        prefix = Prefix(tuple(tokens), held.adapter)
         self._held[prefix] = held
         return prefix
 
@@ -57,6 +59,16 @@ class PrefixCache:
             need = "needs one that this engine holds; it was released, or belongs to another engine"
             raise ConfigError("prefix", f"{len(prefix.tokens)} tokens", need)
         return None if prefix is None else self._held[prefix]
+
+    def require_adapter(self, prefix: Prefix | None, adapter: str) -> None:
+        """Check that a prefix was read with an adapter, whose keys and values its caches hold.
+
+        Raises:
+            ConfigError: It was read with another.
+        """
+        if prefix is not None and prefix.adapter != adapter:
+            need = f"needs {prefix.adapter!r}, which its prefix was read with"
+            raise ConfigError("adapter", adapter, need)
 
     def without_last(self, prefix: Prefix) -> Prefix:
         """Take over a prefix, less its last token, which its row has not read.
@@ -95,10 +107,10 @@ def equal_beginnings(items: Sequence[T], same: Callable[[T, T], bool]) -> dict[i
     return found
 
 
-def open_rows(decoder: Decoder, held: Sequence[HeldPrefix | None]) -> list[int]:
-    """Rows that continue prefixes; empty ones where there is none."""
-    forks = iter(fork_rows(decoder, [one.row for one in held if one is not None]))
-    return [decoder.open() if one is None else next(forks) for one in held]
+def open_rows(decoder: Decoder, held: Sequence[tuple[HeldPrefix | None, str]]) -> list[int]:
+    """Rows that continue prefixes; empty ones, for the adapter named beside it, where there is none."""
+    forks = iter(fork_rows(decoder, [one.row for one, _ in held if one is not None]))
+    return [decoder.open(adapter) if one is None else next(forks) for one, adapter in held]
 
 
 def fork_rows(decoder: Decoder, rows: Sequence[int]) -> list[int]:

@@ -63,9 +63,11 @@ class Decoder(Protocol):
     """R."""
     reads_neighbors: bool
     """Whether there is an encoder; a GPT has none, and refuses neighbors."""
+    adapters: tuple[str, ...]
+    """Names of the adapters that a sequence can be read with, in place of the model as it is."""
 
-    def open(self) -> int:
-        """A new, empty sequence."""
+    def open(self, adapter: str = "") -> int:
+        """A new, empty sequence, read with the adapter of that name; empty: with the model as it is."""
 
     def fork(self, row: int, count: int) -> list[int]:
         """New sequences that begin as copies of another: with its tokens and neighbors, read once, for all of them.
@@ -200,6 +202,8 @@ class Prefix:
     """
 
     tokens: tuple[int, ...]
+    adapter: str = ""
+    """What it was read with; only requests with the same can continue it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +212,8 @@ class Request:
 
     prompt: Sequence[int]
     """At least one token; may be empty with a `prefix`."""
+    adapter: str = ""
+    """Name of the adapter that it is read with, one of `Decoder.adapters`; empty: the model as it is."""
     sampling: Sampling = Sampling()
     reading: Reading = None
     """What the encoder reads; None: nothing."""

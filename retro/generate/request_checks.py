@@ -27,11 +27,23 @@ def require_request(request: Request, decoder: Decoder, *, searches: bool) -> No
     require_sampling(request.sampling)
     require_prompt("Request.prompt", request.prompt, decoder)
     require_reading(request.reading, decoder, searches=searches)
+    require_adapter("Request.adapter", request.adapter, decoder)
     wanted = f"0 to {decoder.vocabulary}, the number of tokens"
     require(request, "top_logprobs", 0 <= request.top_logprobs <= decoder.vocabulary, wanted)
     for token in request.named_tokens:
         if not 0 <= token < decoder.vocabulary:
             raise ConfigError("Request.named_tokens", token, f"needs a token of the vocabulary, 0 to {_last(decoder)}")
+
+
+def require_adapter(setting: str, adapter: str, decoder: Decoder) -> None:
+    """Check that a model has an adapter of that name.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    if adapter and adapter not in decoder.adapters:
+        known = ", ".join(decoder.adapters) or "none"
+        raise ConfigError(setting, adapter, f"needs an adapter that the model was opened with: {known}")
 
 
 def require_sampling(sampling: Sampling) -> None:

@@ -15,7 +15,7 @@ from retro.common.errors import ConfigError
 from retro.generate.chunk_retrieval import ChunkEnd, ChunkNeighbors, ChunkReader, NeighborFinder
 from retro.generate.prefix import HeldPrefix, PrefixCache, equal_beginnings, fork_rows, open_rows
 from retro.generate.request import Decoder, Extension, Prefix, Reading, Retrieved
-from retro.generate.request_checks import require_prompt, require_reading
+from retro.generate.request_checks import require_adapter, require_prompt, require_reading
 from retro.generate.sampling import Probabilities
 
 
@@ -31,6 +31,8 @@ class Scored:
     """What the encoder reads, as while generating."""
     prefix: Prefix | None = None
     """Tokens before the prompt that the engine has computed, as `Request.prefix`."""
+    adapter: str = ""
+    """What it is read with, as `Request.adapter`."""
 
     @property
     def whole_prompt(self) -> tuple[int, ...]:
@@ -71,6 +73,7 @@ def score(
     """
     for one in asked:
         prefixes.find(one.prefix)
+        prefixes.require_adapter(one.prefix, one.adapter)
         _require(one, decoder, searches=finder.retrieve is not None)
     scores: list[Score] = []
     for start in range(0, len(asked), at_once):
@@ -92,6 +95,7 @@ def _require(one: Scored, decoder: Decoder, *, searches: bool) -> None:
     require_prompt("Scored.continuation", one.continuation[:-1] or one.continuation, decoder)
     require_prompt("Scored.continuation", one.continuation[-1:], decoder)
     require_reading(one.reading, decoder, searches=searches)
+    require_adapter("Scored.adapter", one.adapter, decoder)
 
 
 @dataclass(eq=False)
@@ -118,7 +122,8 @@ class _Scoring:
     def begins_as(self, other: _Scoring) -> bool:
         """Whether both read the same before their continuations."""
         mine, its = self.asked, other.asked
-        return self.prompt == other.prompt and mine.prefix == its.prefix and mine.reading == its.reading
+        same = mine.prefix == its.prefix and mine.reading == its.reading and mine.adapter == its.adapter
+        return same and self.prompt == other.prompt
 
     def chunk_ends(self, chunk_length: int) -> list[ChunkEnd]:
         """Ends of chunks that the decoder has not read."""
@@ -152,7 +157,8 @@ def _read_prompts(block: Sequence[_Scoring], decoder: Decoder) -> None:
     """Logits of each first token. Apart from the continuations, so that those of prompts are not kept."""
     equal = equal_beginnings(block, _Scoring.begins_as)
     leaders = [one for place, one in enumerate(block) if place not in equal]
-    for one, row in zip(leaders, open_rows(decoder, [one.held for one in leaders]), strict=True):
+    rows = open_rows(decoder, [(one.held, one.asked.adapter) for one in leaders])
+    for one, row in zip(leaders, rows, strict=True):
         one.row = row
     unread = [one for one in leaders if one.first < len(one.prompt)]
     for one in leaders:

@@ -176,14 +176,16 @@ def export(
         ConfigError: `out` is in use, the precision is unknown, or there are several processes.
         ArtifactError: There is no such checkpoint, a file of the run is damaged, or the disk is full.
     """
-    _require(out, dtype, run_dir)
+    require_folder(out)
+    require_precision(dtype)
+    _require_run(run_dir)
     info = checkpoint.read_info(checkpoint.find(of_stage(path), step))
-    precision = dtype or str(info.config.get("train", {}).get("precision", "float32"))
+    precision = dtype or info.precision
     run_dir = run_dir or find_run(info.path)
     if decoder_only:
         plain_family(info.shape.model)  # refuses what neither Llama nor GPT-2 computes, before weights are read
     require_known_positions(info.shape)
-    with _whole(out) as folder:
+    with whole_folder(out) as folder:
         _write_model(info, precision, folder, decoder_only=decoder_only, file_limit=file_limit)
         _write_rest(gather(info, run_dir), run_dir, folder, decoder_only=decoder_only)
     log.info("export: %s in %s to %s", info.path, precision, out)
@@ -203,25 +205,46 @@ def _write_model(
     write_retro(shape, precision, folder)
 
 
-def _require(out: Path, dtype: str | None, run_dir: Path | None) -> None:
+def require_folder(out: Path) -> None:
+    """Check that a folder can be written, by one process.
+
+    Raises:
+        ConfigError: It is in use, a link, or a stage's of a run; or there are several processes.
+    """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         link = "; this is a link" if out.is_symlink() else ""
         raise ConfigError("OUT", str(out), f"needs a folder that does not exist yet, or is empty{link}")
     home = find_run(out)
     if home is not None and out.resolve().relative_to(home).parts[0] in {one.directory for one in STAGE_ORDER}:
         raise ConfigError("OUT", str(out), "needs a folder outside the stages of a run, whose files are checked")
-    if dtype is not None and dtype not in PRECISIONS:
-        raise ConfigError("--dtype", dtype, f"needs {' or '.join(PRECISIONS)}")
-    if run_dir is not None and not (stage_dir(run_dir, "corpus") / MANIFEST).exists():
-        raise ConfigError("--run", str(run_dir), "needs a run directory with a finished corpus")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise ConfigError("WORLD_SIZE", processes, "needs one process: start `retro export` without torchrun")
 
 
+def require_precision(dtype: str | None) -> None:
+    """Check the precision of exported weights; None takes that of the training.
+
+    Raises:
+        ConfigError: There is no such one.
+    """
+    if dtype is not None and dtype not in PRECISIONS:
+        raise ConfigError("--dtype", dtype, f"needs {' or '.join(PRECISIONS)}")
+
+
+def _require_run(run_dir: Path | None) -> None:
+    if run_dir is not None and not (stage_dir(run_dir, "corpus") / MANIFEST).exists():
+        raise ConfigError("--run", str(run_dir), "needs a run directory with a finished corpus")
+
+
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when everything inside has been written; else it is removed."""
+def whole_folder(out: Path, settings: str = "config.json") -> Iterator[Path]:
+    """A folder beside `out` that takes its name when everything inside has been written; else it is removed.
+
+    Args:
+        out: The folder.
+        settings: A file inside, as readable as the run's other files; so the rest becomes.
+    """
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -231,15 +254,15 @@ def _whole(out: Path) -> Iterator[Path]:
     try:
         with failed_writes_are_artifact_errors(out):
             yield temporary
-            _settle(temporary)
+            _settle(temporary, settings)
             temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _settle(folder: Path) -> None:
+def _settle(folder: Path, settings: str) -> None:
     """Readable by whoever can read the run's other files (safetensors writes for its owner alone), and on the disk."""
-    mode = (folder / "config.json").stat().st_mode
+    mode = (folder / settings).stat().st_mode
     for file in folder.iterdir():
         file.chmod(mode)
         fsync(file)

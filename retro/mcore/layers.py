@@ -39,6 +39,8 @@ from megatron.core.utils import init_method_normal, scaled_init_method_normal
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retro.mcore.lora import Adapted, plain_class
+
 # Dims in this file.
 #   S query tokens   T key tokens   B sequences   N heads on this rank   G query groups on this rank   D head width
 
@@ -204,13 +206,14 @@ _PLAIN = (ColumnParallelLinear, RowParallelLinear, OutputLinear)
 def for_inference(model: nn.Module) -> None:
     """Have a model's linear layers multiply and nothing else, wherever one rank holds a layer whole.
 
-    Weights stay where they are. The model can no longer be trained.
+    Weights stay where they are, and adapters are applied as before. The model can no longer be trained.
     """
     model.requires_grad_(False)
     modules: list[Any] = list(model.modules())
     for module in modules:
-        if type(module) in _PLAIN and module.tp_group.size() == 1:
-            module.forward = partial(_multiply, module)
+        if plain_class(module) in _PLAIN and module.tp_group.size() == 1:
+            name = "product" if isinstance(module, Adapted) else "forward"
+            setattr(module, name, partial(_multiply, module))
 
 
 def _multiply(module: Any, x: Tensor, weight: Tensor | None = None, **_: Any) -> tuple[Tensor, Tensor | None]:

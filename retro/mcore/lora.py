@@ -10,15 +10,21 @@ How ranks share A and B follows from how they share W, and what travels between 
     row parallel      A cut with the columns of W, B whole   A x is summed over the ranks, and shared out if it was
 
 B starts at zero, so an adapter first adds nothing. A is drawn from a seed and the layer's name: equal on every layout.
+
+For inference a layer may hold several adapters side by side, in the rows of A and the columns of B. An `AdapterChoice`,
+one for all layers of a model, says which of them the next pass applies, for all tokens or token by token: A x of all of
+them is one product, in which the numbers of others than a token's own adapter become zero before B.
 """
 
 # Dims in this file.
 #   s tokens on this rank (S, or S / T under sequence parallel)   S tokens   B sequences
-#   I input and O output width on this rank                      r rank of the adapter
+#   I input and O output width on this rank                      r rank of the adapter, or the sum of several
+#   P packed tokens, of all sequences
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -43,6 +49,66 @@ from retro.mcore.cpu import device
 A, B = "lora_a", "lora_b"
 
 
+class AdapterChoice:
+    """Which adapters the next pass applies, and to which tokens. At first that called "", if there is one."""
+
+    def __init__(self, adapters: Mapping[str, tuple[int, float]], dtype: torch.dtype) -> None:
+        """Nothing is chosen but what is called "".
+
+        Args:
+            adapters: Rank and scale of each, by name, in the order in which layers hold them.
+            dtype: Of A and B.
+        """
+        total, first = sum(rank for rank, _ in adapters.values()), 0
+        self._places: dict[str, slice] = {}
+        table_Nr = torch.zeros(len(adapters) + 1, total)
+        for number, (name, (rank, scale)) in enumerate(adapters.items()):
+            self._places[name] = slice(first, first + rank)
+            table_Nr[number, first : first + rank] = scale
+            first += rank
+        self._scales = {name: scale for name, (_, scale) in adapters.items()}
+        self._numbers = {name: number for number, name in enumerate(adapters)}
+        # The last row is that of tokens without an adapter.
+        self._table_Nr = table_Nr.to(device=device(), dtype=dtype)
+        self.rank = total
+        self.columns: slice | None = None
+        """Which of the r numbers are used; None: none, the pass is that of the base."""
+        self.factor: float | Tensor = 0.0
+        """What they are multiplied with: the scale, or [P, 1, columns] the scale of a token's own adapter, else 0."""
+        self.use("")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the adapters are called."""
+        return tuple(self._places)
+
+    def use(self, name: str) -> None:
+        """Apply one to every token of what follows; a name that none has: nothing."""
+        self.columns = self._places.get(name)
+        self.factor = 0.0 if self.columns is None else self._scales[name]
+
+    def use_by_token(self, names: Sequence[str]) -> None:
+        """Apply to each of the packed tokens of the next pass the adapter of that name."""
+        used = [self._places[name] for name in set(names) if name in self._places]
+        if len(set(names)) == 1 or not used:
+            self.use(names[0])
+            return
+        self.columns = slice(min(one.start for one in used), max(one.stop for one in used))
+        numbers = torch.tensor([self._numbers.get(name, -1) for name in names], device=self._table_Nr.device)
+        self.factor = self._table_Nr[numbers, self.columns][:, None]
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within, passes are those of the base, whatever is asked for."""
+        places, self._places = self._places, {}
+        self.columns = None
+        try:
+            yield
+        finally:
+            self._places = places
+            self.use("")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
     """What an adapted layer knows beside its two weights."""
@@ -56,9 +122,11 @@ class Adaptation:
     sequence_parallel: bool
     group: Any
     """The tensor parallel ranks."""
+    choice: AdapterChoice | None = None
+    """Which of several adapters is applied; None: there is one, and it is."""
 
 
-class _Adapted(nn.Module):
+class Adapted(nn.Module):
     """Goes before a parallel linear layer's class, and adds what A and B make of the input to its output."""
 
     lora_a: nn.Parameter
@@ -66,11 +134,28 @@ class _Adapted(nn.Module):
     adaptation: Adaptation
     split: tuple[str, int]
     """Which of the two is cut over the ranks, and along which axis."""
+    product: Callable[..., tuple[Tensor, Tensor | None]] | None = None
+    """What computes the layer's own output; None: its own forward."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """As the layer's own: [s or S, B, I] to the output and the bias that it leaves to others."""
-        output, bias = super().forward(x, *args, **kwargs)
+        output, bias = (self.product or super().forward)(x, *args, **kwargs)
+        choice = self.adaptation.choice
+        if choice is not None and choice.columns is None:
+            return output, bias
         return output + self.added(x), bias
+
+    def low(self, x: Tensor) -> Tensor:
+        """[.., B, r] A x, scaled."""
+        choice = self.adaptation.choice
+        if choice is None:
+            return functional.linear(x, self.lora_a) * self.adaptation.scale
+        return functional.linear(x, self.lora_a[choice.columns]) * choice.factor
+
+    def high(self, low: Tensor) -> Tensor:
+        """[.., B, O] B times what `low` gave."""
+        choice = self.adaptation.choice
+        return functional.linear(low, self.lora_b if choice is None else self.lora_b[:, choice.columns])
 
     def added(self, x: Tensor) -> Tensor:
         """What is added to the layer's output, in its form."""
@@ -104,37 +189,37 @@ class _Adapted(nn.Module):
             return functional.dropout(x, self.adaptation.dropout)
 
 
-class _AdaptedColumn(_Adapted):
+class _AdaptedColumn(Adapted):
     """Outputs shared by the tensor parallel ranks."""
 
     split = (B, 0)
 
     def added(self, x: Tensor) -> Tensor:
         """[S, B, O] from [s, B, I]."""
-        low_sBr = functional.linear(self.dropped(x, own_numbers=False), self.lora_a) * self.adaptation.scale
+        low_sBr = self.low(self.dropped(x, own_numbers=False))
         # Backward, both sum the gradients that the ranks' parts of B give: to all ranks, or to each for its tokens.
         share = (
             gather_from_sequence_parallel_region
             if self.adaptation.sequence_parallel
             else copy_to_tensor_model_parallel_region
         )
-        return functional.linear(share(low_sBr, group=self.adaptation.group), self.lora_b)
+        return self.high(share(low_sBr, group=self.adaptation.group))
 
 
-class _AdaptedRow(_Adapted):
+class _AdaptedRow(Adapted):
     """Inputs shared by the tensor parallel ranks."""
 
     split = (A, 1)
 
     def added(self, x: Tensor) -> Tensor:
         """[s, B, O] from [S, B, I]."""
-        low_SBr = functional.linear(self.dropped(x, own_numbers=True), self.lora_a) * self.adaptation.scale
+        low_SBr = self.low(self.dropped(x, own_numbers=True))
         total = (
             reduce_scatter_to_sequence_parallel_region
             if self.adaptation.sequence_parallel
             else reduce_from_tensor_model_parallel_region
         )
-        return functional.linear(total(low_SBr, group=self.adaptation.group), self.lora_b)
+        return self.high(total(low_SBr, group=self.adaptation.group))
 
 
 @cache
@@ -143,7 +228,15 @@ def _adapted_class(kind: Any, layer: Any) -> Any:
 
 
 def attach(
-    linear: nn.Module, *, row_parallel: bool, gated: bool, rank: int, alpha: float, dropout: float, seed: int
+    linear: nn.Module,
+    *,
+    row_parallel: bool,
+    gated: bool,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    seed: int,
+    choice: AdapterChoice | None = None,
 ) -> None:
     """Give a parallel linear layer an adapter. After the model is built, before its optimizer is.
 
@@ -155,12 +248,15 @@ def attach(
         alpha: What it adds is scaled by alpha / rank.
         dropout: On its input.
         seed: A's values are drawn from it.
+        choice: Says which of several adapters are applied, `rank` wide together, each with its own scale.
 
     Raises:
-        ValueError: It has one.
+        ValueError: It has one, or its forward was replaced, so that an adapter would be ignored.
     """
-    if isinstance(linear, _Adapted):
+    if isinstance(linear, Adapted):
         raise ValueError("the layer has an adapter already")
+    if "forward" in vars(linear):
+        raise ValueError("the layer's forward was replaced (for_inference): an adapter would be ignored")
     group = parallel_state.get_tensor_model_parallel_group()
     # Both kinds of layers keep it there.
     layer: Any = linear
@@ -172,10 +268,36 @@ def attach(
     layer.lora_a = nn.Parameter(a_rI.to(device=device(), dtype=weight_OI.dtype))
     layer.lora_b = nn.Parameter(torch.zeros(weight_OI.size(0), rank, dtype=weight_OI.dtype, device=device()))
     layer.adaptation = Adaptation(
-        scale=alpha / rank, dropout=dropout, gated=gated, sequence_parallel=sequence_parallel, group=group
+        scale=alpha / rank,
+        dropout=dropout,
+        gated=gated,
+        sequence_parallel=sequence_parallel,
+        group=group,
+        choice=choice,
     )
     layer.__class__ = _adapted_class(_AdaptedRow if row_parallel else _AdaptedColumn, layer.__class__)
     _mark(layer)
+
+
+def detach(linear: nn.Module) -> None:
+    """Take a layer's adapter away.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if not isinstance(linear, Adapted):
+        raise ValueError("the layer has no adapter")
+    layer: Any = linear
+    layer.__class__ = plain_class(layer)
+    for name in (A, B, "adaptation"):
+        delattr(layer, name)
+    vars(layer).pop("product", None)
+
+
+def plain_class(linear: nn.Module) -> type:
+    """A layer's class without what an adapter put before it."""
+    kind = type(linear)
+    return kind.__bases__[1] if isinstance(linear, Adapted) else kind
 
 
 def _drawn(width: int, rank: int, seed: int) -> Tensor:

@@ -44,11 +44,14 @@ class Service:
 
     config: ServeConfig
     model: ModelInfo
+    """What answers requests that name no model."""
     scheduler: Scheduler
     metrics: Metrics
     body_timeouts: BodyTimeouts
     searches: Searches | None = None
     """What `/retrieve` searches by; None where no index is open."""
+    adapters: tuple[ModelInfo, ...] = ()
+    """Adapters of the model, which requests choose by name."""
 
     @property
     def name(self) -> str:
@@ -63,6 +66,28 @@ class Service:
     def app(self) -> FastAPI:
         """The ASGI application."""
         return make_app(self)
+
+    @property
+    def models(self) -> dict[str, ModelInfo]:
+        """All of them by name, the base first."""
+        return {one.name: one for one in (self.model, *self.adapters)}
+
+    def find_model(self, name: str, shown: str) -> ModelInfo:
+        """The model of a name.
+
+        Args:
+            name: As a request gives it.
+            shown: What to put before the name in a message.
+
+        Raises:
+            ApiError: There is none; those that there are are named.
+        """
+        found = self.models.get(name)
+        if found is None:
+            known = ", ".join(map(repr, self.models))
+            message = f"{shown}{name[:100]!r} is not served here; served are: {known}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return found
 
 
 async def _service_of(request: Request) -> Service:
@@ -88,38 +113,31 @@ async def chat(body: ChatRequest, request: Request, service: ServiceOf) -> Respo
 
 async def _answer(body: CompletionRequest | ChatRequest, request: Request, service: Service) -> Response:
     deadline: float = request.state.deadline
-    prepared = await run_in_thread(deadline, _prepare, body, service)
+    model = service.model if body.model is None else service.find_model(body.model, "model: ")
+    prepared = await run_in_thread(deadline, _prepare, body, service, model)
     generation = Generation(prepared, service.scheduler, service.metrics, deadline)
     route: Route = "chat" if isinstance(body, ChatRequest) else "completion"
-    return AnswerResponse(generation, route, service.model)
+    return AnswerResponse(generation, route, model)
 
 
-def _prepare(body: CompletionRequest | ChatRequest, service: Service) -> PreparedRequest:
-    model, limits = service.model, Limits.of(service.config)
-    if body.model not in (None, model.name):
-        raise _unknown_model(f"model: {body.model[:100]!r} is not served here; this is {model.name!r}")
+def _prepare(body: CompletionRequest | ChatRequest, service: Service, model: ModelInfo) -> PreparedRequest:
+    limits = Limits.of(service.config)
     default = model.default_source(service.config)
     if isinstance(body, ChatRequest):
         return prepare_chat(body, model, limits, default)
     return prepare_completion(body, model, limits, default)
 
 
-def _unknown_model(message: str) -> ApiError:
-    return ApiError(404, message, param="model", code="model_not_found")
-
-
 @reading.get("/v1/models", responses=error_responses(401))
 async def models(service: ServiceOf) -> ModelList:
-    """List the served model."""
-    return ModelList(object="list", data=[service.model.card(service.config)])
+    """List the served model and the adapters on it."""
+    return ModelList(object="list", data=[one.card(service.config) for one in service.models.values()])
 
 
 @reading.get("/v1/models/{name:path}", responses=error_responses(401, 404))
 async def model(name: Annotated[str, Path(description="As in /v1/models.")], service: ServiceOf) -> ModelCard:
-    """Describe the served model."""
-    if name != service.model.name:
-        raise _unknown_model(f"{name[:100]!r} is not served here")
-    return service.model.card(service.config)
+    """Describe a served model."""
+    return service.find_model(name, "").card(service.config)
 
 
 @reading.get("/", response_class=HTMLResponse, responses=error_responses())

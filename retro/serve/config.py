@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -21,6 +22,8 @@ from retro.common.errors import require
 
 KEY_VARIABLE = "RETRO_API_KEY"
 """Environment variable that holds the API key where `serve.api_key` is not set."""
+ModelName = Annotated[str, Field(pattern=r"^[^\s/][^\s]*$")]
+"""What a model can be called."""
 MASKED = "**********"
 """What a key looks like where settings are printed."""
 
@@ -61,6 +64,10 @@ class ServeConfig(StageConfig):
     recipe: str = ""
     """A recipe whose way of decoding answers chats, such as self_rag: checkpoint, prompts and passages are then those
     of its settings. Empty: none."""
+
+    adapters: dict[ModelName, Path] = Field(default_factory=dict)
+    """Adapters (train.lora) on the served checkpoint, by the name that a request gives as its `model`: checkpoints, or
+    finished stages. They share the weights of their base, and requests for several are answered together."""
 
     kind: str = "conversation"
     """What a chat's last message wants, from qa/prompts.yaml: `conversation` asks with the user's own words and shows

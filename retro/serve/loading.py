@@ -21,6 +21,7 @@ from retro.qa.passages import Retrieve
 from retro.qa.prompt_texts import PromptTexts, load_prompts
 from retro.qa.prompts import require_template
 from retro.qa.question import PassageLike
+from retro.serve.adapters import find_adapters, log_memory, with_adapters
 from retro.serve.app import Service
 from retro.serve.config import ServeConfig
 from retro.serve.middleware import Metrics
@@ -47,10 +48,10 @@ def load_service(
         begin: The program that answers a request, of the recipe that the config names; None: each is one continuation.
 
     Raises:
-        ConfigError: There are several processes, or the prompt texts lack a kind or template.
+        ConfigError: There are several processes, the prompt texts lack a kind or template, or adapters a fitting name.
         DataError: The file of prompt texts is missing or broken.
         TrainingError: The checkpoint has another size, or was trained with another tokenizer.
-        ArtifactError: An artifact is missing or damaged.
+        ArtifactError: An artifact is missing or damaged, or adapters are of another checkpoint.
     """
     if parallel.world_size() > 1:
         raise ConfigError("WORLD_SIZE", parallel.world_size(), "needs to be 1: a server is one process, on one device")
@@ -65,8 +66,12 @@ def load_service(
     searches = config.retrieval == "live" and bool(generate.encoder or generate.contexts_in_prompt)
     settings = ("retrieved_passages",) if searches else ("closed_book",)
     generate, _ = with_choice(generate.model_copy(update={"settings": settings}))
-    model = OpenModel(generate, info, paths, ParallelConfig())
+    adapters = find_adapters(config, generate, info, config.model_name or name)
+    for one in adapters.values():
+        warn_of_other_prompts(generate, one.path, texts)
+    model = OpenModel(generate, info, paths, ParallelConfig(), adapters)
     decoder, retrieve, passages = model.decoder, None, None
+    log_memory(decoder, adapters)
     if searches and model.corpus is not None:
         most = max(config.max_passages, generate.contexts_in_prompt)
         search = _one_at_a_time(model.open_search(model.corpus, most))
@@ -74,9 +79,11 @@ def load_service(
         passages = Searches(lambda texts, _: search(texts), metrics, config.seconds_per_request)
     open_engine = _engine_opener(lambda: model.new_engine(decoder, retrieve, config.max_running), begin, config)
     capacity = config.max_running + config.max_queued
+    served = _model_info(config, model, decoder, retrieve, texts, name)
     return Service(
         config=config,
-        model=_model_info(config, model, decoder, retrieve, texts, name),
+        model=served,
+        adapters=with_adapters(served, adapters),
         scheduler=Scheduler(open_engine, capacity=capacity, stall_seconds=config.seconds_per_request),
         metrics=metrics,
         body_timeouts=BodyTimeouts(config.arrival_seconds),

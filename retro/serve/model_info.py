@@ -21,6 +21,10 @@ class ModelInfo:
 
     name: str
     """What clients call it."""
+    adapter: str = ""
+    """The adapter that its requests are read with; empty: the model as it is."""
+    parent: str | None = None
+    """Name of the model that the adapter adapts; None: this is none."""
     created: int
     """When it was loaded, in seconds since 1970."""
     tokenizer: Tokenizer
@@ -89,6 +93,8 @@ class ModelInfo:
             object="model",
             created=self.created,
             owned_by="retro",
+            root=self.parent or self.name,
+            parent=self.parent,
             max_model_len=self.sequence_length,
             max_new_tokens=config.max_new_tokens,
             retrieval=retrieval,

@@ -59,7 +59,7 @@ def prepare_completion(body: CompletionRequest, model: ModelInfo, limits: Limits
     source, reading = _retrieval(body.retrieval, model, limits, default, question="", encoder_only=True)
     sampling = _sampling(body, _new_tokens("max_tokens", body.max_tokens, limits) or COMPLETION_TOKENS)
     echoes = [model.tokenizer.decode(prompt) if body.echo else "" for prompt in prompts]
-    requests = _choices(body, prompts, sampling, reading, body.logprobs or 0, limits)
+    requests = _choices(body, prompts, sampling, reading, body.logprobs or 0, limits, model.adapter)
     return PreparedRequest(
         requests=requests,
         echoes=tuple(echo for echo in echoes for _ in range(body.n)),
@@ -92,7 +92,7 @@ def prepare_chat(body: ChatRequest, model: ModelInfo, limits: Limits, default: S
     shown = _shown_passages(source, body.retrieval, model, question)
     prompt = chat_prompt(body.messages, shown, model, limits, new_tokens)
     sampling = _sampling(body, new_tokens or model.answer_tokens or min(limits.new_tokens, model.sequence_length))
-    requests = _choices(body, [prompt], sampling, reading, body.top_logprobs or 0, limits)
+    requests = _choices(body, [prompt], sampling, reading, body.top_logprobs or 0, limits, model.adapter)
     if model.recipe:
         requests = tuple(dataclasses.replace(one, question=question, passages=shown) for one in requests)
     return PreparedRequest(
@@ -133,6 +133,7 @@ def _choices(
     reading: Reading,
     top_logprobs: int,
     limits: Limits,
+    adapter: str,
 ) -> tuple[Request, ...]:
     """`n` requests for each prompt. Choice i has seed + i: sent alone with that seed, it has the same answer."""
     if len(prompts) * body.n > limits.choices:
@@ -145,6 +146,7 @@ def _choices(
     return tuple(
         Request(
             prompt=tuple(prompt),
+            adapter=adapter,
             sampling=dataclasses.replace(sampling, seed=seed),
             reading=reading,
             top_logprobs=top_logprobs,

@@ -263,6 +263,10 @@ class ModelCard(ResponseModel):
     created: int
     """When it was loaded, in seconds since 1970."""
     owned_by: Literal["retro"]
+    root: str
+    """The model whose weights answer."""
+    parent: str | None
+    """The model that it is an adapter of; null for that one."""
     max_model_len: int
     """Most tokens of prompt and answer together."""
     max_new_tokens: int
@@ -271,7 +275,7 @@ class ModelCard(ResponseModel):
 
 
 class ModelList(ResponseModel):
-    """The served models: one."""
+    """The served model, then the adapters on it."""
 
     object: Literal["list"]
     data: list[ModelCard]

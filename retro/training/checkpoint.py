@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ class CheckpointInfo:
     """What it says about adapters if it holds them alone; None where it holds a whole model."""
     external: ExternalModel | None = None
     """The model of another toolkit that this is; None for a checkpoint of ours."""
+
+    @property
+    def precision(self) -> str:
+        """What it was trained in, as far as it says; else float32."""
+        return str(self.config.get("train", {}).get("precision", "float32"))
 
     @property
     def tokenizer(self) -> Path | None:
@@ -237,6 +242,11 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
     return fingerprint(read_json(checkpoint / INFO, "Use another checkpoint"))
 
 
+def base_path(checkpoint: Path, adapters: AdapterInfo) -> Path:
+    """Where the base of adapters was when they were written, seen from where their checkpoint is now."""
+    return Path(os.path.normpath(checkpoint.resolve() / adapters.base))
+
+
 def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None) -> Path:
     """The checkpoint that adapters belong to.
 
@@ -248,7 +258,7 @@ def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None
     Raises:
         ArtifactError: It is not there, or is another one.
     """
-    base = given or Path(os.path.normpath(checkpoint.resolve() / adapters.base))
+    base = given or base_path(checkpoint, adapters)
     if not (base / INFO).exists() and not is_external(base):
         problem = f"has adapters for the checkpoint {base}, and nothing is there"
         raise ArtifactError(checkpoint, problem, "Put it back, or name its place: `retro merge-lora … --base`")
@@ -277,7 +287,7 @@ def start_from(engine: Engine[RetroModel], shape: ModelShape, path: Path, added:
     info = read_info(path)
     require_same_architecture(path, info.shape, shape if added is None else smaller(shape, added))
     verify(path)
-    stored = _open_weights(info)
+    stored = open_weights(info)
     if added is not None:
         stored = GrownWeights(stored, shape, added.known)
     weights, fresh = _read_weights(engine.weights(), info, stored)
@@ -309,7 +319,7 @@ def require_all_saved(engine: Engine[RetroModel], path: Path, fresh: Sequence[st
         )
 
 
-def _open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeights:
+def open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeights:
     """What a verified checkpoint has; adapters come merged into the weights that they adapt."""
     if info.external is not None:
         return external.ExternalWeights(info.external.source, info.shape)
@@ -324,7 +334,7 @@ def require_whole(path: Path) -> None:
     """
     info = read_info(path)
     if info.adapters is None:
-        _require_its_weights(info, _open_weights(info))
+        _require_its_weights(info, open_weights(info))
 
 
 def _require_its_weights(info: CheckpointInfo, stored: StoredWeights) -> None:
@@ -372,11 +382,24 @@ def _read_weights(
 
 def _open_merged(info: CheckpointInfo, adapters: AdapterInfo, given: Path | None) -> StoredWeights:
     """Base and adapters as one; the base may have been adapted itself. The base's files are verified."""
+    return MergedWeights(open_base(info, adapters, given), StoredTensors(info.path), adapters)
+
+
+def open_base(info: CheckpointInfo, adapters: AdapterInfo, given: Path | None = None) -> StoredWeights:
+    """The weights that adapters adapt, their files verified.
+
+    Args:
+        info: What the adapters' checkpoint says.
+        adapters: What it says about them.
+        given: Where the base is, if it was moved.
+
+    Raises:
+        ArtifactError: It is not there, is another one, or is damaged.
+    """
     base = read_info(find_base(info.path, adapters, given))
     verify(base.path)
     # An external model's vocabulary is padded as the adapted model's is.
-    below = _open_weights(replace(base, shape=info.shape) if base.external else base)
-    return MergedWeights(below, StoredTensors(info.path), adapters)
+    return open_weights(replace(base, shape=info.shape) if base.external else base)
 
 
 def load_model(path: Path, *, bfloat16: bool = False, base: Path | None = None) -> tuple[RetroModel, CheckpointInfo]:
@@ -411,6 +434,12 @@ def load_stage(
         ConfigError: The layout does not fit the model or the processes.
         ArtifactError: The checkpoint is damaged.
     """
+    info = open_stage(path, layout, sequence_length)
+    return build_filled(info, open_weights(info, base), layout, bfloat16=bfloat16), info
+
+
+def open_stage(path: Path, layout: ParallelConfig, sequence_length: int | None = None) -> CheckpointInfo:
+    """What a checkpoint says, once its files are verified and the processes of a layout have met; as `load_stage`."""
     info = read_info(find(path))
     if sequence_length is not None:
         model = info.shape.model.model_copy(update={"sequence_length": sequence_length})
@@ -419,12 +448,43 @@ def load_stage(
     require_processes(layout, parallel.world_size())
     parallel.start(layout)
     verify(info.path)
-    stored = _open_weights(info, base)
+    return info
+
+
+def build_filled(
+    info: CheckpointInfo,
+    stored: StoredWeights,
+    layout: ParallelConfig,
+    *,
+    bfloat16: bool,
+    prepare: Callable[[Sequence[RetroModel]], None] | None = None,
+) -> list[RetroModel]:
+    """Build this rank's part of a model and fill it, ready for inference.
+
+    Args:
+        info: What an opened checkpoint says of the model.
+        stored: Its weights.
+        layout: Ranks to spread it over.
+        bfloat16: Compute in bfloat16.
+        prepare: Called with the groups of layers before they are filled.
+
+    Raises:
+        ArtifactError: The weights are not those of the model.
+    """
     _require_its_weights(info, stored)
     parallel.seed(0)
     chunks = build_stage(info.shape, BuildOptions(bfloat16=bfloat16, layout=layout))
+    if prepare is not None:
+        prepare(chunks)
     filled, _ = _read_weights(sharded_weights(chunks), info, stored)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(filled[str(number)])
         chunk.eval()
-    return chunks, info
+    return chunks
+
+
+def refill(chunks: Sequence[RetroModel], stored: StoredWeights, names: Container[str]) -> None:
+    """Read some weights of a model that is filled once more, from elsewhere."""
+    for number, tensors in sharded_weights(chunks).items():
+        wanted = {name: one for name, one in tensors.items() if getattr(one, "key", name) in names}
+        chunks[int(number)].load_state_dict(fill(wanted, stored.read), strict=False)

@@ -15,6 +15,7 @@ from retro.common.files import discard, failed_writes_are_artifact_errors, fsync
 from retro.mcore import checkpoint as sharded
 from retro.mcore import parallel
 from retro.mcore.engine import Engine, sharded_weights
+from retro.mcore.lora import is_adapter
 from retro.mcore.sharded_tensors import Sums, sums_of
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
@@ -147,6 +148,7 @@ def save_weights(
     final: Path,
     step: int = 0,
     tokenizer: Path | None = None,
+    adapters: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint of weights alone, for another run to start from. For one process.
 
@@ -157,14 +159,21 @@ def save_weights(
         final: The checkpoint; what is there is replaced.
         step: How long it was trained, as far as is known.
         tokenizer: The directory of the model's tokenizer, if it is known.
+        adapters: What `describe_adapters` says; then adapters alone are written. None: all weights.
 
     Raises:
         ArtifactError: The disk is full.
     """
+    weights = sharded_weights([model])
+    if adapters is not None:
+        weights = {
+            number: {name: one for name, one in mine.items() if is_adapter(name)} for number, mine in weights.items()
+        }
+    said = {} if adapters is None else {"adapters": adapters}
     _make_empty(_temporary(final))
     with _tidying(final):
-        files = sharded.save({"weights": sharded_weights([model])}, _temporary(final))
-        _complete(final, shape, config, step, files, tokenizer=tokenizer)
+        files = sharded.save({"weights": weights}, _temporary(final))
+        _complete(final, shape, config, step, files, said, tokenizer)
 
 
 def _complete(

@@ -11,7 +11,6 @@ import logging
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.mcore import parallel
@@ -26,7 +25,7 @@ from retro.model.weight_names import EMBEDDING
 from retro.tokenizers.tokenizer import load_tokenizer
 from retro.training import checkpoint
 from retro.training.checkpoint_writer import save_weights
-from retro.training.lora_weights import StoredWeights
+from retro.training.lora_weights import StoredWeights, read_whole
 from retro.training.result import of_stage
 
 log = logging.getLogger(__name__)
@@ -120,7 +119,7 @@ def _write(weights: StoredWeights, shape: ModelShape, path: Path, out: Path, tok
     parallel.seed(0)
     target: RetroModel | None = None
     for name in weights.sizes:
-        stored = _whole(weights, name)
+        stored = read_whole(weights, name)
         if target is None:
             target = RetroModel(shape, BuildOptions(bfloat16=stored.dtype == torch.bfloat16))
             parameters = dict(target.named_parameters())
@@ -129,10 +128,6 @@ def _write(weights: StoredWeights, shape: ModelShape, path: Path, out: Path, tok
     if target is None:
         raise DataError(path, "has no weights", "Fetch it again")
     save_weights(target, shape, {"converted_from": path.name}, out, tokenizer=tokenizer)
-
-
-def _whole(weights: StoredWeights, name: str) -> Tensor:
-    return weights.read(name, tuple(slice(0, length) for length in weights.sizes[name]))
 
 
 def _open_megatron(
@@ -198,7 +193,7 @@ def merge(path: Path, out: Path, *, base: Path | None = None, dtype: str | None 
     info = checkpoint.read_info(checkpoint.find(of_stage(path)))
     if info.adapters is None:
         raise ArtifactError(info.path, "holds a whole model, no adapters", "Use it as it is")
-    precision = dtype or str(info.config["train"]["precision"])
+    precision = dtype or info.precision
     model, _ = checkpoint.load_model(info.path, bfloat16=precision == "bfloat16", base=base)
     # Its weights are named by what they were made of.
     origin = {"merged_from": checkpoint.identity(info.path), "precision": precision}

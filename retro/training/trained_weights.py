@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from retro.common.errors import ConfigError
 from retro.mcore import parallel
 from retro.mcore.engine import WeightGroup
-from retro.mcore.lora import attach, is_adapter
+from retro.mcore.lora import AdapterChoice, attach, is_adapter
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
 from retro.model.weight_names import is_added_module, is_gate, is_retrieval, is_vocabulary
@@ -112,20 +112,39 @@ def adapt(
         trained: Predicate on names: adapters, and what is trained whole beside them.
         gradient_from_the_start: As of `freeze_all_but`.
     """
-    wanted = adapted_layers(shape, lora)
+    names = adapted_layers(shape, lora).keys()
+    attach_all(
+        chunks, shape, names, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed_of=partial(_seed_of, seed)
+    )
     for chunk in chunks:
-        for name, module in _named_layers(chunk):
-            if name in wanted:
+        freeze_all_but(chunk, trained, gradient_from_the_start=gradient_from_the_start)
+
+
+def attach_all(
+    chunks: Sequence[RetroModel],
+    shape: ModelShape,
+    names: Container[str],
+    *,
+    rank: int,
+    alpha: float = 1.0,
+    dropout: float = 0.0,
+    seed_of: Callable[[str], int] = lambda _: 0,
+    choice: AdapterChoice | None = None,
+) -> None:
+    """Give this rank's layers of some names their adapters; arguments as of `retro.mcore.lora.attach`."""
+    for chunk in chunks:
+        for name, module in named_layers(chunk):
+            if name in names:
                 attach(
                     module,
                     row_parallel=is_row_parallel(name),
                     gated=layer_kind(name) == "linear_fc1" and shape.model.activation == "swiglu",
-                    rank=lora.rank,
-                    alpha=lora.alpha,
-                    dropout=lora.dropout,
-                    seed=_seed_of(seed, name),
+                    rank=rank,
+                    alpha=alpha,
+                    dropout=dropout,
+                    seed=seed_of(name),
+                    choice=choice,
                 )
-        freeze_all_but(chunk, trained, gradient_from_the_start=gradient_from_the_start)
 
 
 def log_share(shape: ModelShape, config: TrainConfig) -> None:
@@ -145,7 +164,7 @@ def log_share(shape: ModelShape, config: TrainConfig) -> None:
     )  # fmt: skip
 
 
-def _named_layers(chunk: RetroModel) -> Iterator[tuple[str, nn.Module]]:
+def named_layers(chunk: RetroModel) -> Iterator[tuple[str, nn.Module]]:
     """Every module inside the decoder layers of a pipeline stage, by the name that it has in the whole model."""
     for layer in chunk.decoder.layers:
         prefix = f"decoder.layers.{layer.layer_number - 1}"

@@ -69,6 +69,8 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["db", "run_dir=/nonexistent-folder/run"], "/nonexistent-folder"),
         (["convert", "absent", "out"], "absent: no such directory. Give a HuggingFace folder, a .gguf file"),
         (["merge-lora", "absent", "out"], "absent: holds no complete checkpoint"),
+        (["export-lora", "absent", "out"], "absent: holds no complete checkpoint"),
+        (["import-lora", "absent", "gone", "out"], "gone: holds no complete checkpoint"),
         (["sft", "absent.yaml"], "absent.yaml: no such config file"),
         (["sft", "convert", "dolyl", "in", "out"], "FORMAT = 'dolyl': is not a known format; did you mean 'dolly'?"),
         (["sft", "convert", "dolly", "absent.jsonl", "out"], "absent.jsonl: no such file to convert"),

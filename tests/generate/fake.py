@@ -75,6 +75,7 @@ class FakeDecoder:
     chunk_length = 4
     neighbors = 2
     retrieved_length = 5
+    adapters: tuple[str, ...] = ()
 
     def __init__(self, rule: Rule, *, sequence_length: int = 64, reads_neighbors: bool = True) -> None:
         self.rule = rule
@@ -87,7 +88,7 @@ class FakeDecoder:
         """Tokens of all calls."""
         self.forks: list[int] = []
 
-    def open(self) -> int:
+    def open(self, adapter: str = "") -> int:
         number = min(set(range(len(self.rows) + 1)) - set(self.rows))
         self.rows[number] = Row()
         return number

@@ -53,6 +53,18 @@ def test_a_merged_checkpoint_gives_the_same_answers(folder: Path, tmp_path: Path
         assert len(of_adapters) == 10
 
 
+def test_adapters_kept_apart_give_the_same_answers(folder: Path) -> None:
+    config = small_config(folder, *LORA, "generate.separate_adapters=true", "generate.name=apart")
+    run_stages(config, "generate")
+    for setting in ("with_passages", "closed_book"):
+        merged, apart = (
+            [json.loads(line)["prediction"] for line in (path / f"{setting}.jsonl").read_text().splitlines()]
+            for path in (folder / "run/7_generate", stage("generate").path(config))
+        )
+        assert apart == merged
+        assert len(merged) == 10
+
+
 def test_the_finished_stage_may_be_named_in_place_of_its_checkpoint(folder: Path, tmp_path: Path) -> None:
     merge(folder / "run/6_sft", tmp_path / "of_stage")
     merge(tuned(folder), tmp_path / "of_checkpoint")

@@ -34,12 +34,12 @@ class WordDecoder(FakeDecoder):
         self.stop_after = stop_after
         self.batches = 0
 
-    def open(self) -> int:
+    def open(self, adapter: str = "") -> int:
         if not self.rows:
             if self.batches == self.stop_after:
                 raise KeyboardInterrupt
             self.batches += 1
-        return super().open()
+        return super().open(adapter)
 
     def word(self, row: Row) -> Tensor:
         logits_V = torch.zeros(self.vocabulary)

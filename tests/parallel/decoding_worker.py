@@ -16,7 +16,7 @@ from torch import Tensor
 
 from retro.generate.decoding.decoder import CachedDecoder
 from retro.generate.engine import BatchEngine
-from retro.generate.loading import open_decoder
+from retro.generate.loading import AdapterOptions, open_decoder
 from retro.generate.request import Decoder, GivenPassages, Request, Sampling
 from retro.generate.scoring import Scored
 from retro.mcore import parallel
@@ -32,7 +32,10 @@ def decode(decoder: Decoder, *, reads: bool, seed: int) -> Tensor:
     rows = [decoder.open() for _ in range(4)]
     decoder.close(rows.pop(1))
     first = 2 if reads else 99
-    courses = [Course(random, row, first=first + row, every=3 + row, counts=[1, 2, 3]) for row in rows]
+    courses = [
+        Course(random, row, first=first + place, every=3 + place, counts=[1, 2, 3])
+        for row, place in zip(rows, (0, 2, 3), strict=True)
+    ]
     found = []
     for number, extensions in enumerate(calls(random, courses, steps=12, longest=30)):
         found += [decoder.extend(extensions)] if number % 2 else decoder.extend_all(extensions)
@@ -75,9 +78,10 @@ def continue_prefix(decoder: Decoder, *, reads: bool) -> Tensor:
     return torch.tensor([logprob for mine in found for logprob in mine])
 
 
-def run(*, start: str, layout: dict[str, Any], out: str, reads: bool) -> None:
+def run(*, start: str, layout: dict[str, Any], out: str, reads: bool, separate: bool = False) -> None:
     """Save the logits and the log-probabilities that this rank is given."""
-    decoder = open_decoder(Path(start), ParallelConfig(**layout), 0)
+    options = AdapterOptions(separate=separate)
+    decoder = open_decoder(Path(start), ParallelConfig(**layout), 0, options=options)
     rank = parallel.process()[0]
     np.save(f"{out}_{rank}.npy", decode(decoder, reads=reads, seed=11).numpy())
     np.save(f"{out}_{rank}_engine.npy", continue_prefix(decoder, reads=reads).numpy())

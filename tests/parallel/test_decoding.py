@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from retro.generate.loading import open_decoder
+from retro.training import checkpoint
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import train
 from tests.model.tiny import tiny_shape
@@ -35,6 +36,9 @@ LAYOUTS: dict[str, Settings] = {
     "TP2 PP2": {"tensor": 2, "pipeline": 2},
     "PP4": {"pipeline": 4},
 }
+ADAPTED = "adapted"
+"""Adapters on the Retro, merged into the shards of each rank or kept apart from them."""
+OF_ADAPTERS = ("TP2", "PP2", "PP2 of 1 and 3 layers")
 TOLERANCE = 2e-5
 """Sums over ranks are formed in another order than those of one process."""
 
@@ -47,17 +51,17 @@ def ranks(layout: Settings) -> int:
 def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of every model and the logits of every layout and rank."""
     folder = tmp_path_factory.mktemp("decoding")
-    for name, settings in MODELS.items():
-        config = TrainConfig(steps=1, warmup_steps=0, lr=1e-3, micro_batch=2, global_batch=2, precision="float32")
-        shape, source = tiny_shape(**settings), CycleSource()
+    usual: Settings = {"steps": 1, "warmup_steps": 0, "micro_batch": 2, "global_batch": 2, "precision": "float32"}
+    lora = {"lora": {"rank": 2}, "lr": 0.1}
+    for name, settings in (MODELS | {ADAPTED: MODELS["retro"]}).items():
         train(
             out=folder / name,
-            shape=shape,
-            config=config,
+            shape=tiny_shape(**settings),
+            config=TrainConfig(**(usual | (lora if name == ADAPTED else {"lr": 1e-3}))),
             layout=ParallelConfig(),
-            source=source,
+            source=CycleSource(),
             validation=None,
-            start_from=None,
+            start_from=checkpoint.find(folder / "retro") if name == ADAPTED else None,
         )
     for processes in (2, 4):
         runs = [
@@ -66,6 +70,13 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name, layout in LAYOUTS.items()
             for model in MODELS
             if ranks(layout) == processes
+        ]
+        runs += [
+            {"start": str(folder / ADAPTED), "layout": LAYOUTS[name], "out": str(folder / f"{ADAPTED} {kept} {name}")}
+            | {"reads": True, "separate": kept == "apart"}
+            for name in OF_ADAPTERS
+            for kept in ("merged", "apart")
+            if ranks(LAYOUTS[name]) == processes
         ]
         plan = folder / f"runs_{processes}.json"
         plan.write_text(json.dumps(runs))
@@ -84,6 +95,19 @@ def test_logits_of_every_rank_equal_those_of_one_process(decoded: Path, model: s
         np.testing.assert_allclose(one, expected, rtol=TOLERANCE, atol=TOLERANCE)
         # To the bit: ranks that draw tokens from these must draw the same.
         assert np.array_equal(one, found[0])
+
+
+@pytest.mark.parametrize("kept", ["merged", "apart"])
+@pytest.mark.parametrize("layout", OF_ADAPTERS)
+def test_ranks_apply_adapters_as_one_process_does(decoded: Path, layout: str, kept: str) -> None:
+    expected, plain = (
+        decode(open_decoder(decoded / name, ParallelConfig(), 0), reads=True, seed=11).numpy()
+        for name in (ADAPTED, "retro")
+    )
+    assert np.abs(expected - plain).max() > 0.1
+    for rank in range(ranks(LAYOUTS[layout])):
+        found = np.load(decoded / f"{ADAPTED} {kept} {layout}_{rank}.npy")
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", MODELS)

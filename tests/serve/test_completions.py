@@ -192,7 +192,7 @@ def test_passages_are_searched_given_or_none_as_the_request_says(server: Running
 @pytest.mark.parametrize(
     ("given", "status", "words"),
     [
-        ({"model": "gpt-4"}, 404, "model: 'gpt-4' is not served here; this is 'fake'"),
+        ({"model": "gpt-4"}, 404, "model: 'gpt-4' is not served here; served are: 'fake'"),
         ({"prompt": []}, 400, "prompt: is an empty list"),
         ({"prompt": {}}, 400, "prompt: needs a text"),
         ({"prompt": ["a", 1]}, 400, "prompt: needs a text"),

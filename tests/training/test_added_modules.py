@@ -53,7 +53,7 @@ def run(out: Path, **settings: Any) -> Any:
 
 
 def weights(out: Path) -> dict[str, Tensor]:
-    stored = checkpoint._open_weights(checkpoint.read_info(checkpoint.find(out)))
+    stored = checkpoint.open_weights(checkpoint.read_info(checkpoint.find(out)))
     return {name: stored.read(name, tuple(slice(0, size) for size in sizes)) for name, sizes in stored.sizes.items()
             if not name.startswith("optimizer.")}  # fmt: skip
 

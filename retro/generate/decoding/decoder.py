@@ -7,6 +7,9 @@ chunks needs one pass too.
 
 Under pipeline parallelism every stage plans the same call, so each knows the size of what it receives: the new tokens'
 states and, where chunks end, the neighbors, embedded before the stage with the encoder and encoded after it.
+
+Rows may be read with adapters of their own (`AdapterChoice`). One pass reads them all, each packed token with its row's
+adapter. Where chunks end the encoder runs too, which knows no rows: those rows have a pass for each adapter.
 """
 
 # Dims in this file.
@@ -14,7 +17,7 @@ states and, where chunks end, the neighbors, embedded before the stage with the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +30,7 @@ from retro.generate.request import Extension
 from retro.mcore import p2p
 from retro.mcore.cpu import device
 from retro.mcore.layers import TransformerConfig
+from retro.mcore.lora import AdapterChoice
 from retro.mcore.p2p import from_last_stage
 from retro.model.model import RetroModel
 
@@ -37,13 +41,21 @@ _SHARE_FROM = 128
 class CachedDecoder:
     """See `request.Decoder`."""
 
-    def __init__(self, model: RetroModel, end: int | Sequence[int], *, share_from: int = _SHARE_FROM) -> None:
+    def __init__(
+        self,
+        model: RetroModel,
+        end: int | Sequence[int],
+        *,
+        share_from: int = _SHARE_FROM,
+        choice: AdapterChoice | None = None,
+    ) -> None:
         """Take a model over.
 
         Args:
             model: Trained, or one stage of it.
             end: The id that ends an answer, or all of those that do.
             share_from: Forks share the memory of so many tokens or more; of fewer, each gets a copy.
+            choice: Of the model's adapters, where they are kept apart from its weights.
         """
         shape = model.shape
         self.model = model.eval()
@@ -54,14 +66,23 @@ class CachedDecoder:
         self.retrieved_length = shape.retrieved_length
         self.reads_neighbors = shape.model.retrieval
         self.neighbors = shape.model.neighbors if shape.model.retrieval else 0
+        self.choice = choice
+        # Its own is applied to every row, and has no name.
+        self.adapters = () if choice is None else tuple(name for name in choice.names if name)
         self._gate_closed = shape.model.gate == 0.0
         self._rows, self.share_from = Rows(), share_from
         with torch.inference_mode():
             self._stack = CachedStack(self.model)
 
-    def open(self) -> int:
-        """A new, empty sequence."""
-        return self._rows.open()
+    def open(self, adapter: str = "") -> int:
+        """A new, empty sequence, read with an adapter; empty: the model as it is.
+
+        Raises:
+            ValueError: There is no such adapter.
+        """
+        if adapter and adapter not in self.adapters:
+            raise ValueError(f"a sequence is opened for the adapter {adapter!r}; there are {', '.join(self.adapters)}")
+        return self._rows.open(adapter)
 
     @torch.inference_mode()
     def fork(self, row: int, count: int) -> list[int]:
@@ -106,14 +127,37 @@ class CachedDecoder:
             ValueError: A row is not open or comes twice, brings no token or more than its sequence can hold, or
                 neighbors that do not fit the model.
         """
+        require_extensions(extensions, self._rows, self)
+        passes = self._passes(extensions)
+        found = [self._last_logits([extensions[place] for place in places]) for places in passes]
+        return found[0] if len(found) == 1 else torch.stack(_in_order(passes, found))
+
+    @torch.inference_mode()
+    def extend_all(self, extensions: Sequence[Extension]) -> list[Tensor]:
+        """As `extend`, with the logits after every new token: [tokens, V] for each extension."""
+        require_extensions(extensions, self._rows, self)
+        passes = self._passes(extensions)
+        return _in_order(passes, [self._all_logits([extensions[place] for place in places]) for places in passes])
+
+    def _passes(self, extensions: Sequence[Extension]) -> list[list[int]]:
+        """Places of the extensions that one pass reads: all, unless the encoder runs for several adapters."""
+        names = [self._rows[one.row].adapter for one in extensions]
+        if len(set(names)) == 1 or self._gate_closed or not any(one.neighbors for one in extensions):
+            return [list(range(len(extensions)))]
+        found: dict[str | None, list[int]] = {}
+        for place, one in enumerate(extensions):
+            found.setdefault(names[place] if one.neighbors else None, []).append(place)
+        return list(found.values())
+
+    def _last_logits(self, extensions: Sequence[Extension]) -> Tensor:
+        """[extensions, V]; see `extend`."""
         batch, hidden_P1H = self._forward(extensions)
         ends = {span.order: span.offset + span.count - 1 for span in batch.spans}
         last = [ends[number] for number in range(len(extensions))]
         return self._logits(hidden_P1H if last == list(range(len(hidden_P1H))) else hidden_P1H[last])
 
-    @torch.inference_mode()
-    def extend_all(self, extensions: Sequence[Extension]) -> list[Tensor]:
-        """As `extend`, with the logits after every new token: [tokens, V] for each extension."""
+    def _all_logits(self, extensions: Sequence[Extension]) -> list[Tensor]:
+        """[tokens, V] of each; see `extend_all`."""
         batch, hidden_P1H = self._forward(extensions)
         logits_PV = self._logits(hidden_P1H)
         spans = sorted(batch.spans, key=lambda span: span.order)
@@ -121,8 +165,9 @@ class CachedDecoder:
 
     def _forward(self, extensions: Sequence[Extension]) -> tuple[Batch, Tensor]:
         """Run new tokens through the layers: how they were packed, and [P, 1, H] states after the last layer here."""
-        require_extensions(extensions, self._rows, self)
         batch = plan_batch(extensions, self._rows, device())
+        if self.choice is not None:
+            self.choice.use_by_token([span.row.adapter for span in batch.spans for _ in span.tokens])
         chunks = [] if self._gate_closed else [chunk for one in extensions for chunk in one.neighbors.values()]
         most = max((len(chunk.tokens_KR) for chunk in chunks), default=0)
         self._stack.reserve(len(self._rows), batch.longest, most * self.retrieved_length)
@@ -160,6 +205,14 @@ class CachedDecoder:
         logits_P1V, _ = model.output_layer(normed_P1H, weight=weight, runtime_gather_output=True)
         # Rows of the embedding that only pad it have no token.
         return from_last_stage(logits_P1V[:, 0, : self.vocabulary].float())
+
+
+def _in_order(passes: Sequence[Sequence[int]], found: Sequence[Iterable[Tensor]]) -> list[Tensor]:
+    """What several passes gave for the extensions at their places, in the order of the call."""
+    by_place = {
+        place: one for places, mine in zip(passes, found, strict=True) for place, one in zip(places, mine, strict=True)
+    }
+    return [by_place[place] for place in range(len(by_place))]
 
 
 def _advance(batch: Batch, plan: CrossAttentionPlan) -> None:

@@ -46,6 +46,8 @@ class Row:
     """Neighbors of that chunk."""
     padded: bool = False
     """Whether some of their tokens are padding."""
+    adapter: str = ""
+    """What its tokens are read with."""
 
     @property
     def own(self) -> int:
@@ -84,10 +86,10 @@ class Rows:
             raise ValueError(f"there is no open sequence {number}")
         return row
 
-    def open(self) -> int:
+    def open(self, adapter: str = "") -> int:
         """A new sequence, in the slot after the last."""
         number, self._next = self._next, self._next + 1
-        self._rows[number] = Row(slot=len(self._by_slot))
+        self._rows[number] = Row(slot=len(self._by_slot), adapter=adapter)
         self._by_slot.append(number)
         return number
 

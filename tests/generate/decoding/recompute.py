@@ -34,10 +34,11 @@ class Recompute:
         self.sequence_length, self.chunk_length = shape.model.sequence_length, shape.chunk_length
         self.neighbors, self.retrieved_length = shape.model.neighbors, shape.retrieved_length
         self.reads_neighbors = shape.model.retrieval
+        self.adapters: tuple[str, ...] = ()
         self._open: dict[int, Given] = {}
         self._next = 0
 
-    def open(self) -> int:
+    def open(self, adapter: str = "") -> int:
         self._next += 1
         self._open[self._next] = Given()
         return self._next
