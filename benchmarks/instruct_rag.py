@@ -1,6 +1,6 @@
 """SmolLM2-135M on HotpotQA: closed-book, documents, rationales as demonstrations, rationales learned, decomposition.
 
-    python -m benchmarks.instruct_rag DIR --hotpotqa hotpot_dev_distractor_v1.json [--train 120] [--test 60]
+    python -m benchmarks.instruct_rag DIR --hotpotqa hotpot_dev_distractor_v1.json [--train 120] [--test 50]
 
 Questions are drawn by seed, training and test ones apart. The documents of each are its ten paragraphs, ranked by a
 small sentence embedder; the three best are shown. The model explains its training questions and learns with LoRA.
@@ -30,11 +30,10 @@ from retro.run.documents import MODEL, model_settings
 from retro.run.pipeline import stage
 
 EMBEDDER = EmbedderConfig()
-MODES = ["closed_book", "rag", "few_shot", "icl", "ft"]
+MODES = ["closed_book", "rag", "icl", "ft"]
 _WORDS = {
     "closed_book": "closed-book",
     "rag": "three documents",
-    "few_shot": "and two demonstrations with answers",
     "icl": "and two demonstrations with rationales (ICL)",
     "ft": "tuned on its own rationales (FT)",
 }
@@ -46,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--hotpotqa", type=Path, required=True)
     parser.add_argument("--train", type=int, default=120)
-    parser.add_argument("--test", type=int, default=60)
+    parser.add_argument("--test", type=int, default=50)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--dry", action="store_true", help="print, write no page")
@@ -170,7 +169,7 @@ def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
         f"Its own rationales, told the answer, contain it in {made['consistent']} of {made['rationales']} cases "
         f"({made['consistent_with_answer_in_documents']} of {made['answer_in_documents']} where a document holds it). "
         f"Tuned on all of them with LoRA of rank 8, {options.epochs:g} times, lr {options.lr:g}. Rationales took "
-        f"{seconds['rationales']:.0f} s, tuning {seconds['tune']:.0f} s, answering in five modes "
+        f"{seconds['rationales']:.0f} s, tuning {seconds['tune']:.0f} s, answering in four modes "
         f"{seconds['answer']:.0f} s.",
         _table(table, numbers["decomposition"]),
         "An answer counts (accuracy) if it is a substring of the output, both normalized; 95 % bootstrap intervals, "

@@ -1,7 +1,7 @@
 """A world in which every rationale has a rule: entities, relations and values, one token a word.
 
 A document says `e5 r2 V7`. A question `tell e5 r2 ?` comes with one document about it among others, or with none that
-helps. The rule's rationale names the document and what it says, or says that none helps.
+helps. The rule's rationale goes through the documents: `Document 1 e3 no Document 2 e5 helps V7 Document 3 e8 no`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TEXTS = {
 
 
 def teacher(request: TeacherRequest) -> str:
-    """A teacher that knows the rules: it names the document that holds the answer, or says that none does."""
+    """A teacher that knows the rules: it says of each document whether it helps."""
     prompt = request.messages[-1]["content"]
     if prompt.startswith("Recall:"):
         return "e0 r0 V0" if "e0 r0" in prompt else ""
@@ -49,11 +49,11 @@ def teacher(request: TeacherRequest) -> str:
     answer = prompt.partition("Right answer: ")[2].split()[0]
     if asked is None:
         raise ValueError(prompt)
-    for found in re.finditer(r"Document (\d+): (\S+) (\S+) (\S+)", prompt):
-        number, entity, relation, value = found.groups()
-        if (entity, relation) == asked.groups() and value == answer:
-            return f"Document {number} says {value}"
-    return "none helps"
+    said = []
+    for number, entity, relation, value in re.findall(r"Document (\d+): (\S+) (\S+) (\S+)", prompt):
+        helps = (entity, relation) == asked.groups() and value == answer
+        said.append(f"Document {number} {entity} {f'helps {value}' if helps else 'no'}")
+    return " ".join(said)
 
 
 def questions(count: int, seed: int, *, helpful: float = 0.8) -> Iterator[dict[str, Any]]:
@@ -97,8 +97,7 @@ def write_tokenizer(path: Path) -> Path:
         "tell",
         "read",
         "recall",
-        "says",
-        "none",
+        "no",
         "helps",
     ]
     words += [str(number) for number in range(1, SHOWN + 2)]
