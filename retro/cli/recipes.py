@@ -37,6 +37,9 @@ def recipe(
     redo: Annotated[
         bool, typer.Option("--redo", help="Remove the results of this step and the later ones first.")
     ] = False,
+    until: Annotated[
+        bool, typer.Option("--until", help="With a step: those before it that the settings ask for, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: what one paper adds to the pipeline, step by step; `retro recipe list` names them."""
@@ -62,7 +65,7 @@ def recipe(
     steps = [word for word in typed[2:] if "=" not in word and not word.endswith((".yaml", ".yml"))]
     if len(steps) > 1:
         raise ConfigError("STEP", steps, "needs one step, or none for all")
-    run_recipe(found, read_arguments([word for word in typed[2:] if word not in steps]), *steps, redo=redo)
+    run_recipe(found, read_arguments([word for word in typed[2:] if word not in steps]), *steps, redo=redo, until=until)
 
 
 def _list(as_json: bool) -> None:

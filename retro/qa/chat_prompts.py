@@ -35,6 +35,8 @@ class Chat:
     """As they stand in that turn, end to end."""
     ranks: tuple[int, ...] = ()
     """Rank of each of them, 0 the best."""
+    separator: str = ""
+    """What ends each of them."""
 
 
 def has_chat(tokenizer: object) -> bool:
@@ -96,7 +98,8 @@ def build_chat(
     if system and not takes_system and messages[1]["role"] == "user":
         words = f"{system[0]['content']}{known.styles[STYLE].separator}{messages[1]['content']}"
         messages = [{"role": "user", "content": words}, *messages[2:]]
-    return Chat(messages=tuple(messages), passages=block, ranks=ranks)
+    separator = known.styles[STYLE].separator if block else ""
+    return Chat(messages=tuple(messages), passages=block, ranks=ranks, separator=separator)
 
 
 def _user_turn(
@@ -129,11 +132,22 @@ def _encode(chat: Chat, template: ChatTemplate) -> PromptIds:
     # A template may cut spaces off a turn, and passages may begin one.
     whole = "".join(chat.passages)
     block = whole.strip()
-    at = rendered.text.rfind(block) if block else -1
+    # The question may say what a passage says: they are looked for from where the turn begins.
+    turn = rendered.text.rfind(chat.messages[-1]["content"].strip())
+    at = rendered.text.find(block, max(turn, 0)) if block else -1
     if at < 0:
         return PromptIds(rendered.ids, (), ())
+    stop, space = at + len(block), whole[len(whole.rstrip()) :]
+    if rendered.text.startswith(space, stop):
+        stop += len(space)
     begin = at - (len(whole) - len(whole.lstrip()))
     ends = accumulate(map(len, chat.passages), initial=0)
-    bounds = [bisect_left(rendered.starts, min(max(at, begin + end), at + len(block))) for end in ends]
+    bounds = [bisect_left(rendered.starts, min(max(at, begin + end), stop)) for end in ends]
     contexts = [rendered.ids[first:last] for first, last in pairwise(bounds)]
-    return PromptIds(rendered.ids[: bounds[0]], contexts, rendered.ids[bounds[-1] :], chat.ranks)
+    return PromptIds(
+        rendered.ids[: bounds[0]],
+        contexts,
+        rendered.ids[bounds[-1] :],
+        chat.ranks,
+        template.encode_text(chat.separator),
+    )

@@ -29,6 +29,8 @@ class Prompt:
     tail: str
     ranks: tuple[int, ...] = ()
     """Rank of each passage, 0 the best: what does not fit is cut from the worst. Empty: best first."""
+    separator: str = ""
+    """What ends each passage, also one that is cut."""
 
     @property
     def text(self) -> str:
@@ -120,6 +122,7 @@ def build_prompt(
         contexts=render_passages(form, shown, order),
         tail=tail + after.replace("{question}", asked) + closing + lead,
         ranks=tuple(shown_order(len(shown), order)),
+        separator=form.separator,
     )
 
 
@@ -197,11 +200,11 @@ def answer_text(answer: str) -> str:
 
 def encode_prompts(prompts: Sequence[Prompt], tokenizer: Encoder, prefix: Sequence[int] = ()) -> list[PromptIds]:
     """Token ids of prompts, part by part, in one call of the tokenizer, each begun with `prefix`."""
-    parts = [part for prompt in prompts for part in (prompt.head, *prompt.contexts, prompt.tail)]
+    parts = [part for prompt in prompts for part in (prompt.head, *prompt.contexts, prompt.tail, prompt.separator)]
     encoded = iter(tokenizer.encode_batch(parts) if parts else [])
     result = []
     for prompt in prompts:
         head = [*prefix, *next(encoded)]
         contexts = [next(encoded) for _ in prompt.contexts]
-        result.append(PromptIds(head, contexts, next(encoded), prompt.ranks))
+        result.append(PromptIds(head, contexts, next(encoded), prompt.ranks, next(encoded)))
     return result

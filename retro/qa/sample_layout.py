@@ -30,6 +30,8 @@ class PromptIds:
     tail: Sequence[int]
     ranks: Sequence[int] = ()
     """As those of the prompt."""
+    separator: Sequence[int] = ()
+    """What ends each passage, for one that is cut."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,17 @@ def fit_prompt(prompt: PromptIds, room: int) -> tuple[list[int], int] | None:
     ranks = prompt.ranks or range(len(prompt.contexts))
     kept: list[Sequence[int]] = [()] * len(prompt.contexts)
     for place in sorted(range(len(kept)), key=lambda place: ranks[place]):
-        kept[place] = prompt.contexts[place][:left]
+        kept[place] = _cut(prompt.contexts[place], left, prompt.separator)
         left -= len(kept[place])
     lost = sum(map(len, prompt.contexts)) - sum(map(len, kept))
     return [*prompt.head, *chain.from_iterable(kept), *prompt.tail], lost
+
+
+def _cut(passage: Sequence[int], room: int, separator: Sequence[int]) -> Sequence[int]:
+    """A passage cut to the room that there is, with what separates it from the next text; nothing if that is all."""
+    if len(passage) <= room:
+        return passage
+    return [*passage[: room - len(separator)], *separator] if room > len(separator) else ()
 
 
 def prompt_room(sequence_length: int, chunk_length: int, answer_length: int) -> int:

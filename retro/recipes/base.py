@@ -127,6 +127,8 @@ class Step:
     """Files from outside the run that it reads: a change of their content is a change of its settings."""
     collective: bool = False
     """Whether the processes of a launcher do it together, as they tune and generate. Others need one process."""
+    facts: Callable[[StepRun], Mapping[str, Any]] = lambda _: {}
+    """What else shapes it, as JSON values, such as the identity of a model: a change is a change of its settings."""
     wanted: Callable[[Any], bool] = lambda _: True
     """Whether the recipe's settings ask for it. One that they do not ask for is passed over when all steps are run."""
 
@@ -241,7 +243,7 @@ def require_recipes(config: RunConfig) -> None:
         RECIPES.require(name, f"recipe.{name}", "a package that brings one has to be installed")
 
 
-def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool = False) -> None:
+def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool = False, until: bool = False) -> None:
     """Run the steps of a recipe in order, skipping what is complete.
 
     Args:
@@ -249,6 +251,7 @@ def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool 
         config: The run.
         only: One step; empty: all.
         redo: Remove what the step, or the first of them, and those after it wrote, first.
+        until: That step, and those before it that the settings ask for.
 
     Raises:
         ConfigError: There is no such step, or a setting cannot work.
@@ -264,7 +267,10 @@ def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool 
         if redo:
             for one in recipe.steps[names.index(only) if only else 0 :]:
                 discard(recipe_path(config, recipe) / one.name)
-        for number, one in enumerate(recipe.steps, start=1):
+        steps = recipe.steps[: names.index(only) + 1] if until and only else recipe.steps
+        if until:
+            only = ""
+        for number, one in enumerate(steps, start=1):
             where = f"[{number}/{len(recipe.steps)}] recipe {recipe.name}: {one.name}"
             if not only and not one.wanted(settings):
                 log.info("%s: passed over, the settings do not ask for it", where)
@@ -323,6 +329,7 @@ def _shaping(work: StepRun) -> dict[str, Any]:
         "run": {name: run[name] for name in work.step.sections},
         "special_tokens": list(work.recipe.special_tokens),
         "inputs": {str(path): _content_of(path) for path in work.step.inputs(work)},
+        "facts": dict(work.step.facts(work)),
     }
 
 

@@ -47,7 +47,7 @@ def test_passages_and_instruction_and_question_are_the_user_s_turn() -> None:
     block = "Rome: The capital of Italy.\n\n  Milan is not.  \n\n"
     wanted = {"role": "user", "content": f"{block}{SHORT}What is the capital of Italy?"}
     passages = ("Rome: The capital of Italy.\n\n", "  Milan is not.  \n\n")
-    assert built(question()) == Chat(messages=(wanted,), passages=passages, ranks=(0, 1))
+    assert built(question()) == Chat(messages=(wanted,), passages=passages, ranks=(0, 1), separator="\n\n")
 
 
 def test_a_template_of_the_prompt_texts_orders_the_user_s_turn() -> None:
@@ -91,13 +91,17 @@ def test_an_uncut_prompt_is_the_template_s_and_a_cut_one_loses_the_end_of_its_pa
     assert fit_prompt(parts, 10_000) == (whole, 0)
     passages = tokenizer.decode([id_ for part in parts.contexts for id_ in part])
     assert passages.strip() == "Rome: The capital of Italy.\n\n  Milan is not."
-    cut = fit_prompt(parts, len(whole) - 5)
+    inside = sum(map(len, parts.contexts))
+    # Room for the separator and the first half of the last passage.
+    lost_now = len(parts.contexts[1]) // 2
+    cut = fit_prompt(parts, len(whole) - lost_now)
     assert cut is not None
     ids, lost = cut
-    assert lost == 5
+    assert (lost, len(ids)) == (lost_now, len(whole) - lost_now)
+    kept = tokenizer.decode(ids[len(parts.head) : len(parts.head) + inside - lost_now])
+    assert kept.endswith("\n\n")
     assert ids[-len(parts.tail) :] == list(parts.tail)
     assert "What is the capital of Italy?" in tokenizer.decode(ids)
-    assert "Milan" in tokenizer.decode(ids)
     assert "Milan is not" not in tokenizer.decode(ids)
 
 
@@ -110,7 +114,7 @@ def test_a_passage_that_spells_a_special_token_is_found_and_is_text(tmp_path: Pa
     chat = build_chat(question(), told, rule=rule, contexts_in_prompt=1, takes_system=True)
     (parts,) = encode_chats([chat], template)
     inside = [id_ for part in parts.contexts for id_ in part]
-    assert tokenizer.decode(inside) == told[0].text
+    assert tokenizer.decode(inside) == f"{told[0].text}\n\n"
     assert all(id_ > 2 for id_ in inside)
 
 
@@ -128,3 +132,16 @@ def test_in_another_order_the_worst_passage_is_cut_first(tmp_path: Path) -> None
     assert cut is not None
     assert "Milan" not in tokenizer.decode(cut[0])
     assert "Rome: The capital of Italy." in tokenizer.decode(cut[0])
+
+
+def test_a_question_that_says_what_a_passage_says_is_never_cut(tmp_path: Path) -> None:
+    template = opened(tmp_path, "chatml")
+    tokenizer = load_tokenizer(tmp_path / "saved")
+    assert isinstance(tokenizer, HuggingFaceTokenizer)
+    rule = shipped_prompts().rule_of_kind("short_span")
+    one = question("Is it so? Rome is old.\n\nSay it.")
+    chat = build_chat(one, [Context("", "Rome is old.")], rule=rule, contexts_in_prompt=1, takes_system=True)
+    (parts,) = encode_chats([chat], template)
+    cut = fit_prompt(parts, len(parts.head) + len(parts.tail))
+    assert cut is not None
+    assert "Is it so? Rome is old.\n\nSay it." in tokenizer.decode(cut[0])

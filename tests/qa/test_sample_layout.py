@@ -40,6 +40,14 @@ def test_of_passages_in_another_order_the_worst_are_cut_first() -> None:
     assert fit_prompt(prompt, 3) == ([1, 4, 7], 4)
 
 
+def test_a_passage_that_is_cut_keeps_what_separates_it_from_the_next_text() -> None:
+    prompt = PromptIds(head=[1], contexts=[[2, 3, 4, 9], [5, 6, 7, 9]], tail=[8], separator=[9])
+    assert fit_prompt(prompt, 8) == ([1, 2, 3, 4, 9, 5, 9, 8], 2)
+    # A separator alone separates nothing.
+    assert fit_prompt(prompt, 7) == ([1, 2, 3, 4, 9, 8], 4)
+    assert fit_prompt(prompt, 5) == ([1, 2, 3, 9, 8], 5)
+
+
 def test_a_question_that_does_not_fit_is_never_cut() -> None:
     assert fit_prompt(PromptIds(head=[1], contexts=[[2]], tail=[6, 7]), 2) is None
 

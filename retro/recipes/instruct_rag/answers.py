@@ -23,6 +23,7 @@ from retro.common.files import write_plain_json
 from retro.evaluate.compare import open_scored_answers
 from retro.generate import run as generate
 from retro.generate.config import GenerateConfig
+from retro.qa.layouts import read_task_questions
 from retro.qa.question import Question
 from retro.qa.task import Task
 from retro.recipes.base import Made, StepRun
@@ -34,6 +35,7 @@ from retro.recipes.instruct_rag.config import DemonstrationsConfig, Mode
 from retro.recipes.instruct_rag.prompts import KIND, Texts, with_recalled, write_style
 from retro.recipes.instruct_rag.start import base_model, tuned_model
 from retro.recipes.item_files import read_items, write_items
+from retro.recipes.passages.search import as_record
 from retro.recipes.tuning import tune
 from retro.run.pipeline import model_paths
 
@@ -54,8 +56,9 @@ def tune_model(work: StepRun) -> Made:
     style = write_style(texts, work.directory / STYLE)
     items, left_out = _samples(work)
     write_items(samples, items)
+    tuning = config.tune.model_copy(update={"start_from": base_model(work)})
     made = tune(
-        work, config.tune, samples, None, "instruct_rag", kind=KIND, prompts=style, style=prompt_style(work),
+        work, tuning, samples, None, "instruct_rag", kind=KIND, prompts=style, style=prompt_style(work),
         contexts_in_prompt=_most_documents(items), passage_order=config.documents.order,
     )  # fmt: skip
     return Made(files=[SAMPLES, STYLE, *made.files], counts={**made.counts, "samples": len(items), **left_out})
@@ -63,35 +66,46 @@ def tune_model(work: StepRun) -> Made:
 
 def _samples(work: StepRun) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Questions with what is learned in place of the gold answers, and why others were left out."""
-    config = work.settings
+    config, recalled = work.settings, recalled_of(work, data.TRAIN)
     if config.learn == "answer":
         questions = data.read_chosen(work.made_by("data") / data.TRAIN)
-        return [_sample(work, one, one.answers[0]) for one in questions], {}
+        return [_sample(one, one_answer(one), recalled) for one in questions], {}
     path = work.made_by("rationales") / rationales.TRAIN
-    questions = data.read_chosen(path)
     items = read_items(path, ("question",), "rationales")
-    kept, left_out = [], {"empty": 0, "inconsistent": 0}
-    for question, item in zip(questions, items, strict=True):
+    kept, left_out = [], {"empty": 0, "cut": 0, "inconsistent": 0}
+    for question, item in zip(data.read_chosen(path), items, strict=True):
         if not item["rationale"]:
             left_out["empty"] += 1
+        elif item["cut"] and not config.rationale.keep_cut:
+            left_out["cut"] += 1
         elif config.rationale.keep == "consistent" and not item["consistent"]:
             left_out["inconsistent"] += 1
         else:
-            kept.append(_sample(work, question, item["rationale"]))
+            kept.append(_sample(question, item["rationale"], recalled))
     if not kept:
-        raise DataError(path, f"has no rationale to learn ({left_out})", "Use another teacher, or rationale.keep=all")
+        remedy = "Use another teacher, a larger rationale.max_tokens, rationale.keep_cut=true or rationale.keep=all"
+        raise DataError(path, f"has no rationale to learn ({left_out})", remedy)
     return kept, left_out
 
 
-def _sample(work: StepRun, question: Question, learned: str) -> dict[str, Any]:
-    return data.record_of(question) | {"answers": [learned], "question": asked(work, question, data.TRAIN)}
+def _sample(question: Question, learned: str, recalled: Mapping[str, str]) -> dict[str, Any]:
+    return data.record_of(question) | {"answers": [learned], "question": question_text(question, recalled)}
 
 
-def asked(work: StepRun, question: Question, name: str) -> str:
-    """A question's text in tuning and in use, with what was recalled where that is asked for."""
-    if not work.settings.recall:
-        return question.question
-    return with_recalled(question.question, rationales.recalled_of(work, name)[question.id])
+def one_answer(question: Question) -> str:
+    """The answer alone: the first one, or where the question has several meanings the first one to each."""
+    groups = question.answer_groups
+    return "; ".join(group[0] for group in groups) if groups else question.answers[0]
+
+
+def recalled_of(work: StepRun, name: str) -> Mapping[str, str]:
+    """What was recalled for the questions of a file, where prompts show that; else nothing."""
+    return rationales.recalled_of(work, name) if work.settings.recall else {}
+
+
+def question_text(question: Question, recalled: Mapping[str, str]) -> str:
+    """A question's text in tuning and in use, with what was recalled where prompts show that."""
+    return with_recalled(question.question, recalled[question.id]) if recalled else question.question
 
 
 def _most_documents(items: Sequence[Mapping[str, Any]]) -> int:
@@ -111,10 +125,10 @@ def run(work: StepRun) -> Made:
     """
     texts = Texts.load(work.settings.prompts)
     write_style(texts, work.directory / STYLE)
-    questions = data.read_chosen(work.made_by("data") / data.TEST)
+    questions, recalled = data.read_chosen(work.made_by("data") / data.TEST), recalled_of(work, data.TEST)
     write_items(
         work.directory / QUESTIONS,
-        (data.record_of(replace(one, question=asked(work, one, data.TEST))) for one in questions),
+        (data.record_of(replace(one, question=question_text(one, recalled))) for one in questions),
     )
     known = data.known_set(work)
     for mode in work.settings.modes:
@@ -141,7 +155,7 @@ def _settings(work: StepRun, mode: Mode, task: Path, questions: Sequence[Questio
             "settings": ("with_passages",) if reads else ("closed_book",),
             "passages_from": "contexts",
             "contexts_in_prompt": max((len(one.contexts) for one in questions), default=0) if reads else 0,
-            "passage_order": config.shows.order,
+            "passage_order": config.documents_of_test.order,
             "encoder": False,
             "max_new_tokens": config.max_new_tokens,
             "batch_size": config.batch_size,
@@ -158,9 +172,9 @@ def task_changes(work: StepRun, texts: Texts, mode: Mode, task: Task) -> dict[st
     """How a mode's task differs from the set's: what stands before the question, and demonstrations."""
     shown = demonstrations(work, mode) if mode in ("icl", "few_shot") else []
     instruction = {
-        "closed_book": texts.ask.memory,
-        "icl": texts.ask.demonstrations,
-        "few_shot": texts.ask.demonstrations,
+        "closed_book": texts.instructions.memory,
+        "icl": texts.instructions.demonstrations,
+        "few_shot": texts.instructions.examples,
     }
     return {
         "kind": KIND,
@@ -179,26 +193,25 @@ def demonstrations(work: StepRun, mode: Mode) -> list[dict[str, str]]:
     """
     config: DemonstrationsConfig = work.settings.demonstrations
     path = config.file or work.made_by("rationales") / rationales.TRAIN
-    items = read_items(path, ("question", "rationale"), "demonstrations")
-    questions = data.read_chosen(path)
+    items = read_items(path, ("question",), "demonstrations")
+    questions = read_task_questions(path, data.known_set(work).loaded_task)
+    texts = [str(item.get("rationale") or "") if mode == "icl" else "" for item in items]
     good = [
-        (question, item["rationale"])
-        for question, item in zip(questions, items, strict=True)
-        if _can_be_shown(config, question, item["rationale"])
+        (question, text if mode == "icl" else one_answer(question))
+        for question, text in zip(questions, texts, strict=True)
+        if _can_be_shown(config, question, text, mode)
     ]
     if len(good) < config.count:
         need = f"needs at most {len(good)}, which {path} has of the kind that is asked for (of {len(items)} items)"
         raise ConfigError("recipe.instruct_rag.demonstrations.count", config.count, need)
     order = np.random.default_rng(config.seed).permutation(len(good)) if config.choose == "random" else range(len(good))
     chosen = [good[int(place)] for place in order[: config.count]]
-    return [
-        {"question": data.as_asked(one).question, "answer": rationale if mode == "icl" else one.answers[0]}
-        for one, rationale in chosen
-    ]
+    return [{"question": data.ranked(one).question, "answer": text} for one, text in chosen]
 
 
-def _can_be_shown(config: DemonstrationsConfig, question: Question, rationale: str) -> bool:
-    if config.consistent and not rationales.contains_answer(rationale, question.answers):
+def _can_be_shown(config: DemonstrationsConfig, question: Question, rationale: str, mode: Mode) -> bool:
+    consistent = rationales.contains_answer(rationale, data.short_answers(question))
+    if mode == "icl" and not (consistent if config.consistent else rationale):
         return False
     return not config.with_answer or rationales.documents_hold_answer(question)
 
@@ -210,17 +223,18 @@ def score(work: StepRun) -> Made:
         RetroError: As the evaluate stage.
     """
     answers, modes = work.made_by("answer"), work.settings.modes
+    has_meanings = any(one.answer_groups for one in data.read_chosen(answers / QUESTIONS))
     files = score_modes(work, answers, modes)
     for mode in modes:
         write_plain_json(work.directory / f"{mode}.json", published_output(answers / mode, work.directory / mode))
         files.append(f"{mode}.json")
-        if work.settings.set == "asqa":
+        if has_meanings:
             alce = alce_file(
-                answers_of(answers / mode), data.read_chosen(answers / QUESTIONS), work.settings.shows.order
+                answers_of(answers / mode), data.read_chosen(answers / QUESTIONS), work.settings.documents_of_test.order
             )
             write_plain_json(work.directory / f"{mode}_alce.json", alce)
             files.append(f"{mode}_alce.json")
-    table = compare_modes(work.directory, modes) | {"published": data.known_set(work).published.accuracy}
+    table = compare_modes(work.directory, modes) | published_of(work)
     write_plain_json(work.directory / MODES, table)
     write_cases(work, {mode: answers_of(answers / mode) for mode in modes}, work.directory / CASES)
     metric = table["metric"]
@@ -229,9 +243,21 @@ def score(work: StepRun) -> Made:
     return Made(files=[*files, MODES], counts={"metric": metric, "modes": table["modes"]})
 
 
+def published_of(work: StepRun) -> dict[str, Any]:
+    """The set's title, and the published percentage of each mode that is answered."""
+    known, config = data.known_set(work), work.settings
+    # A model tuned on answers alone is the paper's baseline `sft`.
+    names = {mode: "sft" if mode == "ft" and config.learn == "answer" else mode for mode in config.modes}
+    accuracy = known.published.accuracy
+    percent = {mode: accuracy[name] for mode, name in names.items() if name in accuracy}
+    return {"set": known.title or config.set, "published_percent": percent}
+
+
 def published_output(answers: Path, scores: Path) -> dict[str, Any]:
-    """A mode's results with the names that the original's result file has, and its `metrics.json` beside them."""
-    said = answers_of(answers)
+    """A mode's results with the fields that items of the original's result file have, without the prompt, and what its
+    `metrics.json` has. `score` is ours."""
+    predictions = answers_of(answers)
+    groups = {one.id: one.answer_groups for one in data.read_chosen(answers.parent / QUESTIONS)}
     scored = open_scored_answers(scores)
     metric = scored.scores["metrics"][0]
     values = scored.values(metric)
@@ -240,9 +266,10 @@ def published_output(answers: Path, scores: Path) -> dict[str, Any]:
             "question": one.question,
             "answers": list(one.answers),
             "rationale": one.prediction,
-            "ctxs": [{"title": passage.title, "text": passage.text} for passage in one.passages],
+            "qa_pairs": [{"short_answers": list(group)} for group in groups[one.id]],
+            "ctxs": [dict(as_record(passage)) for passage in one.passages],
             "score": value,
         }
-        for one, value in zip(said, values, strict=True)
+        for one, value in zip(predictions, values, strict=True)
     ]
     return {"metrics": {metric: sum(values) / len(values), "num_examples": len(values)}, "items": items}

@@ -23,7 +23,7 @@ from retro.report.render import render, write_page
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class ShownDocument:
     """A document on the page."""
 
     number: int
@@ -32,11 +32,11 @@ class Shown:
     """Answers are marked."""
     holds_answer: bool
     relevant: bool
-    """Whether it holds an answer, or a sentence of an answer names it; others are faded."""
+    """Whether it holds an answer, or a sentence cites it; others are faded."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class ModeAnswer:
     """A mode's answer."""
 
     mode: str
@@ -52,8 +52,8 @@ class Case:
     number: int
     question: str
     answers: Sequence[str]
-    documents: Sequence[Shown]
-    said: Sequence[Said]
+    documents: Sequence[ShownDocument]
+    by_mode: Sequence[ModeAnswer]
 
     @property
     def group(self) -> str:
@@ -75,14 +75,20 @@ def write_cases(work: StepRun, answers: Mapping[str, Sequence[Answer]], path: Pa
     points = {mode: open_scored_answers(work.directory / mode).values(metric) for mode in answers}
     cases = []
     for place, question in enumerate(questions):
-        shown = as_shown(question.contexts, work.settings.shows.order)
-        said = [
-            _said(mode, each[place], points[mode][place], shown, mode != "closed_book")
+        shown = as_shown(question.contexts, work.settings.documents_of_test.order)
+        by_mode = [
+            _mode_answer(mode, each[place], points[mode][place], shown, mode != "closed_book")
             for mode, each in answers.items()
         ]
-        documents = _documents(shown, question.answers, said)
+        documents = _documents(shown, data.short_answers(question), by_mode)
         cases.append(
-            Case(number=place + 1, question=question.question, answers=question.answers, documents=documents, said=said)
+            Case(
+                number=place + 1,
+                question=question.question,
+                answers=question.answers,
+                documents=documents,
+                by_mode=by_mode,
+            )
         )
     rows = [(mode, interval(means[metric])) for mode, means in table["modes"].items()]
     write_page(path, render("rationales", **_page(work, metric, rows, cases)))
@@ -91,26 +97,26 @@ def write_cases(work: StepRun, answers: Mapping[str, Sequence[Answer]], path: Pa
 def _page(work: StepRun, metric: str, rows: Any, cases: Sequence[Case]) -> dict[str, Any]:
     lede = (
         f"The first {len(cases)} questions. Answers of the set are marked; documents that hold none and that no answer "
-        "names are faded. Behind each sentence stand the documents that it leans on: those that it names, or in "
+        "cites are faded. Behind each sentence stand the documents that it leans on: those that it names, or in "
         "brackets the one that shares at least half of its words."
     )
     return {"name": f"InstructRAG: {data.known_set(work).title or work.settings.set}", "lede": lede, "metric": metric,
             "rows": rows, "cases": cases}  # fmt: skip
 
 
-def _said(mode: str, answer: Answer, points: float, shown: Sequence[Context], reads: bool) -> Said:
+def _mode_answer(mode: str, answer: Answer, points: float, shown: Sequence[Context], reads: bool) -> ModeAnswer:
     found = claims(answer.prediction, shown if reads else ())
     marked = [(one, highlight(one.text, answer.answers)) for one in found]
-    return Said(mode=mode, right=points >= RIGHT, claims=marked)
+    return ModeAnswer(mode=mode, right=points >= RIGHT, claims=marked)
 
 
-def _documents(shown: Sequence[Context], answers: Sequence[str], said: Sequence[Said]) -> list[Shown]:
-    named = {number for one in said for claim, _ in one.claims for number in claim.named}
+def _documents(shown: Sequence[Context], answers: Sequence[str], by_mode: Sequence[ModeAnswer]) -> list[ShownDocument]:
+    named = {number for one in by_mode for claim, _ in one.claims for number in claim.cited}
     found = []
     for number, one in enumerate(shown, start=1):
         holds = holds_answer(one.text, answers)
         found.append(
-            Shown(
+            ShownDocument(
                 number=number, title=one.title, text=highlight(one.text, answers), holds_answer=holds,
                 relevant=holds or number in named,
             )

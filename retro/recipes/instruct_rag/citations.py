@@ -14,8 +14,14 @@ from retro.qa.question import Context, PassageOrder, Question
 from retro.qa.sentences import sentences, with_citation
 from retro.recipes.passages.search import as_record
 
-_NUMBERS = r"\d{1,3}(?:\s*(?:,|and|or|&|,\s*and)\s*(?:documents?\s+)?\d{1,3})*"
-_NAMED = re.compile(rf"\bdocuments?\s+#?({_NUMBERS})", re.IGNORECASE)
+_NUMBERS = r"\d{1,3}(?:\s*(?:,|and|or|&|,\s*and|to|-|–)\s*(?:documents?\s+)?\d{1,3})*"
+_NAMED = re.compile(rf"\bdoc(?:ument)?s?\.?\s*[#(\[]?\s*({_NUMBERS})", re.IGNORECASE)
+_RANGE = re.compile(r"(\d+)\s*(?:-|–|to)\s*(\d+)")
+# A sentence with one of these says of a document that it does not help, or that something is not in it.
+_DENIES = re.compile(
+    r"\b(?:not|no|none|neither|nor|nothing|without|irrelevant|unrelated|unhelpful|lacks?|cannot)\b|n['’]t\b",
+    re.IGNORECASE,
+)
 LEAST_SHARED = 0.5
 """Share of a sentence's words that a document needs to have for the sentence to lean on it."""
 # fmt: off
@@ -36,13 +42,15 @@ class Claim:
     text: str
     named: tuple[int, ...] = ()
     """Documents that it names, by their numbers in the prompt, from 1; those that there are."""
+    denies: bool = False
+    """Whether it says something is not so: the documents that it names are then not what supports it."""
     nearest: int | None = None
     """The document that shares most of its words, where it names none and one shares enough."""
 
     @property
-    def documents(self) -> tuple[int, ...]:
-        """What it leans on."""
-        return self.named or (() if self.nearest is None else (self.nearest,))
+    def cited(self) -> tuple[int, ...]:
+        """Documents that it names as what supports it."""
+        return () if self.denies else self.named
 
 
 def as_shown(documents: Sequence[Context], order: PassageOrder) -> list[Context]:
@@ -64,7 +72,7 @@ def claims(answer: str, shown: Sequence[Context]) -> list[Claim]:
 def _claim(sentence: str, words: Sequence[set[str]]) -> Claim:
     named = tuple(number for number in named_documents(sentence) if 1 <= number <= len(words))
     if named:
-        return Claim(text=sentence, named=named)
+        return Claim(text=sentence, named=named, denies=_DENIES.search(sentence) is not None)
     mine = _words(sentence)
     shared = [len(mine & one) / len(mine) if mine else 0.0 for one in words]
     best = max(range(len(shared)), key=shared.__getitem__, default=None)
@@ -74,8 +82,14 @@ def _claim(sentence: str, words: Sequence[set[str]]) -> Claim:
 
 def named_documents(sentence: str) -> list[int]:
     """Numbers of the documents that a sentence names, each once: `Document 2`, `documents 1, 3 and 4`."""
-    found = (int(number) for numbers in _NAMED.findall(sentence) for number in re.findall(r"\d+", numbers))
+    found = (number for numbers in _NAMED.findall(sentence) for number in _numbers(numbers))
     return list(dict.fromkeys(found))
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers of a list such as `1, 3-5 and 7`."""
+    whole = _RANGE.sub(lambda found: " ".join(map(str, range(int(found[1]), int(found[2]) + 1))), text)
+    return [int(number) for number in re.findall(r"\d+", whole)]
 
 
 def _words(text: str) -> set[str]:
@@ -84,13 +98,13 @@ def _words(text: str) -> set[str]:
 
 
 def with_citations(answer: str, shown: Sequence[Context]) -> str:
-    """An answer on one line in which each sentence cites, `[n]`, the documents that it names."""
+    """An answer on one line in which each sentence cites, `[n]`, the documents that it names as support."""
     return " ".join(_cited(one) for one in claims(answer, shown))
 
 
 def _cited(claim: Claim) -> str:
     text = " ".join(claim.text.split())
-    return with_citation(text, *claim.named) if claim.named else text
+    return with_citation(text, *claim.cited) if claim.cited else text
 
 
 def alce_file(answers: Sequence[Answer], questions: Sequence[Question], order: PassageOrder) -> dict[str, Any]:

@@ -50,20 +50,16 @@ def _checkpoints(files: Sequence[Path]) -> str:
 def _results(runs: Sequence[Path]) -> str:
     from retro.common.files import read_json
     from retro.recipes.comparison import interval
-    from retro.recipes.instruct_rag.sets import find_set
 
     rows = []
     for one in runs:
         home = one / "recipe_instruct_rag"
         remedy = "Run `retro recipe instruct_rag run CONFIG` to its end first"
         table: Any = read_json(home / "scores" / "modes.json", remedy)
-        settings = read_json(home / "scores" / "config.json", remedy)["settings"]
-        known = find_set(settings["set"], None if settings["sets"] is None else Path(settings["sets"]))
-        for mode in settings["modes"]:
-            published = known.published.accuracy.get(mode)
-            means = table["modes"][mode][table["metric"]]
+        for mode, means in table["modes"].items():
+            published = table["published_percent"].get(mode)
             shown = "" if published is None else f"{published:.1f}"
-            rows.append((known.title or settings["set"], mode, table["metric"], interval(means), shown))
+            rows.append((table["set"], mode, table["metric"], interval(means[table["metric"]]), shown))
     return _markdown(("set", "mode", "metric", "score", "published"), rows)
 
 

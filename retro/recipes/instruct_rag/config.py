@@ -56,8 +56,8 @@ class RationaleConfig(StageConfig):
     """Longest rationale."""
 
     prompt_tokens: PositiveInt | None = None
-    """Most tokens of its prompt, estimated at 4 bytes each: the worst documents beyond are left out, and counted.
-    Absent: no limit."""
+    """Most tokens of its prompt: the worst documents beyond are left out, and counted. Absent: what fits the model, if
+    that is the recipe's own; else no limit. Tokens of other teachers are estimated at 4 bytes each."""
 
     limit: PositiveInt | None = None
     """Only the first so many training questions; absent: all."""
@@ -71,6 +71,10 @@ class RationaleConfig(StageConfig):
 
     keep: Literal["all", "consistent"] = "all"
     """What is tuned on: all rationales, as published, or those that come to the answer."""
+
+    keep_cut: bool = False
+    """Also tune on rationales that were cut at `max_tokens`: they teach to stop in the middle. Empty ones are always
+    left out; both are counted."""
 
 
 class DemonstrationsConfig(StageConfig):
@@ -114,13 +118,14 @@ class InstructRagConfig(StageConfig):
     """Search passages for both files, in place of the `ctxs` that they have: in `passages`, or the run's database."""
 
     passages: PassagesConfig = PassagesConfig()
-    """Passages with embeddings of their own; without a file of them the run's database is searched."""
+    """Passages with embeddings of their own; without a file of them the run's database is searched. How many are found
+    is said by `documents`, not by its `n_docs`."""
 
     documents: DocumentsConfig = DocumentsConfig()
-    """What prompts show, in training and test alike, unless"""
+    """What prompts show."""
 
     test_documents: DocumentsConfig | None = None
-    """the test has its own."""
+    """What prompts show in the test; absent: as `documents` says."""
 
     rationale: RationaleConfig = RationaleConfig()
     """Rationales."""
@@ -169,7 +174,7 @@ class InstructRagConfig(StageConfig):
         return self
 
     @property
-    def shows(self) -> DocumentsConfig:
+    def documents_of_test(self) -> DocumentsConfig:
         """What prompts of the test show."""
         return self.test_documents or self.documents
 

@@ -1,7 +1,7 @@
 """Questions of a set, in one form: which documents are shown, and how often these hold an answer.
 
 train.jsonl, test.jsonl    {id, question, answers, answer_groups, labels, ctxs}, the documents best first
-recall.json                recall at 1 … n of each file, beside the published one
+recall.json                recall at 1 … n of each file, as shares, beside the published percentage
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from retro.common.files import write_plain_json
 from retro.qa.fields import Fields
 from retro.qa.formats.item import record
 from retro.qa.layouts import read_task_questions
+from retro.qa.metrics.normalize import normalize_answer
 from retro.qa.prompts import shown_order
 from retro.qa.question import Context, Question
 from retro.qa.question_files import read_questions
@@ -45,8 +46,8 @@ def run(work: StepRun) -> Made:
         DataError: A file is missing or broken, or its questions have no documents.
     """
     config = work.settings
-    known = find_set(config.set, config.sets)
-    given = {TRAIN: (config.train, config.documents), TEST: (config.test, config.shows)}
+    known = known_set(work)
+    given = {TRAIN: (config.train, config.documents), TEST: (config.test, config.documents_of_test)}
     files: list[str] = []
     recall: dict[str, Any] = {}
     counts: dict[str, Any] = {}
@@ -54,39 +55,50 @@ def run(work: StepRun) -> Made:
         if path is None:
             continue
         source = work.made_by("retrieve") / name if config.retrieve else path
-        questions = [as_asked(one) for one in read_task_questions(source, known.loaded_task)]
+        questions = [ranked(one) for one in read_task_questions(source, known.loaded_task)]
         count = documents.count or known.documents
         recall[name] = recall_at(questions, count)
-        chosen, notes = chosen_documents(questions, documents, count, source)
+        section = "test_documents" if name == TEST and config.test_documents else "documents"
+        chosen, notes = chosen_documents(questions, documents, count, source, section)
         write_items(work.directory / name, (record_of(one) for one in chosen))
         files.append(name)
         counts[name] = {"questions": len(chosen), **notes}
     if not files:
         raise ConfigError("recipe.instruct_rag.test", None, "needs a file of questions; or train, or both")
-    recall["published"] = known.published.recall
+    recall["published_percent"] = known.published.recall
     write_plain_json(work.directory / RECALL, recall)
-    tell(recall)
+    _log_recall(recall)
+    counts |= _in_both(work.directory, files)
     return Made(files=[*files, RECALL], counts=counts)
 
 
-def as_asked(question: Question) -> Question:
-    """A question as it is put, its documents best first."""
+def ranked(question: Question) -> Question:
+    """A question with a question mark, its documents best first."""
     # The sort is stable: documents without scores stay as they are.
-    ranked = tuple(sorted(question.contexts, key=lambda one: -one.score))
-    return replace(question, question=as_question(question.question), contexts=ranked)
+    best_first = tuple(sorted(question.contexts, key=lambda one: -one.score))
+    return replace(question, question=as_question(question.question), contexts=best_first)
+
+
+def short_answers(question: Question) -> tuple[str, ...]:
+    """What is looked for in documents and rationales: the short answers of all meanings, where a question has several
+    meanings (ASQA, whose `answers` may be long texts), else its answers."""
+    return tuple(text for group in question.answer_groups for text in group) or question.answers
 
 
 def recall_at(questions: Sequence[Question], most: int) -> dict[str, float]:
     """Share of the questions of which one of the first k documents holds an answer, for k = 1 … `most`."""
     ranks = [
-        next((rank for rank, one in enumerate(question.contexts) if holds_answer(one.text, question.answers)), most)
+        next(
+            (rank for rank, one in enumerate(question.contexts) if holds_answer(one.text, short_answers(question))),
+            most,
+        )
         for question in questions
     ]
     return {str(k): sum(rank < k for rank in ranks) / len(ranks) for k in range(1, most + 1)} if ranks else {}
 
 
 def chosen_documents(
-    questions: Sequence[Question], config: DocumentsConfig, count: int, source: Path
+    questions: Sequence[Question], config: DocumentsConfig, count: int, source: Path, section: str = "documents"
 ) -> tuple[list[Question], dict[str, int]]:
     """The documents that prompts show.
 
@@ -95,6 +107,7 @@ def chosen_documents(
         config: Noise and place of the answer.
         count: How many are shown.
         source: The file, for errors.
+        section: Where the settings are, for errors.
 
     Returns:
         The questions with these; how many had fewer, and how often something could not be done.
@@ -109,7 +122,7 @@ def chosen_documents(
     for name, value in (("noise", config.noise), ("answer_place", config.answer_place or 0)):
         if value > count:
             need = f"needs at most {count}, the number of documents"
-            raise ConfigError(f"recipe.instruct_rag.documents.{name}", value, need)
+            raise ConfigError(f"recipe.instruct_rag.{section}.{name}", value, need)
     notes = Counter[str]()
     random = np.random.default_rng(config.seed)
     chosen = []
@@ -118,7 +131,7 @@ def chosen_documents(
         notes["with_fewer_documents"] += len(documents) < count
         _add_noise(documents, place, questions, config.noise, random, notes)
         if config.answer_place is not None:
-            _move_answer(documents, question.answers, config, notes)
+            _move_answer(documents, short_answers(question), config, notes)
         chosen.append(replace(question, contexts=tuple(documents)))
     return chosen, {name: number for name, number in sorted(notes.items()) if number}
 
@@ -141,7 +154,7 @@ def _add_noise(
             if other == place or not questions[other].contexts:
                 continue
             drawn = questions[other].contexts[int(random.integers(len(questions[other].contexts)))]
-            if not holds_answer(drawn.text, questions[place].answers) and drawn not in documents:
+            if not holds_answer(drawn.text, short_answers(questions[place])) and drawn not in documents:
                 documents[rank] = replace(drawn, score=0.0)
                 notes["noise"] += 1
                 break
@@ -178,8 +191,18 @@ def known_set(work: StepRun) -> QaSet:
     return find_set(work.settings.set, work.settings.sets)
 
 
-def tell(recall: dict[str, Any]) -> None:
-    """Log how often documents hold an answer."""
+def _in_both(folder: Path, files: Sequence[str]) -> dict[str, int]:
+    """How many test questions are training questions too; a warning if there are any."""
+    if len(files) < 2:
+        return {}
+    texts = [[normalize_answer(one.question) for one in read_chosen(folder / name)] for name in (TRAIN, TEST)]
+    both = len(set(texts[0]) & set(texts[1]))
+    if both:
+        log.warning("data: %d of %d test questions are training questions too", both, len(set(texts[1])))
+    return {"in_both": both}
+
+
+def _log_recall(recall: dict[str, Any]) -> None:
     for name in (TRAIN, TEST):
         if recall.get(name):
             last = max(recall[name], key=int)

@@ -13,8 +13,8 @@ from pydantic import model_validator
 from retro.common.config import StageConfig
 from retro.common.files import atomic_path
 from retro.common.yaml_files import parse_yaml
-from retro.qa.prompt_texts import StyleTexts, load_prompts
-from retro.qa.prompts import render_passages
+from retro.qa.prompt_texts import StyleTexts
+from retro.qa.prompts import render_passages, shown_order
 from retro.qa.question import PassageLike, PassageOrder
 from retro.recipes.prompt_files import PromptFile, filled, require_places
 
@@ -23,13 +23,15 @@ KIND = "instruct_rag"
 """The kind of question in the texts that `write_style` writes."""
 
 
-class Ask(StageConfig):
+class Instructions(StageConfig):
     """What stands before a question that is answered."""
 
     documents: str
     """Below documents."""
     demonstrations: str
-    """Below demonstrations and documents, and in each demonstration."""
+    """Below demonstrations with rationales and documents, and in each demonstration."""
+    examples: str
+    """The same for demonstrations with answers."""
     memory: str
     """Without documents."""
 
@@ -42,7 +44,7 @@ class Texts(PromptFile):
     rationale: dict[Situation, str]
     recall: str
     judge: str
-    ask: Ask
+    instructions: Instructions
 
     @model_validator(mode="after")
     def _whole(self) -> Texts:
@@ -51,26 +53,27 @@ class Texts(PromptFile):
             require_places(f"rationale.{situation}", self.rationale.get(situation, ""), names, optional=("hint",))
         require_places("recall", self.recall, ("question",))
         require_places("judge", self.judge, ("question", "answers", "rationale"))
-        for name in Ask.model_fields:
-            require_places(f"ask.{name}", getattr(self.ask, name), ())
+        for name in Instructions.model_fields:
+            require_places(f"instructions.{name}", getattr(self.instructions, name), ())
         return self
 
 
 def as_question(text: str) -> str:
     """A question as prompts have it: without what stands before it in some files, and with a question mark."""
-    asked = text.strip().lstrip(".").strip()
-    return asked if asked.endswith("?") else f"{asked.rstrip('.')}?"
+    question = text.strip().lstrip(".").strip()
+    return question if question.endswith(("?", "？", "?!")) else f"{question.rstrip('.')}?"
 
 
 def with_recalled(question: str, recalled: str) -> str:
     """A question behind what the model recalled without documents."""
-    return f"What was recalled before reading: {recalled.strip()}\n\n{question}" if recalled.strip() else question
+    known = recalled.strip()
+    return f"What was recalled before reading: {known}\n\n{question}" if known not in ("", "-") else question
 
 
 def style_data(texts: Texts) -> dict[str, Any]:
     """The prompt texts with which questions are asked, in tuning and in use."""
     data: dict[str, Any] = parse_yaml(_resource("style.yaml"))
-    data["kinds"][KIND]["instruction"] = texts.ask.documents
+    data["kinds"][KIND]["instruction"] = texts.instructions.documents
     return data
 
 
@@ -81,10 +84,17 @@ def write_style(texts: Texts, path: Path) -> Path:
     return path
 
 
-def rendered_documents(path: Path, documents: Sequence[PassageLike], order: PassageOrder) -> str:
-    """Documents as the style at a path shows them, best first given, numbered as they stand."""
-    form: StyleTexts = load_prompts(path).styles["plain"]
-    return "".join(render_passages(form, documents, order)).rstrip()
+def rendered_documents(form: StyleTexts, documents: Sequence[PassageLike], order: PassageOrder, kept: int) -> str:
+    """Documents as a style shows them, with the numbers that they have where all of them are shown.
+
+    Args:
+        form: The style.
+        documents: All, best first.
+        order: How they stand.
+        kept: So many of the best are shown.
+    """
+    shown = zip(render_passages(form, documents, order), shown_order(len(documents), order), strict=True)
+    return "".join(text for text, rank in shown if rank < kept).rstrip()
 
 
 def rationale_prompt(
@@ -93,13 +103,13 @@ def rationale_prompt(
     *,
     documents: str,
     question: str,
-    answers: Sequence[str],
+    answers: str,
     hint: str,
     recalled: str,
 ) -> str:
     """What is asked for the rationale of one question."""
     values = {"documents": documents, "question": question, "hint": hint, "recalled": recalled or "-"}
-    prompt = filled(texts.rationale[situation], values | {"answers": " / ".join(answers)})
+    prompt = filled(texts.rationale[situation], values | {"answers": answers})
     return prompt.strip()
 
 

@@ -12,20 +12,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from retro.qa.metrics.words import match_norm
+from retro.qa.prompt_texts import load_prompts
 from retro.qa.question import Question
 from retro.recipes.base import Made, StepRun
 from retro.recipes.instruct_rag import data
 from retro.recipes.instruct_rag.config import RationaleConfig
 from retro.recipes.instruct_rag.prompts import Situation, Texts, rationale_prompt, rendered_documents, write_style
-from retro.recipes.instruct_rag.start import base_model
+from retro.recipes.instruct_rag.start import base_model, room_of
 from retro.recipes.item_files import read_items, write_items
 from retro.recipes.knowledge_conflict.quadrants import holds_answer, quadrant
 from retro.recipes.prompt_files import filled
-from retro.teacher.request import TeacherRequest, estimated_tokens
+from retro.teacher.request import Completion, TeacherRequest
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class Explained:
     consistent: bool
     """Whether it comes to an answer."""
     situation: Situation
+    cut: bool = False
+    """Whether it ended at the most tokens that it may have."""
     recalled: str = ""
 
     @property
@@ -54,6 +56,7 @@ class Explained:
     def record(self) -> dict[str, Any]:
         """In the published form, and what was found out."""
         found = {"rationale": self.rationale, "consistent": self.consistent, "situation": self.situation}
+        found["cut"] = self.cut
         recalled = {"internal_knowledge": self.recalled} if self.recalled else {}
         return data.record_of(self.question) | found | {"answer_in_documents": self.answer_in_documents} | recalled
 
@@ -66,12 +69,13 @@ def recall(work: StepRun) -> Made:
     """
     config: RationaleConfig = work.settings.rationale
     texts, made = Texts.load(work.settings.prompts), work.made_by("data")
-    names = [name for name in (data.TRAIN, data.TEST) if (made / name).exists()]
+    wanted = (data.TRAIN, data.TEST) if work.settings.recall else (data.TRAIN,)
+    names = [name for name in wanted if (made / name).exists()]
     counts: dict[str, Any] = {}
     with work.teacher(config.teacher, base_model(work)) as teacher:
         for name in names:
             questions = data.read_chosen(made / name)
-            if name == data.TRAIN:
+            if name == data.TRAIN and work.settings.learn == "rationale":
                 questions = questions[: config.limit]
             requests = [_request(filled(texts.recall, {"question": one.question}), config) for one in questions]
             replies = [one.text.strip() for one in teacher.complete_all(requests, what=f"recall: {name}")]
@@ -80,7 +84,9 @@ def recall(work: StepRun) -> Made:
                 work.directory / name,
                 (data.record_of(one) | {"internal_knowledge": reply or "-"} for one, reply in asked),
             )
-            right = [holds_answer(reply, one.answers) for one, reply in zip(questions, replies, strict=True)]
+            right = [
+                holds_answer(reply, data.short_answers(one)) for one, reply in zip(questions, replies, strict=True)
+            ]
             counts[name] = {"questions": len(questions), "with_answer": sum(right)}
     return Made(files=names, counts=counts)
 
@@ -112,42 +118,44 @@ def run(work: StepRun) -> Made:
     with work.teacher(config.teacher, base_model(work)) as teacher:
         replies = list(teacher.complete_all([_request(one, config) for one in prompts], what="rationales"))
         requests = teacher.report().requests
-    explained = [_with_rationale(one, reply.text) for one, reply in zip(asked, replies, strict=True)]
+    explained = [_with_rationale(one, reply) for one, reply in zip(asked, replies, strict=True)]
+    unjudged = 0
     if config.judge is not None:
-        explained = _judged(work, texts, explained)
+        explained, unjudged = _judged(work, texts, explained)
     write_items(work.directory / TRAIN, (one.record for one in explained))
     write_items(work.directory / EXAMPLES, examples(explained))
-    counts = {**shares(explained), "cut": sum(one.finish_reason == "length" for one in replies)}
-    counts["documents_without_room"] = dropped
-    _tell(counts)
+    counts = {**shares(explained), "documents_without_room": dropped, "without_verdict": unjudged}
+    _log_shares(counts)
     return Made(files=[TRAIN, EXAMPLES, STYLE], counts=counts, report={"requests": requests})
 
 
 def rationale_prompts(work: StepRun, texts: Texts, asked: Sequence[Explained]) -> tuple[list[str], int]:
     """What is asked for each rationale, and how many documents had no room in these prompts."""
-    config: RationaleConfig = work.settings.rationale
-    style, hint = write_style(texts, work.directory / STYLE), data.known_set(work).hint
+    form = load_prompts(write_style(texts, work.directory / STYLE)).styles["plain"]
+    order, hint, room = work.settings.documents.order, data.known_set(work).hint, room_of(work)
     prompts, dropped = [], 0
     for one in asked:
         for shown in range(len(one.question.contexts), -1, -1):
-            prompt = _prompt(texts, one, shown, work, style, hint)
-            if config.prompt_tokens is None or _tokens(prompt) <= config.prompt_tokens:
+            documents = rendered_documents(form, one.question.contexts, order, shown)
+            prompt = _prompt(texts, one, documents, hint)
+            if room.holds(prompt):
                 break
         prompts.append(prompt)
         dropped += len(one.question.contexts) - shown
     return prompts, dropped
 
 
-def _prompt(texts: Texts, one: Explained, shown: int, work: StepRun, style: Path, hint: str) -> str:
-    documents = rendered_documents(style, one.question.contexts[:shown], work.settings.documents.order)
-    question, answers = one.question.question, one.question.answers
+def _prompt(texts: Texts, one: Explained, documents: str, hint: str) -> str:
     return rationale_prompt(
-        texts, one.situation, documents=documents, question=question, answers=answers, hint=hint, recalled=one.recalled
-    )
+        texts, one.situation, documents=documents, question=one.question.question, answers=answers_text(one.question),
+        hint=hint, recalled=one.recalled,
+    )  # fmt: skip
 
 
-def _tokens(prompt: str) -> int:
-    return estimated_tokens(({"role": "user", "content": prompt},))
+def answers_text(question: Question) -> str:
+    """The right answers as a prompt has them: names of one answer apart by a slash, answers by a semicolon."""
+    groups = question.answer_groups or (question.answers,)
+    return "; ".join(" / ".join(group) for group in groups)
 
 
 def _request(prompt: str, config: RationaleConfig) -> TeacherRequest:
@@ -157,8 +165,9 @@ def _request(prompt: str, config: RationaleConfig) -> TeacherRequest:
     )
 
 
-def _with_rationale(one: Explained, text: str) -> Explained:
-    return replace(one, rationale=text.strip(), consistent=contains_answer(text, one.question.answers))
+def _with_rationale(one: Explained, reply: Completion) -> Explained:
+    consistent = contains_answer(reply.text, data.short_answers(one.question))
+    return replace(one, rationale=reply.text.strip(), consistent=consistent, cut=reply.finish_reason == "length")
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
@@ -168,22 +177,22 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
 
 def documents_hold_answer(question: Question) -> bool:
     """Whether one of a question's documents holds an answer."""
-    return any(holds_answer(one.text, question.answers) for one in question.contexts)
+    return any(holds_answer(one.text, data.short_answers(question)) for one in question.contexts)
 
 
 def situation_of(question: Question, recalled: str) -> Situation:
     """Where the answer is known from: what was recalled, the documents, both, or neither."""
-    return quadrant(holds_answer(recalled, question.answers), documents_hold_answer(question))
+    return quadrant(holds_answer(recalled, data.short_answers(question)), documents_hold_answer(question))
 
 
-def _judged(work: StepRun, texts: Texts, explained: Sequence[Explained]) -> list[Explained]:
-    """Rationales judged by a model, in place of the search for an answer in them."""
+def _judged(work: StepRun, texts: Texts, explained: Sequence[Explained]) -> tuple[list[Explained], int]:
+    """Rationales judged by a model, in place of the search for an answer in them; and how many got no verdict."""
     prompts = [
         filled(
             texts.judge,
             {
                 "question": one.question.question,
-                "answers": " / ".join(one.question.answers),
+                "answers": answers_text(one.question),
                 "rationale": one.rationale,
             },
         )
@@ -192,13 +201,15 @@ def _judged(work: StepRun, texts: Texts, explained: Sequence[Explained]) -> list
     config = work.settings.rationale
     with work.teacher(config.judge, base_model(work)) as judge:
         replies = list(judge.complete_all([_request(one, config) for one in prompts], what="judged rationales"))
-    return [replace(one, consistent=verdict_of(reply.text)) for one, reply in zip(explained, replies, strict=True)]
+    verdicts = [verdict_of(reply.text) for reply in replies]
+    judged = [replace(one, consistent=verdict is True) for one, verdict in zip(explained, verdicts, strict=True)]
+    return judged, verdicts.count(None)
 
 
-def verdict_of(reply: str) -> bool:
-    """What a judge says; its last verdict counts, and a reply without one is a no."""
-    said = _VERDICT.findall(reply)
-    return bool(said) and said[-1].lower() == "yes"
+def verdict_of(reply: str) -> bool | None:
+    """What a judge says; its last verdict counts. None where it gives none."""
+    found = _VERDICT.findall(reply)
+    return found[-1].lower() == "yes" if found else None
 
 
 def shares(explained: Sequence[Explained]) -> dict[str, Any]:
@@ -207,6 +218,7 @@ def shares(explained: Sequence[Explained]) -> dict[str, Any]:
     return {
         "rationales": len(explained),
         "empty": sum(not one.rationale for one in explained),
+        "cut": sum(one.cut for one in explained),
         "consistent": sum(one.consistent for one in explained),
         "answer_in_documents": sum(one.answer_in_documents for one in explained),
         "consistent_with_answer_in_documents": sum(one.consistent and one.answer_in_documents for one in explained),
@@ -214,7 +226,7 @@ def shares(explained: Sequence[Explained]) -> dict[str, Any]:
     }
 
 
-def _tell(counts: dict[str, Any]) -> None:
+def _log_shares(counts: dict[str, Any]) -> None:
     log.info(
         "rationales: %d of %d come to an answer; where a document holds one, %d of %d",
         *(counts["consistent"], counts["rationales"]),

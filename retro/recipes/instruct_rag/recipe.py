@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from retro.recipes.base import Made, Step, StepRun
 from retro.recipes.instruct_rag import answers, data, rationales
 from retro.recipes.instruct_rag.config import InstructRagConfig
+from retro.recipes.instruct_rag.start import base_model, identity_of, teaches_itself, tuned_model
 from retro.recipes.passages.source import search_of
 
 
@@ -18,7 +21,7 @@ def _retrieve(work: StepRun) -> Made:
     files, counts = [], {}
     for name, path, documents in (
         (data.TRAIN, config.train, config.documents),
-        (data.TEST, config.test, config.shows),
+        (data.TEST, config.test, config.documents_of_test),
     ):
         if path is not None:
             report = retrieve_for_file(
@@ -69,7 +72,19 @@ def _answers(settings: InstructRagConfig) -> bool:
     return settings.test is not None
 
 
-_SAMPLES = ("rationale.keep", "recall", "learn", "tune", "documents", "prompts")
+def _own_teacher(work: StepRun) -> Mapping[str, Any]:
+    return identity_of(base_model(work)) if teaches_itself(work) else {}
+
+
+def _answering_models(work: StepRun) -> Mapping[str, Any]:
+    modes = work.settings.modes
+    base = {} if modes == ("ft",) else identity_of(base_model(work))
+    return {"base": base, "tuned": identity_of(tuned_model(work)) if "ft" in modes else {}}
+
+
+_RECALL = ("teacher", "temperature", "seed", "limit", "max_tokens")
+_ANSWERS = ("modes", "demonstrations", "checkpoint", "recall", "max_new_tokens")
+_SAMPLES = ("rationale.keep", "rationale.keep_cut", "recall", "learn", "tune", "documents", "prompts")
 
 
 class InstructRag:
@@ -95,7 +110,7 @@ class InstructRag:
             summary="Choose the documents, and measure how often they hold an answer.",
             run=data.run,
             needs=lambda settings: ("retrieve",) if settings.retrieve else (),
-            settings=("set", "train", "test", "documents", "test_documents"),
+            settings=("set", "train", "test", "retrieve", "documents", "test_documents"),
             inputs=_questions,
         ),
         Step(
@@ -103,7 +118,8 @@ class InstructRag:
             summary="The model says what it knows without documents.",
             run=rationales.recall,
             needs=("data",),
-            settings=("rationale.teacher", "rationale.limit", "rationale.max_tokens", "tune.start_from", "prompts"),
+            settings=("recall", "learn", *(f"rationale.{name}" for name in _RECALL), "prompts"),
+            facts=_own_teacher,
             inputs=lambda work: _given(work.settings.prompts),
             wanted=_needs_recall,
         ),
@@ -112,7 +128,8 @@ class InstructRag:
             summary="Explain how the documents lead to the answer, for each training question.",
             run=rationales.run,
             needs=_needs_of_rationales,
-            settings=("rationale", "tune.start_from", "prompts"),
+            settings=("rationale", "prompts"),
+            facts=_own_teacher,
             inputs=lambda work: _given(work.settings.prompts),
             wanted=lambda settings: settings.needs_rationales,
         ),
@@ -133,7 +150,8 @@ class InstructRag:
             run=answers.run,
             collective=True,
             needs=_needs_of_answers,
-            settings=("modes", "demonstrations", "checkpoint", "recall", "max_new_tokens", "metrics", "prompts"),
+            settings=(*_ANSWERS, "metrics", "prompts"),
+            facts=_answering_models,
             inputs=lambda work: _given(
                 work.settings.demonstrations.file, work.settings.prompts, work.settings.checkpoints
             ),

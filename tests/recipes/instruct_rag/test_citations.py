@@ -23,6 +23,8 @@ SHOWN = [
         ("As Document 1 and Document 2 say.", [1, 2]),
         ("The document of 1871 says so.", []),
         ("DOCUMENT #3.", [3]),
+        ("Documents 1-3 and 5 agree.", [1, 2, 3, 5]),
+        ("Doc. 2 and (document (4)) agree.", [2, 4]),
         ("In 2 documents.", []),
     ],
 )
@@ -34,7 +36,18 @@ def test_a_claim_leans_on_what_it_names_or_on_what_shares_its_words() -> None:
     found = claims("Document 1 helps. Milan is a fashion city. Nobody knows why. See Document 9.", SHOWN)
     assert [one.named for one in found] == [(1,), (), (), ()]
     assert [one.nearest for one in found] == [None, 2, None, None]
-    assert [one.documents for one in found] == [(1,), (2,), (), ()]
+    assert [one.cited for one in found] == [(1,), (), (), ()]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["Document 2 does not help.", "None of documents 1-3 says so.", "Document 1 is irrelevant.", "Document 2 doesn't."],
+)
+def test_a_document_that_is_said_not_to_help_is_no_support(sentence: str) -> None:
+    (claim,) = claims(sentence, SHOWN)
+    assert claim.named
+    assert claim.cited == ()
+    assert with_citations(sentence, SHOWN) == sentence
 
 
 def test_documents_have_the_numbers_of_the_prompt() -> None:
@@ -43,7 +56,7 @@ def test_documents_have_the_numbers_of_the_prompt() -> None:
 
 def test_named_documents_become_citations_before_the_full_stop() -> None:
     text = "Documents 1 and 3 agree on the capital.\nDocument 2 (on Milan) does not help. It is Rome"
-    wanted = "Documents 1 and 3 agree on the capital [1][3]. Document 2 (on Milan) does not help [2]. It is Rome"
+    wanted = "Documents 1 and 3 agree on the capital [1][3]. Document 2 (on Milan) does not help. It is Rome"
     assert with_citations(text, SHOWN) == wanted
 
 

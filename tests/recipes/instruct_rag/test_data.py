@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from retro.common.errors import ConfigError, DataError
 from retro.qa.question import Context, Question
 from retro.recipes.instruct_rag.config import DocumentsConfig
-from retro.recipes.instruct_rag.data import as_asked, chosen_documents, recall_at
+from retro.recipes.instruct_rag.data import chosen_documents, ranked, recall_at, short_answers
 from retro.recipes.instruct_rag.prompts import as_question
 
 FILE = Path("train.json")
@@ -23,7 +24,13 @@ def asked(name: str, *texts: str, scores: tuple[float, ...] = ()) -> Question:
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("who is it", "who is it?"), (". who is it?", "who is it?"), ("Name the city.", "Name the city?"), (" x? ", "x?")],
+    [
+        ("who is it", "who is it?"),
+        (". who is it?", "who is it?"),
+        ("Name the city.", "Name the city?"),
+        (" x? ", "x?"),
+        ("谁？", "谁？"),
+    ],
 )
 def test_a_question_ends_with_a_question_mark(text: str, wanted: str) -> None:
     assert as_question(text) == wanted
@@ -31,12 +38,12 @@ def test_a_question_ends_with_a_question_mark(text: str, wanted: str) -> None:
 
 def test_documents_are_ranked_by_scores_as_numbers() -> None:
     # As texts, "9.5" would come before "10.1".
-    one = as_asked(asked("a", "low", "high", "none", scores=(9.5, 10.1, 0.0)))
+    one = ranked(asked("a", "low", "high", "none", scores=(9.5, 10.1, 0.0)))
     assert [document.text for document in one.contexts] == ["high", "low", "none"]
 
 
 def test_documents_without_scores_stay_as_they_are() -> None:
-    assert [one.text for one in as_asked(asked("a", "x", "y", "z")).contexts] == ["x", "y", "z"]
+    assert [one.text for one in ranked(asked("a", "x", "y", "z")).contexts] == ["x", "y", "z"]
 
 
 def test_recall_at_k_by_hand() -> None:
@@ -109,3 +116,17 @@ def test_more_than_the_documents_is_refused(name: str) -> None:
     config = DocumentsConfig.model_validate({name: 3})
     with pytest.raises(ConfigError, match=rf"documents.{name} = 3: needs at most 2"):
         chosen_documents([asked("a", "x", "y")], config, 2, FILE)
+
+
+def test_of_a_question_with_several_meanings_the_short_answers_are_looked_for() -> None:
+    # ASQA's answers are long texts, which no document holds.
+    long = replace(
+        asked("a", "It was one.", "no"), answers=("It was one, and then two.",), answer_groups=(("one",), ("two",))
+    )
+    assert short_answers(long) == ("one", "two")
+    assert recall_at([long], 2) == {"1": 1.0, "2": 1.0}
+
+
+def test_the_section_of_a_wrong_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"recipe.instruct_rag.test_documents.noise = 3: needs at most 2"):
+        chosen_documents([asked("a", "x", "y")], DocumentsConfig(noise=3), 2, FILE, "test_documents")

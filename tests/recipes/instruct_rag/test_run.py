@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from retro.qa.prompt_texts import load_prompts
 from retro.qa.prompts import build_prompt
 from retro.qa.task import load_task
 from retro.recipes import base
-from retro.recipes.base import RECIPES, run_recipe
+from retro.recipes.base import RECIPES, StepRun, recipe_settings, run_recipe
 from retro.recipes.comparison import answers_of
 from retro.recipes.instruct_rag import data
+from retro.recipes.instruct_rag.answers import published_of
 from retro.run.config import RunConfig, load_run_config
 from retro.run.pipeline import stage
 from tests.recipes.instruct_rag import world
@@ -85,6 +87,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     return config
 
 
+def of_same_model(made: RunConfig, config: RunConfig) -> RunConfig:
+    """A run that has the stages of another."""
+    config.run_dir.mkdir()
+    for name in ("1_corpus", "2_db", "5_pretrain"):
+        (config.run_dir / name).symlink_to(made.run_dir / name)
+    return config
+
+
 def home(config: RunConfig) -> Path:
     return config.run_dir / "recipe_instruct_rag"
 
@@ -92,6 +102,10 @@ def home(config: RunConfig) -> Path:
 def counts(config: RunConfig, step: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((home(config) / step / "manifest.json").read_text())["counts"]
     return found
+
+
+def train_items(config: RunConfig) -> list[dict[str, Any]]:
+    return lines(home(config) / "rationales" / "train.jsonl")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -106,7 +120,8 @@ def test_every_step_leaves_what_it_says(made: RunConfig) -> None:
     assert "closed_book - rag" in table["differences"]
     original = read_json(home(made) / "scores" / "ft.json", "")
     assert original["metrics"]["num_examples"] == 10
-    assert set(original["items"][0]) == {"question", "answers", "rationale", "ctxs", "score"}
+    assert set(original["items"][0]) == {"question", "answers", "qa_pairs", "rationale", "ctxs", "score"}
+    assert set(original["items"][0]["ctxs"][0]) == {"id", "title", "text", "score"}
 
 
 def test_recall_of_answers_in_documents_is_that_of_the_files(made: RunConfig) -> None:
@@ -120,14 +135,19 @@ def test_rationales_are_counted_by_whether_they_come_to_the_answer(made: RunConf
     found = counts(made, "rationales")
     helped = sum(one["labels"]["helps"] == "yes" for one in lines(home(made) / "data" / "train.jsonl"))
     assert found["rationales"] == 40
-    assert found["consistent"] == found["answer_in_documents"] == found["consistent_with_answer_in_documents"] == helped
+    silent = [one["answer_in_documents"] for one in train_items(made) if not one["rationale"]]
+    assert found["empty"] == len(silent) > 0
+    assert found["answer_in_documents"] == helped
+    assert found["consistent"] == found["consistent_with_answer_in_documents"] == helped - sum(silent)
+    assert counts(made, "tune")["empty"] == len(silent)
+    assert counts(made, "tune")["samples"] == 40 - len(silent)
     assert found["situations"] == {"given": 40}
     examples = lines(home(made) / "rationales" / "examples.jsonl")
-    assert {(one["answer_in_documents"], one["consistent"]) for one in examples} == {(True, True), (False, False)}
+    assert {(one["answer_in_documents"], one["consistent"]) for one in examples} >= {(True, True), (False, False)}
 
 
 def test_a_rationale_names_the_document_by_its_place_in_the_prompt(made: RunConfig) -> None:
-    for one in lines(home(made) / "rationales" / "train.jsonl"):
+    for one in train_items(made):
         if one["consistent"]:
             # Documents stand from the worst to the best.
             shown = [document["text"] for document in reversed(one["ctxs"])]
@@ -157,7 +177,7 @@ def test_a_question_is_asked_with_the_words_that_it_was_tuned_with(made: RunConf
 def test_demonstrations_come_before_the_documents(made: RunConfig) -> None:
     question = data.read_chosen(home(made) / "answer" / "test.jsonl")[0]
     texts = load_prompts(home(made) / "answer" / "style.yaml")
-    shown = [one for one in lines(home(made) / "rationales" / "train.jsonl") if one["consistent"]][:2]
+    shown = [one for one in train_items(made) if one["consistent"]][:2]
     for mode, field in (("icl", "rationale"), ("few_shot", "answers")):
         task = load_task(str(home(made) / "answer" / f"{mode}.yaml"))
         examples = few_shot_examples(task)
@@ -245,8 +265,87 @@ def test_situations_are_told_apart_and_recalled_knowledge_is_shown(tmp_path: Pat
     ]
     assert [one["situation"] for one in items] == wanted
     assert found["consistent"] == sum(one["answers"][0] in one["rationale"].split() for one in items)
+    assert found["without_verdict"] == 0
     recalled = lines(home(config) / "recall" / "test.jsonl")
     assert all(one["internal_knowledge"] == "-" or one["question"] == "tell e0 r0 ?" for one in recalled)
+
+
+def test_documents_that_have_no_room_keep_their_numbers(tmp_path: Path) -> None:
+    rationale = {
+        "teacher": {"kind": "script", "function": "tests.recipes.instruct_rag.world:teacher"},
+        "prompt_tokens": 27,
+    }
+    config = config_of(tmp_path, steps=1, rationale=rationale)
+    for name in ("data", "rationales"):
+        run_recipe(RECIPE, config, name)
+    assert counts(config, "rationales")["documents_without_room"] >= 40
+    for one in train_items(config):
+        shown = [document["text"] for document in reversed(one["ctxs"])]
+        for number, entity in re.findall(r"Document (\d+) (\S+)", one["rationale"]):
+            assert shown[int(number) - 1].startswith(f"{entity} ")
+
+
+def test_what_was_recalled_is_in_the_prompts_of_tuning_and_test(made: RunConfig, tmp_path: Path) -> None:
+    config = of_same_model(made, config_of(tmp_path, steps=1, recall=True, modes=["ft"], learn="answer"))
+    known = {one["id"]: one for one in lines(tmp_path / "test.jsonl")}
+    known["0"]["question"], known["0"]["answers"] = "tell e0 r0 ?", ["V0"]
+    world.write_lines(tmp_path / "test.jsonl", iter(known.values()))
+    run_recipe(RECIPE, config)
+    asked = {one["id"]: one["question"] for one in lines(home(config) / "answer" / "test.jsonl")}
+    assert asked["0"] == "What was recalled before reading: e0 r0 V0\n\ntell e0 r0 ?"
+    assert asked["1"] == known["1"]["question"]
+    table = read_json(home(config) / "scores" / "modes.json", "")
+    assert table["set"] == "world"
+
+
+def test_published_figures_are_those_of_what_was_tuned_on(made: RunConfig, tmp_path: Path) -> None:
+    found = {}
+    for learn in ("rationale", "answer"):
+        config = config_of(tmp_path, steps=1, set="popqa", learn=learn)
+        settings = recipe_settings(config, RECIPE)
+        work = StepRun(recipe=RECIPE, step=RECIPE.steps[-1], config=config, settings=settings)
+        found[learn] = published_of(work)["published_percent"]["ft"]
+    assert found == {"rationale": 66.2, "answer": 61.0}
+
+
+def test_another_model_or_another_source_of_documents_is_noticed(made: RunConfig) -> None:
+    other = {"tune": {"start_from": str(home(made) / "tune" / "sft")}}
+    for changes, step in ((other, "answer"), ({"retrieve": True}, "data")):
+        settings = {**made.recipe["instruct_rag"], **changes}
+        config = made.model_copy(update={"recipe": {"instruct_rag": settings}})
+        with pytest.raises(ArtifactError, match=r"was made under other settings|is missing, and step data needs it"):
+            run_recipe(RECIPE, config, step)
+
+
+def test_test_questions_that_are_training_questions_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(tmp_path, steps=1)
+    world.write_lines(tmp_path / "test.jsonl", world.questions(4, 3))
+    run_recipe(RECIPE, config, "data")
+    assert counts(config, "data")["in_both"] == 4
+    assert "4 of 4 test questions are training questions too" in caplog.text
+
+
+def test_demonstrations_of_a_file_of_one_s_own_need_answers_and_for_icl_rationales(
+    made: RunConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "demos.jsonl"
+    items = [{"question": "tell e2 r2", "answers": ["V2"]}, {"question": "tell e3 r2", "answers": ["V3"]}]
+    world.write_lines(path, iter(items))
+    demonstrations = {"file": str(path)}
+    config = of_same_model(made, config_of(tmp_path, steps=1, demonstrations=demonstrations, modes=["few_shot"]))
+    run_recipe(RECIPE, config, "answer", until=True)
+    task = load_task(str(home(config) / "answer" / "few_shot.yaml"))
+    assert [(one.question, one.answer) for one in task.few_shot.examples] == [
+        ("tell e2 r2?", "V2"),
+        ("tell e3 r2?", "V3"),
+    ]
+    world.write_lines(path, iter([{"question": "tell e2 r2", "rationale": "V2"}]))
+    with pytest.raises(
+        DataError, match=r"demos.jsonl: item 0 .*has no 'answers'|demos.jsonl: line 1 .*has no 'answers'"
+    ):
+        run_recipe(RECIPE, config, "answer", redo=True)
 
 
 @pytest.mark.parametrize(
@@ -262,12 +361,8 @@ def test_a_setting_that_cannot_be_is_named(
     made: RunConfig, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     config = config_of(tmp_path, steps=3, **changes)
-    shared = config.model_copy(update={"run_dir": tmp_path / "run"})
-    (tmp_path / "run").mkdir()
-    for name in ("1_corpus", "2_db", "5_pretrain"):
-        (tmp_path / "run" / name).symlink_to(made.run_dir / name)
     with pytest.raises(ConfigError, match=message):
-        run_recipe(RECIPE, shared)
+        run_recipe(RECIPE, of_same_model(made, config))
 
 
 def test_files_that_are_missing_or_without_documents_are_named(tmp_path: Path) -> None:
