@@ -6,6 +6,4 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 add recipe.instruct_rag.checkpoint "${MODEL:-}"
-step data "$@"
-step answer "$@"
-step scores "$@"
+until_step scores "$@"

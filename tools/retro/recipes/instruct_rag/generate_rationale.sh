@@ -5,5 +5,4 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-step data "$@"
-step rationales "$@"
+until_step rationales "$@"
