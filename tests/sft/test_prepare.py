@@ -138,7 +138,7 @@ def test_a_template_and_a_wrong_one(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", items(1))
     # `question:`, "Reply to this:" and the question with `answer:` take 8 of the prompt's 12 tokens.
     batch = built(plain(path, template="reply"), words).source.fetch(np.array([0]))
-    assert words.decode(batch.tokens_BS[0, :12].tolist()) == "question: T: c0 c0 c0 Reply to this: q0 q0\nanswer:"
+    assert words.decode(batch.tokens_BS[0, :12].tolist()) == "question: T: c0 c0\nReply to this: q0 q0\nanswer:"
     with pytest.raises(ConfigError, match=r"sft.data.template = 'rpely': is not a template; did you mean 'reply'"):
         built(plain(path, template="rpely"), words)
 
