@@ -33,11 +33,11 @@ from retro.recipes.base import Made, StepRun
 from retro.recipes.knowledge_conflict.answering import (
     PARTS,
     Part,
-    asked_id,
     generate_config,
     items_of,
     paths_of,
     predictions_of,
+    question_id,
 )
 from retro.recipes.knowledge_conflict.items import CLOSED_BOOK, ConflictItem, in_order
 from retro.training import checkpoint as checkpoints
@@ -104,7 +104,7 @@ def _candidates(
 ) -> Iterator[Candidate]:
     for item in items:
         for name in (CLOSED_BOOK,) if part == "closed_book" else in_order(item.conditions):
-            request = requests[item.id if name == CLOSED_BOOK else asked_id(item.id, name)]
+            request = requests[item.id if name == CLOSED_BOOK else question_id(item.id, name)]
             for role, text in _texts(item, answers[item.id][name]).items():
                 scored = None if request is None else _fitted(request, text, model)
                 yield Candidate(item=item.id, condition=name, role=role, text=text, scored=scored)

@@ -15,6 +15,7 @@ from retro.common.files import read_json
 from retro.generate.task_prompt import few_shot_examples, task_prompt
 from retro.qa.prompt_texts import load_prompts
 from retro.qa.prompts import build_prompt
+from retro.qa.question_files import read_questions
 from retro.qa.task import load_task
 from retro.recipes import base
 from retro.recipes.base import RECIPES, run_recipe
@@ -152,6 +153,35 @@ def test_a_question_is_asked_with_the_words_that_it_was_tuned_with(made: RunConf
         f"Document 1: {texts[2]}\n\nDocument 2: {texts[1]}\n\nDocument 3: {texts[0]}\n\n"
         f"read {question.question}\nAnswer:"
     )
+
+
+def test_knowledge_conflict_asks_a_tuned_model_with_the_words_that_it_was_tuned_with(
+    made: RunConfig, tmp_path: Path
+) -> None:
+    tuned = home(made) / "tune"
+    ways: dict[str, Any] = {"style": "plain", "contexts_in_prompt": 3}
+    generate = made.generate.model_copy(
+        update={**ways, "prompts": tuned / "style.yaml", "passage_order": "best_last", "max_new_tokens": 4}
+    )
+    sets = {
+        "questions": str(home(made) / "data" / "test.jsonl"), "passages": 3, "supporting_only": False, "limit": 4,
+        "conditions": ["original"],
+    }  # fmt: skip
+    recipe = {"checkpoint": str(tuned / "sft"), "kind": "instruct_rag", "sets": sets, "confidence": False}
+    config = made.model_copy(
+        update={"run_dir": tmp_path, "generate": generate, "recipe": {"knowledge_conflict": recipe}}
+    )
+    run_recipe(RECIPES.find("knowledge_conflict", "recipe"), config)
+    folder = tmp_path / "recipe_knowledge_conflict" / "answers"
+    answered, task = answers_of(folder / "with_passages"), load_task(str(folder / "task.yaml"))
+    texts = load_prompts(tuned / "style.yaml")
+    assert len(answered) > 0
+    for one in read_questions(folder / "with_passages.jsonl"):
+        order: dict[str, Any] = {**ways, "order": "best_last", "texts": texts}
+        trained = build_prompt(one, one.contexts, kind="instruct_rag", **order)
+        assert task_prompt(one, one.contexts, task, examples=(), **order) == trained
+    written = json.loads((folder / "with_passages" / "config.json").read_text())
+    assert "best_last" in json.dumps(written)
 
 
 def test_demonstrations_come_before_the_documents(made: RunConfig) -> None:
