@@ -70,7 +70,7 @@ def paths_of(work: StepRun) -> ModelPaths:
 
 
 def checkpoint_manifest(work: StepRun) -> list[Path]:
-    """What tells one model from another at the same place, where it is a stage of ours."""
+    """Identifies a model that replaces another at the same place, where it is a stage of ours."""
     return [paths_of(work).checkpoint / "manifest.json"]
 
 

@@ -204,18 +204,18 @@ def _have_confidence(a: Side, b: Side) -> bool:
 def _surer(a: Side, b: Side, name: str, intervals: Intervals) -> dict[str, Any]:
     """Differences b - a of mean log-probabilities per token: of the model's own answer, and of the other answer against
     the original one."""
-    told = [[line["confidence"].get(name, {}) for line in side.items] for side in (a, b)]
+    scored = [[line["confidence"].get(name, {}) for line in side.items] for side in (a, b)]
     changes: dict[str, list[float]] = {"answer": [], "counter_minus_original": []}
-    for one, other in zip(*told, strict=True):
+    for one, other in zip(*scored, strict=True):
         for key, values in changes.items():
             before, after = (_confidence_of(part, key) for part in (one, other))
             values += [] if before is None or after is None else [after - before]
     return {key: mean(values, intervals) for key, values in changes.items()}
 
 
-def _confidence_of(told: Mapping[str, Any], key: str) -> float | None:
+def _confidence_of(scored: Mapping[str, Any], key: str) -> float | None:
     roles = ("answer",) if key == "answer" else ("counter", "original")
-    found: list[float | None] = [told.get(role, {}).get("mean") for role in roles]
+    found: list[float | None] = [scored.get(role, {}).get("mean") for role in roles]
     known = [one for one in found if one is not None]
     return None if len(known) < len(roles) else known[0] - sum(known[1:])
 

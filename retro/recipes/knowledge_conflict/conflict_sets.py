@@ -128,7 +128,7 @@ def _warn_of_coarse_types(pool: Pool, config: SetsConfig) -> None:
     if replaces and "name" in pool.by_type and config.types is None and not config.spacy:
         log.warning(
             "knowledge_conflict: all names are of one type, so a person may take the place of a club; "
-            "recipe.knowledge_conflict.sets.types (lists) or spacy (a model) tell them apart"
+            "recipe.knowledge_conflict.sets.types (lists) or spacy (a model) distinguish them"
         )
 
 

@@ -45,11 +45,11 @@ def without_answers(
     kept, removed = [], list[dict[str, Any]]()
     for place, passage in enumerate(passages):
         pieces = list(sentence_pieces(passage.text))
-        said = [names_answer(piece, answers) for piece in pieces]
-        gone = [piece.strip() for piece, holds in zip(pieces, said, strict=True) if holds]
+        named = [names_answer(piece, answers) for piece in pieces]
+        gone = [piece.strip() for piece, holds in zip(pieces, named, strict=True) if holds]
         title = "" if passage.title and names_answer(passage.title, answers) else passage.title
         gone += [] if title == passage.title else [passage.title]
-        text = "".join(piece for piece, holds in zip(pieces, said, strict=True) if not holds).strip()
+        text = "".join(piece for piece, holds in zip(pieces, named, strict=True) if not holds).strip()
         removed += [{"passage": place, "from": text_gone, "to": "", "times": 1} for text_gone in gone]
         if text:
             kept.append(Context(title, text))

@@ -22,7 +22,7 @@ _CANNOT = re.compile(r"\b(?:can't|cannot)\b", re.IGNORECASE)
 _NOT = re.compile(r"n't\b", re.IGNORECASE)
 
 Matches = Callable[[str, Sequence[str], ConflictItem], bool | None]
-"""Whether a text is one of some answers to a question; None where that cannot be said."""
+"""Whether a text is one of some answers to a question; None where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +127,10 @@ def _sentences(text: str) -> list[str]:
 
 
 def _without(text: str, answers: Sequence[str]) -> str:
-    said = f" {text} "
+    left = f" {text} "
     for one in answers:
-        said = said.replace(f" {one} ", "  ")
-    return said.strip()
+        left = left.replace(f" {one} ", "  ")
+    return left.strip()
 
 
 def _plain(text: str) -> str:
@@ -155,6 +155,6 @@ def _is_right(text: str, item: ConflictItem) -> bool | None:
         return chosen_option(text, item.options) in chosen if chosen else None
     golds = [verdict(one) for one in item.answers]
     if None not in golds and all(len(one.split()) == 1 for one in item.answers):
-        said = verdict(text) if len(text.split()) == 1 else None
-        return None if said is None else said in golds
+        truth = verdict(text) if len(text.split()) == 1 else None
+        return None if truth is None else truth in golds
     return any(normalize_answer(text) == normalize_answer(one) or holds_answer(text, [one]) for one in item.answers)

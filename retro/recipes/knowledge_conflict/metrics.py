@@ -107,9 +107,9 @@ def clash(
         `one_right`: P(right | exactly one of them right).
     """
     known = [one for one in zip(prior, context, answer, strict=True) if None not in one]
-    misled = [not said for before, given, said in known if before and not given]
-    stubborn = [not said for before, given, said in known if given and not before]
-    one_right = [bool(said) for before, given, said in known if before != given]
+    misled = [not right for before, given, right in known if before and not given]
+    stubborn = [not right for before, given, right in known if given and not before]
+    one_right = [bool(right) for before, given, right in known if before != given]
     return {
         "context_bias": share(misled, intervals.confidence),
         "prior_bias": share(stubborn, intervals.confidence),

@@ -54,11 +54,11 @@ def run(work: StepRun) -> Made:
     """
     items, answers = items_of(work), work.made_by("answers")
     task = load_task(answers / TASK)
-    matches, said = matcher(task.metrics[0], Rules.of(task)), predictions_of(answers)
+    matches, predictions = matcher(task.metrics[0], Rules.of(task)), predictions_of(answers)
     judged = {
         item.id: {
             name: judge(item, name, one.prediction, matches, work.settings.phrases)
-            for name, one in said[item.id].items()
+            for name, one in predictions[item.id].items()
         }
         for item in items
     }

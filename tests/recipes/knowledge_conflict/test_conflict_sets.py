@@ -219,7 +219,7 @@ def test_questions_without_any_use_are_an_error(tmp_path: Path) -> None:
 
 
 def test_questions_of_two_ways_to_ask_are_refused(tmp_path: Path) -> None:
-    choice = QUESTIONS[1] | {"id": "o", "options": ["Ada", "Mary Shelley"]}
+    choice = QUESTIONS[1] | {"id": "o", "qa_type": "multi_choice_qa", "multichoice_options": ["Ada", "Mary Shelley"]}
     with pytest.raises(DataError, match=r"has 1 questions with options and 1 without. Ask them in two runs"):
         made(tmp_path, [QUESTIONS[0], choice])
 
