@@ -260,8 +260,6 @@ OPTIONS = ("red", "blue", "dark blue", "a")
         ("dark blue it is", None),
         ("a red one", 0),
         ("E", None),
-        # The letter of one and the text of another choose neither.
-        ("(A) dark blue.", None),
         ("green", None),
         ("", None),
     ],

@@ -179,24 +179,25 @@ _VERDICTS = {"yes": True, "true": True, "no": False, "false": False}
 def chosen_option(text: str, options: Sequence[str]) -> int | None:
     """The number of the option that a text chooses; None: none, or more than one.
 
-    It chooses the option whose text it is; else that of the letter it begins with, unless the text of another one
-    follows; else the one that is in it.
+    It chooses the option whose text it is; else that of the letter it begins with; else the one that is in it.
     """
-    written, texts = text.strip(), [option.strip() for option in options]
-    if written and texts.count(written) == 1:
-        return texts.index(written)
-    said, plain = normalize_answer(written), [normalize_answer(option) for option in options]
-    letter = _LETTER.match(written)
-    number = _number(letter[1]) if letter and _number(letter[1]) < len(options) else None
-    named = normalize_answer(written[letter.end() :]) if letter else ""
-    if number is not None and named and named in plain and named != plain[number]:
-        return None
-    if said and plain.count(said) == 1:
-        return plain.index(said)
-    if number is not None:
-        return number
+    for reduced in (str.strip, normalize_answer):
+        said, plain = reduced(text), [reduced(option) for option in options]
+        if said and plain.count(said) == 1:
+            return plain.index(said)
+    lettered, _ = lettered_option(text, options)
+    if lettered is not None:
+        return lettered
     held = [number for number, option in enumerate(plain) if option and f" {option} " in f" {said} "]
     return held[0] if len(held) == 1 else None
+
+
+def lettered_option(text: str, options: Sequence[str]) -> tuple[int | None, str]:
+    """The number of the option whose letter a text begins with, and what follows; None and the text: it has none."""
+    letter = _LETTER.match(text.strip())
+    if letter and (number := _number(letter[1])) < len(options):
+        return number, text.strip()[letter.end() :]
+    return None, text
 
 
 def _number(letters: str) -> int:

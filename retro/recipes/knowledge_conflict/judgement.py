@@ -11,7 +11,7 @@ from retro.common.statistics import RIGHT
 from retro.qa.answer_files import QuestionLine
 from retro.qa.metrics.normalize import Rules, normalize_answer
 from retro.qa.metrics.registry import METRICS
-from retro.qa.metrics.words import chosen_option, verdict
+from retro.qa.metrics.words import chosen_option, lettered_option, verdict
 from retro.qa.sentences import sentences
 from retro.recipes.knowledge_conflict.config import PhrasesConfig
 from retro.recipes.knowledge_conflict.entity_types import YES_NO
@@ -72,10 +72,11 @@ def matcher(metric: str, rules: Rules) -> Matches:
             id=item.id, question=item.question, answers=tuple(answers), document_ids=(), options=item.options
         )
         try:
-            return found.share(found.measure(text, asked, rules)) >= RIGHT
+            right = found.share(found.measure(text, asked, rules)) >= RIGHT
         except ValueError:
             # The answers are none that the metric compares with, such as True where there are options.
             return None
+        return right and not (metric == "accuracy" and _contradicts_itself(text, item.options))
 
     return matches
 
@@ -113,13 +114,22 @@ def _sentences_beside_answers(item: ConflictItem, prediction: str) -> list[str]:
 
     With options it is the one that was chosen, as one sentence.
     """
-    chosen = chosen_option(prediction, item.options) if item.options else None
+    clear = item.options and not _contradicts_itself(prediction, item.options)
+    chosen = chosen_option(prediction, item.options) if clear else None
     found = [item.options[chosen]] if chosen is not None else _sentences(prediction)
     answers = [_plain(one) for one in (*item.answers, *item.original, *item.counter)]
     longest = sorted(filter(None, answers), key=len, reverse=True)
     if _plain(prediction) in longest:
         return [""]
     return [_without(_plain(one), longest) for one in reversed(found)] or [""]
+
+
+def _contradicts_itself(text: str, options: Sequence[str]) -> bool:
+    """Whether an answer has the letter of one option and the text of another: it chooses neither."""
+    number, rest = lettered_option(text, options)
+    plain = [normalize_answer(one) for one in options]
+    written = normalize_answer(rest)
+    return number is not None and bool(written) and written in plain and written != plain[number]
 
 
 def _sentences(text: str) -> list[str]:

@@ -192,8 +192,8 @@ class _Names:
 
 def _same_case(found: str, form: str) -> bool:
     """Whether a word is the name and no common word: a short one as it is written (US, It, May), a longer one with a
-    capital where the name has one (Rose). Several words are a name in any case."""
-    if len(form.split()) > 1:
+    capital where the name has one (Rose). Several words are a name in any case, and yes or no (True) is no name."""
+    if len(form.split()) > 1 or normalize_answer(form) in YES_NO:
         return True
     if len(form) <= _SHORT_WORD:
         return found == form or (form.islower() and found == form.capitalize())

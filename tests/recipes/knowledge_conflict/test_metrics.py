@@ -99,6 +99,29 @@ def test_a_phrase_within_an_answer_says_nothing() -> None:
         assert judge(chosen, "original", said, ACCURACY, PHRASES).unknown is unknown, said
 
 
+@pytest.mark.parametrize(
+    ("text", "original", "counter", "unknown"),
+    [
+        ("(B) It is not.", False, True, False),
+        ("(B) It is uncertain.", False, False, True),
+        ("(A) It is not.", False, False, False),
+        ("The answer is (C)", False, False, True),
+        ("(A) because it is.", True, False, False),
+    ],
+)
+def test_the_letter_of_one_option_and_the_text_of_another_choose_neither(
+    text: str, original: bool, counter: bool, unknown: bool
+) -> None:
+    one = item(
+        answers=("True",),
+        original=("It is.",),
+        counter=("It is not.",),
+        options=("It is.", "It is not.", "It is uncertain."),
+    )
+    found = judge(one, "original", text, ACCURACY, PHRASES)
+    assert (found.right, found.original, found.counter, found.unknown) == (None, original, counter, unknown)
+
+
 @pytest.mark.parametrize("phrase", ["", "the", "?!"])
 def test_a_phrase_that_cannot_be_found_is_named(phrase: str) -> None:
     with pytest.raises(ConfigError, match=r"PhrasesConfig.unknown = .*needs phrases with a word"):

@@ -153,6 +153,7 @@ def test_a_name_is_replaced_in_its_case_and_with_its_article(text: str, answer: 
 def test_a_common_word_is_no_mention_of_a_name() -> None:
     assert not mentions([Context("", "They told us that it may rain.")], ["US", "It", "May"])
     assert mentions([Context("", "They told us: the U.S. won.")], ["US"])
+    assert mentions([Context("", "It is true, NO doubt.")], ["True"]) and mentions([Context("", "NO doubt")], ["no"])
     left, removed = without_answers([Context("", "They told us. The US won.")], ["US"])
     assert (left[0].text, len(removed)) == ("They told us.", 1)
 
