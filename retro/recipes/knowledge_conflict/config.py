@@ -107,9 +107,9 @@ class PhrasesConfig(StageConfig):
         default=(
             "unknown", "no answer", "no information", "unclear", "uncertain", "unanswerable", "not know", "not known",
             "not clear", "not certain", "not sure", "not say", "not state", "not stated", "not mention",
-            "not mentioned", "not specify", "not specified", "not given", "not provided", "not be determined",
-            "not determine", "not be answered", "not answer", "not have the answer", "not contain the answer",
-            "not give the answer", "not provide the answer", "not enough information",
+            "not mentioned", "not specify", "not specified", "not given", "not provided", "not available",
+            "not be determined", "not determine", "not be answered", "not answer", "not have the answer",
+            "not contain the answer", "not give the answer", "not provide the answer", "not enough information",
         ),
         min_length=1,
     )  # fmt: skip

@@ -161,6 +161,7 @@ def test_tuning_on_passages_moves_the_quadrants(naive: RunConfig, careful: RunCo
     assert found["confidence"]["substituted"]["counter_minus_original"]["low"] > 0
     page = (tmp_path / "conflict_pairs.html").read_text()
     assert "What changes" in page and "irrelevant: only B is right" in page
+    assert "A: naive, asked as short_span; B: careful, asked as short_span" in page
 
 
 def test_every_step_leaves_what_it_says(naive: RunConfig) -> None:
