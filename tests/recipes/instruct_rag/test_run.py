@@ -26,6 +26,7 @@ from retro.run.pipeline import stage
 from tests.recipes.instruct_rag import world
 
 RECIPE = RECIPES.find("instruct_rag", "recipe")
+CONFLICTS = ["original", "substituted"]
 MODES = ["closed_book", "rag", "few_shot", "icl", "ft"]
 
 
@@ -155,31 +156,35 @@ def test_a_question_is_asked_with_the_words_that_it_was_tuned_with(made: RunConf
     )
 
 
+def conflict_scores(made: RunConfig, folder: Path, checkpoint: Path, **sets: Any) -> dict[str, Any]:
+    """What knowledge_conflict says of a model that is asked with the prompt of tuning."""
+    tuned = home(made) / "tune"
+    generate = made.generate.model_copy(
+        update={
+            "style": "plain", "contexts_in_prompt": 3, "prompts": tuned / "style.yaml", "passage_order": "best_last",
+            "max_new_tokens": 16, "batch_size": 50,
+        }
+    )  # fmt: skip
+    questions = {"questions": str(home(made) / "data" / "test.jsonl"), "passages": 3, "supporting_only": False}
+    recipe = {"checkpoint": str(checkpoint), "kind": "instruct_rag", "sets": questions | sets, "confidence": False}
+    config = made.model_copy(update={"run_dir": folder, "generate": generate, "recipe": {"knowledge_conflict": recipe}})
+    run_recipe(RECIPES.find("knowledge_conflict", "recipe"), config)
+    found: dict[str, Any] = read_json(folder / "recipe_knowledge_conflict" / "scores" / "conflicts.json", "")
+    return found
+
+
 def test_knowledge_conflict_asks_a_tuned_model_with_the_words_that_it_was_tuned_with(
     made: RunConfig, tmp_path: Path
 ) -> None:
     tuned = home(made) / "tune"
-    ways: dict[str, Any] = {"style": "plain", "contexts_in_prompt": 3}
-    generate = made.generate.model_copy(
-        update={**ways, "prompts": tuned / "style.yaml", "passage_order": "best_last", "max_new_tokens": 4}
-    )
-    sets = {
-        "questions": str(home(made) / "data" / "test.jsonl"), "passages": 3, "supporting_only": False, "limit": 4,
-        "conditions": ["original"],
-    }  # fmt: skip
-    recipe = {"checkpoint": str(tuned / "sft"), "kind": "instruct_rag", "sets": sets, "confidence": False}
-    config = made.model_copy(
-        update={"run_dir": tmp_path, "generate": generate, "recipe": {"knowledge_conflict": recipe}}
-    )
-    run_recipe(RECIPES.find("knowledge_conflict", "recipe"), config)
+    found = conflict_scores(made, tmp_path, tuned / "sft", limit=4, conditions=["original"])
+    assert (found["kind"], found["metric"]) == ("instruct_rag", "substring_match")
     folder = tmp_path / "recipe_knowledge_conflict" / "answers"
-    answered, task = answers_of(folder / "with_passages"), load_task(str(folder / "task.yaml"))
-    texts = load_prompts(tuned / "style.yaml")
-    assert len(answered) > 0
+    task, texts = load_task(str(folder / "task.yaml")), load_prompts(tuned / "style.yaml")
+    ways: dict[str, Any] = {"style": "plain", "contexts_in_prompt": 3, "order": "best_last", "texts": texts}
     for one in read_questions(folder / "with_passages.jsonl"):
-        order: dict[str, Any] = {**ways, "order": "best_last", "texts": texts}
-        trained = build_prompt(one, one.contexts, kind="instruct_rag", **order)
-        assert task_prompt(one, one.contexts, task, examples=(), **order) == trained
+        trained = build_prompt(one, one.contexts, kind="instruct_rag", **ways)
+        assert task_prompt(one, one.contexts, task, examples=(), **ways) == trained
     assert read_manifest(folder / "with_passages", "generate").config["generate"]["passage_order"] == "best_last"
 
 
@@ -335,3 +340,9 @@ def test_a_model_tuned_on_rationales_names_the_right_document_and_answers(tmp_pa
     # Where no document helps nothing can be right but by chance.
     assert table["ft"]["match_norm"]["mean"] >= 0.9 * helped / 100
     assert table["closed_book"]["match_norm"]["mean"] <= 0.3
+    # Documents whose answer was replaced are followed, which the base model does not.
+    before = conflict_scores(config, tmp_path / "before", stage("pretrain").path(config), conditions=CONFLICTS)
+    after = conflict_scores(config, tmp_path / "after", home(config) / "tune" / "sft", conditions=CONFLICTS)
+    for condition, side in zip(CONFLICTS, ("original", "counter"), strict=True):
+        shares = [one["conditions"][condition][side] for one in (before, after)]
+        assert shares[0]["high"] < shares[1]["low"] and shares[1]["count"] >= 0.9 * helped
