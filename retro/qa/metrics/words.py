@@ -185,11 +185,19 @@ def chosen_option(text: str, options: Sequence[str]) -> int | None:
         said, plain = reduced(text), [reduced(option) for option in options]
         if said and plain.count(said) == 1:
             return plain.index(said)
-    letter = _LETTER.match(text.strip())
-    if letter and (number := _number(letter[1])) < len(options):
-        return number
+    lettered, _ = lettered_option(text, options)
+    if lettered is not None:
+        return lettered
     held = [number for number, option in enumerate(plain) if option and f" {option} " in f" {said} "]
     return held[0] if len(held) == 1 else None
+
+
+def lettered_option(text: str, options: Sequence[str]) -> tuple[int | None, str]:
+    """The number of the option whose letter a text begins with, and what follows; None and the text: it has none."""
+    letter = _LETTER.match(text.strip())
+    if letter and (number := _number(letter[1])) < len(options):
+        return number, text.strip()[letter.end() :]
+    return None, text
 
 
 def _number(letters: str) -> int:

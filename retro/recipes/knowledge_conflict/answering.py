@@ -16,8 +16,9 @@ from retro.generate.config import GenerateConfig, ModelPaths
 from retro.qa.answer_files import Answer, read_answers
 from retro.qa.formats.write import write_questions
 from retro.qa.metrics.normalize import normalize_answer
+from retro.qa.prompt_texts import load_prompts
 from retro.qa.question import Question
-from retro.qa.task import Task, load_task
+from retro.qa.task import load_task
 from retro.recipes.base import Made, StepRun
 from retro.recipes.comparison import write_task
 from retro.recipes.knowledge_conflict.config import KnowledgeConflictConfig
@@ -69,7 +70,7 @@ def paths_of(work: StepRun) -> ModelPaths:
 
 
 def checkpoint_manifest(work: StepRun) -> list[Path]:
-    """What tells one model from another at the same place, where it is a stage of ours."""
+    """Identifies a model that replaces another at the same place, where it is a stage of ours."""
     return [paths_of(work).checkpoint / "manifest.json"]
 
 
@@ -78,7 +79,7 @@ def questions_of(items: Sequence[ConflictItem], part: Part) -> list[Question]:
     if part == "closed_book":
         return [_question(one, one.id, ()) for one in items]
     return [
-        _question(one, asked_id(one.id, name), one.conditions[name])
+        _question(one, question_id(one.id, name), one.conditions[name])
         for one in items
         for name in in_order(one.conditions)
     ]
@@ -90,7 +91,7 @@ def _question(item: ConflictItem, name: str, contexts: Sequence[Any]) -> Questio
     return Question(id=name, question=item.question, answers=answers, contexts=tuple(contexts), options=item.options)
 
 
-def asked_id(item: str, condition: str) -> str:
+def question_id(item: str, condition: str) -> str:
     """The id of a question with the passages of a condition."""
     return f"{item}/{condition}"
 
@@ -125,25 +126,30 @@ def generate_config(work: StepRun, folder: Path, part: Part, items: Sequence[Con
     )
 
 
-def kind_of(items: Sequence[ConflictItem], task: Task) -> str:
-    """How the questions are asked: with options, to be answered by true or false, or as the task says."""
+def form_of(items: Sequence[ConflictItem]) -> str:
+    """What the questions are: `options`, `true_false`, or neither (empty)."""
     if all(one.options for one in items):
         return "options"
     if all(one.answers and {normalize_answer(text) for text in one.answers} <= set(YES_NO) for one in items):
         return "true_false"
-    return task.kind
+    return ""
 
 
-def metric_of(config: KnowledgeConflictConfig, kind: str) -> str:
+def metric_of(config: KnowledgeConflictConfig, form: str) -> str:
     """What makes an answer right."""
-    return config.metric or ("accuracy" if kind in ("options", "true_false") else "substring_match")
+    return config.metric or ("accuracy" if form else "substring_match")
 
 
 def _write_task(work: StepRun, items: Sequence[ConflictItem]) -> None:
     """The task for questions in this toolkit's form."""
     base = load_task(work.settings.sets.task)
-    kind = kind_of(items, base)
-    changes: dict[str, Any] = {"layouts": [], "kind": kind, "metrics": [metric_of(work.settings, kind)]}
+    form = form_of(items)
+    kind = work.settings.kind or form or base.kind
+    changes: dict[str, Any] = {"layouts": [], "kind": kind, "metrics": [metric_of(work.settings, form)]}
+    if work.settings.kind:
+        load_prompts(work.config.generate.prompts).rule_of_kind(kind, "recipe.knowledge_conflict.kind")
+        # The kind's own words, as in tuning.
+        changes |= {"instruction": None, "template": ""}
     if work.settings.instruction == "abstain":
         changes["instruction"] = Texts.load(work.settings.prompts).abstain
     write_task(base, work.directory / TASK, **changes)

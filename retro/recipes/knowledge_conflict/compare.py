@@ -103,6 +103,9 @@ class _LineData(TypedDict):
 
 class _ScoresData(TypedDict):
     metric: str
+    kind: str
+    instruction: str
+    phrases: dict[str, list[str]]
     model: Any
     quadrants_of: str
     intervals: dict[str, Any]
@@ -113,7 +116,7 @@ def compare(a: Side, b: Side) -> dict[str, Any]:
 
     Raises:
         ArtifactError: They answered other questions, or read other passages.
-        ConfigError: They were scored by other metrics.
+        ConfigError: They were asked with another instruction, or scored by other metrics or phrases.
     """
     _require_comparable(a, b)
     how = a.scores["intervals"]
@@ -121,8 +124,8 @@ def compare(a: Side, b: Side) -> dict[str, Any]:
     judged = [(a.judged(place), b.judged(place)) for place in range(len(a.items))]
     names = in_order({name for one, _ in judged for name in one})
     return {
-        "a": {"name": a.name, "directory": str(a.directory), "model": a.scores["model"]},
-        "b": {"name": b.name, "directory": str(b.directory), "model": b.scores["model"]},
+        "a": {"name": a.name, "directory": str(a.directory), "model": a.scores["model"], "kind": a.scores["kind"]},
+        "b": {"name": b.name, "directory": str(b.directory), "model": b.scores["model"], "kind": b.scores["kind"]},
         "items": len(judged),
         "metric": a.scores["metric"],
         "intervals": how,
@@ -144,8 +147,11 @@ def _require_comparable(a: Side, b: Side) -> None:
                 raise ArtifactError(b.directory, problem, remedy)
     if len(a.items) != len(b.items):
         raise ArtifactError(b.directory, f"holds {len(b.items)} items, {a.directory} holds {len(a.items)}", remedy)
-    if a.scores["metric"] != b.scores["metric"]:
-        raise ConfigError("metric", f"{a.scores['metric']} and {b.scores['metric']}", "needs both scored alike")
+    for key in ("metric", "instruction", "phrases"):
+        one, other = a.scores[key], b.scores[key]
+        if one != other:
+            need = "needs to be the same in both runs, which else differ by more than the model"
+            raise ConfigError(f"recipe.knowledge_conflict.{key}", f"{one} and {other}", need)
 
 
 def _condition(
@@ -198,18 +204,18 @@ def _have_confidence(a: Side, b: Side) -> bool:
 def _surer(a: Side, b: Side, name: str, intervals: Intervals) -> dict[str, Any]:
     """Differences b - a of mean log-probabilities per token: of the model's own answer, and of the other answer against
     the original one."""
-    told = [[line["confidence"].get(name, {}) for line in side.items] for side in (a, b)]
+    scored = [[line["confidence"].get(name, {}) for line in side.items] for side in (a, b)]
     changes: dict[str, list[float]] = {"answer": [], "counter_minus_original": []}
-    for one, other in zip(*told, strict=True):
+    for one, other in zip(*scored, strict=True):
         for key, values in changes.items():
             before, after = (_confidence_of(part, key) for part in (one, other))
             values += [] if before is None or after is None else [after - before]
     return {key: mean(values, intervals) for key, values in changes.items()}
 
 
-def _confidence_of(told: Mapping[str, Any], key: str) -> float | None:
+def _confidence_of(scored: Mapping[str, Any], key: str) -> float | None:
     roles = ("answer",) if key == "answer" else ("counter", "original")
-    found: list[float | None] = [told.get(role, {}).get("mean") for role in roles]
+    found: list[float | None] = [scored.get(role, {}).get("mean") for role in roles]
     known = [one for one in found if one is not None]
     return None if len(known) < len(roles) else known[0] - sum(known[1:])
 

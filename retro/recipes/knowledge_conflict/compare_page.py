@@ -33,11 +33,15 @@ def _outcome_table(found: Mapping[str, Any], outcome: str) -> Table:
     table = new_table(f"{OUTCOMES[outcome].capitalize()}, in %", "condition", right=_COLUMNS)
     if outcome == "right":
         table.caption = (
-            f"A: {found['a']['name']}; B: {found['b']['name']}; p: McNemar's exact test of only A and only B"
+            f"A: {_asked(found['a'])}; B: {_asked(found['b'])}; p: McNemar's exact test of only A and only B"
         )
     for name, one in found["conditions"].items():
         table.add_row(words_of(name), *_cells(one[outcome]))
     return table
+
+
+def _asked(side: Mapping[str, Any]) -> str:
+    return f"{side['name']}, asked as {side['kind']}"
 
 
 def _quadrant_table(found: Mapping[str, Any]) -> Table:

@@ -134,14 +134,14 @@ def _confidence(
     """Log-probabilities of the candidates, and of the model's own answer by quadrant; None: not measured."""
     if not sure:
         return None
-    told = [sure[one].get(name, {}) for one in mine]
-    own = [_value(one, "answer") for one in told]
+    scored = [sure[one].get(name, {}) for one in mine]
+    own = [_value(one, "answer") for one in scored]
     closed = [_value(sure[one].get(CLOSED_BOOK, {}), "answer") for one in mine]
-    sides = [(_value(one, "counter"), _value(one, "original")) for one in told]
+    sides = [(_value(one, "counter"), _value(one, "original")) for one in scored]
     before, after = ([judged[one][which].right for one in mine] for which in (CLOSED_BOOK, name))
     return {
         **{
-            unit: {role: metrics.mean(_numbers(_value(one, role, unit) for one in told), intervals) for role in ROLES}
+            unit: {role: metrics.mean(_numbers(_value(one, role, unit) for one in scored), intervals) for role in ROLES}
             for unit in ("mean", "sum")
         },
         "counter_minus_original": metrics.mean(
@@ -155,9 +155,9 @@ def _confidence(
     }
 
 
-def _value(told: Mapping[str, Any], role: str, unit: str = "mean") -> float | None:
+def _value(scored: Mapping[str, Any], role: str, unit: str = "mean") -> float | None:
     """A log-probability; None where the candidate was not scored."""
-    found: float | None = told.get(role, {}).get(unit)
+    found: float | None = scored.get(role, {}).get(unit)
     return found
 
 

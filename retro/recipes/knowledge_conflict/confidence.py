@@ -33,11 +33,11 @@ from retro.recipes.base import Made, StepRun
 from retro.recipes.knowledge_conflict.answering import (
     PARTS,
     Part,
-    asked_id,
     generate_config,
     items_of,
     paths_of,
     predictions_of,
+    question_id,
 )
 from retro.recipes.knowledge_conflict.items import CLOSED_BOOK, ConflictItem, in_order
 from retro.training import checkpoint as checkpoints
@@ -55,7 +55,7 @@ class Candidate:
     item: str
     condition: str
     role: str
-    """`original`, `counter`, `gold`, or `answer`: what the model itself said there."""
+    """`original`, `counter`, `gold`, or `answer`: the model's own there."""
     text: str
     scored: Scored | None
     """None: the question was not asked, or the answer does not fit a sequence."""
@@ -104,7 +104,7 @@ def _candidates(
 ) -> Iterator[Candidate]:
     for item in items:
         for name in (CLOSED_BOOK,) if part == "closed_book" else in_order(item.conditions):
-            request = requests[item.id if name == CLOSED_BOOK else asked_id(item.id, name)]
+            request = requests[item.id if name == CLOSED_BOOK else question_id(item.id, name)]
             for role, text in _texts(item, answers[item.id][name]).items():
                 scored = None if request is None else _fitted(request, text, model)
                 yield Candidate(item=item.id, condition=name, role=role, text=text, scored=scored)
@@ -153,11 +153,11 @@ def _score(logprobs: Sequence[float]) -> Score:
 
 
 def _lines(items: Sequence[ConflictItem], found: Sequence[Candidate], scores: Sequence[Score | None]) -> Iterator[str]:
-    told: dict[str, dict[str, dict[str, Any]]] = {one.id: {} for one in items}
+    records: dict[str, dict[str, dict[str, Any]]] = {one.id: {} for one in items}
     for one, score in zip(found, scores, strict=True):
-        told[one.item].setdefault(one.condition, {})[one.role] = {"text": one.text} | _record(score)
+        records[one.item].setdefault(one.condition, {})[one.role] = {"text": one.text} | _record(score)
     for item in items:
-        conditions = {name: told[item.id][name] for name in in_order(told[item.id])}
+        conditions = {name: records[item.id][name] for name in in_order(records[item.id])}
         yield json.dumps({"id": item.id, "conditions": conditions}, ensure_ascii=False) + "\n"
 
 

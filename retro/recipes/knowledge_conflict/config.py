@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
+from retro.qa.metrics.normalize import normalize_answer
 from retro.recipes.knowledge_conflict.items import Condition
 from retro.recipes.knowledge_conflict.substitution import Policy
 from retro.teacher.config import TeacherConfig
@@ -96,15 +97,27 @@ class CounterMemoryConfig(StageConfig):
 
 
 class PhrasesConfig(StageConfig):
-    """Phrases that say that there is no answer, or more than one; found as whole words in a normalized answer."""
+    """Phrases that say that there is no answer, or more than one; found as whole words in a normalized answer, with
+    `n't` written out. Of a rationale only the last sentence says that there is none."""
 
     unknown_strict: tuple[str, ...] = Field(default=("unknown",), min_length=1)
     """The word that FaithEval asks for where the passages hold no answer."""
 
     unknown: tuple[str, ...] = Field(
-        default=("unknown", "no answer", "no information", "not", "unclear", "uncertain", "unanswerable"), min_length=1
-    )
-    """Non-strict; the first five are FaithEval's. An answer with one of these abstains."""
+        default=(
+            "unknown", "no answer", "no information", "unclear", "uncertain", "unanswerable", "not know", "not known",
+            "not clear", "not certain", "not sure", "not say", "not state", "not stated", "not mention",
+            "not mentioned", "not specify", "not specified", "not given", "not provided", "not available",
+            "not be determined", "not determine", "not be answered", "not answer", "not have the answer",
+            "not contain the answer", "not give the answer", "not provide the answer", "not enough information",
+        ),
+        min_length=1,
+    )  # fmt: skip
+    """Non-strict; the first four are FaithEval's, whose bare `not` is in `Paris, not Rome` as well. An answer with one
+    of these abstains."""
+
+    unknown_whole: tuple[str, ...] = ("none",)
+    """Likewise, where it is a sentence by itself: `none`, but not `none of the others`."""
 
     conflict_strict: tuple[str, ...] = Field(default=("conflict",), min_length=1)
     """The word that FaithEval asks for where passages contradict one another."""
@@ -117,6 +130,13 @@ class PhrasesConfig(StageConfig):
         min_length=1,
     )  # fmt: skip
     """Non-strict."""
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> PhrasesConfig:
+        for name, phrases in self.model_dump().items():
+            empty = [one for one in phrases if not normalize_answer(one)]
+            require(self, name, not empty, f"phrases with a word that is no article, which {empty} lack")
+        return self
 
 
 class KnowledgeConflictConfig(StageConfig):
@@ -133,6 +153,10 @@ class KnowledgeConflictConfig(StageConfig):
 
     checkpoint: Path | None = None
     """The model that is asked; absent: that of `generate`."""
+
+    kind: str = ""
+    """The kind of question in the prompt texts, such as `instruct_rag` of a style.yaml that generate.prompts names: a
+    tuned model is asked as it was tuned. Empty: with options, to be answered by true or false, or as the task says."""
 
     instruction: Literal["task", "abstain"] = "task"
     """What is asked for before the question, in styles that have instructions. `task`: what the task says. `abstain`:

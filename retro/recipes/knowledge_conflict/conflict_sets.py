@@ -68,7 +68,7 @@ def make(config: SetsConfig, uncertain: str, out: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: No file is named.
-        DataError: It is broken, or none of its questions can be used.
+        DataError: It is broken, none of its questions can be used, or only some of them have options.
     """
     path = config.questions
     if path is None:
@@ -82,6 +82,10 @@ def make(config: SetsConfig, uncertain: str, out: Path) -> dict[str, Any]:
     if not any(one.conditions for one in sets.items):
         problem = f"gives no conflict item: left out {dict(sets.left_out)}, lacking {sets.counts()['lacking']}"
         raise DataError(path, problem, "Give questions with answers, and ctxs that have these answers")
+    with_options = sum(bool(one.options) for one in sets.items)
+    if 0 < with_options < len(sets.items):
+        problem = f"has {with_options} questions with options and {len(sets.items) - with_options} without"
+        raise DataError(path, problem, "Ask them in two runs: they are asked and scored in different ways")
     write_conflicts(out / ITEMS, sets.items)
     return sets.counts()
 
@@ -114,8 +118,18 @@ def _of_questions(path: Path, config: SetsConfig) -> Sets:
         )  # fmt: skip
         sets.passages.append(plain)
     pool = Pool.of([one.answers[0] for one in sets.items], type_of)
+    _warn_of_coarse_types(pool, config)
     sets.items = [_with_conditions(sets, place, pool, config) for place in range(len(sets.items))]
     return sets
+
+
+def _warn_of_coarse_types(pool: Pool, config: SetsConfig) -> None:
+    replaces = config.substitution == "corpus" and "substituted" in config.conditions
+    if replaces and "name" in pool.by_type and config.types is None and not config.spacy:
+        log.warning(
+            "knowledge_conflict: all names are of one type, so a person may take the place of a club; "
+            "recipe.knowledge_conflict.sets.types (lists) or spacy (a model) distinguish them"
+        )
 
 
 def _with_conditions(sets: Sets, place: int, pool: Pool, config: SetsConfig) -> ConflictItem:

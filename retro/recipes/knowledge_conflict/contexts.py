@@ -12,8 +12,7 @@ import numpy as np
 
 from retro.qa.question import Context
 from retro.qa.sentences import sentence_pieces
-from retro.recipes.knowledge_conflict.quadrants import holds_answer
-from retro.recipes.knowledge_conflict.substitution import TRIES, mentions
+from retro.recipes.knowledge_conflict.substitution import TRIES, mentions, names_answer
 
 
 def irrelevant_passages(
@@ -46,11 +45,11 @@ def without_answers(
     kept, removed = [], list[dict[str, Any]]()
     for place, passage in enumerate(passages):
         pieces = list(sentence_pieces(passage.text))
-        said = [holds_answer(piece, answers) for piece in pieces]
-        gone = [piece.strip() for piece, holds in zip(pieces, said, strict=True) if holds]
-        title = "" if passage.title and holds_answer(passage.title, answers) else passage.title
+        named = [names_answer(piece, answers) for piece in pieces]
+        gone = [piece.strip() for piece, holds in zip(pieces, named, strict=True) if holds]
+        title = "" if passage.title and names_answer(passage.title, answers) else passage.title
         gone += [] if title == passage.title else [passage.title]
-        text = "".join(piece for piece, holds in zip(pieces, said, strict=True) if not holds).strip()
+        text = "".join(piece for piece, holds in zip(pieces, named, strict=True) if not holds).strip()
         removed += [{"passage": place, "from": text_gone, "to": "", "times": 1} for text_gone in gone]
         if text:
             kept.append(Context(title, text))

@@ -14,13 +14,11 @@ from retro.recipes.knowledge_conflict.conflict_sets import BOTH_SIDES, ITEMS, wi
 from retro.recipes.knowledge_conflict.entity_types import YES_NO
 from retro.recipes.knowledge_conflict.items import ConflictItem, read_conflicts, write_conflicts
 from retro.recipes.knowledge_conflict.prompts import Texts
-from retro.recipes.knowledge_conflict.substitution import mentions
+from retro.recipes.knowledge_conflict.substitution import LONGEST_ENTITY, mentions
 from retro.teacher.config import TeacherConfig
 from retro.teacher.request import TeacherRequest
 
 REJECTED = "rejected.jsonl"
-_LONGEST_ENTITY = 8
-"""Words; a longer answer is a sentence, which a passage says in other words."""
 
 
 def run(work: StepRun, teacher: TeacherConfig) -> Made:
@@ -71,7 +69,7 @@ def problem_of(item: ConflictItem, text: str) -> str:
     if not text:
         return "empty"
     other = item.counter[0]
-    plain = len(other.split()) <= _LONGEST_ENTITY and normalize_answer(other) not in YES_NO
+    plain = len(other.split()) <= LONGEST_ENTITY and normalize_answer(other) not in YES_NO
     passage = [Context("", text)]
     if plain and not mentions(passage, item.counter):
         return "other_answer_is_missing"

@@ -4,8 +4,8 @@ First that fits:
 
     yes_no    yes, no, true, false
     year      four digits, 1000 to 2099
-    date      a name of a month, or digits parted by - / or .
-    number    begins with a digit, a sign or a currency, or is a number written out
+    date      a month with days, years and weekdays alone beside it, or digits parted by - / or .
+    number    digits, perhaps with a sign, a currency and a unit in lower case, or a number written out
     a type of the user's list, such as person or place, that has the answer
     a label of a spaCy model, in lower case, where one is asked for
     name      every word of more than three letters begins with a capital or a digit
@@ -27,13 +27,16 @@ from retro.qa.metrics.normalize import normalize_answer
 YES_NO = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 """Such an answer, and the other one."""
 _YEAR = re.compile(r"1\d{3}|20\d{2}")
-_MONTHS = (
-    *("January", "February", "March", "April", "May", "June", "July", "August"),
-    *("September", "October", "November", "December"),
+_MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+_DAY = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
+_PART = rf"(?:{_MONTH}|{_DAY}|\d{{1,4}}(?:st|nd|rd|th)?|of|the|to|and|BCE?|AD|CE)"
+_DATE = re.compile(
+    rf"\d{{1,4}}([-/.])\d{{1,2}}\1\d{{1,4}}|(?=.*\b{_MONTH}\b){_PART}(?:[\s,–-]+{_PART})*[.,]?", re.IGNORECASE
 )
-_MONTH = re.compile(rf"\b(?:{'|'.join(_MONTHS)})\b", re.IGNORECASE)
-_DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}")
-_NUMBER = re.compile(r"[-+$€£¥]?\s?\d[\d,.]*\b.{0,24}")
+# A word with a capital behind the digits makes it a name: 10 Downing Street, 500 Days of Summer.
+_NUMBER = re.compile(
+    r"[-+]?\s?[$€£¥]?\s?\d[\d,.]*(?:[-–]\d[\d,.]*)?(?:st|nd|rd|th|s|%)?(?:[\s-](?:[a-z]+|BCE?|AD|CE)\.?){0,3}"
+)
 _WRITTEN = frozenset(
     (
         *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -62,7 +65,7 @@ def answer_type(answer: str, lists: Mapping[str, frozenset[str]] | None = None, 
     if _YEAR.fullmatch(text):
         return "year"
     # May alone is a name as well.
-    if _DATE.fullmatch(text) or (_MONTH.search(text) and plain != "may"):
+    if _DATE.fullmatch(text) and plain != "may":
         return "date"
     if _NUMBER.fullmatch(text) or (plain and _WRITTEN.issuperset(re.split(r"[\s-]+", text.lower()))):
         return "number"

@@ -125,7 +125,8 @@ def read_conflicts(path: Path) -> list[ConflictItem]:
     """Read conflict items.
 
     Raises:
-        DataError: The file is missing or broken, holds no item, or one of them is none or has the id of another.
+        DataError: The file is missing or broken, holds no item, or one of them is none, has a condition without
+            passages or the id of another.
     """
     remedy = "A file of conflict items has the fields of retro/recipes/knowledge_conflict/items.py, one item a line"
     found: dict[str, ConflictItem] = {}
@@ -134,6 +135,9 @@ def read_conflicts(path: Path) -> list[ConflictItem]:
         if problem:
             raise DataError(path, f"{one.place} {problem}", remedy)
         item = _item(one.value)
+        empty = [name for name, passages in item.conditions.items() if not passages]
+        if empty:
+            raise DataError(path, f"{one.place} has no passage under conditions.{empty[0]}", remedy)
         if item.id in found:
             raise DataError(path, f"{one.place} has the id {item.id!r} of another item", remedy)
         found[item.id] = item

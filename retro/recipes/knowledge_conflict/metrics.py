@@ -14,7 +14,7 @@ from retro.common.statistics import estimate
 from retro.recipes.knowledge_conflict.judgement import Judgement
 from retro.recipes.knowledge_conflict.quadrants import QUADRANTS, Quadrant, quadrant_shares, quadrants, share, share_of
 
-Known = bool | None
+MaybeBool = bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Intervals:
     seed: int = 1234
 
 
-def known_share(values: Sequence[Known], intervals: Intervals) -> dict[str, Any]:
+def known_share(values: Sequence[MaybeBool], intervals: Intervals) -> dict[str, Any]:
     """Share of those that are true among those that are known."""
     return share([one for one in values if one is not None], intervals.confidence)
 
@@ -40,20 +40,20 @@ def mean(values: Sequence[float], intervals: Intervals) -> dict[str, Any]:
     return {name: round(value, 6) for name, value in asdict(found).items()}
 
 
-def known_pairs(before: Sequence[Known], after: Sequence[Known]) -> tuple[list[bool], list[bool]]:
+def known_pairs(before: Sequence[MaybeBool], after: Sequence[MaybeBool]) -> tuple[list[bool], list[bool]]:
     """The pairs of which both are known."""
     pairs = [(one, other) for one, other in zip(before, after, strict=True) if one is not None and other is not None]
     return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 def quadrant_table(
-    memory: Sequence[Known], context: Sequence[Known], intervals: Intervals
+    memory: Sequence[MaybeBool], context: Sequence[MaybeBool], intervals: Intervals
 ) -> dict[Quadrant, dict[str, Any]]:
     """The share of questions in each quadrant."""
     return quadrant_shares(quadrants(*known_pairs(memory, context)), intervals.confidence)
 
 
-def flips(before: Sequence[Known], after: Sequence[Known], intervals: Intervals) -> dict[str, Any]:
+def flips(before: Sequence[MaybeBool], after: Sequence[MaybeBool], intervals: Intervals) -> dict[str, Any]:
     """The flip matrix from one set of answers to another.
 
     Returns:
@@ -76,7 +76,9 @@ def flips(before: Sequence[Known], after: Sequence[Known], intervals: Intervals)
     }
 
 
-def memorisation_ratio(original: Sequence[Known], counter: Sequence[Known], intervals: Intervals) -> dict[str, Any]:
+def memorisation_ratio(
+    original: Sequence[MaybeBool], counter: Sequence[MaybeBool], intervals: Intervals
+) -> dict[str, Any]:
     """M_R = p_o / (p_o + p_s): of the answers that have one of the two, the share with the original (Longpre et al.
     2021). Xie et al. (2024) have the same ratio of memory and counter-memory answers.
 
@@ -91,7 +93,7 @@ def memorisation_ratio(original: Sequence[Known], counter: Sequence[Known], inte
 
 
 def clash(
-    prior: Sequence[Known], context: Sequence[Known], answer: Sequence[Known], intervals: Intervals
+    prior: Sequence[MaybeBool], context: Sequence[MaybeBool], answer: Sequence[MaybeBool], intervals: Intervals
 ) -> dict[str, Any]:
     """The three rates of ClashEval (Wu et al. 2024, arXiv:2404.10198).
 
@@ -105,9 +107,9 @@ def clash(
         `one_right`: P(right | exactly one of them right).
     """
     known = [one for one in zip(prior, context, answer, strict=True) if None not in one]
-    misled = [not said for before, given, said in known if before and not given]
-    stubborn = [not said for before, given, said in known if given and not before]
-    one_right = [bool(said) for before, given, said in known if before != given]
+    misled = [not right for before, given, right in known if before and not given]
+    stubborn = [not right for before, given, right in known if given and not before]
+    one_right = [bool(right) for before, given, right in known if before != given]
     return {
         "context_bias": share(misled, intervals.confidence),
         "prior_bias": share(stubborn, intervals.confidence),
@@ -147,8 +149,8 @@ def faithful(judged: Sequence[Judgement], supports: str, intervals: Intervals) -
 
 
 def surer_right(
-    memory: Sequence[Known],
-    context: Sequence[Known],
+    memory: Sequence[MaybeBool],
+    context: Sequence[MaybeBool],
     memory_confidence: Sequence[float | None],
     context_confidence: Sequence[float | None],
     intervals: Intervals,

@@ -102,7 +102,7 @@ def case(item: ConflictItem, answers: Mapping[str, Mapping[str, Judgement]]) -> 
     """
     roles = {"right": item.answers, "original": item.original, "other": item.counter}
     said = [
-        _said(f"{words_of(name)}{f', {model}' if model else ''}", name, mine[name])
+        _answer_of(f"{words_of(name)}{f', {model}' if model else ''}", name, mine[name])
         for name in in_order(next(iter(answers.values())))
         for model, mine in answers.items()
     ]
@@ -115,7 +115,7 @@ def case(item: ConflictItem, answers: Mapping[str, Mapping[str, Judgement]]) -> 
     return {"id": item.id, "question": item.question, "answers": named, "said": said, "passages": passages}
 
 
-def _said(who: str, condition: str, one: Judgement) -> dict[str, Any]:
+def _answer_of(who: str, condition: str, one: Judgement) -> dict[str, Any]:
     verdict = "" if one.right is None else "right" if one.right else "wrong"
     side = "original" if one.original and not one.counter else "other" if one.counter and not one.original else ""
     words = [

@@ -73,7 +73,7 @@ class KnowledgeConflict:
             summary="One model answers closed-book, and with the passages of each condition.",
             run=answering.run,
             needs=_needs_of_answers,
-            settings=("sets.task", "instruction", "metric", "checkpoint", "prompts"),
+            settings=("sets.task", "kind", "instruction", "metric", "checkpoint", "prompts"),
             sections=("generate",),
             inputs=lambda work: [*_prompts(work), *answering.checkpoint_manifest(work)],
         ),
@@ -91,7 +91,7 @@ class KnowledgeConflict:
             summary="Metrics of each condition, and the page.",
             run=score.run,
             needs=_needs_of_scores,
-            settings=("phrases", "report_cases", "confidence"),
+            settings=("phrases", "instruction", "report_cases", "confidence"),
             sections=("evaluate",),
         ),
     )

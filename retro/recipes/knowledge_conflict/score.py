@@ -54,11 +54,11 @@ def run(work: StepRun) -> Made:
     """
     items, answers = items_of(work), work.made_by("answers")
     task = load_task(answers / TASK)
-    matches, said = matcher(task.metrics[0], Rules.of(task)), predictions_of(answers)
+    matches, predictions = matcher(task.metrics[0], Rules.of(task)), predictions_of(answers)
     judged = {
         item.id: {
             name: judge(item, name, one.prediction, matches, work.settings.phrases)
-            for name, one in said[item.id].items()
+            for name, one in predictions[item.id].items()
         }
         for item in items
     }
@@ -66,6 +66,7 @@ def run(work: StepRun) -> Made:
     found = conflict_metrics(items, judged, sure, intervals_of(work.config.evaluate))
     manifest = read_manifest(answers / "closed_book", "generate")
     found |= {"metric": task.metrics[0], "kind": task.kind, "model": manifest.config["identity"]["checkpoint"]}
+    found |= {"instruction": work.settings.instruction, "phrases": work.settings.phrases.model_dump(mode="json")}
     write_judged(work.directory / JUDGED, items, judged, sure)
     write_plain_json(work.directory / CONFLICTS, found)
     write_plain_json(work.directory / ORIGINAL, _original_names(items, judged))

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from retro.common.artifacts import Manifest, write_manifest
+from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json
 from retro.generate.task_prompt import few_shot_examples, task_prompt
 from retro.qa.prompt_texts import load_prompts
 from retro.qa.prompts import build_prompt
+from retro.qa.question_files import read_questions
 from retro.qa.task import load_task
 from retro.recipes import base
 from retro.recipes.base import RECIPES, StepRun, recipe_settings, run_recipe
@@ -27,6 +28,7 @@ from retro.run.pipeline import stage
 from tests.recipes.instruct_rag import world
 
 RECIPE = RECIPES.find("instruct_rag", "recipe")
+CONFLICTS = ["original", "substituted"]
 MODES = ["closed_book", "rag", "few_shot", "icl", "ft"]
 
 
@@ -172,6 +174,38 @@ def test_a_question_is_asked_with_the_words_that_it_was_tuned_with(made: RunConf
         f"Document 1: {texts[2]}\n\nDocument 2: {texts[1]}\n\nDocument 3: {texts[0]}\n\n"
         f"read {question.question}\nAnswer:"
     )
+
+
+def conflict_scores(made: RunConfig, folder: Path, checkpoint: Path, **sets: Any) -> dict[str, Any]:
+    """What knowledge_conflict says of a model that is asked with the prompt of tuning."""
+    tuned = home(made) / "tune"
+    generate = made.generate.model_copy(
+        update={
+            "style": "plain", "contexts_in_prompt": 3, "prompts": tuned / "style.yaml", "passage_order": "best_last",
+            "max_new_tokens": 16, "batch_size": 50,
+        }
+    )  # fmt: skip
+    questions = {"questions": str(home(made) / "data" / "test.jsonl"), "passages": 3, "supporting_only": False}
+    recipe = {"checkpoint": str(checkpoint), "kind": "instruct_rag", "sets": questions | sets, "confidence": False}
+    config = made.model_copy(update={"run_dir": folder, "generate": generate, "recipe": {"knowledge_conflict": recipe}})
+    run_recipe(RECIPES.find("knowledge_conflict", "recipe"), config)
+    found: dict[str, Any] = read_json(folder / "recipe_knowledge_conflict" / "scores" / "conflicts.json", "")
+    return found
+
+
+def test_knowledge_conflict_asks_a_tuned_model_with_the_words_that_it_was_tuned_with(
+    made: RunConfig, tmp_path: Path
+) -> None:
+    tuned = home(made) / "tune"
+    found = conflict_scores(made, tmp_path, tuned / "sft", limit=4, conditions=["original"])
+    assert (found["kind"], found["metric"]) == ("instruct_rag", "substring_match")
+    folder = tmp_path / "recipe_knowledge_conflict" / "answers"
+    task, texts = load_task(str(folder / "task.yaml")), load_prompts(tuned / "style.yaml")
+    ways: dict[str, Any] = {"style": "plain", "contexts_in_prompt": 3, "order": "best_last", "texts": texts}
+    for one in read_questions(folder / "with_passages.jsonl"):
+        trained = build_prompt(one, one.contexts, kind="instruct_rag", **ways)
+        assert task_prompt(one, one.contexts, task, examples=(), **ways) == trained
+    assert read_manifest(folder / "with_passages", "generate").config["generate"]["passage_order"] == "best_last"
 
 
 def test_demonstrations_come_before_the_documents(made: RunConfig) -> None:
@@ -401,3 +435,9 @@ def test_a_model_tuned_on_rationales_names_the_right_document_and_answers(tmp_pa
     # Where no document helps nothing can be right but by chance.
     assert table["ft"]["match_norm"]["mean"] >= 0.9 * helped / 100
     assert table["closed_book"]["match_norm"]["mean"] <= 0.3
+    # Documents whose answer was replaced are followed, which the base model does not.
+    before = conflict_scores(config, tmp_path / "before", stage("pretrain").path(config), conditions=CONFLICTS)
+    after = conflict_scores(config, tmp_path / "after", home(config) / "tune" / "sft", conditions=CONFLICTS)
+    for condition, side in zip(CONFLICTS, ("original", "counter"), strict=True):
+        shares = [one["conditions"][condition][side] for one in (before, after)]
+        assert shares[0]["high"] < shares[1]["low"] and shares[1]["count"] >= 0.9 * helped

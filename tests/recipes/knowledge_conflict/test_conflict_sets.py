@@ -218,6 +218,22 @@ def test_questions_without_any_use_are_an_error(tmp_path: Path) -> None:
         made(tmp_path, QUESTIONS[5:])
 
 
+def test_questions_of_two_ways_to_ask_are_refused(tmp_path: Path) -> None:
+    choice = QUESTIONS[1] | {"id": "o", "qa_type": "multi_choice_qa", "multichoice_options": ["Ada", "Mary Shelley"]}
+    with pytest.raises(DataError, match=r"has 1 questions with options and 1 without. Ask them in two runs"):
+        made(tmp_path, [QUESTIONS[0], choice])
+
+
+def test_names_of_one_type_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made(tmp_path, QUESTIONS)
+    assert "all names are of one type" in caplog.text
+    caplog.clear()
+    (tmp_path / "types.yaml").write_text("person: [Ada Lovelace]")
+    made(tmp_path, QUESTIONS, types=tmp_path / "types.yaml")
+    made(tmp_path, QUESTIONS, substitution="type_swap")
+    assert "all names" not in caplog.text
+
+
 def test_a_file_has_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"sets.questions = None: needs a file of questions"):
         make(SetsConfig(), UNCERTAIN, tmp_path)
@@ -239,7 +255,7 @@ def test_settings_that_cannot_be_are_named(settings: dict[str, Any], message: st
         SetsConfig(**settings)
 
 
-ITEM = {"id": "a", "question": "Who?", "answers": [], "original": ["x"], "counter": [], "conditions": {"original": []}}
+ITEM = {"id": "a", "question": "Who?", "answers": [], "original": ["x"], "counter": [], "conditions": {}}
 
 
 @pytest.mark.parametrize(
@@ -247,6 +263,7 @@ ITEM = {"id": "a", "question": "Who?", "answers": [], "original": ["x"], "counte
     [
         ([ITEM, ITEM], r"line 2 \(item 1\) has the id 'a' of another item"),
         ([ITEM | {"conditions": {"upside_down": []}}], r"line 1 \(item 0\) .*upside_down"),
+        ([ITEM | {"conditions": {"original": []}}], r"line 1 \(item 0\) has no passage under conditions.original"),
         ([{"id": "a"}], r"line 1 \(item 0\) has no question"),
         ([], "holds no conflict item"),
     ],

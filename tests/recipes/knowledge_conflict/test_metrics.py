@@ -41,6 +41,19 @@ def part(found: dict[str, Any]) -> tuple[int, int]:
         ("Ada or Mary: conflict", True, True, True, False, True),
         ("unknown", False, False, False, True, False),
         ("It does not say.", False, False, False, True, False),
+        # A rationale abstains by its last sentence, or by one that says no more than that.
+        ("Document 2 does not help. Document 1 says Ada. Ada", True, True, False, False, False),
+        ("Document 2 does not say. Ada did.", True, True, False, False, False),
+        ("Document 1 is of a ship. It does not say who.", False, False, False, True, False),
+        ("Unknown. The passages are of a ship.", False, False, False, True, False),
+        ("Unknown\nThe passages are of a ship.", False, False, False, True, False),
+        ("Ada, not Mary", True, True, True, False, False),
+        ("I don't know.", False, False, False, True, False),
+        ("It can’t be determined", False, False, False, True, False),
+        ("none", False, False, False, True, False),
+        ("None of the others but Jane", False, False, False, False, False),
+        # Passages may disagree anywhere.
+        ("The documents contradict one another: a conflict. Ada", True, True, False, False, True),
         # A word that has the phrase in it is another word.
         ("A notary", False, False, False, False, False),
         ("", False, False, False, False, False),
@@ -76,8 +89,43 @@ def test_a_phrase_within_an_answer_says_nothing() -> None:
         answers=(), original=("She did not do it.",), counter=("She did.",),
         options=("She did not do it.", "She did.", "It is uncertain."),
     )  # fmt: skip
-    for said, unknown in (("(A) She did not", False), ("B", False), ("(C)", True), ("not clear", True)):
+    for said, unknown in (
+        ("(A) She did not", False),
+        ("B", False),
+        ("(C)", True),
+        ("not clear", True),
+        ("(A) It is uncertain.", True),
+    ):
         assert judge(chosen, "original", said, ACCURACY, PHRASES).unknown is unknown, said
+
+
+@pytest.mark.parametrize(
+    ("text", "original", "counter", "unknown"),
+    [
+        ("(B) It is not.", False, True, False),
+        ("(B) It is uncertain.", False, False, True),
+        ("(A) It is not.", False, False, False),
+        ("The answer is (C)", False, False, True),
+        ("(A) because it is.", True, False, False),
+    ],
+)
+def test_the_letter_of_one_option_and_the_text_of_another_choose_neither(
+    text: str, original: bool, counter: bool, unknown: bool
+) -> None:
+    one = item(
+        answers=("True",),
+        original=("It is.",),
+        counter=("It is not.",),
+        options=("It is.", "It is not.", "It is uncertain."),
+    )
+    found = judge(one, "original", text, ACCURACY, PHRASES)
+    assert (found.right, found.original, found.counter, found.unknown) == (None, original, counter, unknown)
+
+
+@pytest.mark.parametrize("phrase", ["", "the", "?!"])
+def test_a_phrase_that_cannot_be_found_is_named(phrase: str) -> None:
+    with pytest.raises(ConfigError, match=r"PhrasesConfig.unknown = .*needs phrases with a word"):
+        PhrasesConfig(unknown=("unclear", phrase))
 
 
 def test_options_are_chosen_by_text_or_letter() -> None:

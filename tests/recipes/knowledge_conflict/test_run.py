@@ -161,6 +161,7 @@ def test_tuning_on_passages_moves_the_quadrants(naive: RunConfig, careful: RunCo
     assert found["confidence"]["substituted"]["counter_minus_original"]["low"] > 0
     page = (tmp_path / "conflict_pairs.html").read_text()
     assert "What changes" in page and "irrelevant: only B is right" in page
+    assert "A: naive, asked as short_span; B: careful, asked as short_span" in page
 
 
 def test_every_step_leaves_what_it_says(naive: RunConfig) -> None:
@@ -329,6 +330,11 @@ def test_the_answers_may_be_asked_for_with_an_instruction(naive: RunConfig, tmp_
     assert not (home(config) / "confidence").exists()
 
 
+def test_a_kind_that_there_is_not_is_named(naive: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"recipe.knowledge_conflict.kind = 'instruct_rag'"):
+        run_recipe(RECIPE, other_run(naive, tmp_path / "run", kind="instruct_rag"))
+
+
 def test_questions_of_true_or_false_are_asked_and_scored_as_such(naive: RunConfig, tmp_path: Path) -> None:
     items = [{"id": "a", "question": "e0", "answers": ["True"], "ctxs": ["e0 v6"], "labels": {}}]
     items += [
@@ -403,9 +409,10 @@ def test_only_the_same_items_are_compared(
         run_compare([str(naive.run_dir), str(folder)])
     (folder / "judged.jsonl").write_text("\n".join(judged) + "\n")
     data = json.loads((folder / "conflicts.json").read_text())
-    (folder / "conflicts.json").write_text(json.dumps(data | {"metric": "exact_match"}))
-    with pytest.raises(ConfigError, match="metric = 'substring_match and exact_match': needs both scored alike"):
-        run_compare([str(naive.run_dir), str(folder)])
+    for key, other in (("metric", "exact_match"), ("instruction", "abstain"), ("phrases", {"unknown": ["not"]})):
+        (folder / "conflicts.json").write_text(json.dumps(data | {key: other}))
+        with pytest.raises(ConfigError, match=rf"knowledge_conflict.{key} = .* and .*: needs to be the same in both"):
+            run_compare([str(naive.run_dir), str(folder)])
 
 
 def test_the_command_line_compares_two_runs(naive: RunConfig, careful: RunConfig, tmp_path: Path) -> None:

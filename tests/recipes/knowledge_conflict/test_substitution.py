@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -27,10 +28,19 @@ from retro.recipes.knowledge_conflict.substitution import Pool, generator_of, me
         ("1947", "year"),
         ("9999", "number"),
         ("4 July 1776", "date"),
+        ("December 19, 1998", "date"),
         ("May", "name"),
+        ("August Wilson", "name"),
+        ("March of the Penguins", "name"),
+        ("Gerard Marenghi (born January 24, 1920)", "phrase"),
         ("2020-05-01", "date"),
         ("3.5 million", "number"),
         ("$12", "number"),
+        ("5 apples", "number"),
+        ("999 BC", "number"),
+        ("21 Savage", "name"),
+        ("10 Downing Street", "name"),
+        ("500 Days of Summer", "name"),
         ("twenty-one", "number"),
         ("Ada Lovelace", "name"),
         ("The Lord of the Rings", "name"),
@@ -112,10 +122,40 @@ PASSAGES = [Context("The Beatles", "In 1970 the  Beatles parted. The Beatles had
 def test_every_name_of_the_answer_is_replaced_and_recorded() -> None:
     made, changes, problem = substituted(PASSAGES, ["The Beatles", "Beatles"], "Queen")
     assert problem == ""
-    assert made == (
-        Context("The Queen", "In 1970 the  Queen parted. The Queen had four members; beatlesque is a word."),
-    )
+    # The article is part of the name, and goes with it.
+    assert made == (Context("Queen", "In 1970 Queen parted. Queen had four members; beatlesque is a word."),)
     assert changes == [{"passage": 0, "from": "Beatles", "to": "Queen", "times": 3}]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "other", "made"),
+    [
+        # Short names, and names of one word, are not the common words that have their letters.
+        ("He told us that the US won. It was in us.", "US", "Peru", "He told us that the Peru won. It was in us."),
+        ("King wrote It and sold it.", "It", "Carrie", "King wrote Carrie and sold it."),
+        ("In May it may rain.", "May", "June", "In June it may rain."),
+        ("Rose rose. ROSE!", "Rose", "Mary", "Mary rose. Mary!"),
+        ("Tea or tea, no TEA.", "tea", "rum", "rum or rum, no TEA."),
+        ("BLUE whale, Blue Whale", "blue whale", "sea", "sea, sea"),
+        # An article of the name goes with it; another one stays, and takes none beside it.
+        ("The Beatles met the Beatles.", "The Beatles", "The Who", "The Who met the Who."),
+        ("A Beatles fan met the Beatles.", "The Beatles", "Queen", "A Queen fan met Queen."),
+        ("The Beatles did.", "The Beatles", "queens", "Queens did."),
+        ("They saw a blue whale.", "the blue whale", "the sea", "They saw a sea."),
+        ("In the US of old.", "US", "The Hague", "In the Hague of old."),
+    ],
+)
+def test_a_name_is_replaced_in_its_case_and_with_its_article(text: str, answer: str, other: str, made: str) -> None:
+    found, _, problem = substituted([Context("", text)], [answer], other)
+    assert (found[0].text, problem) == (made, "")
+
+
+def test_a_common_word_is_no_mention_of_a_name() -> None:
+    assert not mentions([Context("", "They told us that it may rain.")], ["US", "It", "May"])
+    assert mentions([Context("", "They told us: the U.S. won.")], ["US"])
+    assert mentions([Context("", "It is true, NO doubt.")], ["True"]) and mentions([Context("", "NO doubt")], ["no"])
+    left, removed = without_answers([Context("", "They told us. The US won.")], ["US"])
+    assert (left[0].text, len(removed)) == ("They told us.", 1)
 
 
 def test_the_longest_name_is_replaced_as_a_whole_and_nothing_twice() -> None:
@@ -149,12 +189,16 @@ def test_what_is_replaced_is_gone_and_nothing_else_is_changed(words: list[str], 
     passages, answers = [Context("", " ".join(words))], ["Ada", "Ada Lovelace"]
     made, changes, problem = substituted(passages, answers, other)
     if problem:
-        assert problem == "answer_not_in_passages" and not mentions(passages, answers)
+        # What only the comparison takes off may part the words of a name.
+        assert problem in ("answer_not_in_passages", "original_answer_remains")
+        assert not mentions(passages, ["Ada"]) or any(one in words for one in ("the", ","))
         return
     assert not mentions(made, answers) and mentions(made, [other])
-    assert sum(one["times"] for one in changes) == sum(word.lower() == "ada" for word in words)
+    # In lower case it is the name before the surname alone.
+    whole = sum(pair == ("ada", "Lovelace") for pair in itertools.pairwise(words))
+    assert sum(one["times"] for one in changes) == words.count("Ada") + whole
     kept = [word for word in words if word.lower() != "ada"]
-    left = made[0].text.replace(other, "").split() if other not in words else None
+    left = [word for word in made[0].text.replace(other, "").split() if word != "ada"] if other not in words else None
     # A surname goes with the name before it, and stays behind any other word.
     assert left is None or [w for w in left if w != "Lovelace"] == [w for w in kept if w != "Lovelace"]
 
@@ -181,6 +225,20 @@ def test_a_substitute_has_the_type_of_the_answer_or_under_type_swap_another() ->
     assert tried(["no"], "corpus") == ["yes"]
     assert tried(["Ada", "Lovelace", "Ada"], "alias") == ["Ada", "Lovelace"]
     assert tried(["4 July"], "corpus") == []
+
+
+def test_a_substitute_is_alike_in_length_and_in_its_first_letter() -> None:
+    answers = [
+        "band",
+        "a blue whale",
+        "Old World fossils",
+        "70 m and 90 m",
+        "one of the very long ways to say it all now",
+    ]
+    pool = Pool.of(answers, answer_type)
+    for one in ("rock", "the red sea"):
+        assert sorted(other_answers([one], pool, "corpus", generator_of(1, "q"))) == ["a blue whale", "band"]
+    assert answers[-1] not in other_answers(["Paris"], pool, "type_swap", generator_of(1, "q"))
 
 
 def test_the_order_of_trials_depends_on_seed_and_question_alone() -> None:
