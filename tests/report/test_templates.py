@@ -19,8 +19,9 @@ from retro.common.artifacts import Manifest
 from retro.neighbors.text_overlap import END, LONGEST, SHARED
 from retro.qa.answer_files import Answer
 from retro.qa.metrics.normalize import Rules
-from retro.qa.question import Context
+from retro.qa.question import Context, Question
 from retro.quickstart import acts as quickstart_page
+from retro.recipes.instruct_rag.cases import case_of, cases_page
 from retro.recipes.knowledge_conflict.conditions import conflict_metrics
 from retro.recipes.knowledge_conflict.config import PhrasesConfig
 from retro.recipes.knowledge_conflict.items import ConflictItem
@@ -163,8 +164,19 @@ def conflicts_html(folder: Path) -> str:
     return (folder / "page.html").read_text(encoding="utf-8")
 
 
+def rationales_html(_: Path) -> str:
+    question = Question(id=EVIL, question=EVIL, answers=("gold", EVIL), contexts=(Context(EVIL, f"{EVIL} gold"),))
+    answer = Answer(
+        id=EVIL, question=EVIL, answers=question.answers, prediction=f"Document 1 says {EVIL}. {EVIL}", passages=(),
+        setting="with_passages", skipped="", ended="stop",
+    )  # fmt: skip
+    case = case_of(1, question, question.contexts, {"icl": (answer, 1.0), "closed_book": (answer, 0.0)})
+    return cases_page(EVIL, EVIL, [(EVIL, EVIL)], [case])
+
+
 PAGES: dict[str, Callable[[Path], str]] = {
     "conflicts": conflicts_html,
+    "rationales": rationales_html,
     "run": run_html,
     "sweep": sweep_html,
     "inspect": inspect_html,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from retro.common.statistics import RIGHT
 from retro.evaluate.compare import open_scored_answers
 from retro.qa.answer_files import Answer
-from retro.qa.question import Context
+from retro.qa.question import Context, Question
 from retro.recipes.base import StepRun
 from retro.recipes.comparison import compare_modes, interval
 from retro.recipes.instruct_rag import data
@@ -73,39 +72,55 @@ def write_cases(work: StepRun, answers: Mapping[str, Sequence[Answer]], path: Pa
     table = compare_modes(work.directory, list(answers))
     metric = table["metric"]
     points = {mode: open_scored_answers(work.directory / mode).values(metric) for mode in answers}
-    cases = []
-    for place, question in enumerate(questions):
-        shown = as_shown(question.contexts, work.settings.documents_of_test.order)
-        by_mode = [
-            _mode_answer(mode, each[place], points[mode][place], shown, mode != "closed_book")
-            for mode, each in answers.items()
-        ]
-        documents = _documents(shown, data.short_answers(question), by_mode)
-        cases.append(
-            Case(
-                number=place + 1,
-                question=question.question,
-                answers=question.answers,
-                documents=documents,
-                by_mode=by_mode,
-            )
+    cases = [
+        case_of(
+            place + 1, question, as_shown(question.contexts, work.settings.documents_of_test.order),
+            {mode: (each[place], points[mode][place]) for mode, each in answers.items()},
         )
+        for place, question in enumerate(questions)
+    ]  # fmt: skip
     rows = [(mode, interval(means[metric])) for mode, means in table["modes"].items()]
-    write_page(path, render("rationales", **_page(work, metric, rows, cases)))
+    title = data.known_set(work).title or work.settings.set
+    write_page(path, cases_page(title, metric, rows, cases))
 
 
-def _page(work: StepRun, metric: str, rows: Any, cases: Sequence[Case]) -> dict[str, Any]:
+def case_of(
+    number: int, question: Question, shown: Sequence[Context], answers: Mapping[str, tuple[Answer, float]]
+) -> Case:
+    """A question on the page.
+
+    Args:
+        number: Its place, from 1.
+        question: With its gold answers.
+        shown: Its documents in the order of their numbers.
+        answers: By mode, with the main metric of each.
+    """
+    by_mode = [_mode_answer(mode, *each, shown if mode != "closed_book" else ()) for mode, each in answers.items()]
+    documents = _documents(shown, data.short_answers(question), by_mode)
+    return Case(
+        number=number, question=question.question, answers=question.answers, documents=documents, by_mode=by_mode
+    )
+
+
+def cases_page(title: str, metric: str, rows: Sequence[tuple[str, str]], cases: Sequence[Case]) -> str:
+    """The page as HTML.
+
+    Args:
+        title: Of the set.
+        metric: The main one.
+        rows: Modes and their scores.
+        cases: Questions.
+    """
     lede = (
         f"The first {len(cases)} questions. Answers of the set are marked; documents that hold none and that no answer "
         "cites are faded. Behind each sentence stand the documents that it leans on: those that it names, or in "
         "brackets the one that shares at least half of its words."
     )
-    return {"name": f"InstructRAG: {data.known_set(work).title or work.settings.set}", "lede": lede, "metric": metric,
-            "rows": rows, "cases": cases}  # fmt: skip
+    return render("rationales", name=f"InstructRAG: {title}", lede=lede, metric=metric, rows=rows, cases=cases)
 
 
-def _mode_answer(mode: str, answer: Answer, points: float, shown: Sequence[Context], reads: bool) -> ModeAnswer:
-    found = claims(answer.prediction, shown if reads else ())
+def _mode_answer(mode: str, answer: Answer, points: float, shown: Sequence[Context]) -> ModeAnswer:
+    found = claims(answer.prediction, shown)
     marked = [(one, highlight(one.text, answer.answers)) for one in found]
     return ModeAnswer(mode=mode, right=points >= RIGHT, claims=marked)
 
