@@ -137,7 +137,7 @@ def _open(record: Mapping[str, Any], identity: str, answerable: bool, subs: tupl
         src="musique.json",
     )
     of_subs = tuple(((one.answer,),) if one.answer else () for one in subs)
-    return OpenItem(item=item, golds=of_subs, final_golds=golds, unknown=not answerable)
+    return OpenItem(item=item, golds=of_subs, final_golds=golds)
 
 
 def _objects(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

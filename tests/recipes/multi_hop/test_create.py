@@ -223,6 +223,18 @@ def test_answers_that_are_invented_are_dropped_and_counted(tmp_path: Path) -> No
     assert dropped[0]["problem"].startswith("is answered 'It opened in 1999.': 'What is the ")
 
 
+def test_final_answers_are_checked_as_those_of_sub_questions_are(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "both", "doubtful", flows=["entities"])
+    with pytest.raises(
+        DataError, match=r"no item is left of 4 questions \(\{'entities: final answer: no_answer_found': 4"
+    ):
+        run(config)
+    step = run(config_of(tmp_path / "negatives", "boasting", flows=["entities"], negative_share=1.0))
+    found = counts(step)
+    assert (found["items"], found["negatives"]) == (4, 0)
+    assert found["negatives_dropped"] == {"entities: final answer: answered_without_an_answer": 4}
+
+
 def test_sub_questions_become_single_hop_items(tmp_path: Path) -> None:
     step = run(config_of(tmp_path, single_share=1.0, negative_share=0.25))
     found = counts(step)

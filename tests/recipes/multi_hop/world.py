@@ -12,6 +12,7 @@ from retro.teacher.request import TeacherRequest
 
 CATEGORIES = "Bridge, Tower,\nLake, , bridge\nCanal"
 ATTRIBUTES = ("Year of opening", "Length", "Cost", "Height", "Owner")
+UNKNOWN = "This cannot be answered from what was found."
 _CALLS: list[TeacherRequest] = []
 _STOPS: list[int] = []
 
@@ -87,6 +88,16 @@ def unable(request: TeacherRequest) -> str:
     """As `good`, but finds no answer in any paragraph."""
     reply = good(request)
     return re.sub(r"(\+ Answer: ).*", r"\1The paragraph does not say.", reply) if "+ Answer: " in reply else reply
+
+
+def doubtful(request: TeacherRequest) -> str:
+    """As `good`, but says that no question can be answered, whatever the facts are."""
+    return good(request).replace("+ Answer: Both are known.", f"+ Answer: {UNKNOWN}")
+
+
+def boasting(request: TeacherRequest) -> str:
+    """As `good`, but answers every question, whatever the facts are."""
+    return good(request).replace(UNKNOWN, "Both are known.")
 
 
 def _question(prompt: str, seed: int) -> str:
