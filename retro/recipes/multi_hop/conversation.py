@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from retro.common.json_files import JsonError, parse_json
+from retro.common.json_files import JsonError, half_character, parse_json
 from retro.qa.question import Segment
 from retro.recipes.multi_hop.items import MultiHopItem
 
@@ -165,5 +165,7 @@ def _query(call: str) -> tuple[str, str]:
         return "", f"arguments that are {error}"
     if not isinstance(given, Mapping) or set(given) != {"query"} or not isinstance(given["query"], str):
         return "", "arguments that are not a query alone"
+    if half_character(arguments, given):
+        return "", "a query with half of a surrogate pair, which is no text"
     query = on_one_line(given["query"])
     return (query, "") if query else ("", "an empty query")

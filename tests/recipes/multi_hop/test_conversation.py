@@ -215,6 +215,7 @@ def test_a_reply_is_its_text_and_its_first_call() -> None:
         ('<|bof|>retrieve:\n{"query": ["a"]}<|eof|>', "arguments that are not a query alone"),
         ('<|bof|>retrieve:\n["a"]<|eof|>', "arguments that are not a query alone"),
         ('<|bof|>retrieve:\n{"query": "  "}<|eof|>', "an empty query"),
+        ('<|bof|>retrieve:\n{"query": "a \\ud800"}<|eof|>', "a query with half of a surrogate pair"),
     ],
 )
 def test_a_call_that_cannot_be_followed_says_why(call: str, problem: str) -> None:
