@@ -26,6 +26,16 @@ Method = Literal["decompose", "one_search", "ircot", "adaptive"]
 Form = Literal["function_calls", "chat"]
 
 
+_SCHEMES = ("http://", "https://")
+
+
+def _without_secret(setting: str, address: str, more: str = "") -> str:
+    if "@" in address or "?" in address:
+        need = f"needs an address without user, password or query, which logs would show{more}"
+        raise ConfigError(setting, HIDDEN, need)
+    return address
+
+
 class TrainingConfig(StageConfig):
     """Tuning on the function-call conversation."""
 
@@ -81,16 +91,22 @@ class RetrieverConfig(StageConfig):
     table: PassagesConfig = PassagesConfig()
     """passages: the table."""
 
-    address: str = Field(default="", pattern=r"^(https?://[^\s@?]+)?$")
+    address: str = ""
     """live: such as `http://127.0.0.1:8000/retrieve`."""
 
     timeout_s: PositiveFloat = 30.0
     """live: seconds to wait."""
 
+    @field_validator("address")
+    @classmethod
+    def _has_no_secret(cls, value: str) -> str:
+        return _without_secret("RetrieverConfig.address", value)
+
     @model_validator(mode="after")
     def _consistent(self) -> RetrieverConfig:
         require(self, "folder", self.kind != "folder" or self.folder is not None, "a folder, since kind is folder")
-        require(self, "address", self.kind != "live" or bool(self.address), "an address, since kind is live")
+        address = self.kind != "live" or self.address.startswith(_SCHEMES)
+        require(self, "address", address, "an address, as http://127.0.0.1:8000/retrieve, since kind is live")
         require(self, "step", self.step <= self.window, f"at most window = {self.window}, or text would be left out")
         return self
 
@@ -136,15 +152,12 @@ class ModelConfig(StageConfig):
     @field_validator("base_url")
     @classmethod
     def _has_no_secret(cls, value: str) -> str:
-        if "@" in value or "?" in value:
-            need = "needs an address without user, password or query, which logs would show; a key is in api_key_env"
-            raise ConfigError("ModelConfig.base_url", HIDDEN, need)
-        return value.rstrip("/")
+        return _without_secret("ModelConfig.base_url", value, "; a key is in api_key_env").rstrip("/")
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         served = self.kind == "server"
-        address = not served or self.base_url.startswith(("http://", "https://"))
+        address = not served or self.base_url.startswith(_SCHEMES)
         require(self, "base_url", address, "an address, as http://127.0.0.1:8080/v1")
         require(self, "name", not served or bool(self.name), "the model's name at the address")
         need = "a folder, since kind is transformers"

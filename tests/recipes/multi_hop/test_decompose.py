@@ -106,7 +106,9 @@ def test_a_search_that_finds_nothing_is_told_to_the_model_and_noted() -> None:
 
 
 def test_a_search_that_fails_is_told_with_its_reason() -> None:
-    outcome, _ = answered(call("bridge?"), " Answer:unknown<|eot|>", shelf={"bridge?": Found(problem="timed out")})
+    outcome, _ = answered(
+        call("bridge?"), " Answer:unknown<|eot|>", shelf={"bridge?": Found(problem="timed out", refused=True)}
+    )
     assert outcome.notes == ("search_failed: timed out",)
     assert outcome.answer == "unknown"
 

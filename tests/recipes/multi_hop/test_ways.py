@@ -51,7 +51,7 @@ def test_a_chain_without_a_sentence_says_why() -> None:
     assert chained(Reply(problem="down"))[0].failed == "model: down"
     assert chained(Reply(excess=3))[0].failed == "model: the prompt is too long"
     assert chained("")[0].failed == "model: it wrote nothing"
-    outcome, _, _ = chained("the answer is 4", shelf={"Which is older?": Found(problem="timed out")})
+    outcome, _, _ = chained("the answer is 4", shelf={"Which is older?": Found(problem="timed out", refused=True)})
     assert (outcome.answer, outcome.notes) == ("4", ("search_failed: timed out",))
 
 
