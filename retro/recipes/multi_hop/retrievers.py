@@ -139,7 +139,7 @@ class FromAddress:
 
 
 def _passage_of(result: Mapping[str, Any]) -> Context:
-    """A result, as Search-R1 has it: contents that begin with the title in quotes, on a line of its own; or its parts."""
+    """A result, as Search-R1 has it: contents that begin with the title in quotes, on its own line; or its parts."""
     document = result.get("document", result)
     score = float(result.get("score") or 0.0)
     if "text" in document:
