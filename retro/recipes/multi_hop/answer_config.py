@@ -133,6 +133,9 @@ class ModelConfig(StageConfig):
     timeout_s: PositiveFloat = 120.0
     """server: seconds to wait for a reply."""
 
+    max_retries: NonNegativeInt = 10
+    """server: tries after the first one of a request that is not answered for a while, as those of a teacher."""
+
     tokenizer: Path | None = None
     """server: a folder with the model's tokenizer. With it prompts are sent as token ids, the same as in training;
     without, as text, in which special tokens are spelled."""
@@ -167,7 +170,7 @@ class ModelConfig(StageConfig):
     @property
     def shaping(self) -> dict[str, Any]:
         """The settings that decide what is answered."""
-        data = self.model_dump(mode="json", exclude={"timeout_s", "api_key_env", "teacher"})
+        data = self.model_dump(mode="json", exclude={"timeout_s", "max_retries", "api_key_env", "teacher"})
         return data | {"teacher": self.teacher.shaping}
 
 

@@ -147,7 +147,9 @@ def _passage_of(result: Mapping[str, Any]) -> Context:
     else:
         title, line, text = str(document["contents"]).partition("\n")
         title, text = (_unquoted(title.strip()), text) if line else ("", title)
-    return Context(title=title, text=text.strip(), document_id=str(document.get("id", "")), score=score)
+    # JSON may hold half of a surrogate pair, which no file can.
+    title, text, name = (one.encode(errors="replace").decode() for one in (title, text, str(document.get("id", ""))))
+    return Context(title=title, text=text.strip(), document_id=name, score=score)
 
 
 def _unquoted(title: str) -> str:

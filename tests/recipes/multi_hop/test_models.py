@@ -137,7 +137,7 @@ def test_a_conversation_that_grows_is_computed_once(
         monkeypatch.setattr(decoder, name, call)
 
     monkeypatch.setattr(decoder, "extend", extend)
-    counted("open", lambda: 1)
+    counted("open", lambda adapter: 1)
     counted("fork", lambda row, count: count)
     counted("close", lambda row: -1)
     completion = ProgramEngine(inner).run([lambda: as_program(grown(ASKS[0], same=same), engine, Shelf({}))])[0]
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         Handler.got.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
         status, reply = Handler.answer(body)
-        data = json.dumps(reply).encode()
+        data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -179,7 +179,7 @@ def config() -> Iterator[ModelConfig]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     Handler.got.clear()
-    yield ModelConfig(kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1", name="m")
+    yield ModelConfig(kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1", name="m", max_retries=0)
     server.shutdown()
     thread.join()
     server.server_close()
@@ -258,14 +258,48 @@ def test_a_server_that_refuses_everything_stops_the_work(config: ModelConfig, st
 
 
 def test_a_server_that_is_not_there_stops_the_work() -> None:
-    config = ModelConfig(kind="server", base_url="http://127.0.0.1:9/v1", name="m", timeout_s=1.0)
+    config = ModelConfig(kind="server", base_url="http://127.0.0.1:9/v1", name="m", timeout_s=1.0, max_retries=0)
     with pytest.raises(ConfigError, match=r"answer.model.base_url = .*needs a server that answers"):
         ServerModel(config, None).generate([ASKS[0]])
 
 
-def test_a_reply_without_choices_fails_alone(config: ModelConfig) -> None:
-    says(lambda body: (200, {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": []}))
-    assert ServerModel(config, None).generate([ASKS[0]])[0].problem == "a reply without choices"
+@pytest.mark.parametrize(
+    ("status", "reply", "problem"),
+    [
+        (200, {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": []}, "without choices"),
+        (200, {"id": "1"}, "without choices"),
+        (200, "<html>", "Expecting value"),
+        (400, {"error": {"message": "unknown field"}}, "unknown field"),
+        (429, {"error": {"message": "slow down"}}, "slow down"),
+        (500, {"error": {"message": "boom"}}, "boom"),
+    ],
+)
+def test_a_request_that_fails_is_lost_alone_and_stops_the_work_where_all_do(
+    config: ModelConfig, status: int, reply: Any, problem: str
+) -> None:
+    says(lambda body: (status, reply) if "bad" in body["prompt"] else completed(" yes"))
+    model = ServerModel(config, None)
+    good, bad = model.generate([ask("good"), ask("bad")])
+    assert good.text == "yes"
+    assert problem in bad.problem
+    with pytest.raises(ConfigError, match=rf"answer.model.base_url = .*{problem}.*answers so far are kept"):
+        model.generate([ask("bad"), ask("bad")])
+
+
+def test_requests_that_are_refused_each_for_its_own_reason_fail_and_do_not_stop_the_work(config: ModelConfig) -> None:
+    says(lambda body: (400, {"error": {"message": f"{len(body['prompt'])} tokens"}}))
+    assert all(one.problem for one in ServerModel(config, None).generate([ask("one"), ask("three")]))
+
+
+def test_a_request_is_tried_again(config: ModelConfig) -> None:
+    says(lambda body: completed(" yes") if len(Handler.got) == 2 else (503, {"error": {"message": "loading"}}))
+    [reply] = ServerModel(config.model_copy(update={"max_retries": 1}), None).generate([ASKS[0]])
+    assert (reply.text, len(Handler.got)) == ("yes", 2)
+
+
+def test_half_a_character_of_a_server_is_replaced(config: ModelConfig) -> None:
+    says(lambda body: completed(" a \ud800"))
+    assert ServerModel(config, None).generate([ASKS[0]])[0].text == "a ?"
 
 
 def test_the_key_is_sent_and_never_repeated(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:

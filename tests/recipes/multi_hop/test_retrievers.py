@@ -206,6 +206,7 @@ def test_a_query_that_is_refused_is_lost_alone_and_the_reason_is_told(address: s
         ('"Pepper" and more', '"Pepper" and more'),
         ('"Pepper"', "Pepper"),
         ('"', '"'),
+        ('"half \ud800"', "half ?"),
         ("Pepper", "Pepper"),
     ],
 )
