@@ -51,6 +51,9 @@ class TrainingConfig(StageConfig):
     seed: NonNegativeInt = 1234
     """Of that draw."""
 
+    skip_bad: bool = False
+    """Whether items that cannot be used are left out and counted, by reason, in place of being refused."""
+
     export: bool = False
     """Whether the tuned model is written as a folder for transformers, with a card."""
 

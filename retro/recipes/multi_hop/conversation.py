@@ -113,11 +113,16 @@ def prompt_segments(turns: Sequence[Turn], begun: str = "") -> tuple[Segment, ..
     return (*conversation_segments(turns), *start)
 
 
+def sample_id(item: MultiHopItem, number: int) -> str:
+    """What an item is called as a sample: by its id, or its number."""
+    return item.id or str(number)
+
+
 def sample_of(item: MultiHopItem, number: int, system: str) -> dict[str, Any]:
     """An item as a line of a question file for the sft stage."""
     segments = conversation_segments(turns_of(item, system))
     return {
-        "id": item.id or str(number),
+        "id": sample_id(item, number),
         "question": item.question,
         "answer": item.final_answer,
         "segments": [_record(one) for one in segments],

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from retro.common.precision import choose
 from retro.generate.config import GenerateConfig, ModelPaths
 from retro.qa.question import Question
 from retro.recipes.base import StepRun
@@ -122,9 +123,10 @@ def opened_model(
     if model.kind == "transformers" and model.path is not None:
         from retro.recipes.multi_hop.hf_model import TransformersModel
 
-        length, seed = model.sequence_length, config.seed
-        opened = TransformersModel(model.path, sequence_length=length, temperature=model.temperature, seed=seed)
-        return nullcontext(opened)
+        choice = choose(work.config.generate.precision, begun=begun)
+        choice.tell("generate.precision")
+        how: dict[str, Any] = {"sequence_length": model.sequence_length, "temperature": model.temperature}
+        return nullcontext(TransformersModel(model.path, **how, seed=config.seed, precision=choice.precision))
     return nullcontext(_engine(work.config, config, tuned, begun))
 
 

@@ -64,7 +64,7 @@ def _files(*paths: Path | None) -> list[Path]:
     return [file for files in inside for file in files if not file.is_dir()]
 
 
-_SAMPLES = ("items", "validation", "validation_share", "seed")
+_SAMPLES = ("items", "validation", "validation_share", "seed", "skip_bad")
 _ANSWERING = (
     "questions",
     "task",

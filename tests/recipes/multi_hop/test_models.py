@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from retro.common.errors import ConfigError, DataError
 from retro.generate.config import GenerateConfig
 from retro.generate.open_model import open_model
 from retro.generate.program import ProgramEngine
 from retro.qa.question import Segment
+from retro.recipes.base import StepRun, recipe_settings
+from retro.recipes.multi_hop import hf_model
 from retro.recipes.multi_hop.answer_config import ModelConfig
 from retro.recipes.multi_hop.codec import Codec, codec_of, codec_of_folder
 from retro.recipes.multi_hop.conversation import END_CALL, END_TURN, Turn, call_text, prompt_segments
 from retro.recipes.multi_hop.hf_model import TransformersModel
 from retro.recipes.multi_hop.models import ChatModel, EngineModel, as_program
-from retro.recipes.multi_hop.opening import answering_paths
+from retro.recipes.multi_hop.opening import answering_paths, opened_model
 from retro.recipes.multi_hop.protocol import Ask, Outcome, Reply, Steps
 from retro.recipes.multi_hop.server_model import ServerModel, read, spelled
 from retro.run.config import RunConfig
@@ -30,7 +33,7 @@ from retro.teacher.request import RefusedError, TeacherRequest
 from retro.teacher.script import ScriptBackend
 from retro.teacher.teacher import Teacher
 from retro.tokenizers.tokenizer import load_tokenizer
-from tests.recipes.multi_hop.fact_run import home
+from tests.recipes.multi_hop.fact_run import RECIPE, home, other
 from tests.recipes.multi_hop.scripted import Shelf, outcome_of
 
 
@@ -55,17 +58,40 @@ def folder(made: RunConfig) -> Path:
     return home(made) / "export" / "model"
 
 
+def opened(folder: Path, **settings: Any) -> TransformersModel:
+    own = {"sequence_length": None, "temperature": 0.0, "seed": 1, "precision": "float32"}
+    return TransformersModel(folder, **(own | settings))
+
+
 def test_transformers_writes_what_the_engine_writes(engine: EngineModel, folder: Path) -> None:
     ours = engine.generate(ASKS)
-    theirs = TransformersModel(folder, sequence_length=None, temperature=0.0, seed=1).generate(ASKS)
+    theirs = opened(folder).generate(ASKS)
     assert theirs == ours
     assert any(reply.segments for reply in ours)
+
+
+def test_transformers_computes_where_and_in_what_the_engine_does(
+    made: RunConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"kind": "transformers", "path": str(folder)}
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        generate = made.generate.model_copy(update={"precision": precision})
+        config = other(made, tmp_path / "run", model=settings).model_copy(update={"generate": generate})
+        answer: Any = recipe_settings(config, RECIPE)
+        work = StepRun(recipe=RECIPE, step=RECIPE.steps[5], config=config, settings=answer)
+        with opened_model(work, answer.answer, Path()) as model:
+            assert isinstance(model, TransformersModel)
+            assert model._model.dtype == dtype
+            assert model.identity["precision"] == precision
+    # A device that every machine has, and that is not the one without a choice.
+    monkeypatch.setattr(hf_model, "device", lambda: "meta")
+    assert opened(folder)._model.device.type == "meta"
 
 
 def test_a_prompt_that_is_too_long_is_not_asked(engine: EngineModel, folder: Path) -> None:
     # system: facts <eot> user: 120 words <eot> assistant: are 126 tokens of 128, and 12 are to be written.
     long = ask("e1 " * 120)
-    model = TransformersModel(folder, sequence_length=128, temperature=0.0, seed=1)
+    model = opened(folder, sequence_length=128)
     for replies in (engine.generate([ASKS[0], long]), model.generate([ASKS[0], long])):
         assert replies[0].excess == 0
         assert replies[1].excess == 10
@@ -77,7 +103,7 @@ def test_replies_that_leave_no_room_for_any_prompt_are_refused(engine: EngineMod
 
 
 def test_a_temperature_draws_by_the_seed(folder: Path) -> None:
-    drawn = [TransformersModel(folder, sequence_length=None, temperature=5.0, seed=seed) for seed in (1, 1, 2)]
+    drawn = [opened(folder, temperature=5.0, seed=seed) for seed in (1, 1, 2)]
     one, same, other = (model.generate([ASKS[0]])[0].segments for model in drawn)
     assert one == same != other
 
@@ -88,7 +114,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path, folder: Path) -> Non
     for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer_meta.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(DataError, match="cannot be opened by transformers"):
-        TransformersModel(tmp_path, sequence_length=None, temperature=0.0, seed=1)
+        opened(tmp_path)
 
 
 def test_a_model_without_a_chat_template_is_asked_in_segments_alone(engine: EngineModel) -> None:
