@@ -129,7 +129,8 @@ def drawn_questions(config: AnswerConfig, task: Task) -> list[Question]:
     if config.count is None:
         return found
     if config.count > len(found):
-        need = f"needs at most {len(found)}, the questions of {config.questions}; null takes all"
+        most = f"needs at most {len(found)}, the questions of {config.questions}"
+        need = f"{most}; null takes all (of `evaluate`, --num-samples 0)"
         raise ConfigError("recipe.multi_hop.answer.count", config.count, need)
     places = sorted(random.Random(config.seed).sample(range(len(found)), config.count))
     return [found[place] for place in places]

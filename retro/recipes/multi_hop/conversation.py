@@ -77,11 +77,6 @@ def on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def assistant_text(turn: Turn) -> str:
-    """All that the assistant writes in a turn, special tokens by their names: what is learned of it."""
-    return "".join(one.token or one.text for one in _written(turn))
-
-
 def _written(turn: Turn) -> list[Segment]:
     found = [Segment(text=f" {turn.text}\n" if turn.query else f" {turn.text}")] if turn.text else []
     if turn.query:

@@ -71,8 +71,7 @@ class _Way:
         """Keep what was said of the last look-up."""
         if len(self.answers) < len(self.trace.look_ups):
             self.answers.append(said.text.partition(SUMMARY)[0].strip())
-            words = said.text.lower()
-            if any(text in words for text in self.dialog.texts.unanswerable):
+            if any(text in self.answers[-1].lower() for text in self.dialog.texts.unanswerable):
                 yield from self.note("unanswerable_sub_question")
 
     def searched(self, query: str) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from retro.common.errors import ConfigError
 from retro.common.precision import choose
 from retro.generate.config import GenerateConfig, ModelPaths
 from retro.qa.question import Question
@@ -61,6 +62,7 @@ def opened_retriever(config: RetrieverConfig, run: RunConfig, questions: Sequenc
         questions: Those that will be asked, whose own passages may be searched.
 
     Raises:
+        ConfigError: Passages of the questions are to be searched, and they have none.
         RetroError: Something that is searched is missing or damaged, or an embedder cannot be opened.
     """
     if config.kind == "live":
@@ -79,6 +81,9 @@ def opened_retriever(config: RetrieverConfig, run: RunConfig, questions: Sequenc
         with opened_embedder(config.embedder, [one.text for one in windows]) as embedder:
             yield FromFolder(embedder, windows, config.n)
     else:
+        if questions and not any(one.contexts for one in questions):
+            need = f"needs questions that bring passages, and none of {len(questions)} does; search something else"
+            raise ConfigError("answer.retriever.kind", config.kind, need)
         texts = [f"{passage.title} {passage.text}" for one in questions for passage in one.contexts]
         with opened_embedder(config.embedder, texts) as embedder:
             yield FromContexts(embedder, config.n)

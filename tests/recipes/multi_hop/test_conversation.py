@@ -24,7 +24,6 @@ from retro.recipes.multi_hop.conversation import (
     TOKENS,
     Said,
     Turn,
-    assistant_text,
     call_text,
     conversation_segments,
     prompt_segments,
@@ -76,6 +75,11 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         made.save(str(out / "tokenizer.json"))
         save_tokenizer(out / "tokenizer.json", "huggingface", out)
     return add_tokens(out, TOKENS, out / "more", "sft.special_tokens")
+
+
+def assistant_text(turn: Turn) -> str:
+    """What is learned of a turn, special tokens by their names."""
+    return "".join(one.token or one.text for one in conversation_segments([turn]) if one.learn)
 
 
 def spelled(segments: Any) -> str:

@@ -172,6 +172,13 @@ def test_after_the_last_try_a_question_is_given_up(tmp_path: Path) -> None:
     ]
 
 
+def test_a_category_with_brackets_is_no_placeholder(tmp_path: Path) -> None:
+    config = config_of(tmp_path, flows=["entities"], negative_share=0.0)
+    (tmp_path / "categories.txt").write_text("Bridge [film]")
+    found = counts(run(config))
+    assert (found["filtered"], found["rejected"]) == (1, {})
+
+
 def test_where_no_question_passes_the_replies_are_there_to_look_at(tmp_path: Path) -> None:
     config = config_of(tmp_path, "always_malformed", retries=2)
     with pytest.raises(DataError, match=r"raw\.jsonl: no question passed of 8 \(\{'entities: text_outside_fields': 12"):

@@ -61,7 +61,7 @@ def test_fields_that_are_not_known_are_kept() -> None:
     item = item_of(record)
     assert (item.answer, item.id) == ("", "7")
     assert item.sub_questions[0].extra == {"source": "page 3"}
-    assert item.extra == {"level": 3, "answer": 4, "tag": "gen"}
+    assert item.extra == {"level": 3, "answer": 4, "id": 7, "tag": "gen"}
     assert record_of(item) == record
     assert record_of(item, "old")["sub_questions"][0]["source"] == "page 3"
 

@@ -54,6 +54,16 @@ def test_a_question_is_answered_from_its_own_passages() -> None:
         assert retriever.identity["n"] == 1
 
 
+def test_questions_that_bring_no_passages_are_refused_where_these_are_searched() -> None:
+    message = r"answer.retriever.kind = 'contexts': needs questions that bring passages, and none of 2 does"
+    config = RetrieverConfig(embedder=HASHING)
+    with pytest.raises(ConfigError, match=message), opened_retriever(config, RunConfig(), [question(), question()]):
+        pass
+    some = [question(), question(contexts=(BRIDGE,))]
+    with opened_retriever(config, RunConfig(), some) as found:
+        assert titles(found.find([search("river", BRIDGE)])) == [["Bridge"]]
+
+
 def test_an_embedder_without_vectors_is_refused() -> None:
     message = r"answer.retriever.embedder.kind = 'bm25': needs a kind that makes vectors"
     with pytest.raises(ConfigError, match=message), opened_embedder(EmbedderConfig(kind="bm25"), ["a"]):

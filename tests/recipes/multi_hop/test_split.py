@@ -13,6 +13,8 @@ from tests.recipes.multi_hop.samples import NEW, OLD
 def on_both_sides(items: list[MultiHopItem], what: Callable[[MultiHopItem], str]) -> int:
     train, validation = held_out(items, 0.3, 1)
     assert len(train) + len(validation) == len(items)
+    assert held_out(items, 0.3, 1) == (train, validation)
+    assert held_out(items, 0.3, 2) != (train, validation)
     # Of 200 groups about 60 are drawn.
     assert 0.2 * len(items) < len(validation) < 0.4 * len(items)
     return len({what(one) for one in train} & {what(one) for one in validation})

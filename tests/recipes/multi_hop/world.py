@@ -136,7 +136,7 @@ def _answer(prompt: str) -> str:
     if asked is None:
         raise ValueError(question)
     attribute, entity = asked.groups()
-    value = re.search(rf"The {entity} is well known\. Its {attribute} is (.*)\.", paragraph)
+    value = re.search(rf"The {re.escape(entity)} is well known\. Its {attribute} is (.*)\.", paragraph)
     if value is None:
         return f"+ Reasoning: It says nothing of the {attribute} of the {entity}.\n+ Answer: {none}"
     return f"+ Reasoning: Its {attribute} is given.\n+ Answer: The {attribute} of the {entity} is {value[1]}."
