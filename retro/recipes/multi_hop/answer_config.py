@@ -136,8 +136,9 @@ class ModelConfig(StageConfig):
     timeout_s: PositiveFloat = 120.0
     """server: seconds to wait for a reply."""
 
-    max_retries: NonNegativeInt = 10
-    """server: tries after the first one of a request that is not answered for a while, as those of a teacher."""
+    max_retries: NonNegativeInt = 5
+    """server: tries after the first one, of a request that is answered with 429 or 5xx or not in time. They wait as
+    long as the server says, else 0.5 s, 1 s, 2 s, …: 5 tries take up to 16 s."""
 
     tokenizer: Path | None = None
     """server: a folder with the model's tokenizer. With it prompts are sent as token ids, the same as in training;
