@@ -26,6 +26,16 @@ Method = Literal["decompose", "one_search", "ircot", "adaptive"]
 Form = Literal["function_calls", "chat"]
 
 
+_SCHEMES = ("http://", "https://")
+
+
+def _without_secret(setting: str, address: str, more: str = "") -> str:
+    if "@" in address or "?" in address:
+        need = f"needs an address without user, password or query, which logs would show{more}"
+        raise ConfigError(setting, HIDDEN, need)
+    return address
+
+
 class TrainingConfig(StageConfig):
     """Tuning on the function-call conversation."""
 
@@ -40,6 +50,9 @@ class TrainingConfig(StageConfig):
 
     seed: NonNegativeInt = 1234
     """Of that draw."""
+
+    skip_bad: bool = False
+    """Whether items that cannot be used are left out and counted, by reason, in place of being refused."""
 
     export: bool = False
     """Whether the tuned model is written as a folder for transformers, with a card."""
@@ -81,16 +94,22 @@ class RetrieverConfig(StageConfig):
     table: PassagesConfig = PassagesConfig()
     """passages: the table."""
 
-    address: str = Field(default="", pattern=r"^(https?://[^\s@?]+)?$")
+    address: str = ""
     """live: such as `http://127.0.0.1:8000/retrieve`."""
 
     timeout_s: PositiveFloat = 30.0
     """live: seconds to wait."""
 
+    @field_validator("address")
+    @classmethod
+    def _has_no_secret(cls, value: str) -> str:
+        return _without_secret("RetrieverConfig.address", value)
+
     @model_validator(mode="after")
     def _consistent(self) -> RetrieverConfig:
         require(self, "folder", self.kind != "folder" or self.folder is not None, "a folder, since kind is folder")
-        require(self, "address", self.kind != "live" or bool(self.address), "an address, since kind is live")
+        address = self.kind != "live" or self.address.startswith(_SCHEMES)
+        require(self, "address", address, "an address, as http://127.0.0.1:8000/retrieve, since kind is live")
         require(self, "step", self.step <= self.window, f"at most window = {self.window}, or text would be left out")
         return self
 
@@ -117,6 +136,10 @@ class ModelConfig(StageConfig):
     timeout_s: PositiveFloat = 120.0
     """server: seconds to wait for a reply."""
 
+    max_retries: NonNegativeInt = 5
+    """server: tries after the first one, of a request that is answered with 429 or 5xx or not in time. They wait as
+    long as the server says, else 0.5 s, 1 s, 2 s, …: 5 tries take up to 16 s."""
+
     tokenizer: Path | None = None
     """server: a folder with the model's tokenizer. With it prompts are sent as token ids, the same as in training;
     without, as text, in which special tokens are spelled."""
@@ -136,15 +159,12 @@ class ModelConfig(StageConfig):
     @field_validator("base_url")
     @classmethod
     def _has_no_secret(cls, value: str) -> str:
-        if "@" in value or "?" in value:
-            need = "needs an address without user, password or query, which logs would show; a key is in api_key_env"
-            raise ConfigError("ModelConfig.base_url", HIDDEN, need)
-        return value.rstrip("/")
+        return _without_secret("ModelConfig.base_url", value, "; a key is in api_key_env").rstrip("/")
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         served = self.kind == "server"
-        address = not served or self.base_url.startswith(("http://", "https://"))
+        address = not served or self.base_url.startswith(_SCHEMES)
         require(self, "base_url", address, "an address, as http://127.0.0.1:8080/v1")
         require(self, "name", not served or bool(self.name), "the model's name at the address")
         need = "a folder, since kind is transformers"
@@ -154,7 +174,7 @@ class ModelConfig(StageConfig):
     @property
     def shaping(self) -> dict[str, Any]:
         """The settings that decide what is answered."""
-        data = self.model_dump(mode="json", exclude={"timeout_s", "api_key_env", "teacher"})
+        data = self.model_dump(mode="json", exclude={"timeout_s", "max_retries", "api_key_env", "teacher"})
         return data | {"teacher": self.teacher.shaping}
 
 

@@ -41,8 +41,6 @@ class OpenItem:
     """Gold answers of each sub-question; empty, here or for one of them: none are known."""
     final_golds: Golds = ()
     """Gold answers of the question itself, where it is multi-hop."""
-    unknown: bool = False
-    """Whether a multi-hop question must be found to have no answer."""
     with_reasoning: bool = False
     """Whether the final answer of a single-hop item has its reasoning before it."""
 
@@ -136,9 +134,11 @@ def _finished(texts: Texts, one: OpenItem, reply: Completion, require_gold: bool
         found = fields_of_completion(reply, FINAL_FIELDS, quoted=quoted)
         said = found["Answer"]
         unknown = normalize_answer(texts.unknown) in normalize_answer(said)
-        if require_gold and one.unknown and not unknown:
-            raise BadItemError("answered_without_an_answer", f"is answered {said[:60]!r}")
         if require_gold:
+            # Where one sub-question has no answer, the whole has none.
+            if unknown != any(sub.unanswerable for sub in one.item.sub_questions):
+                reason = "no_answer_found" if unknown else "answered_without_an_answer"
+                raise BadItemError(reason, f"is answered {said[:60]!r}")
             _require_gold(said, one.final_golds)
         final = final_answer(found["Summary"], said)
     except BadItemError as error:

@@ -41,6 +41,7 @@ from retro.recipes.multi_hop.opening import opened_model, opened_retriever, way_
 from retro.recipes.multi_hop.protocol import Outcome, run
 
 if TYPE_CHECKING:
+    from retro.evaluate.compare import ScoredAnswers
     from retro.generate.answer_writer import AnswerFile
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,8 @@ def drawn_questions(config: AnswerConfig, task: Task) -> list[Question]:
     if config.count is None:
         return found
     if config.count > len(found):
-        need = f"needs at most {len(found)}, the questions of {config.questions}; null takes all"
+        most = f"needs at most {len(found)}, the questions of {config.questions}"
+        need = f"{most}; null takes all (of `evaluate`, --num-samples 0)"
         raise ConfigError("recipe.multi_hop.answer.count", config.count, need)
     places = sorted(random.Random(config.seed).sample(range(len(found)), config.count))
     return [found[place] for place in places]
@@ -236,10 +238,20 @@ def scores(work: StepRun) -> Made:
         log.info("multi_hop: %s", line)
     files = [f"{EVALUATED}/{SCORES}", f"{EVALUATED}/{PER_QUESTION}", HOPS]
     if config.compare_with is not None:
-        other = config.compare_with
-        a = open_scored_answers(other / EVALUATED if (other / EVALUATED).is_dir() else other, setting=ANSWER)
-        files += write_comparison(compare(a, open_scored_answers(found, setting=ANSWER)), out)
+        pair = compared_with(config.compare_with), open_scored_answers(found, setting=ANSWER)
+        files += write_comparison(compare(*pair), out)
     return Made(files=files, counts={"hops": table["counts"]})
+
+
+def compared_with(other: Path) -> ScoredAnswers:
+    """Scored answers of another model: of a `scores` folder, or whatever `retro compare` takes.
+
+    Raises:
+        ArtifactError: There are none.
+    """
+    from retro.evaluate.compare import open_scored_answers
+
+    return open_scored_answers(other / EVALUATED if (other / EVALUATED).is_dir() else other, setting=ANSWER)
 
 
 def write_comparison(found: dict[str, Any], out: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 python -m retro.recipes.multi_hop create --category-path FILE --output-folder DIR [--num-items-per-category 1]
     [--flow entities|attributes|comparison] [--multi-qa-prompt FILE] [--temperature 0.7] [--re-generate-answer]
-    [--llm MODEL|URL] [--continue-gen | --no-continue]
+    [--llm MODEL|URL] [--continue-gen | --no-continue] [--redo]
 python -m retro.recipes.multi_hop convert-format IN [IN ...] OUT [--layout new|old] [--skip-bad]
     [--validation-share 0.1] [--seed 1234]
 python -m retro.recipes.multi_hop evaluate | ask | compare, see answer_command.py
@@ -53,6 +53,7 @@ _CREATE_FLAGS: flags.Flags = {
     "--re-generate-answer": {"action": "store_true", "help": "ask for the answers by themselves, at temperature 0"},
     "--continue-gen": {"action": "store_true", "help": "go on from what is there, which is done in any case"},
     "--no-continue": {"action": "store_true", "help": "remove what is there first, the replies too"},
+    "--redo": {"action": "store_true", "help": "make items again, where the settings are others now; replies are kept"},
     "--llm": {"help": "the teacher: a model's name at OpenAI, or the address of a server, as http://127.0.0.1:8000/v1"},
 }
 _CONVERT_FLAGS: flags.Flags = {
@@ -108,7 +109,7 @@ def _create(given: argparse.Namespace, settings: Sequence[str]) -> str:
     config = load_run_config(None, [*own, *settings])
     if given.no_continue:
         discard(home)
-    run_recipe(RECIPES.find("multi_hop", "recipe"), config, "create")
+    run_recipe(RECIPES.find("multi_hop", "recipe"), config, "create", redo=given.redo)
     return _results(home / "create", given.output_folder, FINAL)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from retro.common.json_files import JsonError, parse_json
+from retro.common.json_files import JsonError, half_character, parse_json
 from retro.qa.question import Segment
 from retro.recipes.multi_hop.items import MultiHopItem
 
@@ -77,11 +77,6 @@ def on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def assistant_text(turn: Turn) -> str:
-    """All that the assistant writes in a turn, special tokens by their names: what is learned of it."""
-    return "".join(one.token or one.text for one in _written(turn))
-
-
 def _written(turn: Turn) -> list[Segment]:
     found = [Segment(text=f" {turn.text}\n" if turn.query else f" {turn.text}")] if turn.text else []
     if turn.query:
@@ -113,11 +108,16 @@ def prompt_segments(turns: Sequence[Turn], begun: str = "") -> tuple[Segment, ..
     return (*conversation_segments(turns), *start)
 
 
+def sample_id(item: MultiHopItem, number: int) -> str:
+    """What an item is called as a sample: by its id, or its number."""
+    return item.id or str(number)
+
+
 def sample_of(item: MultiHopItem, number: int, system: str) -> dict[str, Any]:
     """An item as a line of a question file for the sft stage."""
     segments = conversation_segments(turns_of(item, system))
     return {
-        "id": item.id or str(number),
+        "id": sample_id(item, number),
         "question": item.question,
         "answer": item.final_answer,
         "segments": [_record(one) for one in segments],
@@ -165,5 +165,7 @@ def _query(call: str) -> tuple[str, str]:
         return "", f"arguments that are {error}"
     if not isinstance(given, Mapping) or set(given) != {"query"} or not isinstance(given["query"], str):
         return "", "arguments that are not a query alone"
+    if half_character(arguments, given):
+        return "", "a query with half of a surrogate pair, which is no text"
     query = on_one_line(given["query"])
     return (query, "") if query else ("", "an empty query")

@@ -11,10 +11,12 @@ from collections.abc import Generator
 from typing import Any
 
 from retro.qa.question import Question
+from retro.recipes.multi_hop import asking
+from retro.recipes.multi_hop.asking import NO_ANSWER
 from retro.recipes.multi_hop.conversation import Said, on_one_line
 from retro.recipes.multi_hop.dialogs import Dialog, LookUp, Trace, answer_of, context_of, has_answer
 from retro.recipes.multi_hop.items import SUMMARY
-from retro.recipes.multi_hop.protocol import Event, Found, Hop, Outcome, Reply, Search, Step, Steps
+from retro.recipes.multi_hop.protocol import Event, Hop, Outcome, Reply, Step, Steps
 
 _SHORTEST_CONTEXT = 40
 """Characters below which a context that has to be cut is left out."""
@@ -32,19 +34,11 @@ class _Way:
 
     def note(self, word: str) -> Generator[Step, Any, None]:
         """Note something, once."""
-        if word not in self.notes:
-            self.notes.append(word)
-            yield Event(kind="note", text=word)
+        yield from asking.note(self.notes, word)
 
     def look_up(self, query: str, said: str) -> Generator[Step, Any, None]:
         """Search, and show what was found."""
-        yield Event(kind="search", text=query)
-        found: Found = yield Search(query=query, question=self.question)
-        if found.problem:
-            yield from self.note(f"search_failed: {found.problem}")
-        elif not found.passages:
-            yield from self.note("nothing_found")
-        yield Event(kind="found", passages=found.passages)
+        found = yield from asking.search(query, self.question, self.notes)
         context = context_of(found.passages, self.dialog.texts)
         self.trace.look_ups.append(LookUp(query=query, said=said, context=context, passages=found.passages))
 
@@ -77,8 +71,7 @@ class _Way:
         """Keep what was said of the last look-up."""
         if len(self.answers) < len(self.trace.look_ups):
             self.answers.append(said.text.partition(SUMMARY)[0].strip())
-            words = said.text.lower()
-            if any(text in words for text in self.dialog.texts.unanswerable):
+            if any(text in self.answers[-1].lower() for text in self.dialog.texts.unanswerable):
                 yield from self.note("unanswerable_sub_question")
 
     def searched(self, query: str) -> bool:
@@ -93,7 +86,7 @@ class _Way:
             for one, answer in zip(self.trace.look_ups, answers, strict=True)
         )
         answer = "" if failed else answer_of(text)
-        why = failed or ("" if answer else "no_answer: the model said nothing that is one")
+        why = failed or ("" if answer else NO_ANSWER)
         return Outcome(answer=answer, text=text, hops=hops, notes=tuple(self.notes), failed=why)
 
 

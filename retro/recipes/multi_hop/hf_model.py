@@ -11,6 +11,8 @@ from retro.common.artifacts import fingerprint
 from retro.common.errors import DataError, short_reason
 from retro.common.files import sha256_file
 from retro.common.optional import import_optional
+from retro.common.precision import Precision, is_bfloat16
+from retro.common.pretrained import device
 from retro.recipes.multi_hop.codec import Codec, codec_of_folder
 from retro.recipes.multi_hop.models import reply_to_all
 from retro.recipes.multi_hop.protocol import Ask, Reply
@@ -23,7 +25,9 @@ _Prepared = tuple[list[int], Ask]
 class TransformersModel:
     """Answers greedily, or with a temperature, some prompts at a time."""
 
-    def __init__(self, folder: Path, *, sequence_length: int | None, temperature: float, seed: int) -> None:
+    def __init__(
+        self, folder: Path, *, sequence_length: int | None, temperature: float, seed: int, precision: Precision
+    ) -> None:
         """Open a folder.
 
         Args:
@@ -31,6 +35,7 @@ class TransformersModel:
             sequence_length: Most tokens of prompt and reply; None: as the folder says.
             temperature: Divides the logits; 0 takes the likeliest token.
             seed: Of the draw.
+            precision: Of weights and computation, once it was chosen.
 
         Raises:
             DataError: The folder has no model or tokenizer that can be opened.
@@ -38,24 +43,28 @@ class TransformersModel:
         """
         self._library = import_optional("transformers", extra="train", use="opens a folder for answering")
         self._codec: Codec = codec_of_folder(folder)
-        self._model = self._opened(folder)
+        self._model = self._opened(folder, precision)
         known: Conventions = conventions_of(self._codec.tokenizer)
         self._length = sequence_length or known.max_position_embeddings or 0
         self._ends = tuple(dict.fromkeys((self._codec.tokenizer.eod, *known.ends)))
         self._temperature, self._seed = temperature, seed
         weights = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        self.identity: Mapping[str, Any] = {"kind": "transformers", "weights": fingerprint(weights)}
+        shaping = {"weights": fingerprint(weights), "precision": precision}
+        self.identity: Mapping[str, Any] = {"kind": "transformers", **shaping}
 
-    def _opened(self, folder: Path) -> Any:
+    def _opened(self, folder: Path, precision: Precision) -> Any:
+        import torch
+
+        dtype = torch.bfloat16 if is_bfloat16(precision) else torch.float32
         try:
             model = self._library.AutoModelForCausalLM.from_pretrained(
-                folder, trust_remote_code=False, use_safetensors=True, local_files_only=True
+                folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
             )
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 folder, f"cannot be opened by transformers ({short_reason(error)})", "Give a folder with safetensors"
             ) from None
-        return model.eval()
+        return model.eval().to(device())
 
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """See `LanguageModel`."""
@@ -86,10 +95,10 @@ class TransformersModel:
         if self._temperature > 0:
             how = {"do_sample": True, "temperature": self._temperature, "top_k": 0}
             torch.manual_seed(self._seed)
-        device = self._model.device
+        where = self._model.device
         with torch.inference_mode():
             out_BT = self._model.generate(
-                ids_BS.to(device), attention_mask=mask_BS.to(device), max_new_tokens=ask.max_new_tokens,
+                ids_BS.to(where), attention_mask=mask_BS.to(where), max_new_tokens=ask.max_new_tokens,
                 eos_token_id=[*self._ends, *stops], pad_token_id=pad, **how,
             )  # fmt: skip
         return [self._reply(row, stops) for row in out_BT[:, longest:].tolist()]

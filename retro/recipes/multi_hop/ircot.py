@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from functools import partial
 
 from retro.qa.question import PassageLike, Question
 from retro.qa.sentences import sentences
+from retro.recipes.multi_hop.asking import ask, no_reply, note, search
 from retro.recipes.multi_hop.dialogs import DialogTexts, context_of
-from retro.recipes.multi_hop.protocol import Ask, Event, Found, Hop, Outcome, Reply, Search, Steps
+from retro.recipes.multi_hop.protocol import Event, Hop, Outcome, Steps
 from retro.recipes.prompt_files import filled
 
-MARK = "answer is"
+_MARK = re.compile("answer is", re.IGNORECASE)
 _MOST_PASSAGES = 15
 """Kept in the prompt, the first found first, as in the paper."""
 
@@ -27,30 +29,30 @@ def ircot(question: Question, texts: DialogTexts, hops: int, max_new_tokens: int
     query, hop_list, thoughts, notes = question.question, list[Hop](), list[str](), list[str]()
     passages: dict[tuple[str, str], PassageLike] = {}
     while True:
-        yield Event(kind="search", text=query)
-        found: Found = yield Search(query=query, question=question)
-        notes += [f"search_failed: {found.problem}"] if found.problem else []
-        passages |= {(one.title, one.text): one for one in found.passages if len(passages) < _MOST_PASSAGES}
-        yield Event(kind="found", passages=found.passages)
-        prompt = _prompt(question, texts, list(passages.values()), thoughts)
-        reply: Reply = yield Ask(messages=({"role": "user", "content": prompt},), max_new_tokens=max_new_tokens)
-        thought = next(iter(sentences(reply.text)), "")
+        if query in [one.query for one in hop_list]:
+            yield from note(notes, "repeated_query")
+        found = yield from search(query, question, notes)
+        for one in found.passages:
+            passages.setdefault((one.title, one.text), one)
+        context = context_of(list(passages.values())[:_MOST_PASSAGES], texts)
+        prompt = partial(_prompt, texts, question, " ".join(thoughts))
+        reply = yield from ask(prompt, context, max_new_tokens, notes, whole=False)
+        thought, *rest = sentences(reply.text) or [""]
+        if reply.cut and not rest:
+            yield from note(notes, "reply_cut")
         hop_list.append(Hop(query=query, passages=found.passages, answer=thought))
-        if not thought:
-            why = reply.problem or ("the prompt is too long" if reply.excess else "it wrote nothing")
-            return Outcome(text=" ".join(thoughts), hops=tuple(hop_list), notes=tuple(notes), failed=f"model: {why}")
-        thoughts.append(thought)
-        yield Event(kind="said", text=thought)
-        _, mark, answer = thought.lower().rpartition(MARK)
-        if mark or len(hop_list) >= hops:
-            said = thought[len(thought) - len(answer) :].strip(" :.") if mark else ""
-            notes += [] if mark else ["hop_limit"]
-            why = "" if said else "no_answer: no sentence says what it is"
-            text = " ".join(thoughts)
-            return Outcome(answer=said, text=text, hops=tuple(hop_list), notes=tuple(notes), failed=why)
+        thoughts += [thought] if thought else []
+        said = _MARK.split(thought)
+        if thought:
+            yield Event(kind="said", text=thought)
+        if not thought or len(said) > 1 or len(hop_list) >= hops:
+            answer = said[-1].strip(" :.") if len(said) > 1 else ""
+            notes += ["hop_limit"] if thought and len(said) == 1 else []
+            why = no_reply(reply) or ("" if answer else "no_answer: no sentence says what it is")
+            text, took = " ".join(thoughts), tuple(hop_list)
+            return Outcome(answer=answer, text=text, hops=took, notes=tuple(notes), failed=why)
         query = thought
 
 
-def _prompt(question: Question, texts: DialogTexts, passages: Sequence[PassageLike], thoughts: Sequence[str]) -> str:
-    values = {"passages": context_of(passages, texts), "question": question.question, "thoughts": " ".join(thoughts)}
-    return filled(texts.next_thought, values)
+def _prompt(texts: DialogTexts, question: Question, thoughts: str, context: str) -> str:
+    return filled(texts.next_thought, {"passages": context, "question": question.question, "thoughts": thoughts})

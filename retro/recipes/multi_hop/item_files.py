@@ -26,7 +26,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 _SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
 _SHARD = re.compile(r"-(\d{5})-of-(?P<count>\d{5})\.")
 _STATE = "state.json"
-_REMEDY = "Fix the item, or use --skip-bad to leave such items out, counted"
+_REMEDY = "Fix the item, or leave such items out, counted: --skip-bad, of the step samples training.skip_bad=true"
 
 
 @dataclass

@@ -11,7 +11,7 @@ kept as they are: what was read and written again is the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -193,8 +193,8 @@ def _sub_question(record: Any, number: int) -> SubQuestion:
             paragraph=optional_text(record, "paragraph"),
             long_answer=optional_text(record, "long_answer"),
             unanswerable=bool(unanswerable),
-            answer=optional_text(record, "answer"),
-            extra={name: value for name, value in record.items() if name not in _OF_SUB_QUESTION},
+            answer=_text_or_nothing(record.get("answer")),
+            extra=_unread(record, _OF_SUB_QUESTION),
         )
     except BadItemError as error:
         raise BadItemError(error.reason, f"{error.problem} of sub_questions[{number}]") from None
@@ -218,12 +218,9 @@ def _id(record: Mapping[str, Any]) -> str:
 def _meta(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is known beside the fields, and the fields that are not known.
 
-    A `meta_info` that is no object and an `answer` that is no text, such as DROP's numbers, are among the latter: both
-    are only carried along.
+    A `meta_info` that is no object is among the latter: it is only carried along.
     """
-    extra = {name: value for name, value in record.items() if name not in _OWN}
-    if record.get("answer") and not _text_or_nothing(record["answer"]):
-        extra["answer"] = record["answer"]
+    extra = _unread(record, _OWN)
     given = {name: record[name] for name in ("meta_info", "meta") if record.get(name) is not None}
     if len(given) > 1:
         raise BadItemError("two_metas", "has both 'meta_info' and 'meta'")
@@ -232,6 +229,13 @@ def _meta(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             return value, extra
         extra[name] = value
     return {}, extra
+
+
+def _unread(record: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Fields that are not known, and answers and ids that are no text, such as DROP's numbers: they stay as given."""
+    values = {name: record[name] for name in ("answer", "id") if record.get(name) is not None}
+    no_text = {name: value for name, value in values.items() if name in known and not isinstance(value, str)}
+    return {name: value for name, value in record.items() if name not in known} | no_text
 
 
 def _text_or_nothing(value: Any) -> str:

@@ -103,7 +103,8 @@ def _sub_questions(
     """The sub-questions that can be asked, None where a paragraph is needed that there is not; whether one is lost."""
     found, lost = list[SubQuestion](), set[int]()
     for place, step in enumerate(steps):
-        if _references(step.question, place) & lost:
+        referred = _references(step.question, place)
+        if referred & lost:
             lost.add(place)
             continue
         unanswerable = step.support is None
@@ -112,7 +113,7 @@ def _sub_questions(
             return None, True
         if unanswerable:
             lost.add(place)
-        asked = _REFERENCE.sub(lambda match: steps[int(match[1]) - 1].answer, step.question)
+        asked = _asked(step.question, {f"#{number + 1}": steps[number].answer for number in referred})
         answer = "" if unanswerable else step.answer
         found.append(
             SubQuestion(question=asked, paragraph=text, long_answer="", unanswerable=unanswerable, answer=answer)
@@ -137,7 +138,7 @@ def _open(record: Mapping[str, Any], identity: str, answerable: bool, subs: tupl
         src="musique.json",
     )
     of_subs = tuple(((one.answer,),) if one.answer else () for one in subs)
-    return OpenItem(item=item, golds=of_subs, final_golds=golds, unknown=not answerable)
+    return OpenItem(item=item, golds=of_subs, final_golds=golds)
 
 
 def _objects(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -161,12 +162,12 @@ def _paragraphs(record: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _references(question: str, place: int) -> set[int]:
-    """The earlier sub-questions whose answers a sub-question refers to."""
-    found = {int(number) - 1 for number in _REFERENCE.findall(question)}
-    wrong = [one for one in found if not 0 <= one < place]
-    if wrong:
-        raise BadItemError("bad_reference", f"has '#{wrong[0] + 1}' in sub-question {place + 1}: {question[:60]!r}")
-    return found
+    """The earlier sub-questions whose answers a sub-question refers to. Any other number is text, as in `#1 hit`."""
+    return {int(number) - 1 for number in _REFERENCE.findall(question)} & set(range(place))
+
+
+def _asked(question: str, known: Mapping[str, str]) -> str:
+    return _REFERENCE.sub(lambda match: known.get(match[0], match[0]), question)
 
 
 def _supporting(paragraphs: Mapping[int, str], number: Any) -> str:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from retro.common.errors import ConfigError
+from retro.common.precision import choose
 from retro.generate.config import GenerateConfig, ModelPaths
 from retro.qa.question import Question
 from retro.recipes.base import StepRun
@@ -60,6 +62,7 @@ def opened_retriever(config: RetrieverConfig, run: RunConfig, questions: Sequenc
         questions: Those that will be asked, whose own passages may be searched.
 
     Raises:
+        ConfigError: Passages of the questions are to be searched, and they have none.
         RetroError: Something that is searched is missing or damaged, or an embedder cannot be opened.
     """
     if config.kind == "live":
@@ -78,6 +81,9 @@ def opened_retriever(config: RetrieverConfig, run: RunConfig, questions: Sequenc
         with opened_embedder(config.embedder, [one.text for one in windows]) as embedder:
             yield FromFolder(embedder, windows, config.n)
     else:
+        if questions and not any(one.contexts for one in questions):
+            need = f"needs questions that bring passages, and none of {len(questions)} does; search something else"
+            raise ConfigError("answer.retriever.kind", config.kind, need)
         texts = [f"{passage.title} {passage.text}" for one in questions for passage in one.contexts]
         with opened_embedder(config.embedder, texts) as embedder:
             yield FromContexts(embedder, config.n)
@@ -122,9 +128,10 @@ def opened_model(
     if model.kind == "transformers" and model.path is not None:
         from retro.recipes.multi_hop.hf_model import TransformersModel
 
-        length, seed = model.sequence_length, config.seed
-        opened = TransformersModel(model.path, sequence_length=length, temperature=model.temperature, seed=seed)
-        return nullcontext(opened)
+        choice = choose(work.config.generate.precision, begun=begun)
+        choice.tell("generate.precision")
+        how: dict[str, Any] = {"sequence_length": model.sequence_length, "temperature": model.temperature}
+        return nullcontext(TransformersModel(model.path, **how, seed=config.seed, precision=choice.precision))
     return nullcontext(_engine(work.config, config, tuned, begun))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from retro.common.errors import ConfigError
 from retro.qa.question import PassageLike, Question, Segment
 from retro.tokenizers.chat_template import Message
 
@@ -66,6 +67,8 @@ class Found:
     passages: tuple[PassageLike, ...] = ()
     problem: str = ""
     """Why nothing could be searched."""
+    refused: bool = False
+    """Whether that is because of the query: others may be searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +156,7 @@ class Retriever(Protocol):
         """All that decides what is found, as JSON values."""
 
     def find(self, searches: Sequence[Search]) -> list[Found]:
-        """What each finds, in their order.
+        """What each finds, in their order. One that cannot be searched is found with a problem.
 
         Raises:
             RetroError: Nothing can be searched.
@@ -208,10 +211,22 @@ def _serve(running: Sequence[_Running], model: LanguageModel, retriever: Retriev
     searching = [(one, one.wants) for one in running if isinstance(one.wants, Search)]
     replies: Sequence[Reply] = model.generate([ask for _, ask in asking]) if asking else ()
     found: Sequence[Found] = retriever.find([search for _, search in searching]) if searching else ()
+    _require_search(found, retriever)
     for (one, _), reply in zip(asking, replies, strict=True):
         one.advance(reply)
     for (one, _), passages in zip(searching, found, strict=True):
         one.advance(passages)
+
+
+def _require_search(found: Sequence[Found], retriever: Retriever) -> None:
+    """Check that something could be searched. A single query may be refused: it is noted, and nothing else is lost.
+
+    Raises:
+        ConfigError: Nothing could.
+    """
+    if found and all(one.problem for one in found) and (len(found) > 1 or not found[0].refused):
+        need = f"needs to be there and to search ({found[0].problem}); answers so far are kept"
+        raise ConfigError("answer.retriever", dict(retriever.identity), need)
 
 
 def stream(steps: Steps, model: LanguageModel, retriever: Retriever) -> Iterator[Event]:

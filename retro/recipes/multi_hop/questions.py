@@ -139,7 +139,7 @@ def _take(
 ) -> BadItemError | None:
     """Keep what a reply makes, or say why not."""
     try:
-        found = fields_of_completion(reply, fields)
+        found = fields_of_completion(reply, fields, quoted=spec.category)
         require_category(spec.category, found)
         draft = draft_of(spec.flow, found)
         require_good(draft)

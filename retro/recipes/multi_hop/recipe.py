@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from retro.common.artifacts import MANIFEST
+from retro.evaluate.scores import PER_QUESTION, SCORES
 from retro.recipes.base import Served, Step, StepRun, recipe_path
 from retro.recipes.multi_hop import answers, convert, create, tuning
 from retro.recipes.multi_hop.config import MultiHopConfig
@@ -32,8 +34,27 @@ def _inputs_of_samples(work: StepRun) -> list[Path]:
 
 def _inputs_of_answers(work: StepRun) -> list[Path]:
     answer = work.settings.answer
-    folder = answer.retriever.folder if answer.retriever.kind == "folder" else None
-    return _files(answer.questions, answer.texts, folder)
+    model, retriever = answer.model, answer.retriever
+    searched = {"folder": retriever.folder, "passages": retriever.table.passages}.get(retriever.kind)
+    tokenizer = model.tokenizer if model.kind == "server" else None
+    weights = _weights(model.path) if model.kind in ("engine", "transformers") else []
+    return [*_files(answer.questions, answer.texts, searched, tokenizer), *weights]
+
+
+def _weights(path: Path | None) -> list[Path]:
+    """What tells one model from another at the same place: of a stage of ours the manifest, else all files."""
+    if path is not None and (path / MANIFEST).is_file():
+        return [path / MANIFEST]
+    # Hidden ones are notes of whoever opens it.
+    return [file for file in _files(path) if not file.name.startswith(".")]
+
+
+def _inputs_of_scores(work: StepRun) -> list[Path]:
+    other = work.settings.answer.compare_with
+    if other is None:
+        return []
+    found = answers.compared_with(other).directory
+    return [found / name for name in (SCORES, PER_QUESTION)]
 
 
 def _files(*paths: Path | None) -> list[Path]:
@@ -43,7 +64,7 @@ def _files(*paths: Path | None) -> list[Path]:
     return [file for files in inside for file in files if not file.is_dir()]
 
 
-_SAMPLES = ("items", "validation", "validation_share", "seed")
+_SAMPLES = ("items", "validation", "validation_share", "seed", "skip_bad")
 _ANSWERING = (
     "questions",
     "task",
@@ -131,6 +152,7 @@ class MultiHop:
             needs=("answer",),
             settings=("answer.metrics", "answer.compare_with"),
             sections=("evaluate",),
+            inputs=_inputs_of_scores,
             wanted=_answers,
         ),
     )

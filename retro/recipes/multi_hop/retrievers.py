@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from retro.recipes.passages.search import PassageSearch
 
 _STAGE = "recipe"
+_REFUSED = (400, 413, 422)
+"""What a server says of one request that it cannot answer."""
 
 
 class FromSearch:
@@ -116,14 +118,20 @@ class FromAddress:
         self.identity: Mapping[str, Any] = {"kind": "live", "address": address, "n": n}
 
     def find(self, searches: Sequence[Search]) -> list[Found]:
-        """See `Retriever`. What cannot be reached finds nothing, and says why."""
+        """See `Retriever`. What is refused together is searched one by one, so that only the query at fault is lost."""
+        found = self._found(searches)
+        return [self._found([one])[0] for one in searches] if len(found) > 1 and found[0].refused else found
+
+    def _found(self, searches: Sequence[Search]) -> list[Found]:
         httpx = import_optional("httpx", extra="teacher", use="asks an address that searches")
         body = {"queries": [one.query for one in searches], "topk": self._n, "return_scores": True}
         try:
             reply = httpx.post(self._address, json=body, timeout=self._timeout)
-            reply.raise_for_status()
+            if not reply.is_success:
+                why = f"status {reply.status_code}: {short_reason(reply.text)}"
+                return [Found(problem=why, refused=reply.status_code in _REFUSED) for _ in searches]
             found = [tuple(map(_passage_of, mine)) for mine in reply.json()["result"]]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError) as error:
             return [Found(problem=short_reason(error) or type(error).__name__) for _ in searches]
         if len(found) != len(searches):
             return [Found(problem=f"{len(found)} results for {len(searches)} queries") for _ in searches]
@@ -131,15 +139,21 @@ class FromAddress:
 
 
 def _passage_of(result: Mapping[str, Any]) -> Context:
-    """A result, as Search-R1 has it: the document's contents begin with its title on a line of its own."""
+    """A result, as Search-R1 has it: contents that begin with the title in quotes, on its own line; or its parts."""
     document = result.get("document", result)
     score = float(result.get("score") or 0.0)
-    if "contents" in document:
-        title, line, text = str(document["contents"]).partition("\n")
-        title, text = (title.strip().strip('"'), text) if line else ("", title)
-    else:
+    if "text" in document:
         title, text = str(document.get("title") or ""), str(document["text"])
-    return Context(title=title, text=text.strip(), document_id=str(document.get("id", "")), score=score)
+    else:
+        title, line, text = str(document["contents"]).partition("\n")
+        title, text = (_unquoted(title.strip()), text) if line else ("", title)
+    # JSON may hold half of a surrogate pair, which no file can.
+    title, text, name = (one.encode(errors="replace").decode() for one in (title, text, str(document.get("id", ""))))
+    return Context(title=title, text=text.strip(), document_id=name, score=score)
+
+
+def _unquoted(title: str) -> str:
+    return title[1:-1] if len(title) > 1 and title[0] == title[-1] == '"' else title
 
 
 def windows_of(folder: Path, length: int, step: int) -> list[Context]:

@@ -26,6 +26,7 @@ from retro.teacher.openai_backend import api_key
 _AT_ONCE = 8
 _REFUSED = (400, 413, 422)
 """What a server says of one request that it cannot answer."""
+_KEYS, _NO_MODEL = (401, 403), 404
 _EXTRA = {"skip_special_tokens": False, "include_stop_str_in_output": True}
 """vLLM's; other servers ignore what they do not know."""
 _KEY = "answer.model.api_key_env"
@@ -47,12 +48,21 @@ class ServerModel:
     def generate(self, asks: Sequence[Ask]) -> list[Reply]:
         """See `LanguageModel`."""
 
-        def answer(bodies: list[dict[str, Any]]) -> list[Reply]:
-            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="server") as pool:
-                return list(pool.map(self._ask, bodies))
-
         _ = self._client
-        return reply_to_all(asks, self._body, answer)
+        return reply_to_all(asks, self._body, self._answer)
+
+    def _answer(self, bodies: list[dict[str, Any]]) -> list[Reply]:
+        """A reply to each. One that fails is lost alone, as long as another is replied to.
+
+        Raises:
+            ConfigError: The server cannot be reached, refuses the key or the model, or all of a batch alike.
+        """
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="server") as pool:
+            found = list(pool.map(self._ask, bodies))
+        errors = [one for one in found if not isinstance(one, Reply)]
+        if errors and len(errors) == len(found) and _concerns_all(errors):
+            raise self._refused(errors[0])
+        return [one if isinstance(one, Reply) else Reply(problem=self._without_key(one)) for one in found]
 
     def _body(self, ask: Ask) -> dict[str, Any] | Reply:
         config, codec = self._config, self._codec
@@ -65,35 +75,36 @@ class ServerModel:
             "temperature": config.temperature, "stop": list(ask.stop_tokens), "extra_body": _EXTRA,
         }  # fmt: skip
 
-    def _ask(self, body: dict[str, Any]) -> Reply:
-        """One reply.
+    def _ask(self, body: dict[str, Any]) -> Reply | Exception:
+        """One reply, or why there is none.
 
         Raises:
-            ConfigError: The server cannot be reached, or refuses the key or the model.
+            ConfigError: The server refuses the key or the model.
         """
         try:
             found = self._client.completions.create(**body)
-        except self._openai.APIStatusError as error:
-            if error.status_code in _REFUSED:
-                return Reply(problem=self._without_key(error))
-            raise self._refused(error) from None
-        except self._openai.OpenAIError as error:
-            need = f"needs a server that answers ({self._without_key(error)}); answers so far are kept"
-            raise ConfigError("answer.model.base_url", self._config.base_url, need) from None
-        if not found.choices:
-            return Reply(problem="a reply without choices")
-        choice = found.choices[0]
-        return Reply(segments=read(choice.text or "", choice.finish_reason), cut=choice.finish_reason == "length")
+        except (self._openai.OpenAIError, ValueError) as error:
+            if _status(error) in (*_KEYS, _NO_MODEL):
+                raise self._refused(error) from None
+            return error
+        choices = getattr(found, "choices", None)
+        if not choices:
+            return ValueError("a reply without choices")
+        # JSON may hold half of a surrogate pair, which no file can.
+        text = (choices[0].text or "").encode(errors="replace").decode()
+        reason = choices[0].finish_reason
+        return Reply(segments=read(text, reason), cut=reason == "length")
 
     def _refused(self, error: Any) -> ConfigError:
         words = self._without_key(error)
-        if error.status_code in (401, 403):
+        if _status(error) in _KEYS:
             return ConfigError(
                 _KEY, self._config.api_key_env, f"needs a variable with a key that is accepted ({words})"
             )
-        if error.status_code == 404:
+        if _status(error) == _NO_MODEL:
             return ConfigError("answer.model.name", self._config.name, f"needs a model that is served ({words})")
-        return ConfigError("answer.model.base_url", self._config.base_url, f"needs a server that answers ({words})")
+        need = f"needs a server that answers ({words}); answers so far are kept"
+        return ConfigError("answer.model.base_url", self._config.base_url, need)
 
     def _without_key(self, error: object) -> str:
         text = str(error)
@@ -110,7 +121,20 @@ class ServerModel:
     @cached_property
     def _client(self) -> Any:
         config = self._config
-        return self._openai.OpenAI(api_key=self._key, base_url=config.base_url, timeout=config.timeout_s)
+        return self._openai.OpenAI(
+            api_key=self._key, base_url=config.base_url, timeout=config.timeout_s, max_retries=config.max_retries
+        )
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error is about, if it is about one."""
+    return getattr(error, "status_code", None)
+
+
+def _concerns_all(errors: Sequence[Exception]) -> bool:
+    """Whether errors are the server's, and not those of one request, or of each of them for its own reason."""
+    own = [isinstance(one, ValueError) or _status(one) in _REFUSED for one in errors]
+    return not all(own) or (len(errors) > 1 and len({str(one) for one in errors}) == 1)
 
 
 def spelled(segments: Sequence[Segment]) -> str:

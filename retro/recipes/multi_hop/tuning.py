@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.files import discard, read_json, write_plain_json
 from retro.recipes.base import Made, StepRun
 from retro.recipes.multi_hop import convert, create
-from retro.recipes.multi_hop.conversation import END_TURN, sample_of
+from retro.recipes.multi_hop.conversation import END_TURN, sample_id, sample_of
 from retro.recipes.multi_hop.dialogs import DialogTexts
 from retro.recipes.multi_hop.item_files import parts_of, read_items, write_records
 from retro.recipes.multi_hop.items import MultiHopItem
@@ -55,18 +56,22 @@ def write_samples(work: StepRun) -> Made:
     """
     training, system = work.settings.training, DialogTexts.load(work.settings.answer.texts).system
     sources, others = _sources(work)
-    items = _items(sources)
-    held = _items(others) if others else []
+    given = {"train": sources} | ({"validation": others} if others else {})
+    found = {name: read_items(*paths, skip_bad=training.skip_bad) for name, paths in given.items()}
+    items, held = found["train"].items, found["validation"].items if others else []
     if training.validation_share and held:
         need = f"needs to be 0: {training.items} has a validation part"
         raise ConfigError("recipe.multi_hop.training.validation_share", training.validation_share, need)
     if training.validation_share:
         items, held = held_out(items, training.validation_share, training.seed)
     parts = {"train": items} | ({"validation": held} if held else {})
+    _require_ids(sources[0], parts)
     for name, part in parts.items():
         lines = (sample_of(one, number, system) for number, one in enumerate(part))
         write_records(work.directory / f"{name}.jsonl", lines)
-    counts = {name: _counts(part) for name, part in parts.items()}
+    counts: dict[str, Any] = {name: _counts(part) for name, part in parts.items()}
+    if training.skip_bad:
+        counts["skipped"] = {name: dict(sorted(one.skipped.items())) for name, one in found.items()}
     return Made(files=[f"{name}.jsonl" for name in parts], counts=counts)
 
 
@@ -88,24 +93,24 @@ def _sources(work: StepRun) -> tuple[Sequence[Path], Sequence[Path]]:
     return found, given
 
 
-def _items(sources: Sequence[Path]) -> list[MultiHopItem]:
-    items = read_items(*sources).items
-    _require_ids(sources, items)
-    return items
-
-
 def _counts(items: Sequence[MultiHopItem]) -> dict[str, int]:
     several = sum(one.multihop for one in items)
     return {"multi_hop": several, "single_hop": len(items) - several}
 
 
-def _require_ids(sources: Sequence[Path], items: Sequence[MultiHopItem]) -> None:
-    """Check that no two items share an id, which would be said of the samples only later."""
-    seen: set[str] = set()
-    for one in items:
-        if one.id and one.id in seen:
-            raise DataError(sources[0], f"has two items with the id {one.id!r}", "Give every item its own, or none")
-        seen.add(one.id)
+def _require_ids(source: Path, parts: Mapping[str, Sequence[MultiHopItem]]) -> None:
+    """Check that no two items share an id, as their samples are named, which would be said only later.
+
+    Raises:
+        DataError: Two do, in one part, or in training and validation: an item would be validated on that was learned.
+    """
+    given = Counter(one.id for part in parts.values() for one in part if one.id)
+    named = (Counter(sample_id(one, number) for number, one in enumerate(part)) for part in parts.values())
+    for ids in (given, *named):
+        name, count = ids.most_common(1)[0] if ids else ("", 0)
+        if count > 1:
+            problem = f"has two items with the id {name!r}; one without an id is called by its number, from 0"
+            raise DataError(source, problem, "Give every item its own, or none")
 
 
 def tune_model(work: StepRun) -> Made:

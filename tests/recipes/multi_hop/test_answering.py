@@ -91,7 +91,7 @@ def test_a_sub_answer_that_fails_drops_the_item(tmp_path: Path, question: str, r
     ("reply", "reason"),
     [
         ("+ Summary: a\n+ Reasoning: b\n+ Answer: A is older.", "gold_answer_not_said"),
-        (UNKNOWN, "gold_answer_not_said"),
+        (UNKNOWN, "no_answer_found"),
         ("+ Summary: a\n+ Answer: B", "missing_field"),
         ("+ Summary: Summary: a\n+ Reasoning: b\n+ Answer: B", "marker_in_text"),
     ],
@@ -112,7 +112,7 @@ def test_any_gold_answer_will_do_and_all_spans_of_it(tmp_path: Path) -> None:
 
 def test_what_cannot_be_answered_must_be_found_so(tmp_path: Path) -> None:
     lost = replace(ITEM, sub_questions=(FIRST, replace(SECOND, unanswerable=True)))
-    one = replace(OPEN, item=lost, final_golds=(), unknown=True)
+    one = replace(OPEN, item=lost, final_golds=())
     said = {**GOOD, "When was B built?": NO_ANSWER, "Which is older?": UNKNOWN}
     found, _ = answered(tmp_path / "good", one, said)
     assert isinstance(found, MultiHopItem)
@@ -127,7 +127,7 @@ def test_what_cannot_be_answered_must_be_found_so(tmp_path: Path) -> None:
 
 def test_without_the_check_only_the_form_counts(tmp_path: Path) -> None:
     said = {**GOOD, "When was A built?": NO_ANSWER}
-    found, _ = answered(tmp_path / "a", replace(OPEN, unknown=True), said, require_gold=False)
+    found, _ = answered(tmp_path / "a", OPEN, said, require_gold=False)
     assert isinstance(found, MultiHopItem)
     found, _ = answered(tmp_path / "b", OPEN, {**GOOD, "When was A built?": "1856"}, require_gold=False)
     assert isinstance(found, Dropped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from retro.common.errors import ArtifactError, ConfigError
 from retro.qa.answer_files import Answer, read_answers
 from retro.qa.question import Context, Question
 from retro.recipes import base
-from retro.recipes.base import run_recipe
+from retro.recipes.base import StepRun, recipe_settings, run_recipe
 from retro.recipes.multi_hop import answers as module
 from retro.recipes.multi_hop import protocol
 from retro.recipes.multi_hop.answer_config import AnswerConfig
@@ -23,6 +24,8 @@ from retro.recipes.multi_hop.protocol import Hop, Outcome
 from retro.run.config import RunConfig
 from tests.recipes.multi_hop import fact_world as world
 from tests.recipes.multi_hop.fact_run import RECIPE, home, other, read, small_run
+from tests.recipes.passages.world import config_of as passages_config
+from tests.recipes.passages.world import embedded
 
 
 def config_of(folder: Path, **settings: Any) -> AnswerConfig:
@@ -45,7 +48,9 @@ def test_questions_are_drawn_by_the_seed_in_the_order_of_the_file(tmp_path: Path
 
 def test_more_questions_than_there_are_and_none_at_all_are_refused(tmp_path: Path) -> None:
     config = config_of(tmp_path, count=31)
-    with pytest.raises(ConfigError, match=r"answer.count = 31: needs at most 30, the questions of .*questions.json"):
+    with pytest.raises(
+        ConfigError, match=r"answer.count = 31: needs at most 30, .*questions.json; null takes all \(.*--num-samples 0"
+    ):
         drawn_questions(config, task_of(config))
     with pytest.raises(ConfigError, match=r"answer.questions = None: needs a question file"):
         drawn_questions(AnswerConfig(), task_of(config))
@@ -213,6 +218,55 @@ def test_questions_that_changed_are_not_passed_off_as_answered(made: RunConfig, 
     path.write_text(json.dumps(world.questions(world.facts(9), 2, 7)))
     with pytest.raises(ArtifactError, match=r"inputs\..*q\.json was .*retro recipe multi_hop run CONFIG answer"):
         run_recipe(RECIPE, config, "answer")
+
+
+def test_a_model_that_changed_at_its_place_answers_again(made: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(home(made) / "export" / "model", folder)
+    stage = home(made) / "model" / "sft"
+    (checkpoint,) = stage.glob("*/checkpoints/*")
+    for path, file in ((folder, folder / "model.safetensors"), (checkpoint, checkpoint / "__0_0.distcp")):
+        config = other(made, tmp_path / f"run {path.name}", model={"path": str(path)})
+        work = StepRun(recipe=RECIPE, step=RECIPE.steps[5], config=config, settings=recipe_settings(config, RECIPE))
+        assert file in work.step.inputs(work)
+    config = other(made, tmp_path / "run", model={"path": str(folder)})
+    run_recipe(RECIPE, config, "answer")
+    run_recipe(RECIPE, config, "answer")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"0123")
+    with pytest.raises(ArtifactError, match=r"inputs\..*model\.safetensors was "):
+        run_recipe(RECIPE, config, "answer")
+    # Of a stage of ours, the manifest says it, and opening one leaves it as it was.
+    config = other(made, tmp_path / "stage")
+    work = StepRun(recipe=RECIPE, step=RECIPE.steps[5], config=config, settings=recipe_settings(config, RECIPE))
+    assert stage / "manifest.json" in work.step.inputs(work)
+
+
+def test_passages_that_changed_are_searched_again(made: RunConfig, tmp_path: Path) -> None:
+    table = passages_config(tmp_path)
+    embedded(table)
+    retriever = {"kind": "passages", "table": table.model_dump(mode="json")}
+    config = other(made, tmp_path / "run", retriever=retriever)
+    run_recipe(RECIPE, config, "answer")
+    passages = table.passages_file
+    passages.write_text(passages.read_text().replace("river", "brook"))
+    with pytest.raises(ArtifactError, match=r"inputs\..*passages\.tsv was "):
+        run_recipe(RECIPE, config, "answer")
+
+
+def test_scores_of_another_model_that_are_gone_or_others_are_compared_again(made: RunConfig, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    shutil.copytree(home(made) / "scores", theirs)
+    config = other(made, tmp_path / "run", compare_with=str(theirs))
+    run_recipe(RECIPE, config)
+    run_recipe(RECIPE, config, "scores")
+    found = theirs / "evaluate" / "questions.jsonl"
+    found.write_text("".join(reversed(found.read_text().splitlines(keepends=True))))
+    with pytest.raises(ArtifactError, match=r"inputs\..*theirs/evaluate/questions\.jsonl was "):
+        run_recipe(RECIPE, config, "scores")
+    theirs.rename(tmp_path / "moved")
+    with pytest.raises(ArtifactError, match="theirs: holds no scored answers"):
+        run_recipe(RECIPE, config, "scores")
 
 
 def test_two_models_are_compared_in_a_table(made: RunConfig, tmp_path: Path) -> None:

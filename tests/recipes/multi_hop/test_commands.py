@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from retro.common.errors import ConfigError, DataError
+from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.recipes.multi_hop.command import main, run
 from retro.recipes.multi_hop.flows import STEPS
 from retro.recipes.multi_hop.item_files import read_items
 from retro.recipes.multi_hop.items import item_of
-from retro.recipes.multi_hop.split import held_out
 from tests.recipes.multi_hop import world
 from tests.recipes.multi_hop.samples import NEW, OLD
 from tests.teacher.server import KEY, Sent, reply, serving
@@ -53,6 +52,12 @@ def test_create_goes_on_and_asks_for_nothing_twice(tmp_path: Path) -> None:
     assert world.calls() == []
     run([*asked, "--no-continue"])
     assert world.calls() == calls
+    # Under other settings items are made again, and no reply is asked for that is there.
+    more = [*asked, "recipe.multi_hop.create.single_share=0.5"]
+    with pytest.raises(ArtifactError, match="--redo"):
+        run(more)
+    assert run([*more, "--redo"]) != first
+    assert world.calls() == []
 
 
 def test_a_prompt_of_ones_own_takes_the_place_of_the_flows(tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_a_folder_is_converted_part_by_part(tmp_path: Path) -> None:
 
 def test_files_are_joined_and_a_part_held_out(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        rows = [NEW | {"id": f"{name}{number}"} for number in range(50)]
+        rows = [NEW | {"id": f"{name}{number}", "question": f"Which {name} {number}?"} for number in range(50)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     both = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
     run(["convert-format", *both, str(tmp_path / "all.json")])
@@ -171,32 +176,6 @@ def test_files_are_joined_and_a_part_held_out(tmp_path: Path) -> None:
             run(["convert-format", *both, str(tmp_path / out), "--validation-share", share])
     with pytest.raises(ConfigError, match="needs to be left out: IN has the parts train, validation"):
         run(["convert-format", str(tmp_path / "set"), str(tmp_path / "other"), "--validation-share", "0.2"])
-
-
-def test_what_belongs_together_is_held_out_together() -> None:
-    names = [f"entities/City/{number}{more}" for number in range(60) for more in ("", "/neg", "/q1", "/neg/q2")]
-    made = [item_of(NEW | {"id": one}) for one in names if "/q" not in one]
-    made += [
-        item_of(OLD | {"id": one, "sub_questions": [OLD["sub_questions"][0] | {"paragraph": one}]})
-        for one in names
-        if "/q" in one
-    ]
-    read = [
-        item_of(
-            OLD
-            | {"id": f"squad/{number}", "sub_questions": [OLD["sub_questions"][0] | {"paragraph": f"P{number // 3}"}]}
-        )
-        for number in range(90)
-    ]
-    train, validation = held_out([*made, *read], 0.3, 1)
-    assert 60 < len(validation) < 140
-    of_validation = {one.id.split("/")[2] for one in validation if one.id.startswith("entities")}
-    assert of_validation.isdisjoint(one.id.split("/")[2] for one in train if one.id.startswith("entities"))
-    paragraphs = {one.sub_questions[0].paragraph for one in validation if one.id.startswith("squad")}
-    assert paragraphs
-    assert paragraphs.isdisjoint(one.sub_questions[0].paragraph for one in train)
-    assert held_out([*made, *read], 0.3, 1) == (train, validation)
-    assert held_out([*made, *read], 0.3, 2) != (train, validation)
 
 
 @pytest.mark.parametrize("name", ["gen_multi_hop.py", "convert_format.py"])

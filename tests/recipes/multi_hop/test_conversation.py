@@ -24,7 +24,6 @@ from retro.recipes.multi_hop.conversation import (
     TOKENS,
     Said,
     Turn,
-    assistant_text,
     call_text,
     conversation_segments,
     prompt_segments,
@@ -76,6 +75,11 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         made.save(str(out / "tokenizer.json"))
         save_tokenizer(out / "tokenizer.json", "huggingface", out)
     return add_tokens(out, TOKENS, out / "more", "sft.special_tokens")
+
+
+def assistant_text(turn: Turn) -> str:
+    """What is learned of a turn, special tokens by their names."""
+    return "".join(one.token or one.text for one in conversation_segments([turn]) if one.learn)
 
 
 def spelled(segments: Any) -> str:
@@ -215,6 +219,7 @@ def test_a_reply_is_its_text_and_its_first_call() -> None:
         ('<|bof|>retrieve:\n{"query": ["a"]}<|eof|>', "arguments that are not a query alone"),
         ('<|bof|>retrieve:\n["a"]<|eof|>', "arguments that are not a query alone"),
         ('<|bof|>retrieve:\n{"query": "  "}<|eof|>', "an empty query"),
+        ('<|bof|>retrieve:\n{"query": "a \\ud800"}<|eof|>', "a query with half of a surrogate pair"),
     ],
 )
 def test_a_call_that_cannot_be_followed_says_why(call: str, problem: str) -> None:

@@ -172,6 +172,13 @@ def test_after_the_last_try_a_question_is_given_up(tmp_path: Path) -> None:
     ]
 
 
+def test_a_category_with_brackets_is_no_placeholder(tmp_path: Path) -> None:
+    config = config_of(tmp_path, flows=["entities"], negative_share=0.0)
+    (tmp_path / "categories.txt").write_text("Bridge [film]")
+    found = counts(run(config))
+    assert (found["filtered"], found["rejected"]) == (1, {})
+
+
 def test_where_no_question_passes_the_replies_are_there_to_look_at(tmp_path: Path) -> None:
     config = config_of(tmp_path, "always_malformed", retries=2)
     with pytest.raises(DataError, match=r"raw\.jsonl: no question passed of 8 \(\{'entities: text_outside_fields': 12"):
@@ -221,6 +228,18 @@ def test_answers_that_are_invented_are_dropped_and_counted(tmp_path: Path) -> No
     dropped = lines(step / "dropped.jsonl")
     assert len(dropped) == 4
     assert dropped[0]["problem"].startswith("is answered 'It opened in 1999.': 'What is the ")
+
+
+def test_final_answers_are_checked_as_those_of_sub_questions_are(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "both", "doubtful", flows=["entities"])
+    with pytest.raises(
+        DataError, match=r"no item is left of 4 questions \(\{'entities: final answer: no_answer_found': 4"
+    ):
+        run(config)
+    step = run(config_of(tmp_path / "negatives", "boasting", flows=["entities"], negative_share=1.0))
+    found = counts(step)
+    assert (found["items"], found["negatives"]) == (4, 0)
+    assert found["negatives_dropped"] == {"entities: final answer: answered_without_an_answer": 4}
 
 
 def test_sub_questions_become_single_hop_items(tmp_path: Path) -> None:

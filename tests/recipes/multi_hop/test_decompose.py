@@ -105,8 +105,16 @@ def test_a_search_that_finds_nothing_is_told_to_the_model_and_noted() -> None:
     assert outcome.answer == "unknown"
 
 
+def test_words_of_the_summary_say_nothing_of_the_sub_question() -> None:
+    text = " It is from 1873.\nAnswer:1873\nSummary: Its height is not stated.\nAnswer:1873<|eot|>"
+    outcome, _ = answered(call("bridge?"), text)
+    assert (outcome.answer, outcome.notes) == ("1873", ())
+
+
 def test_a_search_that_fails_is_told_with_its_reason() -> None:
-    outcome, _ = answered(call("bridge?"), " Answer:unknown<|eot|>", shelf={"bridge?": Found(problem="timed out")})
+    outcome, _ = answered(
+        call("bridge?"), " Answer:unknown<|eot|>", shelf={"bridge?": Found(problem="timed out", refused=True)}
+    )
     assert outcome.notes == ("search_failed: timed out",)
     assert outcome.answer == "unknown"
 

@@ -61,9 +61,18 @@ def test_fields_that_are_not_known_are_kept() -> None:
     item = item_of(record)
     assert (item.answer, item.id) == ("", "7")
     assert item.sub_questions[0].extra == {"source": "page 3"}
-    assert item.extra == {"level": 3, "answer": 4, "tag": "gen"}
-    assert record_of(item) == record | {"id": "7"}
+    assert item.extra == {"level": 3, "answer": 4, "id": 7, "tag": "gen"}
+    assert record_of(item) == record
     assert record_of(item, "old")["sub_questions"][0]["source"] == "page 3"
+
+
+@pytest.mark.parametrize("answer", [0, False, [], 0.5, ["a", "b"]])
+def test_an_answer_that_is_no_text_comes_back_in_either_layout(answer: Any) -> None:
+    sub_questions = [NEW["sub_questions"][0] | {"answer": answer}, NEW["sub_questions"][1]]
+    record = NEW | {"answer": answer, "sub_questions": sub_questions}
+    item = item_of(record)
+    assert (item.answer, item.sub_questions[0].answer) == ("", "")
+    assert record_of(item) == record_of(item_of(record_of(item, "old"))) == record
 
 
 def test_a_meta_info_that_is_no_object_is_carried_along() -> None:

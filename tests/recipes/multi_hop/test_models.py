@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from retro.common.errors import ConfigError, DataError
 from retro.generate.config import GenerateConfig
 from retro.generate.open_model import open_model
 from retro.generate.program import ProgramEngine
 from retro.qa.question import Segment
+from retro.recipes.base import StepRun, recipe_settings
+from retro.recipes.multi_hop import hf_model
 from retro.recipes.multi_hop.answer_config import ModelConfig
 from retro.recipes.multi_hop.codec import Codec, codec_of, codec_of_folder
 from retro.recipes.multi_hop.conversation import END_CALL, END_TURN, Turn, call_text, prompt_segments
 from retro.recipes.multi_hop.hf_model import TransformersModel
 from retro.recipes.multi_hop.models import ChatModel, EngineModel, as_program
-from retro.recipes.multi_hop.opening import answering_paths
+from retro.recipes.multi_hop.opening import answering_paths, opened_model
 from retro.recipes.multi_hop.protocol import Ask, Outcome, Reply, Steps
 from retro.recipes.multi_hop.server_model import ServerModel, read, spelled
 from retro.run.config import RunConfig
@@ -30,7 +33,7 @@ from retro.teacher.request import RefusedError, TeacherRequest
 from retro.teacher.script import ScriptBackend
 from retro.teacher.teacher import Teacher
 from retro.tokenizers.tokenizer import load_tokenizer
-from tests.recipes.multi_hop.fact_run import home
+from tests.recipes.multi_hop.fact_run import RECIPE, home, other
 from tests.recipes.multi_hop.scripted import Shelf, outcome_of
 
 
@@ -55,17 +58,40 @@ def folder(made: RunConfig) -> Path:
     return home(made) / "export" / "model"
 
 
+def opened(folder: Path, **settings: Any) -> TransformersModel:
+    own = {"sequence_length": None, "temperature": 0.0, "seed": 1, "precision": "float32"}
+    return TransformersModel(folder, **(own | settings))
+
+
 def test_transformers_writes_what_the_engine_writes(engine: EngineModel, folder: Path) -> None:
     ours = engine.generate(ASKS)
-    theirs = TransformersModel(folder, sequence_length=None, temperature=0.0, seed=1).generate(ASKS)
+    theirs = opened(folder).generate(ASKS)
     assert theirs == ours
     assert any(reply.segments for reply in ours)
+
+
+def test_transformers_computes_where_and_in_what_the_engine_does(
+    made: RunConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"kind": "transformers", "path": str(folder)}
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        generate = made.generate.model_copy(update={"precision": precision})
+        config = other(made, tmp_path / "run", model=settings).model_copy(update={"generate": generate})
+        answer: Any = recipe_settings(config, RECIPE)
+        work = StepRun(recipe=RECIPE, step=RECIPE.steps[5], config=config, settings=answer)
+        with opened_model(work, answer.answer, Path()) as model:
+            assert isinstance(model, TransformersModel)
+            assert model._model.dtype == dtype
+            assert model.identity["precision"] == precision
+    # A device that every machine has, and that is not the one without a choice.
+    monkeypatch.setattr(hf_model, "device", lambda: "meta")
+    assert opened(folder)._model.device.type == "meta"
 
 
 def test_a_prompt_that_is_too_long_is_not_asked(engine: EngineModel, folder: Path) -> None:
     # system: facts <eot> user: 120 words <eot> assistant: are 126 tokens of 128, and 12 are to be written.
     long = ask("e1 " * 120)
-    model = TransformersModel(folder, sequence_length=128, temperature=0.0, seed=1)
+    model = opened(folder, sequence_length=128)
     for replies in (engine.generate([ASKS[0], long]), model.generate([ASKS[0], long])):
         assert replies[0].excess == 0
         assert replies[1].excess == 10
@@ -77,7 +103,7 @@ def test_replies_that_leave_no_room_for_any_prompt_are_refused(engine: EngineMod
 
 
 def test_a_temperature_draws_by_the_seed(folder: Path) -> None:
-    drawn = [TransformersModel(folder, sequence_length=None, temperature=5.0, seed=seed) for seed in (1, 1, 2)]
+    drawn = [opened(folder, temperature=5.0, seed=seed) for seed in (1, 1, 2)]
     one, same, other = (model.generate([ASKS[0]])[0].segments for model in drawn)
     assert one == same != other
 
@@ -88,7 +114,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path, folder: Path) -> Non
     for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer_meta.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(DataError, match="cannot be opened by transformers"):
-        TransformersModel(tmp_path, sequence_length=None, temperature=0.0, seed=1)
+        opened(tmp_path)
 
 
 def test_a_model_without_a_chat_template_is_asked_in_segments_alone(engine: EngineModel) -> None:
@@ -137,7 +163,7 @@ def test_a_conversation_that_grows_is_computed_once(
         monkeypatch.setattr(decoder, name, call)
 
     monkeypatch.setattr(decoder, "extend", extend)
-    counted("open", lambda: 1)
+    counted("open", lambda adapter: 1)
     counted("fork", lambda row, count: count)
     counted("close", lambda row: -1)
     completion = ProgramEngine(inner).run([lambda: as_program(grown(ASKS[0], same=same), engine, Shelf({}))])[0]
@@ -162,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         Handler.got.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
         status, reply = Handler.answer(body)
-        data = json.dumps(reply).encode()
+        data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -179,7 +205,7 @@ def config() -> Iterator[ModelConfig]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     Handler.got.clear()
-    yield ModelConfig(kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1", name="m")
+    yield ModelConfig(kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1", name="m", max_retries=0)
     server.shutdown()
     thread.join()
     server.server_close()
@@ -258,14 +284,48 @@ def test_a_server_that_refuses_everything_stops_the_work(config: ModelConfig, st
 
 
 def test_a_server_that_is_not_there_stops_the_work() -> None:
-    config = ModelConfig(kind="server", base_url="http://127.0.0.1:9/v1", name="m", timeout_s=1.0)
+    config = ModelConfig(kind="server", base_url="http://127.0.0.1:9/v1", name="m", timeout_s=1.0, max_retries=0)
     with pytest.raises(ConfigError, match=r"answer.model.base_url = .*needs a server that answers"):
         ServerModel(config, None).generate([ASKS[0]])
 
 
-def test_a_reply_without_choices_fails_alone(config: ModelConfig) -> None:
-    says(lambda body: (200, {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": []}))
-    assert ServerModel(config, None).generate([ASKS[0]])[0].problem == "a reply without choices"
+@pytest.mark.parametrize(
+    ("status", "reply", "problem"),
+    [
+        (200, {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": []}, "without choices"),
+        (200, {"id": "1"}, "without choices"),
+        (200, "<html>", "Expecting value"),
+        (400, {"error": {"message": "unknown field"}}, "unknown field"),
+        (429, {"error": {"message": "slow down"}}, "slow down"),
+        (500, {"error": {"message": "boom"}}, "boom"),
+    ],
+)
+def test_a_request_that_fails_is_lost_alone_and_stops_the_work_where_all_do(
+    config: ModelConfig, status: int, reply: Any, problem: str
+) -> None:
+    says(lambda body: (status, reply) if "bad" in body["prompt"] else completed(" yes"))
+    model = ServerModel(config, None)
+    good, bad = model.generate([ask("good"), ask("bad")])
+    assert good.text == "yes"
+    assert problem in bad.problem
+    with pytest.raises(ConfigError, match=rf"answer.model.base_url = .*{problem}.*answers so far are kept"):
+        model.generate([ask("bad"), ask("bad")])
+
+
+def test_requests_that_are_refused_each_for_its_own_reason_fail_and_do_not_stop_the_work(config: ModelConfig) -> None:
+    says(lambda body: (400, {"error": {"message": f"{len(body['prompt'])} tokens"}}))
+    assert all(one.problem for one in ServerModel(config, None).generate([ask("one"), ask("three")]))
+
+
+def test_a_request_is_tried_again(config: ModelConfig) -> None:
+    says(lambda body: completed(" yes") if len(Handler.got) == 2 else (503, {"error": {"message": "loading"}}))
+    [reply] = ServerModel(config.model_copy(update={"max_retries": 1}), None).generate([ASKS[0]])
+    assert (reply.text, len(Handler.got)) == ("yes", 2)
+
+
+def test_half_a_character_of_a_server_is_replaced(config: ModelConfig) -> None:
+    says(lambda body: completed(" a \ud800"))
+    assert ServerModel(config, None).generate([ASKS[0]])[0].text == "a ?"
 
 
 def test_the_key_is_sent_and_never_repeated(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:

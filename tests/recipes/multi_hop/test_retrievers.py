@@ -17,7 +17,7 @@ from retro.index.hashing import HashingEmbedder
 from retro.qa.question import Context
 from retro.recipes.multi_hop.answer_config import RetrieverConfig
 from retro.recipes.multi_hop.opening import opened_retriever
-from retro.recipes.multi_hop.protocol import Search
+from retro.recipes.multi_hop.protocol import Outcome, Search, run
 from retro.recipes.multi_hop.retrievers import (
     FromAddress,
     FromContexts,
@@ -27,7 +27,7 @@ from retro.recipes.multi_hop.retrievers import (
     windows_of,
 )
 from retro.run.config import RunConfig
-from tests.recipes.multi_hop.scripted import question
+from tests.recipes.multi_hop.scripted import Scripted, question
 from tests.recipes.passages.world import config_of as passages_config
 from tests.recipes.passages.world import embedded
 
@@ -52,6 +52,16 @@ def test_a_question_is_answered_from_its_own_passages() -> None:
         # Nothing is nearest to a query that says nothing.
         assert titles(retriever.find([search(" ", BRIDGE)])) == [[]]
         assert retriever.identity["n"] == 1
+
+
+def test_questions_that_bring_no_passages_are_refused_where_these_are_searched() -> None:
+    message = r"answer.retriever.kind = 'contexts': needs questions that bring passages, and none of 2 does"
+    config = RetrieverConfig(embedder=HASHING)
+    with pytest.raises(ConfigError, match=message), opened_retriever(config, RunConfig(), [question(), question()]):
+        pass
+    some = [question(), question(contexts=(BRIDGE,))]
+    with opened_retriever(config, RunConfig(), some) as found:
+        assert titles(found.find([search("river", BRIDGE)])) == [["Bridge"]]
 
 
 def test_an_embedder_without_vectors_is_refused() -> None:
@@ -130,13 +140,15 @@ def test_settings_say_what_is_searched(tmp_path: Path) -> None:
 class Handler(BaseHTTPRequestHandler):
     reply: ClassVar[Any] = None
     status: ClassVar[int] = 200
+    refuses: ClassVar[str] = ""
     got: ClassVar[list[Any]] = []
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         Handler.got.append(json.loads(body))
-        data = json.dumps(Handler.reply).encode()
-        self.send_response(Handler.status)
+        refused = Handler.refuses in Handler.got[-1]["queries"]
+        data = json.dumps({"detail": "no such query"} if refused else Handler.reply).encode()
+        self.send_response(422 if refused else Handler.status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -151,7 +163,7 @@ def address() -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     Handler.got.clear()
-    Handler.status = 200
+    Handler.status, Handler.refuses = 200, ""
     yield f"http://127.0.0.1:{server.server_port}/retrieve"
     server.shutdown()
     thread.join()
@@ -162,7 +174,7 @@ def test_an_address_is_asked_in_search_r1s_form(address: str) -> None:
     Handler.reply = {
         "result": [
             [{"document": {"id": 7, "contents": '"Bridge"\nIt crosses the river.'}, "score": 0.5}],
-            [{"document": {"id": "8", "title": "Tower", "text": "It has a bell."}}],
+            [{"document": {"id": "8", "title": "Tower", "text": "It has a bell.", "contents": "x\ny"}}],
         ]
     }
     found = FromAddress(address, 3, 5.0).find([search("a"), search("b")])
@@ -173,7 +185,12 @@ def test_an_address_is_asked_in_search_r1s_form(address: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "reply", "problem"),
-    [(500, {}, "500"), (200, {"other": 1}, "result"), (200, {"result": []}, "0 results for 1 queries")],
+    [
+        (500, {"detail": "out of order"}, 'status 500: {"detail": "out of order"}'),
+        (200, {"other": 1}, "result"),
+        (200, {"result": []}, "0 results for 1 queries"),
+        (200, {"result": ["text"]}, "'str' object has no attribute 'get'"),
+    ],
 )
 def test_an_address_that_answers_wrongly_is_a_problem_of_the_search(
     address: str, status: int, reply: Any, problem: str
@@ -182,6 +199,51 @@ def test_an_address_that_answers_wrongly_is_a_problem_of_the_search(
     [found] = FromAddress(address, 1, 5.0).find([search("a")])
     assert problem in found.problem
     assert found.passages == ()
+
+
+def test_a_query_that_is_refused_is_lost_alone_and_the_reason_is_told(address: str) -> None:
+    Handler.reply, Handler.refuses = {"result": [[{"document": {"text": "It has a bell."}}]]}, "bad"
+    one, bad, other = FromAddress(address, 1, 5.0).find([search("a"), search("bad"), search("b")])
+    assert [asked["queries"] for asked in Handler.got] == [["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+    assert one.passages[0].text == other.passages[0].text == "It has a bell."
+    assert (bad.problem, bad.refused) == ('status 422: {"detail": "no such query"}', True)
+
+
+@pytest.mark.parametrize(
+    ("first_line", "title"),
+    [
+        ('"Sgt. "Pepper""', 'Sgt. "Pepper"'),
+        ('"Pepper" and more', '"Pepper" and more'),
+        ('"Pepper"', "Pepper"),
+        ('"', '"'),
+        ('"half \ud800"', "half ?"),
+        ("Pepper", "Pepper"),
+    ],
+)
+def test_one_pair_of_quotes_is_taken_off_a_title(address: str, first_line: str, title: str) -> None:
+    Handler.reply = {"result": [[{"document": {"contents": f"{first_line}\ntext"}}]]}
+    [found] = FromAddress(address, 1, 5.0).find([search("a")])
+    assert found.passages == (Context(title, "text"),)
+
+
+def test_an_address_where_nothing_can_be_searched_stops_the_work(address: str) -> None:
+    """A question after the other would get no passages, and a score."""
+
+    def asked(*queries: str) -> list[Any]:
+        def way(query: str) -> Any:
+            found = yield search(query)
+            return Outcome(text=found.problem)
+
+        return run([way(one) for one in queries], Scripted(), FromAddress(address, 1, 5.0))
+
+    Handler.refuses = "bad"
+    # A single query that is refused is noted.
+    assert asked("bad")[0].text == 'status 422: {"detail": "no such query"}'
+    with pytest.raises(ConfigError, match=r"answer.retriever = .*/retrieve.*: needs to be there and to search"):
+        asked("bad", "bad")
+    Handler.status, Handler.reply = 503, {}
+    with pytest.raises(ConfigError, match=r"\(status 503: \{\}\); answers so far are kept"):
+        asked("a")
 
 
 def test_an_address_that_is_not_there_is_a_problem_of_the_search() -> None:
@@ -193,7 +255,7 @@ def test_an_address_that_is_not_there_is_a_problem_of_the_search() -> None:
     ("settings", "message"),
     [
         ({"kind": "folder"}, "folder = None: needs a folder, since kind is folder"),
-        ({"kind": "live"}, "address = '': needs an address, since kind is live"),
+        ({"kind": "live"}, "address = '': needs an address, as http://127.0.0.1:8000/retrieve, since kind is live"),
         ({"step": 5, "window": 4}, "step = 5: needs at most window = 4, or text would be left out"),
     ],
 )
@@ -203,9 +265,11 @@ def test_settings_of_a_retriever_that_cannot_be_are_named(settings: dict[str, An
     assert message in str(caught.value)
 
 
-def test_an_address_with_a_secret_is_refused() -> None:
-    with pytest.raises(ConfigError):
-        RetrieverConfig(kind="live", address="http://user:key@host/retrieve")
+@pytest.mark.parametrize("address", ["http://user:hunter2@host/retrieve", "http://host/retrieve?key=hunter2"])
+def test_an_address_with_a_secret_is_refused_without_repeating_it(address: str) -> None:
+    with pytest.raises(ConfigError, match="needs an address without user, password or query") as caught:
+        RetrieverConfig(kind="live", address=address)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_passages_of_a_question_are_embedded_once_for_all_its_hops(monkeypatch: pytest.MonkeyPatch) -> None:

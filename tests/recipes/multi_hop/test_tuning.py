@@ -105,6 +105,35 @@ def test_items_that_cannot_be_tuned_on_are_refused(made: RunConfig, tmp_path: Pa
         run_recipe(RECIPE, changed(made, tmp_path / "d", items=str(folder)), "samples")
 
 
+def lines(path: Path, *records: Any) -> str:
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    return str(path)
+
+
+def test_ids_are_checked_as_samples_have_them_and_over_both_parts(made: RunConfig, tmp_path: Path) -> None:
+    item = {"question": "q", "sub_questions": [{"question": "q", "long_answer": "a"}], "final_answer": "a"}
+    # The first has none, so its sample is number 0.
+    given = lines(tmp_path / "a.jsonl", item, item | {"id": "0"})
+    with pytest.raises(DataError, match="has two items with the id '0'; one without an id is called by its number"):
+        run_recipe(RECIPE, changed(made, tmp_path / "a", items=given), "samples")
+    given = lines(tmp_path / "b.jsonl", item | {"id": "x"})
+    with pytest.raises(DataError, match="has two items with the id 'x'"):
+        run_recipe(RECIPE, changed(made, tmp_path / "b", items=given, validation=given), "samples")
+    without = lines(tmp_path / "c.jsonl", item)
+    run_recipe(RECIPE, changed(made, tmp_path / "c", items=without, validation=without), "samples")
+
+
+def test_items_that_cannot_be_tuned_on_are_left_out_on_request(made: RunConfig, tmp_path: Path) -> None:
+    item = {"question": "q", "sub_questions": [{"question": "q", "long_answer": "a"}], "final_answer": "a"}
+    given = lines(tmp_path / "a.jsonl", item, item | {"final_answer": ""})
+    with pytest.raises(DataError, match=r"line 2 .*training\.skip_bad=true"):
+        run_recipe(RECIPE, changed(made, tmp_path / "a", items=given), "samples")
+    config = changed(made, tmp_path / "b", items=given, skip_bad=True)
+    run_recipe(RECIPE, config, "samples")
+    counts = read(home(config) / "samples" / "manifest.json")["counts"]
+    assert counts == {"train": {"multi_hop": 0, "single_hop": 1}, "skipped": {"train": {"no_final_answer": 1}}}
+
+
 def test_a_quantised_base_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
     with pytest.raises(ConfigError, match=r"this one is quantised \(bitsandbytes\). Its weights are rounded, and grad"):

@@ -12,6 +12,7 @@ from retro.teacher.request import TeacherRequest
 
 CATEGORIES = "Bridge, Tower,\nLake, , bridge\nCanal"
 ATTRIBUTES = ("Year of opening", "Length", "Cost", "Height", "Owner")
+UNKNOWN = "This cannot be answered from what was found."
 _CALLS: list[TeacherRequest] = []
 _STOPS: list[int] = []
 
@@ -89,6 +90,16 @@ def unable(request: TeacherRequest) -> str:
     return re.sub(r"(\+ Answer: ).*", r"\1The paragraph does not say.", reply) if "+ Answer: " in reply else reply
 
 
+def doubtful(request: TeacherRequest) -> str:
+    """As `good`, but says that no question can be answered, whatever the facts are."""
+    return good(request).replace("+ Answer: Both are known.", f"+ Answer: {UNKNOWN}")
+
+
+def boasting(request: TeacherRequest) -> str:
+    """As `good`, but answers every question, whatever the facts are."""
+    return good(request).replace(UNKNOWN, "Both are known.")
+
+
 def _question(prompt: str, seed: int) -> str:
     category = re.findall(r'category\s+"([^"]+)"', prompt)[0]
     draw = random.Random(f"{category} {seed}")
@@ -125,7 +136,7 @@ def _answer(prompt: str) -> str:
     if asked is None:
         raise ValueError(question)
     attribute, entity = asked.groups()
-    value = re.search(rf"The {entity} is well known\. Its {attribute} is (.*)\.", paragraph)
+    value = re.search(rf"The {re.escape(entity)} is well known\. Its {attribute} is (.*)\.", paragraph)
     if value is None:
         return f"+ Reasoning: It says nothing of the {attribute} of the {entity}.\n+ Answer: {none}"
     return f"+ Reasoning: Its {attribute} is given.\n+ Answer: The {attribute} of the {entity} is {value[1]}."
