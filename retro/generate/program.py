@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,11 +64,8 @@ class _Running:
         self.completions, self.future = [], None
         if future is None:
             return self.program.send(done)
-        try:
-            result = future.result()
-        except Exception as error:  # noqa: BLE001 - the program's own to handle
-            return self.program.throw(error)
-        return self.program.send(result)
+        error = CancelledError() if future.cancelled() else future.exception()
+        return self.program.send(future.result()) if error is None else self.program.throw(error)
 
 
 class ProgramEngine:

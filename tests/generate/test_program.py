@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any
 
@@ -188,6 +188,10 @@ def test_the_error_of_a_future_is_one_in_its_program() -> None:
     unknown.set_exception(ConfigError("setting", 1, "needs another"))
     with pytest.raises(ConfigError, match="needs another"):
         ProgramEngine(engine).run([lambda: looked_up(engine, asked("who"), unknown)])
+    gone = Future[str]()
+    gone.cancel()
+    with pytest.raises(CancelledError):
+        ProgramEngine(engine).run([lambda: looked_up(engine, asked("who"), gone)])
     assert decoder.rows == {}
 
 

@@ -41,11 +41,12 @@ class SharedSearches:
             found = self._retriever.find([search for search, _ in batch]) if batch else []
             for (_, future), one in zip(batch, found, strict=True):
                 future.set_result(one)
-        # Whatever a retriever raises is its programs' to handle; nobody else would see it.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            # Whatever a retriever raises is raised in every program that waits for it; here nobody would see it.
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
+            raise
 
     def close(self) -> None:
         """Wait for the search under way; those that were not begun are cancelled."""
