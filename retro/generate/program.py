@@ -8,7 +8,8 @@
         finally:
             engine.release(prefix)
 
-Many programs run side by side: the requests of all of them share the engine's steps. `ProgramEngine` is an engine whose
+Many programs run side by side: the requests of all of them share the engine's steps. What takes time elsewhere, as a
+search does, a program yields as a future, and the others go on meanwhile. `ProgramEngine` is an engine whose
 every request is a program, so a server or a stage that drives an engine drives a recipe's decoding as well.
 """
 
@@ -16,34 +17,55 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from retro.common.errors import ConfigError
 from retro.generate.engine import BatchEngine
 from retro.generate.request import Completion, Event, Request
 
-Program = Generator[Sequence[Request], Sequence[Completion], Completion]
-"""Yields requests, is sent their completions in the same order, returns the answer. It may call `prefill`, `release`
+Program = Generator[Sequence[Request] | Future[Any], Any, Completion]
+"""Yields requests, is sent their completions in the same order; yields a future, is sent its result or thrown its
+error; returns the answer. A future that it no longer needs is cancelled. It may call `prefill`, `release`
 and `score` of the engine, and nothing else of it; what it holds it releases when it is closed."""
 Begin = Callable[[], Program]
 BeginRequest = Callable[[BatchEngine, Request], Program]
 """The program that answers a request. It has no `question` where a plain continuation is asked for."""
+_WAIT_SECONDS = 0.02
+"""How long a step waits where every program waits for a future; then it returns, so that others may be submitted."""
 
 
 @dataclass(eq=False)
 class _Running:
-    """A program, and the requests that it waits for."""
+    """A program, and the requests or the future that it waits for."""
 
     program: Program
     completions: list[Completion | None] = field(default_factory=list)
+    future: Future[Any] | None = None
     cancelled: bool = False
 
     @property
     def waits(self) -> bool:
-        """Whether a request of it has not ended."""
+        """Whether it cannot go on, or end, before a request or a future has ended."""
+        if self.future is not None:
+            return not (self.cancelled or self.future.done())
         return any(one is None for one in self.completions)
+
+    def go_on(self) -> Sequence[Request] | Future[Any]:
+        """Send it what it waited for: what it asks for next.
+
+        Raises:
+            StopIteration: It has ended, with its answer.
+        """
+        done, future = [one for one in self.completions if one is not None], self.future
+        self.completions, self.future = [], None
+        if future is None:
+            return self.program.send(done)
+        error = CancelledError() if future.cancelled() else future.exception()
+        return self.program.send(future.result()) if error is None else self.program.throw(error)
 
 
 class ProgramEngine:
@@ -125,6 +147,9 @@ class ProgramEngine:
                 if event.completion is not None:
                     number, place = self._owners.pop(inner)
                     self._running[number].completions[place] = event.completion
+        elif self._running and all(one.waits for one in self._running.values()):
+            futures = [one.future for one in self._running.values() if one.future is not None]
+            wait(futures, _WAIT_SECONDS, FIRST_COMPLETED)
         for number, one in list(self._running.items()):
             if not one.waits:
                 completion = self._advance(number, one)
@@ -197,23 +222,24 @@ class ProgramEngine:
                 yield number, completion
 
     def _advance(self, number: int, one: _Running, *, begun: bool = True) -> Completion | None:
-        """Go on with a program whose requests have ended: its answer, or None while it asks for more."""
+        """Go on with a program that no longer waits: its answer, or None while it asks for more."""
         if one.cancelled:
             del self._running[number]
             self._close(one)
             return Completion(tokens=(), text="", ended="cancelled")
         try:
-            asked: Sequence[Request] = ()
+            asked = one.go_on() if begun else next(one.program)
             while not asked:
-                done = [completion for completion in one.completions if completion is not None]
-                asked = one.program.send(done) if begun else next(one.program)
-                one.completions, begun = [], True
+                asked = one.go_on()
         except StopIteration as ended:
             del self._running[number]
             return _require_completion(ended.value)
         except BaseException:
             del self._running[number]
             raise
+        if isinstance(asked, Future):
+            one.future = asked
+            return None
         # A request that cannot be answered is an error inside the program, which releases what it holds.
         try:
             for request in asked:
@@ -233,6 +259,8 @@ class ProgramEngine:
         for completion in one.completions:
             if completion is not None and completion.prefix is not None:
                 self._engine.release(completion.prefix)
+        if one.future is not None:
+            one.future.cancel()
         one.program.close()
 
     def _cancel_requests(self, number: int) -> None:

@@ -137,6 +137,7 @@ class ServeConfig(StageConfig):
     def _retrieval_alone_retrieves(self) -> ServeConfig:
         if self.only:
             require(self, "recipe", not self.recipe, "no recipe beside only=retrieval, which answers nothing")
+            require(self, "adapters", not self.adapters, "no adapters beside only=retrieval, which loads no model")
             require(self, "retrieval", self.retrieval == "live", "live beside only=retrieval: there is nothing else")
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any
 
@@ -146,3 +147,63 @@ def test_a_program_may_ask_nothing_and_must_return_a_completion() -> None:
         programs.run([lambda: nothing("text")])
     with pytest.raises(ConfigError, match="max_running = 0"):
         ProgramEngine(BatchEngine(FakeDecoder(random_rule), LetterTokenizer()), nothing, 0)
+
+
+def looked_up(engine: BatchEngine, request: Request, future: Future[str]) -> Program:
+    """Hold a prefix, wait for a text, and answer with it; an error of the search is the answer too."""
+    prefix = engine.prefill(request.prompt)
+    try:
+        found: str = yield future
+    except OSError as error:
+        found = str(error)
+    finally:
+        engine.release(prefix)
+    return Completion(tokens=(), text=found, ended="end")
+
+
+def test_programs_go_on_while_one_waits_for_a_future() -> None:
+    decoder = FakeDecoder(random_rule)
+    engine = BatchEngine(decoder, LetterTokenizer())
+    programs, future = ProgramEngine(engine), Future[str]()
+    slow = programs.submit_program(lambda: looked_up(engine, asked("who"), future))
+    quick = programs.submit_program(lambda: longest_of(engine, asked("what", 1)))
+    done: dict[int, Completion] = {}
+    while quick not in done:
+        done |= {number: event.completion for number, event in programs.step() if event.completion is not None}
+    assert done[quick].text == alone("what", 1)
+    # Nothing is left but to wait, and a step does not wait for ever: others may come.
+    assert [(number, event.completion) for number, event in programs.step()] == [(slow, None)]
+    future.set_result("found")
+    [(number, event)] = programs.step()
+    assert (number, event.text, decoder.rows) == (slow, "found", {})
+
+
+def test_the_error_of_a_future_is_one_in_its_program() -> None:
+    decoder = FakeDecoder(random_rule)
+    engine = BatchEngine(decoder, LetterTokenizer())
+    known, unknown = Future[str](), Future[str]()
+    known.set_exception(OSError("no server"))
+    [found] = ProgramEngine(engine).run([lambda: looked_up(engine, asked("who"), known)])
+    assert found.text == "no server"
+    unknown.set_exception(ConfigError("setting", 1, "needs another"))
+    with pytest.raises(ConfigError, match="needs another"):
+        ProgramEngine(engine).run([lambda: looked_up(engine, asked("who"), unknown)])
+    gone = Future[str]()
+    gone.cancel()
+    with pytest.raises(CancelledError):
+        ProgramEngine(engine).run([lambda: looked_up(engine, asked("who"), gone)])
+    assert decoder.rows == {}
+
+
+def test_a_program_that_waits_is_cancelled_at_once_and_so_is_its_future() -> None:
+    decoder = FakeDecoder(random_rule)
+    engine = BatchEngine(decoder, LetterTokenizer())
+    programs, futures = ProgramEngine(engine), [Future[str](), Future[str]()]
+    for future in futures:
+        programs.submit_program(lambda future=future: looked_up(engine, asked("who"), future))  # type: ignore[misc]
+    programs.step()
+    programs.cancel(1)
+    ended = [event.completion.ended for _, event in programs.step() if event.completion is not None]
+    assert (ended, [one.cancelled() for one in futures]) == (["cancelled"], [True, False])
+    programs.abandon()
+    assert (futures[1].cancelled(), decoder.rows) == (True, {})

@@ -314,6 +314,7 @@ def test_the_document_has_the_routes_the_bounds_and_the_key_of_this_server() -> 
     ("settings", "words"),
     [
         ({"recipe": "self_rag"}, r"recipe = 'self_rag': needs no recipe beside only=retrieval"),
+        ({"adapters": {"law": "runs/law"}}, r"adapters = .*: needs no adapters beside only=retrieval"),
         ({"retrieval": "none"}, r"retrieval = 'none': needs live beside only=retrieval"),
     ],
 )

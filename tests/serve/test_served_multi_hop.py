@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import pytest
 
@@ -65,6 +70,59 @@ def test_a_stream_brings_them_with_its_last_event(server: RunningServer) -> None
 def test_a_plain_continuation_is_continued(server: RunningServer) -> None:
     found = server.post("/v1/completions", {"prompt": "e2 r0", "max_tokens": 3, "temperature": 0})
     assert found.status == 200, found.text
+
+
+class SlowServer(BaseHTTPRequestHandler):
+    """Search-R1's protocol, answered when the test lets it."""
+
+    let, begun = threading.Event(), threading.Event()
+    batches: ClassVar[list[list[str]]] = []
+
+    def do_POST(self) -> None:
+        queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        self.batches.append(queries)
+        self.begun.set()
+        self.let.wait(20)
+        data = json.dumps({"result": [[{"id": "1", "contents": f"t\n{query}"}] for query in queries]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SlowServer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/retrieve"
+    SlowServer.let.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_search_holds_up_nobody_else_and_questions_share_the_next(run: RunConfig, address: str) -> None:
+    service = service_of(run, method="one_search", retriever={"kind": "live", "address": address, "n": 1})
+    with running(service) as server, ThreadPoolExecutor(4) as clients:
+        asked = [{"messages": [{"role": "user", "content": f"e{number} r0"}], "temperature": 0} for number in range(4)]
+        chats = [clients.submit(server.post, CHAT, asked[0])]
+        assert SlowServer.begun.wait(20)
+        chats += [clients.submit(server.post, CHAT, one) for one in asked[1:]]
+        # The search ends only after this continuation.
+        plain = server.post("/v1/completions", {"prompt": "e2 r0", "max_tokens": 3, "temperature": 0})
+        assert plain.status == 200, plain.text
+        deadline = time.monotonic() + 20
+        while server.service.work.health().running < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        SlowServer.let.set()
+        found = [one.result(timeout=20) for one in chats]
+    hops = [one.json["choices"][0]["retrieval"]["details"]["multi_hop"]["hops"][0] for one in found]
+    assert [one["passages"][0]["text"] for one in hops] == ["e0 r0", "e1 r0", "e2 r0", "e3 r0"]
+    assert [sorted(one) for one in SlowServer.batches] == [["e0 r0"], ["e1 r0", "e2 r0", "e3 r0"]]
 
 
 def test_a_model_that_is_not_the_engines_is_not_served(run: RunConfig) -> None:

@@ -11,11 +11,11 @@ from retro.interop.deepspeed.conflicts import QUANTIZED_REMEDY, QUANTIZED_WHY, S
 from retro.interop.deepspeed.findings import Findings, shown
 from retro.interop.deepspeed.run_settings import RunSettings
 from retro.interop.deepspeed.settings_file import AUTO, SettingsFile
-from retro.interop.deepspeed.trainer_names import ARGUMENTS, BESIDE, FORMER
+from retro.interop.deepspeed.trainer_names import ARGUMENTS, BESIDE, FORMER, NEVER_NULL
+from retro.interop.deepspeed.trainer_steps import BATCH_DEFAULTS, check_batch, check_steps, steps_of
 
 _DEFAULTS = {
-    "per_device_train_batch_size": 8.0,
-    "gradient_accumulation_steps": 1.0,
+    **BATCH_DEFAULTS,
     "learning_rate": 5e-5,
     "weight_decay": 0.0,
     "adam_beta1": 0.9,
@@ -43,8 +43,10 @@ def check_arguments(file: SettingsFile, run: RunSettings, *, samples: int | None
     found = Findings(file)
     names = sorted(ARGUMENTS | FORMER | BESIDE)
     add_unknown(found, "", file.data, names, "the Trainer does not know it; a script may")
+    _check_nulls(found)
     _check_numbers(found, run)
-    _check_steps(found, run, samples)
+    check_batch(found, run)
+    check_steps(found, run, samples)
     _check_schedule(found, run, samples)
     _check_precision(found, run)
     quantized = quantized or _is_quantized(file)
@@ -60,11 +62,7 @@ def check_arguments(file: SettingsFile, run: RunSettings, *, samples: int | None
 
 def _check_numbers(found: Findings, run: RunSettings) -> None:
     train, file = run.train, found.file
-    micro = "per_device_train_batch_size"
-    if file.at(micro) is None and file.at("per_gpu_train_batch_size") is not None:
-        micro = "per_gpu_train_batch_size"
     for name, wanted, source, why in (
-        (micro, train.micro_batch, "micro_batch", "the memory of a pass follows from it"),
         ("learning_rate", train.lr, "lr", "the peak of the schedule"),
         ("weight_decay", train.weight_decay, "weight_decay", "how fast weights shrink"),
         ("adam_beta1", train.beta1, "beta1", "how long Adam remembers gradients"),
@@ -76,63 +74,17 @@ def _check_numbers(found: Findings, run: RunSettings) -> None:
     kind = file.text("optim")
     if kind is not None and kind not in _ADAM:
         found.add("optim", kind, "adamw_torch", "another optimizer", "Write adamw_torch, which is the run's")
-    _check_batch(found, run, micro)
+    if file.truth("adafactor"):
+        why = "another optimizer, whatever optim says"
+        found.add("adafactor", True, "false", why, "Leave it out; the run's is optim: adamw_torch")
 
 
-def _check_batch(found: Findings, run: RunSettings, micro: str) -> None:
-    """Samples of a step: micro batch x accumulation x processes, which no argument says."""
-    file, steps = found.file, "gradient_accumulation_steps"
-    given, accumulated = (file.whole(name) or int(_DEFAULTS.get(name, 8)) for name in (micro, steps))
-    total = given * accumulated * run.ranks
-    if total != run.train.global_batch:
-        needed = run.train.global_batch / (given * run.ranks)
-        remedy = f"Write {needed:g}" if needed == int(needed) else f"Change {micro} too: {needed:g} is no whole number"
-        text = f"{accumulated}: {given} x {accumulated} x {run.ranks} ranks = {total} samples in a step"
-        why = f"another batch is another gradient in every step; the run's is {run.name('global_batch')}"
-        found.add(steps, text, str(run.train.global_batch), why, remedy)
-
-
-def steps_of_epochs(epochs: float, samples: int, micro_batch: int, ranks: int, accumulation: int) -> int:
-    """Optimizer steps that the Trainer takes, the last of each epoch with what is left.
-
-    Args:
-        epochs: How often it goes through the data.
-        samples: Of one epoch.
-        micro_batch: Samples of a pass on one rank.
-        ranks: Processes with samples of their own.
-        accumulation: Passes in a step.
-    """
-    passes = math.ceil(samples / (micro_batch * ranks))
-    return math.ceil(epochs * max(1, math.ceil(passes / accumulation)))
-
-
-def _steps(file: SettingsFile, run: RunSettings, samples: int | None) -> tuple[int | None, str]:
-    """Steps that the arguments ask for, and how they say so; None where samples are not known."""
-    steps = file.whole("max_steps")
-    if steps is not None and steps > 0:
-        return steps, "max_steps"
-    epochs = file.number("num_train_epochs")
-    epochs = 3.0 if epochs is None else epochs
-    if samples is None:
-        return None, "num_train_epochs"
-    micro = file.whole("per_device_train_batch_size") or 8
-    accumulation = file.whole("gradient_accumulation_steps") or 1
-    return steps_of_epochs(epochs, samples, micro, run.ranks, accumulation), "num_train_epochs"
-
-
-def _check_steps(found: Findings, run: RunSettings, samples: int | None) -> None:
-    steps, name = _steps(found.file, run, samples)
-    if steps is None:
-        found.notes.append("num_train_epochs: how many steps it is depends on the samples; give --samples")
-        return
-    if run.train.decay_steps not in (0, run.train.steps):
-        end = f"{run.name('decay_steps')} = {run.train.decay_steps}"
-        found.notes.append(f"the Trainer's decay ends with the last step; that of the run ends at {end}")
-    if steps != run.train.steps:
-        epochs = f"{shown(found.file.number(name) or 3.0)}: {steps} steps of {samples} samples"
-        text = str(steps) if name == "max_steps" else epochs
-        remedy = f"Write max_steps {run.train.steps}, or set {run.name('steps')}={steps} in the run"
-        found.add(name, text, str(run.train.steps), "the decay ends at another step", remedy)
+def _check_nulls(found: Findings) -> None:
+    data = found.file.data
+    for name in sorted(NEVER_NULL & data.keys()):
+        if data[name] is None:
+            why = "it is not the default: the Trainer stops, or does without, as without clipping"
+            found.add(name, None, "", why, "Give a value, or leave the key out")
 
 
 def _check_schedule(found: Findings, run: RunSettings, samples: int | None) -> None:
@@ -147,7 +99,7 @@ def _check_schedule(found: Findings, run: RunSettings, samples: int | None) -> N
         beside = f" and lr_scheduler_kwargs {{{', '.join(f'{n}: {shown(v)}' for n, v in options.items())}}}"
         why = f"another curve than {run.name('schedule')}={train.schedule}, min_lr_fraction={train.min_lr_fraction:g}"
         found.add("lr_scheduler_type", text, wanted, why, f"Write {wanted}{beside if options else ''}")
-    _check_warmup(found, run, _steps(file, run, samples)[0])
+    _check_warmup(found, run, steps_of(file, run, samples)[0])
 
 
 def _differs(given: Any, wanted: float) -> bool:

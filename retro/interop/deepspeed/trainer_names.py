@@ -58,3 +58,11 @@ BESIDE = frozenset(
     )
 )
 """Arguments of model, adapters and data, which scripts read from the same file (TRL's and qlora's names)."""
+NEVER_NULL = frozenset(
+    (
+        *("adafactor", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "dataloader_drop_last", "fp16"),
+        *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "max_grad_norm", "max_steps"),
+        *("num_train_epochs", "optim", "per_device_train_batch_size", "warmup_steps", "weight_decay"),
+    )
+)
+"""Compared arguments for which transformers takes no null; those that it writes into files as null itself are not."""

@@ -10,7 +10,8 @@ from retro.common.errors import ConfigError, short_reason
 from retro.generate.request import Action, ChosenToken, Completion, Prefix, Progress, Request, Sampling
 from retro.qa.question import Segment
 from retro.recipes.multi_hop.codec import Codec
-from retro.recipes.multi_hop.protocol import Ask, Found, Outcome, Reply, Retriever, Search, Steps
+from retro.recipes.multi_hop.protocol import Ask, Found, Outcome, Reply, Search, Steps
+from retro.recipes.multi_hop.shared_searches import SharedSearches
 from retro.teacher.request import RefusedError, TeacherRequest
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ class ChatModel:
         return TeacherRequest(messages=ask.messages, temperature=self._temperature, max_tokens=ask.max_new_tokens)
 
 
-def as_program(steps: Steps, model: EngineModel, retriever: Retriever) -> Program:
-    """A way to answer as a program of the engine, so that many share its steps: for `retro serve`.
+def as_program(steps: Steps, model: EngineModel, searches: SharedSearches) -> Program:
+    """A way to answer as a program of the engine, so that many share its steps and searches: for `retro serve`.
 
     A conversation that grows is computed once: each turn goes on from the caches of the one before.
     """
@@ -139,7 +140,7 @@ def as_program(steps: Steps, model: EngineModel, retriever: Retriever) -> Progra
             step = steps.send(given) if begun else next(steps)
             begun, given = True, None
             if isinstance(step, Search):
-                [given] = retriever.find([step])
+                given = yield searches.find(step)
             elif isinstance(step, Ask):
                 request = model.request(step)
                 if isinstance(request, Reply):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from retro.common.errors import ConfigError
 from retro.generate.engine import BatchEngine
 from retro.generate.program import BeginRequest, Program
-from retro.generate.request import Request
+from retro.generate.request import Completion, Request
 from retro.qa.question import Context, Question
 from retro.recipes.base import Served
 from retro.recipes.multi_hop.answer_config import AnswerConfig
@@ -18,7 +19,8 @@ from retro.recipes.multi_hop.codec import codec_of
 from retro.recipes.multi_hop.dialogs import DialogTexts
 from retro.recipes.multi_hop.models import EngineModel, as_program
 from retro.recipes.multi_hop.opening import answering_config, answering_paths, opened_retriever, way_of
-from retro.recipes.multi_hop.protocol import Answer, Retriever
+from retro.recipes.multi_hop.protocol import Answer
+from retro.recipes.multi_hop.shared_searches import SharedSearches
 from retro.run.config import RunConfig
 from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.tokenizer import conventions_of
@@ -41,18 +43,19 @@ def served(run: RunConfig, config: AnswerConfig, tuned: Path) -> Served:
     way = way_of(config, DialogTexts.load(config.texts))
     opened = ExitStack()
     atexit.register(opened.close)
-    retriever = opened.enter_context(opened_retriever(config.retriever, run, ()))
+    searches = SharedSearches(opened.enter_context(opened_retriever(config.retriever, run, ())))
+    opened.callback(searches.close)
     given = _PASSAGES_GIVEN if config.retriever.kind == "contexts" else 0
     changes = {"contexts_in_prompt": given, "max_new_tokens": config.model.max_new_tokens}
     return Served(
         generate=answering_config(run, config).model_copy(update=changes),
         paths=answering_paths(run, config.model, tuned),
         kind=KIND,
-        begin=program_for(way, retriever),
+        begin=program_for(way, searches),
     )
 
 
-def program_for(way: Answer, retriever: Retriever) -> BeginRequest:
+def program_for(way: Answer, searches: SharedSearches) -> BeginRequest:
     """The programs of a server; a plain continuation is continued."""
 
     def begin(engine: BatchEngine, request: Request) -> Program:
@@ -64,11 +67,11 @@ def program_for(way: Answer, retriever: Retriever) -> BeginRequest:
         sampling = replace(request.sampling, stop=(), min_new_tokens=0)
         contexts = tuple(Context(one.title, one.text, one.document_id) for one in request.passages)
         question = Question(id="", question=request.question, answers=(), contexts=contexts)
-        return as_program(way(question), EngineModel(engine, codec, {}, sampling), retriever)
+        return as_program(way(question), EngineModel(engine, codec, {}, sampling), searches)
 
     return begin
 
 
 def _plain(request: Request) -> Program:
-    [completion] = yield [request]
-    return completion
+    completions: Sequence[Completion] = yield [request]
+    return completions[0]

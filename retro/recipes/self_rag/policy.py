@@ -49,8 +49,8 @@ def program_for(config: DecodeConfig) -> BeginRequest:
 
 
 def _plain(request: Request) -> Program:
-    [completion] = yield [request]
-    return completion
+    completions: Sequence[Completion] = yield [request]
+    return completions[0]
 
 
 class SelfRagPolicy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from retro.common.errors import DataError
 from retro.interop.deepspeed.findings import Findings
 from retro.interop.deepspeed.run_settings import RunSettings
-from retro.interop.deepspeed.trainer_check import check_arguments, schedule_of, steps_of_epochs
-from retro.interop.deepspeed.trainer_names import ARGUMENTS, FORMER
+from retro.interop.deepspeed.trainer_check import check_arguments, schedule_of
+from retro.interop.deepspeed.trainer_names import ARGUMENTS, FORMER, NEVER_NULL
+from retro.interop.deepspeed.trainer_steps import steps_of_epochs
 from retro.mcore.engine import learning_rate
 from tests.interop.deepspeed.runs import file_of, matching, put, rows, run_of
 
@@ -81,10 +83,63 @@ def test_the_mismatches_that_users_report_are_found_all_at_once(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("adam_beta1", 0.8), ("adam_epsilon", 1e-6), ("max_grad_norm", 0.3), ("optim", "adafactor"), ("fp16", True)],
+    [
+        ("adam_beta1", 0.8),
+        ("adam_epsilon", 1e-6),
+        ("max_grad_norm", 0.3),
+        ("optim", "adafactor"),
+        ("fp16", True),
+        ("adafactor", True),
+    ],
 )
 def test_each_other_value_is_compared(tmp_path: Path, name: str, value: Any) -> None:
     assert rows(compared(arguments() | {name: value}, tmp_path)).keys() == {name}
+
+
+@pytest.mark.parametrize(("micro", "accumulation"), [(1, 4), (1, 16), (1, 2), (16, 1), (3, 5)])
+def test_remedies_of_the_batch_leave_no_mismatch_when_all_are_followed(
+    tmp_path: Path, micro: int, accumulation: int
+) -> None:
+    # The run has passes of 8 and steps of 16.
+    data = arguments() | {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation}
+    found = compared(data, tmp_path).mismatches
+    assert found
+    for one in found:
+        number, other, beside = re.fullmatch(
+            r"(?:Write|Keep) (\d+) beside (\w+) (\d+)(?:, or set .*)?", one.remedy
+        ).groups()  # type: ignore[union-attr]
+        assert {one.setting: int(number), other: int(beside)} == {
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 2,
+        }
+    offered = "or set sft.train.micro_batch" in found[0].remedy
+    # Micro batches of 3 do not share a batch of 16.
+    assert offered == (micro != 3)
+
+
+def test_a_batch_by_the_former_argument_is_compared(tmp_path: Path) -> None:
+    data = arguments() | {"per_gpu_train_batch_size": 4}
+    assert rows(compared(data, tmp_path)) == {
+        "per_gpu_train_batch_size": ("4", "8"),
+        "gradient_accumulation_steps": ("2: 4 x 2 x 1 ranks = 8 samples in a step", "16"),
+    }
+    del data["per_device_train_batch_size"]
+    assert "per_gpu_train_batch_size" in rows(compared(data, tmp_path))
+
+
+@pytest.mark.parametrize("name", sorted(NEVER_NULL))
+def test_a_null_is_a_mismatch_where_a_value_is_compared(tmp_path: Path, name: str) -> None:
+    found = compared(arguments() | {name: None}, tmp_path, samples=800).mismatches
+    assert (name, "null") in [(one.setting, one.found) for one in found]
+
+
+def test_nulls_of_arguments_that_transformers_writes_as_null_are_none(tmp_path: Path) -> None:
+    names = ("deepspeed", "fsdp_config", "lr_scheduler_kwargs", "per_gpu_train_batch_size", "run_name", "warmup_ratio")
+    data = arguments() | {"lr_scheduler_type": "cosine"} | dict.fromkeys(names)
+    assert rows(compared(data, tmp_path, run_of(min_lr_fraction=0.0))) == {}
+    transformers = pytest.importorskip("transformers")
+    theirs = {field.name: field.default for field in dataclasses.fields(transformers.TrainingArguments)}
+    assert [name for name in NEVER_NULL & theirs.keys() if theirs[name] is None] == []
 
 
 def test_the_steps_of_epochs_follow_from_the_samples() -> None:
@@ -93,6 +148,25 @@ def test_the_steps_of_epochs_follow_from_the_samples() -> None:
     # A tenth of an epoch of 4 steps is part of a step.
     assert steps_of_epochs(0.1, 100, 8, 2, 2) == 1
     assert steps_of_epochs(1, 3, 8, 1, 4) == 1
+    # 1,607 samples are 100 passes of 16 and 7 samples more.
+    assert steps_of_epochs(1, 1607, 8, 2, 1) == 101
+    assert steps_of_epochs(1, 1607, 8, 2, 1, drop_last=True) == 100
+    assert steps_of_epochs(1, 3, 8, 1, 4, drop_last=True) == 1
+
+
+def test_steps_are_counted_with_every_argument_that_shapes_them(tmp_path: Path) -> None:
+    data = arguments() | {"max_steps": -1, "num_train_epochs": 2}
+    del data["per_device_train_batch_size"]
+    # 1,003 samples in steps of 4 x 2 ranks x 1: 126 an epoch.
+    former = data | {"per_gpu_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    run = run_of(processes=2, micro_batch=4, global_batch=8, steps=252)
+    assert rows(compared(former, tmp_path, run, samples=1003)) == {}
+    # 1,607 samples in steps of 8 x 2: 100 whole ones, and one of 7 samples unless that is dropped.
+    one = data | {"num_train_epochs": 1}
+    assert rows(compared(one, tmp_path, samples=1607)) == {"num_train_epochs": ("1: 101 steps of 1607 samples", "100")}
+    assert rows(compared(one | {"dataloader_drop_last": True}, tmp_path, samples=1607)) == {}
+    none = compared(data | {"num_train_epochs": 0}, tmp_path, samples=1607)
+    assert rows(none) == {"num_train_epochs": ("0: 0 steps of 1607 samples", "100")}
 
 
 def test_epochs_are_compared_as_steps_and_need_the_samples(tmp_path: Path) -> None:
@@ -243,7 +317,16 @@ def test_gradient_checkpointing_with_adapters_is_told_what_keeps_the_gradient(tm
     assert "enable_input_require_grads" in note
 
 
-@pytest.mark.parametrize(("name", "value"), [("learning_rate", "fast"), ("bf16", "maybe"), ("max_steps", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", "fast"),
+        ("bf16", "maybe"),
+        ("max_steps", 1.5),
+        ("per_device_train_batch_size", 0),
+        ("gradient_accumulation_steps", "auto"),
+    ],
+)
 def test_a_value_that_cannot_be_read_is_named_with_line_and_key(tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises(DataError, match=rf"args\.json: line \d+: {name} = "):
         compared(arguments() | {name: value}, tmp_path)

@@ -27,6 +27,7 @@ from retro.recipes.multi_hop.models import ChatModel, EngineModel, as_program
 from retro.recipes.multi_hop.opening import answering_paths, opened_model
 from retro.recipes.multi_hop.protocol import Ask, Outcome, Reply, Steps
 from retro.recipes.multi_hop.server_model import ServerModel, read, spelled
+from retro.recipes.multi_hop.shared_searches import SharedSearches
 from retro.run.config import RunConfig
 from retro.teacher.config import TeacherConfig
 from retro.teacher.request import RefusedError, TeacherRequest
@@ -163,10 +164,11 @@ def test_a_conversation_that_grows_is_computed_once(
         monkeypatch.setattr(decoder, name, call)
 
     monkeypatch.setattr(decoder, "extend", extend)
-    counted("open", lambda adapter: 1)
+    counted("open", lambda *_: 1)
     counted("fork", lambda row, count: count)
     counted("close", lambda row: -1)
-    completion = ProgramEngine(inner).run([lambda: as_program(grown(ASKS[0], same=same), engine, Shelf({}))])[0]
+    searches = SharedSearches(Shelf({}))
+    completion = ProgramEngine(inner).run([lambda: as_program(grown(ASKS[0], same=same), engine, searches)])[0]
     # The prompt of nine tokens, read again in the second turn only where that begins with something else.
     assert read[0] == 9
     assert (max(read[1:]) >= 9) == (not same)
