@@ -226,7 +226,8 @@ def test_chats_and_their_passages_are_those_of_each_adapter_alone(
         assert mine[0]["retrieval"] == wanted[0]["retrieval"]
         logprobs, theirs = ([token["logprob"] for token in one[0]["logprobs"]["content"]] for one in (mine, wanted))
         assert logprobs == pytest.approx(theirs, rel=1e-3, abs=1e-3)
-    assert len({one[0]["message"]["content"] for one in expected}) == 3
+    # Models of so few steps may choose the same tokens; how likely these are differs.
+    assert len({tuple(token["logprob"] for token in one[0]["logprobs"]["content"]) for one in expected}) == 3
 
 
 def test_adapters_of_another_base_are_refused_with_both_names(
