@@ -176,10 +176,10 @@ def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
         "An answer counts (accuracy) if it is a substring of the output, both normalized; 95 % bootstrap intervals, "
         "McNemar's test.",
         _differences(table),
-        "**No difference here is more than chance**, and the model is too small for the method: most of its "
-        "rationales go round in circles about the documents' titles, and what it learns from them is to do the same. The paper's "
-        "models have 8 and 70 billion weights. That the path works with rationales worth learning shows in the world of "
-        "rules of the [recipe's page](../../retro/recipes/instruct_rag/README.md).",
+        "**No difference here is more than chance**, and the model is too small for the method: most of its rationales "
+        "go round in circles about titles of documents, and it learns to do the same. The paper's models have 8 and 70 "
+        "billion weights. That the path works with rationales worth learning shows in the world of rules of the "
+        "[recipe's page](../../retro/recipes/instruct_rag/README.md).",
     ]
     return "\n\n".join(parts) + "\n"
 
