@@ -29,13 +29,13 @@ YES_NO = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 _YEAR = re.compile(r"1\d{3}|20\d{2}")
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _DAY = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
-_PART = rf"(?:{_MONTH}|{_DAY}|\d{{1,4}}(?:st|nd|rd|th)?|of|the|to|and|BCE?|AD|CE)"
+_PART = rf"(?:{_MONTH}|{_DAY}|\d{{1,4}}(?:st|[nr]d|th)?|of|the|to|and|BCE?|AD|CE)"
 _DATE = re.compile(
     rf"\d{{1,4}}([-/.])\d{{1,2}}\1\d{{1,4}}|(?=.*\b{_MONTH}\b){_PART}(?:[\s,–-]+{_PART})*[.,]?", re.IGNORECASE
 )
 # A word with a capital behind the digits makes it a name: 10 Downing Street, 500 Days of Summer.
 _NUMBER = re.compile(
-    r"[-+]?\s?[$€£¥]?\s?\d[\d,.]*(?:[-–]\d[\d,.]*)?(?:st|nd|rd|th|s|%)?(?:[\s-](?:[a-z]+|BCE?|AD|CE)\.?){0,3}"
+    r"[-+]?\s?[$€£¥]?\s?\d[\d,.]*(?:[-–]\d[\d,.]*)?(?:st|[nr]d|th|s|%)?(?:[\s-](?:[a-z]+|BCE?|AD|CE)\.?){0,3}"
 )
 _WRITTEN = frozenset(
     (
