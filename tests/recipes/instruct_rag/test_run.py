@@ -13,7 +13,8 @@ import yaml
 from retro.common.artifacts import Manifest, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json
-from retro.generate.task_prompt import few_shot_examples, task_prompt
+from retro.generate.task_prompt import few_shot_examples, task_chat, task_prompt
+from retro.qa.chat_prompts import build_chat
 from retro.qa.prompt_texts import load_prompts
 from retro.qa.prompts import build_prompt
 from retro.qa.question_files import read_questions
@@ -66,6 +67,7 @@ def config_of(folder: Path, *, steps: int, items: tuple[int, int] = (40, 10), **
         "corpus.tokenizer": f"{{kind: huggingface, path: {folder}/tokenizer.json}}",
         "corpus.split": "[1.0, 0.0, 0.0]",
         "db": "{unit: row, window: 16}",
+        "index.embedder": "{kind: hashing, dimension: 4096}",
         "model": "{layers: 3, hidden_size: 64, heads: 4, query_groups: 4, ffn_hidden_size: 256, sequence_length: 128, "
         "retrieval: false, vocabulary_multiple: 1, init_std: 0.1}",
         "train": "{steps: 2, warmup_steps: 0, lr: 1.0e-6, precision: float32}",
@@ -206,6 +208,34 @@ def test_knowledge_conflict_asks_a_tuned_model_with_the_words_that_it_was_tuned_
         trained = build_prompt(one, one.contexts, kind="instruct_rag", **ways)
         assert task_prompt(one, one.contexts, task, examples=(), **ways) == trained
     assert read_manifest(folder / "with_passages", "generate").config["generate"]["passage_order"] == "best_last"
+
+
+def test_a_chat_is_asked_as_it_was_tuned(made: RunConfig) -> None:
+    question = data.read_chosen(home(made) / "answer" / "test.jsonl")[0]
+    texts = load_prompts(home(made) / "tune" / "style.yaml")
+    ways: dict[str, Any] = {"contexts_in_prompt": 3, "takes_system": True, "texts": texts, "order": "best_last"}
+    trained = build_chat(question, question.contexts, rule=texts.rule_of_kind("instruct_rag"), **ways)
+    task = load_task(str(home(made) / "answer" / "ft.yaml"))
+    assert trained == task_chat(question, question.contexts, task, examples=(), **ways)
+    (turn,) = trained.messages
+    assert turn["content"].startswith("Document 1: ")
+    assert turn["content"].endswith(f"\n\nread {question.question}")
+
+
+def test_passages_are_searched_in_the_run_s_database(tmp_path: Path) -> None:
+    config = config_of(tmp_path, steps=1, retrieve=True)
+    for name in ("corpus", "db", "index"):
+        stage(name).run(config)
+    run_recipe(RECIPE, config, "data", until=True)
+    assert counts(config, "retrieve")["test.jsonl"] == {
+        "items": 10, "n_docs": 3, "replaced": 10, "with_fewer": 0, "without": 0,
+    }  # fmt: skip
+    for one in lines(home(config) / "data" / "test.jsonl"):
+        entity = one["question"].split()[1]
+        # The corpus has ten documents of each entity, and words are all that a hashing embedder compares.
+        assert [document["text"].split()[0] for document in one["ctxs"]] == [entity] * 3
+        scores = [document["score"] for document in one["ctxs"]]
+        assert scores == sorted(scores, reverse=True)
 
 
 def test_demonstrations_come_before_the_documents(made: RunConfig) -> None:
