@@ -137,8 +137,8 @@ def original_output(home: Path) -> dict[str, Any]:
 
 
 def _told(one: Any) -> dict[str, Any]:
-    told: dict[str, Any] = dict(one.details["multi_hop"])
-    return told
+    details: dict[str, Any] = dict(one.details["multi_hop"])
+    return details
 
 
 def ask(given: argparse.Namespace, words: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """How a question with its look-ups so far is put to a model, and how its reply is read: two forms.
 
 `FunctionCalls` is for a model that was tuned on the conversation of this recipe, `Chat` for any instruct model: it is
-told in words, with an example, to break a question down. Texts are in `dialogs.yaml`.
+instructed in words, with an example, to break a question down. Texts are in `dialogs.yaml`.
 """
 
 from __future__ import annotations

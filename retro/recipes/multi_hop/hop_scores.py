@@ -37,14 +37,14 @@ def hop_table(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[
         JSON values: `recall_after_hop` (mean share of supporting documents found after 1, 2, … hops, over all
         questions with such documents: one that made fewer hops keeps what it had), `counts` and `lines`.
     """
-    told = [one.details["multi_hop"] for one in answers]
-    pairs = zip(questions, told, strict=True)
+    details = [one.details["multi_hop"] for one in answers]
+    pairs = zip(questions, details, strict=True)
     shares = [documents_found(mine["hops"], one.document_ids) for one, mine in pairs if one.document_ids]
     most = max((len(one) for one in shares), default=0)
     recall = [sum(_after(one, hop) for one in shares) / len(shares) for hop in range(most)]
-    counts = _counts(told)
+    counts = _counts(details)
     lines = [
-        f"{counts['several_hops']} of {len(told)} questions were answered in more than one hop, "
+        f"{counts['several_hops']} of {len(details)} questions were answered in more than one hop, "
         f"{counts['failed']} have no answer",
         *(f"supporting documents found after hop {hop}: {100 * one:.1f} %" for hop, one in enumerate(recall, start=1)),
     ]
@@ -55,12 +55,12 @@ def _after(shares: Sequence[float], hop: int) -> float:
     return shares[min(hop, len(shares) - 1)] if shares else 0.0
 
 
-def _counts(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _counts(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many hops were made, and notes and failures by their first word."""
-    hops = Counter(len(one["hops"]) for one in told)
-    notes = Counter(note.partition(":")[0] for one in told for note in one.get("notes", ()))
-    failures = Counter(one["failed"].partition(":")[0] for one in told if one.get("failed"))
-    routes = Counter(one["route"] for one in told if one.get("route"))
+    hops = Counter(len(one["hops"]) for one in details)
+    notes = Counter(note.partition(":")[0] for one in details for note in one.get("notes", ()))
+    failures = Counter(one["failed"].partition(":")[0] for one in details if one.get("failed"))
+    routes = Counter(one["route"] for one in details if one.get("route"))
     found: dict[str, Any] = {
         "hops": {str(number): hops[number] for number in sorted(hops)},
         "several_hops": sum(count for number, count in hops.items() if number > 1),

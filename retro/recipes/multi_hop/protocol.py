@@ -111,7 +111,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A step that is told while an answer is made: `search`, `found`, `said`, `note`, and `answer`, the last one."""
+    """A step, reported while an answer is made: `search`, `found`, `said`, `note`, and `answer`, the last one."""
 
     kind: str
     text: str = ""
@@ -168,7 +168,7 @@ class _Running:
     """A program, and what it waits for."""
 
     steps: Steps
-    told: list[Event] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     wants: Ask | Search | None = None
     outcome: Outcome | None = None
 
@@ -177,7 +177,7 @@ class _Running:
         try:
             step = next(self.steps) if given is None else self.steps.send(given)
             while isinstance(step, Event):
-                self.told.append(step)
+                self.events.append(step)
                 step = self.steps.send(None)
             self.wants = step
         except StopIteration as ended:
@@ -249,5 +249,5 @@ def stream(steps: Steps, model: LanguageModel, retriever: Retriever) -> Iterator
 
 
 def _told(running: _Running) -> Iterator[Event]:
-    told, running.told = running.told, []
-    yield from told
+    events, running.events = running.events, []
+    yield from events
