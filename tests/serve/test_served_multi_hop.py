@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 import pytest
@@ -18,6 +18,7 @@ from retro.run.config import RunConfig
 from retro.serve.config import ServeConfig
 from retro.serve.loading import load_service
 from tests.recipes.multi_hop.fact_run import RECIPE, other, small_run
+from tests.recipes.multi_hop.http_server import serving
 from tests.serve.running import RunningServer, running
 
 CHAT = "/v1/chat/completions"
@@ -95,14 +96,9 @@ class SlowServer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), SlowServer)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/retrieve"
-    SlowServer.let.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(SlowServer) as found:
+        yield f"{found}/retrieve"
+        SlowServer.let.set()
 
 
 def test_a_search_holds_up_nobody_else_and_questions_share_the_next(run: RunConfig, address: str) -> None:

@@ -162,9 +162,8 @@ def test_what_is_learned_is_exactly_what_the_assistant_writes(tokenizer: Any, tm
     assert packing or found.total() == len(wanted)
 
 
+@pytest.mark.parametrize("tokenizer", ["bytes"], indirect=True)
 def test_with_bytes_not_even_a_blank_differs(tmp_path: Path, tokenizer: Any) -> None:
-    if not hasattr(tokenizer, "path"):
-        pytest.skip("SentencePiece drops line breaks")
     batch = prepared(tmp_path / "s.jsonl", [SEVERAL], tokenizer).source.fetch(np.array([0]))
     wanted = [assistant_text(turn) for turn in turns_of(SEVERAL, "s") if turn.role == "assistant"]
     assert learned_texts(batch, tokenizer) == wanted

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +34,7 @@ from retro.teacher.script import ScriptBackend
 from retro.teacher.teacher import Teacher
 from retro.tokenizers.tokenizer import load_tokenizer
 from tests.recipes.multi_hop.fact_run import RECIPE, home, other
+from tests.recipes.multi_hop.http_server import serving
 from tests.recipes.multi_hop.scripted import Shelf, outcome_of
 
 
@@ -203,14 +203,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def config() -> Iterator[ModelConfig]:
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     Handler.got.clear()
-    yield ModelConfig(kind="server", base_url=f"http://127.0.0.1:{server.server_port}/v1", name="m", max_retries=0)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as address:
+        yield ModelConfig(kind="server", base_url=f"{address}/v1", name="m", max_retries=0)
 
 
 def completed(text: str, reason: str = "stop") -> tuple[int, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +26,7 @@ from retro.recipes.multi_hop.retrievers import (
     windows_of,
 )
 from retro.run.config import RunConfig
+from tests.recipes.multi_hop.http_server import serving
 from tests.recipes.multi_hop.scripted import Scripted, question
 from tests.recipes.passages.world import config_of as passages_config
 from tests.recipes.passages.world import embedded
@@ -159,15 +159,10 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     Handler.got.clear()
     Handler.status, Handler.refuses = 200, ""
-    yield f"http://127.0.0.1:{server.server_port}/retrieve"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as found:
+        yield f"{found}/retrieve"
 
 
 def test_an_address_is_asked_in_search_r1s_form(address: str) -> None:
