@@ -1,0 +1,1 @@
+"""A frozen language model that reads documents as keys and values of a prefix, made by a trained encoder."""
