@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from retro.common.config import StageConfig
 from retro.common.errors import require
 from retro.recipes.document_split import SEED, VALID_SHARE
+from retro.recipes.dynamic_prefix.generation_config import AnswerConfig, StoreConfig
 from retro.recipes.passages.config import PassagesConfig
 from retro.training.config import TrainConfig
 
@@ -156,3 +157,9 @@ class DynamicPrefixConfig(StageConfig):
 
     train: PrefixTrainConfig = PrefixTrainConfig()
     """Training of the encoder."""
+
+    store: StoreConfig = StoreConfig()
+    """Documents that are encoded once."""
+
+    answer: AnswerConfig = AnswerConfig()
+    """How questions are answered."""

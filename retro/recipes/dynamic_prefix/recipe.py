@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from retro.recipes.base import Made, Step, StepRun
+from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
+from retro.recipes.dynamic_prefix import generation_steps
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+from retro.run.config import RunConfig
 
 
 def _retrieve(work: StepRun) -> Made:
@@ -44,6 +46,10 @@ def _needs_of_training(settings: DynamicPrefixConfig) -> tuple[str, ...]:
 class DynamicPrefix:
     """Documents as keys and values for every layer of a frozen language model."""
 
+    def serve(self, config: RunConfig, settings: DynamicPrefixConfig) -> Served:
+        """Answer chats with the documents that are found for them."""
+        return generation_steps.serve(config, settings, recipe_path(config, self))
+
     name = "dynamic_prefix"
     summary = "Dynamic prefix: an encoder turns documents into keys and values that a frozen language model reads"
     config = DynamicPrefixConfig
@@ -68,4 +74,6 @@ class DynamicPrefix:
             collective=True,
             wanted=lambda settings: settings.data.train is not None,
         ),
+        generation_steps.ENCODE,
+        generation_steps.ANSWER,
     )
