@@ -29,8 +29,8 @@ class StoreConfig(StageConfig):
     documents: Literal["questions", "passages"] = "questions"
     """Which are encoded: the `ctxs` of the questions that are answered, or all passages of `data.passages`."""
 
-    documents_per_block: PositiveInt = 512
-    """Documents in one block, the unit of resuming."""
+    documents_per_block: int = Field(default=512, ge=1, le=2048)
+    """Most documents in one block, the unit of resuming; fewer where the longest would take more than 256 MiB."""
 
     documents_at_once: PositiveInt = 32
     """Documents that the encoder reads in one pass, those of similar lengths together."""
