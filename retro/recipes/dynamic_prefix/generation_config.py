@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -42,6 +42,9 @@ class AnswerConfig(StageConfig):
     modes: tuple[Mode, ...] = Field(default=("prefix", "none", "prompt"), min_length=1)
     """Ways that are compared, on the same questions and documents."""
 
+    reader: Literal["train", "joint"] = "train"
+    """The step whose encoder is used: `joint` trains it on, together with the retriever."""
+
     documents: PositiveInt | None = None
     """Documents of a question, best first; absent: as many as the prefix was trained with (`prefix.documents`)."""
 
@@ -64,6 +67,11 @@ class AnswerConfig(StageConfig):
 
     metrics: tuple[str, ...] = ()
     """What answers are scored by, the main metric first; empty: those of `generate.task`."""
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """What of it decides answers: how much stays in memory does not."""
+        return self.model_dump(mode="json", exclude={"cache_mib"})
 
     @model_validator(mode="after")
     def _each_once(self) -> AnswerConfig:
