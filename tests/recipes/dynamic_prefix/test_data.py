@@ -86,7 +86,9 @@ def test_only_the_answer_counts_in_the_loss() -> None:
     one = Sample((7, 8, 9), (4, 0), ((1, 2, 3),))
     other = Sample((5,), (6, 0), ())
     source = PrefixSource([one, other], end=0, documents=2, multiple=4)
-    batch = source.fetch(np.array([[source.place(0), source.place(1)].index(0), [source.place(0), source.place(1)].index(1)]))
+    batch = source.fetch(
+        np.array([[source.place(0), source.place(1)].index(0), [source.place(0), source.place(1)].index(1)])
+    )
     assert batch.tokens_BS.tolist() == [[7, 8, 9, 4], [5, 6, 0, 0]]
     assert batch.labels_BS.tolist() == [[8, 9, 4, 0], [6, 0, 0, 0]]
     assert batch.loss_mask_BS.tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]

@@ -113,9 +113,7 @@ def test_a_kill_in_either_step_ends_in_the_same_bytes(
         run_recipe(RECIPE, config, "train")
     one_step = loop._one_step
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(
-            loop, "_one_step", lambda *given: one_step(*given) if given[3] < 3 else killed()
-        )
+        patched.setattr(loop, "_one_step", lambda *given: one_step(*given) if given[3] < 3 else killed())
         run_recipe(RECIPE, config, "train")
     assert checkpoint.find(home(config) / "train" / "prefix").name == "step_00000002"
     run_recipe(RECIPE, config, "train")
@@ -171,9 +169,7 @@ def embed_all(config: RunConfig, embed_shard: Any, folder: Path) -> None:
         ({"data": {"valid_share": 0.9999999}}, r"data.valid_share = 0.9999999: needs a share that leaves documents"),
     ],
 )
-def test_data_that_cannot_work_is_refused(
-    world: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_data_that_cannot_work_is_refused(world: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run_recipe(RECIPE, config_of(world, tmp_path / "run", **changes), "retrieve")
 
@@ -214,7 +210,10 @@ def test_what_cannot_be_trained_is_refused(
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"train": {"train_only": "modules", "recompute": "full"}}, "recompute none or selective: a layer that is comp"),
+        (
+            {"train": {"train_only": "modules", "recompute": "full"}},
+            "recompute none or selective: a layer that is comp",
+        ),
         ({"train": {"train_only": "all"}}, "needs train_only: modules"),
         ({"question": "no place"}, r"question = 'no place': needs the text \{question\} once"),
     ],
