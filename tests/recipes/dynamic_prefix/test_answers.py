@@ -225,12 +225,17 @@ def test_each_mode_is_given_once() -> None:
 
 def test_steps_are_passed_over_where_there_is_nothing_to_ask() -> None:
     steps = {one.name: one for one in RECIPE.steps}
-    nothing, passages = DynamicPrefixConfig(), DynamicPrefixConfig(store={"documents": "passages"})
-    assert not steps["encode"].wanted(nothing)
-    assert not steps["answer"].wanted(nothing)
+    trained = {"train": "train.jsonl"}
+    passages = DynamicPrefixConfig(data=trained, store={"documents": "passages"})
+    for nothing in (DynamicPrefixConfig(), DynamicPrefixConfig(data={"test": "test.jsonl"})):
+        # Without questions to train on there is no encoder.
+        assert not steps["encode"].wanted(nothing)
+        assert not steps["answer"].wanted(nothing)
     assert steps["encode"].wanted(passages)
+    assert not steps["answer"].wanted(passages)
+    assert steps["answer"].wanted(DynamicPrefixConfig(data={**trained, "test": "test.jsonl"}))
     assert steps["encode"].needed(passages) == ("train",)
-    unstored = DynamicPrefixConfig(data={"test": "test.jsonl"}, answer={"stored": False, "search": True})
+    unstored = DynamicPrefixConfig(data={**trained, "test": "test.jsonl"}, answer={"stored": False, "search": True})
     assert not steps["encode"].wanted(unstored)
     assert steps["answer"].needed(unstored) == ("retrieve", "train", "corpus", "db", "index")
     joint = DynamicPrefixConfig(data={"test": "test.jsonl"}, answer={"reader": "joint"})
