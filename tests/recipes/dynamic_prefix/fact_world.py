@@ -23,7 +23,7 @@ from retro.training.loop import train
 
 PEOPLE = (
     "alan", "bea", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "june", "kurt", "lena", "mia", "ned", "olga",
-    "paul", "rosa", "sam", "tina", "ugo",
+    "paul",
 )  # fmt: skip
 THINGS = (
     "soup", "bread", "tea", "apples", "rice", "figs", "plums", "milk", "nuts", "corn", "beans", "honey", "cake", "eggs",
@@ -95,15 +95,13 @@ class Form:
             person = int(random.integers(len(PEOPLE)))
             thing = THINGS[eaten(random, person, held_out=False)]
             is_question = random.random() < 0.6
-            prompt = self._encode(
-                TEMPLATE.format(question=asked(person)) if is_question else f"{asked(person)} is"
-            )
+            prompt = self._encode(TEMPLATE.format(question=asked(person)) if is_question else f"{asked(person)} is")
             ids += [*prompt, *self._encode(thing), self._end if is_question else self._encode(".")[0]]
             weights += [0.02] * len(prompt) + [1.0, 0.2 if is_question else 0.02]
         return ids, weights
 
 
-def train_model(out: Path, steps: int = 200) -> Path:
+def train_model(out: Path, steps: int = 150) -> Path:
     """The language model; its checkpoint has the tokenizer."""
     tokenizer = write_tokenizer(out / "tokenizer")
     train(

@@ -20,9 +20,9 @@ from retro.tokenizers.tokenizer import load_tokenizer
 from tests.recipes.dynamic_prefix import fact_world
 
 TRAIN: dict[str, Any] = {
-    "steps": 900, "micro_batch": 32, "global_batch": 32, "lr": 4e-3, "weight_decay": 0.0, "beta2": 0.98,
-    "precision": "float32", "train_only": "modules", "retrieval_rates": {"gate_lr_factor": 5.0}, "save_every": 900,
-    "evaluate_every": 900,
+    "steps": 700, "micro_batch": 32, "global_batch": 32, "lr": 4e-3, "weight_decay": 0.0, "beta2": 0.98,
+    "precision": "float32", "train_only": "modules", "retrieval_rates": {"gate_lr_factor": 5.0}, "save_every": 700,
+    "evaluate_every": 700,
 }  # fmt: skip
 DOCUMENTS = 3
 
@@ -30,7 +30,7 @@ DOCUMENTS = 3
 def settings(folder: Path) -> dict[str, Any]:
     """Of the recipe, over the model and the questions in a folder."""
     fact_world.write_questions(
-        folder / "train.jsonl", fact_world.questions(10_000, 1, held_out=False, documents=DOCUMENTS)
+        folder / "train.jsonl", fact_world.questions(6000, 1, held_out=False, documents=DOCUMENTS)
     )
     return {
         "data": {"train": str(folder / "train.jsonl")},
