@@ -107,7 +107,10 @@ def train_model(out: Path, steps: int = 150) -> Path:
     train(
         out=out / "model",
         shape=ModelShape(
-            model=ModelConfig(**MODEL), vocabulary=tokenizer.vocab_size, chunk_length=16, tokenizer=tokenizer.fingerprint
+            model=ModelConfig(**MODEL),
+            vocabulary=tokenizer.vocab_size,
+            chunk_length=16,
+            tokenizer=tokenizer.fingerprint,
         ),
         config=TrainConfig(
             steps=steps, micro_batch=32, global_batch=32, lr=3e-3, weight_decay=0.01, beta2=0.98, precision="float32",

@@ -1,4 +1,4 @@
-"""In a world of facts: a frozen model that knows nothing reads held-out facts in its prefix, distractors beside them."""
+"""In a world of facts: a frozen model that knows nothing reads held-out facts in its prefix, among distractors."""
 
 from __future__ import annotations
 
