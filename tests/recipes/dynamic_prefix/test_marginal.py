@@ -1,4 +1,4 @@
-"""The marginal likelihood over documents and REALM's closed gradient: by hand, by enumeration, where some are missing."""
+"""The marginal likelihood over documents and REALM's gradient: by hand, by enumeration, where some are missing."""
 
 from __future__ import annotations
 
