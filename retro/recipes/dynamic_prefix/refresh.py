@@ -98,9 +98,7 @@ Build = Callable[[nn.Module], Searcher]
 class IndexRefresher:
     """Takes snapshots, builds their indexes in a thread, and gives each step the index that it has to use."""
 
-    def __init__(
-        self, folder: Path, schedule: Schedule, build: Build, *, steps: int, writes: bool = True, kept: int = 0
-    ) -> None:
+    def __init__(self, folder: Path, schedule: Schedule, build: Build, *, steps: int, kept: int = 0) -> None:
         """Set up; nothing is built.
 
         Args:
@@ -108,12 +106,11 @@ class IndexRefresher:
             schedule: Which step uses which.
             build: Makes an index.
             steps: Of the run: an index that is used by none of them is not built.
-            writes: Whether this process writes the snapshots: one of those that train together.
             kept: A snapshot is deleted when no step after `kept` steps before the newest snapshot uses it: how far
                 back the oldest checkpoint may be that training could continue from. 0: none is deleted.
         """
         self._folder, self.schedule, self._build, self._steps = folder, schedule, build, steps
-        self._writes, self._kept = writes, kept
+        self._kept = kept
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="refresh")
         self._indexes: dict[int, Future[Searcher]] = {}
         self._lock = Lock()
@@ -137,21 +134,23 @@ class IndexRefresher:
         """Where a snapshot is."""
         return self._folder / f"step_{snapshot:08d}.safetensors"
 
-    def publish(self, snapshot: int, retriever: nn.Module) -> None:
+    def publish(self, snapshot: int, retriever: nn.Module, *, writes: bool = True, builds: bool = True) -> None:
         """Take a snapshot and begin to build its index. Called in the training thread, by every process.
 
         Args:
             snapshot: Steps that the retriever has been trained.
             retriever: Its weights are copied before this returns.
+            writes: Whether this process writes it to disk: one of those that train together.
+            builds: Whether this process searches, and needs the index.
         """
         weights = {name: one.detach().cpu().clone() for name, one in retriever.state_dict().items()}
-        if self._writes:
+        if writes:
             self._folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.path(snapshot)) as temporary:
                 save_file(weights, str(temporary))
             self._forget(snapshot)
         with self._lock:
-            if snapshot not in self._indexes and snapshot <= self.schedule.snapshot_of(self._steps):
+            if builds and snapshot not in self._indexes and snapshot <= self.schedule.snapshot_of(self._steps):
                 self._indexes[snapshot] = self._thread.submit(self._built, snapshot, weights)
             # Steps go on: nobody asks for an index before the one that this step uses.
             used = self.schedule.snapshot_of(snapshot + 1)

@@ -147,12 +147,16 @@ def test_an_index_that_no_step_uses_is_not_built_and_its_snapshot_is_kept_for_a_
         assert value(longer.index_of(14)) == 10
 
 
-def test_only_one_process_writes_and_a_build_without_a_retriever_is_a_mistake(tmp_path: Path) -> None:
-    with IndexRefresher(tmp_path / "none", TEN, Weight, steps=5, writes=False) as indexes:
-        indexes.publish(0, retriever(0))
+def test_only_one_process_writes_and_those_that_do_not_search_build_nothing(tmp_path: Path) -> None:
+    with refresher(tmp_path / "none") as indexes:
+        indexes.publish(0, retriever(3), writes=False)
+        assert value(indexes.index_of(1)) == 3
+    assert not (tmp_path / "none").exists()
+    with IndexRefresher(tmp_path, TEN, Weight, steps=5) as indexes:
+        # Nothing is built, so nothing misses the retriever that was never set up.
+        indexes.publish(0, retriever(0), builds=False)
         with pytest.raises(ValueError, match="call set_up first"):
             indexes.index_of(1)
-    assert not (tmp_path / "none").exists()
 
 
 def test_the_flat_index_finds_the_largest_inner_products() -> None:
