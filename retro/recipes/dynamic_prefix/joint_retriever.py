@@ -7,6 +7,7 @@ It pools as the embedder of the same settings does (retro/index/neural.py), so w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from retro.common.errors import DataError
-from retro.common.files import discard, write_json
+from retro.common.files import discard, read_json, write_json
 from retro.index.config import EmbedderConfig
 from retro.index.embeddings import token_batches
 from retro.index.model_loading import load_encoder, load_sentence_transformer
@@ -84,7 +85,7 @@ class Tower(nn.Module):
         """Texts as marked tokens, padded to the longest.
 
         Args:
-            texts: None of them blank: a text without tokens has no vector.
+            texts: At least one, none of them blank: a text without tokens has no vector.
             prefix: Put before each.
 
         Raises:
@@ -98,7 +99,7 @@ class Tower(nn.Module):
         lengths_R = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         real_RT = np.arange(int(lengths_R.max(initial=1))) < lengths_R[:, None]
         ids_RT = np.full(real_RT.shape, self.tokenizer.pad_token_id or 0, dtype=np.int64)
-        ids_RT[real_RT] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if rows else []
+        ids_RT[real_RT] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
         counted_RT = text_positions(ids_RT, real_RT, self.tokenizer.cls_token_id, self.tokenizer.sep_token_id)
         counted_RT = pooled_positions(self.config.pooling, counted_RT, real_RT)
         return Encoded(ids_RT, (real_RT.astype(np.int8) * FRAME + counted_RT).astype(np.int8))
@@ -189,15 +190,14 @@ def trained_embedder(folder: Path) -> EmbedderConfig:
     Raises:
         ArtifactError: The file is missing or damaged.
     """
-    from retro.common.files import read_json
-
     settings = read_json(folder / SETTINGS, "Run the step `joint` again")
     names = {name: str(folder / settings[name]) for name in ("model", "query_model") if settings[name]}
     return EmbedderConfig(**(settings | names))
 
 
 def _save(tower: Tower, folder: Path) -> None:
-    model: Any = tower.model
+    # As the settings load it: in fp32, whatever it was trained in. A copy, without what training hung on it.
+    model: Any = copy.deepcopy(tower.model).to(device="cpu", dtype=torch.float32)
     if tower.config.kind == "sentence_transformers":
         model.save(str(folder), create_model_card=False)
         return
@@ -206,17 +206,16 @@ def _save(tower: Tower, folder: Path) -> None:
 
 
 def _embedded(tower: Tower, texts: Encoded, batch_tokens: int) -> NDArray[np.float32]:
-    """Texts of like length together; results in their order."""
+    """[R, E] vectors of at least one text; those of like length together, results in their order."""
     where = next(tower.parameters()).device
     lengths_R = (texts.marks_RT != PAD).sum(axis=1)
-    found: NDArray[np.float32] | None = None
+    found = np.zeros((len(lengths_R), 0), dtype=np.float32)
     with torch.inference_mode():
         for batch in token_batches(lengths_R, batch_tokens):
             length = int(lengths_R[batch].max())
             ids, marks = (torch.from_numpy(one[batch, :length]) for one in (texts.ids_RT, texts.marks_RT))
             vectors = tower(ids.to(where), marks.to(where)).cpu().numpy()
-            found = np.zeros((len(lengths_R), vectors.shape[1]), dtype=np.float32) if found is None else found
+            if not found.size:
+                found = np.zeros((len(lengths_R), vectors.shape[1]), dtype=np.float32)
             found[batch] = vectors
-    if found is None:
-        raise ValueError("no texts to embed")
     return found

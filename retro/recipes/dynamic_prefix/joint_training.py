@@ -112,7 +112,13 @@ def schedule_of(config: JointConfig) -> Schedule:
     return Schedule(every=config.refresh_every, delay=config.refresh_delay)
 
 
-def train_joint(config: JointConfig, parts: JointParts, layout: ParallelConfig, out: Path) -> tuple[Result, float]:
+def train_joint(
+    config: JointConfig,
+    parts: JointParts,
+    layout: ParallelConfig,
+    out: Path,
+    begin: Callable[[], None] = lambda: None,
+) -> tuple[Result, float]:
     """Train, or continue where a stopped run left off.
 
     Args:
@@ -120,6 +126,7 @@ def train_joint(config: JointConfig, parts: JointParts, layout: ParallelConfig, 
         parts: What, on what. `parts.retriever` has the trained weights afterwards.
         layout: Processes.
         out: Directory of the run.
+        begin: As of `training.train`.
 
     Returns:
         What `training.train` gives, and the seconds that steps waited for an index that was not finished.
@@ -147,7 +154,8 @@ def train_joint(config: JointConfig, parts: JointParts, layout: ParallelConfig, 
             refresher.set_up(retriever)
             return {**parts.reader(model, shape), RETRIEVER: retriever}
 
-        def begin() -> None:
+        def started() -> None:
+            begin()
             if not checkpoint.complete(out / "checkpoints"):
                 publish(refresher, 0, parts.retriever)
 
@@ -166,7 +174,7 @@ def train_joint(config: JointConfig, parts: JointParts, layout: ParallelConfig, 
             modules=modules,
             what="joint",
             tokenizer=parts.tokenizer,
-            begin=begin,
+            begin=started,
         )
         return result, round(refresher.waited_s, 3)
 

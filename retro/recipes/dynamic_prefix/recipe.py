@@ -8,6 +8,7 @@ from typing import Any
 
 from retro.recipes.base import Made, Step, StepRun
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+from retro.recipes.dynamic_prefix.joint import JOINT
 
 
 def _retrieve(work: StepRun) -> Made:
@@ -68,4 +69,5 @@ class DynamicPrefix:
             collective=True,
             wanted=lambda settings: settings.data.train is not None,
         ),
+        JOINT,
     )

@@ -35,11 +35,13 @@ from tests.model.tiny import tiny_shape
 
 SYLLABLES = [a + b for a in "bdfgklmn" for b in "aeiou"][:24]
 FACTS = {
-    "home": ("{name} lives in {value}", "which town is the home of {name} ?", "town"),
-    "work": ("{name} earns money as {value}", "what job does {name} have ?", "job"),
-    "food": ("{name} likes to eat {value}", "which dish does {name} enjoy ?", "dish"),
+    "home": ("{title} {name} lives in {value}", "which town is the home of {name} ?", "town"),
+    "work": ("{title} {name} earns money as {value}", "what job does {name} have ?", "job"),
+    "food": ("{title} {name} likes to eat {value}", "which dish does {name} enjoy ?", "dish"),
 }
 VALUES = 8
+TITLES = ("mr", "ms")
+"""What documents call a person. No question asks for it: a label that answers do not need."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ def make_world(persons: int = 48, held_out: int = 12, seed: int = 0) -> World:
     questions: list[Question] = []
     contexts: list[Context] = []
     for name in names:
+        title = TITLES[random.integers(2)]
         for fact, (document, question, kind) in FACTS.items():
             value = f"{kind}{random.integers(VALUES)}"
-            text = document.format(name=name, value=value)
+            text = document.format(title=title, name=name, value=value)
             contexts.append(Context(title="", text=text, document_id=f"{name} {fact}"))
-            labels = (("fact", fact),)
+            labels = (("title", title),)
             questions.append(
                 Question(
                     id=str(len(questions)), question=question.format(name=name), answers=(value,), labels=labels,
@@ -210,3 +213,22 @@ def exact_match(model: Any, index: Any, world: World, questions: Sequence[Questi
         logits = model(prompt, prefix=PrefixInputs(states, real))[0, -1, : words.vocab_size]
         right += int(logits.argmax()) == words.ids(question.answers[0])[0]
     return right / len(questions)
+
+
+@torch.no_grad()
+def title_probe(model: Any, world: World) -> float:
+    """How often a linear probe, fitted on the documents of seen persons, tells the titles of those held out, by the
+    pooled states of their documents."""
+    words, encoder = Words(world.words), model.added_knowledge
+    parts = []
+    for questions in (world.train, world.valid):
+        ids = [torch.tensor(words.encode([document_text(one.contexts[0])])[0][0]) for one in questions]
+        states = torch.stack(
+            [encoder.documents(one[None], torch.ones(1, len(one)).bool())[0][0].mean(0) for one in ids]
+        )
+        signs = torch.tensor([1.0 if dict(one.labels)["title"] == TITLES[0] else -1.0 for one in questions])
+        parts.append((torch.cat((states, torch.ones(len(states), 1)), dim=1), signs))
+    (seen, of_seen), (held_out, of_held_out) = parts
+    ridge = 1e-3 * torch.eye(seen.size(1))
+    probe = torch.linalg.solve(seen.T @ seen + ridge, seen.T @ of_seen)
+    return float(((held_out @ probe > 0) == (of_held_out > 0)).float().mean())
