@@ -59,7 +59,8 @@ class JointConfig(StageConfig):
     """Terms of the loss on what the knowledge encoder gives; empty: none."""
 
     group_label: str = ""
-    """Which of a question's `labels` says the group of its documents, for penalties that read groups."""
+    """Which of a question's `labels` says the group of the document that it is about (its `document_ids`, or its first
+    document), for penalties that read groups. Documents that no training question is about have none."""
 
     train: TrainConfig = TrainConfig(train_only="modules", lr=2e-5, weight_decay=0.01)
     """Steps, batch, optimizer, for the retriever, the knowledge encoder and the prefix."""

@@ -113,7 +113,7 @@ def _encoded(model: nn.Module, batch: MicroBatch) -> tuple[EncodedDocuments, Pre
     ids_Pn, real_Pn = batch.further[IDS].flatten(0, 1), batch.further[REAL].flatten(0, 1)
     states_PnE, kept_Pn = encoder.documents(ids_Pn, real_Pn)
     states_nPE = states_PnE.transpose(0, 1)
-    groups_P = batch.further[GROUPS].repeat_interleave(batch.further[IDS].size(1))
+    groups_P = batch.further[GROUPS].flatten()
     encoded = EncodedDocuments(states_nNE=states_nPE, real_Nn=kept_Pn, groups_N=groups_P)
     return encoded, PrefixInputs(*encoder.with_static(states_nPE, kept_Pn))
 

@@ -198,11 +198,16 @@ def trained_embedder(folder: Path) -> EmbedderConfig:
 def _save(tower: Tower, folder: Path) -> None:
     # As the settings load it: in fp32, whatever it was trained in. A copy, without what training hung on it.
     model: Any = copy.deepcopy(tower.model).to(device="cpu", dtype=torch.float32)
+    tokenizer = model.tokenizer if tower.config.kind == "sentence_transformers" else tower.tokenizer
+    if getattr(tokenizer, "is_fast", False):
+        # Left over from the last texts, and written with the rest.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     if tower.config.kind == "sentence_transformers":
         model.save(str(folder), create_model_card=False)
         return
     model.save_pretrained(str(folder))
-    tower.tokenizer.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
 
 
 def _embedded(tower: Tower, texts: Encoded, batch_tokens: int) -> NDArray[np.float32]:

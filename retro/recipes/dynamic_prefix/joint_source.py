@@ -10,7 +10,7 @@ index of the last step that was trained, which nothing changes while it runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import Any
@@ -22,12 +22,13 @@ from retro.qa.question import Question
 from retro.recipes.dynamic_prefix.encoder_files import EncoderTokenizer
 from retro.recipes.dynamic_prefix.joint_documents import Documents
 from retro.recipes.dynamic_prefix.joint_retriever import Encoded, JointRetriever
+from retro.recipes.dynamic_prefix.penalties import group_of
 from retro.recipes.dynamic_prefix.refresh import Searcher
-from retro.recipes.dynamic_prefix.samples import IDS, REAL, PrefixSource, Sample, document_arrays, document_text
+from retro.recipes.dynamic_prefix.samples import IDS, REAL, PrefixSource, document_arrays, document_text
 from retro.training.batch import Batch, BatchSpec
 
 NUMBERS, ROWS, GROUPS = "sample_numbers", "document_rows", "groups"
-"""In `Batch.further`: [B] number of each sample, [B, K] rows of its documents, [B] group of each question or -1."""
+"""In `Batch.further`: [B] number of each sample, [B, K] rows of its documents, and [B, K] their groups, -1 for none."""
 QUESTION_IDS, QUESTION_MARKS = "question_ids", "question_marks"
 """[B, T] tokens of the questions for the retriever, and what they are for (joint_retriever.py)."""
 DOCUMENT_IDS, DOCUMENT_MARKS = "retriever_document_ids", "retriever_document_marks"
@@ -37,7 +38,14 @@ DOCUMENT_IDS, DOCUMENT_MARKS = "retriever_document_ids", "retriever_document_mar
 class Reader:
     """What makes arrays of texts. Tokenizers are not safe to share, and training and validation read at a time."""
 
-    def __init__(self, documents: Documents, knowledge: EncoderTokenizer, retriever: JointRetriever, k: int) -> None:
+    def __init__(
+        self,
+        documents: Documents,
+        knowledge: EncoderTokenizer,
+        retriever: JointRetriever,
+        k: int,
+        groups: Mapping[str, int] | None = None,
+    ) -> None:
         """Keep the parts.
 
         Args:
@@ -45,24 +53,27 @@ class Reader:
             knowledge: The tokenizer of the knowledge encoder.
             retriever: Its tokenizers alone are used.
             k: Documents of each question.
+            groups: The group of a document, by its id; None: none has one.
         """
-        self.k = k
+        self.k, self._groups = k, groups or {}
         self._documents, self._knowledge, self._retriever, self._lock = documents, knowledge, retriever, Lock()
 
     def arrays(self, questions: Sequence[str], rows_BK: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What the loss reads of questions and the documents found for them."""
         flat = rows_BK.ravel().tolist()
         with self._lock:
-            texts = [document_text(one) for one in self._documents.at(flat)]
+            contexts = self._documents.at(flat)
+            texts = [document_text(one) for one in contexts]
             tokens = self._knowledge.encode(texts)[0]
             asked = self._retriever.encode_questions(questions)
             found = self._retriever.encode_documents(texts)
         nested = [tokens[first : first + self.k] for first in range(0, len(flat), self.k)]
         ids_BKn, real_BKn = document_arrays(nested, self.k)
+        groups_P = np.array([group_of(self._groups, one.document_id) for one in contexts], dtype=np.int64)
         ids_BKT, marks_BKT = _by_question(found, self.k)
         return {
             IDS: ids_BKn, REAL: real_BKn, ROWS: rows_BK, QUESTION_IDS: asked.ids_RT, QUESTION_MARKS: asked.marks_RT,
-            DOCUMENT_IDS: ids_BKT, DOCUMENT_MARKS: marks_BKT,
+            DOCUMENT_IDS: ids_BKT, DOCUMENT_MARKS: marks_BKT, GROUPS: groups_P.reshape(-1, self.k),
         }  # fmt: skip
 
 
@@ -75,7 +86,6 @@ class JointSource:
         questions: Sequence[Question],
         reader: Reader,
         index: Callable[[NDArray[np.int64]], Searcher],
-        groups: Sequence[int] | None = None,
     ) -> None:
         """Put a search before a source.
 
@@ -84,11 +94,9 @@ class JointSource:
             questions: In the same order.
             reader: Makes arrays of texts.
             index: From sample numbers, all of one step, to the index to search.
-            groups: The group of each question; None: none has one.
         """
         self._inner, self._reader, self._index = inner, reader, index
         self._questions = [one.question for one in questions]
-        self._groups = np.array([-1] * len(questions) if groups is None else groups, dtype=np.int64)
 
     @property
     def form(self) -> BatchSpec:
@@ -101,15 +109,10 @@ class JointSource:
         questions = [self._questions[place] for place in places]
         rows_BK = self._index(sample_numbers).search(questions, self._reader.k)
         further = {
-            NUMBERS: np.ascontiguousarray(sample_numbers, dtype=np.int64), GROUPS: self._groups[places],
+            NUMBERS: np.ascontiguousarray(sample_numbers, dtype=np.int64),
             **self._reader.arrays(questions, rows_BK),
         }  # fmt: skip
         return replace(self._inner.fetch(sample_numbers), further=further)
-
-
-def without_documents(samples: Sequence[Sample]) -> list[Sample]:
-    """Samples of prompts and answers alone."""
-    return [replace(one, documents=()) for one in samples]
 
 
 def step_of(sample_numbers: NDArray[np.int64], global_batch: int) -> int:

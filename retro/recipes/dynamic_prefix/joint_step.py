@@ -102,20 +102,21 @@ def run(work: StepRun) -> Made:
 
 
 def read_asked(work: StepRun) -> Asked:
-    """The questions of the step `retrieve`, with the labels that the given files have of them."""
+    """The questions of the step `retrieve`, with the labels that the given file has of those to train on."""
     folder, data = work.made_by(RETRIEVE), work.settings.data
-    labels: dict[str, tuple[tuple[str, str], ...]] = {}
+    labels: dict[str, tuple[tuple[tuple[str, str], ...], tuple[str, ...]]] = {}
     if joint_settings(work.settings).group_label:
-        labels = {one.id: one.labels for one in read_questions(data.train)}
+        labels = {one.id: (one.labels, one.document_ids) for one in read_questions(data.train)}
 
     def read(name: str) -> list[Question]:
         path = folder / name
         return read_questions(path) if path.exists() and path.stat().st_size else []
 
     def labelled(questions: list[Question]) -> list[Question]:
-        return [replace(one, labels=labels.get(one.id, ())) for one in questions]
+        given = [(one, *labels.get(one.id, ((), ()))) for one in questions]
+        return [replace(one, labels=own, document_ids=about) for one, own, about in given]
 
-    return Asked(train=labelled(read(TRAIN)), valid=labelled(read(VALID)), test=read(TEST))
+    return Asked(train=labelled(read(TRAIN)), valid=read(VALID), test=read(TEST))
 
 
 def _parts(work: StepRun, config: JointConfig, base: CheckpointInfo, asked: Asked, documents: Documents) -> JointParts:
@@ -188,9 +189,10 @@ def _made(work: StepRun, config: JointConfig, parts: JointParts, asked: Asked, r
     found, recalls = _found(work, config, parts.documents, asked)
     kept = {name: value for name, value in asdict(result).items() if name not in RATES and name != "probes"}
     folders = [home / ENCODER, home / RETRIEVER_FOLDER]
+    # `prefix/result.json` has seconds, which differ between equal runs.
     inside = [str(one.relative_to(home)) for place in folders for one in sorted(place.rglob("*")) if one.is_file()]
     return Made(
-        files=[*inside, *found, INDEXES, f"{PREFIX_RUN}/result.json"],
+        files=[*inside, *found, INDEXES],
         counts={"documents": len(parts.documents), "result": kept, "recall": recalls},
         report={name: getattr(result, name) for name in RATES} | {"index_wait_seconds": waited_s},
     )
@@ -198,8 +200,8 @@ def _made(work: StepRun, config: JointConfig, parts: JointParts, asked: Asked, r
 
 def _copy_encoder(source: Path, target: Path) -> None:
     discard(target)
-    # What it started from is not what it is now.
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(INITIAL))
+    # What it started from is not what it is now; hidden files are memories of checksums.
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(INITIAL, ".*"))
 
 
 def _found(

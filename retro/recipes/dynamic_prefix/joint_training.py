@@ -30,7 +30,7 @@ from retro.recipes.dynamic_prefix.joint_documents import Documents, embed_docume
 from retro.recipes.dynamic_prefix.joint_loss import JointLoss, publish
 from retro.recipes.dynamic_prefix.joint_retriever import RETRIEVER, JointRetriever
 from retro.recipes.dynamic_prefix.joint_source import JointSource, Reader, step_of
-from retro.recipes.dynamic_prefix.penalties import group_numbers
+from retro.recipes.dynamic_prefix.penalties import document_groups
 from retro.recipes.dynamic_prefix.refresh import FlatIndex, IndexRefresher, Schedule, Searcher
 from retro.recipes.dynamic_prefix.samples import PrefixSource
 from retro.training import checkpoint
@@ -147,7 +147,8 @@ def train_joint(
     schedule = schedule_of(config)
     with IndexRefresher(out / SNAPSHOTS, schedule, build, steps=settings.steps, kept=kept) as refresher:
         loss = JointLoss(config, refresher)
-        reader = Reader(parts.documents, parts.knowledge, parts.retriever, config.documents)
+        groups = _groups(config, parts.train.questions)
+        reader = Reader(parts.documents, parts.knowledge, parts.retriever, config.documents, groups)
 
         def modules(model: RetroModel, shape: ModelShape) -> Mapping[str, nn.Module]:
             retriever = parts.retriever.to(device())
@@ -167,7 +168,7 @@ def train_joint(
             shape=parts.shape,
             config=settings,
             layout=layout,
-            source=_source(config, parts.train, reader, of_numbers),
+            source=JointSource(parts.train.source, parts.train.questions, reader, of_numbers),
             validation=_validation(parts.valid, reader, lambda _: refresher.index_of(loss.step)),
             start_from=parts.base,
             loss=loss,
@@ -179,12 +180,10 @@ def train_joint(
         return result, round(refresher.waited_s, 3)
 
 
-def _source(config: JointConfig, part: Part, reader: Reader, index: Callable[[Any], Searcher]) -> JointSource:
-    groups = None
-    if config.group_label:
-        labels = [dict(one.labels) for one in part.questions]
-        groups, _ = group_numbers(labels, config.group_label, "recipe.dynamic_prefix.joint.group_label")
-    return JointSource(part.source, part.questions, reader, index, groups)
+def _groups(config: JointConfig, questions: Sequence[Question]) -> dict[str, int]:
+    if not config.group_label:
+        return {}
+    return document_groups(questions, config.group_label, "recipe.dynamic_prefix.joint.group_label")[0]
 
 
 def _validation(part: Part | None, reader: Reader, index: Callable[[Any], Searcher]) -> Validation | None:

@@ -40,6 +40,7 @@ from retro.common.errors import ConfigError
 from retro.common.registry import Registry
 
 if TYPE_CHECKING:
+    from retro.qa.question import Question
     from retro.recipes.dynamic_prefix.joint_config import PenaltyConfig
 
 RIDGE = 0.01
@@ -165,26 +166,40 @@ class WeightedPenalties:
         return total
 
 
-def group_numbers(labels: Sequence[Mapping[str, str]], name: str, setting: str) -> tuple[list[int], list[str]]:
-    """The number of each row's group.
+def document_groups(questions: Sequence[Question], label: str, setting: str) -> tuple[dict[str, int], list[str]]:
+    """The group of each document: the value of a label of the questions about it.
 
     Args:
-        labels: Of each row, by name.
-        name: Which label says the group.
+        questions: With labels. One is about the documents that it names, or where it names none, about its first.
+        label: Which label says the group.
         setting: What names it, for messages.
 
     Returns:
-        The numbers, -1 for a row without that label; and the groups in the order of their numbers.
+        The number of the group of each document, by its id, -1 where questions of several groups are about it; and the
+        groups in the order of their numbers.
 
     Raises:
-        ConfigError: No row has that label, or all have the same: nothing would be penalised.
+        ConfigError: No question has that label, or all have the same: nothing would be penalised.
     """
-    values = sorted({row[name] for row in labels if name in row})
+    labels = [dict(one.labels) for one in questions]
+    values = sorted({row[label] for row in labels if label in row})
     if len(values) < 2:
         known = ", ".join(sorted({key for row in labels for key in row})[:8]) or "none"
-        found = (
-            f"of {len(labels)} all that have it are {values[0]!r}" if values else f"none has it; labels are: {known}"
-        )
-        raise ConfigError(setting, name, f"needs a label with at least two values, and {found}")
+        found = f"all that have it are {values[0]!r}" if values else f"none has it; labels are: {known}"
+        raise ConfigError(setting, label, f"needs a label with at least two values: of {len(labels)} questions {found}")
     number_of = {value: number for number, value in enumerate(values)}
-    return [number_of[row[name]] if name in row else UNKNOWN for row in labels], values
+    groups: dict[str, int] = {}
+    for question, row in zip(questions, labels, strict=True):
+        about = question.document_ids or tuple(one.document_id for one in question.contexts[:1])
+        for document in about if label in row else ():
+            number = number_of[row[label]]
+            groups[document] = number if groups.get(document, number) == number else UNKNOWN
+    return groups, values
+
+
+def group_of(groups: Mapping[str, int], document: str) -> int:
+    """The group of a document, or of the document that a passage `name#3` was cut from; -1 for none."""
+    if document in groups:
+        return groups[document]
+    name, mark, number = document.rpartition("#")
+    return groups.get(name, UNKNOWN) if mark and number.isdecimal() else UNKNOWN

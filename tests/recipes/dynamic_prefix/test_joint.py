@@ -323,21 +323,18 @@ class OwnDocument:
 def test_with_a_penalty_the_prefix_no_longer_tells_the_group_and_answers_stay_right(
     world: World, folder: Path, reader: Path, tmp_path: Path
 ) -> None:
-    config = joint_config(folder, 100, documents=8, temperature=0.05, refresh_every=0)
-    own = config.model_copy(
-        update={"penalties": (PenaltyConfig(name="group_probe", weight=3.0),), "group_label": "title"}
-    )
-    without, _ = untouched(config, world, tmp_path / "without", reader)
-    parts, network = kept(joint_parts(own, world, reader))
-    train_joint(own, parts, ParallelConfig(), tmp_path / "with")
-    read = [
-        (title_probe(model, world), exact_match(model, OwnDocument(world), world, world.valid))
-        for model in (without, network["model"].eval())
-    ]
+    usual = joint_config(folder, 120, documents=8, temperature=0.05, refresh_every=10, refresh_delay=3)
+    penalties = {"penalties": (PenaltyConfig(name="group_probe", weight=1.0),), "group_label": "title"}
+    read = []
+    for name, config in (("without", usual), ("with", usual.model_copy(update=penalties))):
+        parts, network = kept(joint_parts(config, world, reader))
+        train_joint(config, parts, ParallelConfig(), tmp_path / name)
+        model = network["model"].eval()
+        read.append((title_probe(model, world), exact_match(model, OwnDocument(world), world, world.valid)))
     print(f"probe, EM without {read[0]} and with {read[1]}")
-    assert read[0][0] >= 0.9
-    assert read[1][0] <= 0.7
-    assert read[0][1] >= 0.9
+    assert read[0][0] >= 0.75
+    assert read[1][0] <= 0.65
+    assert read[1][1] >= 0.8
     assert read[1][1] >= read[0][1] - 0.1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from retro.common.errors import ConfigError
+from retro.qa.question import Context, Question
 from retro.recipes.dynamic_prefix.joint_config import PenaltyConfig
 from retro.recipes.dynamic_prefix.penalties import (
     PENALTIES,
     EncodedDocuments,
     WeightedPenalties,
+    document_groups,
     group_means,
-    group_numbers,
+    group_of,
     group_probe,
 )
 
@@ -118,15 +121,29 @@ def test_an_unknown_penalty_is_named_and_one_that_gives_several_numbers_is_a_mis
         PENALTIES.register("none")(3)
 
 
-def test_groups_are_numbered_by_their_names_and_need_to_be_two() -> None:
-    labels = [{"speaks": "b"}, {}, {"speaks": "a"}, {"speaks": "b"}]
-    assert group_numbers(labels, "speaks", "joint.group_label") == ([1, -1, 0, 1], ["a", "b"])
+def about(identifier: str, *documents: str, **labels: str) -> Question:
+    return Question(id=identifier, question="q", answers=("a",), document_ids=documents, labels=tuple(labels.items()))
+
+
+def test_a_document_is_in_the_group_of_the_questions_about_it() -> None:
+    context = Context(title="", text="t", document_id="first")
+    questions = [
+        about("0", "x", speaks="b"), about("1", "x", "y", speaks="a"), about("2", "z"), about("3", "w", speaks="b"),
+        replace(about("4", speaks="a"), contexts=(context, replace(context, document_id="second"))),
+    ]  # fmt: skip
+    groups, names = document_groups(questions, "speaks", "joint.group_label")
+    assert groups == {"x": -1, "y": 0, "w": 1, "first": 0}
+    assert names == ["a", "b"]
+    assert [group_of(groups, one) for one in ("w", "w#12", "w#x", "z", "first")] == [1, 1, -1, -1, 0]
+
+
+def test_a_label_that_tells_nothing_apart_is_named() -> None:
     with pytest.raises(ConfigError, match=r"joint.group_label = 'speak': .*none has it; labels are: speaks"):
-        group_numbers(labels, "speak", "joint.group_label")
-    with pytest.raises(ConfigError, match=r"two values, and of 2 all that have it are 'b'"):
-        group_numbers([{"speaks": "b"}, {}], "speaks", "joint.group_label")
+        document_groups([about("0", "x", speaks="b")], "speak", "joint.group_label")
+    with pytest.raises(ConfigError, match=r"two values: of 2 questions all that have it are 'b'"):
+        document_groups([about("0", "x", speaks="b"), about("1", "y")], "speaks", "joint.group_label")
     with pytest.raises(ConfigError, match=r"none has it; labels are: none"):
-        group_numbers([{}], "speaks", "joint.group_label")
+        document_groups([about("0", "x")], "speaks", "joint.group_label")
 
 
 def _trained(penalty: str, weight: float = 0.0) -> tuple[float, float, float]:
