@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from retro.recipes.dynamic_prefix.config import DataConfig
 from retro.recipes.dynamic_prefix.samples import document_text
 from retro.recipes.passages.passages import Passages
 
-BLOCK = 4_096
+BLOCK = 1_024
 """Documents read and embedded at a time."""
 
 
@@ -101,10 +102,25 @@ def open_documents(data: DataConfig, store: Path, questions: Iterable[Question],
     return documents
 
 
-def embed_documents(documents: Documents, embed: Callable[[Sequence[str]], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """[N, E] vectors of all documents; `embed` gives those of some texts."""
+def embed_documents(
+    documents: Documents,
+    embed: Callable[[Sequence[str]], NDArray[np.float32]],
+    stopped: Callable[[], bool] = lambda: False,
+) -> NDArray[np.float32]:
+    """[N, E] vectors of all documents.
+
+    Args:
+        documents: N of them.
+        embed: From some texts to their vectors.
+        stopped: Whether nobody waits for them any more; called between blocks.
+
+    Raises:
+        CancelledError: Nobody does.
+    """
     parts = []
     for first in range(0, len(documents), BLOCK):
+        if stopped():
+            raise CancelledError
         block = documents.at(range(first, min(first + BLOCK, len(documents))))
         parts.append(embed([document_text(one) for one in block]))
     return np.concatenate(parts)

@@ -72,9 +72,11 @@ class JointParts:
     valid: Part | None
 
 
-def build_index(documents: Documents, retriever: JointRetriever) -> FlatIndex:
-    """The index of all documents, as a retriever embeds them."""
-    return FlatIndex(embed_documents(documents, retriever.embed_documents), retriever.embed_questions)
+def build_index(
+    documents: Documents, retriever: JointRetriever, stopped: Callable[[], bool] = lambda: False
+) -> FlatIndex:
+    """The index of all documents, as a retriever embeds them; `stopped` as of `embed_documents`."""
+    return FlatIndex(embed_documents(documents, retriever.embed_documents, stopped), retriever.embed_questions)
 
 
 def filled_modules(fresh: AddModules, trained: Path) -> AddModules:
@@ -139,7 +141,7 @@ def train_joint(
     def build(retriever: nn.Module) -> Searcher:
         if not isinstance(retriever, JointRetriever):
             raise TypeError(f"an index is built of a retriever, not of a {type(retriever).__name__}")
-        return build_index(parts.documents, retriever)
+        return build_index(parts.documents, retriever, lambda: refresher.stopped)
 
     settings = config.train
     # The oldest checkpoint that is kept, and one more for one that is being written.

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -113,7 +113,7 @@ class IndexRefresher:
         self._kept = kept
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="refresh")
         self._indexes: dict[int, Future[Searcher]] = {}
-        self._lock = Lock()
+        self._lock, self._stop = Lock(), Event()
         self._template: nn.Module | None = None
         self.waited_s = 0.0
         """Seconds that training waited for indexes."""
@@ -124,7 +124,13 @@ class IndexRefresher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop.set()
         self._thread.shutdown(cancel_futures=True)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training has ended, so that whoever builds an index may leave off."""
+        return self._stop.is_set()
 
     def set_up(self, retriever: nn.Module) -> None:
         """Keep a copy of the retriever to fill with a snapshot's weights, before it is wrapped for training."""

@@ -105,6 +105,7 @@ def test_a_run_that_was_stopped_builds_what_its_next_step_uses_from_the_snapshot
         for snapshot in (0, 10, 20):
             indexes.publish(snapshot, retriever(snapshot + 5))
         before = indexes.digests()
+    assert indexes.stopped
     with refresher(tmp_path) as again:
         assert [value(again.index_of(step)) for step in (22, 23, 24)] == [15, 15, 25]
         # The step that follows a checkpoint at 20 takes the snapshot of it once more: the same bytes.
