@@ -145,7 +145,8 @@ def shape(words: Words) -> ModelShape:
     model: ModelConfig = tiny_shape(
         layers=2, hidden_size=32, heads=4, query_groups=4, ffn_hidden_size=64, retrieval=False, init_std=0.4
     ).model
-    return ModelShape(model=model, vocabulary=words.vocab_size, chunk_length=4)
+    # Even, to be shared by two ranks.
+    return ModelShape(model=model, vocabulary=words.vocab_size + words.vocab_size % 2, chunk_length=4)
 
 
 def part(questions: Sequence[Question], words: Words) -> Part:
