@@ -19,7 +19,12 @@ from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_e
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    set_tensor_model_parallel_attributes,
+)
+from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 from megatron.core.tensor_parallel.random import checkpoint, get_cuda_rng_tracker
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -34,7 +39,7 @@ from megatron.core.transformer.transformer_layer import (
     TransformerLayerSubmodules,
     get_transformer_layer_offset,
 )
-from megatron.core.transformer.utils import sharded_state_dict_default
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint, sharded_state_dict_default
 from megatron.core.utils import init_method_normal, scaled_init_method_normal
 from torch import Tensor, nn
 from torch.nn import functional
@@ -70,14 +75,27 @@ __all__ = [
     "apply_rotary_pos_emb",
     "build_module",
     "checkpoint",
+    "copy_to_tensor_model_parallel_region",
     "fused_attention",
     "get_bias_dropout_add",
     "get_num_layers_to_build",
     "get_transformer_layer_offset",
     "init_method_normal",
     "scaled_init_method_normal",
+    "set_tensor_model_parallel_attributes",
+    "sharded_along",
     "sharded_state_dict_default",
 ]
+
+
+def sharded_along(
+    name: str, tensor: Tensor, axis: int, prefix: str, sharded_offsets: tuple[Any, ...], metadata: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a module's `sharded_state_dict` says of a tensor that tensor parallel ranks share out along an axis."""
+    found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+        {name: tensor}, prefix, {name: axis}, sharded_offsets, dp_cp_group=(metadata or {}).get("dp_cp_group")
+    )
+    return found
 
 
 class Norm(MegatronModule):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,8 +28,10 @@ from retro.model.config import ModelShape
 from retro.model.encoder import NeighborEncoder
 from retro.model.masks import causal_mask, pack_masks, positions
 from retro.model.positions import positions_named
+from retro.model.prefix import PREFIX, PrefixInputs, PrefixLayers
 from retro.model.specs import decoder_layer_spec, set_frequencies, transformer_config
 from retro.model.transport import unpack
+from retro.model.weight_names import ADDED_MODULE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +118,7 @@ class RetroModel(GPTModel):
         *,
         segments_BS: Tensor | None = None,
         gather_logits: bool = False,
+        prefix: PrefixInputs | None = None,
     ) -> Tensor:
         """Logits, or the loss of each token when labels are given; on earlier stages, what travels to the next.
 
@@ -129,6 +133,7 @@ class RetroModel(GPTModel):
                 on every stage: samples in one sequence see nothing of each other and count positions of their own.
                 Neighbors of a chunk belong to the sample of its last token. None: one sample.
             gather_logits: Collect the vocabulary from all tensor parallel ranks.
+            prefix: What its self-attentions read beside the tokens, see prefix.py; for a model that has a prefix.
 
         Returns:
             [B, S, V] logits or [B, S] cross-entropy; before the last stage [s + r K L, B, H], see transport.py.
@@ -144,14 +149,23 @@ class RetroModel(GPTModel):
         mask = None
         if context is not None and neighbor_mask_BLKR is not None:
             mask = pack_masks(neighbor_mask_BLKR, token_mask_BS, self.shape.chunk_length, segments_BS)
-        return super().forward(
-            input_ids=tokens_BS,
-            position_ids=None if tokens_BS is None else positions(tokens_BS, token_mask_BS, segments_BS),
-            attention_mask=causal_mask(token_mask_BS, segments_BS),
-            labels=labels_BS,
-            extra_block_kwargs={"context": context, "context_mask": mask},
-            runtime_gather_output=gather_logits or None,
-        )
+        with self._reading(prefix):
+            return super().forward(
+                input_ids=tokens_BS,
+                position_ids=None if tokens_BS is None else positions(tokens_BS, token_mask_BS, segments_BS),
+                attention_mask=causal_mask(token_mask_BS, segments_BS),
+                labels=labels_BS,
+                extra_block_kwargs={"context": context, "context_mask": mask},
+                runtime_gather_output=gather_logits or None,
+            )
+
+    def _reading(self, prefix: PrefixInputs | None) -> AbstractContextManager[None]:
+        if prefix is None:
+            return nullcontext()
+        layers = getattr(self, f"{ADDED_MODULE}{PREFIX}", None)
+        if not isinstance(layers, PrefixLayers):
+            raise ValueError("the model has nothing that reads a prefix: add one, see retro/model/prefix.py")
+        return layers.reading(prefix)
 
     def _embedded(
         self, tokens_BS: Tensor | None, neighbors_BLKR: Tensor | None, mask_BLKR: Tensor | None

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -35,6 +36,8 @@ class Batch:
     segments_BS: NDArray[np.signedinteger[Any]] | None = None
     """Where several samples stand in a row: which of them a token belongs to, 1 and up, 0 on padding; neighbors
     of a chunk belong to the sample of its last token. None: one sample."""
+    further: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What a loss of one's own reads beside the tokens, by name; the first dim of each is B."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from retro.model.weight_names import weight_sizes
 from retro.training.architecture import require_same_architecture
 from retro.training.config import LoraConfig, ParallelConfig
 from retro.training.layout import require_layout, require_processes
-from retro.training.lora_weights import AdapterInfo, MergedWeights, StoredWeights
+from retro.training.lora_weights import AdapterInfo, BaseInfo, MergedWeights, StoredWeights, UnadaptedWeights
 from retro.training.result import CHECKPOINTS, INFO, RESULT, read_result, require_of_its_run
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class CheckpointInfo:
     """Settings under which it was trained."""
     adapters: AdapterInfo | None = None
     """What it says about adapters if it holds them alone; None where it holds a whole model."""
+    modules: BaseInfo | None = None
+    """Where the network is, if it holds modules beside one that was frozen, and them alone."""
     external: ExternalModel | None = None
     """The model of another toolkit that this is; None for a checkpoint of ours."""
 
@@ -198,6 +200,7 @@ def _describe(path: Path) -> tuple[CheckpointInfo, dict[str, Any]]:
             step=data["step"],
             config=data["config"],
             adapters=AdapterInfo(**data["adapters"]) if "adapters" in data else None,
+            modules=BaseInfo(**data["modules"]) if "modules" in data else None,
         )
         files = dict(data["files"])
     except (KeyError, TypeError) as error:
@@ -224,8 +227,8 @@ def identity(path: Path) -> str:
         # The last one may have been moved away, or training may have gone on.
         if result.get("steps") == data["step"]:
             return str(result["weights_sha256"])[:16]
-    # Adapters are nothing without what they adapt.
-    base = [data["adapters"]["base_mark"]] if "adapters" in data else []
+    # Adapters and modules are nothing without what they were trained on.
+    base = [data[kind]["base_mark"] for kind in ("adapters", "modules") if kind in data]
     return fingerprint([data["shape"], data["step"], data["config"], *base])
 
 
@@ -235,6 +238,12 @@ def describe_adapters(lora: LoraConfig, base: Path, checkpoint: Path) -> dict[st
     return asdict(AdapterInfo(base=relative, base_mark=checkpoint_fingerprint(base), rank=lora.rank, alpha=lora.alpha))
 
 
+def describe_modules(base: Path, checkpoint: Path) -> dict[str, Any]:
+    """What `checkpoint.json` says of a checkpoint of modules beside a frozen network, as plain values."""
+    relative = os.path.relpath(base.resolve(), checkpoint.resolve())
+    return asdict(BaseInfo(base=relative, base_mark=checkpoint_fingerprint(base)))
+
+
 def checkpoint_fingerprint(checkpoint: Path) -> str:
     """A name for the bytes of a checkpoint: its description has the checksums of its files."""
     if is_external(checkpoint):
@@ -242,13 +251,13 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
     return fingerprint(read_json(checkpoint / INFO, "Use another checkpoint"))
 
 
-def base_path(checkpoint: Path, adapters: AdapterInfo) -> Path:
+def base_path(checkpoint: Path, adapters: BaseInfo) -> Path:
     """Where the base of adapters was when they were written, seen from where their checkpoint is now."""
     return Path(os.path.normpath(checkpoint.resolve() / adapters.base))
 
 
-def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None) -> Path:
-    """The checkpoint that adapters belong to.
+def find_base(checkpoint: Path, adapters: BaseInfo, given: Path | None = None) -> Path:
+    """The checkpoint that adapters, or modules beside a network, belong to.
 
     Args:
         checkpoint: Theirs.
@@ -259,11 +268,13 @@ def find_base(checkpoint: Path, adapters: AdapterInfo, given: Path | None = None
         ArtifactError: It is not there, or is another one.
     """
     base = given or base_path(checkpoint, adapters)
+    what = "adapters" if isinstance(adapters, AdapterInfo) else "modules"
     if not (base / INFO).exists() and not is_external(base):
-        problem = f"has adapters for the checkpoint {base}, and nothing is there"
-        raise ArtifactError(checkpoint, problem, "Put it back, or name its place: `retro merge-lora … --base`")
+        problem = f"has {what} for the checkpoint {base}, and nothing is there"
+        remedy = "Put it back" + (", or name its place: `retro merge-lora … --base`" if what == "adapters" else "")
+        raise ArtifactError(checkpoint, problem, remedy)
     if checkpoint_fingerprint(base) != adapters.base_mark:
-        problem = f"is not the checkpoint that the adapters in {checkpoint} were trained on"
+        problem = f"is not the checkpoint that the {what} in {checkpoint} were trained on"
         found = f"its fingerprint is {checkpoint_fingerprint(base)}, theirs is {adapters.base_mark}"
         raise ArtifactError(base, f"{problem} ({found})", "Give the one they were trained on")
     return base
@@ -320,9 +331,12 @@ def require_all_saved(engine: Engine[RetroModel], path: Path, fresh: Sequence[st
 
 
 def open_weights(info: CheckpointInfo, base: Path | None = None) -> StoredWeights:
-    """What a verified checkpoint has; adapters come merged into the weights that they adapt."""
+    """What a verified checkpoint has; adapters come merged into the weights that they adapt, and modules beside those
+    of the network that they were trained on."""
     if info.external is not None:
         return external.ExternalWeights(info.external.source, info.shape)
+    if info.modules is not None:
+        return UnadaptedWeights(open_base(info, info.modules, base), StoredTensors(info.path))
     return StoredTensors(info.path) if info.adapters is None else _open_merged(info, info.adapters, base)
 
 
@@ -385,7 +399,7 @@ def _open_merged(info: CheckpointInfo, adapters: AdapterInfo, given: Path | None
     return MergedWeights(open_base(info, adapters, given), StoredTensors(info.path), adapters)
 
 
-def open_base(info: CheckpointInfo, adapters: AdapterInfo, given: Path | None = None) -> StoredWeights:
+def open_base(info: CheckpointInfo, adapters: BaseInfo, given: Path | None = None) -> StoredWeights:
     """The weights that adapters adapt, their files verified.
 
     Args:

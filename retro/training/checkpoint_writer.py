@@ -20,7 +20,14 @@ from retro.mcore.sharded_tensors import Sums, sums_of
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
 from retro.tokenizers.tokenizer import copy_tokenizer_files
-from retro.training.checkpoint import TOKENIZER, complete, describe_adapters, step_directory, step_of
+from retro.training.checkpoint import (
+    TOKENIZER,
+    complete,
+    describe_adapters,
+    describe_modules,
+    step_directory,
+    step_of,
+)
 from retro.training.config import TrainConfig
 from retro.training.result import INFO
 
@@ -49,7 +56,8 @@ class CheckpointWriter:
             shape: Its model, recorded in each checkpoint.
             config: Its settings, recorded too; says which checkpoints to keep and whether to write in the background.
             directory: Where the checkpoints of the run are.
-            base: The checkpoint that adapters are trained on; None where a whole model is trained.
+            base: The checkpoint that adapters, or modules beside a frozen network, are trained on; None where a whole
+                model is saved.
             tokenizer: The directory of the model's tokenizer, which goes into each checkpoint.
         """
         self._tokenizer = tokenizer
@@ -57,9 +65,12 @@ class CheckpointWriter:
         self._under_way: tuple[int, sharded.AsyncSave] | None = None
         self._before: tuple[int, Sums] | None = None
         self._said: dict[str, Any] = {}
+        # Seen from any checkpoint of the run, the base is at the same place.
+        place = step_directory(directory, 0)
         if base is not None and config.lora is not None:
-            # Seen from any checkpoint of the run, the base is at the same place.
-            self._said["adapters"] = describe_adapters(config.lora, base, step_directory(directory, 0))
+            self._said["adapters"] = describe_adapters(config.lora, base, place)
+        elif base is not None:
+            self._said["modules"] = describe_modules(base, place)
 
     def __enter__(self) -> CheckpointWriter:
         if parallel.is_main():

@@ -10,9 +10,9 @@ depend on when: the same requests give the same results, with or without a threa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
@@ -93,6 +93,8 @@ class Prefetcher(Generic[Result]):
 T = TypeVar("T", bound=np.generic)
 Arrays: TypeAlias = dict[str, NDArray[Any] | None]
 
+_FURTHER = "further "
+"""Before the names of arrays of `Batch.further`, among those of the batch itself."""
 READ_TOGETHER = 128
 """Sequences read in one call: from 64 on the cost of each is about the same (30 us; 45 us with 8, 130 us with 1)."""
 
@@ -108,6 +110,8 @@ class MicroBatch:
     neighbor_mask_BLKR: Tensor | None
     token_mask_BS: Tensor | None
     segments_BS: Tensor | None
+    further: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the batch brings for a loss of one's own."""
 
 
 class DataLoader:
@@ -186,17 +190,22 @@ class DataLoader:
             batches = [fetch(self.source, part) for part in parts]
         if self._of_one_length:
             batches = to_one_length(batches, self.shape.chunk_length)
-        return [
-            {name: None if unused else _contiguous(getattr(batch, name)) for name, unused in self._unused.items()}
-            for batch in batches
-        ]
+        return [self._used(batch) for batch in batches]
+
+    def _used(self, batch: Batch) -> Arrays:
+        own = {name: None if unused else _contiguous(getattr(batch, name)) for name, unused in self._unused.items()}
+        return own | {f"{_FURTHER}{name}": _contiguous(array) for name, array in batch.further.items()}
 
     def _micro_batch(self, arrays: Arrays | None) -> MicroBatch:
         if all(self._unused.values()):
             return MicroBatch(**dict.fromkeys(self._unused))
         tensors = parallel.broadcast_arrays(arrays)
         # Token files hold narrow numbers; they are widened where they are used, once they have travelled.
-        return MicroBatch(**{name: _widened(tensor) for name, tensor in tensors.items()})
+        wide = {name: _widened(tensor) for name, tensor in tensors.items()}
+        own: dict[str, Any] = {name: wide.pop(name) for name in self._unused}
+        return MicroBatch(
+            **own, further={name.removeprefix(_FURTHER): one for name, one in wide.items() if one is not None}
+        )
 
     def _transport_rows(self, one: MicroBatch) -> int:
         length = self.source.form.sequence_length
@@ -232,9 +241,9 @@ def read_together(source: BatchSource, numbers: NDArray[np.int64], micro_batch: 
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:
-    arrays = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+    arrays = {one.name: getattr(batch, one.name) for one in fields(Batch) if one.name != "further"}
     kept: dict[str, Any] = {name: None if array is None else array[rows] for name, array in arrays.items()}
-    return Batch(**kept)
+    return Batch(**kept, further={name: array[rows] for name, array in batch.further.items()})
 
 
 def to_one_length(batches: Sequence[Batch], chunk_length: int) -> list[Batch]:
@@ -269,6 +278,7 @@ def _padded(batch: Batch, length: int, chunk_length: int) -> Batch:
         neighbor_mask_BLKR=more_chunks(batch.neighbor_mask_BLKR),
         token_mask_BS=None if real_BS is None else longer(real_BS),
         segments_BS=None if segments_BS is None else longer(segments_BS),
+        further=batch.further,
     )
 
 

@@ -121,12 +121,13 @@ def train(
         ConfigError: The batch does not fit the processes, adapters have nothing to adapt, or probes nothing to read.
     """
     checkpoints = out / "checkpoints"
-    base = None if config.lora is None else _base_of_adapters(config.lora, checkpoints, start_from)
+    base = _base_of(config, checkpoints, start_from)
     origin = base or start_from
-    if origin is not None and (config.lora is not None or not checkpoint.complete(checkpoints)):
+    if origin is not None and (base is not None or not checkpoint.complete(checkpoints)):
         # Before memory is taken for a model of that size: the sizes of a folder's config may be made up.
         init_from.require_weights(shape, origin, added)
-    engine = build_engine(shape, config, layout, known_tokens=None if added is None else added.known, modules=modules)
+    known = None if added is None else added.known
+    engine = build_engine(shape, config, layout, known, modules, frozen_base=base is not None)
     probe = Probe(shape, config, validation)
     step = _resume_or_start(engine, shape, config, checkpoints, origin, added)
     begin()
@@ -200,6 +201,8 @@ def build_engine(
     layout: ParallelConfig,
     known_tokens: int | None = None,
     modules: AddModules | None = None,
+    *,
+    frozen_base: bool = False,
 ) -> Engine[RetroModel]:
     """Form the groups, build this rank's layers and their optimizer.
 
@@ -210,6 +213,7 @@ def build_engine(
         known_tokens: Tokens whose rows of the embedding are those of the model that it starts from; later rows are
             trained whatever else is frozen. None: no token is new.
         modules: Gives further modules; they are trained whatever else is frozen.
+        frozen_base: Whether a checkpoint holds the network that they are trained beside, so that theirs need not.
 
     Raises:
         ConfigError: The model, the batch and the processes do not fit together.
@@ -234,7 +238,7 @@ def build_engine(
         raise ConfigError("train.train_only", "modules", "needs a recipe that gives modules to train")
     handed_on = config.recompute != "none" or layout.pipeline > 1
     new_tokens = known_tokens is not None
-    trained = saved_beside_base(config, new_tokens=new_tokens)
+    trained = saved_beside_base(config, new_tokens=new_tokens, frozen_base=frozen_base)
     if config.lora is not None and trained is not None:
         adapt(chunks, shape, config.lora, config.seed, trained=trained, gradient_from_the_start=handed_on)
         log_share(shape, config)
@@ -315,6 +319,17 @@ def _numbers(config: TrainConfig, step: int) -> NDArray[np.int64]:
     rank, ranks = parallel.data_parallel()
     first = (step - 1) * config.global_batch
     return np.arange(first, first + config.global_batch, dtype=np.int64)[rank::ranks]
+
+
+def _base_of(config: TrainConfig, checkpoints: Path, start_from: Path | None) -> Path | None:
+    """The checkpoint that holds what is frozen, so that those of this run need not; None: they hold all."""
+    if config.lora is not None:
+        return _base_of_adapters(config.lora, checkpoints, start_from)
+    if config.train_only != "modules" or start_from is None or not checkpoint.holds_model(start_from):
+        return None
+    base, found = checkpoint.find(start_from), checkpoint.complete(checkpoints)
+    info = checkpoint.read_info(found[-1]) if found else None
+    return base if info is None or info.modules is None else checkpoint.find_base(info.path, info.modules, base)
 
 
 def _base_of_adapters(lora: LoraConfig, checkpoints: Path, start_from: Path | None) -> Path:

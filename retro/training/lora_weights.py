@@ -23,13 +23,19 @@ _OPTIMIZER = "optimizer."
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterInfo:
-    """What a checkpoint of adapters says about them."""
+class BaseInfo:
+    """What a checkpoint without the network itself says about where that is."""
 
     base: str
-    """The checkpoint that they adapt, as a path from their own: a run directory may be moved as a whole."""
+    """The checkpoint with the network, as a path from its own: a run directory may be moved as a whole."""
     base_mark: str
-    """Name of that checkpoint's bytes; adapters fit no other weights."""
+    """Name of that checkpoint's bytes; what was trained on it fits no other weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo(BaseInfo):
+    """What a checkpoint of adapters says about them."""
+
     rank: int
     """Width between A and B."""
     alpha: float

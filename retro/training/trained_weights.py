@@ -57,7 +57,8 @@ def freeze_all_but(module: nn.Module, trained: Callable[[str], bool], *, gradien
             would silently get none. It costs the backward pass of the layers below the first that reads neighbors.
     """
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(trained(name))
+        # A module may have frozen some of its own.
+        parameter.requires_grad_(trained(name) and parameter.requires_grad)
     embedding = getattr(module, "embedding", None)
     if gradient_from_the_start and embedding is not None:
         embedding.register_forward_hook(_ask_for_gradient)
@@ -202,16 +203,19 @@ def freezes_embedding(config: TrainConfig) -> bool:
     return config.lora is not None or config.train_only in ("retrieval", "modules")
 
 
-def saved_beside_base(config: TrainConfig, *, new_tokens: bool = False) -> Callable[[str], bool] | None:
+def saved_beside_base(
+    config: TrainConfig, *, new_tokens: bool = False, frozen_base: bool = False
+) -> Callable[[str], bool] | None:
     """Predicate on names: whether a checkpoint holds a weight, another one holding the rest; None: it holds all.
 
-    Adapters, and what is trained whole beside them.
+    Adapters, and what is trained whole beside them; or modules beside a frozen network.
 
     Args:
         config: The settings.
         new_tokens: Whether the model has more tokens than what it starts from.
+        frozen_base: Whether a checkpoint holds the network that modules are trained beside.
     """
-    if config.lora is None:
+    if config.lora is None and not (frozen_base and config.train_only == "modules"):
         return None
     kinds = [is_adapter, is_added_module]
     kinds += [is_retrieval] if config.train_only == "retrieval" else []

@@ -68,7 +68,8 @@ def test_what_travels_has_a_row_for_each_token_and_each_neighbor_token(retrieval
 
 def tensors(work: Work[MicroBatch]) -> list[list[object]]:
     """Everything in the micro batches, as lists."""
-    found = [[getattr(one, field.name) for field in fields(MicroBatch)] for one in work.micro_batches]
+    names = [field.name for field in fields(MicroBatch) if field.name != "further"]
+    found = [[*(getattr(one, name) for name in names), *one.further.values()] for one in work.micro_batches]
     return [[None if tensor is None else tensor.tolist() for tensor in batch] for batch in found]
 
 
@@ -126,3 +127,22 @@ def test_narrow_numbers_are_widened() -> None:
     assert narrow.micro_batches[0].tokens_BS is not None
     assert narrow.micro_batches[0].tokens_BS.dtype == torch.int64
     assert tensors(narrow) == tensors(wide)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_what_a_loss_reads_beside_the_tokens_comes_along(ragged: bool) -> None:
+    class Further(CycleSource):
+        def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
+            batch = super().fetch(sample_numbers)
+            ids_BK = np.stack((sample_numbers, sample_numbers + 100), axis=1).astype(np.int32)
+            return replace(batch, further={"ids": ids_BK, "odd": sample_numbers % 2 == 1})
+
+    parallel.start()
+    shape = tiny_shape()
+    feed = DataLoader(Further(ragged=ragged), shape, build_stage(shape, BuildOptions()), 2)
+    first, second = feed.work(np.array([4, 5, 6, 7])).micro_batches
+    assert list(first.further) == ["ids", "odd"]
+    assert first.further["ids"].tolist() == [[4, 104], [5, 105]]
+    assert second.further["ids"].tolist() == [[6, 106], [7, 107]]
+    assert second.further["ids"].dtype == torch.int64
+    assert second.further["odd"].tolist() == [False, True]

@@ -19,7 +19,14 @@ from retro.common.errors import TrainingError
 from retro.mcore.lora import is_adapter
 from retro.mcore.sharded_tensors import fill
 from retro.model.config import ModelShape
-from retro.model.weight_names import POSITIONS, decoder_sizes, is_retrieval, is_vocabulary, weight_sizes
+from retro.model.weight_names import (
+    POSITIONS,
+    decoder_sizes,
+    is_added_module,
+    is_retrieval,
+    is_vocabulary,
+    weight_sizes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +106,7 @@ def _rows_fit(name: str, there: int, here: int, shape: ModelShape) -> bool:
 def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) -> dict[str, Any]:
     """Copy a source's weights into the shards of this rank, in place.
 
-    New adapters keep their fresh weights, and retrieval does that the source lacks.
+    New adapters and added modules keep their fresh weights, and retrieval does that the source lacks.
 
     Rows that only pad the vocabulary become the mean of all tokens' rows. Zero rows would have a logit of 0, which
     wins where all real logits are far below, as GPT-2's do; a mean row's share of the probability is at most one
@@ -116,8 +123,8 @@ def fill_from(state: dict[str, Any], source: WeightSource, shape: ModelShape) ->
     fresh: list[str] = []
 
     def read(name: str, part: tuple[slice, ...]) -> Tensor | None:
-        if source.size(name) is None and (is_adapter(name) or is_retrieval(name)):
-            if not is_adapter(name):
+        if source.size(name) is None and (is_adapter(name) or is_added_module(name) or is_retrieval(name)):
+            if is_retrieval(name):
                 fresh.append(name)
             return None
         return read_weight(source, name, part, shape.vocabulary)

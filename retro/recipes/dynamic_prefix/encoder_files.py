@@ -1,0 +1,195 @@
+"""The files of a knowledge encoder: made once, from a given encoder or from sizes, and opened by every later step.
+
+config.json, tokenizer files     as transformers writes them
+knowledge.json                   what else says what it is: settings, where it comes from, SHA-256 of its weights
+initial.safetensors              the weights that training starts from; absent for a fresh encoder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from retro.common.errors import DataError
+from retro.common.files import read_json, write_json
+from retro.recipes.dynamic_prefix.config import EncoderConfig, PrefixConfig
+
+KNOWLEDGE_FILE, INITIAL = "knowledge.json", "initial.safetensors"
+_REMEDY = "Run the step `train` again with --redo"
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class EncoderTokenizer(Protocol):
+    """What cuts documents into the encoder's tokens."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids run from 0 to this, exclusive."""
+
+    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Token ids of texts with what frames them, cut to the longest that is encoded; and how many were cut."""
+
+
+class WordPieces:
+    """A tokenizer.json of an encoder, its frame of [CLS] and [SEP] included."""
+
+    def __init__(self, file: Path, most: int) -> None:
+        """Open a file.
+
+        Args:
+            file: A tokenizer.json.
+            most: Tokens of a text, the frame included.
+
+        Raises:
+            DataError: It is none.
+        """
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        # The library raises a bare Exception for every kind of bad file.
+        except Exception as error:  # noqa: BLE001
+            raise DataError(file, f"is not a tokenizer.json ({error})", _REMEDY) from None
+        self._most = most
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length=most)
+
+    @property
+    def vocab_size(self) -> int:
+        """See `EncoderTokenizer`."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """See `EncoderTokenizer`."""
+        found = self._tokenizer.encode_batch(list(texts))
+        return [one.ids for one in found], sum(bool(one.overflowing) for one in found)
+
+
+class ModelTokens:
+    """The language model's own tokenizer, for a fresh encoder of its vocabulary."""
+
+    def __init__(self, directory: Path, most: int) -> None:
+        from retro.tokenizers.tokenizer import load_tokenizer
+
+        self._tokenizer, self._most = load_tokenizer(directory), most
+        self.vocab_size = self._tokenizer.vocab_size
+
+    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """See `EncoderTokenizer`."""
+        found = self._tokenizer.encode_batch(list(texts))
+        return [one[: self._most] for one in found], sum(len(one) > self._most for one in found)
+
+
+def open_tokenizer(directory: Path, config: PrefixConfig) -> EncoderTokenizer:
+    """The tokenizer of an encoder's folder.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    if (directory / "lm_tokenizer").is_dir():
+        return ModelTokens(directory / "lm_tokenizer", config.max_document_tokens)
+    return WordPieces(directory / "tokenizer.json", config.max_document_tokens)
+
+
+def make_fresh(directory: Path, config: PrefixConfig, documents: Sequence[str], tokenizer: Path | None) -> None:
+    """Write the files of a fresh BERT of the given sizes.
+
+    Args:
+        directory: Where.
+        config: Sizes.
+        documents: What a WordPiece vocabulary is trained on.
+        tokenizer: The directory of the language model's, whose tokens are used where the settings say so.
+    """
+    sizes = config.encoder
+    directory.mkdir(parents=True, exist_ok=True)
+    if sizes.vocabulary == "model":
+        from retro.tokenizers.tokenizer import copy_tokenizer_files
+
+        if tokenizer is None:
+            raise ValueError("the language model has no tokenizer of its own")
+        copy_tokenizer_files(tokenizer, directory / "lm_tokenizer")
+    else:
+        _train_word_pieces(documents, sizes.vocab_size, directory / "tokenizer.json")
+    tokens = open_tokenizer(directory, config)
+    settings = _bert_settings(sizes, tokens.vocab_size, config.max_document_tokens)
+    # A padding token has no row that learns; the language model's token 0 may be any.
+    settings["pad_token_id"] = None if sizes.vocabulary == "model" else 0
+    write_json(directory / "config.json", settings)
+
+
+def _bert_settings(sizes: EncoderConfig, vocabulary: int, longest: int) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "vocab_size": vocabulary,
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "intermediate_size": sizes.ffn_hidden_size or 4 * sizes.hidden_size,
+        "max_position_embeddings": longest,
+        "hidden_dropout_prob": sizes.dropout,
+        "attention_probs_dropout_prob": sizes.dropout,
+    }
+
+
+def _train_word_pieces(texts: Sequence[str], size: int, file: Path) -> None:
+    """WordPiece as BERT's, uncased; the same texts give the same file."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    made.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(_SPECIAL), show_progress=False)
+    )
+    frame = [(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
+    made.save(str(file))
+
+
+def make_given(directory: Path, config: PrefixConfig, source: Path) -> None:
+    """Write the files of an encoder that is given: its settings, tokenizer and weights, loaded offline as safetensors.
+
+    Raises:
+        DataError, DependencyError: It cannot be loaded, or its tokenizer has no tokenizer.json.
+        ConfigError: It reads shorter documents than the settings ask for.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from retro.common.errors import ConfigError
+    from retro.index.model_loading import load_encoder
+
+    model, tokenizer = load_encoder(source, "float32")
+    longest = int(getattr(model.config, "max_position_embeddings", config.max_document_tokens))
+    if config.max_document_tokens > longest:
+        need = f"needs at most {longest} tokens, which is what {source} reads"
+        raise ConfigError("PrefixConfig.max_document_tokens", config.max_document_tokens, need)
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError(source, "has no tokenizer.json, and none can be made of it", "Give an encoder with one")
+    directory.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(str(directory))
+    tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+    kept = {
+        name: one.to(device="cpu", dtype=torch.float32).contiguous().clone()
+        for name, one in model.state_dict().items()
+        if "pooler" not in name.split(".")
+    }
+    save_file(kept, str(directory / INITIAL))
+
+
+def require_known(directory: Path, identity: dict[str, Any]) -> bool:
+    """Whether a folder has been made, of these settings.
+
+    Raises:
+        DataError: Of other ones.
+    """
+    file = directory / KNOWLEDGE_FILE
+    if not file.exists():
+        return False
+    found = read_json(file, _REMEDY)
+    if found != identity:
+        raise DataError(file, "is of an encoder made under other settings or from other weights", _REMEDY)
+    return True
