@@ -83,7 +83,7 @@ def serve(arguments: Words = None) -> None:
     try:
         from retro.run.pipeline import model_paths
 
-        name, begin = config.run_dir.resolve().name, None
+        name, begin, modules = config.run_dir.resolve().name, None, None
         if settings.only == "retrieval":
             serve_until_stopped(_retrieval_alone(config, settings, name), listener)
             return
@@ -94,9 +94,9 @@ def serve(arguments: Words = None) -> None:
             from retro.recipes.base import served
 
             found = served(config)
-            generate, paths, begin = found.generate, found.paths, found.begin
+            generate, paths, begin, modules = found.generate, found.paths, found.begin, found.modules
             settings = settings.model_copy(update={"kind": found.kind})
-        serve_until_stopped(load_service(settings, generate, paths, name, begin), listener)
+        serve_until_stopped(load_service(settings, generate, paths, name, begin, modules), listener)
     finally:
         listener.close()
 

@@ -33,7 +33,7 @@ from retro.generate.chunk_retrieval import NeighborFinder, Tokenizer
 from retro.generate.forward import BatchForward
 from retro.generate.generation import Generation
 from retro.generate.prefix import PrefixCache
-from retro.generate.request import Completion, Decoder, Event, Prefix, Reading, Request
+from retro.generate.request import Completion, Decoder, Event, Knowledge, Prefix, Reading, Request
 from retro.generate.request_checks import require_request
 from retro.generate.sampling import Probabilities, choose
 from retro.generate.scoring import Score, Scored, score
@@ -118,11 +118,18 @@ class BatchEngine:
         if asks and not request.prompt:
             raise ConfigError("prompt", [], "needs a token after a prefix whose last one was dropped")
         self._prefixes.require_adapter(prefix, request.adapter)
+        self._prefixes.require_knowledge(prefix, request.knowledge)
         require_request(_whole(request), self.decoder, searches=self._finder.retrieve is not None)
 
     @torch.inference_mode()
     def prefill(
-        self, prompt: Sequence[int], *, reading: Reading = None, prefix: Prefix | None = None, adapter: str = ""
+        self,
+        prompt: Sequence[int],
+        *,
+        reading: Reading = None,
+        prefix: Prefix | None = None,
+        adapter: str = "",
+        knowledge: Knowledge | None = None,
     ) -> Prefix:
         """Compute a prompt once, for any number of requests and scores that continue it.
 
@@ -133,12 +140,13 @@ class BatchEngine:
             reading: What the encoder reads for chunks that end in the prompt; the last of them with its last token.
             prefix: Tokens before it.
             adapter: What it is read with, as `Request.adapter`.
+            knowledge: Documents that it attends to, as `Request.knowledge`.
 
         Raises:
             ConfigError: The prompt does not fit, or cannot be read with what is asked for.
             RetroError: The search failed.
         """
-        request = Request(prompt=prompt, reading=reading, prefix=prefix, adapter=adapter)
+        request = Request(prompt=prompt, reading=reading, prefix=prefix, adapter=adapter, knowledge=knowledge)
         self.require(request)
         generation = self._generation(_whole(request))
         try:

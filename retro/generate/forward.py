@@ -67,9 +67,8 @@ class BatchForward:
         equal = equal_beginnings([generations[place] for place in new], Generation.begins_as)
         leaders = {new[place]: new[first] for place, first in equal.items()}
         opened = [place for place in new if place not in leaders]
-        rows = open_rows(
-            self._decoder, [(generations[place].held, generations[place].request.adapter) for place in opened]
-        )
+        begun = [generations[place] for place in opened]
+        rows = open_rows(self._decoder, [(one.held, one.request.adapter, one.request.knowledge) for one in begun])
         for place, row in zip(opened, rows, strict=True):
             generations[place].row = row
         return leaders

@@ -81,7 +81,7 @@ class Generation:
         """Whether both read the same before their first new token."""
         mine, its = self.request, other.request
         same = mine.prefix == its.prefix and mine.reading == its.reading and mine.adapter == its.adapter
-        return same and self.ids == other.ids
+        return same and mine.knowledge == its.knowledge and self.ids == other.ids
 
     def chunk_ends(self) -> list[ChunkEnd]:
         """Ends of chunks among the tokens that the decoder has not read."""
@@ -97,6 +97,7 @@ class Generation:
             logits_V=logits_V,
             has_read=self.reader.has_read,
             adapter=self.request.adapter,
+            knowledge=self.request.knowledge,
         )
 
     def extension(self, found: Sequence[ChunkNeighbors]) -> Extension:

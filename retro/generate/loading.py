@@ -22,6 +22,7 @@ from retro.qa.task import Task
 from retro.tokenizers.tokenizer import Tokenizer, conventions_of, load_tokenizer
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
+from retro.training.loop import AddModules
 from retro.training.result import of_stage
 from retro.training.separate_adapters import OWN, SeparateStage, load_separate
 
@@ -48,6 +49,7 @@ def open_decoder(
     bfloat16: bool = False,
     sequence_length: int | None = None,
     options: AdapterOptions | None = None,
+    modules: AddModules | None = None,
 ) -> Decoder:
     """The model of a checkpoint, ready to continue from prompts. Adapters are verified to change what it computes.
 
@@ -59,6 +61,7 @@ def open_decoder(
         bfloat16: Compute in bfloat16.
         sequence_length: Tokens of a sequence, see `load_stage`; None: as the checkpoint says.
         options: How adapters are applied, and which others are chosen from; None: the checkpoint's own are merged.
+        modules: Gives the further modules that the checkpoint was trained with; None: none of them are loaded.
 
     Raises:
         ConfigError: The layout does not fit the model or the processes, has stages that take turns, or leaves
@@ -66,7 +69,9 @@ def open_decoder(
         ArtifactError: The checkpoint is missing or damaged, or adapters change nothing.
     """
     layout, options = _for_decoding(layout), options or AdapterOptions()
-    stage = load_separate(checkpoint, layout, bfloat16=bfloat16, sequence_length=sequence_length, others=options.others)
+    stage = load_separate(
+        checkpoint, layout, bfloat16=bfloat16, sequence_length=sequence_length, others=options.others, modules=modules
+    )
     (model,) = stage.chunks
     decoder = CachedDecoder(model, end, choice=stage.choice)
     verify_adapters(decoder, stage, options, bfloat16=bfloat16)

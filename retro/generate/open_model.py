@@ -29,6 +29,7 @@ from retro.tokenizers.conventions import prompt_prefix
 from retro.tokenizers.tokenizer import conventions_of
 from retro.training.checkpoint import CheckpointInfo
 from retro.training.config import ParallelConfig
+from retro.training.loop import AddModules
 from retro.training.model_tokenizer import model_tokenizer, open_corpus
 
 
@@ -45,6 +46,7 @@ class OpenModel:
         paths: Where it, the corpus, the database and the index are.
         layout: Processes. Without a launcher one process holds the whole model, whatever this says.
         adapters: Adapters on the checkpoint that a request can choose, by name.
+        modules: Gives the further modules that the checkpoint was trained with, as a recipe's are.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class OpenModel:
         paths: ModelPaths,
         layout: ParallelConfig,
         adapters: Mapping[str, CheckpointInfo] | None = None,
+        modules: AddModules | None = None,
     ) -> None:
         self.config, self.info, self.paths, self.layout = config, info, paths, layout
-        self.adapters = adapters or {}
+        self.adapters, self.modules = adapters or {}, modules
 
     def prepare(self, begun: str | None = None) -> PrecisionChoice:
         """Fit the settings to the model, see `for_model`, and choose the precision, see `with_choice`."""
@@ -95,7 +98,10 @@ class OpenModel:
             allow_unchanged=self.config.allow_unchanged_adapters,
             others=self.adapters,
         )
-        return open_decoder(self.info.path, layout, ends, bfloat16=bfloat16, sequence_length=length, options=options)
+        return open_decoder(
+            self.info.path, layout, ends, bfloat16=bfloat16, sequence_length=length, options=options,
+            modules=self.modules,
+        )  # fmt: skip
 
     def open_search(self, corpus: Corpus, passages: int) -> Retrieve:
         """A search for the `passages` best of each text: the first rank opens database and index, for all."""

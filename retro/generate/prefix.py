@@ -16,7 +16,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from retro.common.errors import ConfigError
-from retro.generate.request import Decoder, Prefix
+from retro.generate.request import Decoder, Knowledge, Prefix
 
 T = TypeVar("T")
 
@@ -34,6 +34,8 @@ class HeldPrefix:
     """Whether a chunk was given neighbors, which are in view until the next chunk ends."""
     adapter: str = ""
     """What its tokens were read with."""
+    knowledge: Knowledge | None = None
+    """The documents that they attended to."""
 
 
 class PrefixCache:
@@ -45,7 +47,7 @@ class PrefixCache:
 
     def hold(self, tokens: Sequence[int], held: HeldPrefix) -> Prefix:
         """Take over a row that was read."""
-        prefix = Prefix(tuple(tokens), held.adapter)
+        prefix = Prefix(tuple(tokens), held.adapter, held.knowledge)
         self._held[prefix] = held
         return prefix
 
@@ -69,6 +71,16 @@ class PrefixCache:
         if prefix is not None and prefix.adapter != adapter:
             need = f"needs {prefix.adapter!r}, which its prefix was read with"
             raise ConfigError("adapter", adapter, need)
+
+    def require_knowledge(self, prefix: Prefix | None, knowledge: Knowledge | None) -> None:
+        """Check that a prefix was read with the same documents, which its caches depend on.
+
+        Raises:
+            ConfigError: It was read with others, or without.
+        """
+        if prefix is not None and prefix.knowledge != knowledge:
+            need = f"needs {_named(prefix.knowledge)}, which its prefix was read with"
+            raise ConfigError("knowledge", _named(knowledge), need)
 
     def without_last(self, prefix: Prefix) -> Prefix:
         """Take over a prefix, less its last token, which its row has not read.
@@ -107,10 +119,14 @@ def equal_beginnings(items: Sequence[T], same: Callable[[T, T], bool]) -> dict[i
     return found
 
 
-def open_rows(decoder: Decoder, held: Sequence[tuple[HeldPrefix | None, str]]) -> list[int]:
-    """Rows that continue prefixes; empty ones, for the adapter named beside it, where there is none."""
-    forks = iter(fork_rows(decoder, [one.row for one, _ in held if one is not None]))
-    return [decoder.open(adapter) if one is None else next(forks) for one, adapter in held]
+def _named(knowledge: Knowledge | None) -> str:
+    return "no documents" if knowledge is None else knowledge.identity
+
+
+def open_rows(decoder: Decoder, held: Sequence[tuple[HeldPrefix | None, str, Knowledge | None]]) -> list[int]:
+    """Rows that continue prefixes; empty ones, for the adapter and the documents beside it, where there is none."""
+    forks = iter(fork_rows(decoder, [one.row for one, *_ in held if one is not None]))
+    return [decoder.open(adapter, knowledge) if one is None else next(forks) for one, adapter, knowledge in held]
 
 
 def fork_rows(decoder: Decoder, rows: Sequence[int]) -> list[int]:

@@ -8,12 +8,13 @@ a model, a checkpoint or a tokenizer.
 
 # Dims in this file.
 #   M tokens in a chunk   K neighbors of a chunk   R tokens of a neighbor   V vocabulary
+#   G query groups of this rank   n vectors of documents   D head width
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,36 @@ class Neighbors:
     tokens_KR: NDArray[np.int64]
     mask_KR: NDArray[np.bool_]
     """True where a token is real; a missing neighbor is all False."""
+
+
+class KnowledgeShape(NamedTuple):
+    """What keys and values of documents a model reads."""
+
+    layers: int
+    """Decoder layers that read documents."""
+    groups: int
+    """G."""
+    width: int
+    """D."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Documents as keys and values, which every token of a sequence attends to beside those before it.
+
+    Two of the same identity are taken for equal, and requests with the same object share its memory.
+    """
+
+    keys_values: Tensor = field(compare=False, repr=False)
+    """[layers, 2, G, n, D]: for each decoder layer that reads documents, keys, then values, of this rank's heads; of
+    any floating type, on the model's device."""
+    identity: str
+    """Names model, documents and their order; equal on all ranks."""
+
+    @property
+    def vectors(self) -> int:
+        """n."""
+        return self.keys_values.size(3)
 
 
 @dataclass(frozen=True)
@@ -65,12 +96,19 @@ class Decoder(Protocol):
     """Whether there is an encoder; a GPT has none, and refuses neighbors."""
     adapters: tuple[str, ...]
     """Names of the adapters that a sequence can be read with, in place of the model as it is."""
+    knowledge_shape: KnowledgeShape | None
+    """What documents are read as; None: its layers read none (`Request.knowledge`)."""
 
-    def open(self, adapter: str = "") -> int:
-        """A new, empty sequence, read with the adapter of that name; empty: with the model as it is."""
+    def open(self, adapter: str = "", knowledge: Knowledge | None = None) -> int:
+        """A new, empty sequence.
+
+        Args:
+            adapter: Name of the adapter that it is read with; empty: the model as it is.
+            knowledge: Documents that its tokens attend to; None: none.
+        """
 
     def fork(self, row: int, count: int) -> list[int]:
-        """New sequences that begin as copies of another: with its tokens and neighbors, read once, for all of them.
+        """New sequences that begin as copies of another: with its tokens, neighbors and documents, read once for all.
 
         Each continues by itself, and so does the other; any may be closed before the rest.
 
@@ -204,6 +242,8 @@ class Prefix:
     tokens: tuple[int, ...]
     adapter: str = ""
     """What it was read with; only requests with the same can continue it."""
+    knowledge: Knowledge | None = None
+    """The documents that its tokens attended to; likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +257,8 @@ class Request:
     sampling: Sampling = Sampling()
     reading: Reading = None
     """What the encoder reads; None: nothing."""
+    knowledge: Knowledge | None = None
+    """Documents that prompt and answer attend to, as keys and values; None: none."""
     prefix: Prefix | None = None
     """Tokens before the prompt that the engine has computed. Prompt and prefix count as one prompt, also for where
     chunks end; chunks that end within the prefix have been read with it and are not read again."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from retro.common.errors import ConfigError, require
 from retro.generate.config import LARGEST_PENALTY, LEAST_PENALTY
-from retro.generate.request import Decoder, LiveRetrieval, Reading, Request, Sampling
+from retro.generate.request import Decoder, Knowledge, LiveRetrieval, Reading, Request, Sampling
 
 LONGER = " (generate.sequence_length)"
 """The setting that opens a model for longer sequences, as messages name it."""
@@ -28,6 +28,7 @@ def require_request(request: Request, decoder: Decoder, *, searches: bool) -> No
     require_prompt("Request.prompt", request.prompt, decoder)
     require_reading(request.reading, decoder, searches=searches)
     require_adapter("Request.adapter", request.adapter, decoder)
+    require_knowledge("Request.knowledge", request.knowledge, decoder)
     wanted = f"0 to {decoder.vocabulary}, the number of tokens"
     require(request, "top_logprobs", 0 <= request.top_logprobs <= decoder.vocabulary, wanted)
     for token in request.named_tokens:
@@ -44,6 +45,24 @@ def require_adapter(setting: str, adapter: str, decoder: Decoder) -> None:
     if adapter and adapter not in decoder.adapters:
         known = ", ".join(decoder.adapters) or "none"
         raise ConfigError(setting, adapter, f"needs an adapter that the model was opened with: {known}")
+
+
+def require_knowledge(setting: str, knowledge: Knowledge | None, decoder: Decoder) -> None:
+    """Check that a model can read documents as keys and values.
+
+    Raises:
+        ConfigError: It has no layers that do, or they read others.
+    """
+    if knowledge is None:
+        return
+    shape = decoder.knowledge_shape
+    if shape is None:
+        need = "needs a model whose layers read documents (recipe dynamic_prefix); this one has none that do"
+        raise ConfigError(setting, knowledge.identity, need)
+    found = tuple(knowledge.keys_values.shape)
+    if len(found) != 5 or found[:3] != (shape.layers, 2, shape.groups) or found[4] != shape.width or not found[3]:
+        need = f"needs shape ({shape.layers}, 2, {shape.groups}, n, {shape.width}) with n of 1 or more"
+        raise ConfigError(setting, found, need)
 
 
 def require_sampling(sampling: Sampling) -> None:

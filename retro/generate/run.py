@@ -31,6 +31,7 @@ from retro.qa.question import Question
 from retro.qa.task import Task, load_task
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig
+from retro.training.loop import AddModules
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,12 @@ STAGE = "generate"
 
 
 def run(
-    config: GenerateConfig, layout: ParallelConfig, paths: ModelPaths, out: Path, policy: Policy | None = None
+    config: GenerateConfig,
+    layout: ParallelConfig,
+    paths: ModelPaths,
+    out: Path,
+    policy: Policy | None = None,
+    modules: AddModules | None = None,
 ) -> Manifest:
     """Answer the questions, or those still missing after a stop.
 
@@ -51,6 +57,7 @@ def run(
         paths: Checkpoint, corpus (for its own questions too), database and index.
         out: The stage's directory.
         policy: A way of decoding in place of the plain one.
+        modules: Gives the further modules that the checkpoint was trained with, for a policy that uses them.
 
     Raises:
         ConfigError: A setting does not fit the model, the questions or the processes.
@@ -60,7 +67,7 @@ def run(
     """
     task = load_task(config.task)
     texts = prompt_texts(config, task)
-    model = OpenModel(config, find_checkpoint(config, paths.checkpoint), paths, layout)
+    model = OpenModel(config, find_checkpoint(config, paths.checkpoint), paths, layout, modules=modules)
     parents = {} if model.corpus is None else {"corpus": model.corpus.manifest}
     questions = load_questions(config, None if model.corpus is None else paths.corpus)
     model.config = _whole_is_no_slice(config, len(questions))

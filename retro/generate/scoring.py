@@ -14,8 +14,8 @@ from torch import Tensor
 from retro.common.errors import ConfigError
 from retro.generate.chunk_retrieval import ChunkEnd, ChunkNeighbors, ChunkReader, NeighborFinder
 from retro.generate.prefix import HeldPrefix, PrefixCache, equal_beginnings, fork_rows, open_rows
-from retro.generate.request import Decoder, Extension, Prefix, Reading, Retrieved
-from retro.generate.request_checks import require_adapter, require_prompt, require_reading
+from retro.generate.request import Decoder, Extension, Knowledge, Prefix, Reading, Retrieved
+from retro.generate.request_checks import require_adapter, require_knowledge, require_prompt, require_reading
 from retro.generate.sampling import Probabilities
 
 
@@ -33,6 +33,8 @@ class Scored:
     """Tokens before the prompt that the engine has computed, as `Request.prefix`."""
     adapter: str = ""
     """What it is read with, as `Request.adapter`."""
+    knowledge: Knowledge | None = None
+    """Documents that prompt and continuation attend to, as `Request.knowledge`."""
 
     @property
     def whole_prompt(self) -> tuple[int, ...]:
@@ -74,6 +76,7 @@ def score(
     for one in asked:
         prefixes.find(one.prefix)
         prefixes.require_adapter(one.prefix, one.adapter)
+        prefixes.require_knowledge(one.prefix, one.knowledge)
         _require(one, decoder, searches=finder.retrieve is not None)
     scores: list[Score] = []
     for start in range(0, len(asked), at_once):
@@ -96,6 +99,7 @@ def _require(one: Scored, decoder: Decoder, *, searches: bool) -> None:
     require_prompt("Scored.continuation", one.continuation[-1:], decoder)
     require_reading(one.reading, decoder, searches=searches)
     require_adapter("Scored.adapter", one.adapter, decoder)
+    require_knowledge("Scored.knowledge", one.knowledge, decoder)
 
 
 @dataclass(eq=False)
@@ -123,7 +127,7 @@ class _Scoring:
         """Whether both read the same before their continuations."""
         mine, its = self.asked, other.asked
         same = mine.prefix == its.prefix and mine.reading == its.reading and mine.adapter == its.adapter
-        return same and self.prompt == other.prompt
+        return same and mine.knowledge == its.knowledge and self.prompt == other.prompt
 
     def chunk_ends(self, chunk_length: int) -> list[ChunkEnd]:
         """Ends of chunks that the decoder has not read."""
@@ -157,7 +161,7 @@ def _read_prompts(block: Sequence[_Scoring], decoder: Decoder) -> None:
     """Logits of each first token. Apart from the continuations, so that those of prompts are not kept."""
     equal = equal_beginnings(block, _Scoring.begins_as)
     leaders = [one for place, one in enumerate(block) if place not in equal]
-    rows = open_rows(decoder, [(one.held, one.asked.adapter) for one in leaders])
+    rows = open_rows(decoder, [(one.held, one.asked.adapter, one.asked.knowledge) for one in leaders])
     for one, row in zip(leaders, rows, strict=True):
         one.row = row
     unread = [one for one in leaders if one.first < len(one.prompt)]

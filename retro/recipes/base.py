@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from retro.generate.program import BeginRequest
     from retro.teacher.config import TeacherConfig
     from retro.teacher.teacher import Teacher
+    from retro.training.loop import AddModules
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +150,8 @@ class Served:
     """The kind of question that a chat's last message is."""
     begin: BeginRequest
     """The program that answers a request."""
+    modules: AddModules | None = None
+    """Gives the further modules that the model was trained with."""
 
 
 def served(config: RunConfig) -> Served:
@@ -213,6 +216,7 @@ RECIPES: Registry[Recipe] = Registry(
         "instruct_rag": "retro.recipes.instruct_rag.recipe:InstructRag",
         "knowledge_conflict": "retro.recipes.knowledge_conflict.recipe:KnowledgeConflict",
         "multi_hop": "retro.recipes.multi_hop.recipe:MultiHop",
+        "dynamic_prefix": "retro.recipes.dynamic_prefix.recipe:DynamicPrefix",
     },
     _accept,
 )

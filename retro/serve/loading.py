@@ -31,12 +31,18 @@ from retro.serve.scheduler import Scheduler
 from retro.serve.searches import Searches
 from retro.tokenizers.token_bytes import shown_token_bytes
 from retro.training.config import ParallelConfig
+from retro.training.loop import AddModules
 
 log = logging.getLogger(__name__)
 
 
 def load_service(
-    config: ServeConfig, generate: GenerateConfig, paths: ModelPaths, name: str, begin: BeginRequest | None = None
+    config: ServeConfig,
+    generate: GenerateConfig,
+    paths: ModelPaths,
+    name: str,
+    begin: BeginRequest | None = None,
+    modules: AddModules | None = None,
 ) -> Service:
     """Load everything that requests need.
 
@@ -46,6 +52,7 @@ def load_service(
         paths: Of the run.
         name: What the model is called where the config does not say.
         begin: The program that answers a request, of the recipe that the config names; None: each is one continuation.
+        modules: Gives the further modules of the recipe's checkpoint.
 
     Raises:
         ConfigError: There are several processes, the prompt texts lack a kind or template, or adapters a fitting name.
@@ -69,7 +76,7 @@ def load_service(
     adapters = find_adapters(config, generate, info, config.model_name or name)
     for one in adapters.values():
         warn_of_other_prompts(generate, one.path, texts)
-    model = OpenModel(generate, info, paths, ParallelConfig(), adapters)
+    model = OpenModel(generate, info, paths, ParallelConfig(), adapters, modules)
     decoder, retrieve, passages = model.decoder, None, None
     log_memory(decoder, adapters)
     if searches and model.corpus is not None:

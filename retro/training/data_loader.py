@@ -198,7 +198,8 @@ class DataLoader:
 
     def _micro_batch(self, arrays: Arrays | None) -> MicroBatch:
         if all(self._unused.values()):
-            return MicroBatch(**dict.fromkeys(self._unused))
+            nothing: dict[str, Any] = dict.fromkeys(self._unused)
+            return MicroBatch(**nothing)
         tensors = parallel.broadcast_arrays(arrays)
         # Token files hold narrow numbers; they are widened where they are used, once they have travelled.
         wide = {name: _widened(tensor) for name, tensor in tensors.items()}

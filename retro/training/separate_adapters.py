@@ -15,6 +15,7 @@ from retro.model.model import RetroModel
 from retro.training import checkpoint
 from retro.training.checkpoint import CheckpointInfo
 from retro.training.config import ParallelConfig
+from retro.training.loop import AddModules, add_modules
 from retro.training.lora_weights import MergedWeights, NamedAdapters, SeparateWeights, StoredWeights, UnadaptedWeights
 from retro.training.trained_weights import attach_all, named_layers
 
@@ -55,6 +56,7 @@ def load_separate(
     bfloat16: bool = False,
     sequence_length: int | None = None,
     others: Mapping[str, CheckpointInfo] | None = None,
+    modules: AddModules | None = None,
 ) -> SeparateStage:
     """As `load_stage`, with adapters kept apart from the weights.
 
@@ -64,6 +66,7 @@ def load_separate(
         bfloat16: Compute in bfloat16.
         sequence_length: Tokens of a sequence, see `load_stage`.
         others: Adapters on this checkpoint, by name, of its architecture; its own, if it has any, are merged then.
+        modules: Gives the further modules that the checkpoint was trained with.
 
     Raises:
         ConfigError, ArtifactError: As `load_stage`.
@@ -82,7 +85,13 @@ def load_separate(
     scales = {one.name: (one.info.rank, one.info.alpha / one.info.rank) for one in adapters}
     choice = AdapterChoice(scales, torch.bfloat16 if bfloat16 else torch.float32)
     attach = partial(_attach, info=info, weights=weights, choice=choice)
-    chunks = checkpoint.build_filled(info, weights, layout, bfloat16=bfloat16, prepare=attach)
+
+    def prepare(chunks: Sequence[RetroModel]) -> None:
+        if modules is not None:
+            add_modules(chunks, info.shape, modules)
+        attach(chunks)
+
+    chunks = checkpoint.build_filled(info, weights, layout, bfloat16=bfloat16, prepare=prepare)
     return SeparateStage(chunks=chunks, info=info, weights=weights, choice=choice)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from retro.generate.request import Extension, Neighbors
+from retro.generate.request import Extension, Knowledge, KnowledgeShape, Neighbors
 from retro.qa.question import Context
 
 LETTERS = "#abcdefghijklmnopqrstuvwxyz .\n"
@@ -76,6 +76,7 @@ class FakeDecoder:
     neighbors = 2
     retrieved_length = 5
     adapters: tuple[str, ...] = ()
+    knowledge_shape: KnowledgeShape | None = None
 
     def __init__(self, rule: Rule, *, sequence_length: int = 64, reads_neighbors: bool = True) -> None:
         self.rule = rule
@@ -87,15 +88,18 @@ class FakeDecoder:
         self.tokens = 0
         """Tokens of all calls."""
         self.forks: list[int] = []
+        self.opened: list[tuple[str, Knowledge | None]] = []
 
-    def open(self, adapter: str = "") -> int:
+    def open(self, adapter: str = "", knowledge: Knowledge | None = None) -> int:
         number = min(set(range(len(self.rows) + 1)) - set(self.rows))
         self.rows[number] = Row()
+        self.opened.append((adapter, knowledge))
         return number
 
     def fork(self, row: int, count: int) -> list[int]:
         self.forks.append(count)
         source, forks = self.rows[row], [self.open() for _ in range(count)]
+        del self.opened[-count:]
         for fork in forks:
             self.rows[fork] = Row(list(source.ids), dict(source.read))
         return forks

@@ -15,6 +15,7 @@ from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.generate.config import GenerateConfig, SamplingConfig
 from retro.generate.engine import BatchEngine
 from retro.generate.questions import find_passages, gold_contexts, load_questions, shuffled, slice_bounds
+from retro.generate.request import Knowledge
 from retro.generate.runner import QuestionRunner, answer_all, question_seed, sampling_of
 from retro.qa.answer_files import read_answers, read_question_lines
 from retro.qa.passages import Retrieve
@@ -34,12 +35,12 @@ class WordDecoder(FakeDecoder):
         self.stop_after = stop_after
         self.batches = 0
 
-    def open(self, adapter: str = "") -> int:
+    def open(self, adapter: str = "", knowledge: Knowledge | None = None) -> int:
         if not self.rows:
             if self.batches == self.stop_after:
                 raise KeyboardInterrupt
             self.batches += 1
-        return super().open(adapter)
+        return super().open(adapter, knowledge)
 
     def word(self, row: Row) -> Tensor:
         logits_V = torch.zeros(self.vocabulary)

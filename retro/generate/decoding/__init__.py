@@ -2,6 +2,7 @@
 
 rows.py        the open sequences, and what of each is known beside its caches
 batch.py       one call's new tokens, packed, and which cache entries each attends to
+knowledge.py   documents as keys and values, which all tokens of a row attend to
 chunks.py      which neighbors each new token attends to, and which chunks the encoder is run for
 cache.py       keys and values by slot, and the states that the encoder is conditioned on
 attention.py   self-attention and cross-attention of a decoder layer over its caches

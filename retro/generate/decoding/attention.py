@@ -21,6 +21,7 @@ from torch import Tensor
 from retro.generate.decoding.batch import Batch, DecodeGroup, Prefill
 from retro.generate.decoding.cache import KeyValueCache
 from retro.generate.decoding.chunks import CrossAttentionPlan, NewChunks
+from retro.generate.decoding.knowledge import KnowledgeReader
 from retro.mcore.layers import fused_attention
 from retro.model.attention import ChunkedCrossAttention
 
@@ -40,9 +41,11 @@ class LayerParts:
     """None in layers without cross-attention, and where its gate is closed."""
     mlp_norm: Any
     mlp: Any
+    knowledge: KnowledgeReader | None = None
+    """None in layers that read no documents."""
 
     @classmethod
-    def of(cls, layer: Any, *, cross_attends: bool) -> LayerParts:
+    def of(cls, layer: Any, *, cross_attends: bool, knowledge: KnowledgeReader | None = None) -> LayerParts:
         """The modules of megatron-core's layer."""
         attention, cross = layer.self_attention, layer.cross_attention
         return cls(
@@ -55,6 +58,7 @@ class LayerParts:
             cross=cross if cross_attends and isinstance(cross, ChunkedCrossAttention) else None,
             mlp_norm=layer.pre_mlp_layernorm,
             mlp=layer.mlp,
+            knowledge=knowledge,
         )
 
 
@@ -81,6 +85,8 @@ def self_attention(
     for kept, new in ((keys, rotated[:, :, -1]), (values, heads[:, :, -1])):
         _store(kept, new, batch)
     attended = _attend(rotated[:, :, :-1], keys, values, batch.decodes, batch.prefills, number)
+    if layer.knowledge is not None and batch.knowledge:
+        layer.knowledge.add(attended, queries_and_keys[:, :, :-1].flatten(1, 2), batch.knowledge)
     return add_residual(hidden_P1H, layer.output(attended))
 
 

@@ -16,6 +16,7 @@ from itertools import groupby, pairwise
 import torch
 from torch import Tensor
 
+from retro.generate.decoding.knowledge import KnowledgeGroup, knowledge_groups
 from retro.generate.decoding.rows import Row, Rows, Segment
 from retro.generate.request import Extension, Neighbors
 
@@ -97,6 +98,8 @@ class Batch:
     """Where the keys and values of a token go, in the row's slot."""
     decodes: tuple[DecodeGroup, ...]
     prefills: tuple[Prefill, ...]
+    knowledge: tuple[KnowledgeGroup, ...] = ()
+    """Which of the tokens attend to which documents."""
 
     @property
     def longest(self) -> int:
@@ -130,6 +133,7 @@ def plan_batch(extensions: Sequence[Extension], rows: Rows, device: torch.device
             for _, group in groupby(adjacent, key=lambda span: span.row.segments)
         ),
         prefills=tuple(_prefill(span, device) for span in spans[singles:]),
+        knowledge=knowledge_groups([(span.row.knowledge, span.offset, span.count) for span in spans], device),
     )
 
 

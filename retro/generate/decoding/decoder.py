@@ -26,7 +26,7 @@ from retro.generate.decoding.batch import Batch, plan_batch
 from retro.generate.decoding.chunks import CrossAttentionPlan, no_cross_attention, plan_cross_attention
 from retro.generate.decoding.rows import Rows, require_extensions
 from retro.generate.decoding.stack import CachedStack
-from retro.generate.request import Extension
+from retro.generate.request import Extension, Knowledge
 from retro.mcore import p2p
 from retro.mcore.cpu import device
 from retro.mcore.layers import TransformerConfig
@@ -73,16 +73,19 @@ class CachedDecoder:
         self._rows, self.share_from = Rows(), share_from
         with torch.inference_mode():
             self._stack = CachedStack(self.model)
+        self.knowledge_shape = self._stack.knowledge_shape
 
-    def open(self, adapter: str = "") -> int:
-        """A new, empty sequence, read with an adapter; empty: the model as it is.
+    def open(self, adapter: str = "", knowledge: Knowledge | None = None) -> int:
+        """A new, empty sequence, read with an adapter, empty: the model as it is; and with documents.
 
         Raises:
-            ValueError: There is no such adapter.
+            ValueError: There is no such adapter, or the model reads no documents.
         """
         if adapter and adapter not in self.adapters:
             raise ValueError(f"a sequence is opened for the adapter {adapter!r}; there are {', '.join(self.adapters)}")
-        return self._rows.open(adapter)
+        if knowledge is not None and self.knowledge_shape is None:
+            raise ValueError(f"a sequence is opened with {knowledge.identity}; the model reads no documents")
+        return self._rows.open(adapter, knowledge)
 
     @torch.inference_mode()
     def fork(self, row: int, count: int) -> list[int]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from retro.generate.request import Decoder, Extension, Neighbors
+from retro.generate.request import Decoder, Extension, Knowledge, Neighbors
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,8 @@ class Row:
     """Whether some of their tokens are padding."""
     adapter: str = ""
     """What its tokens are read with."""
+    knowledge: Knowledge | None = None
+    """Documents that they attend to."""
 
     @property
     def own(self) -> int:
@@ -86,10 +88,10 @@ class Rows:
             raise ValueError(f"there is no open sequence {number}")
         return row
 
-    def open(self, adapter: str = "") -> int:
+    def open(self, adapter: str = "", knowledge: Knowledge | None = None) -> int:
         """A new sequence, in the slot after the last."""
         number, self._next = self._next, self._next + 1
-        self._rows[number] = Row(slot=len(self._by_slot), adapter=adapter)
+        self._rows[number] = Row(slot=len(self._by_slot), adapter=adapter, knowledge=knowledge)
         self._by_slot.append(number)
         return number
 

@@ -22,7 +22,9 @@ from retro.generate.decoding.attention import (
 from retro.generate.decoding.batch import Batch
 from retro.generate.decoding.cache import EncoderStateBuffer, KeyValueCache, grown
 from retro.generate.decoding.chunks import CrossAttentionPlan
+from retro.generate.decoding.knowledge import knowledge_readers
 from retro.generate.decoding.rows import Row, Rows, SlotCopy
+from retro.generate.request import KnowledgeShape
 from retro.mcore.cpu import device
 from retro.model.attention import ChunkedCrossAttention
 from retro.model.model import RetroModel
@@ -35,12 +37,19 @@ class CachedStack:
     def __init__(self, model: RetroModel) -> None:
         shape, config = model.shape, model.config
         # Behind a closed gate nothing is computed.
-        self._layers = [LayerParts.of(layer, cross_attends=shape.model.gate != 0.0) for layer in model.decoder.layers]
+        readers = knowledge_readers(model)
+        self._layers = [
+            LayerParts.of(layer, cross_attends=shape.model.gate != 0.0, knowledge=reader)
+            for layer, reader in zip(model.decoder.layers, readers, strict=True)
+        ]
         crosses = [layer.cross for layer in self._layers if layer.cross is not None]
         groups = shape.model.query_groups // config.tensor_model_parallel_size
         kept: dict[str, Any] = {"dtype": config.params_dtype, "device": device()}
         width, entries = shape.model.head_width, shape.model.neighbors * shape.retrieved_length
         own, most = len(self._layers), shape.model.sequence_length
+        reading = sum(reader is not None for reader in readers)
+        self.knowledge_shape = KnowledgeShape(reading, groups, width) if reading else None
+        """What documents are read as; None where no layer reads any."""
         self._keys_values = KeyValueCache(own, groups, width, most_tokens=most, **kept)
         self._cross = KeyValueCache(len(crosses), groups, width, most_tokens=entries, **kept)
         self._states = EncoderStateBuffer(shape.chunk_length, config.hidden_size, **kept)

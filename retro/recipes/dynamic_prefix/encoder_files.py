@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from retro.common.errors import DataError
+from retro.common.config import config_json
+from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import read_json, write_json
+from retro.index.config import EmbedderConfig
+from retro.index.weights import weights_digest
 from retro.recipes.dynamic_prefix.config import EncoderConfig, PrefixConfig
 
 KNOWLEDGE_FILE, INITIAL = "knowledge.json", "initial.safetensors"
@@ -159,7 +162,6 @@ def make_given(directory: Path, config: PrefixConfig, source: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from retro.common.errors import ConfigError
     from retro.index.model_loading import load_encoder
 
     model, tokenizer = load_encoder(source, "float32")
@@ -180,16 +182,48 @@ def make_given(directory: Path, config: PrefixConfig, source: Path) -> None:
     save_file(kept, str(directory / INITIAL))
 
 
-def require_known(directory: Path, identity: dict[str, Any]) -> bool:
-    """Whether a folder has been made, of these settings.
+def prepare_encoder(directory: Path, config: PrefixConfig, documents: Sequence[str], tokenizer: Path) -> None:
+    """Write the files of the settings' encoder, unless they are there.
+
+    Args:
+        directory: Where.
+        config: Which encoder.
+        documents: Training documents.
+        tokenizer: The directory of the language model's tokenizer.
 
     Raises:
-        DataError: Of other ones.
+        DataError, DependencyError, ConfigError: It cannot be loaded or made.
+        ArtifactError: What is there was made under other settings, or of other weights.
     """
-    file = directory / KNOWLEDGE_FILE
-    if not file.exists():
-        return False
-    found = read_json(file, _REMEDY)
-    if found != identity:
-        raise DataError(file, "is of an encoder made under other settings or from other weights", _REMEDY)
-    return True
+    source = None if config.encoder.model is None else _find(config.encoder.model)
+    identity = {"prefix": config_json(config), "weights": None if source is None else weights_digest(source)}
+    known = directory / KNOWLEDGE_FILE
+    if known.exists():
+        if read_json(known, _REMEDY) != identity:
+            raise ArtifactError(known, "is of an encoder made under other settings, or of other weights", _REMEDY)
+        return
+    if source is None:
+        make_fresh(directory, config, documents, tokenizer)
+    else:
+        make_given(directory, config, source)
+    # Written last: without it the files are made again.
+    write_json(known, identity)
+
+
+def known_config(directory: Path) -> PrefixConfig:
+    """The settings that an encoder's files were made under.
+
+    Raises:
+        ArtifactError: They are missing or damaged.
+    """
+    found = read_json(directory / KNOWLEDGE_FILE, _REMEDY, dict[str, Any])
+    try:
+        return PrefixConfig(**found["prefix"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise ArtifactError(directory / KNOWLEDGE_FILE, f"does not describe an encoder ({error})", _REMEDY) from None
+
+
+def _find(name: str) -> Path:
+    from retro.index.weights import find_model
+
+    return find_model(EmbedderConfig(kind="huggingface", model=name))

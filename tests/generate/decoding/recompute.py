@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retro.generate.request import Extension, Neighbors
+from retro.generate.request import Extension, Knowledge, KnowledgeShape, Neighbors
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
 from retro.model.reference import ReferenceRetro
@@ -35,10 +35,11 @@ class Recompute:
         self.neighbors, self.retrieved_length = shape.model.neighbors, shape.retrieved_length
         self.reads_neighbors = shape.model.retrieval
         self.adapters: tuple[str, ...] = ()
+        self.knowledge_shape: KnowledgeShape | None = None
         self._open: dict[int, Given] = {}
         self._next = 0
 
-    def open(self, adapter: str = "") -> int:
+    def open(self, adapter: str = "", knowledge: Knowledge | None = None) -> int:
         self._next += 1
         self._open[self._next] = Given()
         return self._next

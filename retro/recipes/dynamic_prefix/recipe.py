@@ -1,0 +1,71 @@
+"""The recipe: its steps in order, each a thin call of the module that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from retro.recipes.base import Made, Step, StepRun
+from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+
+
+def _retrieve(work: StepRun) -> Made:
+    from retro.recipes.dynamic_prefix import data
+
+    return data.run(work)
+
+
+def _train(work: StepRun) -> Made:
+    from retro.recipes.dynamic_prefix import train
+
+    return train.run(work)
+
+
+def _base(work: StepRun) -> Mapping[str, Any]:
+    from retro.recipes.dynamic_prefix.base_model import base_identity
+
+    return base_identity(work)
+
+
+def _questions(work: StepRun) -> list[Path]:
+    return [path for path in (work.settings.data.train, work.settings.data.test) if path is not None]
+
+
+def _needs_of_search(settings: DynamicPrefixConfig) -> tuple[str, ...]:
+    searched = settings.data.retrieve and settings.data.passages.passages is None
+    return ("corpus", "db", "index") if searched else ()
+
+
+def _needs_of_training(settings: DynamicPrefixConfig) -> tuple[str, ...]:
+    return ("retrieve",) if settings.train.base is not None else ("retrieve", "corpus", "pretrain")
+
+
+class DynamicPrefix:
+    """Documents as keys and values for every layer of a frozen language model."""
+
+    name = "dynamic_prefix"
+    summary = "Dynamic prefix: an encoder turns documents into keys and values that a frozen language model reads"
+    config = DynamicPrefixConfig
+    special_tokens: tuple[str, ...] = ()
+    steps = (
+        Step(
+            name="retrieve",
+            summary="Find the documents of all questions, and split by document.",
+            run=_retrieve,
+            needs=_needs_of_search,
+            settings=("data", "prefix.documents"),
+            sections=("search",),
+            inputs=_questions,
+        ),
+        Step(
+            name="train",
+            summary="Train the knowledge encoder through the frozen model.",
+            run=_train,
+            needs=_needs_of_training,
+            settings=("prefix", "train"),
+            facts=_base,
+            collective=True,
+            wanted=lambda settings: settings.data.train is not None,
+        ),
+    )
