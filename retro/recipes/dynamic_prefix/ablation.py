@@ -21,7 +21,8 @@ from retro.common.errors import ConfigError, RetroError
 from retro.common.files import read_json
 from retro.recipes.base import Recipe, Step, StepRun, recipe_path, recipe_settings, run_recipe, shaping_of
 from retro.recipes.dynamic_prefix.ablation_config import VariantConfig
-from retro.recipes.dynamic_prefix.evaluate import SCORES
+from retro.recipes.dynamic_prefix.data import TRAIN, VALID
+from retro.recipes.dynamic_prefix.evaluate import QUESTIONS, SCORES, TASK
 from retro.recipes.dynamic_prefix.variants import changed_sections, laid_over, variants_of
 from retro.run.config import RunConfig
 from retro.run.pipeline import STAGES, stage, stage_lock
@@ -144,8 +145,8 @@ def run_variant(
 
 def _cross_attention(recipe: Recipe, base: RunConfig, config: RunConfig, variant: VariantConfig) -> Row:
     """The row of Retro's cross-attention, on what the run's own steps made."""
-    from retro.recipes.dynamic_prefix.cross_attention import Rival, run_rival
     from retro.recipes.dynamic_prefix.base_model import base_path
+    from retro.recipes.dynamic_prefix.cross_attention import Rival, run_rival
 
     run_recipe(recipe, base)
     settings: Any = recipe_settings(base, recipe)
@@ -247,11 +248,19 @@ def read_row(recipe: Recipe, config: RunConfig, variant: VariantConfig) -> Row:
     forced = found["forced"].get(variant.mode, {}).get("gold", {})
     weights = (found["weights"] or {}) if reads else {"trained": 0}
     return Row(
-        name=variant.name, group=variant.group, mode=variant.mode, directory=str(config.run_dir),
-        changed=dict(variant.set), metrics=found["modes"][variant.mode], token_accuracy=forced.get("accuracy"),
-        trained=weights.get("trained"), frozen=weights.get("frozen"), vectors=_vectors(home / "encode", settings) if reads else None,
-        length=settings.prefix.compress if reads else None, seconds=_seconds(recipe, home),
-    )  # fmt: skip
+        name=variant.name,
+        group=variant.group,
+        mode=variant.mode,
+        directory=str(config.run_dir),
+        changed=dict(variant.set),
+        metrics=found["modes"][variant.mode],
+        token_accuracy=forced.get("accuracy"),
+        trained=weights.get("trained"),
+        frozen=weights.get("frozen"),
+        vectors=_vectors(home / "encode", settings) if reads else None,
+        length=settings.prefix.compress if reads else None,
+        seconds=_seconds(recipe, home),
+    )
 
 
 def _vectors(encode: Path, settings: Any) -> float | None:

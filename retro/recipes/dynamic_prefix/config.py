@@ -10,6 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from retro.common.config import StageConfig
 from retro.common.errors import require
 from retro.recipes.document_split import SEED, VALID_SHARE
+from retro.recipes.dynamic_prefix.ablation_config import AblateConfig
+from retro.recipes.dynamic_prefix.evaluate_config import PrefixEvaluateConfig
 from retro.recipes.passages.config import PassagesConfig
 from retro.training.config import TrainConfig
 
@@ -156,3 +158,9 @@ class DynamicPrefixConfig(StageConfig):
 
     train: PrefixTrainConfig = PrefixTrainConfig()
     """Training of the encoder."""
+
+    evaluate: PrefixEvaluateConfig = PrefixEvaluateConfig()
+    """Scores."""
+
+    ablate: AblateConfig = AblateConfig()
+    """What `retro recipe dynamic_prefix ablate` varies."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path, read_json, write_plain_json
@@ -19,17 +19,24 @@ from retro.common.statistics import RIGHT, estimate
 from retro.evaluate.compare import ScoredAnswers, compare, open_scored_answers
 from retro.evaluate.config import EvaluateConfig
 from retro.qa.answer_files import Answer
+from retro.qa.layouts import read_task_questions
 from retro.qa.metrics.scoring import task_of
 from retro.qa.question import Question
+from retro.qa.task import load_task
 from retro.recipes.base import Made, StepRun
 from retro.recipes.comparison import answers_of, interval, score_modes, write_task
 from retro.recipes.dynamic_prefix.evaluate_tables import MEASURES, as_markdown, tables
 from retro.recipes.dynamic_prefix.published import PUBLISHED
 from retro.recipes.dynamic_prefix.support import written_measures
 
+if TYPE_CHECKING:
+    from retro.recipes.dynamic_prefix.hallucination import AnswerMeasures
+
 log = logging.getLogger(__name__)
 
 SCORES, TABLE, LINES, TASK = "scores.json", "scores.md", "measures.jsonl", "task.yaml"
+QUESTIONS = "questions.jsonl"
+"""Of the step `answer`: all questions with their documents."""
 NONE = "none"
 """The mode that reads no documents."""
 
@@ -134,29 +141,24 @@ def summarized(measured: Measured, config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def documents_of(questions: Sequence[Question], count: int) -> dict[str, list[str]]:
-    """Title and text of the documents that each question has, by its id."""
-    return {one.id: [f"{each.title} {each.text}" for each in one.contexts[:count]] for one in questions}
-
-
 def run(work: StepRun) -> Made:
     """Score the answers of all modes.
 
     Raises:
         RetroError: As the evaluate stage, or a model cannot be loaded.
     """
-    from retro.recipes.dynamic_prefix import forced
-
-    config, modes, answers = work.settings.evaluate, work.settings.answer.modes, work.made_by("answer")
+    settings, answers = work.settings, work.made_by("answer")
+    config, modes = settings.evaluate, settings.answer.modes
     files = score(work, answers, modes, config.metrics)
     scored = {mode: open_scored_answers(work.directory / mode) for mode in modes}
     said = {mode: answers_of(answers / mode) for mode in modes}
-    questions = forced.questions_of(work)
-    documents = documents_of(questions, forced.document_count(work))
-    measured = forced.measure_answers(work, questions, said, work.directory / LINES) if config.forced else {}
+    questions = read_task_questions(answers / QUESTIONS, load_task(str(work.directory / TASK)))
+    documents = {one.id: [f"{each.title} {each.text}" for each in one.contexts] for one in questions}
+    measured, weights = _measured(work, questions, said) if config.forced else ({}, None)
     found = side_by_side(scored) | {
         "written": written(scored, said, documents, work.config.evaluate.confidence),
         "forced": summarized(measured, work.config.evaluate),
+        "weights": weights,
         "published": dict(PUBLISHED),
     }
     write_plain_json(work.directory / SCORES, found)
@@ -167,3 +169,33 @@ def run(work: StepRun) -> Made:
         log.info("dynamic_prefix: %s: %s %s", mode, main, interval(means[main]))
     files += [SCORES, TABLE, *([LINES] if config.forced else [])]
     return Made(files=files, counts={"metric": main, "modes": found["modes"]})
+
+
+def _measured(
+    work: StepRun, questions: Sequence[Question], said: Mapping[str, Sequence[Answer]]
+) -> tuple[Measured, dict[str, int]]:
+    """What was measured of given answers, written down line by line too; and the weights of the model."""
+    from retro.recipes.dynamic_prefix import forced
+
+    model, reader, weights = forced.open_model(work)
+    texts = {mode: {one.id: one.prediction for one in mine} for mode, mine in said.items()}
+    pairs = forced.measure_modes(model, reader, questions[: work.settings.evaluate.limit], texts)
+    forced.write_measures(work.directory / LINES, pairs)
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for mode, mine in pairs.items():
+        for one, measures in mine:
+            found.setdefault(mode, {}).setdefault(one.given, []).append(asdict(measures))
+            if one.given == "gold" and mode == "prefix":
+                found.setdefault(NONE, {}).setdefault("gold", []).append(_without(measures))
+    return found, weights
+
+
+def _without(measures: AnswerMeasures) -> dict[str, float]:
+    """What the same pass says of the model without documents."""
+    return {
+        "accuracy": measures.accuracy_without,
+        "entropy": measures.entropy_without,
+        "divergence": 0.0,
+        "gain": 0.0,
+        "log_likelihood": measures.log_likelihood - measures.gain,
+    }

@@ -17,14 +17,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from retro.common.progress import Progress
 from retro.mcore.cpu import device
-from retro.qa.question import Question
+from retro.model.weight_names import is_added_module
+from retro.qa.question import Context, Question
+from retro.qa.sample_layout import PromptIds, fit_prompt
+from retro.recipes.base import StepRun
+from retro.recipes.dynamic_prefix.base_model import tokenizer_of
+from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+from retro.recipes.dynamic_prefix.encoder_files import EncoderTokenizer
 from retro.recipes.dynamic_prefix.hallucination import AnswerMeasures, measure
+from retro.recipes.dynamic_prefix.loading import load_prefix_model, prefix_checkpoint
 from retro.recipes.dynamic_prefix.parts import prefix_inputs
-from retro.recipes.dynamic_prefix.samples import Sample, document_arrays
+from retro.recipes.dynamic_prefix.samples import Sample, document_arrays, document_text, encode_samples
 from retro.recipes.item_files import write_items
+from retro.tokenizers.tokenizer import Tokenizer
+from retro.training import checkpoint
 
 PREFIX, PROMPT = "prefix", "prompt"
 """The modes of answering that read documents."""
@@ -90,7 +100,7 @@ class ForcedModel:
             logits_BSV[row, len(prompt) - 1 : len(prompt) - 1 + length, : self.vocabulary]
             for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True))
         ]
-        logits_BAV = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, most - len(one))) for one in kept])
+        logits_BAV = torch.stack([functional.pad(one, (0, 0, 0, most - len(one))) for one in kept])
         lengths_B1 = torch.tensor(lengths, device=logits_BAV.device)[:, None]
         return (
             logits_BAV,
@@ -153,6 +163,22 @@ def gold_and_written(questions: Sequence[Question], said: Mapping[str, str]) -> 
     return [*gold, *own], [*["gold"] * len(gold), *["written"] * len(own)]
 
 
+SEPARATOR = "\n\n"
+
+
+def documents_read(settings: DynamicPrefixConfig) -> int:
+    """K, the documents of a question."""
+    return settings.prefix.documents
+
+
+def with_documents(prompt: Sequence[int], documents: Sequence[Context], tokenizer: Tokenizer, room: int) -> list[int]:
+    """A prompt with documents as text before it, the worst cut from their ends where there is no room."""
+    contexts = tokenizer.encode_batch([f"{document_text(one)}{SEPARATOR}" for one in documents])
+    separator = tokenizer.encode_batch([SEPARATOR])[0]
+    fitted = fit_prompt(PromptIds(head=(), contexts=contexts, tail=list(prompt), separator=separator), room)
+    return list(prompt) if fitted is None else fitted[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reader:
     """What puts questions to the model."""
@@ -196,7 +222,7 @@ def open_model(work: StepRun) -> tuple[ForcedModel, Reader, dict[str, int]]:
     Raises:
         ArtifactError: It is missing or damaged.
     """
-    train, settings = work.made_by(TRAIN_STEP), work.settings
+    train, settings = work.made_by("train"), work.settings
     info = checkpoint.read_info(prefix_checkpoint(train))
     loaded = load_prefix_model(train)
     tokenizer, _ = tokenizer_of(work, info)
