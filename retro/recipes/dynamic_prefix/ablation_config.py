@@ -8,8 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
+from retro.recipes.dynamic_prefix.generation_config import Mode
 
-Mode = Literal["prefix", "none", "prompt"]
 Kind = Literal["prefix", "cross_attention"]
 """`prefix`: this recipe under other settings. `cross_attention`: Retro's, fitted to the same frozen model."""
 

@@ -12,6 +12,7 @@ from retro.common.errors import require
 from retro.recipes.document_split import SEED, VALID_SHARE
 from retro.recipes.dynamic_prefix.ablation_config import AblateConfig
 from retro.recipes.dynamic_prefix.evaluate_config import PrefixEvaluateConfig
+from retro.recipes.dynamic_prefix.generation_config import AnswerConfig, StoreConfig
 from retro.recipes.passages.config import PassagesConfig
 from retro.training.config import TrainConfig
 
@@ -158,6 +159,12 @@ class DynamicPrefixConfig(StageConfig):
 
     train: PrefixTrainConfig = PrefixTrainConfig()
     """Training of the encoder."""
+
+    store: StoreConfig = StoreConfig()
+    """Documents that are encoded once."""
+
+    answer: AnswerConfig = AnswerConfig()
+    """How questions are answered."""
 
     evaluate: PrefixEvaluateConfig = PrefixEvaluateConfig()
     """Scores."""

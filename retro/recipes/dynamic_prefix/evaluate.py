@@ -178,7 +178,10 @@ def _measured(
     from retro.recipes.dynamic_prefix import forced
 
     model, reader, weights = forced.open_model(work)
-    texts = {mode: {one.id: one.prediction for one in mine} for mode, mine in said.items()}
+    texts = {
+        mode: {one.id: forced.WrittenAnswer(one.prediction, one.ended == "end") for one in mine}
+        for mode, mine in said.items()
+    }
     pairs = forced.measure_modes(model, reader, questions[: work.settings.evaluate.limit], texts)
     forced.write_measures(work.directory / LINES, pairs)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}

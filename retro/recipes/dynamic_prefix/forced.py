@@ -22,16 +22,16 @@ from torch.nn import functional
 from retro.common.progress import Progress
 from retro.mcore.cpu import device
 from retro.model.weight_names import is_added_module
-from retro.qa.question import Context, Question
-from retro.qa.sample_layout import PromptIds, fit_prompt
+from retro.qa.question import Question
 from retro.recipes.base import StepRun
+from retro.recipes.dynamic_prefix.answering import documents_before, documents_read
 from retro.recipes.dynamic_prefix.base_model import tokenizer_of
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
 from retro.recipes.dynamic_prefix.encoder_files import EncoderTokenizer
 from retro.recipes.dynamic_prefix.hallucination import AnswerMeasures, measure
 from retro.recipes.dynamic_prefix.loading import load_prefix_model, prefix_checkpoint
 from retro.recipes.dynamic_prefix.parts import prefix_inputs
-from retro.recipes.dynamic_prefix.samples import Sample, document_arrays, document_text, encode_samples
+from retro.recipes.dynamic_prefix.samples import Sample, document_arrays, encode_samples
 from retro.recipes.item_files import write_items
 from retro.tokenizers.tokenizer import Tokenizer
 from retro.training import checkpoint
@@ -148,35 +148,31 @@ def write_measures(path: Path, measured: Mapping[str, Sequence[tuple[GivenAnswer
     )
 
 
-def gold_and_written(questions: Sequence[Question], said: Mapping[str, str]) -> tuple[list[Question], list[str]]:
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """What the model wrote."""
+
+    text: str
+    whole: bool
+    """Whether it ended it, in place of being cut: then its end is read too."""
+
+
+def gold_and_written(
+    questions: Sequence[Question], said: Mapping[str, WrittenAnswer]
+) -> list[tuple[Question, str, bool]]:
     """Questions whose first answer is to be read: the gold one of each, then what was written, where that is a text.
 
     Args:
-        questions: Those with answers.
-        said: The written answer by the question's id.
+        questions: With gold answers, where they have any.
+        said: What was written, by the question's id.
 
     Returns:
-        The questions, and of each whether its answer is `gold` or `written`.
+        A question, whether its answer is `gold` or `written`, and whether its end is read.
     """
-    gold = [one for one in questions if one.answers]
-    own = [replace(one, answers=(said[one.id],)) for one in questions if said.get(one.id, "").strip()]
-    return [*gold, *own], [*["gold"] * len(gold), *["written"] * len(own)]
-
-
-SEPARATOR = "\n\n"
-
-
-def documents_read(settings: DynamicPrefixConfig) -> int:
-    """K, the documents of a question."""
-    return settings.prefix.documents
-
-
-def with_documents(prompt: Sequence[int], documents: Sequence[Context], tokenizer: Tokenizer, room: int) -> list[int]:
-    """A prompt with documents as text before it, the worst cut from their ends where there is no room."""
-    contexts = tokenizer.encode_batch([f"{document_text(one)}{SEPARATOR}" for one in documents])
-    separator = tokenizer.encode_batch([SEPARATOR])[0]
-    fitted = fit_prompt(PromptIds(head=(), contexts=contexts, tail=list(prompt), separator=separator), room)
-    return list(prompt) if fitted is None else fitted[0]
+    gold = [(one, "gold", True) for one in questions if one.answers]
+    known = [(one, said[one.id]) for one in questions if one.id in said]
+    own = [(replace(one, answers=(mine.text,)), "written", mine.whole) for one, mine in known if mine.text.strip()]
+    return [*gold, *own]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,31 +185,36 @@ class Reader:
     documents: EncoderTokenizer
     """Of the encoder."""
     length: int
-    """Most tokens of prompt and answer."""
+    """Most tokens of prompt and answer, as the prefix was trained."""
+    longest: int
+    """Most tokens that the model reads, documents in its prompt among them."""
 
-    def given(self, questions: Sequence[Question], kinds: Sequence[str], mode: str) -> list[GivenAnswer]:
+    def given(self, asked: Sequence[tuple[Question, str, bool]], mode: str) -> list[GivenAnswer]:
         """Questions and their first answers as they are read in a mode.
 
         Args:
-            questions: With documents.
-            kinds: What each answer is.
+            asked: Questions with documents, what each answer is, and whether its end is read.
             mode: `prefix` or `prompt`.
         """
-        most = documents_read(self.settings)
+        questions, most = [one for one, _, _ in asked], documents_read(self.settings)
         samples, _ = encode_samples(
             questions, self.tokenizer, self.documents, self.settings.train, most_documents=most, length=self.length
         )
         prompts: list[tuple[int, ...] | None] = [None] * len(samples)
         if mode == PROMPT:
-            room = [self.length + 1 - len(one.answer) for one in samples]
+            rooms = [self.longest + 1 - len(one.answer) for one in samples]
             prompts = [
-                tuple(with_documents(sample.prompt, one.contexts[:most], self.tokenizer, most_tokens))
-                for sample, one, most_tokens in zip(samples, questions, room, strict=True)
+                tuple(documents_before(sample.prompt, one.contexts[:most], self.tokenizer, room))
+                for sample, one, room in zip(samples, questions, rooms, strict=True)
             ]
         return [
-            GivenAnswer(id=one.id, given=kind, sample=sample, prompt=prompt)
-            for one, kind, sample, prompt in zip(questions, kinds, samples, prompts, strict=True)
+            GivenAnswer(id=one.id, given=kind, sample=sample if whole else _without_end(sample), prompt=prompt)
+            for (one, kind, whole), sample, prompt in zip(asked, samples, prompts, strict=True)
         ]
+
+
+def _without_end(sample: Sample) -> Sample:
+    return replace(sample, answer=sample.answer[:-1] or sample.answer)
 
 
 def open_model(work: StepRun) -> tuple[ForcedModel, Reader, dict[str, int]]:
@@ -229,8 +230,11 @@ def open_model(work: StepRun) -> tuple[ForcedModel, Reader, dict[str, int]]:
     model = ForcedModel(
         model=loaded.model, vocabulary=tokenizer.vocab_size, end=tokenizer.eod, documents=documents_read(settings)
     )
-    length = settings.train.sequence_length or info.shape.model.sequence_length
-    reader = Reader(settings=settings, tokenizer=tokenizer, documents=loaded.encoder.tokenizer, length=length)
+    longest = info.shape.model.sequence_length
+    reader = Reader(
+        settings=settings, tokenizer=tokenizer, documents=loaded.encoder.tokenizer,
+        length=settings.train.sequence_length or longest, longest=longest,
+    )  # fmt: skip
     weights = {"trained": 0, "frozen": 0}
     for name, one in loaded.model.named_parameters():
         weights["trained" if is_added_module(name) and one.requires_grad else "frozen"] += one.numel()
@@ -238,7 +242,7 @@ def open_model(work: StepRun) -> tuple[ForcedModel, Reader, dict[str, int]]:
 
 
 def measure_modes(
-    model: ForcedModel, reader: Reader, questions: Sequence[Question], said: Mapping[str, Mapping[str, str]]
+    model: ForcedModel, reader: Reader, questions: Sequence[Question], said: Mapping[str, Mapping[str, WrittenAnswer]]
 ) -> dict[str, list[tuple[GivenAnswer, AnswerMeasures]]]:
     """Measures of the gold answers and of what was written, in each mode that reads documents.
 
@@ -250,7 +254,6 @@ def measure_modes(
     """
     found = {}
     for mode in (one for one in (PREFIX, PROMPT) if one in said):
-        asked, kinds = gold_and_written(questions, said[mode])
-        given = reader.given(asked, kinds, mode)
+        given = reader.given(gold_and_written(questions, said[mode]), mode)
         found[mode] = measure_all(model, given, reader.settings.evaluate.batch_size, f"answers read, {mode}")
     return found

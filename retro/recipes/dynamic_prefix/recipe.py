@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from retro.recipes.base import Made, Step, StepRun
+from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
+from retro.recipes.dynamic_prefix import generation_steps
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+from retro.run.config import RunConfig
 
 
 def _retrieve(work: StepRun) -> Made:
@@ -20,6 +23,18 @@ def _train(work: StepRun) -> Made:
     from retro.recipes.dynamic_prefix import train
 
     return train.run(work)
+
+
+def _evaluate(work: StepRun) -> Made:
+    from retro.recipes.dynamic_prefix import evaluate
+
+    return evaluate.run(work)
+
+
+def _ablate(words: Sequence[str]) -> None:
+    from retro.recipes.dynamic_prefix.command import run_ablate
+
+    run_ablate(words)
 
 
 def _base(work: StepRun) -> Mapping[str, Any]:
@@ -44,10 +59,15 @@ def _needs_of_training(settings: DynamicPrefixConfig) -> tuple[str, ...]:
 class DynamicPrefix:
     """Documents as keys and values for every layer of a frozen language model."""
 
+    def serve(self, config: RunConfig, settings: DynamicPrefixConfig) -> Served:
+        """Answer chats with the documents that are found for them."""
+        return generation_steps.serve(config, settings, recipe_path(config, self))
+
     name = "dynamic_prefix"
     summary = "Dynamic prefix: an encoder turns documents into keys and values that a frozen language model reads"
     config = DynamicPrefixConfig
     special_tokens: tuple[str, ...] = ()
+    commands: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType({"ablate": _ablate})
     steps = (
         Step(
             name="retrieve",
@@ -67,5 +87,16 @@ class DynamicPrefix:
             facts=_base,
             collective=True,
             wanted=lambda settings: settings.data.train is not None,
+        ),
+        generation_steps.ENCODE,
+        generation_steps.ANSWER,
+        Step(
+            name="evaluate",
+            summary="Score the answers of each mode, and how far documents move the model.",
+            run=_evaluate,
+            needs=("train", "answer"),
+            settings=("evaluate", "answer.modes"),
+            sections=("evaluate",),
+            wanted=lambda settings: settings.data.test is not None,
         ),
     )

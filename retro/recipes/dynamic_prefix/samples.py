@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError
-from retro.qa.question import Context, Question
+from retro.qa.question import PassageLike, Question
 from retro.recipes.dynamic_prefix.config import PrefixTrainConfig
 from retro.recipes.dynamic_prefix.encoder_files import EncoderTokenizer
 from retro.tokenizers.tokenizer import Tokenizer, conventions_of
@@ -37,7 +37,7 @@ class Sample:
     """Of the encoder's tokens; at most K."""
 
 
-def document_text(document: Context) -> str:
+def document_text(document: PassageLike) -> str:
     """What the encoder reads of a document: its title, a blank, and its text."""
     return f"{document.title} {document.text}".strip()
 
