@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_emb
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
@@ -93,7 +94,12 @@ def sharded_along(
 ) -> dict[str, Any]:
     """What a module's `sharded_state_dict` says of a tensor that tensor parallel ranks share out along an axis."""
     found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
-        {name: tensor}, prefix, {name: axis}, sharded_offsets, dp_cp_group=(metadata or {}).get("dp_cp_group")
+        {name: tensor},
+        prefix,
+        {name: axis},
+        sharded_offsets,
+        tp_group=parallel_state.get_tensor_model_parallel_group(),
+        dp_cp_group=(metadata or {})["dp_cp_group"],
     )
     return found
 

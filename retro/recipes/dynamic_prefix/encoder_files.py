@@ -115,13 +115,17 @@ def make_fresh(directory: Path, config: PrefixConfig, documents: Sequence[str], 
     else:
         _train_word_pieces(documents, sizes.vocab_size, directory / "tokenizer.json")
     tokens = open_tokenizer(directory, config)
-    settings = _bert_settings(sizes, tokens.vocab_size, config.max_document_tokens)
-    # A padding token has no row that learns; the language model's token 0 may be any.
-    settings["pad_token_id"] = None if sizes.vocabulary == "model" else 0
-    write_json(directory / "config.json", settings)
+    write_json(directory / "config.json", bert_settings(sizes, tokens.vocab_size, config.max_document_tokens))
 
 
-def _bert_settings(sizes: EncoderConfig, vocabulary: int, longest: int) -> dict[str, Any]:
+def bert_settings(sizes: EncoderConfig, vocabulary: int, longest: int) -> dict[str, Any]:
+    """The config.json of a fresh BERT.
+
+    Args:
+        sizes: Of its layers.
+        vocabulary: Its tokens.
+        longest: Tokens of a document, at most.
+    """
     return {
         "model_type": "bert",
         "architectures": ["BertModel"],
@@ -133,6 +137,8 @@ def _bert_settings(sizes: EncoderConfig, vocabulary: int, longest: int) -> dict[
         "max_position_embeddings": longest,
         "hidden_dropout_prob": sizes.dropout,
         "attention_probs_dropout_prob": sizes.dropout,
+        # A padding token has no row that learns; the language model's token 0 may be any.
+        "pad_token_id": None if sizes.vocabulary == "model" else 0,
     }
 
 

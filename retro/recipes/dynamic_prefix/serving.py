@@ -14,7 +14,7 @@ from typing import Any
 
 from retro.generate.engine import BatchEngine
 from retro.generate.program import BeginRequest, Program
-from retro.generate.request import Completion, Request
+from retro.generate.request import Completion, Request, Retrieved
 from retro.qa.passages import Retrieve
 from retro.qa.question import PassageLike
 from retro.recipes.base import Served
@@ -50,11 +50,13 @@ def served(run: RunConfig, settings: DynamicPrefixConfig, trained: TrainedPrefix
     Raises:
         RetroError: What is searched, or the model, cannot be opened.
     """
-    search = None
+    search, generate = None, generate_settings(run.generate, settings)
     if settings.data.passages.passages is not None:
         search = as_retrieve(PassageRetriever.open(settings.data.passages), documents_read(settings))
+        # The server itself need not search the run's database then.
+        generate = generate.model_copy(update={"contexts_in_prompt": 0})
     return Served(
-        generate=generate_settings(run.generate, settings),
+        generate=generate,
         paths=replace(model_paths(run), checkpoint=trained.run),
         kind=KIND,
         begin=program_for(settings, lambda engine: open_source(engine, settings, trained.identity, store), search),
@@ -76,8 +78,7 @@ def program_for(
     """
     opened: list[tuple[BatchEngine, KnowledgeSource]] = []
     mode = settings.answer.modes[0]
-    # One thread: a retriever is used by one at a time. Others are answered meanwhile.
-    thread = ThreadPoolExecutor(1, thread_name_prefix="dynamic_prefix_search")
+    find = None if search is None else _searching(search)
 
     def source_of(engine: BatchEngine) -> KnowledgeSource:
         if not opened or opened[0][0] is not engine:
@@ -91,10 +92,20 @@ def program_for(
         new_tokens = request.sampling.max_new_tokens
         [prompt] = question_prompts([request.question], engine, settings.train, new_tokens)
         source = source_of(engine) if mode == "prefix" else None
-        asked = replace(request, prompt=prompt, reading=None)
-        return _answer(engine, asked, _Documents(mode, source, documents_read(settings)), search, thread)
+        documents = _Documents(mode, source, documents_read(settings))
+        return _answer(engine, request, prompt, documents, find)
 
     return begin
+
+
+def _searching(search: Retrieve) -> Callable[[list[str]], Future[Any]]:
+    """The search, begun on a thread of its own: a retriever is used by one at a time, and others are answered."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="dynamic_prefix_search")
+
+    def find(texts: list[str]) -> Future[Any]:
+        return thread.submit(search, texts)
+
+    return find
 
 
 def _plain(request: Request) -> Program:
@@ -109,9 +120,9 @@ class _Documents:
         self.mode, self._source, self._most = mode, source, most
 
     def given(self, engine: BatchEngine, request: Request, found: Sequence[PassageLike]) -> Request:
-        """The request with its documents; the passages of the request are those that are read."""
+        """The request with its documents; its passages are those that are read."""
         read = () if self.mode == "none" else tuple(found)[: self._most]
-        request = replace(request, passages=read)
+        request = replace(request, passages=read, reading=None)
         if self._source is not None:
             return replace(request, knowledge=self._source.of(read))
         if self.mode == "prompt" and read:
@@ -121,14 +132,20 @@ class _Documents:
 
 
 def _answer(
-    engine: BatchEngine, request: Request, documents: _Documents, search: Retrieve | None, thread: ThreadPoolExecutor
+    engine: BatchEngine,
+    request: Request,
+    prompt: Sequence[int],
+    documents: _Documents,
+    search: Callable[[list[str]], Future[Any]] | None,
 ) -> Program:
     found: Sequence[PassageLike] = request.passages
     if not found and search is not None and documents.mode != "none":
-        future: Future[Any] = thread.submit(search, [request.question])
-        results: Sequence[Sequence[PassageLike]] = yield future
+        results: Sequence[Sequence[PassageLike]] = yield search([request.question])
         found = results[0]
-    asked = documents.given(engine, request, found)
+    asked = documents.given(engine, replace(request, prompt=prompt), found)
     completions: Sequence[Completion] = yield [asked]
     details = told(documents.mode, asked.passages, asked) | {"passages": [as_record(one) for one in asked.passages]}
-    return replace(completions[0], details={"dynamic_prefix": details})
+    # Read before the first token of the answer, so they belong to the end of the prompt as the server knows it.
+    read = Retrieved(position=len(request.prompt) - 1, passages=asked.passages)
+    retrieved = (read,) if asked.passages else ()
+    return replace(completions[0], retrieved=retrieved, details={"dynamic_prefix": details})

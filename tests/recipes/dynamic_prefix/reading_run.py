@@ -105,13 +105,13 @@ class Reading:
         work.directory.mkdir(parents=True)
         return work
 
-    def engine(self, max_running: int = 16) -> BatchEngine:
+    def engine(self, *, bfloat16: bool = False) -> BatchEngine:
         """An engine with the encoder and the prefix beside its network."""
         trained = self.trained
         tokenizer = checkpoint.read_info(checkpoint.find(trained.run)).tokenizer
         assert tokenizer is not None
-        decoder = open_decoder(trained.run, ParallelConfig(), 0, modules=trained.modules)
-        return BatchEngine(decoder, load_tokenizer(tokenizer), None, max_running)
+        decoder = open_decoder(trained.run, ParallelConfig(), 0, bfloat16=bfloat16, modules=trained.modules)
+        return BatchEngine(decoder, load_tokenizer(tokenizer))
 
     def network(self, engine: BatchEngine) -> RetroModel:
         found = engine.decoder.model  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ import torch
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.generate.engine import BatchEngine
+from retro.generate.request import Request, Sampling
 from retro.qa.question import Context
 from retro.recipes.dynamic_prefix import encode
 from retro.recipes.dynamic_prefix.answering import open_source
@@ -83,6 +84,19 @@ def test_what_is_stored_is_what_the_encoder_gives(
     torch.testing.assert_close(found.keys_values, expected.keys_values, rtol=tolerance, atol=tolerance)
     assert (fresh.counts.encoded, kept.counts.encoded, kept.counts.stored) == (2, 0, 2)
     assert found.identity == expected.identity
+
+
+def test_a_model_in_bfloat16_reads_the_same_documents(reading: Reading, folder: Path) -> None:
+    engine = reading.engine(bfloat16=True)
+    rounded = open_source(engine, reading.settings, identity(reading), None).of(passages(2, 7))
+    exact = source(reading, folder).of(passages(2, 7))
+    assert rounded is not None
+    assert exact is not None
+    # On a CPU attention is computed in float32, whatever the model is in.
+    assert rounded.keys_values.dtype == exact.keys_values.dtype == torch.float32
+    torch.testing.assert_close(rounded.keys_values, exact.keys_values, rtol=0.05, atol=0.05)
+    request = Request(prompt=[3, 4, 5], knowledge=rounded, sampling=Sampling(max_new_tokens=3))
+    assert len(engine.generate([request])[0].tokens) == 3
 
 
 def test_several_documents_are_side_by_side_and_each_is_encoded_alone(reading: Reading, folder: Path) -> None:
