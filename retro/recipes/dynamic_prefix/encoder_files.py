@@ -135,6 +135,8 @@ def bert_settings(sizes: EncoderConfig, vocabulary: int, longest: int) -> dict[s
         "num_attention_heads": sizes.heads,
         "intermediate_size": sizes.ffn_hidden_size or 4 * sizes.hidden_size,
         "max_position_embeddings": longest,
+        # BERT's 0.02 is for a width of 768; narrow layers would begin by adding next to nothing.
+        "initializer_range": max(0.02, 0.5 * sizes.hidden_size**-0.5),
         "hidden_dropout_prob": sizes.dropout,
         "attention_probs_dropout_prob": sizes.dropout,
         # A padding token has no row that learns; the language model's token 0 may be any.
