@@ -253,7 +253,7 @@ def read_row(recipe: Recipe, config: RunConfig, variant: VariantConfig) -> Row:
         mode=variant.mode,
         directory=str(config.run_dir),
         changed=dict(variant.set),
-        metrics=found["modes"][variant.mode],
+        metrics={name: found["modes"][variant.mode][name] for name in found["metrics"]},
         token_accuracy=forced.get("accuracy"),
         trained=weights.get("trained"),
         frozen=weights.get("frozen"),

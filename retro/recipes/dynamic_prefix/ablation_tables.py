@@ -7,6 +7,7 @@ from pathlib import Path
 
 from retro.common.files import atomic_path, write_plain_json
 from retro.common.terminal import Table
+from retro.evaluate.scores import BERT_SCORE
 from retro.recipes.dynamic_prefix.ablation import Row, as_json
 from retro.recipes.dynamic_prefix.evaluate_tables import as_markdown
 from retro.report.format import count, metric_name, seconds, span
@@ -21,9 +22,15 @@ def main_metric(rows: Sequence[Row]) -> str:
     return next((name for one in rows for name in one.metrics), "exact_match")
 
 
+def shown_metrics(rows: Sequence[Row]) -> list[str]:
+    """The main metric, the second, and BERTScore where it was computed; all are in the JSON file."""
+    found = list(dict.fromkeys(name for one in rows for name in one.metrics)) or [main_metric(rows)]
+    return [name for place, name in enumerate(found) if place < 2 or name == BERT_SCORE]
+
+
 def ablation_table(rows: Sequence[Row]) -> Table:
     """A row for each variant."""
-    metrics = list(dict.fromkeys(name for one in rows for name in one.metrics)) or [main_metric(rows)]
+    metrics = shown_metrics(rows)
     right = ("trained parameters", "vectors per document", *map(metric_name, metrics), "token accuracy", "training")
     table = new_table("Ablation", "varied", "variant", right=right)
     for one in rows:

@@ -85,8 +85,9 @@ class PrefixConfig(StageConfig):
     encoder: EncoderConfig = EncoderConfig()
     """The knowledge encoder."""
 
-    documents: PositiveInt = 1
-    """Documents of a question, K: each is encoded alone, and all are read side by side."""
+    documents: NonNegativeInt = 1
+    """Documents of a question, K: each is encoded alone, and all are read side by side. 0: the static vectors alone,
+    which is prefix tuning (Li & Liang 2021, arXiv:2101.00190)."""
 
     max_document_tokens: PositiveInt = 256
     """Longer documents are cut to this many tokens of the encoder's tokenizer, and counted."""
@@ -107,6 +108,11 @@ class PrefixConfig(StageConfig):
 
     gate_init: float = 0.0
     """What the gates of all heads start at; at 0 the model starts as it is without a prefix, bit for bit."""
+
+    @model_validator(mode="after")
+    def _something_is_read(self) -> PrefixConfig:
+        require(self, "documents", self.documents > 0 or self.static > 0, "1 at least, or static vectors beside 0")
+        return self
 
 
 QUESTION = "Answer the question by what you have read.\nQuestion: {question}\nAnswer:"

@@ -130,7 +130,7 @@ def _corpus(rival: Rival) -> None:
     texts = rival.home / "documents.jsonl"
     found = read_items(rival.train, ("question",), "questions")
     write_items(texts, ({"text": one["text"]} for item in found for one in item.get("ctxs", ())))
-    corpus = CorpusConfig(sources=(SourceConfig(name="documents", path=texts),))
+    corpus = CorpusConfig(sources=(SourceConfig(name="documents", path=texts, split="train"),), split=(1, 0, 0))
     config = rival.config.model_copy(update={"corpus": corpus})
     with stage_lock(config, "corpus"):
         stage("corpus").run(config)

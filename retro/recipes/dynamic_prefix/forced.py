@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from retro.common.progress import Progress
 from retro.mcore.cpu import device
-from retro.model.weight_names import is_added_module
+from retro.model.weight_names import ADDED_MODULE, is_added_module
 from retro.qa.question import Question
 from retro.recipes.base import StepRun
 from retro.recipes.dynamic_prefix.answering import documents_before, documents_read
 from retro.recipes.dynamic_prefix.base_model import tokenizer_of
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+from retro.recipes.dynamic_prefix.encoder import KNOWLEDGE
 from retro.recipes.dynamic_prefix.encoder_files import EncoderTokenizer
 from retro.recipes.dynamic_prefix.hallucination import AnswerMeasures, measure
 from retro.recipes.dynamic_prefix.loading import load_prefix_model, prefix_checkpoint
@@ -235,10 +236,23 @@ def open_model(work: StepRun) -> tuple[ForcedModel, Reader, dict[str, int]]:
         settings=settings, tokenizer=tokenizer, documents=loaded.encoder.tokenizer,
         length=settings.train.sequence_length or longest, longest=longest,
     )  # fmt: skip
-    weights = {"trained": 0, "frozen": 0}
-    for name, one in loaded.model.named_parameters():
-        weights["trained" if is_added_module(name) and one.requires_grad else "frozen"] += one.numel()
-    return model, reader, weights
+    return model, reader, count_weights(loaded.model, reads_documents=settings.prefix.documents > 0)
+
+
+def count_weights(model: nn.Module, *, reads_documents: bool) -> dict[str, int]:
+    """How many weights are trained and frozen.
+
+    Args:
+        model: The network, with encoder and prefix beside it.
+        reads_documents: Without any, the encoder is there and neither read nor trained: only its static vectors count.
+    """
+    found = {"trained": 0, "frozen": 0}
+    for name, one in model.named_parameters():
+        _, _, part = name.partition(f"{ADDED_MODULE}{KNOWLEDGE}.")
+        if part and not reads_documents and not part.startswith("static"):
+            continue
+        found["trained" if is_added_module(name) and one.requires_grad else "frozen"] += one.numel()
+    return found
 
 
 def measure_modes(

@@ -87,15 +87,17 @@ def retrofit(parent: checkpoint.CheckpointInfo, shape: ModelShape, out: Path, se
         ArtifactError: The model is damaged, or the disk is full.
     """
     checkpoint.verify(parent.path)
+    checkpoint.require_whole(parent.path)
     # Checks what was copied unchecked while sizes were tried.
     shape = shape.model_copy(update={"model": ModelConfig(**config_json(shape.model))})
     parallel.start()
     parallel.seed(seed)
     model = RetroModel(shape)
-    parameters = dict(model.named_parameters())
     stored = checkpoint.open_weights(parent)
     with torch.no_grad():
-        for name in stored.sizes:
-            parameters[name].copy_(read_whole(stored, name))
+        for name, weight in model.named_parameters():
+            # What is not there is fresh; a checkpoint may hold an optimizer's state beside the weights.
+            if name in stored.sizes:
+                weight.copy_(read_whole(stored, name))
     origin: Mapping[str, str] = {"retro_fitted_from": checkpoint.identity(parent.path)}
     save_weights(model, shape, dict(origin), out, tokenizer=parent.tokenizer)

@@ -111,7 +111,9 @@ def prepare(work: StepRun, base: CheckpointInfo) -> Prepared:
         raise DataError(work.made_by(RETRIEVE) / TRAIN, "has no question with a document", "Search for more documents")
     place = work.directory / ENCODER
     if parallel.rank() == 0:
-        texts = [document_text(document) for one in known for document in one.contexts[: config.prefix.documents]]
+        texts = [
+            document_text(document) for one in known for document in one.contexts[: max(1, config.prefix.documents)]
+        ]
         prepare_encoder(place, config.prefix, texts, directory)
     parallel.from_first(None)
     documents = open_tokenizer(place, config.prefix)

@@ -66,7 +66,9 @@ def _static(settings: DynamicPrefixConfig) -> list[VariantConfig]:
     """Prefix tuning (Li & Liang 2021): vectors that are the same for every question, and no document."""
     if not settings.ablate.static:
         return []
-    return [_row("static", "documents", {"prefix.static": settings.ablate.static, "prefix.documents": 0})]
+    own = {"prefix.static": settings.ablate.static, "prefix.documents": 0}
+    # There is no document to store, or to put into a prompt.
+    return [_row("static", "documents", {**own, "answer.documents": None, "answer.stored": False})]
 
 
 def _retrievers(settings: DynamicPrefixConfig) -> list[VariantConfig]:

@@ -62,7 +62,11 @@ def _evaluate(work: StepRun) -> Made:
     right = (work.settings.prefix.compress or 9) / 10
     modes = {"prefix": {"exact_match": _mean(right)}, "none": {"exact_match": _mean(0.1)}}
     forced = {"prefix": {"gold": {"accuracy": _mean(0.6)}}}
-    return _write(work, "scores.json", {"modes": modes, "forced": forced, "weights": {"trained": 100, "frozen": 1000}})
+    return _write(
+        work,
+        "scores.json",
+        {"metrics": ["exact_match"], "modes": modes, "forced": forced, "weights": {"trained": 100, "frozen": 1000}},
+    )
 
 
 class Fake:
