@@ -12,6 +12,7 @@ layer see the packed tokens as one sequence; only attention differs from row to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from retro.generate.decoding.batch import Batch, DecodeGroup, Prefill
 from retro.generate.decoding.cache import KeyValueCache
 from retro.generate.decoding.chunks import CrossAttentionPlan, NewChunks
-from retro.generate.decoding.knowledge import KnowledgeReader
+from retro.generate.decoding.knowledge import KnowledgeCall, KnowledgeReader
 from retro.mcore.layers import fused_attention
 from retro.model.attention import ChunkedCrossAttention
 
@@ -69,9 +70,15 @@ def add_residual(residual: Tensor, result: tuple[Tensor, Tensor | None]) -> Tens
 
 
 def self_attention(
-    layer: LayerParts, cache: KeyValueCache, number: int, hidden_P1H: Tensor, batch: Batch, angles: RopeAngles | None
+    layer: LayerParts,
+    cache: KeyValueCache,
+    number: int,
+    hidden_P1H: Tensor,
+    batch: Batch,
+    angles: RopeAngles | None,
+    documents: Sequence[KnowledgeCall] = (),
 ) -> Tensor:
-    """The residual stream after self-attention; new keys and values are stored in the cache."""
+    """The residual stream after self-attention, to past tokens and to documents; new keys and values are stored."""
     # The heads of a group, then its key and value; queries and keys are rotated together.
     mixed, _ = layer.query_key_value(layer.input_norm(hidden_P1H))
     keys, values = cache.keys[number], cache.values[number]
@@ -85,8 +92,8 @@ def self_attention(
     for kept, new in ((keys, rotated[:, :, -1]), (values, heads[:, :, -1])):
         _store(kept, new, batch)
     attended = _attend(rotated[:, :, :-1], keys, values, batch.decodes, batch.prefills, number)
-    if layer.knowledge is not None and batch.knowledge:
-        layer.knowledge.add(attended, queries_and_keys[:, :, :-1].flatten(1, 2), batch.knowledge)
+    if layer.knowledge is not None and documents:
+        layer.knowledge.add(attended, queries_and_keys[:, :, :-1].flatten(1, 2), documents)
     return add_residual(hidden_P1H, layer.output(attended))
 
 

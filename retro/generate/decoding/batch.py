@@ -133,7 +133,7 @@ def plan_batch(extensions: Sequence[Extension], rows: Rows, device: torch.device
             for _, group in groupby(adjacent, key=lambda span: span.row.segments)
         ),
         prefills=tuple(_prefill(span, device) for span in spans[singles:]),
-        knowledge=knowledge_groups([(span.row.knowledge, span.offset, span.count) for span in spans], device),
+        knowledge=knowledge_groups([(span.row.knowledge, span.offset, span.count) for span in spans]),
     )
 
 

@@ -22,7 +22,7 @@ from retro.generate.decoding.attention import (
 from retro.generate.decoding.batch import Batch
 from retro.generate.decoding.cache import EncoderStateBuffer, KeyValueCache, grown
 from retro.generate.decoding.chunks import CrossAttentionPlan
-from retro.generate.decoding.knowledge import knowledge_readers
+from retro.generate.decoding.knowledge import KnowledgeCalls, knowledge_readers
 from retro.generate.decoding.rows import Row, Rows, SlotCopy
 from retro.generate.request import KnowledgeShape
 from retro.mcore.cpu import device
@@ -50,6 +50,7 @@ class CachedStack:
         reading = sum(reader is not None for reader in readers)
         self.knowledge_shape = KnowledgeShape(reading, groups, width) if reading else None
         """What documents are read as; None where no layer reads any."""
+        self._documents = KnowledgeCalls()
         self._keys_values = KeyValueCache(own, groups, width, most_tokens=most, **kept)
         self._cross = KeyValueCache(len(crosses), groups, width, most_tokens=entries, **kept)
         self._states = EncoderStateBuffer(shape.chunk_length, config.hidden_size, **kept)
@@ -88,7 +89,7 @@ class CachedStack:
     def bytes(self) -> int:
         """Memory of all slots."""
         caches = (*self._keys_values.tensors, *self._cross.tensors, self._states.states_BMH, self.mask_BT)
-        return sum(one.nbytes for one in caches)
+        return sum(one.nbytes for one in caches) + self._documents.bytes
 
     def forward(
         self, hidden_P1H: Tensor, context: Tensor | None, batch: Batch, plan: CrossAttentionPlan
@@ -108,10 +109,10 @@ class CachedStack:
         cross_angles = None
         if plan.needed and self._cross_rope is not None:
             cross_angles = self._cross_rope.at(plan.position_P)
-        crossed = 0
+        documents, crossed = self._documents.plan(batch.knowledge), 0
         for number, layer in enumerate(self._layers):
             rope = angles if self._uses_rope[number] else None
-            hidden_P1H = self_attention(layer, self._keys_values, number, hidden_P1H, batch, rope)
+            hidden_P1H = self_attention(layer, self._keys_values, number, hidden_P1H, batch, rope, documents)
             cross = layer.cross
             if cross is not None and (plan.needed or cross.encoder is not None):
                 normed_P1H = layer.cross_norm(hidden_P1H)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from retro.generate.decoding import knowledge as reading
 from retro.generate.decoding.decoder import CachedDecoder
+from retro.generate.decoding.knowledge import KnowledgeCalls, knowledge_groups
 from retro.generate.request import Decoder, Extension, Knowledge
 from retro.model.model import RetroModel
 from tests.generate.decoding.documents import KnowledgeReference, knowledge, reading_model, training_logits
@@ -159,6 +161,45 @@ def test_documents_are_in_memory_once_for_all_rows_that_read_them() -> None:
     plain.close(rows[0])
     assert before == 0
     assert with_documents == plain.cache_bytes
+
+
+@pytest.mark.parametrize("copied", [0, 2**27])
+def test_rows_with_documents_of_their_own_are_read_side_by_side_or_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, copied: int
+) -> None:
+    monkeypatch.setattr(reading, "_COPIED_BYTES", copied)
+    model, random = model_of(VARIANTS["llama"]), np.random.default_rng(10)
+    prompts = [tokens(random, 3) for _ in range(5)]
+    documents = [knowledge(model, vectors, vectors) for vectors in (7, 1, 4)]
+    given = [documents[0], None, documents[1], documents[2], documents[0]]
+    expected = greedy(KnowledgeReference(model), prompts, given, 6)
+    assert_equal(greedy(CachedDecoder(model, 0), prompts, given, 6), expected)
+
+
+def test_copies_of_documents_serve_until_the_rows_change() -> None:
+    model = model_of(VARIANTS["llama"])
+    one, other, third = (knowledge(model, vectors, vectors) for vectors in (7, 2, 3))
+    calls = KnowledgeCalls()
+    groups = knowledge_groups([(one, 0, 1), (None, 1, 1), (other, 2, 1), (third, 3, 4)])
+    [prompt, both] = calls.plan(groups)
+    assert prompt.tokens == slice(3, 7)
+    assert prompt.keys_values.data_ptr() == third.keys_values.data_ptr()
+    assert isinstance(both.tokens, Tensor)
+    assert both.tokens.tolist() == [0, 2]
+    assert both.real_Bn.tolist() == [[True] * 7, [True] * 2 + [False] * 5]
+    assert torch.equal(both.keys_values[:, :, 1, :, :2], other.keys_values)
+    assert not both.keys_values[:, :, 1, :, 2:].any()
+    # 3 layers, keys and values, 2 rows, 2 groups, 7 vectors, 4 numbers of 4 bytes.
+    assert calls.bytes == 3 * 2 * 2 * 2 * 7 * 4 * 4
+    [_, again] = calls.plan(groups)
+    assert again.keys_values is both.keys_values
+    [changed] = calls.plan(knowledge_groups([(other, 0, 1), (one, 1, 1)]))
+    assert changed.tokens == slice(0, 2)
+    assert changed.real_Bn.tolist() == [[True] * 2 + [False] * 5, [True] * 7]
+    [alone] = calls.plan(knowledge_groups([(one, 0, 1)]))
+    assert alone.keys_values.data_ptr() == one.keys_values.data_ptr()
+    assert calls.bytes == 0
+    assert calls.plan(()) == []
 
 
 def test_a_model_without_layers_for_documents_refuses_them() -> None:

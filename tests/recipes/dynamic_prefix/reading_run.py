@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from retro.generate.engine import BatchEngine
 from retro.generate.loading import open_decoder
 from retro.model.model import RetroModel
+from retro.qa.question import Context
 from retro.recipes.base import RECIPES, StepRun, recipe_path, recipe_settings, run_recipe
 from retro.recipes.dynamic_prefix.answering import TrainedPrefix
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
@@ -43,6 +44,12 @@ def document(number: int, *, long: bool = False) -> dict[str, str]:
     text = f"the colour of thing{number} is colour{number % COLOURS} ."
     more = " it was painted long ago by nobody ." * (number % 3 + 1) if long else ""
     return {"id": f"d{number}", "title": f"thing{number}", "text": text + more}
+
+
+def contexts(*numbers: int) -> tuple[Context, ...]:
+    """Documents as they stand in the questions."""
+    found = [document(number, long=number % 2 == 1) for number in numbers]
+    return tuple(Context(one["title"], one["text"], one["id"]) for one in found)
 
 
 def question(number: int, documents: Sequence[int]) -> dict[str, Any]:

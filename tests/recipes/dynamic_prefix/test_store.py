@@ -13,7 +13,6 @@ import torch
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.generate.engine import BatchEngine
 from retro.generate.request import Request, Sampling
-from retro.qa.question import Context
 from retro.recipes.dynamic_prefix import encode
 from retro.recipes.dynamic_prefix.answering import open_source
 from retro.recipes.dynamic_prefix.documents import KnowledgeSource, encode_texts
@@ -29,7 +28,7 @@ from retro.recipes.dynamic_prefix.store import (
     write_store,
 )
 from tests.generate.fake import FakeDecoder, LetterTokenizer, says
-from tests.recipes.dynamic_prefix.reading_run import Reading, document, write_lines
+from tests.recipes.dynamic_prefix.reading_run import Reading, contexts, document, write_lines
 
 
 def stored(reading: Reading, directory: Path, **store: Any) -> Path:
@@ -47,11 +46,6 @@ def folder(reading: Reading, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def identity(reading: Reading) -> dict[str, Any]:
     return dict(reading.trained.identity)
-
-
-def passages(*numbers: int) -> list[Context]:
-    found = [(one, document(one, long=one % 2 == 1)) for one in numbers]
-    return [Context(one["title"], one["text"], f"d{number}") for number, one in found]
 
 
 def source(reading: Reading, store: Path | None, mib: int = 64) -> KnowledgeSource:
@@ -77,7 +71,7 @@ def test_what_is_stored_is_what_the_encoder_gives(
     reading: Reading, tmp_path: Path, kind: str, dtype: str, tolerance: float
 ) -> None:
     fresh, kept = source(reading, None), source(reading, stored(reading, tmp_path, kind=kind, dtype=dtype))
-    asked = passages(2, 7)
+    asked = contexts(2, 7)
     [expected], [found] = fresh.of_all([asked]), kept.of_all([asked])
     assert expected is not None
     assert found is not None
@@ -88,8 +82,8 @@ def test_what_is_stored_is_what_the_encoder_gives(
 
 def test_a_model_in_bfloat16_reads_the_same_documents(reading: Reading, folder: Path) -> None:
     engine = reading.engine(bfloat16=True)
-    rounded = open_source(engine, reading.settings, identity(reading), None).of(passages(2, 7))
-    exact = source(reading, folder).of(passages(2, 7))
+    rounded = open_source(engine, reading.settings, identity(reading), None).of(contexts(2, 7))
+    exact = source(reading, folder).of(contexts(2, 7))
     assert rounded is not None
     assert exact is not None
     # On a CPU attention is computed in float32, whatever the model is in.
@@ -101,12 +95,12 @@ def test_a_model_in_bfloat16_reads_the_same_documents(reading: Reading, folder: 
 
 def test_several_documents_are_side_by_side_and_each_is_encoded_alone(reading: Reading, folder: Path) -> None:
     opened = source(reading, folder)
-    both, one, other = opened.of_all([passages(2, 7), passages(2), passages(7)])
+    both, one, other = opened.of_all([contexts(2, 7), contexts(2), contexts(7)])
     assert both is not None
     assert one is not None
     assert other is not None
     assert torch.equal(both.keys_values, torch.cat([one.keys_values, other.keys_values], dim=3))
-    turned = opened.of(passages(7, 2))
+    turned = opened.of(contexts(7, 2))
     assert turned is not None
     assert turned.identity != both.identity
 
@@ -253,40 +247,40 @@ def test_passages_without_a_file_are_refused(reading: Reading, tmp_path: Path) -
 
 def test_the_last_documents_stay_in_memory_up_to_a_limit(reading: Reading) -> None:
     opened = source(reading, None)
-    parts = [opened.of(passages(number)) for number in (2, 4)]
+    parts = [opened.of(contexts(number)) for number in (2, 4)]
     assert all(one is not None for one in parts)
     size = sum(one.keys_values.nbytes for one in parts if one is not None)
     assert (opened.bytes, opened.counts.encoded) == (size, 2)
-    opened.of(passages(2))
+    opened.of(contexts(2))
     assert (opened.counts.cached, opened.counts.encoded) == (1, 2)
     assert opened.counts.record == {"stored": 0, "cached": 1, "encoded": 2, "empty": 0}
 
 
 def test_what_was_used_longest_ago_is_dropped_first(reading: Reading, folder: Path) -> None:
     small = source(reading, folder, mib=0)
-    small.of(passages(2))
+    small.of(contexts(2))
     assert small.bytes == 0
-    small.of(passages(2))
+    small.of(contexts(2))
     assert (small.counts.stored, small.counts.cached) == (2, 0)
     network = reading.network(reading.engine())
-    one = source(reading, None).of(passages(2))
+    one = source(reading, None).of(contexts(2))
     assert one is not None
     store = KnowledgeStore.open(folder, identity(reading))
     room = KnowledgeSource(
         prefix_of(network), encoder_of(network), store, cache_bytes=2 * one.keys_values.nbytes, identity="it"
     )
     for number in (2, 4, 2, 8):
-        room.of(passages(number))
+        room.of(contexts(number))
     assert room.counts.cached == 1
-    room.of(passages(2))
-    room.of(passages(4))
+    room.of(contexts(2))
+    room.of(contexts(4))
     assert (room.counts.cached, room.counts.stored) == (2, 4)
 
 
 def test_requests_with_equal_documents_share_their_memory(reading: Reading, folder: Path) -> None:
     opened = source(reading, folder)
-    one, other = opened.of_all([passages(2, 7), passages(2, 7)])
-    assert one is other is opened.of(passages(2, 7))
+    one, other = opened.of_all([contexts(2, 7), contexts(2, 7)])
+    assert one is other is opened.of(contexts(2, 7))
 
 
 def test_a_question_without_documents_reads_nothing(reading: Reading, folder: Path) -> None:
