@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from retro.common.artifacts import REPORT, is_complete
 from retro.common.config import config_json
 from retro.common.files import atomic_path, read_json
-from retro.corpus.config import CorpusConfig, SourceConfig
+from retro.corpus.config import CorpusConfig, SourceConfig, TokenizerConfig
 from retro.evaluate import score as evaluate
 from retro.evaluate.scores import SCORES
 from retro.generate import run as generate
@@ -97,7 +97,7 @@ def run_rival(rival: Rival) -> Outcome:
         start.parent.mkdir(parents=True, exist_ok=True)
         retrofit(parent, fit.shape, start, rival.settings.train.train.seed)
     style = _write_style(rival)
-    _corpus(rival)
+    _corpus(rival, parent.tokenizer)
     _tune(rival, start, style)
     _answer(rival, style)
     settings = rival.config.evaluate.model_copy(update={"task": str(rival.task)})
@@ -120,17 +120,23 @@ def _write_style(rival: Rival) -> Path:
     return path
 
 
-def _corpus(rival: Rival) -> None:
+def _corpus(rival: Rival, tokenizer: Path | None) -> None:
     """Have a corpus, which tuning asks for: the run's, which is linked already, or the documents of the questions.
 
-    The tokenizer is the checkpoint's own, so nothing of it is read.
+    Nothing of it is read: the checkpoint brings its tokenizer, and the samples are the questions.
     """
-    if is_complete(stage("corpus").path(rival.config)):
+    if tokenizer is None or is_complete(stage("corpus").path(rival.config)):
         return
     texts = rival.home / "documents.jsonl"
     found = read_items(rival.train, ("question",), "questions")
     write_items(texts, ({"text": one["text"]} for item in found for one in item.get("ctxs", ())))
-    corpus = CorpusConfig(sources=(SourceConfig(name="documents", path=texts, split="train"),), split=(1, 0, 0))
+    kind: Literal["huggingface", "sentencepiece"] = "sentencepiece"
+    if (tokenizer / "tokenizer.json").exists():
+        kind = "huggingface"
+    corpus = CorpusConfig(
+        sources=(SourceConfig(name="documents", path=texts, split="train"),), split=(1, 0, 0),
+        tokenizer=TokenizerConfig(kind=kind, path=tokenizer, max_lost_fraction=1.0),
+    )  # fmt: skip
     config = rival.config.model_copy(update={"corpus": corpus})
     with stage_lock(config, "corpus"):
         stage("corpus").run(config)

@@ -19,10 +19,12 @@ from retro.recipes.base import recipe_path, run_recipe
 from retro.recipes.comparison import answers_of
 from retro.recipes.dynamic_prefix import forced
 from retro.recipes.dynamic_prefix.ablation import run_ablation
+from retro.recipes.dynamic_prefix.cross_attention import Rival, run_rival
 from retro.recipes.dynamic_prefix.evaluate import LINES, SCORES, TABLE, headers_of
 from retro.recipes.dynamic_prefix.forced import WrittenAnswer, count_weights, gold_and_written
 from retro.recipes.dynamic_prefix.loading import load_prefix_model
 from retro.recipes.dynamic_prefix.samples import Sample
+from retro.run.pipeline import pretrained
 from retro.training import checkpoint
 from retro.training.result import of_stage
 from tests.recipes.dynamic_prefix.reading_run import RECIPE, Reading, make
@@ -207,6 +209,28 @@ def test_the_ablation_has_static_vectors_and_cross_attention_as_rows(scored: Rea
     before = (home / "ablation.json").read_bytes()
     run_ablation(RECIPE, run)
     assert (home / "ablation.json").read_bytes() == before
+
+
+def test_cross_attention_needs_no_corpus_where_the_model_brings_its_tokenizer(scored: Reading, tmp_path: Path) -> None:
+    base = frozen_model(scored)
+    settings = scored.with_settings(prefix={"documents": 2}).settings
+    config = scored.config.model_copy(update={"run_dir": tmp_path / "rival"})
+    (tmp_path / "rival").mkdir()
+    rival = Rival(
+        config=config, settings=settings, base=base, train=scored.home / "retrieve" / "train.jsonl", valid=None,
+        questions=scored.home / "answer" / "questions.jsonl", task=scored.home / "evaluate" / "task.yaml", target=9000,
+    )  # fmt: skip
+    found = run_rival(rival)
+    assert abs(found.fit.added - 9000) < 8000
+    assert found.means["f1"]["count"] == 8
+    assert (tmp_path / "rival" / "1_corpus" / "manifest.json").exists()
+
+
+def frozen_model(reading: Reading) -> Path:
+    """The frozen model, with a tokenizer beside it."""
+    found = checkpoint.find(pretrained(reading.config))
+    assert checkpoint.read_info(found).tokenizer is not None
+    return found
 
 
 def load_model(directory: Path) -> torch.nn.Module:

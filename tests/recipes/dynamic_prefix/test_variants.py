@@ -9,7 +9,7 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.recipes.dynamic_prefix.ablation_config import AblateConfig, VariantConfig
-from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig, PrefixConfig
 from retro.recipes.dynamic_prefix.variants import built_in, changed_sections, laid_over, variants_of
 from retro.run.config import RunConfig
 
@@ -75,6 +75,12 @@ def test_own_rows_take_the_place_of_the_built_in_ones() -> None:
 def test_a_name_names_a_folder() -> None:
     with pytest.raises(ConfigError, match=r"VariantConfig\.name"):
         VariantConfig(name="../a")
+
+
+def test_a_prefix_has_a_document_or_a_static_vector() -> None:
+    assert PrefixConfig(documents=0, static=1).documents == 0
+    with pytest.raises(ConfigError, match=r"PrefixConfig\.documents = 0: needs 1 at least, or static vectors"):
+        PrefixConfig(documents=0)
 
 
 def test_settings_are_laid_over_a_run() -> None:
