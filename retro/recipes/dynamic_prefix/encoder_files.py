@@ -7,19 +7,22 @@ initial.safetensors              the weights that training starts from; absent f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.common.files import read_json, write_json
+from retro.common.files import discard, read_json, write_json, write_plain_json
 from retro.index.config import EmbedderConfig
 from retro.index.weights import weights_digest
 from retro.recipes.dynamic_prefix.config import EncoderConfig, PrefixConfig
 
 KNOWLEDGE_FILE, INITIAL = "knowledge.json", "initial.safetensors"
 _REMEDY = "Run the step `train` again with --redo"
+_ALPHABET = 1000
+"""Characters of a WordPiece vocabulary that is trained, at most; others are unknown."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -115,7 +118,7 @@ def make_fresh(directory: Path, config: PrefixConfig, documents: Sequence[str], 
     else:
         _train_word_pieces(documents, sizes.vocab_size, directory / "tokenizer.json")
     tokens = open_tokenizer(directory, config)
-    write_json(directory / "config.json", bert_settings(sizes, tokens.vocab_size, config.max_document_tokens))
+    write_plain_json(directory / "config.json", bert_settings(sizes, tokens.vocab_size, config.max_document_tokens))
 
 
 def bert_settings(sizes: EncoderConfig, vocabulary: int, longest: int) -> dict[str, Any]:
@@ -136,7 +139,7 @@ def bert_settings(sizes: EncoderConfig, vocabulary: int, longest: int) -> dict[s
         "intermediate_size": sizes.ffn_hidden_size or 4 * sizes.hidden_size,
         "max_position_embeddings": longest,
         # BERT's 0.02 is for a width of 768; narrow layers would begin by adding next to nothing.
-        "initializer_range": max(0.02, 0.5 * sizes.hidden_size**-0.5),
+        "initializer_range": max(0.02, sizes.hidden_size**-0.5),
         "hidden_dropout_prob": sizes.dropout,
         "attention_probs_dropout_prob": sizes.dropout,
         # A padding token has no row that learns; the language model's token 0 may be any.
@@ -148,16 +151,33 @@ def _train_word_pieces(texts: Sequence[str], size: int, file: Path) -> None:
     """WordPiece as BERT's, uncased; the same texts give the same file."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
-    made.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(_SPECIAL), show_progress=False)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+
+    def tokenizer(model: Any) -> Any:
+        found = Tokenizer(model)
+        found.normalizer, found.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+        return found
+
+    # The trainer numbers characters within words as a hash table of its own gives them, in another order each time, and
+    # settles ties by these numbers. Named first, they have the same ones.
+    characters = _characters(normalizer.normalize_str(text) for text in texts)
+    first = [*_SPECIAL, *characters, *(f"##{one}" for one in characters)]
+    trained = tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=max(size, len(first)), special_tokens=first, show_progress=False)
     )
+    made = tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
+    made.add_special_tokens(list(_SPECIAL))
+    made.decoder = decoders.WordPiece()
     frame = [(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
     made.save(str(file))
+
+
+def _characters(texts: Iterable[str]) -> list[str]:
+    """The most frequent characters, in the order of their code points."""
+    counts = Counter(character for text in texts for character in text if not character.isspace())
+    return sorted(sorted(counts, key=lambda one: (-counts[one], one))[:_ALPHABET])
 
 
 def make_given(directory: Path, config: PrefixConfig, source: Path) -> None:
@@ -210,6 +230,8 @@ def prepare_encoder(directory: Path, config: PrefixConfig, documents: Sequence[s
         if read_json(known, _REMEDY) != identity:
             raise ArtifactError(known, "is of an encoder made under other settings, or of other weights", _REMEDY)
         return
+    # Whatever a killed process left.
+    discard(directory)
     if source is None:
         make_fresh(directory, config, documents, tokenizer)
     else:

@@ -50,7 +50,8 @@ def prompt_ids(texts: Sequence[str], tokenizer: Tokenizer, config: PrefixTrainCo
         texts: The questions.
         tokenizer: Of the language model.
         config: The fixed sentence.
-        most: Tokens of a prompt. Longer ones lose their middle: the start of the question, with its end kept.
+        most: Tokens of a prompt. Longer ones lose the start of the question; where the fixed sentence alone is too long,
+            all but their end.
     """
     before, after = config.question.split("{question}")
     first = list(conventions_of(tokenizer).prefix)
@@ -58,8 +59,9 @@ def prompt_ids(texts: Sequence[str], tokenizer: Tokenizer, config: PrefixTrainCo
     found = []
     for ids in tokenizer.encode_batch([f"{before}{text}{after}" for text in texts]):
         whole = [*first, *ids]
-        cut = len(whole) - most
-        found.append(whole if cut <= 0 else [*whole[:fixed], *whole[fixed + cut :]][-most:])
+        of_question = most - fixed
+        cut = [*whole[:fixed], *whole[-of_question:]] if of_question > 0 else whole[-most:]
+        found.append(whole if len(whole) <= most else cut)
     return found
 
 

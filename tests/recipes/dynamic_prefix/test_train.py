@@ -99,7 +99,7 @@ def test_with_closed_gates_only_these_have_a_gradient(tmp_path: Path) -> None:
     made = built(tmp_path, prefix_config(), LLAMA)
     losses, mask = answer_losses(made, batch_of(made, np.arange(4)))
     (losses * mask).sum().backward()
-    with_one = {name for name, one in made.named_parameters() if name.startswith("added_") and one.grad.any()}  # type: ignore[union-attr]
+    with_one = {name for name, one in made.named_parameters() if name.startswith("added_") and one.grad.any()}
     assert with_one == {f"added_prefix.{number}.learned_gate" for number in range(3)}
 
 
@@ -196,7 +196,7 @@ def test_another_base_is_refused(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, moved)
     step = step_of(tmp_path / "step", moved)
     shutil.rmtree(moved)
-    with pytest.raises(ArtifactError, match="has modules for the checkpoint .* and nothing is there"):
+    with pytest.raises(ArtifactError, match=r"has modules for the checkpoint .* and nothing is there"):
         load_prefix_model(step)
     assert load_prefix_model(step, base=checkpoint.find(base)).config.static == 2
     other = tiny_prefix.train_base(tmp_path / "other", tiny_shape(**LLAMA), steps=3)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from retro.common.files import write_json
+from retro.common.files import write_plain_json
 from retro.model.config import ModelShape
 from retro.recipes.dynamic_prefix.config import PrefixConfig
 from retro.recipes.dynamic_prefix.encoder_files import bert_settings
@@ -54,7 +54,7 @@ def write_encoder(directory: Path, config: PrefixConfig) -> Path:
     words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(TOKENS)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(directory / "tokenizer.json"))
-    write_json(directory / "config.json", bert_settings(config.encoder, TOKENS, config.max_document_tokens))
+    write_plain_json(directory / "config.json", bert_settings(config.encoder, TOKENS, config.max_document_tokens))
     return directory
 
 
