@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.results import machine, median, write
@@ -78,7 +77,7 @@ class Opened:
             documents=texts,
         )  # fmt: skip
         block = encoding.make(0, lambda _: None)
-        counts = np.bincount(block.arrays["documents"], minlength=len(texts)).tolist()
+        counts = [block.counts[str(place)] for place in range(len(texts))]
         described = [(name, text_digest(text), count) for (name, text), count in zip(texts, counts, strict=True)]
         directory = self.folder / f"{kind}_{len(documents)}_{sum(counts)}"
         directory.mkdir()

@@ -54,6 +54,9 @@ from retro.training.separate_adapters import load_separate
 log = logging.getLogger(__name__)
 
 _BLOCKS, _STAGE = "blocks", "encode"
+_BLOCK_BYTES = 2**28
+_VECTORS_AT_ONCE = 4096
+"""Whose keys and values are in memory in float32, before they are stored as what is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +84,19 @@ class Encoding:
     @property
     def parts(self) -> list[range]:
         """The documents of each block."""
-        return ranges(len(self.documents), self.config.documents_per_block)
+        longest = self.encoder.config.compress or self.encoder.config.max_document_tokens
+        fitting = max(1, _BLOCK_BYTES // (longest * self.header.bytes_per_vector))
+        return ranges(len(self.documents), min(self.config.documents_per_block, fitting))
 
     def make(self, number: int, advance: Advance) -> Block:
-        """Encode block `number`: its vectors, and the place of each one's document."""
+        """Encode block `number`: its vectors, and in its counts how many each document has, by its place there."""
         part = self.parts[number]
-        found = encode_texts(self.encoder, [self.documents[place][1] for place in part], self.config.documents_at_once)
-        places = np.repeat(np.arange(part.start, part.stop, dtype=np.int64), [len(one) for one in found])
+        texts = [self.documents[place][1] for place in part]
+        found = encode_texts(self.encoder, texts, self.config.documents_at_once)
         advance(len(part))
-        return Block({"vectors": self._stored(torch.cat(found), part), "documents": places})
+        counts = {str(place): len(states_nE) for place, states_nE in enumerate(found)}
+        pieces = torch.cat(found).split(_VECTORS_AT_ONCE)
+        return Block({"vectors": np.concatenate([self._stored(one, part) for one in pieces])}, counts)
 
     @torch.inference_mode()
     def _stored(self, states_nE: Tensor, part: range) -> NDArray[Any]:
@@ -182,12 +189,11 @@ def encode(work: StepRun, encoding: Encoding) -> Made:
 
 def _described(encoding: Encoding, blocks: BlockStore) -> list[tuple[str, str, int]]:
     """Id, digest of the text and number of vectors of each document."""
-    counts = np.zeros(len(encoding.documents), dtype=np.int64)
-    for number in range(len(blocks)):
-        counts += np.bincount(blocks.take(number).arrays["documents"], minlength=len(counts))
-    return [
-        (name, text_digest(text), int(count)) for (name, text), count in zip(encoding.documents, counts, strict=True)
-    ]
+    counts: list[int] = []
+    for number, part in enumerate(encoding.parts):
+        of_block = blocks.counts(number)
+        counts += [of_block[str(place)] for place in range(len(part))]
+    return [(name, text_digest(text), count) for (name, text), count in zip(encoding.documents, counts, strict=True)]
 
 
 def _vectors(blocks: BlockStore) -> Iterator[NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -29,8 +29,8 @@ class StoreConfig(StageConfig):
     documents: Literal["questions", "passages"] = "questions"
     """Which are encoded: the `ctxs` of the questions that are answered, or all passages of `data.passages`."""
 
-    documents_per_block: PositiveInt = 512
-    """Documents in one block, the unit of resuming."""
+    documents_per_block: int = Field(default=512, ge=1, le=2048)
+    """Most documents in one block, the unit of resuming; fewer where the longest would take more than 256 MiB."""
 
     documents_at_once: PositiveInt = 32
     """Documents that the encoder reads in one pass, those of similar lengths together."""
@@ -41,6 +41,9 @@ class AnswerConfig(StageConfig):
 
     modes: tuple[Mode, ...] = Field(default=("prefix", "none", "prompt"), min_length=1)
     """Ways that are compared, on the same questions and documents."""
+
+    reader: Literal["train", "joint"] = "train"
+    """The step whose encoder is used: `joint` trains it on, together with the retriever."""
 
     documents: PositiveInt | None = None
     """Documents of a question, best first; absent: as many as the prefix was trained with (`prefix.documents`)."""
@@ -64,6 +67,11 @@ class AnswerConfig(StageConfig):
 
     metrics: tuple[str, ...] = ()
     """What answers are scored by, the main metric first; empty: those of `generate.task`."""
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """What of it decides answers: how much stays in memory does not."""
+        return self.model_dump(mode="json", exclude={"cache_mib"})
 
     @model_validator(mode="after")
     def _each_once(self) -> AnswerConfig:

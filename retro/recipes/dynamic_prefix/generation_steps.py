@@ -21,7 +21,7 @@ def _encode(work: StepRun) -> Made:
     from retro.recipes.dynamic_prefix.answering import TrainedPrefix
 
     questions = [work.made_by("retrieve") / _TEST] if work.settings.store.documents == "questions" else []
-    return encode.run(work, TrainedPrefix.of(work.made_by("train")), questions)
+    return encode.run(work, TrainedPrefix.of(work.made_by(work.settings.answer.reader)), questions)
 
 
 def _answer(work: StepRun) -> Made:
@@ -29,7 +29,7 @@ def _answer(work: StepRun) -> Made:
     from retro.recipes.dynamic_prefix.answering import TrainedPrefix
 
     store = work.made_by("encode") if uses_store(work.settings) else None
-    trained = TrainedPrefix.of(work.made_by("train"))
+    trained = TrainedPrefix.of(work.made_by(work.settings.answer.reader))
     return answers.answer(work, work.made_by("retrieve") / _TEST, trained, store, _search(work))
 
 
@@ -59,7 +59,7 @@ def serve(run: RunConfig, settings: DynamicPrefixConfig, home: Path) -> Served:
     # Documents that are found alive need not be stored.
     store = home / "encode"
     there = uses_store(settings) and (store / HEADER).exists()
-    return served(run, settings, TrainedPrefix.of(home / "train"), store if there else None)
+    return served(run, settings, TrainedPrefix.of(home / settings.answer.reader), store if there else None)
 
 
 def uses_store(settings: DynamicPrefixConfig) -> bool:
@@ -68,14 +68,15 @@ def uses_store(settings: DynamicPrefixConfig) -> bool:
 
 
 def _needs_of_encoding(settings: DynamicPrefixConfig) -> tuple[str, ...]:
-    return ("train", "retrieve") if settings.store.documents == "questions" else ("train",)
+    reader = settings.answer.reader
+    return (reader, "retrieve") if settings.store.documents == "questions" else (reader,)
 
 
 def _needs_of_answers(settings: DynamicPrefixConfig) -> tuple[str, ...]:
     searched = settings.answer.search and settings.data.passages.passages is None
     return (
         "retrieve",
-        "train",
+        settings.answer.reader,
         *(("encode",) if uses_store(settings) else ()),
         *(("corpus", "db", "index") if searched else ()),
     )
@@ -95,7 +96,7 @@ ENCODE = Step(
     summary="Encode documents once, for all questions that will be asked.",
     run=_encode,
     needs=_needs_of_encoding,
-    settings=("store", "data.passages", "answer.documents"),
+    settings=("store", "data.passages", "answer.documents", "answer.reader"),
     wanted=_stores,
 )
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -156,9 +156,7 @@ class KnowledgeStore:
         path = directory / HEADER
         data = read_json(path, _REMEDY)
         try:
-            vector = tuple(int(one) for one in data["vector"])
-            header = StoreHeader(kind=data["kind"], dtype=data["dtype"], vector=vector, model=data["model"])
-            wanted = int(data["vectors"]) * header.bytes_per_vector
+            header, wanted = _read_header(data)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(path, f"does not describe stored documents ({error})", _REMEDY) from None
         changed = differences(header.model, model)
@@ -191,13 +189,31 @@ class KnowledgeStore:
         return kept.view(-1, *self.header.vector)
 
 
+def _read_header(data: Mapping[str, Any]) -> tuple[StoreHeader, int]:
+    """What is stored, and how many bytes that is."""
+    vector = tuple(int(one) for one in data["vector"])
+    kinds = get_args(StoredKind)
+    if data["kind"] not in kinds or len(vector) != {"keys_values": 4, "states": 1}[data["kind"]]:
+        raise ValueError(f"kind {data['kind']!r} with vectors of {vector}; there are {', '.join(kinds)}")
+    if not isinstance(data["model"], dict):
+        raise TypeError(f"the model is {data['model']!r}")
+    header = StoreHeader(kind=data["kind"], dtype=data["dtype"], vector=vector, model=data["model"])
+    return header, int(data["vectors"]) * header.bytes_per_vector
+
+
 def _read_documents(path: Path) -> list[tuple[str, str, int]]:
     found = []
     try:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 one = json.loads(line)
-                found.append((str(one["id"]), str(one["digest"]), int(one["vectors"])))
+                found.append((str(one["id"]), str(one["digest"]), _count(one["vectors"])))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(path, f"cannot be read ({error})", _REMEDY) from None
     return found
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a number of vectors")
+    return value

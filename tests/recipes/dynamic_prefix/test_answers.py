@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from retro.common.errors import ConfigError
+from retro.common.errors import ArtifactError, ConfigError
 from retro.generate.engine import BatchEngine
 from retro.generate.request import Completion, Request, Sampling
 from retro.generate.runner import PreparedQuestion
@@ -233,3 +233,13 @@ def test_steps_are_passed_over_where_there_is_nothing_to_ask() -> None:
     unstored = DynamicPrefixConfig(data={"test": "test.jsonl"}, answer={"stored": False, "search": True})
     assert not steps["encode"].wanted(unstored)
     assert steps["answer"].needed(unstored) == ("retrieve", "train", "corpus", "db", "index")
+    joint = DynamicPrefixConfig(data={"test": "test.jsonl"}, answer={"reader": "joint"})
+    assert steps["encode"].needed(joint) == ("joint", "retrieve")
+    assert steps["answer"].needed(joint) == ("retrieve", "joint", "encode")
+
+
+def test_how_much_stays_in_memory_does_not_make_answers_others(reading: Reading, answered: Path) -> None:
+    run_recipe(RECIPE, reading.with_settings(answer={"cache_mib": 1}).config)
+    with pytest.raises(ArtifactError, match=r"answer\.max_new_tokens"):
+        run_recipe(RECIPE, reading.with_settings(answer={"max_new_tokens": 5}).config)
+    assert answered.exists()

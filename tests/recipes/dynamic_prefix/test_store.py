@@ -16,6 +16,7 @@ from retro.generate.request import Request, Sampling
 from retro.recipes.dynamic_prefix import encode
 from retro.recipes.dynamic_prefix.answering import open_source
 from retro.recipes.dynamic_prefix.documents import KnowledgeSource, encode_texts
+from retro.recipes.dynamic_prefix.generation_config import StoreConfig
 from retro.recipes.dynamic_prefix.parts import encoder_of, prefix_of
 from retro.recipes.dynamic_prefix.store import (
     DOCUMENTS,
@@ -182,6 +183,11 @@ def test_the_store_of_another_model_is_refused(reading: Reading, folder: Path) -
     ("name", "text", "problem"),
     [
         (HEADER, "{}", "does not describe stored documents"),
+        (HEADER, '{"vector": [1, 2], "kind": "states", "dtype": "float16", "model": {}}', "with vectors of"),
+        (HEADER, '{"vector": [1], "kind": "values", "dtype": "float16", "model": {}}', "kind 'values'"),
+        (HEADER, '{"vector": [1], "kind": "states", "dtype": "int4", "model": {}, "vectors": 1}', "int4"),
+        (HEADER, '{"vector": [1], "kind": "states", "dtype": "float16", "model": 1}', "the model is 1"),
+        (DOCUMENTS, '{"id": "a", "digest": "b", "vectors": -1}\n', "-1 is not a number of vectors"),
         (DOCUMENTS, '{"id": 1}\n', "cannot be read"),
         (DOCUMENTS, "", "were written"),
         (VECTORS, "short", "has 5 bytes"),
@@ -230,6 +236,35 @@ def test_questions_without_documents_are_nothing_to_encode(reading: Reading, tmp
     work = reading.work("encode", tmp_path)
     with pytest.raises(DataError, match="has no documents to encode"):
         encode.run(work, reading.trained, [questions])
+
+
+def test_blocks_are_smaller_where_documents_are_large(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = reading.network(reading.engine())
+    made = encode.Encoding(
+        prefix=prefix_of(network),
+        encoder=encoder_of(network),
+        config=StoreConfig(documents_per_block=4),
+        model={},
+        documents=[(str(number), "text") for number in range(7)],
+    )
+    assert [len(part) for part in made.parts] == [4, 3]
+    # The longest has 24 vectors of 128 bytes.
+    monkeypatch.setattr(encode, "_BLOCK_BYTES", 2 * 24 * 128 + 5)
+    assert [len(part) for part in made.parts] == [2, 2, 2, 1]
+    monkeypatch.setattr(encode, "_BLOCK_BYTES", 1)
+    assert [len(part) for part in made.parts] == [1] * 7
+
+
+def test_vectors_are_converted_some_at_a_time(
+    reading: Reading, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "_VECTORS_AT_ONCE", 5)
+    other = stored(reading, tmp_path)
+    assert bytes_of(other)[DOCUMENTS] == bytes_of(folder)[DOCUMENTS]
+    stores = [KnowledgeStore.open(one, identity(reading)) for one in (folder, other)]
+    for row in range(len(stores[0])):
+        one, another = (store.vectors(row) for store in stores)
+        torch.testing.assert_close(one, another, rtol=2e-3, atol=2e-3)
 
 
 def test_all_passages_of_a_file_are_encoded(reading: Reading, tmp_path: Path) -> None:
