@@ -82,7 +82,7 @@ def config_of(options: argparse.Namespace) -> RunConfig:
     train = {
         "train_only": "modules", "steps": options.steps, "micro_batch": 8, "global_batch": options.batch,
         "lr": options.lr, "warmup_steps": min(50, options.steps // 10), "weight_decay": 0.01,
-        "retrieval_rates": {"gate_lr_factor": 10.0}, "evaluate_every": 100, "evaluate_samples": 64,
+        "retrieval_rates": {"gate_lr_factor": 30.0}, "evaluate_every": 100, "evaluate_samples": 64,
     }  # fmt: skip
     recipe = {
         "data": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")},
