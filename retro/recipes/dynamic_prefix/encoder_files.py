@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import discard, read_json, write_json, write_plain_json
+from retro.common.pretrained import load_from
 from retro.index.config import EmbedderConfig
 from retro.index.weights import weights_digest
 from retro.recipes.dynamic_prefix.config import EncoderConfig, PrefixConfig
@@ -52,11 +53,7 @@ class WordPieces:
         """
         import tokenizers
 
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        # The library raises a bare Exception for every kind of bad file.
-        except Exception as error:  # noqa: BLE001
-            raise DataError(file, f"is not a tokenizer.json ({error})", _REMEDY) from None
+        self._tokenizer = load_from(file, "a tokenizer.json", lambda: tokenizers.Tokenizer.from_file(str(file)))
         self._most = most
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=most)

@@ -1,4 +1,4 @@
-"""The knowledge encoder: given, or fresh of some sizes; its files; documents compressed to a fixed number of vectors."""
+"""The knowledge encoder: given, or fresh of some sizes; its files; documents compressed to so many vectors."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_an_encoder_may_have_the_tokens_of_the_language_model(tmp_path: Path) ->
     fact_world.write_tokenizer(tmp_path / "lm")
     config = prefix_config(encoder={"vocabulary": "model"}, max_document_tokens=4)
     prepare_encoder(tmp_path / "encoder", config, (), tmp_path / "lm")
-    encoder = open_encoder(tmp_path / "encoder", config, initial=True)
+    encoder: Any = open_encoder(tmp_path / "encoder", config, initial=True)
     assert encoder.tokenize(["alan bird likes soup ."]) == [[4, 16, 28, 31]]
     # Its token 0 has a row that learns.
     assert encoder.model.embeddings.word_embeddings.padding_idx is None
@@ -157,7 +157,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     config = prefix_config()
     write_encoder(tmp_path, config)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match="is not a tokenizer.json"):
+    with pytest.raises(DataError, match=r"cannot be loaded as a tokenizer\.json"):
         open_tokenizer(tmp_path, config)
     (tmp_path / "knowledge.json").write_text('{"prefix": {"documents": 0}}')
     with pytest.raises(ArtifactError, match="does not describe an encoder"):
