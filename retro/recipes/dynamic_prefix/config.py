@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
@@ -118,6 +118,20 @@ class PrefixConfig(StageConfig):
 QUESTION = "Answer the question by what you have read.\nQuestion: {question}\nAnswer:"
 
 
+class KnowledgePenaltyConfig(StageConfig):
+    """A penalty on what documents do to the next-token distribution, on each token of an answer, beside its
+    cross-entropy: entropy H + divergence max(0, margin - KL(with documents || without)), in nats."""
+
+    entropy: NonNegativeFloat = 0.0
+    """Weight of the entropy with documents: being unsure."""
+
+    divergence: NonNegativeFloat = 0.0
+    """Weight of the divergence that is lacking: documents that hardly matter."""
+
+    margin: PositiveFloat = 1.0
+    """Nats of divergence that are enough."""
+
+
 class PrefixTrainConfig(StageConfig):
     """How the encoder is trained: by the cross-entropy of the answer, through a language model that stays as it is."""
 
@@ -140,6 +154,9 @@ class PrefixTrainConfig(StageConfig):
 
     epochs: PositiveFloat | None = None
     """Times that all questions are seen, in place of `train.steps`."""
+
+    knowledge: KnowledgePenaltyConfig | None = None
+    """A penalty against hallucination, in validation losses too; absent: none."""
 
     @model_validator(mode="after")
     def _what_works(self) -> PrefixTrainConfig:

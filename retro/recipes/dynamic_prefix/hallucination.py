@@ -78,6 +78,27 @@ def mean_over_answer(values_BA: Tensor, real_BA: Tensor) -> Tensor:
     return values_BA.masked_fill(~real_BA, 0.0).sum(dim=1) / counts_B
 
 
+def token_penalties(
+    with_BAV: Tensor, without_BAV: Tensor, *, entropy_weight: float, divergence_weight: float, margin: float
+) -> Tensor:
+    """[B, A] what is added to a token's loss where the model is unsure, and where documents hardly move it.
+
+        entropy_weight * H + divergence_weight * max(0, margin - KL)
+
+    The hinge keeps the divergence from growing without bound, at the answer's expense. The distribution without
+    documents is a constant: what is trained is what documents do.
+
+    Args:
+        with_BAV: [B, A, V] logits with documents.
+        without_BAV: [B, A, V] logits without.
+        entropy_weight: Of the first term.
+        divergence_weight: Of the second.
+        margin: Nats of divergence that are enough.
+    """
+    short_BA = functional.relu(margin - divergence(with_BAV, without_BAV.detach()))
+    return entropy_weight * entropy(with_BAV) + divergence_weight * short_BA
+
+
 def knowledge_penalty(
     with_BAV: Tensor,
     without_BAV: Tensor,
@@ -87,26 +108,19 @@ def knowledge_penalty(
     divergence_weight: float = 0.0,
     margin: float = 1.0,
 ) -> Tensor:
-    """A scalar to add to the loss: it grows where the model is unsure, and where documents hardly move it.
-
-        entropy_weight * mean H + divergence_weight * mean max(0, margin - KL)
-
-    means being over all tokens of all answers. The hinge keeps the divergence from growing without bound, at the
-    answer's expense. The distribution without documents is a constant: what is trained is what documents do.
+    """The mean of `token_penalties` over all tokens of all answers; 0 of none.
 
     Args:
         with_BAV: [B, A, V] logits with documents.
         without_BAV: [B, A, V] logits without.
         real_BA: [B, A] True on tokens of answers.
-        entropy_weight: Of the first term.
-        divergence_weight: Of the second.
+        entropy_weight: Of the entropy.
+        divergence_weight: Of the divergence that is lacking.
         margin: Nats of divergence per token that are enough.
     """
-    count = real_BA.sum().clamp(min=1)
-    unsure_BA = entropy(with_BAV)
-    short_BA = functional.relu(margin - divergence(with_BAV, without_BAV.detach()))
-    total_BA = entropy_weight * unsure_BA + divergence_weight * short_BA
-    return total_BA.masked_fill(~real_BA, 0.0).sum() / count
+    weights = {"entropy_weight": entropy_weight, "divergence_weight": divergence_weight, "margin": margin}
+    total_BA = token_penalties(with_BAV, without_BAV, **weights)
+    return total_BA.masked_fill(~real_BA, 0.0).sum() / real_BA.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
