@@ -51,6 +51,9 @@ _ROOT = Path(__file__).parents[1]
 _MIB = 2**20
 
 
+Clock = Callable[[], float]
+
+
 @dataclass(frozen=True)
 class Opened:
     """The model with an encoder beside it that compresses, or does not."""
@@ -109,21 +112,23 @@ def documents(tokenizer: Any, count: int, tokens: int) -> list[Context]:
     return [Context("", tokenizer.decode(ids[start : start + tokens]), f"d{start}") for start in starts]
 
 
-def first_token(engine: BatchEngine, prepare: Callable[[], Request]) -> dict[str, float]:
+def first_token(engine: BatchEngine, prepare: Callable[[], Request], clock: Clock) -> dict[str, float]:
     """Seconds from texts to the first token, and for each of the tokens that follow."""
-    begun = time.perf_counter()
+    begun = clock()
     request = prepare()
-    ready = time.perf_counter()
+    ready = clock()
     engine.submit(request)
     engine.step()
-    first = time.perf_counter()
+    first = clock()
     while engine.running:
         engine.step()
-    after = (time.perf_counter() - first) / FOLLOWING
+    after = (clock() - first) / FOLLOWING
     return {"first_token_s": first - begun, "documents_s": ready - begun, "following_s": after}
 
 
-def ways(models: dict[int | None, Opened], read: Sequence[Context]) -> dict[str, Callable[[], dict[str, float]]]:
+def ways(
+    models: dict[int | None, Opened], read: Sequence[Context], clock: Clock
+) -> dict[str, Callable[[], dict[str, float]]]:
     """What is compared, for the documents of one question."""
     plain = models[None].engine
     config = PrefixTrainConfig()
@@ -141,13 +146,13 @@ def ways(models: dict[int | None, Opened], read: Sequence[Context]) -> dict[str,
     def timed(opened: Opened, source: Callable[[], KnowledgeSource]) -> Callable[[], dict[str, float]]:
         def once() -> dict[str, float]:
             documents_of = source()
-            return first_token(opened.engine, with_prefix(opened.engine, lambda: documents_of.of(read)))
+            return first_token(opened.engine, with_prefix(opened.engine, lambda: documents_of.of(read)), clock)
 
         return once
 
     found: dict[str, Callable[[], dict[str, float]]] = {
-        "no documents": lambda: first_token(plain, lambda: Request(prompt=prompt(plain), sampling=sampling)),
-        "documents in the prompt": lambda: first_token(plain, in_prompt),
+        "no documents": lambda: first_token(plain, lambda: Request(prompt=prompt(plain), sampling=sampling), clock),
+        "documents in the prompt": lambda: first_token(plain, in_prompt, clock),
     }
     for compress, opened in models.items():
         name = "all vectors" if compress is None else f"{compress} vectors each"
@@ -179,7 +184,7 @@ def measure(models: dict[int | None, Opened], options: argparse.Namespace) -> li
                     for file in old.iterdir():
                         file.unlink()
                     old.rmdir()
-            compared = ways(models, read)
+            compared = ways(models, read, time.process_time if options.cpu_time else time.perf_counter)
             found: dict[str, list[dict[str, float]]] = {way: [] for way in compared}
             for number in range(options.rounds + 1):
                 for way, once in compared.items():
@@ -209,6 +214,7 @@ def document_sizes(vector: tuple[int, ...]) -> list[dict[str, Any]]:
 def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
     """The Markdown page."""
     rows, sizes = numbers["rows"], numbers["sizes"]
+    of_clock = " of processor time" if options.cpu_time else ""
     pairs = [(tokens, count) for tokens in options.tokens for count in options.documents]
     by = {(one["tokens"], one["documents"], one["way"]): one for one in rows}
     names = list(dict.fromkeys(one["way"] for one in rows))
@@ -218,10 +224,11 @@ def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
         "",
         "Made by `benchmarks/dynamic_prefix_latency.py`; see its header for what is measured.",
         "",
-        f"Machine: {numbers['machine']}; model in {numbers['precision']}. {numbers['note']}",
+        f"Machine: {numbers['machine']}; model in {numbers['precision']}.",
+        *([numbers["note"]] if numbers["note"] else []),
         "",
-        "Milliseconds from the texts of a question and its documents (so many, of so many tokens) to the first token,",
-        f"medians of {options.rounds} rounds in which the ways took turns:",
+        f"Milliseconds{of_clock} from the texts of a question and its documents (so many, of so many tokens) to the",
+        f"first token, medians of {options.rounds} rounds in which the ways took turns:",
         "",
         f"| | {head} |",
         "|---|" + "---:|" * len(pairs),
@@ -229,7 +236,7 @@ def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
     for name in names:
         cells = [f"{1e3 * by[tokens, count, name]['first_token_s']:,.0f}" for tokens, count in pairs]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", f"Milliseconds for each of the {FOLLOWING} tokens that follow:", "", f"| | {head} |"]
+    lines += ["", f"Milliseconds{of_clock} for each of the {FOLLOWING} tokens that follow:", "", f"| | {head} |"]
     lines.append("|---|" + "---:|" * len(pairs))
     for name in names:
         cells = [f"{1e3 * by[tokens, count, name]['following_s']:,.0f}" for tokens, count in pairs]
@@ -266,6 +273,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     parser.add_argument("--documents", type=int, nargs="+", default=list(DOCUMENTS))
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="the process's own time, for a machine that others use too"
+    )
     parser.add_argument("--float32", action="store_true", help="in place of bfloat16")
     parser.add_argument("--note", default="", help="what else was going on, for the page")
     parser.add_argument("--dry", action="store_true", help="write nothing")

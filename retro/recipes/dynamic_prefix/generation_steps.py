@@ -82,13 +82,13 @@ def _needs_of_answers(settings: DynamicPrefixConfig) -> tuple[str, ...]:
     )
 
 
-def _has_questions(settings: DynamicPrefixConfig) -> bool:
-    return settings.data.test is not None
+def _answers(settings: DynamicPrefixConfig) -> bool:
+    return settings.data.train is not None and settings.data.test is not None
 
 
 def _stores(settings: DynamicPrefixConfig) -> bool:
-    asked = settings.store.documents == "passages" or _has_questions(settings)
-    return uses_store(settings) and asked
+    all_passages = settings.data.train is not None and settings.store.documents == "passages"
+    return uses_store(settings) and (all_passages or _answers(settings))
 
 
 ENCODE = Step(
@@ -108,5 +108,5 @@ ANSWER = Step(
     settings=("answer", "train.question", "data.passages"),
     sections=("generate", "search"),
     collective=True,
-    wanted=_has_questions,
+    wanted=_answers,
 )

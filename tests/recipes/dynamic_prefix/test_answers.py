@@ -14,9 +14,9 @@ from retro.generate.engine import BatchEngine
 from retro.generate.request import Completion, Request, Sampling
 from retro.generate.runner import PreparedQuestion
 from retro.qa.question import Context, PassageLike, Question
-from retro.recipes.base import run_recipe
+from retro.recipes.base import StepRun, run_recipe
 from retro.recipes.comparison import answers_of
-from retro.recipes.dynamic_prefix import answers
+from retro.recipes.dynamic_prefix import answers, generation_steps
 from retro.recipes.dynamic_prefix.answering import (
     SEPARATOR,
     PrefixPolicy,
@@ -186,6 +186,18 @@ def test_found_documents_go_to_questions_that_have_none_alone() -> None:
     assert answers.with_found(questions, None, 2) == questions
 
 
+def test_the_database_of_the_run_is_searched_where_the_settings_ask_for_it(reading: Reading) -> None:
+    [step] = [one for one in RECIPE.steps if one.name == "answer"]
+    searching = reading.with_settings(answer={"search": True})
+    work = StepRun(recipe=RECIPE, step=step, config=searching.config, settings=searching.settings)
+    asked = Question(id="a", question="what is the colour of thing4 ?", answers=("x",))
+    [found] = answers.with_found([asked], generation_steps._search(work), 2)
+    assert len(found.contexts) == 2
+    assert "thing4" in found.contexts[0].text
+    quiet = StepRun(recipe=RECIPE, step=step, config=reading.config, settings=reading.settings)
+    assert generation_steps._search(quiet) is None
+
+
 def test_documents_in_a_prompt_are_cut_from_the_worst_and_the_question_never(reading: Reading) -> None:
     engine = reading.engine()
     most = engine.decoder.sequence_length
@@ -225,12 +237,17 @@ def test_each_mode_is_given_once() -> None:
 
 def test_steps_are_passed_over_where_there_is_nothing_to_ask() -> None:
     steps = {one.name: one for one in RECIPE.steps}
-    nothing, passages = DynamicPrefixConfig(), DynamicPrefixConfig(store={"documents": "passages"})
-    assert not steps["encode"].wanted(nothing)
-    assert not steps["answer"].wanted(nothing)
+    trained = {"train": "train.jsonl"}
+    passages = DynamicPrefixConfig(data=trained, store={"documents": "passages"})
+    for nothing in (DynamicPrefixConfig(), DynamicPrefixConfig(data={"test": "test.jsonl"})):
+        # Without questions to train on there is no encoder.
+        assert not steps["encode"].wanted(nothing)
+        assert not steps["answer"].wanted(nothing)
     assert steps["encode"].wanted(passages)
+    assert not steps["answer"].wanted(passages)
+    assert steps["answer"].wanted(DynamicPrefixConfig(data={**trained, "test": "test.jsonl"}))
     assert steps["encode"].needed(passages) == ("train",)
-    unstored = DynamicPrefixConfig(data={"test": "test.jsonl"}, answer={"stored": False, "search": True})
+    unstored = DynamicPrefixConfig(data={**trained, "test": "test.jsonl"}, answer={"stored": False, "search": True})
     assert not steps["encode"].wanted(unstored)
     assert steps["answer"].needed(unstored) == ("retrieve", "train", "corpus", "db", "index")
     joint = DynamicPrefixConfig(data={"test": "test.jsonl"}, answer={"reader": "joint"})
