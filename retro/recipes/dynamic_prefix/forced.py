@@ -25,7 +25,6 @@ from retro.model.weight_names import ADDED_MODULE, is_added_module
 from retro.qa.question import Question
 from retro.recipes.base import StepRun
 from retro.recipes.dynamic_prefix.answering import documents_before, documents_read
-from retro.recipes.dynamic_prefix.base_model import tokenizer_of
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
 from retro.recipes.dynamic_prefix.encoder import KNOWLEDGE
 from retro.recipes.dynamic_prefix.encoder_files import EncoderTokenizer
@@ -36,6 +35,7 @@ from retro.recipes.dynamic_prefix.samples import Sample, document_arrays, encode
 from retro.recipes.item_files import write_items
 from retro.tokenizers.tokenizer import Tokenizer
 from retro.training import checkpoint
+from retro.training.model_tokenizer import model_tokenizer
 
 PREFIX, PROMPT = "prefix", "prompt"
 """The modes of answering that read documents."""
@@ -224,10 +224,11 @@ def open_model(work: StepRun) -> tuple[ForcedModel, Reader, dict[str, int]]:
     Raises:
         ArtifactError: It is missing or damaged.
     """
-    train, settings = work.made_by("train"), work.settings
+    settings = work.settings
+    train = work.made_by(settings.answer.reader)
     info = checkpoint.read_info(prefix_checkpoint(train))
     loaded = load_prefix_model(train)
-    tokenizer, _ = tokenizer_of(work, info)
+    tokenizer, _ = model_tokenizer(info, None)
     model = ForcedModel(
         model=loaded.model, vocabulary=tokenizer.vocab_size, end=tokenizer.eod, documents=documents_read(settings)
     )

@@ -94,9 +94,9 @@ class DynamicPrefix:
             name="evaluate",
             summary="Score the answers of each mode, and how far documents move the model.",
             run=_evaluate,
-            needs=("train", "answer"),
-            settings=("evaluate", "answer.modes"),
+            needs=lambda settings: (settings.answer.reader, "answer"),
+            settings=("evaluate", "answer.modes", "answer.reader"),
             sections=("evaluate",),
-            wanted=lambda settings: settings.data.test is not None,
+            wanted=generation_steps.ANSWER.wanted,
         ),
     )
