@@ -56,7 +56,9 @@ def find_model(name: str) -> Path:
     return cache.fetch(name, _FILES, kind="model", extra="embed", name=name, remedy=remedy)
 
 
-def load_model(folder: Path, loader: str, *, what: str, use: str, dtype: str = "float32") -> tuple[Any, Any]:
+def load_model(
+    folder: Path, loader: str, *, what: str, use: str, dtype: str = "float32", may_lack: str = ""
+) -> tuple[Any, Any]:
     """A model, ready to compute where this process computes, and its tokenizer.
 
     Args:
@@ -65,6 +67,7 @@ def load_model(folder: Path, loader: str, *, what: str, use: str, dtype: str = "
         what: What it is loaded as, for errors: `a reading model`.
         use: What transformers is needed for: `reads answers`.
         dtype: A torch dtype by its name.
+        may_lack: A part of the model that is not used, such as `pooler`: its weights may be missing.
 
     Raises:
         DataError: It cannot be loaded, or lacks weights.
@@ -79,7 +82,8 @@ def load_model(folder: Path, loader: str, *, what: str, use: str, dtype: str = "
     tokenizer = load_from(folder, what, lambda: transformers.AutoTokenizer.from_pretrained(str(folder), **safe))
     kind = getattr(transformers, loader)
     model, info = load_from(folder, what, lambda: kind.from_pretrained(str(folder), **safe, **read))
-    if missing := sorted(info["missing_keys"]):
+    missing = sorted(name for name in info["missing_keys"] if not may_lack or may_lack not in name.split("."))
+    if missing:
         # They would be random: a model without the part that answers says whatever it likes.
         problem = f"lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} first"
         raise DataError(folder, problem, f"Give the folder of {what} with all its weights")

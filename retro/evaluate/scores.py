@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from retro import __version__
 from retro.common import checksummed_json
 from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.common.files import atomic_path, write_json
 from retro.common.statistics import estimate
-from retro.evaluate.config import EvaluateConfig
+from retro.evaluate.config import BertScoreConfig, EvaluateConfig
 from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.metrics.normalize import golds_of, normalize_answer
 from retro.qa.metrics.registry import metric_facts
@@ -37,6 +38,8 @@ def document_found(passages: Sequence[PassageLike], document_ids: Collection[str
     return any(p.document_id in document_ids or p.title in document_ids for p in passages[:k])
 
 
+BERT_SCORE = "bert_score"
+"""Name of the metric that `evaluate.bert_score` adds."""
 SCORES = "scores.json"
 PER_QUESTION = "questions.jsonl"
 
@@ -63,16 +66,22 @@ def score_answers(
 
     Raises:
         ConfigError: A metric does not fit the questions, or a slice is not a label of theirs.
+        DataError, DependencyError: The encoder of BERTScore cannot be loaded.
     """
     if config.gold == "first":
         asked = [_first_gold(one) for one in asked]
     values = {name: score(task, asked, mine) for name, mine in answers.items()}
+    metrics, facts = list(task.metrics), {name: metric_facts(name) for name in task.metrics}
+    if config.bert_score is not None:
+        added, facts[BERT_SCORE] = _bert_scores(config.bert_score, asked, answers)
+        values = {name: {**mine, BERT_SCORE: added[name]} for name, mine in values.items()}
+        metrics.append(BERT_SCORE)
     everything = range(len(asked))
     scores = {
         "questions": len(asked),
         "task": {"name": task.name, "version": task.version},
-        "metrics": list(task.metrics),
-        "metric_facts": {name: metric_facts(name) for name in task.metrics},
+        "metrics": metrics,
+        "metric_facts": facts,
         "settings": {
             name: _means(config, values[name], everything) | _coverage(config, asked, mine) | _wording(mine)
             for name, mine in answers.items()
@@ -82,6 +91,31 @@ def score_answers(
         "intervals": {"confidence": config.confidence, "resamples": config.bootstrap_samples, "seed": config.seed},
     }
     return scores, values
+
+
+def _bert_scores(
+    config: BertScoreConfig, asked: Sequence[QuestionLine], answers: Mapping[str, Sequence[Answer]]
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """BERTScore's F1 of each setting's answers, and what scores record of the metric."""
+    from retro.evaluate.bert_score import bert_score, open_encoder
+
+    unscored = next((one.id for one in asked if not one.answers), None)
+    if unscored is not None:
+        raise ConfigError("evaluate.bert_score", config.model, f"does not fit question {unscored!r}: no gold answer")
+    encode, golds = open_encoder(config), [one.answers for one in asked]
+    found = {
+        name: [one.f1 for one in bert_score(encode, [answer.prediction for answer in mine], golds, idf=config.idf)]
+        for name, mine in answers.items()
+    }
+    facts = {
+        "label": "BERTScore F1",
+        "range": [-1.0, 1.0],
+        "higher_is_better": True,
+        "aggregate": "mean",
+        "computed_by": f"instruct-retro {__version__}",
+        "encoder": {**encode.identity, "idf": config.idf},
+    }
+    return found, facts
 
 
 def _first_gold(asked: QuestionLine) -> QuestionLine:

@@ -285,7 +285,7 @@ def run_recipe(recipe: Recipe, config: RunConfig, only: str = "", *, redo: bool 
 def _run_step(work: StepRun, where: str) -> None:
     step, out = work.step, work.directory
     parents = {name: _parent(work, name) for name in step.needed(work.settings)}
-    shaping = _shaping(work)
+    shaping = shaping_of(work)
     title = f"{work.recipe.name}.{step.name}"
     if is_complete(out):
         made = read_manifest(out, title)
@@ -325,8 +325,8 @@ def _run_step(work: StepRun, where: str) -> None:
     log.info("%s: done in %s", where, duration(seconds))
 
 
-def _shaping(work: StepRun) -> dict[str, Any]:
-    """The settings that shape a step, those of the recipe and of the run."""
+def shaping_of(work: StepRun) -> dict[str, Any]:
+    """The settings that shape a step, those of the recipe and of the run: what its manifest records."""
     own, run = config_json(work.settings), config_json(work.config)
     return {
         "recipe": {name: _content(*_setting(work.settings, own, name)) for name in work.step.settings},

@@ -19,6 +19,7 @@ READING = ("with_passages", "retrieved_passages", "live_retrieval", "gold_passag
 """Settings in which the model reads passages that are meant for its question."""
 
 _MODELS = {"retro": "Retro", "gpt": "GPT", "gpt_equal": "GPT of equal parameters", "tuning": "Tuning"}
+_METRICS = {"bert_score": "BERTScore F1"}
 _NEIGHBORS = {"real": "real neighbors", "shuffled": "shuffled neighbors", "none": "no neighbors", "-": ""}
 _COLORS = {
     "retro": 0,
@@ -52,7 +53,8 @@ def setting_name(name: str) -> str:
 
 def metric_name(name: str) -> str:
     """A metric's name in words; of one that is not installed here, the name itself."""
-    return METRICS.find(name, "metric").label if name in METRICS else name.replace("_", " ")
+    other = _METRICS.get(name, name.replace("_", " "))
+    return METRICS.find(name, "metric").label if name in METRICS else other
 
 
 def model_name(name: str, neighbors: str = "-") -> str:

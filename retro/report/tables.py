@@ -37,6 +37,16 @@ def new_table(title: str, *left: str, right: Iterable[str] = ()) -> Table:
     return table
 
 
+def markdown(table: Table) -> str:
+    """A table in Markdown, without its title and caption."""
+
+    def line(cells: Iterable[object]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |"
+
+    heads = [heading for heading, _ in table.columns]
+    return "\n".join([line(heads), line(["---"] * len(heads)), *(line(cells) for cells, _ in table.rows)])
+
+
 def perplexity_rows(perplexity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows of perplexity.json, GPTs first, then Retro with real, shuffled and no neighbors."""
     return sorted(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from retro.common.terminal import Table
 from retro.report.format import in_order, metric_name, setting_name, span
 from retro.report.render import render
-from retro.report.tables import new_table, slices
+from retro.report.tables import markdown, new_table, slices
 
 FAILED, MISSING = "failed", "–"
 
@@ -80,10 +80,10 @@ def errors(results: Sequence[CellResult]) -> list[CellResult]:
 
 def as_markdown(name: str, results: Sequence[CellResult]) -> str:
     """The tables as Markdown."""
-    parts = [f"# {name}", note(results), _markdown(cells_table(results))]
+    parts = [f"# {name}", note(results), markdown(cells_table(results))]
     kinds = kinds_table(results)
     if kinds.rows:
-        parts += [f"## {kinds.title}", _markdown(kinds)]
+        parts += [f"## {kinds.title}", markdown(kinds)]
     if errors(results):
         failed = [f"* {one.checkpoint} × {one.task}: {' '.join(one.error.split())}" for one in errors(results)]
         parts += ["## Failed", "\n".join(failed)]
@@ -96,14 +96,6 @@ def note(results: Sequence[CellResult]) -> str:
     shares = sorted({one.scores["intervals"]["confidence"] for one in results if one.scores})
     sure = " or ".join(f"{100 * share:g} %" for share in shares) or "no"
     return f"Main metric of each task in percent, with {sure} intervals from resampling the questions."
-
-
-def _markdown(table: Table) -> str:
-    def line(cells: Iterable[object]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |"
-
-    heads = [heading for heading, _ in table.columns]
-    return "\n".join([line(heads), line(["---"] * len(heads)), *(line(cells) for cells, _ in table.rows)])
 
 
 def page(name: str, results: Sequence[CellResult]) -> str:

@@ -15,7 +15,7 @@ from rouge_score import rouge_scorer
 
 from retro.qa.metrics.drop import best_total, drop_em, drop_f1
 from retro.qa.metrics.normalize import Rules
-from retro.qa.metrics.rouge import own_rouge_l, own_rouge_lsum, rouge_l, rouge_lsum
+from retro.qa.metrics.rouge import own_rouge_l, own_rouge_lsum, own_rouge_n, rouge_l, rouge_lsum, rouge_n
 from retro.qa.metrics.words import exact_match, f1, quac_f1
 from retro.qa.task import load_task
 from tests.evaluate import second_opinion
@@ -120,6 +120,16 @@ def test_rouge_l_without_the_rouge_score_package_is_that_of_the_package(predicti
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
     theirs = max(scorer.score(gold, prediction)["rougeL"].fmeasure for gold in golds)
     assert own_rouge_l(prediction, golds) == rouge_l(prediction, golds) == theirs
+
+
+@given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3), st.sampled_from((1, 2)))
+@settings(max_examples=150, deadline=None)
+def test_rouge_n_without_the_rouge_score_package_is_that_of_the_package(
+    prediction: str, golds: list[str], n: int
+) -> None:
+    scorer = rouge_scorer.RougeScorer([f"rouge{n}"], use_stemmer=False)
+    theirs = max(scorer.score(gold, prediction)[f"rouge{n}"].fmeasure for gold in golds)
+    assert own_rouge_n(prediction, golds, n) == rouge_n(prediction, golds, n) == theirs
 
 
 SENTENCES = st.lists(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import version
 
 import pytest
 
 from retro.common.errors import ArtifactError, ConfigError
 from retro.qa.answer_files import Answer, QuestionLine
+from retro.qa.metrics.bleu import bleu_1
 from retro.qa.metrics.drop import drop_em, drop_f1, normalize
 from retro.qa.metrics.normalize import Rules
 from retro.qa.metrics.registry import METRICS, metric_facts
-from retro.qa.metrics.rouge import _scorer, _stemming_scorer, own_rouge_l, own_rouge_lsum, rouge_l, rouge_lsum
+from retro.qa.metrics.rouge import (
+    _ngram_scorer,
+    _scorer,
+    _stemming_scorer,
+    own_rouge_l,
+    own_rouge_lsum,
+    own_rouge_n,
+    rouge_l,
+    rouge_lsum,
+    rouge_n,
+)
 from retro.qa.metrics.scoring import score, task_of
 from retro.qa.metrics.words import (
     accuracy,
@@ -173,6 +185,50 @@ def test_rouge_l_worked_by_hand() -> None:
         assert found("police killed gunman quickly", ["police have killed gunman"]) == pytest.approx(3 / 4)
         assert found("gunman police", ["police gunman"]) == pytest.approx(1 / 2)
         assert found("", ["x"]) == 0.0
+
+
+def test_rouge_1_and_2_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three of four words; of three pairs one, "killed gunman", is in both.
+    said, gold = "police killed gunman quickly", "police have killed gunman"
+    for found in (rouge_n, own_rouge_n):
+        assert found(said, ["nothing", gold], 1) == pytest.approx(3 / 4)
+        assert found(said, [gold], 2) == pytest.approx(1 / 3)
+        # Twice said counts once: precision 1/2, recall 1.
+        assert found("gunman gunman", ["gunman"], 1) == pytest.approx(2 / 3)
+        assert found("gunman", ["gunman"], 2) == 0.0
+    monkeypatch.setattr("retro.qa.metrics.rouge.package_folder", lambda name: None)
+    _ngram_scorer.cache_clear()
+    assert rouge_n(said, [gold], 2) == pytest.approx(1 / 3)
+    _ngram_scorer.cache_clear()
+
+
+def test_bleu_1_worked_by_hand() -> None:
+    # Two of three words; as long as the gold answer.
+    assert bleu_1("red fox runs", ["red fox sleeps"]) == pytest.approx(2 / 3)
+    # Clipped: one fox of three; longer, so without a penalty.
+    assert bleu_1("fox fox fox", ["red fox"]) == pytest.approx(1 / 3)
+    # Both words, but two where there are four: exp(1 - 4/2).
+    assert bleu_1("red fox", ["red fox runs home"]) == pytest.approx(math.exp(-1))
+    # Two gold answers are references of one score: each has one of the words, and the nearer length is 2.
+    assert bleu_1("red home", ["red fox", "they went back home"]) == pytest.approx(1.0)
+    assert bleu_1("blue", ["red"]) == bleu_1("", ["red"]) == 0.0
+    assert bleu_1("The fox!", ["a Fox"]) == 1.0
+
+
+def test_bleu_1_of_answers_that_say_that_there_is_none() -> None:
+    rules = Rules.of(load_task("squad2.0"))
+    assert bleu_1("unanswerable", ["unanswerable"], rules) == 1.0
+    assert bleu_1("Ada", ["unanswerable"], rules) == bleu_1("", ["Ada"], rules) == 0.0
+
+
+def test_a_task_may_name_bleu_and_rouge() -> None:
+    task = load_task("longform").model_copy(update={"metrics": ("bleu_1", "rouge_1", "rouge_2", "rouge_l")})
+    golds = ("red fox sleeps",)
+    asked = QuestionLine(id="1", question="?", answers=golds, document_ids=())
+    answer = Answer(id="1", question="?", answers=golds, prediction="red fox runs", passages=(), setting="")
+    found = score(task, [asked], [answer])
+    assert [one for [one] in found.values()] == pytest.approx([2 / 3, 2 / 3, 1 / 2, 2 / 3])
+    assert metric_facts("bleu_1")["computed_by"] == f"nltk {version('nltk')}"
 
 
 def test_rouge_is_the_packages_where_it_is_installed_and_ours_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from retro.qa.answer_files import QuestionLine
-from retro.qa.metrics import drop, rouge, words
+from retro.qa.metrics import bleu, drop, rouge, words
 from retro.qa.metrics.normalize import Rules
 from retro.qa.metrics.registry import metric
 
@@ -56,6 +56,24 @@ def answered(said: str, asked: QuestionLine, rules: Rules) -> float:
 def word_recall(said: str, asked: QuestionLine, rules: Rules) -> float:
     """See `words.word_recall`."""
     return words.word_recall(said, asked.answers, rules)
+
+
+@metric(label="BLEU-1", library="nltk")
+def bleu_1(said: str, asked: QuestionLine, rules: Rules) -> float:
+    """See `bleu.bleu_1`."""
+    return bleu.bleu_1(said, asked.answers, rules)
+
+
+@metric(label="ROUGE-1", library=rouge.PACKAGE)
+def rouge_1(said: str, asked: QuestionLine, rules: Rules) -> float:
+    """See `rouge.rouge_n`."""
+    return rouge.rouge_n(said, asked.answers, 1)
+
+
+@metric(label="ROUGE-2", library=rouge.PACKAGE)
+def rouge_2(said: str, asked: QuestionLine, rules: Rules) -> float:
+    """See `rouge.rouge_n`."""
+    return rouge.rouge_n(said, asked.answers, 2)
 
 
 @metric(label="ROUGE-L", library=rouge.PACKAGE)

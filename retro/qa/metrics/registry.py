@@ -94,7 +94,7 @@ def metric(
 _BUILT_IN = (
     *("exact_match", "f1", "substring_match", "popqa_match", "word_recall", "rouge_l", "rouge_lsum", "accuracy"),
     *("string_em", "drop_em", "drop_f1", "drop_split_em", "drop_split_f1", "quac_f1"),
-    *("match_raw", "match_norm", "answered"),
+    *("match_raw", "match_norm", "answered", "bleu_1", "rouge_1", "rouge_2"),
 )
 
 METRICS: Registry[Metric] = Registry(

@@ -1,4 +1,4 @@
-"""ROUGE-L (Lin 2004), and ROUGE-Lsum as the scorers of long answers take it (ASQA, Stelmakh et al. 2022).
+"""ROUGE-1, ROUGE-2, ROUGE-L (Lin 2004), and ROUGE-Lsum as scorers of long answers take it (ASQA, Stelmakh et al. 2022).
 
 ROUGE-Lsum goes over sentences of stems: the longest common subsequences of each gold sentence with all sentences of the
 prediction are joined; a word counts as often as both texts have it.
@@ -27,7 +27,18 @@ _STEMMED_FROM = 4
 Sentences = list[list[str]]
 
 PACKAGE = "rouge-score"
-"""Computes both where it is installed. Ours are for where it is not, and give the same numbers."""
+"""Computes all where it is installed. Ours are for where it is not, and give the same numbers."""
+
+
+def rouge_n(prediction: str, answers: Sequence[str], n: int) -> float:
+    """F-measure of runs of n words that both texts have (Lin 2004), the best over all gold answers.
+
+    Words as in `rouge_l`; a run counts at most as often as in the text that has it less. 0 for texts below n words.
+    """
+    scorer = _ngram_scorer(n)
+    if scorer is not None:
+        return max(float(scorer.score(gold, prediction)[f"rouge{n}"].fmeasure) for gold in golds_of(answers))
+    return own_rouge_n(prediction, answers, n)
 
 
 def rouge_l(prediction: str, answers: Sequence[str]) -> float:
@@ -56,6 +67,11 @@ def _by_line(text: str) -> str:
 
 
 @cache
+def _ngram_scorer(n: int) -> Any:
+    return _of_package(f"rouge{n}", stemmed=False)
+
+
+@cache
 def _scorer() -> Any:
     return _of_package("rougeL", stemmed=False)
 
@@ -70,6 +86,25 @@ def _of_package(kind: str, *, stemmed: bool) -> Any:
         return None
     rouge_scorer = import_optional("rouge_score.rouge_scorer", extra="eval", use="computes ROUGE", package=PACKAGE)
     return rouge_scorer.RougeScorer([kind], use_stemmer=stemmed)
+
+
+def own_rouge_n(prediction: str, answers: Sequence[str], n: int) -> float:
+    """As `rouge_n`, without the package."""
+    said = _runs(prediction, n)
+    return max(_shared(_runs(gold, n), said) for gold in golds_of(answers))
+
+
+def _runs(text: str, n: int) -> Counter[tuple[str, ...]]:
+    words = _WORD.findall(text.lower())
+    return Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
+
+
+def _shared(gold: Counter[tuple[str, ...]], said: Counter[tuple[str, ...]]) -> float:
+    common = (gold & said).total()
+    if not common:
+        return 0.0
+    precision, recall = common / said.total(), common / gold.total()
+    return 2 * precision * recall / (precision + recall)
 
 
 def own_rouge_l(prediction: str, answers: Sequence[str]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from retro.common.config import config_json
 from retro.common.errors import ConfigError
+from retro.generate.chunk_retrieval import Tokenizer
 from retro.generate.decoding.decoder import CachedDecoder
 from retro.generate.engine import BatchEngine
 from retro.generate.request import Completion, Knowledge, Request
@@ -122,10 +123,17 @@ def with_documents(
         engine: For its tokenizer and the length of its sequences.
         new_tokens: Longest answer.
     """
-    contexts = engine.tokenizer.encode_batch([f"{document_text(one)}{SEPARATOR}" for one in documents])
-    separator = engine.tokenizer.encode_batch([SEPARATOR])[0]
+    return documents_before(prompt, documents, engine.tokenizer, engine.decoder.sequence_length - new_tokens)
+
+
+def documents_before(
+    prompt: Sequence[int], documents: Sequence[PassageLike], tokenizer: Tokenizer, room: int
+) -> list[int]:
+    """As `with_documents`, in a prompt of at most `room` tokens."""
+    contexts = tokenizer.encode_batch([f"{document_text(one)}{SEPARATOR}" for one in documents])
+    separator = tokenizer.encode_batch([SEPARATOR])[0]
     ids = PromptIds(head=(), contexts=contexts, tail=list(prompt), separator=separator)
-    fitted = fit_prompt(ids, engine.decoder.sequence_length - new_tokens)
+    fitted = fit_prompt(ids, room)
     return list(prompt) if fitted is None else fitted[0]
 
 

@@ -116,13 +116,14 @@ def with_found(questions: Sequence[Question], search: PassageSearch | None, coun
 
 def _settings(work: StepRun, mode: Mode) -> GenerateConfig:
     settings: DynamicPrefixConfig = work.settings
+    reads = mode != "none" and documents_read(settings) > 0
     return generate_settings(work.config.generate, settings).model_copy(
         update={
             "questions": (work.directory / QUESTIONS,),
             "data": None,
             "task": str(work.directory / TASK),
-            "settings": ("closed_book",) if mode == "none" else ("with_passages",),
-            "contexts_in_prompt": 0 if mode == "none" else documents_read(settings),
+            "settings": ("with_passages",) if reads else ("closed_book",),
+            "contexts_in_prompt": documents_read(settings) if reads else 0,
             "limit": None,
             "start": 0,
             "count": None,

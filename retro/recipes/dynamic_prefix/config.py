@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
 from retro.recipes.document_split import SEED, VALID_SHARE
+from retro.recipes.dynamic_prefix.ablation_config import AblateConfig
+from retro.recipes.dynamic_prefix.evaluate_config import PrefixEvaluateConfig
 from retro.recipes.dynamic_prefix.generation_config import AnswerConfig, StoreConfig
 from retro.recipes.dynamic_prefix.joint_config import JointConfig
 from retro.recipes.passages.config import PassagesConfig
@@ -84,8 +86,9 @@ class PrefixConfig(StageConfig):
     encoder: EncoderConfig = EncoderConfig()
     """The knowledge encoder."""
 
-    documents: PositiveInt = 1
-    """Documents of a question, K: each is encoded alone, and all are read side by side."""
+    documents: NonNegativeInt = 1
+    """Documents of a question, K: each is encoded alone, and all are read side by side. 0: the static vectors alone,
+    which is prefix tuning (Li & Liang 2021, arXiv:2101.00190)."""
 
     max_document_tokens: PositiveInt = 256
     """Longer documents are cut to this many tokens of the encoder's tokenizer, and counted."""
@@ -107,8 +110,27 @@ class PrefixConfig(StageConfig):
     gate_init: float = 0.0
     """What the gates of all heads start at; at 0 the model starts as it is without a prefix, bit for bit."""
 
+    @model_validator(mode="after")
+    def _something_is_read(self) -> PrefixConfig:
+        require(self, "documents", self.documents > 0 or self.static > 0, "1 at least, or static vectors beside 0")
+        return self
+
 
 QUESTION = "Answer the question by what you have read.\nQuestion: {question}\nAnswer:"
+
+
+class KnowledgePenaltyConfig(StageConfig):
+    """A penalty on what documents do to the next-token distribution, on each token of an answer, beside its
+    cross-entropy: entropy H + divergence max(0, margin - KL(with documents || without)), in nats."""
+
+    entropy: NonNegativeFloat = 0.0
+    """Weight of the entropy with documents: being unsure."""
+
+    divergence: NonNegativeFloat = 0.0
+    """Weight of the divergence that is lacking: documents that hardly matter."""
+
+    margin: PositiveFloat = 1.0
+    """Nats of divergence that are enough."""
 
 
 class PrefixTrainConfig(StageConfig):
@@ -133,6 +155,9 @@ class PrefixTrainConfig(StageConfig):
 
     epochs: PositiveFloat | None = None
     """Times that all questions are seen, in place of `train.steps`."""
+
+    knowledge: KnowledgePenaltyConfig | None = None
+    """A penalty against hallucination, in validation losses too; absent: none."""
 
     @model_validator(mode="after")
     def _what_works(self) -> PrefixTrainConfig:
@@ -167,3 +192,9 @@ class DynamicPrefixConfig(StageConfig):
 
     answer: AnswerConfig = AnswerConfig()
     """How questions are answered."""
+
+    evaluate: PrefixEvaluateConfig = PrefixEvaluateConfig()
+    """Scores."""
+
+    ablate: AblateConfig = AblateConfig()
+    """What `retro recipe dynamic_prefix ablate` varies."""

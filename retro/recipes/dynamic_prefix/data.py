@@ -89,7 +89,7 @@ def _part(question: Question, config: DataConfig) -> str:
 
 def _with_documents(work: StepRun, path: Path, name: str, files: list[str]) -> list[Question]:
     """The questions of a file, each with at most K documents."""
-    config, most = work.settings.data, work.settings.prefix.documents
+    config, most = work.settings.data, max(1, work.settings.prefix.documents)
     source = path
     if config.retrieve:
         source = work.directory / f"found_{name}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
@@ -23,6 +24,18 @@ def _train(work: StepRun) -> Made:
     from retro.recipes.dynamic_prefix import train
 
     return train.run(work)
+
+
+def _evaluate(work: StepRun) -> Made:
+    from retro.recipes.dynamic_prefix import evaluate
+
+    return evaluate.run(work)
+
+
+def _ablate(words: Sequence[str]) -> None:
+    from retro.recipes.dynamic_prefix.command import run_ablate
+
+    run_ablate(words)
 
 
 def _base(work: StepRun) -> Mapping[str, Any]:
@@ -55,6 +68,7 @@ class DynamicPrefix:
     summary = "Dynamic prefix: an encoder turns documents into keys and values that a frozen language model reads"
     config = DynamicPrefixConfig
     special_tokens: tuple[str, ...] = ()
+    commands: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType({"ablate": _ablate})
     steps = (
         Step(
             name="retrieve",
@@ -78,4 +92,13 @@ class DynamicPrefix:
         JOINT,
         generation_steps.ENCODE,
         generation_steps.ANSWER,
+        Step(
+            name="evaluate",
+            summary="Score the answers of each mode, and how far documents move the model.",
+            run=_evaluate,
+            needs=lambda settings: (settings.answer.reader, "answer"),
+            settings=("evaluate", "answer.modes", "answer.reader"),
+            sections=("evaluate",),
+            wanted=generation_steps.ANSWER.wanted,
+        ),
     )

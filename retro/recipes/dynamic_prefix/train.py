@@ -24,7 +24,8 @@ from retro.recipes.dynamic_prefix.base_model import open_base, tokenizer_of
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
 from retro.recipes.dynamic_prefix.data import RETRIEVE, TRAIN, VALID
 from retro.recipes.dynamic_prefix.encoder_files import EncoderTokenizer, open_tokenizer, prepare_encoder
-from retro.recipes.dynamic_prefix.parts import answer_losses, modules_of, require_layers, require_layout
+from retro.recipes.dynamic_prefix.knowledge_loss import losses_of
+from retro.recipes.dynamic_prefix.parts import modules_of, require_layers, require_layout
 from retro.recipes.dynamic_prefix.samples import PrefixSource, document_text, encode_samples
 from retro.tokenizers.tokenizer import Tokenizer
 from retro.training import checkpoint
@@ -75,6 +76,8 @@ def run(work: StepRun) -> Made:
         "prefix": config_json(config.prefix),
         "base": checkpoint.identity(base.path),
     }
+    if config.train.knowledge is not None:
+        settings["knowledge"] = config_json(config.train.knowledge)
     require_same_run(out, settings, training, _SETTING)
     result = finished_result(out, training.steps)
     if result is None:
@@ -86,7 +89,7 @@ def run(work: StepRun) -> Made:
             source=prepared.source,
             validation=prepared.validation,
             start_from=base.path,
-            loss=answer_losses,
+            loss=losses_of(config.train.knowledge, layout),
             modules=modules_of(work.directory / ENCODER, config.prefix, initial=True),
             what="train",
             tokenizer=prepared.tokenizer,
@@ -111,7 +114,9 @@ def prepare(work: StepRun, base: CheckpointInfo) -> Prepared:
         raise DataError(work.made_by(RETRIEVE) / TRAIN, "has no question with a document", "Search for more documents")
     place = work.directory / ENCODER
     if parallel.rank() == 0:
-        texts = [document_text(document) for one in known for document in one.contexts[: config.prefix.documents]]
+        texts = [
+            document_text(document) for one in known for document in one.contexts[: max(1, config.prefix.documents)]
+        ]
         prepare_encoder(place, config.prefix, texts, directory)
     parallel.from_first(None)
     documents = open_tokenizer(place, config.prefix)
