@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class EmbedConfig(StageConfig):
-    """How passages are embedded and their vectors searched, by the tuned model and by those that it is compared with."""
+    """How passages are embedded and searched, by the tuned model and by those that it is compared with."""
 
     precision: Precision = "auto"
     """What the tuned model computes in; `auto` as `index.embedder.precision`."""

@@ -5,8 +5,8 @@ cut from a document that is. `answer`: its text holds an answer string, by the r
 arXiv:2004.04906): the answer's words, uncased and in Unicode's NFD, follow each other among the passage's.
 
 In each unit `top5` is 1 if one of the first five counts, `mrr10` is 1 over the rank of the first that counts, 0 beyond
-the tenth, and `mrr` the same without a limit. `ndcg10` reads the grades of relevant segments, `recall100` is the share
-of them among the first hundred.
+the tenth, and `mrr` the same without a limit. `ndcg10` reads the grades of relevant segments, and `recall100` is
+the share of them among the first hundred.
 """
 
 from __future__ import annotations
