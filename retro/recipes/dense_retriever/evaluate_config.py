@@ -133,6 +133,10 @@ class EvaluationConfig(StageConfig):
     """What the held-out pairs are searched in. `passages`: all segments. `positives`: the positives of these pairs
     alone, which is what the original reports and is easier by far."""
 
+    overlap: float = Field(default=0.5, gt=0, le=1)
+    """A segment counts as right if it is of the pair's document and shares at least this part of its word trigrams with
+    the positive, of the shorter text's."""
+
     questions: Path | None = None
     """Further questions with answer strings, as Natural Questions' test set, searched in all segments."""
 

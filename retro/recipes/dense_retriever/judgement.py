@@ -77,15 +77,16 @@ def judge(
     Raises:
         ValueError: A passage was found twice for a question.
     """
-    graded = {one.id: one.relevant for one in asked if one.relevant is not None}
-    gains = ndcg({one.id: what.ids for one, what in zip(asked, found, strict=True)}, graded)
+    # By their places: ids are the files', and two files may have the same.
+    graded = {str(place): one.relevant for place, one in enumerate(asked) if one.relevant is not None}
+    gains = ndcg({str(place): what.ids for place, what in enumerate(found)}, graded)
     values: list[Values] = []
-    for one, what in zip(asked, found, strict=True):
+    for place, (one, what) in enumerate(zip(asked, found, strict=True)):
         mine: Values = {}
         if one.relevant is not None:
             right = {name for name, grade in one.relevant.items() if grade > 0}
             mine |= unit_values("segment", [name in right for name in what.ids], at)
-            mine |= {"ndcg10": gains[one.id], f"recall{at[-1]}": recall(what.ids, one.relevant, at[-1])}
+            mine |= {"ndcg10": gains[str(place)], f"recall{at[-1]}": recall(what.ids, one.relevant, at[-1])}
         if one.documents is not None:
             mine |= unit_values("document", [document_of(name) in one.documents for name in what.ids], at)
         if one.answers:

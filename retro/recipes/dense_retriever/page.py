@@ -183,7 +183,7 @@ def cases(
 
 
 def _right(one: Mapping[str, Any], key: str, metric: str) -> bool:
-    return one["values"].get(key, {}).get(metric, 0.0) > 0
+    return bool(one["values"].get(key, {}).get(metric, 0.0) > 0)
 
 
 def _case(one: Mapping[str, Any], both: Sequence[Mapping[str, str]], metric: str) -> dict[str, Any]:

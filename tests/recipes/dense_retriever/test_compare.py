@@ -92,7 +92,7 @@ def test_other_questions_are_refused(tmp_path: Path) -> None:
 
 
 def test_fewer_questions_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="has 3 questions of passages, .* 4"):
+    with pytest.raises(ArtifactError, match=r"has 3 questions of passages, .* 4"):
         two(tmp_path, items=scored.lines()[:3])
 
 

@@ -1,0 +1,108 @@
+"""Retrievers of the comparison, opened for a set of passages; what has to be derived for one is made first, and kept.
+
+    stores/KEY/passages_00 …   embeddings of a retriever, for each passages and embedder; stores/KEY/.retro beside them
+    stores/KEY/words           the BM25 index
+
+The folder `stores` is the recipe's: what is in it outlives the step that made it, and is checked when it is used again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from retro.common.artifacts import fingerprint
+from retro.common.config import config_json
+from retro.index.config import EmbedderConfig
+from retro.recipes.dense_retriever.evaluate_config import EmbedConfig, EvaluationConfig, RetrieverConfig
+from retro.recipes.dense_retriever.word_search import HybridPassages, WordSearch
+from retro.recipes.passages.config import PassagesConfig
+from retro.recipes.passages.embed import embed_shard
+from retro.recipes.passages.passages import Passages
+from retro.recipes.passages.search import PassageRetriever, PassageSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedModel:
+    """The model of the run."""
+
+    embedder: EmbedderConfig
+    """How it embeds."""
+    title: bool
+    """Whether it reads titles."""
+
+
+def passages_config(passages: Path, embedder: EmbedderConfig, embed: EmbedConfig, *, title: bool) -> PassagesConfig:
+    """Settings of passages that an embedder embeds and searches."""
+    same = ("dtype", "faiss", "nprobe", "ef_search", "passages_per_block")
+    own = {name: getattr(embed, name) for name in same}
+    return PassagesConfig(passages=passages, embedder=embedder, title=title, **own)
+
+
+def embed_all(config: PassagesConfig, out: Path, passages_per_shard: int) -> list[str]:
+    """Embed all passages into `out`, in as many shards as they need; gives the shards' names. It goes on where it was
+    stopped.
+
+    Raises:
+        RetroError: As `embed_shard`.
+    """
+    passages = Passages.open(config.passages_file, out / ".retro")
+    shards = max(1, math.ceil(len(passages) / passages_per_shard))
+    return [embed_shard(config, out, number, shards).path.name for number in range(shards)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrievers:
+    """Opens retrievers over one file of passages."""
+
+    passages: Passages
+    stores: Path
+    embed: EmbedConfig
+    settings: EvaluationConfig
+    tuned: TunedModel | None
+    embedded: Path | None = None
+    """Where the tuned model's embeddings of these passages are already; None: nowhere."""
+
+    def open(self, one: RetrieverConfig) -> PassageSearch:
+        """A retriever.
+
+        Raises:
+            DependencyError: A package that it needs is missing.
+            DataError, ArtifactError: A model or a file cannot be used.
+        """
+        if one.kind == "bm25":
+            return self._words()
+        if one.kind == "hybrid":
+            first, second = (self.open(self._named(name)) for name in one.of)
+            return HybridPassages(first, second, self.passages, one.rrf_constant, self.settings.depth)
+        if one.embedder is not None:
+            return self._dense(one.embedder, title=True, folder=None)
+        if self.tuned is None:
+            raise ValueError("the tuned model is not there")
+        return self._dense(self.tuned.embedder, title=self.tuned.title, folder=self.embedded)
+
+    def _named(self, name: str) -> RetrieverConfig:
+        return next(one for one in self.settings.retrievers if one.name == name)
+
+    def _words(self) -> WordSearch:
+        return WordSearch.open(self.passages, self._store("words"), self.settings.bm25)
+
+    def _dense(self, embedder: EmbedderConfig, *, title: bool, folder: Path | None) -> PassageRetriever:
+        config = passages_config(self.passages.file, embedder, self.embed, title=title)
+        if folder is None:
+            about = {"embedder": config_json(embedder), "title": title, "embed": self.embed.shaping}
+            if embedder.model is not None and Path(embedder.model).is_dir():
+                about |= {"weights": _weights(Path(embedder.model))}
+            folder = self._store(fingerprint(about)[:16])
+            embed_all(config, folder, self.embed.passages_per_shard)
+        return PassageRetriever.open(config.model_copy(update={"embeddings": str(folder)}))
+
+    def _store(self, name: str) -> Path:
+        return self.stores / f"{self.passages.fingerprint[:16]}-{name}"
+
+
+def _weights(folder: Path) -> str:
+    from retro.index.weights import weights_digest
+
+    return weights_digest(folder)
