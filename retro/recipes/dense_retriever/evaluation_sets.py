@@ -6,8 +6,8 @@
     NAME         a folder in BEIR's form, in its own corpus
 
 A pair says which passage answers its question; segments are cut elsewhere. A segment counts as right if it is of the
-pair's document and has at least `overlap` of the word trigrams of the shorter text in common with the positive. It is of
-a document by its id, or by its title where documents of pairs are named by these.
+pair's document and has at least `overlap` of the word trigrams of the shorter text in common with the positive. Of a
+document it is by its id, or by its title where documents of pairs are named by these.
 """
 
 from __future__ import annotations
