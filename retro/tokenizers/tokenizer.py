@@ -210,6 +210,13 @@ class HuggingFaceTokenizer:
         except Exception as error:  # noqa: BLE001
             raise _cannot_spell(self._path, text, error) from None
 
+    def starts(self, text: str) -> list[int]:
+        """The character of a text at which each of its tokens begins; several where a character has several."""
+        try:
+            return [start for start, _ in self._model.encode(text, add_special_tokens=False).offsets]
+        except Exception as error:  # noqa: BLE001
+            raise _cannot_spell(self._path, text, error) from None
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many texts."""
         try:

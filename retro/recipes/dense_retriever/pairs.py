@@ -10,12 +10,14 @@ No document is in both files.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
+from retro.qa.metrics.normalize import normalize_answer
 from retro.recipes.item_files import read_items, write_items
 
 _REMEDY = "Run the step that wrote it again with --redo"
@@ -57,6 +59,28 @@ def read_pairs(path: Path) -> list[Pair]:
     """
     found = read_items(path, ("id", "question", "document"), "pairs of questions and passages")
     return [_pair(path, one) for one in found]
+
+
+def pair_of_record(record: Mapping[str, Any]) -> Pair:
+    """The pair of a line that `write_pairs` wrote, without checks."""
+    passages = {"positive": PairPassage(**record["positive"])}
+    negatives = tuple(PairPassage(**one) for one in record["negatives"])
+    return Pair(**{**record, **passages, "negatives": negatives, "answers": tuple(record["answers"])})
+
+
+def question_key(question: str) -> str:
+    """What two questions that ask the same in the same words have in common: no case, punctuation or articles."""
+    return normalize_answer(question) or text_key(question)
+
+
+def text_key(text: str) -> str:
+    """What two copies of a passage have in common, however they are spaced and capitalized."""
+    return " ".join(text.casefold().split())
+
+
+def text_id(title: str, text: str) -> str:
+    """An id for a passage that has none: equal for equal passages."""
+    return hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:16]
 
 
 def _pair(path: Path, item: Mapping[str, Any]) -> Pair:
