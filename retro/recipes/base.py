@@ -213,6 +213,7 @@ RECIPES: Registry[Recipe] = Registry(
         "instruct_rag": "retro.recipes.instruct_rag.recipe:InstructRag",
         "knowledge_conflict": "retro.recipes.knowledge_conflict.recipe:KnowledgeConflict",
         "multi_hop": "retro.recipes.multi_hop.recipe:MultiHop",
+        "dense_retriever": "retro.recipes.dense_retriever.recipe:DenseRetriever",
     },
     _accept,
 )

@@ -49,19 +49,14 @@ class BeirSplit:
     counts: dict[str, int]
     """`questions`, `judgements`, and `without_relevant`: questions of which no grade is above 0."""
 
-    @property
-    def files(self) -> list[Path]:
-        """What was read, but for the corpus."""
-        return [_there(self.folder, QUERIES), self.folder / "qrels" / f"{self.split}.tsv"]
 
-
-def corpus_file(folder: Path) -> Path:
-    """The corpus of a folder.
+def files_of(folder: Path, split: Split) -> tuple[Path, Path, Path]:
+    """The files of a split: corpus, questions, judgements.
 
     Raises:
-        DataError: There is none.
+        DataError: One is missing.
     """
-    return _there(folder, CORPUS)
+    return _there(folder, CORPUS), _there(folder, QUERIES), _require(folder / "qrels" / f"{split}.tsv", _qrels(split))
 
 
 def read_split(folder: Path, split: Split) -> BeirSplit:
@@ -71,7 +66,7 @@ def read_split(folder: Path, split: Split) -> BeirSplit:
         DataError: A file is missing, a line is not in BEIR's form, or a question is judged that has no text; file and
             line are named.
     """
-    path = _require(folder / "qrels" / f"{split}.tsv", f"qrels/{split}.tsv")
+    path = _require(folder / "qrels" / f"{split}.tsv", _qrels(split))
     texts = _queries(_there(folder, QUERIES))
     questions: dict[str, str] = {}
     relevant: dict[str, dict[str, int]] = {}
@@ -110,7 +105,7 @@ def passages_of(folder: Path, store: Path) -> tuple[Passages, dict[str, int]]:
         DataError: The corpus is missing, a line is not in BEIR's form, or two documents have one id.
         ArtifactError: The disk is full, or what was made there is damaged.
     """
-    source = corpus_file(folder)
+    source = _there(folder, CORPUS)
     store.mkdir(parents=True, exist_ok=True)
     made_of = {"sha256": known_sha256(source, store), "form": 1}
     made = kept(store / "corpus", "the passages of a BEIR corpus", made_of, lambda fresh: _convert(source, fresh))
@@ -148,7 +143,11 @@ def _passage(passages: Passages, document: str, split: BeirSplit) -> Passage:
         return passages[document]
     except KeyError:
         problem = f"judges the document {document[:80]!r}, which {CORPUS} does not have, or without text"
-        raise DataError(split.files[1], problem, "Give the corpus of these judgements") from None
+        raise DataError(split.folder / "qrels" / f"{split.split}.tsv", problem, "Give the corpus of these judgements") from None
+
+
+def _qrels(split: Split) -> str:
+    return f"qrels/{split}.tsv"
 
 
 def _there(folder: Path, name: str) -> Path:

@@ -21,6 +21,7 @@ from retro.recipes.passages.config import PassagesConfig
 from retro.recipes.passages.embed import embed_shard
 from retro.recipes.passages.passages import Passages
 from retro.recipes.passages.search import PassageRetriever, PassageSearch
+from retro.recipes.passages.store import STORE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +41,26 @@ def passages_config(passages: Path, embedder: EmbedderConfig, embed: EmbedConfig
     return PassagesConfig(passages=passages, embedder=embedder, title=title, **own)
 
 
-def embed_all(config: PassagesConfig, out: Path, passages_per_shard: int) -> list[str]:
-    """Embed all passages into `out`, in as many shards as they need; gives the shards' names. It goes on where it was
-    stopped.
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What `embed_all` left."""
+
+    files: list[str]
+    passages: int
+    dimension: int
+
+
+def embed_all(config: PassagesConfig, out: Path, passages_per_shard: int) -> Embedded:
+    """Embed all passages into `out`, in as many shards as they need. It goes on where it was stopped.
 
     Raises:
         RetroError: As `embed_shard`.
     """
-    passages = Passages.open(config.passages_file, out / ".retro")
+    out.mkdir(parents=True, exist_ok=True)
+    passages = Passages.open(config.passages_file, out / STORE)
     shards = max(1, math.ceil(len(passages) / passages_per_shard))
-    return [embed_shard(config, out, number, shards).path.name for number in range(shards)]
+    made = [embed_shard(config, out, number, shards) for number in range(shards)]
+    return Embedded(files=[one.path.name for one in made], passages=len(passages), dimension=made[0].dimension)
 
 
 @dataclass(frozen=True, kw_only=True)

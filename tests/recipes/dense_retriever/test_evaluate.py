@@ -179,10 +179,11 @@ def test_embeddings_come_in_as_many_shards_as_they_need_and_are_made_once(tmp_pa
     _, path = world(tmp_path)
     embed = EmbedConfig(passages_per_block=5, passages_per_shard=10)
     config = passages_config(path, settings().retrievers[1].embedder or pytest.fail(), embed, title=True)
-    assert embed_all(config, tmp_path / "out", 10) == ["passages_00", "passages_01", "passages_02"]
-    made = {one: one.stat().st_mtime_ns for one in (tmp_path / "out").glob("passages_*")}
+    made = embed_all(config, tmp_path / "out", 10)
+    assert (made.files, made.passages, made.dimension) == (["passages_00", "passages_01", "passages_02"], 24, 1024)
+    times = {one: one.stat().st_mtime_ns for one in (tmp_path / "out").glob("passages_*")}
     embed_all(config, tmp_path / "out", 10)
-    assert {one: one.stat().st_mtime_ns for one in (tmp_path / "out").glob("passages_*")} == made
+    assert {one: one.stat().st_mtime_ns for one in (tmp_path / "out").glob("passages_*")} == times
 
 
 def written(folder: Path, *sets: EvaluationSet, curves: Any = None) -> list[str]:
