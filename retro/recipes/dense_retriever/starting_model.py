@@ -50,12 +50,20 @@ def open_folder(folder: Path, config: StartConfig) -> Any:
     Raises:
         DataError: As `open_start`.
     """
+    import torch
+
     check_model(folder, config.embedder if config.tiny is None else EmbedderConfig(kind="huggingface", model=str(folder)))
-    if (folder / "modules.json").exists():
-        model = load_sentence_transformer(folder, "float32")
-        strip_normalize(model)
-    else:
-        model = load_from(folder, "an encoder", lambda: _pooled_encoder(folder, config.pooling))
+    # A BERT without a pooler gets a random one, which nobody asks for and the saved model has.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if (folder / "modules.json").exists():
+            model = load_sentence_transformer(folder, "float32")
+            strip_normalize(model)
+        else:
+            model = load_from(folder, "an encoder", lambda: _pooled_encoder(folder, config.pooling))
+    for name, one in model.named_parameters():
+        if "pooler" in name.split("."):
+            one.requires_grad_(False)
     positions = model.max_seq_length or config.max_tokens
     model.max_seq_length = min(positions, config.max_tokens)
     model.similarity_fn_name = config.similarity
