@@ -122,10 +122,11 @@ def write_all(
         curves: Of training; none where nothing was trained.
     """
     how = {"confidence": intervals.confidence, "resamples": intervals.samples, "seed": intervals.seed}
-    scores = {"intervals": how, "at": list(config.at), "sets": {name: found for name, found, _ in sets}}
+    names = [one.name for one in config.retrievers]
+    measured = {name: found for name, found, _ in sets}
+    scores = {"intervals": how, "at": list(config.at), "retrievers": names, "sets": measured}
     write_plain_json(out / SCORES, scores)
     write_items(out / QUESTIONS, (line for _, _, lines in sets for line in lines))
-    names = [one.name for one in config.retrievers]
     groups: list[dict[str, Any]] = []
     if len(names) > 1 and config.cases:
         sides = [{"name": name, "key": name} for name in names[:2]]
