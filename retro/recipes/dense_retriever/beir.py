@@ -143,7 +143,9 @@ def _passage(passages: Passages, document: str, split: BeirSplit) -> Passage:
         return passages[document]
     except KeyError:
         problem = f"judges the document {document[:80]!r}, which {CORPUS} does not have, or without text"
-        raise DataError(split.folder / "qrels" / f"{split.split}.tsv", problem, "Give the corpus of these judgements") from None
+        raise DataError(
+            split.folder / "qrels" / f"{split.split}.tsv", problem, "Give the corpus of these judgements"
+        ) from None
 
 
 def _qrels(split: Split) -> str:

@@ -30,6 +30,12 @@ def curves_of(rows: Sequence[Mapping[str, Any]]) -> Curves:
     return found
 
 
+def curve_words(name: str) -> str:
+    """A curve's name in words: what the trainer calls `eval_` was measured on held-out pairs."""
+    held_out = name.startswith("eval_")
+    return f"{'held-out ' if held_out else ''}{name.removeprefix('eval_').replace('_', ' ')}"
+
+
 def draw(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
     """Draw a panel for each curve.
 
@@ -45,7 +51,7 @@ def draw(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> Non
         for number, (panel, (name, points)) in enumerate(zip(panels, curves.items(), strict=False)):
             series = Series(name=name, points=points, color=number % len(figures.FILE), kind="dots")
             figures.draw_lines(panel, [series], figures.FILE)
-            panel.set_title(name)
+            panel.set_title(curve_words(name))
             panel.set_xlabel("step")
             panel.grid(alpha=0.25)
         for panel in panels[len(curves) :]:

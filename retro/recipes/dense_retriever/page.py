@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from retro.common.terminal import Table
 from retro.recipes.dense_retriever.compare import Side
+from retro.recipes.dense_retriever.curves import curve_words
 from retro.recipes.dense_retriever.published import PUBLISHED
 from retro.recipes.dense_retriever.ranking import MRR_DEPTH, NDCG_DEPTH, UNITS
 from retro.report.figures import Bar, Series, interval_bars, line_chart
@@ -157,8 +158,8 @@ def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[tup
     for number, (name, points) in enumerate(curves.items()):
         if points:
             series = Series(name=name, points=points, color=number % _COLORS, kind="dots")
-            title = f"Training: {name}"
-            yield title, line_chart([series], x_label="step", y_label=name, label=title)
+            title = f"Training: {curve_words(name)}"
+            yield title, line_chart([series], x_label="step", y_label="", label=title)
 
 
 def cases(

@@ -19,7 +19,9 @@ class DenseRetriever:
     """A dense retriever tuned to the task (Contriever, InfoNCE, VICReg)."""
 
     name = "dense_retriever"
-    summary = "A dense retriever tuned to the task: InfoNCE, MoCo, VICReg, mined negatives, distillation; measured right"
+    summary = (
+        "A dense retriever tuned to the task: InfoNCE, MoCo, VICReg, mined negatives, distillation; measured right"
+    )
     config = DenseRetrieverConfig
     special_tokens: tuple[str, ...] = ()
     commands: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType(

@@ -57,7 +57,8 @@ def test_a_run_s_index_and_neighbors_are_made_with_it(run: RunConfig, model: Pat
 
 
 def test_a_question_finds_chunks_of_the_run_by_it(run: RunConfig) -> None:
-    retriever = DatabaseRetriever(*(stage(name).path(run) for name in ("corpus", "db", "index")))
+    corpus, database, index = (stage(name).path(run) for name in ("corpus", "db", "index"))
+    retriever = DatabaseRetriever(corpus, database, index)
     text = retriever.search(["river"], 1)[0][0].text
     # A chunk's own text has its own vector.
     [found] = retriever.search([text], 3)

@@ -204,7 +204,7 @@ def test_scores_page_and_curves_are_written(tmp_path: Path) -> None:
     assert scores["sets"]["positives"]["passages"] == 6
     html = (tmp_path / "embedders.html").read_text()
     assert "Positives of the held-out pairs alone, as the original measured: by document, in %" in html
-    assert "Training: eval_top5" in html
+    assert "Training: held-out top5" in html
     assert json.loads((tmp_path / "curves.json").read_text()) == {"loss": [[1, 2.0], [2, 1.0]], "eval_top5": [[2, 0.5]]}
 
 
