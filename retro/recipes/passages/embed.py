@@ -29,13 +29,13 @@ from retro.index.embedder import Embedder, require_vectors
 from retro.recipes.passages.config import PassagesConfig
 from retro.recipes.passages.embedders import embedded_text, shared_embedder
 from retro.recipes.passages.passages import Passages
+from retro.recipes.passages.shard_writer import stream_shard
 from retro.recipes.passages.shards import (
     PREFIX,
     require_numbers,
     shard_name,
     shard_number,
     shard_rows,
-    write_shard,
 )
 from retro.recipes.passages.store import STORE
 
@@ -163,12 +163,11 @@ def _embed(work: _ShardWork, path: Path, store: Path, header: dict[str, Any]) ->
     Coordinator(store, stage=_STAGE).build(
         blocks, work.make, sizes=blocks.expected_rows, unit="passages", what=f"passages: embedding {path.name}"
     )
-    vectors_ND = np.empty((len(work.rows), work.embedder.dimension), dtype=work.config.dtype)
-    ids: list[str] = []
-    for number, part in enumerate(parts):
-        ids += [passage.id for passage in work.passages.at(part)]
-        vectors_ND[part.start - work.rows.start : part.stop - work.rows.start] = blocks.take(number).arrays["vectors"]
-    write_shard(path, ids, vectors_ND)
+    # Streamed: a shard may be larger than memory.
+    ids = (passage.id for part in parts for passage in work.passages.at(part))
+    vectors = (blocks.take(number).arrays["vectors"] for number in range(len(parts)))
+    shape = (len(work.rows), work.embedder.dimension)
+    stream_shard(path, ids, vectors, shape, np.dtype(work.config.dtype))
     blocks.remove()
 
 

@@ -208,3 +208,39 @@ def test_values_that_two_bytes_do_not_hold_are_refused_and_fit_into_four(tmp_pat
     finally:
         EMBEDDERS.unregister("loud")
     assert read_shard(out / "passages_00").vectors.map()[0].tolist() == [70_000, 70_000]
+
+
+class Counting(Embedder):
+    """Vectors without a model: 2,048 values of the text's last number."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.dimension, self.identity = 2048, {"kind": "counting"}
+
+    def embed_passages(self, texts: Sequence[str], advance: Callable[[int], None] = ignore) -> NDArray[np.float32]:
+        numbers = np.array([int(text.split()[-1]) for text in texts], dtype=np.float32)
+        return np.repeat(numbers[:, None], self.dimension, axis=1)
+
+
+def test_a_shard_takes_memory_for_a_block_and_not_for_all_its_vectors(tmp_path: Path) -> None:
+    import tracemalloc
+
+    def config(count: int) -> PassagesConfig:
+        lines = "".join(f'{{"id": "p{number}", "text": "number {number}"}}\n' for number in range(count))
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text(lines, encoding="utf-8")
+        return config_of(tmp_path, passages=path, embedder={"kind": "counting"}, passages_per_block=100)
+
+    EMBEDDERS.register("counting")(Counting)
+    try:
+        # Whatever is imported on the way is there then.
+        embed_shard(config(2), tmp_path / "small")
+        tracemalloc.start()
+        report = embed_shard(config(5000), tmp_path / "out")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        EMBEDDERS.unregister("counting")
+    # 20 MB if they were held once; a block has 0.8 MB as float32, of which there are some copies.
+    assert most < 5000 * 2048 * 2 / 2, most
+    assert read_shard(report.path).vectors.map()[[0, 1500, 2047], 7].tolist() == [0, 1500, 2047]

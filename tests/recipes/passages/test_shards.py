@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from retro.common.errors import DataError
 from retro.recipes.passages import vectors as conversion
 from retro.recipes.passages.passages import Passages
+from retro.recipes.passages.shard_writer import stream_shard
 from retro.recipes.passages.shards import find_shards, read_shard, shard_name, shard_rows, write_shard
 from retro.recipes.passages.vectors import Vectors, open_vectors
 from tests.mcore.hostile import Evil, infected, payloads
@@ -262,3 +263,32 @@ def test_a_large_shard_takes_no_memory_for_its_vectors(tmp_path: Path) -> None:
     assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
     assert not shard.vectors.map()[1, :9].any()
+
+
+def test_a_shard_is_streamed_as_it_would_be_written_whole(tmp_path: Path) -> None:
+    ids = [f"é{number}" * (1 + 100 * (number % 2)) for number in range(2500)]
+    whole = numbers(2500)
+    blocks = (whole[start : start + 999] for start in range(0, 2500, 999))
+    stream_shard(tmp_path / "passages_00", iter(ids), blocks, (2500, 3), np.dtype(np.float32))
+    write_shard(tmp_path / "passages_01", ids, whole)
+    assert (tmp_path / "passages_00").read_bytes() == (tmp_path / "passages_01").read_bytes()
+    found, vectors = pickle.loads((tmp_path / "passages_00").read_bytes())  # noqa: S301 - as other tools do
+    assert found == ids
+    assert np.array_equal(vectors, whole)
+    shard = read_shard(tmp_path / "passages_00")
+    assert shard.ids == tuple(ids)
+    assert np.array_equal(shard.vectors.map(), whole)
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [
+        ((3, 3), "got 2 ids and 3 vectors"),
+        ((2, 4), r"a shard of \(2, 4\) got a block \(1, 3\)"),
+        ((2, 3), "got 2 ids and 1 vectors"),
+    ],
+)
+def test_parts_that_do_not_make_the_shard_leave_nothing(shape: tuple[int, int], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=problem):
+        stream_shard(tmp_path / "passages_00", ["a", "b"], [numbers(1)], shape, np.dtype(np.float32))
+    assert list(tmp_path.iterdir()) == []
