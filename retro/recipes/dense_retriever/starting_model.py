@@ -6,7 +6,8 @@ gets one where that is a cosine.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,23 @@ def strip_normalize(model: Any) -> None:
     del model._modules[last]
 
 
+def vocabulary(counts: Mapping[str, int], size: int) -> list[str]:
+    """Entries of a WordPiece vocabulary: every character that occurs, of which any word can be put together, and the
+    most frequent words. The trainer of tokenizers would order equally frequent pieces by chance.
+
+    Args:
+        counts: How often each word occurs.
+        size: Most entries; characters and special tokens are there whatever it is.
+    """
+    characters = sorted({character for word in counts for character in word})
+    entries = dict.fromkeys([*_SPECIAL, *characters, *(f"##{one}" for one in characters)])
+    for word in sorted(counts, key=lambda one: (-counts[one], one)):
+        if len(entries) >= size:
+            break
+        entries[word] = None
+    return list(entries)
+
+
 def make_tiny(config: TinyEncoderConfig, texts: Iterable[str], seed: int, folder: Path) -> None:
     """Write a small BERT with random weights, and a WordPiece vocabulary of `texts`.
 
@@ -108,19 +126,18 @@ def make_tiny(config: TinyEncoderConfig, texts: Iterable[str], seed: int, folder
         DataError: The texts have no word.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=config.vocabulary, special_tokens=list(_SPECIAL), show_progress=False
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(
+        word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() <= len(_SPECIAL):
+    if not counts:
         raise DataError("pairs", "have no words to learn a vocabulary from", "Give texts")
+    entries = {word: number for number, word in enumerate(vocabulary(counts, config.vocabulary))}
+    tokenizer = Tokenizer(models.WordPiece(entries, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, splitter, decoders.WordPiece()
     cls, sep = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     with torch.random.fork_rng(devices=[]):

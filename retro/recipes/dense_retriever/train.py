@@ -121,15 +121,13 @@ def _usable(passages: Passages, held_out: set[str], path: Path) -> tuple[list[in
     """Rows of segments to learn from; two of a batch are never equal, for equal ones are here once."""
     rows: list[int] = []
     seen: set[bytes] = set()
-    counts = {"segments": 0, "held_out_segments": 0, "equal_segments": 0, "empty_segments": 0}
+    counts = {"segments": 0, "held_out_segments": 0, "equal_segments": 0}
     for first in range(0, len(passages), 1024):
         part = range(first, min(first + 1024, len(passages)))
         for row, one in zip(part, passages.at(part), strict=True):
             key = hashlib.blake2b(one.text.encode(), digest_size=12).digest()
             if document_of(one.id) in held_out:
                 counts["held_out_segments"] += 1
-            elif not one.text.strip():
-                counts["empty_segments"] += 1
             elif key in seen:
                 counts["equal_segments"] += 1
             else:

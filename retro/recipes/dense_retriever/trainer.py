@@ -251,9 +251,10 @@ def curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the trainer recorded, without what differs from run to run: one record for each step that has any."""
     found: dict[int, dict[str, Any]] = {}
     for one in history:
-        row = found.setdefault(int(one["step"]), {"step": int(one["step"])})
+        row = found.setdefault(int(one["step"]), {})
         row |= {name: value for name, value in one.items() if not _timed(name)}
-    return [found[step] for step in sorted(found)]
+    # The trainer's own file of a checkpoint has names in alphabetical order.
+    return [{"step": step, **dict(sorted(found[step].items()))} for step in sorted(found)]
 
 
 def _timed(name: str) -> bool:
