@@ -25,13 +25,11 @@ from retro.qa.question_files import read_questions
 from retro.recipes.dense_retriever.beir import passages_of, read_split
 from retro.recipes.dense_retriever.evaluate_config import BeirConfig
 from retro.recipes.dense_retriever.judgement import Asked
+from retro.recipes.dense_retriever.mine import shared_part, trigrams
 from retro.recipes.dense_retriever.pairs import Pair
-from retro.recipes.dense_retriever.ranking import normalized_words
 from retro.recipes.item_files import write_items
 
 log = logging.getLogger(__name__)
-
-_GRAM = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +49,6 @@ class EvaluationSet:
     def first(self, most: int | None) -> EvaluationSet:
         """The set with the first so many questions."""
         return self if most is None else replace(self, asked=self.asked[:most])
-
-
-def trigrams(text: str) -> frozenset[tuple[str, ...]]:
-    """The runs of three words of a text; of a shorter one, the text."""
-    words = normalized_words(text).split()
-    return frozenset(zip(*(words[start:] for start in range(min(_GRAM, max(1, len(words))))), strict=False))
-
-
-def shared(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
-    """Share of the trigrams of the shorter text that the longer one has too, 0 to 1."""
-    shorter, longer = sorted((one, other), key=len)
-    return len(shorter & longer) / len(shorter) if shorter else 0.0
 
 
 def grouped(pairs: Iterable[Pair]) -> list[list[Pair]]:
@@ -130,7 +116,7 @@ def among_passages(
             named[identifier] = document
             mine = trigrams(text)
             for positive, grams in positives[document].items():
-                if shared(grams, mine) >= overlap:
+                if shared_part(grams, mine) >= overlap:
                     right[document, positive][identifier] = 1
     found = set(named.values())
     if not found:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from retro.cli.main import app as cli
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.recipes.dense_retriever import page
-from retro.recipes.dense_retriever.command import PAGE, PAIRS, run_compare
+from retro.recipes.dense_retriever.command import PAGE, PAIRS, run_beir, run_compare
 from retro.recipes.dense_retriever.compare import compare, open_side
-from tests.recipes.dense_retriever import scored
+from retro.recipes.dense_retriever.pair_items import plain_pairs
+from tests.recipes.dense_retriever import beir_folder, scored
 
 
 def test_two_retrievers_of_a_run_are_compared_question_by_question(tmp_path: Path) -> None:
@@ -140,3 +143,40 @@ def test_metrics_are_named_in_words() -> None:
     assert [page.metric_words(name) for name in names] == [
         "top-5 by document", "MRR@10 by segment", "MRR by answer string", "nDCG@10", "recall@100",
     ]  # fmt: skip
+
+
+def test_a_beir_folder_becomes_pairs_that_the_recipe_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = beir_folder.write(tmp_path / "cities", train=[("q1", "d1", 1), ("q2", "d2", 2), ("q2", "d1", 0)])
+    out = tmp_path / "made" / "pairs.jsonl"
+    run_beir([str(folder), f"out={out}"])
+    capsys.readouterr()
+    items = [json.loads(line) for line in out.read_text().splitlines()]
+    found = [plain_pairs(item, str(number)) for number, item in enumerate(items)]
+    assert [(one.id, one.question) for one in found] == [
+        ("q1:d1", "Where does Rome lie?"), ("q2:d2", "Which city lies on the Seine?"),
+    ]  # fmt: skip
+    assert [(one.positives[0].id, one.positives[0].document) for one in found] == [("d1", "d1"), ("d2", "d2")]
+    assert [path.name for path in out.parent.iterdir()] == ["pairs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["FOLDER"], r"needs one folder in BEIR's form, and out=FILE.jsonl"),
+        (["out=x.jsonl"], r"needs one folder in BEIR's form"),
+        (["FOLDER", "out=x.jsonl", "split=tset"], r"split=tset.*: needs one of train, dev, test"),
+        (["FOLDER", "out=x.jsonl", "spit=test"], r"did you mean 'split'"),
+    ],
+)
+def test_a_wrong_word_of_beir_is_named(tmp_path: Path, words: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        run_beir([str(tmp_path) if word == "FOLDER" else word for word in words])
+
+
+def test_all_settings_are_shown() -> None:
+    shown = CliRunner().invoke(cli, ["recipe", "dense_retriever", "show"], env={"COLUMNS": "200"}).output
+    for name in ("data.sources[].path", "mine.near_duplicate", "train.vicreg.covariance", "evaluate.retrievers[].kind"):
+        assert name in shown
+    # Of other packages a line is enough.
+    assert "evaluate.bm25" in shown
+    assert "evaluate.bm25.k1" not in shown

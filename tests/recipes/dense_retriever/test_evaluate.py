@@ -20,8 +20,6 @@ from retro.recipes.dense_retriever.evaluation_sets import (
     among_positives,
     grouped,
     of_beir,
-    shared,
-    trigrams,
     with_answers,
 )
 from retro.recipes.dense_retriever.judgement import Asked
@@ -48,19 +46,6 @@ def segments(path: Path, *lines: tuple[str, str, str]) -> Path:
 
 def of_id(name: str) -> str:
     return name.rpartition("#")[0]
-
-
-def test_trigrams_are_runs_of_three_words_or_the_whole_of_a_shorter_text() -> None:
-    assert trigrams("The cat, sat") == {("the", "cat", ","), ("cat", ",", "sat")}
-    assert trigrams("Two words") == {("two", "words")}
-    assert trigrams("") == trigrams(" \n") == frozenset()
-
-
-def test_shared_is_a_share_of_the_shorter_text() -> None:
-    # Of the positive's four trigrams the segment has the last two.
-    assert shared(trigrams("a b c d e f"), trigrams("c d e f g h i")) == 0.5
-    assert shared(trigrams("c d e"), trigrams("a b c d e f")) == 1.0
-    assert shared(trigrams(""), trigrams("a b c")) == 0.0
 
 
 def test_pairs_of_one_question_are_asked_once() -> None:
