@@ -57,14 +57,17 @@ def measure(
     """
     config = retrievers.settings
     found: dict[str, list[Found]] = {}
-    values: dict[str, list[Values]] = {}
-    for retriever in config.retrievers:
+    ids: dict[str, dict[str, tuple[str, ...]]] = {}
+    # A hybrid joins what others found.
+    for retriever in sorted(config.retrievers, key=lambda each: each.kind == "hybrid"):
         log.info("evaluate: %s by %s, %d questions", set_title(one.name), retriever.name, len(one.asked))
         found[retriever.name] = rank(
-            one.asked, retrievers.open(retriever), directory / RANKINGS / f"{one.name}.{retriever.name}.jsonl",
+            one.asked, retrievers.open(retriever, ids), directory / RANKINGS / f"{one.name}.{retriever.name}.jsonl",
             n=config.depth, questions_per_block=config.questions_per_block, exclude_own_id=one.exclude_own_id,
         )  # fmt: skip
-        values[retriever.name] = judge(one.asked, found[retriever.name], config.at, one.document_of)
+        pairs = zip(one.asked, found[retriever.name], strict=True)
+        ids[retriever.name] = {asked.question: what.ids for asked, what in pairs}
+    values = {each.name: judge(one.asked, found[each.name], config.at, one.document_of) for each in config.retrievers}
     first = config.retrievers[0].name
     scores = {
         "questions": len(one.asked),

@@ -9,6 +9,7 @@ The folder `stores` is the recipe's: what is in it outlives the step that made i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from retro.common.artifacts import fingerprint
 from retro.common.config import config_json
 from retro.index.config import EmbedderConfig
 from retro.recipes.dense_retriever.evaluate_config import EmbedConfig, EvaluationConfig, RetrieverConfig
-from retro.recipes.dense_retriever.word_search import HybridPassages, WordSearch
+from retro.recipes.dense_retriever.word_search import HybridPassages, Recorded, WordSearch
 from retro.recipes.passages.config import PassagesConfig
 from retro.recipes.passages.embed import embed_shard
 from retro.recipes.passages.passages import Passages
@@ -75,8 +76,13 @@ class Retrievers:
     embedded: Path | None = None
     """Where the tuned model's embeddings of these passages are already; None: nowhere."""
 
-    def open(self, one: RetrieverConfig) -> PassageSearch:
+    def open(self, one: RetrieverConfig, found: Mapping[str, Mapping[str, Sequence[str]]]) -> PassageSearch:
         """A retriever.
+
+        Args:
+            one: Which.
+            found: What those that a hybrid is made of found: by retriever and question, ids of passages, best first.
+                They are not searched again, and not in memory at once.
 
         Raises:
             DependencyError: A package that it needs is missing.
@@ -85,16 +91,13 @@ class Retrievers:
         if one.kind == "bm25":
             return self._words()
         if one.kind == "hybrid":
-            first, second = (self.open(self._named(name)) for name in one.of)
+            first, second = (Recorded(found[name]) for name in one.of)
             return HybridPassages(first, second, self.passages, one.rrf_constant, self.settings.depth)
         if one.embedder is not None:
             return self._dense(one.embedder, title=True, folder=None)
         if self.tuned is None:
             raise ValueError("the tuned model is not there")
         return self._dense(self.tuned.embedder, title=self.tuned.title, folder=self.embedded)
-
-    def _named(self, name: str) -> RetrieverConfig:
-        return next(one for one in self.settings.retrievers if one.name == name)
 
     def _words(self) -> WordSearch:
         return WordSearch.open(self.passages, self._store("words"), self.settings.bm25)

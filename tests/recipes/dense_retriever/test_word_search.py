@@ -11,7 +11,7 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.qa.question import Context
-from retro.recipes.dense_retriever.word_search import FOLDER, HybridPassages, WordSearch
+from retro.recipes.dense_retriever.word_search import FOLDER, HybridPassages, Recorded, WordSearch
 from retro.recipes.passages.layouts import Passage
 from retro.recipes.passages.passages import Passages
 from tests.recipes.passages.world import write_jsonl
@@ -92,6 +92,16 @@ def test_lists_are_joined_by_the_sum_of_reciprocal_ranks(tmp_path: Path) -> None
     assert [one.score for one in found] == pytest.approx([1 / 61 + 1 / 63, 2 / 62, 1 / 61, 1 / 63])
     # Lists are as long as the depth, however few are wanted of them.
     assert names(hybrid.search(["x"], 1)) == [["p0"]]
+
+
+def test_what_was_found_is_found_again(tmp_path: Path) -> None:
+    recorded = Recorded({"x": ("p0", "p1"), "y": ()})
+    assert names(recorded.search(["y", "x"], 1)) == [[], ["p0"]]
+    hybrid = HybridPassages(recorded, Recorded({"x": ("p1",)}), passages_in(tmp_path), 60, 3)
+    assert names(hybrid.search(["x"], 3)) == [["p1", "p0"]]
+    assert hybrid.identity != HybridPassages(recorded, recorded, passages_in(tmp_path), 60, 3).identity
+    with pytest.raises(KeyError, match="z"):
+        recorded.search(["z"], 1)
 
 
 def test_a_list_without_passages_leaves_the_other_one(tmp_path: Path) -> None:
