@@ -17,6 +17,7 @@ from retro.common.blocks import ranges
 from retro.common.errors import ConfigError
 from retro.common.files import discard
 from retro.common.progress import Progress
+from retro.index.bm25.postings import words_of
 from retro.index.config import EmbedderConfig
 from retro.index.weights import find_model
 from retro.qa.question import PassageLike
@@ -43,7 +44,7 @@ _GRAM = 3
 
 def trigrams(text: str) -> frozenset[tuple[str, ...]]:
     """Runs of three words, or the words of a shorter text; without case and punctuation."""
-    words = normalized_words(text).split()
+    words = words_of(text)
     return frozenset(tuple(words[first : first + _GRAM]) for first in range(max(1, len(words) - _GRAM + 1)))
 
 
@@ -168,10 +169,10 @@ def open_searches(
             yield WordSearch.open(Passages.open(passages, store), store, title=title)
         elif embedder is not None:
             settings = PassagesConfig(
-                passages=passages, embeddings=str(store / "vectors" / "*"), store=store, embedder=embedder,
+                passages=passages, embeddings=str(store / "shards" / "*"), store=store, embedder=embedder,
                 title=title, faiss=MAPPED, passages_per_block=config.embeddings_per_block,
             )  # fmt: skip
-            embed_shard(settings, store / "vectors")
+            embed_shard(settings, store / "shards")
             yield PassageRetriever.open(settings)
 
 

@@ -64,8 +64,12 @@ class ReaderScoresConfig(StageConfig):
     passages: PositiveInt = 8
     """Passages of a question: its positive and the first of its negatives."""
 
-    prompt: str = "{title}\n{text}\n\nQuestion: {question}\nAnswer:"
-    """What the reader reads before the answer. A passage that does not fit is cut at its end."""
+    read_by: Literal["prompt", "encoder"] = "prompt"
+    """Where the reader has a passage: in its prompt, or, for Retro models, in their encoder."""
+
+    prompt: str = ""
+    """What the reader reads before the answer, with the fields {title}, {text} and {question}. Empty: passage, question
+    and `Answer:`, the passage only where it is read by the prompt. A passage that does not fit is cut at its end."""
 
     per_token: bool = False
     """Scores are means over the answer's tokens, in place of sums."""
@@ -78,6 +82,19 @@ class ReaderScoresConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fields_are_there(self) -> Self:
-        have = all("{" + name + "}" in self.prompt for name in ("text", "question"))
-        require(self, "prompt", have, "the fields {text} and {question}; {title} may be there")
+        needed = ("text", "question") if self.read_by == "prompt" else ("question",)
+        have = not self.prompt or all("{" + name + "}" in self.prompt for name in needed)
+        require(self, "prompt", have, " and ".join("{" + name + "}" for name in needed))
+        known = {"title": "", "text": "", "question": ""}
+        try:
+            self.template.format_map(known)
+        except (KeyError, ValueError, IndexError):
+            require(self, "prompt", False, "no fields but {title}, {text} and {question}")
+        require(self, "passages", self.passages > 1, "at least 2: of one passage nothing is learned")
         return self
+
+    @property
+    def template(self) -> str:
+        """The prompt, or the usual one."""
+        usual = "Question: {question}\nAnswer:"
+        return self.prompt or (f"{{title}}\n{{text}}\n\n{usual}" if self.read_by == "prompt" else usual)

@@ -7,7 +7,7 @@ from typing import Any
 
 from retro.common.config import StageConfig
 from retro.recipes.base import Made, Step, StepRun
-from retro.recipes.dense_retriever import mine, train
+from retro.recipes.dense_retriever import mine, reader_scores, train
 from retro.recipes.dense_retriever.mine_config import MineConfig, ReaderScoresConfig
 from retro.recipes.dense_retriever.train_config import PretrainConfig, StartConfig, TinyEncoderConfig, TrainConfig
 from retro.run.config import RunConfig
@@ -38,6 +38,7 @@ class Steps:
         Step(name="pairs", summary="Written by the test.", run=lambda _: Made()),
         train.PRETRAIN,
         mine.MINE,
+        reader_scores.READER_SCORES,
         train.TRAIN,
     )
 
