@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from retro.common.config import StageConfig
+from retro.common.errors import require
 from retro.recipes.dense_retriever.data_config import DataConfig
 from retro.recipes.dense_retriever.evaluate_config import EmbedConfig, EvaluationConfig
 from retro.recipes.dense_retriever.mine_config import MineConfig, ReaderScoresConfig
@@ -25,8 +28,8 @@ class DenseRetrieverConfig(StageConfig):
     mine: MineConfig | None = None
     """Hard negatives from searches of the segments; absent: none."""
 
-    reader_scores: ReaderScoresConfig = ReaderScoresConfig()
-    """How likely a reader finds the answer given each passage, for train.objective = distillation."""
+    reader_scores: ReaderScoresConfig | None = None
+    """How likely a reader finds the answer given each passage, for train.objective = distillation; absent: none."""
 
     train: TrainConfig = TrainConfig()
     """Training on questions and passages."""
@@ -36,6 +39,16 @@ class DenseRetrieverConfig(StageConfig):
 
     evaluate: EvaluationConfig = EvaluationConfig()
     """What is measured, and which retrievers are compared."""
+
+    @model_validator(mode="after")
+    def _has_what_training_reads(self) -> DenseRetrieverConfig:
+        distills = self.train.objective == "distillation"
+        need = "settings of the reader for train.objective = distillation"
+        require(self, "reader_scores", self.reader_scores is not None or not distills, need)
+        need = "settings of mining, with the source dense, for train.refresh_every"
+        dense = self.mine is not None and "dense" in self.mine.sources
+        require(self, "mine", dense or not self.train.refresh_every, need)
+        return self
 
     @property
     def trains(self) -> bool:

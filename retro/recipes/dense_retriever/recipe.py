@@ -11,6 +11,7 @@ from retro.recipes.dense_retriever.config import DenseRetrieverConfig
 from retro.recipes.dense_retriever.data import PAIRS
 from retro.recipes.dense_retriever.evaluation_steps import EMBED, EVALUATE
 from retro.recipes.dense_retriever.mine import MINE
+from retro.recipes.dense_retriever.reader_scores import READER_SCORES
 from retro.recipes.dense_retriever.segments import SEGMENTS
 from retro.recipes.dense_retriever.train import PRETRAIN, TRAIN
 
@@ -32,6 +33,7 @@ class DenseRetriever:
         replace(SEGMENTS, wanted=lambda settings: settings.needs_segments),
         PRETRAIN,
         MINE,
+        READER_SCORES,
         replace(TRAIN, wanted=lambda settings: settings.trains),
         EMBED,
         EVALUATE,

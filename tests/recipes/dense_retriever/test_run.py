@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from retro.common.errors import ArtifactError, DataError
+from retro.common.artifacts import read_manifest, write_manifest
+from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.recipes.base import RECIPES, run_recipe
 from retro.recipes.dense_retriever.command import run_compare
+from retro.recipes.dense_retriever.config import DenseRetrieverConfig
 from retro.recipes.dense_retriever.pairs import read_pairs
 from retro.recipes.passages.config import PassagesConfig
 from retro.recipes.passages.search import PassageRetriever
@@ -141,8 +143,6 @@ def test_a_changed_model_makes_later_steps_out_of_date(made: RunConfig) -> None:
     kept = path.read_bytes()
     try:
         changed = json.loads(kept)
-        from retro.common.artifacts import read_manifest, write_manifest
-
         manifest = read_manifest(path.parent, "dense_retriever.train")
         write_manifest(path.parent, type(manifest)(**{**vars(manifest), "counts": {"steps": 999}}))
         for step in ("embed", "evaluate"):
@@ -162,6 +162,28 @@ def test_a_changed_beir_folder_makes_the_scores_out_of_date(made: RunConfig) -> 
             run_recipe(RECIPE, made, "evaluate")
     finally:
         path.write_text(kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"train": {"objective": "distillation"}}, "reader_scores = None: needs settings of the reader"),
+        ({"train": {"negatives": 1, "refresh_every": 5}}, "mine = None: needs settings of mining, with the source"),
+    ],
+)
+def test_what_training_reads_has_to_be_asked_for(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        DenseRetrieverConfig(**changes)
+
+
+def test_mining_comes_between_segments_and_training(tmp_path: Path) -> None:
+    start = {"model": None, "tiny": world.TINY, "max_tokens": 32}
+    train = {"start": start, "batch_size": 8, "steps": 2, "negatives": 1, "evaluate_every": 0, "collapse": 0.0}
+    config = world.config_of(tmp_path, mine={"sources": ["bm25"], "count": 2}, train=train)
+    run_recipe(RECIPE, config, "train", until=True)
+    assert set(manifests(config)) == {"pairs", "segments", "mine", "train"}
+    manifest = read_manifest(home(config) / "train", "dense_retriever.train")
+    assert set(manifest.parents) == {"pairs", "mine"}
 
 
 def test_without_a_tuned_retriever_nothing_is_trained(tmp_path: Path) -> None:
