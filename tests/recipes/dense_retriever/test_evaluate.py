@@ -11,6 +11,8 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.common.response_cache import ResponseCache
+from retro.recipes.base import RECIPES, StepRun
+from retro.recipes.dense_retriever.config import DenseRetrieverConfig
 from retro.recipes.dense_retriever.curves import curves_of, draw
 from retro.recipes.dense_retriever.evaluate import judged_by, measure, summary, write_all
 from retro.recipes.dense_retriever.evaluate_config import BeirConfig, EmbedConfig, EvaluationConfig
@@ -22,11 +24,13 @@ from retro.recipes.dense_retriever.evaluation_sets import (
     of_beir,
     with_answers,
 )
+from retro.recipes.dense_retriever.evaluation_steps import EVALUATE
 from retro.recipes.dense_retriever.judgement import Asked
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage
 from retro.recipes.dense_retriever.retrievers import Retrievers, embed_all, passages_config
 from retro.recipes.knowledge_conflict.metrics import Intervals
 from retro.recipes.passages.passages import Passages
+from retro.run.config import RunConfig
 from tests.recipes.dense_retriever import beir_folder
 from tests.recipes.passages.world import HASHING, files_of
 
@@ -307,3 +311,27 @@ def test_the_default_retrievers_are_the_tuned_one_minilm_bm25_and_both() -> None
     assert names(config.retrievers) == ["tuned", "minilm", "bm25", "hybrid"]
     assert (config.depth, config.tuned, config.searches_segments) == (100, True, True)
     assert not EvaluationConfig(against=("positives",)).searches_segments
+
+
+def test_a_tuned_model_that_is_not_there_is_a_mistake_of_whoever_calls(tmp_path: Path) -> None:
+    pairs, path = world(tmp_path)
+    config = EvaluationConfig(retrievers=[{"name": "tuned", "kind": "tuned"}])
+    with pytest.raises(ValueError, match="the tuned model is not there"):
+        measured(tmp_path, among_passages(pairs, path, of_id, 0.5), config)
+
+
+def test_another_model_in_the_same_folder_is_another_fact(tmp_path: Path) -> None:
+    embedder = {"kind": "sentence_transformers", "model": str(tmp_path / "model")}
+    evaluate = {"retrievers": [{"name": "x", "kind": "embedder", "embedder": embedder}]}
+    recipe = RECIPES.find("dense_retriever", "recipe")
+    settings = DenseRetrieverConfig(evaluate=evaluate)
+    work = StepRun(recipe=recipe, step=EVALUATE, config=RunConfig(run_dir=tmp_path), settings=settings)
+    (tmp_path / "model").mkdir()
+    facts = []
+    for weights in (b"one", b"two"):
+        (tmp_path / "model" / "model.safetensors").write_bytes(weights)
+        facts.append(EVALUATE.facts(work)["models"])
+    assert set(facts[0]) == set(facts[1]) == {"x"}
+    assert facts[0] != facts[1]
+    assert EVALUATE.needed(settings) == ("pairs", "segments")
+    assert EVALUATE.needed(DenseRetrieverConfig()) == ("pairs", "segments", "train", "embed")
