@@ -14,13 +14,14 @@ import pytest
 
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.recipes.base import RECIPES, run_recipe
+from retro.recipes.base import RECIPES, recipe_settings, run_recipe
+from retro.recipes.dense_retriever import command
 from retro.recipes.dense_retriever.command import run_compare
 from retro.recipes.dense_retriever.config import DenseRetrieverConfig
 from retro.recipes.dense_retriever.pairs import read_pairs
 from retro.recipes.passages.config import PassagesConfig
 from retro.recipes.passages.search import PassageRetriever
-from retro.run.config import RunConfig
+from retro.run.config import RunConfig, load_run_config
 from tests.recipes.dense_retriever import world
 from tests.recipes.passages.world import files_of
 
@@ -174,6 +175,14 @@ def test_a_changed_beir_folder_makes_the_scores_out_of_date(made: RunConfig) -> 
 def test_what_training_reads_has_to_be_asked_for(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         DenseRetrieverConfig(**changes)
+
+
+def test_the_example_has_settings_that_the_recipe_knows() -> None:
+    config = load_run_config(Path(command.__file__).parent / "config.yaml", [])
+    settings = recipe_settings(config, RECIPE)
+    assert isinstance(settings, DenseRetrieverConfig)
+    assert (settings.train.schedule, settings.train.plateau.patience) == ("plateau", 20)
+    assert [one.name for one in settings.evaluate.retrievers] == ["tuned", "contriever", "minilm", "bm25", "hybrid"]
 
 
 def test_mining_comes_between_segments_and_training(tmp_path: Path) -> None:
