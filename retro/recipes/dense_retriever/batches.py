@@ -83,9 +83,7 @@ def _distinct(keys: Sequence[Sequence[Hashable]]) -> int:
     return count
 
 
-def _epoch(
-    keys: Sequence[Sequence[Hashable]], size: int, order: Int64
-) -> tuple[list[list[int]], int, int]:
+def _epoch(keys: Sequence[Sequence[Hashable]], size: int, order: Int64) -> tuple[list[list[int]], int, int]:
     """Batches of an epoch, how often a pair was deferred, and how many pairs are in no batch."""
     fresh: Iterator[int] = iter(order.tolist())
     waiting: list[int] = []

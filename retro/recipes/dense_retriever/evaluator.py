@@ -42,7 +42,9 @@ class HeldOut(SentenceEvaluator):  # type: ignore[misc]
         place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         self._texts, self._target = list(place_of), torch.tensor([place_of[text] for text in texts])
 
-    def __call__(self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1) -> dict[str, float]:
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
         """`loss`, `top1`, `top5`, `mrr`, and the `spread` of the passages."""
         questions_BD, passages_CD = (
             torch.as_tensor(model.encode(texts, batch_size=_AT_ONCE, show_progress_bar=False)).float()

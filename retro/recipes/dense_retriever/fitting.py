@@ -207,9 +207,7 @@ def _measured(metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"eval_{name}": float(value) for name, value in metrics.items()}
 
 
-def _finish(
-    work: Fit, trainer: Any, worker: Worker, *, before: Mapping[str, Any], kept: int, precision: str
-) -> Made:
+def _finish(work: Fit, trainer: Any, worker: Worker, *, before: Mapping[str, Any], kept: int, precision: str) -> Made:
     from retro.recipes.dense_retriever.evaluator import HeldOut
     from retro.recipes.dense_retriever.trainer import curve
 

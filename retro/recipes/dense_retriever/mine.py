@@ -1,4 +1,4 @@
-"""The step `mine`: hard negatives by BM25 and by vectors, and the same again with the weights of a training.
+"""The step `mine`: hard negatives by BM25 and by vectors.
 
 A passage that is found for a question is a negative unless it is of the positive's document, holds an answer, is nearly
 the positive's text, or scores too near to the positive. What was left out is counted by its reason.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,9 @@ from retro.recipes.dense_retriever.batches import document_of
 from retro.recipes.dense_retriever.mine_config import MineConfig
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs, write_pairs
 from retro.recipes.dense_retriever.ranking import has_answer, normalized_words
-from retro.recipes.dense_retriever.saved_model import MODEL, embedder_of, save_model
-from retro.recipes.dense_retriever.train_config import StartConfig, TrainConfig
+from retro.recipes.dense_retriever.saved_model import MODEL, embedder_of
+from retro.recipes.dense_retriever.train_config import StartConfig
 from retro.recipes.dense_retriever.word_search import WordSearch
-from retro.recipes.item_files import read_items, write_items
 from retro.recipes.passages.config import MAPPED, PassagesConfig
 from retro.recipes.passages.embed import embed_shard
 from retro.recipes.passages.passages import Passages
@@ -38,7 +37,8 @@ from retro.recipes.passages.search import PassageRetriever, PassageSearch
 log = logging.getLogger(__name__)
 
 TRAIN_FILE, PASSAGES_FILE = "train.jsonl", "passages.jsonl"
-_STORE = "store"
+"""Of the steps `pairs`, `mine` and `segments`."""
+STORE = "store"
 _GRAM = 3
 
 
@@ -152,10 +152,10 @@ def mine(work: StepRun) -> Made:
     start = start_of(work)
     path = work.made_by("segments") / PASSAGES_FILE
     embedder = _start_embedder(work, start) if "dense" in config.sources else None
-    searches = list(open_searches(config, path, embedder, work.directory / _STORE, title=start.title))
+    searches = list(open_searches(config, path, embedder, work.directory / STORE, title=start.title))
     made, counts = mine_pairs(pairs, searches, config)
     write_pairs(work.directory / TRAIN_FILE, made)
-    discard(work.directory / _STORE)
+    discard(work.directory / STORE)
     log.info("mine: %d negatives for %d pairs", counts.get("negatives", 0), counts["pairs"])
     return Made(files=[TRAIN_FILE], counts=counts)
 
@@ -194,81 +194,13 @@ def _start_embedder(work: StepRun, start: StartConfig) -> EmbedderConfig:
         return embedder_of(work.made_by("pretrain"))
     folder = find_model(start.embedder)
     made = (folder / "modules.json").exists()
-    how: dict[str, Any] = {"kind": "sentence_transformers"} if made else {"kind": "huggingface", "pooling": start.pooling}
+    how: dict[str, Any] = (
+        {"kind": "sentence_transformers"} if made else {"kind": "huggingface", "pooling": start.pooling}
+    )
     return EmbedderConfig(
         model=start.model, sha256=start.sha256, normalize=start.similarity == "cosine",
         query_prefix=start.query_prefix, passage_prefix=start.passage_prefix, max_tokens=start.max_tokens, **how,
     )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refresher:
-    """Hard negatives that are mined again while training, after every so many steps, by the weights of then."""
-
-    pairs: Sequence[Pair]
-    config: MineConfig
-    start: StartConfig
-    passages: Path
-    out: Path
-    """The folder of the files, one for each time: what was mined is not mined again after a kill."""
-    every: int
-    steps: int | None
-    cache: dict[int, Sequence[Sequence[PairPassage]]]
-
-    @classmethod
-    def of(cls, work: StepRun, config: TrainConfig, pairs: Sequence[Pair], start: StartConfig) -> Refresher:
-        """For the step `train`.
-
-        Raises:
-            ConfigError: There are no settings of `mine`.
-        """
-        mining: MineConfig | None = work.settings.mine
-        if mining is None or "dense" not in mining.sources:
-            need = "needs settings of `mine`, with the source dense: by these the current weights search"
-            raise ConfigError("train.refresh_every", config.refresh_every, need)
-        return cls(
-            pairs=pairs, config=mining.model_copy(update={"keep_given": False}), start=start,
-            passages=work.made_by("segments") / PASSAGES_FILE, out=work.directory / "refresh",
-            every=config.refresh_every, steps=config.steps, cache={},
-        )  # fmt: skip
-
-    def pool(self, step: int) -> Sequence[Sequence[PairPassage]]:
-        """Negatives of each pair in the batch of a step, counted from 0."""
-        begun = step // self.every * self.every
-        if begun not in self.cache:
-            self.cache.clear()
-            found = [one.negatives for one in self.pairs] if begun == 0 else self._read(begun)
-            self.cache[begun] = found
-        return self.cache[begun]
-
-    def after(self, model: Any, step: int) -> None:
-        """Mine by the weights after so many steps, where it is time and it has not been done."""
-        if step % self.every or (self.steps is not None and step >= self.steps) or self._file(step).exists():
-            return
-        was_training = model.training
-        model.eval()
-        folder = self.out / f"model-{step}"
-        save_model(model, self.start, folder, {})
-        model.train(was_training)
-        embedder = embedder_of(folder)
-        searches = list(
-            open_searches(self.config, self.passages, embedder, folder / _STORE, title=self.start.title)
-        )
-        made, counts = mine_pairs(self.pairs, searches, self.config)
-        write_items(self._file(step), ({"id": one.id, "negatives": _records(one)} for one in made))
-        discard(folder)
-        log.info("train: %d negatives mined after step %d", counts.get("negatives", 0), step)
-
-    def _file(self, step: int) -> Path:
-        return self.out / f"negatives-{step}.jsonl"
-
-    def _read(self, step: int) -> list[Sequence[PairPassage]]:
-        found = read_items(self._file(step), ("id",), "negatives of a step")
-        return [tuple(PairPassage(**one) for one in item["negatives"]) for item in found]
-
-
-def _records(pair: Pair) -> list[Mapping[str, str]]:
-    return [{"id": one.id, "title": one.title, "text": one.text} for one in pair.negatives]
 
 
 def _needs(settings: Any) -> tuple[str, ...]:

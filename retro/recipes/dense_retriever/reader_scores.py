@@ -78,7 +78,12 @@ def run(work: StepRun) -> Made:
 
 
 def score_pairs(
-    pairs: Sequence[Pair], config: ReaderScoresConfig, reader: Reader, identity: Mapping[str, Any], out: Path, path: Path
+    pairs: Sequence[Pair],
+    config: ReaderScoresConfig,
+    reader: Reader,
+    identity: Mapping[str, Any],
+    out: Path,
+    path: Path,
 ) -> Made:
     """Score pairs, and write `scores.jsonl`.
 
@@ -115,9 +120,7 @@ def score_pairs(
     return Made(files=[SCORES], counts={"pairs": len(rows), **dict(sorted(counts.items()))}, report=report)
 
 
-def _asked(
-    pairs: Sequence[Pair], config: ReaderScoresConfig, reader: Reader, counts: Counter[str]
-) -> Iterator[_Asked]:
+def _asked(pairs: Sequence[Pair], config: ReaderScoresConfig, reader: Reader, counts: Counter[str]) -> Iterator[_Asked]:
     for pair in pairs:
         if not pair.answers:
             counts["without_answer"] += 1

@@ -1,7 +1,7 @@
 """A trained retriever on disk: a folder of sentence-transformers, and beside it how it is to be used as an embedder.
 
-    model/            modules.json, model.safetensors, tokenizer, README.md (the model card)
-    retriever.json    similarity, prefixes, most tokens, title: what `embedder_of` gives as settings of an embedder
+model/            modules.json, model.safetensors, tokenizer, README.md (the model card)
+retriever.json    similarity, prefixes, most tokens, title: what `embedder_of` gives as settings of an embedder
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def open_folder(folder: Path, config: StartConfig) -> Any:
     """
     import torch
 
-    check_model(folder, config.embedder if config.tiny is None else EmbedderConfig(kind="huggingface", model=str(folder)))
+    check_model(
+        folder, config.embedder if config.tiny is None else EmbedderConfig(kind="huggingface", model=str(folder))
+    )
     # A BERT without a pooler gets a random one, which nobody asks for and the saved model has.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -130,15 +132,13 @@ def make_tiny(config: TinyEncoderConfig, texts: Iterable[str], seed: int, folder
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    counts = Counter(
-        word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-    )
+    counts = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     if not counts:
         raise DataError("pairs", "have no words to learn a vocabulary from", "Give texts")
     entries = {word: number for number, word in enumerate(vocabulary(counts, config.vocabulary))}
-    tokenizer = Tokenizer(models.WordPiece(entries, unk_token="[UNK]"))  # noqa: S106
+    tokenizer = Tokenizer(models.WordPiece(entries, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, splitter, decoders.WordPiece()
-    cls, sep = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+    cls, sep = entries["[CLS]"], entries["[SEP]"]
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -16,19 +16,21 @@ from typing import Any
 
 from retro.common.errors import ConfigError, DataError
 from retro.common.files import sha256_file
+from retro.index.weights import find_model, weights_digest
 from retro.recipes.base import Made, Step, StepRun
 from retro.recipes.dense_retriever.batches import CropBatches, PairBatches, document_of, pair_keys, plan_batches
 from retro.recipes.dense_retriever.fitting import Fit, fit
-from retro.recipes.dense_retriever.mine import Refresher, start_of
+from retro.recipes.dense_retriever.mine import PASSAGES_FILE, TRAIN_FILE, start_of
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
 from retro.recipes.dense_retriever.reader_scores import read_scores
+from retro.recipes.dense_retriever.refresh import Refresher
 from retro.recipes.dense_retriever.train_config import PretrainConfig, StartConfig, TrainConfig
 from retro.recipes.passages.passages import Passages
 
 log = logging.getLogger(__name__)
 
-TRAIN_FILE, VALID_FILE, PASSAGES_FILE = "train.jsonl", "valid.jsonl", "passages.jsonl"
-"""Of the steps `pairs`, `mine` and `segments`."""
+VALID_FILE = "valid.jsonl"
+"""Of the step `pairs`."""
 _WORDS = 100_000
 
 
@@ -59,7 +61,7 @@ def train(work: StepRun) -> Made:
     return fit(
         Fit(
             config=config, start=start, out=work.directory, words=lambda: _words(pairs), plan=plan,
-            columns=batches.columns, valid=valid, made_of=_files(mined / TRAIN_FILE, work),
+            columns=batches.columns, valid=valid, made_of=_files(mined / TRAIN_FILE, work) | _weights_of(start),
             refresh=None if refresher is None else refresher.after, seen=lambda: asdict(batches.counts),
         )
     )  # fmt: skip
@@ -111,7 +113,7 @@ def pretrain(work: StepRun) -> Made:
     made = fit(
         Fit(
             config=config, start=start, out=work.directory, words=lambda: _segment_words(passages, rows), plan=plan,
-            columns=batches.columns, valid=valid, made_of={"segments": passages.fingerprint, "kept": len(rows)},
+            columns=batches.columns, valid=valid, made_of={"segments": passages.fingerprint, "kept": len(rows), **_weights_of(start)},
         )
     )  # fmt: skip
     return Made(files=made.files, counts={**made.counts, **counts}, report=made.report)
@@ -144,6 +146,11 @@ def _segment_words(passages: Passages, rows: Sequence[int]) -> Iterator[str]:
         yield from (one.text for one in passages.at(rows[first : first + 1024]))
 
 
+def _weights_of(start: StartConfig) -> dict[str, Any]:
+    """SHA-256 of the weights that a training starts from, where a folder has them."""
+    return {} if start.tiny is not None else {"start": weights_digest(find_model(start.embedder))}
+
+
 def _needs_of_train(settings: Any) -> tuple[str, ...]:
     config: TrainConfig = settings.train
     return (
@@ -162,6 +169,7 @@ PRETRAIN = Step(
     collective=True,
     needs=("segments", "pairs"),
     settings=("pretrain",),
+    facts=lambda work: _weights_of(work.settings.pretrain.start or StartConfig()),
     wanted=lambda settings: settings.pretrain is not None,
 )
 TRAIN = Step(
@@ -171,4 +179,5 @@ TRAIN = Step(
     collective=True,
     needs=_needs_of_train,
     settings=("train", "pretrain", "mine"),
+    facts=lambda work: _weights_of(start_of(work)),
 )

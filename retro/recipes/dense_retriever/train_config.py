@@ -292,6 +292,8 @@ class TrainConfig(FitConfig):
         only = self.objective == "info_nce"
         require(self, "negatives", only or self.negatives == 0, f"0 with objective = {self.objective}")
         require(self, "refresh_every", self.refresh_every == 0 or self.negatives > 0, "negatives above 0")
+        need = "0 with lora: the adapters would have to be merged to search by them"
+        require(self, "refresh_every", self.refresh_every == 0 or self.lora is None, need)
         cached = self.cached == 0 or self.objective in ("info_nce", "vicreg")
         require(self, "cached", cached, f"0 with objective = {self.objective}")
         expanded = self.cached == 0 or not self.vicreg.expander or self.objective != "vicreg"
@@ -311,7 +313,7 @@ def require_batch(config: FitConfig, objective: str) -> None:
         "info_nce": "negatives are the passages of other pairs in the batch",
         "vicreg": "the covariance of a batch of one is not defined",
     }
-    if objective == "info_nce" and getattr(config, "negatives", 0):
+    if objective == "info_nce" and getattr(config, "negatives", False):
         return
     if objective in reasons:
         need = f"needs at least 2 for {objective}: {reasons[objective]}"

@@ -36,7 +36,7 @@ def ids(lists: Sequence[list[Context]], pair: Pair = PAIR, **settings: Any) -> t
     return [one.id for one in negatives], dict(counts)
 
 
-def test_what_may_answer_the_question_is_no_negative_and_is_counted_by_its_reason():
+def test_what_may_answer_the_question_is_no_negative_and_is_counted_by_its_reason() -> None:
     ranked = found(
         ("d1#3", "Another part of the same document"),
         ("d2#0", "Gardens were designed by LE NÔTRE."),
@@ -48,7 +48,7 @@ def test_what_may_answer_the_question_is_no_negative_and_is_counted_by_its_reaso
     assert ids([ranked], without_answer=False)[0] == ["d2#0", "d4#0", "d5#0"]
 
 
-def test_trigrams_of_the_shorter_text_decide_what_is_a_near_duplicate():
+def test_trigrams_of_the_shorter_text_decide_what_is_a_near_duplicate() -> None:
     # a b c, b c d of four words; of five words with one exchanged at the end: two of its three.
     assert shared_part(trigrams("a b c d"), trigrams("a b c d e")) == 1
     assert shared_part(trigrams("a b c d x"), trigrams("a b c d e")) == pytest.approx(2 / 3)
@@ -60,18 +60,18 @@ def test_trigrams_of_the_shorter_text_decide_what_is_a_near_duplicate():
     assert ids([near], near_duplicate=0.95)[0] == ["x#0"]
 
 
-def test_negatives_are_taken_from_the_sources_in_turn_and_none_twice():
+def test_negatives_are_taken_from_the_sources_in_turn_and_none_twice() -> None:
     first, second = found(("a#0", "a"), ("b#0", "b"), ("c#0", "c")), found(("b#0", "b"), ("e#0", "e"), ("a#1", "a"))
     assert ids([first, second], count=4)[0] == ["a#0", "b#0", "e#0", "c#0"]
     assert ids([first, second], count=2)[0] == ["a#0", "b#0"]
 
 
-def test_ranks_before_the_first_and_behind_the_last_are_left_alone():
+def test_ranks_before_the_first_and_behind_the_last_are_left_alone() -> None:
     ranked = found(("a#0", "a"), ("b#0", "b"), ("c#0", "c"), ("e#0", "e"))
     assert ids([ranked], first_rank=2, depth=3) == (["b#0", "c#0"], {"before_first_rank": 1})
 
 
-def test_what_scores_too_near_to_the_positive_is_left_out():
+def test_what_scores_too_near_to_the_positive_is_left_out() -> None:
     ranked = found(("a#0", "a"), ("d1#0", PAIR.positive.text), ("b#0", "b"), ("c#0", "c"))
     # The positive scores 9: at a margin of .8 negatives are those up to 7.2.
     assert ids([ranked], margin=0.8) == (["c#0"], {"too_near_in_score": 2, "own_document": 1})
@@ -79,7 +79,7 @@ def test_what_scores_too_near_to_the_positive_is_left_out():
     assert ids([found(("a#0", "a"), ("b#0", "b"), ("c#0", "c"))], margin=1.0)[0] == ["c#0"]
 
 
-def test_the_pairs_own_negatives_come_first():
+def test_the_pairs_own_negatives_come_first() -> None:
     given = Pair(**{**vars(PAIR), "negatives": (PairPassage(id="own", text="own"),)})
     ranked = [found(("own", "own"), ("a#0", "a"))]
     assert ids(ranked, given)[0] == ["own", "a#0"]
@@ -92,12 +92,12 @@ def test_the_pairs_own_negatives_come_first():
     [({"first_rank": 5, "depth": 4}, "depth = 4: needs at least first_rank = 5"), ({"sources": ()}, "sources"),
      ({"sources": ("bm25", "bm25")}, "needs each source once")],
 )  # fmt: skip
-def test_bad_settings_are_named(settings: dict[str, Any], named: str):
+def test_bad_settings_are_named(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         MineConfig(**settings)
 
 
-def test_the_step_finds_by_words_and_leaves_pairs_with_negatives(tmp_path: Path):
+def test_the_step_finds_by_words_and_leaves_pairs_with_negatives(tmp_path: Path) -> None:
     pytest.importorskip("bm25s")
     world = make_world(entities=4, relations=3, held_out=2, fillers=4)
     world.write(tmp_path / "recipe_toy")
@@ -120,13 +120,13 @@ def test_the_step_finds_by_words_and_leaves_pairs_with_negatives(tmp_path: Path)
     assert made.report["hard"] > 0
 
 
-def test_vectors_of_a_model_from_scratch_are_not_searched_by(tmp_path: Path):
+def test_vectors_of_a_model_from_scratch_are_not_searched_by(tmp_path: Path) -> None:
     make_world(entities=4, relations=3, held_out=2, fillers=4).write(tmp_path / "recipe_toy")
     with pytest.raises(ConfigError, match=r"mine.sources = \('dense',\): needs bm25 alone"):
         do(tmp_path, "mine", mine={"sources": ["dense"]}, train=SMALL)
 
 
-def test_a_refresh_mines_by_the_weights_of_its_step_and_survives_a_kill(tmp_path: Path):
+def test_a_refresh_mines_by_the_weights_of_its_step_and_survives_a_kill(tmp_path: Path) -> None:
     import signal
 
     from tests.recipes.dense_retriever.test_train import killed
@@ -156,7 +156,7 @@ def test_a_refresh_mines_by_the_weights_of_its_step_and_survives_a_kill(tmp_path
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_refresh_without_settings_of_mining_is_refused(tmp_path: Path):
+def test_a_refresh_without_settings_of_mining_is_refused(tmp_path: Path) -> None:
     make_world(entities=4, relations=3, held_out=2, fillers=4).write(tmp_path / "recipe_toy")
-    with pytest.raises(ConfigError, match="train.refresh_every = 4: needs settings of `mine`, with the source dense"):
+    with pytest.raises(ConfigError, match=r"train.refresh_every = 4: needs settings of `mine`, with the source dense"):
         do(tmp_path, "train", train=SMALL | {"negatives": 1, "hard_share": 0.0, "refresh_every": 4})

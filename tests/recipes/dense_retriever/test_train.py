@@ -82,7 +82,7 @@ def killed(home: Path, step: str, sections: dict[str, Any], after: int) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_that_is_killed_ends_in_the_same_bytes(kind: str, small_world: World, tmp_path: Path):
+def test_a_training_that_is_killed_ends_in_the_same_bytes(kind: str, small_world: World, tmp_path: Path) -> None:
     world = with_negatives(small_world)
     sections = {"train": SMALL | KINDS[kind]}
     do(write(world, tmp_path / "whole"), "train", **sections)
@@ -101,7 +101,7 @@ def interrupted(world: World, home: Path, monkeypatch: pytest.MonkeyPatch, **cha
     """A training that stopped behind step 5; gives its newest checkpoint."""
     from retro.recipes.dense_retriever import trainer
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     own = trainer.StepWatch.on_step_end
@@ -109,18 +109,18 @@ def interrupted(world: World, home: Path, monkeypatch: pytest.MonkeyPatch, **cha
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
         own(self, args, state, control, **more)
         if state.global_step == 5:
-            raise Stop
+            raise StopError
 
     with monkeypatch.context() as patched:
         patched.setattr(trainer.StepWatch, "on_step_end", on_step_end)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             do(write(world, home), "train", train=SMALL | changes)
     return home / "recipe_toy/train/checkpoints/checkpoint-3"
 
 
 def test_a_checkpoint_that_was_cut_short_is_not_gone_on_from(
     small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     do(write(small_world, tmp_path / "whole"), "train", train=SMALL)
     checkpoint = interrupted(small_world, tmp_path / "cut", monkeypatch)
     (checkpoint / "checkpoint.json").unlink()
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_was_cut_short_is_not_gone_on_from(
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "weights.safetensors", "trainer_state.json"])
 def test_a_checkpoint_with_other_bytes_is_refused_before_it_is_read(
     name: str, small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     checkpoint = interrupted(small_world, tmp_path, monkeypatch)
     data = bytearray((checkpoint / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -143,7 +143,7 @@ def test_a_checkpoint_with_other_bytes_is_refused_before_it_is_read(
 
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
     small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     changed = SMALL | {"learning_rate": 2e-3}
     do(write(small_world, tmp_path / "whole"), "train", train=changed)
     interrupted(small_world, tmp_path / "begun", monkeypatch)
@@ -151,7 +151,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
     assert outcome(tmp_path / "begun") == outcome(tmp_path / "whole")
 
 
-def test_a_finished_step_that_lost_only_its_manifest_trains_no_more(small_world: World, tmp_path: Path):
+def test_a_finished_step_that_lost_only_its_manifest_trains_no_more(small_world: World, tmp_path: Path) -> None:
     first = do(write(small_world, tmp_path), "train", train=SMALL)
     before = (tmp_path / "recipe_toy/train/model/model.safetensors").stat().st_mtime_ns
     again = do(tmp_path, "train", train=SMALL)
@@ -159,7 +159,7 @@ def test_a_finished_step_that_lost_only_its_manifest_trains_no_more(small_world:
     assert (tmp_path / "recipe_toy/train/model/model.safetensors").stat().st_mtime_ns == before
 
 
-def test_checkpoints_are_read_without_building_objects():
+def test_checkpoints_are_read_without_building_objects() -> None:
     # What transformers loads beside our safetensors; the states of random generators are not read at all.
     import inspect
 
@@ -172,7 +172,7 @@ def test_checkpoints_are_read_without_building_objects():
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 def test_the_saved_model_is_an_embedder_that_compares_as_it_was_trained(
     similarity: str, small_world: World, tmp_path: Path
-):
+) -> None:
     import numpy as np
 
     from retro.index.embedder import EMBEDDERS
@@ -194,32 +194,33 @@ def test_the_saved_model_is_an_embedder_that_compares_as_it_was_trained(
     assert f"| similarity | {similarity} |" in card and "'ask: '" in card
 
 
-def test_a_model_that_was_exchanged_is_no_longer_that_of_its_description(small_world: World, tmp_path: Path):
+def test_a_model_that_was_exchanged_is_no_longer_that_of_its_description(small_world: World, tmp_path: Path) -> None:
     do(write(small_world, tmp_path), "train", train=SMALL)
     folder = tmp_path / "recipe_toy/train"
     with (folder / "model/model.safetensors").open("ab") as stream:
         stream.write(b"x")
-    with pytest.raises(ArtifactError, match="other weights than retriever.json says"):
+    with pytest.raises(ArtifactError, match=r"other weights than retriever.json says"):
         embedder_of(folder)
 
 
-def test_adapters_are_merged_into_a_model_that_loads_as_any_other(small_world: World, tmp_path: Path):
+def test_adapters_are_merged_into_a_model_that_loads_as_any_other(small_world: World, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     lora = {"rank": 2, "alpha": 4.0}
     made = do(write(small_world, tmp_path), "train", train=SMALL | {"lora": lora})
     assert made.counts["steps"] == 8
-    names = {name for name in (tmp_path / "recipe_toy/train/model").iterdir()}
-    assert not any("adapter" in one.name for one in names)
+    assert not any("adapter" in one.name for one in (tmp_path / "recipe_toy/train/model").iterdir())
     embedder_of(tmp_path / "recipe_toy/train")
 
 
-def test_adapters_of_layers_that_the_model_has_not_are_refused_with_those_it_has(small_world: World, tmp_path: Path):
+def test_adapters_of_layers_that_the_model_has_not_are_refused_with_those_it_has(
+    small_world: World, tmp_path: Path
+) -> None:
     pytest.importorskip("peft")
     with pytest.raises(ConfigError, match=r"train.lora.targets = \('q_proj',\): needs names of linear layers.*dense"):
         do(write(small_world, tmp_path), "train", train=SMALL | {"lora": {"targets": ["q_proj"]}})
 
 
-def test_pretraining_on_crops_leaves_out_held_out_documents_and_copies(small_world: World, tmp_path: Path):
+def test_pretraining_on_crops_leaves_out_held_out_documents_and_copies(small_world: World, tmp_path: Path) -> None:
     home = write(small_world, tmp_path)
     path = home / "recipe_toy/segments/passages.jsonl"
     extra = {"id": "copy#0", "title": "", "text": small_world.train[0].positive.text}
@@ -238,17 +239,17 @@ def test_pretraining_on_crops_leaves_out_held_out_documents_and_copies(small_wor
     assert "recipe_toy/pretrain" in (home / "recipe_toy/train/model/README.md").read_text()
 
 
-def test_hard_negatives_that_no_pair_has_are_refused(small_world: World, tmp_path: Path):
-    with pytest.raises(ConfigError, match="train.negatives = 2: needs hard negatives, and no pair of .* has one"):
+def test_hard_negatives_that_no_pair_has_are_refused(small_world: World, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train.negatives = 2: needs hard negatives, and no pair of .* has one"):
         do(write(small_world, tmp_path), "train", train=SMALL | {"negatives": 2})
 
 
-def test_a_loss_that_is_no_number_stops_the_training(small_world: World, tmp_path: Path):
+def test_a_loss_that_is_no_number_stops_the_training(small_world: World, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf). Lower learning_rate"):
         do(write(small_world, tmp_path), "train", train=SMALL | {"learning_rate": 1e30, "clip": 0, "warmup_share": 0})
 
 
-def test_a_model_without_safetensors_is_refused(small_world: World, tmp_path: Path):
+def test_a_model_without_safetensors_is_refused(small_world: World, tmp_path: Path) -> None:
     folder = tmp_path / "old"
     folder.mkdir()
     (folder / "pytorch_model.bin").write_bytes(b"")
@@ -256,16 +257,16 @@ def test_a_model_without_safetensors_is_refused(small_world: World, tmp_path: Pa
         do(write(small_world, tmp_path), "train", train=SMALL | {"start": {"model": str(folder)}})
 
 
-def test_no_pairs_are_refused(small_world: World, tmp_path: Path):
+def test_no_pairs_are_refused(small_world: World, tmp_path: Path) -> None:
     home = write(small_world, tmp_path)
     (home / "recipe_toy/pairs/train.jsonl").write_text("")
-    with pytest.raises(DataError, match="has no items: it is the pairs of questions and passages"):
+    with pytest.raises(DataError, match=r"has no items: it is the pairs of questions and passages"):
         do(home, "train", train=SMALL)
 
 
 def test_missing_packages_are_named_with_the_extra_that_brings_them(
     small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     from retro.common.errors import DependencyError
 
     monkeypatch.setitem(sys.modules, "accelerate", None)

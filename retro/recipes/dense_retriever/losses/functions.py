@@ -133,9 +133,7 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
         mine.copy_(its)
 
 
-def distillation(
-    scores_BC: Tensor, reader_BC: Tensor, temperature: float, reader_temperature: float
-) -> Tensor:
+def distillation(scores_BC: Tensor, reader_BC: Tensor, temperature: float, reader_temperature: float) -> Tensor:
     """KL(softmax(reader / τ_r) ‖ softmax(q·d / τ)), mean over the questions.
 
     Args:

@@ -80,6 +80,9 @@ class CachedInfoNceLoss(KeepsSpread, CachedMultipleNegativesRankingLoss):  # typ
 class _OfEmbeddings(KeepsSpread, CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
     """A loss of ours that is a function of all embeddings of a batch, with or without gradient caching."""
 
+    model: Any
+    forward_cached: Any
+
     def __init__(self, model: Any, cached: int) -> None:
         super().__init__(model, mini_batch_size=cached or 1)
         self._cached = cached > 0
@@ -93,7 +96,7 @@ class _OfEmbeddings(KeepsSpread, CachedMultipleNegativesRankingLoss):  # type: i
         raise NotImplementedError
 
     @property
-    def uses_gradient_cache(self) -> bool:  # type: ignore[override]
+    def uses_gradient_cache(self) -> bool:
         """See sentence-transformers' CachedLossMixin."""
         return self._cached
 
@@ -116,7 +119,7 @@ class _OfEmbeddings(KeepsSpread, CachedMultipleNegativesRankingLoss):  # type: i
         found = self.value(embeddings)
         loss = torch.stack(list(found.values())).sum() if isinstance(found, dict) else found
         if with_backward:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             loss = loss.detach()
         return loss
 
@@ -198,7 +201,9 @@ class MocoLoss(KeepsSpread):
         self.see(keys_BD)
         loss = queue_loss(questions_BD.float(), keys_BD, self.queue_QD.clone(), self._temperature, self._smoothing)
         if self.training:
-            self.place_1.fill_(enqueue(self.queue_QD, all_gather(keys_BD) if _together() else keys_BD, int(self.place_1)))
+            self.place_1.fill_(
+                enqueue(self.queue_QD, all_gather(keys_BD) if _together() else keys_BD, int(self.place_1))
+            )
         return loss
 
     def _compared(self, embeddings_BD: Tensor) -> Tensor:
