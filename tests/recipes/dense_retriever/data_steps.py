@@ -47,9 +47,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def run_step(run_dir: Path, step: str, **sections: Any) -> Path:
-    """Run one step; gives its folder."""
-    config = RunConfig(run_dir=run_dir, recipe={"dense_retriever": sections})
+def run_step(run_dir: Path, step: str, run: Mapping[str, Any] | None = None, **sections: Any) -> Path:
+    """Run one step; gives its folder.
+
+    Args:
+        run_dir: Of the run.
+        step: Its name.
+        run: Other sections of the run.
+        sections: Of the recipe.
+    """
+    config = RunConfig(run_dir=run_dir, recipe={"dense_retriever": sections}, **(run or {}))
     run_recipe(DataSteps(), config, step)
     return run_dir / "recipe_dense_retriever" / step
 

@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.corpus import build
 from retro.corpus.layouts import read_spans
 from retro.recipes.dense_retriever import segments
 from retro.recipes.dense_retriever.segments import document_of_segment
 from retro.recipes.passages.passages import Passages
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
 from tests.recipes.dense_retriever.data_steps import manifest, read_lines, run_step, write_lines
 
 WINDOWS: dict[str, Any] = {"window": 4, "step": 3}
@@ -102,6 +105,8 @@ def test_a_stop_anywhere_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pyt
 
 KILLED = """
 from pathlib import Path
+from retro.run.config import RunConfig
+from retro.run.pipeline import stage
 from tests.recipes.dense_retriever.data_steps import run_step
 from tests.recipes.dense_retriever.test_segments import settings
 if __name__ == "__main__":
@@ -175,3 +180,18 @@ def test_lines_are_json_that_any_tool_reads(tmp_path: Path) -> None:
     out = run_step(tmp_path / "run", "segments", segments=settings(corpus, window=9))
     (line,) = (out / "passages.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert json.loads(line) == {"id": "é#0", "title": "T\u2028", "text": 'a\u2028b "c" \\ 𝒳'}
+
+
+def test_without_sources_the_runs_own_corpus_is_cut(tmp_path: Path) -> None:
+    text = " ".join(f"word{n}" for n in range(9))
+    corpus = write_lines(tmp_path / "corpus.jsonl", [{"id": f"d{n}", "text": f"{text} {n}"} for n in range(60)])
+    own = {"sources": [{"name": "own", "path": corpus}], "tokenizer": {"vocab_size": 300}}
+    config = RunConfig(run_dir=tmp_path / "run", corpus=own)
+    build.run(config.corpus, stage("corpus").path(config))
+    out = run_step(tmp_path / "run", "segments", run={"corpus": own}, segments=WINDOWS)
+    lines = read_lines(out / "passages.jsonl")
+    assert len(lines) == 60 * 3
+    assert [one["text"] for one in lines[3:6]] == [
+        "word0 word1 word2 word3", "word3 word4 word5 word6", "word6 word7 word8 1"
+    ]  # fmt: skip
+    assert "corpus" in manifest(out)["parents"]
