@@ -116,7 +116,7 @@ def ir_measures() -> Any:
     Raises:
         DependencyError: It is missing.
     """
-    return import_optional("ir_measures", extra="eval", use="computes nDCG", package="ir-measures")
+    return import_optional("ir_measures", extra="retriever", use="computes nDCG", package="ir-measures")
 
 
 def _scored(name: str, ranked: Sequence[str]) -> dict[str, float]:

@@ -100,7 +100,7 @@ def test_a_passage_twice_in_a_ranking_is_refused() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_measures", None)
-    with pytest.raises(DependencyError, match=r"ir-measures: computes nDCG.*instruct-retro\[eval\]"):
+    with pytest.raises(DependencyError, match=r"ir-measures: computes nDCG.*instruct-retro\[retriever\]"):
         ndcg({"q": ["a"]}, {"q": {"a": 1}})
 
 
