@@ -53,7 +53,7 @@ from benchmarks.ivf_measure import (
     training_vectors,
     true_scores,
 )
-from benchmarks.ivf_page import KINDS, METHODS, draw, page
+from benchmarks.ivf_page import KINDS, METHODS, TARGET, draw, page
 from benchmarks.ivf_vectors import AT_ONCE, embed, write_random, write_real
 from benchmarks.results import FOLDER, machine, peak_memory, write
 from retro.common.config import apply_overrides
@@ -64,8 +64,6 @@ from retro.index.faiss_loader import load_faiss
 from retro.index.index_choice import choose_index, create_index
 from retro.index.training import train_index
 from retro.index.vector_index import VectorIndex
-
-TARGET = 0.95
 
 
 def measured(method: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:

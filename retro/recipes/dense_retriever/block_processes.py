@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Protocol
 from retro.common.block_stage import Advance
 from retro.common.blocks import Block, BlockStore
 from retro.common.coordinator import Coordinator
+from retro.common.errors import RetroError
 from retro.common.launcher import SPAWNED, Worker, end_with_parent
 
 log = logging.getLogger(__name__)
@@ -98,4 +100,8 @@ def _companion(plan: BlockPlan, worker: Worker, parent: int) -> None:
     # One core each: the library of tokenizers would take all of them in every process.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     end_with_parent()
-    _build(plan, plan.planned(), worker)
+    try:
+        _build(plan, plan.planned(), worker)
+    except RetroError:
+        # The first process comes to the same block then, and says what is wrong with it.
+        sys.exit(1)

@@ -267,6 +267,14 @@ def test_a_bad_line_is_named_or_counted(line: str, reason: str, tmp_path: Path) 
     assert counts["sources"][0][f"skipped.{reason}"] == 1
 
 
+def test_what_another_process_cannot_read_is_named_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        write_lines(tmp_path / f"in/{number}.jsonl", [{"question": "q"}, {"question": 3}])
+    with pytest.raises(DataError, match=r"\.jsonl: line 2 has no text under any of the names question"):
+        run_step(tmp_path / "run", "pairs", data={"sources": [{"path": tmp_path / "in"}], "workers": 2})
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one file"):
         run_step(tmp_path / "run", "pairs")

@@ -162,12 +162,15 @@ def test_the_page_marks_the_front_and_tells_of_the_mistakes() -> None:
         {"machine": "a machine", "threads": 1, "sets": [{
             "kind": "real", "size": 1000, "vectors": about,
             "exact": built | {"index": "Flat", "rows": [row(None, 10, 1.0)]},
-            "ivf_sqrt": built | {"index": "IVF31,Flat", "rows": [row(1, 1, 0.5), row(31, 12, 1.0)]},
+            "ivf_sqrt": built | {
+                "index": "IVF31,Flat", "lists": 31, "rows": [row(1, 1, 0.5), row(8, 4, 0.96), row(31, 12, 1.0)]
+            },
             "l2_mistake": built | {"index": "x", "rows": [row(31, 12, 0.2)]},
         }]}
     )  # fmt: skip
     assert "| exact: `Flat` |  | **1.000** | 10.00 | 100.00 | 40.00 | 2 | 1 | 2.0 |" in found
     assert "| ivf_sqrt: `IVF31,Flat` | 31 | 1.000 | 12.00" in found
+    assert "For recall 0.95: ivf_sqrt searches 8 of 31 lists, 2.5 times as fast as exact search." in found
     assert "| trained again for every batch | 12.00 | 2,012 |" in found
     assert "| a random matrix made within the time of exact search | 10.00 | 3,010 |" in found
     assert "| metric L2 by default: recall@10 with every list | 1.000 | 0.200 |" in found
