@@ -110,10 +110,11 @@ def pretrain(work: StepRun) -> Made:
         seed=config.seed, passages=len(rows), smallest=config.crop_min, largest=config.crop_max,
         deletion=config.deletion, query_prefix=start.query_prefix, passage_prefix=start.passage_prefix,
     )  # fmt: skip
+    made_of = {"segments": passages.fingerprint, "kept": len(rows), **_weights_of(start)}
     made = fit(
         Fit(
             config=config, start=start, out=work.directory, words=lambda: _segment_words(passages, rows), plan=plan,
-            columns=batches.columns, valid=valid, made_of={"segments": passages.fingerprint, "kept": len(rows), **_weights_of(start)},
+            columns=batches.columns, valid=valid, made_of=made_of,
         )
     )  # fmt: skip
     return Made(files=made.files, counts={**made.counts, **counts}, report=made.report)

@@ -76,9 +76,7 @@ def test_vicreg_is_that_of_the_function_cached_or_not(cached: int, tmp_path: Pat
 
 def test_an_expander_stands_before_vicreg_and_is_kept_in_checkpoints(tmp_path: Path) -> None:
     model, start = opened(tmp_path)
-    loss = build_loss(
-        TrainConfig.model_validate({"objective": "vicreg", "vicreg": {"expander": [6, 5]}}), start, model
-    )
+    loss = build_loss(TrainConfig.model_validate({"objective": "vicreg", "vicreg": {"expander": [6, 5]}}), start, model)
     questions, passages = embedded(model)
     wanted = vicreg(loss.expander(questions), loss.expander(passages), (25.0, 25.0, 1.0))
     assert total(loss(features(model), None)) == pytest.approx(total(wanted._asdict()), abs=1e-4)

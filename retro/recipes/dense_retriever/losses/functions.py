@@ -129,8 +129,8 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     """Move the weights of the momentum encoder: slow = m · slow + (1 − m) · fast. Buffers are copied."""
     for mine, its in zip(slow.parameters(), fast.parameters(), strict=True):
         mine.mul_(momentum).add_(its.detach().to(mine.dtype), alpha=1 - momentum)
-    for mine, its in zip(slow.buffers(), fast.buffers(), strict=True):
-        mine.copy_(its)
+    for kept, given in zip(slow.buffers(), fast.buffers(), strict=True):
+        kept.copy_(given)
 
 
 def distillation(scores_BC: Tensor, reader_BC: Tensor, temperature: float, reader_temperature: float) -> Tensor:
