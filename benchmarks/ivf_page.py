@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def _reached(one: Mapping[str, Any]) -> Iterator[str]:
             lists = f"{good[0]['nprobe']:,} of {one[name]['lists']:,} lists"
             parts.append(f"{name} searches {lists}, {times:.1f} times as fast as exact search")
     if parts:
-        yield f"For recall {TARGET}: {'; '.join(parts)}."
+        yield from textwrap.wrap(f"For recall {TARGET}: {'; '.join(parts)}.", 120)
         yield ""
 
 

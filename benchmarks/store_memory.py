@@ -22,6 +22,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -184,18 +185,20 @@ def _extrapolated(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     if any(np.isnan(list(slopes.values()))):
         return
     shown = ", ".join(f"{phase} {slope:.0f}" for phase, slope in slopes.items())
-    yield f"Bytes that each further segment takes (a straight line through the rows): {shown}."
+    yield from textwrap.wrap(f"Bytes that each further segment takes (a straight line through the rows): {shown}.", 120)
+    yield ""
     needed = {
         phase: last["phases"][phase]["own"] + max(slope, 0) * (_TARGET_N - last["segments"])
         for phase, slope in slopes.items()
     }
     most = max(needed, key=lambda phase: needed[phase])
     vectors = 2 * _TARGET_N * _TARGET_D
-    yield (
+    text = (
         f"**Extrapolated, not measured**, to {_TARGET_N:,} segments in shards of that size: {needed[most] / 1e9:.1f} "
         f"GB at most (phase {most}), for vectors of {vectors / 1e9:.1f} GB at {_TARGET_D} values. A block of 10,000 "
         f"vectors, which is held some times over, grows with D: {40_000 * _TARGET_D / 1e6:.0f} MB as float32 there."
     )
+    yield from textwrap.wrap(text, 120)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ def test_growth_is_bytes_for_each_further_segment() -> None:
     assert "| 200,000 | 1 | 100 | 203 (406), 3 s" in found
     # 206 MB and 30 bytes for each of 9.7 million more.
     assert "**Extrapolated, not measured**, to 10,000,000 segments in shards of that size: 0.5 GB" in found
+    assert all(len(line) <= 120 for line in found.splitlines())
     assert "Extrapolated" not in page({"rows": rows[:1], "machine": "m", "dimension": 8, "shard": 50_000})
 
 
