@@ -9,7 +9,7 @@ retro recipe NAME COMMAND ...          what the recipe itself offers, such as a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -101,20 +101,28 @@ def _show(found: Recipe, as_json: bool) -> None:
         steps_table.add_row(one.name, one.summary, ", ".join(one.needed(found.config())))
     for heading in ("setting", "default", "what it is"):
         settings_table.add_column(heading, whole=heading == "setting")
-    for row in _settings(found.config()):
+    for row in _settings(found.config):
         settings_table.add_row(*row)
     output.table(steps_table, settings_table)
 
 
-def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Name, default and description of every setting; sections that other pages describe, such as a training loop's,
-    are one line."""
+def _settings(kind: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Name, default and description of every setting. Sections of the same package are gone into, also those that are
+    absent by default and those of a list; of others, such as a training loop's, which other pages describe, there is
+    one line."""
     from retro.common.config import setting_docs
 
-    docs = setting_docs(type(config))
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        inside = hasattr(value, "model_fields") and type(value).__module__ == type(config).__module__
-        yield f"{prefix}{name}", "" if hasattr(value, "model_fields") else str(value), docs.get(name, "")
-        if inside:
-            yield from _settings(value, f"{prefix}{name}.")
+    docs = setting_docs(kind)
+    for name, field in kind.model_fields.items():
+        value = "needed" if field.is_required() else field.get_default(call_default_factory=True)
+        inside = [one for one in (field.annotation, *get_args(field.annotation)) if _package(one) == _package(kind)]
+        sections = [one for one in inside if hasattr(one, "model_fields")]
+        many = bool(sections) and isinstance(value, tuple)
+        shown = f"{len(value)} of these" if many else "" if hasattr(value, "model_fields") else str(value)
+        yield f"{prefix}{name}", shown, docs.get(name, "")
+        for section in sections:
+            yield from _settings(section, f"{prefix}{name}{'[]' if many else ''}.")
+
+
+def _package(kind: Any) -> str:
+    return str(getattr(kind, "__module__", "")).rpartition(".")[0]

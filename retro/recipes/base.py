@@ -216,6 +216,7 @@ RECIPES: Registry[Recipe] = Registry(
         "instruct_rag": "retro.recipes.instruct_rag.recipe:InstructRag",
         "knowledge_conflict": "retro.recipes.knowledge_conflict.recipe:KnowledgeConflict",
         "multi_hop": "retro.recipes.multi_hop.recipe:MultiHop",
+        "dense_retriever": "retro.recipes.dense_retriever.recipe:DenseRetriever",
         "dynamic_prefix": "retro.recipes.dynamic_prefix.recipe:DynamicPrefix",
     },
     _accept,

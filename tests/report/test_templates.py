@@ -21,6 +21,8 @@ from retro.qa.answer_files import Answer
 from retro.qa.metrics.normalize import Rules
 from retro.qa.question import Context, Question
 from retro.quickstart import acts as quickstart_page
+from retro.recipes.dense_retriever.page import cases as retriever_cases
+from retro.recipes.dense_retriever.page import scores_page
 from retro.recipes.instruct_rag.cases import case_of, cases_page
 from retro.recipes.knowledge_conflict.conditions import conflict_metrics
 from retro.recipes.knowledge_conflict.config import PhrasesConfig
@@ -36,6 +38,7 @@ from retro.report.run_summary import Curve, StageView, summarize
 from retro.report.tables import new_table
 from retro.sweep.table import CellResult
 from retro.sweep.table import page as sweep_page
+from tests.recipes.dense_retriever import scored
 from tests.report.page_parser import Page
 from tests.test_house import loaded_after
 
@@ -174,9 +177,18 @@ def rationales_html(_: Path) -> str:
     return cases_page(EVIL, EVIL, [(EVIL, EVIL)], [case])
 
 
+def retrievers_html(_: Path) -> str:
+    values = {"tuned": scored.VALUES["tuned"], EVIL: scored.VALUES["minilm"]}
+    found = scored.scores(values, EVIL)
+    sides = [{"name": name, "key": name} for name in values]
+    groups = retriever_cases(scored.lines(values, EVIL, EVIL), sides[0], sides[1], "document_top5")
+    return scores_page(found, {EVIL: [(1.0, 2.0), (2.0, 1.0)]}, groups)
+
+
 PAGES: dict[str, Callable[[Path], str]] = {
     "conflicts": conflicts_html,
     "rationales": rationales_html,
+    "retrievers": retrievers_html,
     "run": run_html,
     "sweep": sweep_html,
     "inspect": inspect_html,

@@ -1,0 +1,162 @@
+"""Hard negatives: which passages are, worked by hand; and the step, its searches and its refresh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retro.common.errors import ConfigError
+from retro.qa.question import Context
+from retro.recipes.dense_retriever.mine import hard_negatives, shared_part, trigrams
+from retro.recipes.dense_retriever.mine_config import MineConfig
+from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
+from tests.recipes.dense_retriever.fact_world import make_world
+from tests.recipes.dense_retriever.runs import do
+from tests.recipes.dense_retriever.test_train import SMALL, outcome
+
+PAIR = Pair(
+    id="q", question="Who laid out the garden?", document="d1", answers=("Le Nôtre",),
+    positive=PairPassage(id="d1#0", text="The garden was laid out by the king's gardener in 1661"),
+)  # fmt: skip
+
+
+def found(*passages: tuple[str, str], first: float = 10.0) -> list[Context]:
+    """Ranked passages, each with a score of one less than the one before."""
+    return [
+        Context(title="", text=text, document_id=identifier, score=first - rank)
+        for rank, (identifier, text) in enumerate(passages)
+    ]
+
+
+def ids(lists: Sequence[list[Context]], pair: Pair = PAIR, **settings: Any) -> tuple[list[str], dict[str, int]]:
+    negatives, counts = hard_negatives(pair, lists, MineConfig(**settings))
+    return [one.id for one in negatives], dict(counts)
+
+
+def test_what_may_answer_the_question_is_no_negative_and_is_counted_by_its_reason() -> None:
+    ranked = found(
+        ("d1#3", "Another part of the same document"),
+        ("d2#0", "Gardens were designed by LE NÔTRE."),
+        ("d3#0", "the garden, was laid out by the king's gardener in 1661!"),
+        ("d4#0", "A garden of roses in Kent"),
+        ("d5#0", "A lake"),
+    )
+    assert ids([ranked]) == (["d4#0", "d5#0"], {"own_document": 1, "has_answer": 1, "near_duplicate": 1})
+    assert ids([ranked], without_answer=False)[0] == ["d2#0", "d4#0", "d5#0"]
+
+
+def test_trigrams_of_the_shorter_text_decide_what_is_a_near_duplicate() -> None:
+    # a b c, b c d of four words; of five words with one exchanged at the end: two of its three.
+    assert shared_part(trigrams("a b c d"), trigrams("a b c d e")) == 1
+    assert shared_part(trigrams("a b c d x"), trigrams("a b c d e")) == pytest.approx(2 / 3)
+    assert shared_part(trigrams("A, b."), trigrams("a b")) == 1
+    assert shared_part(trigrams("a b"), trigrams("a b c")) == 0
+    near = found(("x#0", "The garden was laid out by the king's gardener in 1670"))
+    # 11 words and a possessive, 1661 exchanged: all but one of the trigrams.
+    assert ids([near]) == ([], {"near_duplicate": 1})
+    assert ids([near], near_duplicate=0.95)[0] == ["x#0"]
+
+
+def test_negatives_are_taken_from_the_sources_in_turn_and_none_twice() -> None:
+    first, second = found(("a#0", "a"), ("b#0", "b"), ("c#0", "c")), found(("b#0", "b"), ("e#0", "e"), ("a#1", "a"))
+    assert ids([first, second], count=4)[0] == ["a#0", "b#0", "e#0", "c#0"]
+    assert ids([first, second], count=2)[0] == ["a#0", "b#0"]
+
+
+def test_ranks_before_the_first_and_behind_the_last_are_left_alone() -> None:
+    ranked = found(("a#0", "a"), ("b#0", "b"), ("c#0", "c"), ("e#0", "e"))
+    assert ids([ranked], first_rank=2, depth=3) == (["b#0", "c#0"], {"before_first_rank": 1})
+
+
+def test_what_scores_too_near_to_the_positive_is_left_out() -> None:
+    ranked = found(("a#0", "a"), ("d1#0", PAIR.positive.text), ("b#0", "b"), ("c#0", "c"))
+    # The positive scores 9: at a margin of .8 negatives are those up to 7.2.
+    assert ids([ranked], margin=0.8) == (["c#0"], {"too_near_in_score": 2, "own_document": 1})
+    # One that was not found scores at most as the last, 8 here.
+    assert ids([found(("a#0", "a"), ("b#0", "b"), ("c#0", "c"))], margin=1.0)[0] == ["c#0"]
+
+
+def test_the_pairs_own_negatives_come_first() -> None:
+    given = Pair(**{**vars(PAIR), "negatives": (PairPassage(id="own", text="own"),)})
+    ranked = [found(("own", "own"), ("a#0", "a"))]
+    assert ids(ranked, given)[0] == ["own", "a#0"]
+    assert ids(ranked, given, keep_given=False)[0] == ["own", "a#0"]
+    assert ids(ranked, given, count=1)[0] == ["own"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"first_rank": 5, "depth": 4}, "depth = 4: needs at least first_rank = 5"), ({"sources": ()}, "sources"),
+     ({"sources": ("bm25", "bm25")}, "needs each source once")],
+)  # fmt: skip
+def test_bad_settings_are_named(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        MineConfig(**settings)
+
+
+def test_the_step_finds_by_words_and_leaves_pairs_with_negatives(tmp_path: Path) -> None:
+    pytest.importorskip("bm25s")
+    world = make_world(entities=4, relations=3, held_out=2, fillers=4)
+    world.write(tmp_path / "recipe_toy")
+    # Questions in the words of passages, so that words find something.
+    pairs = [Pair(**{**vars(one), "question": one.positive.text.rpartition(" ")[0]}) for one in world.train]
+    type(world)(train=pairs, valid=world.valid).write(tmp_path / "recipe_toy")
+    sections = {"mine": {"sources": ["bm25"], "count": 2, "near_duplicate": 1.0}, "train": SMALL}
+    made = do(tmp_path, "mine", **sections)
+    mined = read_pairs(tmp_path / "recipe_toy/mine/train.jsonl")
+    assert [one.id for one in mined] == [one.id for one in pairs]
+    assert made.counts["pairs"] == 10 and made.counts["negatives"] == sum(len(one.negatives) for one in mined) > 0
+    for one in mined:
+        assert one.positive.id not in {negative.id for negative in one.negatives}
+        assert not any(one.answers[0] in negative.text for negative in one.negatives)
+    text = (tmp_path / "recipe_toy/mine/train.jsonl").read_bytes()
+    do(tmp_path, "mine", **sections)
+    assert (tmp_path / "recipe_toy/mine/train.jsonl").read_bytes() == text
+    # And training takes them.
+    made = do(tmp_path, "train", **(sections | {"train": SMALL | {"negatives": 1}}))
+    assert made.report["hard"] > 0
+
+
+def test_vectors_of_a_model_from_scratch_are_not_searched_by(tmp_path: Path) -> None:
+    make_world(entities=4, relations=3, held_out=2, fillers=4).write(tmp_path / "recipe_toy")
+    with pytest.raises(ConfigError, match=r"mine.sources = \('dense',\): needs bm25 alone"):
+        do(tmp_path, "mine", mine={"sources": ["dense"]}, train=SMALL)
+
+
+def test_a_refresh_mines_by_the_weights_of_its_step_and_survives_a_kill(tmp_path: Path) -> None:
+    import signal
+
+    from tests.recipes.dense_retriever.test_train import killed
+
+    world = make_world(entities=4, relations=4, held_out=2, fillers=4)
+    for name in ("whole", "killed"):
+        world.write(tmp_path / name / "recipe_toy")
+        # The step `mine` found nothing yet.
+        (tmp_path / name / "recipe_toy/mine").mkdir()
+        pairs = [Pair(**{**vars(one), "negatives": (world.train[number - 1].positive,)})
+                 for number, one in enumerate(world.train)]  # fmt: skip
+        from retro.recipes.dense_retriever.pairs import write_pairs
+
+        write_pairs(tmp_path / name / "recipe_toy/mine/train.jsonl", pairs)
+    sections = {
+        "mine": {"sources": ["dense"], "count": 2},
+        "train": SMALL | {"negatives": 1, "refresh_every": 4, "checkpoint_every": 3, "steps": 10},
+    }
+    do(tmp_path / "whole", "train", **sections)
+    refreshed = sorted(one.name for one in (tmp_path / "whole/recipe_toy/train/refresh").iterdir())
+    assert refreshed == ["negatives-4.jsonl", "negatives-8.jsonl"]
+    home = tmp_path / "killed"
+    assert killed(home, "train", sections, 5) == -signal.SIGKILL
+    do(home, "train", **sections)
+    assert outcome(home) == outcome(tmp_path / "whole")
+    files = [tmp_path / name / "recipe_toy/train/refresh/negatives-8.jsonl" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_refresh_without_settings_of_mining_is_refused(tmp_path: Path) -> None:
+    make_world(entities=4, relations=3, held_out=2, fillers=4).write(tmp_path / "recipe_toy")
+    with pytest.raises(ConfigError, match=r"train.refresh_every = 4: needs settings of `mine`, with the source dense"):
+        do(tmp_path, "train", train=SMALL | {"negatives": 1, "hard_share": 0.0, "refresh_every": 4})
