@@ -28,7 +28,7 @@ V = TypeVar("V")
 
 GROUPS = (
     *("retro.embedders", "retro.metrics", "retro.tasks", "retro.prompts", "retro.formats", "retro.positions"),
-    "retro.recipes",
+    *("retro.recipes", "retro.penalties"),
 )
 """Groups of entry points, one for each registry."""
 

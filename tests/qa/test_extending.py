@@ -36,13 +36,14 @@ from retro.qa.question import Context, Question
 from retro.qa.question_files import read_questions
 from retro.qa.task import TASKS, load_task
 from retro.recipes.base import RECIPES, run_recipe
+from retro.recipes.dynamic_prefix.penalties import PENALTIES
 from retro.run.config import RunConfig
 from tests.outside import installed, write_distribution
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```(?:python|yaml|toml)\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL))
 OTHERS = ("my_lab/slow_rope.py", "hedging.yaml")
-REGISTRIES: tuple[Registry[Any], ...] = (EMBEDDERS, METRICS, FORMATS, TASKS, PROMPTS, POSITIONS, RECIPES)
+REGISTRIES: tuple[Registry[Any], ...] = (EMBEDDERS, METRICS, FORMATS, TASKS, PROMPTS, POSITIONS, RECIPES, PENALTIES)
 
 
 @pytest.fixture(scope="module")

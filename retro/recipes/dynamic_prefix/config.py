@@ -13,6 +13,7 @@ from retro.recipes.document_split import SEED, VALID_SHARE
 from retro.recipes.dynamic_prefix.ablation_config import AblateConfig
 from retro.recipes.dynamic_prefix.evaluate_config import PrefixEvaluateConfig
 from retro.recipes.dynamic_prefix.generation_config import AnswerConfig, StoreConfig
+from retro.recipes.dynamic_prefix.joint_config import JointConfig
 from retro.recipes.passages.config import PassagesConfig
 from retro.training.config import TrainConfig
 
@@ -182,6 +183,9 @@ class DynamicPrefixConfig(StageConfig):
 
     train: PrefixTrainConfig = PrefixTrainConfig()
     """Training of the encoder."""
+
+    joint: JointConfig | None = None
+    """Training of retriever and reader together, after `train`; absent: none."""
 
     store: StoreConfig = StoreConfig()
     """Documents that are encoded once."""

@@ -10,6 +10,7 @@ from typing import Any
 from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
 from retro.recipes.dynamic_prefix import generation_steps
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+from retro.recipes.dynamic_prefix.joint import JOINT
 from retro.run.config import RunConfig
 
 
@@ -88,6 +89,7 @@ class DynamicPrefix:
             collective=True,
             wanted=lambda settings: settings.data.train is not None,
         ),
+        JOINT,
         generation_steps.ENCODE,
         generation_steps.ANSWER,
         Step(
