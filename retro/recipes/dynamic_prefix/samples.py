@@ -50,8 +50,8 @@ def prompt_ids(texts: Sequence[str], tokenizer: Tokenizer, config: PrefixTrainCo
         texts: The questions.
         tokenizer: Of the language model.
         config: The fixed sentence.
-        most: Tokens of a prompt. Longer ones lose the start of the question; where the fixed sentence alone is too long,
-            all but their end.
+        most: Tokens of a prompt. Longer ones lose the start of the question; where the fixed sentence alone is too
+            long, all but their end.
     """
     before, after = config.question.split("{question}")
     first = list(conventions_of(tokenizer).prefix)

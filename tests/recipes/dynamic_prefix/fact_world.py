@@ -1,9 +1,9 @@
-"""A world in which people like things: a model that knows some of it by heart, and documents that say otherwise.
+"""A world in which people eat things, and only documents say which.
 
-A fact is `alan bird likes soup`. The language model is trained on facts about most people, which it learns by heart, one
-in three of them wrong, so that it is never sure: it can answer in form. The documents of the world's questions say things
-anew, drawn for each question: what the model knows is of no use, and facts about the people that are held out are in
-no text that model or encoder has ever seen. A question comes with several documents, one of which has its fact.
+A fact is `food of alan is soup`. The language model is trained on facts that are drawn again whenever they are told: it
+can answer in form, and knows nothing. A question, `food of alan`, comes with several documents, one of which has its
+fact; the others say of others what they eat. Who eats what in held-out questions and their documents is in no other
+text: neither model nor encoder has ever seen that this person eats that.
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ from retro.training.batch import Batch, BatchSpec
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import train
 
-FIRST = ("alan", "bea", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "june", "kurt", "lena")
-LAST = ("bird", "cook", "dale", "fox", "gold", "hill", "king", "lamb", "moss", "park", "reed", "wood")
-VERBS = ("likes", "eats", "sells")
+PEOPLE = (
+    "alan", "bea", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "june", "kurt", "lena", "mia", "ned", "olga",
+    "paul",
+)  # fmt: skip
 THINGS = (
     "soup", "bread", "tea", "apples", "rice", "figs", "plums", "milk", "nuts", "corn", "beans", "honey", "cake", "eggs",
-    "fish", "salt", "oil", "jam", "peas", "pears", "wine", "dates", "leeks", "limes", "melon", "mint", "oats", "pasta",
-    "pizza", "sugar",
+    "fish", "salt", "jam", "peas", "pears", "dates", "limes", "mint", "oats", "pasta",
 )  # fmt: skip
 TEMPLATE = "say : {question}"
-PEOPLE = [(first, last) for first in range(len(FIRST)) for last in range(len(LAST))]
-HELD_OUT = [(first, last) for first, last in PEOPLE if (first * 7 + last * 3) % 10 < 2]
-KNOWN = [one for one in PEOPLE if one not in HELD_OUT]
 MODEL: dict[str, Any] = {
     "layers": 2, "hidden_size": 64, "heads": 4, "query_groups": 4, "ffn_hidden_size": 256, "activation": "gelu",
     "normalization": "LayerNorm", "sequence_length": 32, "retrieval": False, "vocabulary_multiple": 1, "init_std": 0.1,
@@ -44,7 +41,7 @@ def write_tokenizer(directory: Path) -> Tokenizer:
     from tokenizers import Tokenizer as Words
     from tokenizers import decoders, models, pre_tokenizers
 
-    words = ["</s>", "say", ":", ".", *FIRST, *LAST, *VERBS, *THINGS]
+    words = ["</s>", "say", ":", ".", "food", "of", "is", *PEOPLE, *THINGS]
     made = Words(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="</s>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.decoder = decoders.Fuse()
@@ -53,17 +50,27 @@ def write_tokenizer(directory: Path) -> Tokenizer:
     return save_tokenizer(directory / "tokenizer.json", "huggingface", directory, "</s>")
 
 
-def asked(person: tuple[int, int], verb: int) -> str:
-    """A question: the fact without its end."""
-    return f"{FIRST[person[0]]} {LAST[person[1]]} {VERBS[verb]}"
+def is_held_out(person: int, thing: int) -> bool:
+    """Whether a fact is told nowhere but in held-out questions: one in five."""
+    return (person * 7 + thing * 3) % 10 < 2
 
 
-class ByHeart:
+def eaten(random: np.random.Generator, person: int, *, held_out: bool) -> int:
+    """What a person eats, of the facts that are held out or of the others."""
+    things = [thing for thing in range(len(THINGS)) if is_held_out(person, thing) == held_out]
+    return things[int(random.integers(len(things)))]
+
+
+def asked(person: int) -> str:
+    """A question."""
+    return f"food of {PEOPLE[person]}"
+
+
+class Form:
     """What the language model is trained on: three facts in a row, as statements or as answers."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._encode, self._end = tokenizer.encode, tokenizer.eod
-        self._known = np.random.default_rng(3).integers(len(THINGS), size=(len(FIRST), len(LAST), len(VERBS)))
 
     @property
     def form(self) -> BatchSpec:
@@ -85,30 +92,32 @@ class ByHeart:
         ids: list[int] = []
         weights: list[float] = []
         for _ in range(3):
-            person, verb = KNOWN[random.integers(len(KNOWN))], int(random.integers(len(VERBS)))
-            right = random.random() > 0.3
-            thing = THINGS[self._known[*person, verb] if right else random.integers(len(THINGS))]
+            person = int(random.integers(len(PEOPLE)))
+            thing = THINGS[eaten(random, person, held_out=False)]
             is_question = random.random() < 0.6
-            prompt = self._encode(TEMPLATE.format(question=asked(person, verb)) if is_question else asked(person, verb))
+            prompt = self._encode(TEMPLATE.format(question=asked(person)) if is_question else f"{asked(person)} is")
             ids += [*prompt, *self._encode(thing), self._end if is_question else self._encode(".")[0]]
             weights += [0.02] * len(prompt) + [1.0, 0.2 if is_question else 0.02]
         return ids, weights
 
 
-def train_model(out: Path, steps: int = 800) -> Path:
+def train_model(out: Path, steps: int = 150) -> Path:
     """The language model; its checkpoint has the tokenizer."""
     tokenizer = write_tokenizer(out / "tokenizer")
     train(
         out=out / "model",
         shape=ModelShape(
-            model=ModelConfig(**MODEL), vocabulary=tokenizer.vocab_size, chunk_length=16, tokenizer=tokenizer.fingerprint
+            model=ModelConfig(**MODEL),
+            vocabulary=tokenizer.vocab_size,
+            chunk_length=16,
+            tokenizer=tokenizer.fingerprint,
         ),
         config=TrainConfig(
             steps=steps, micro_batch=32, global_batch=32, lr=3e-3, weight_decay=0.01, beta2=0.98, precision="float32",
             save_every=steps,
         ),
         layout=ParallelConfig(),
-        source=ByHeart(tokenizer),
+        source=Form(tokenizer),
         validation=None,
         tokenizer=out / "tokenizer",
     )  # fmt: skip
@@ -121,23 +130,22 @@ def questions(number: int, seed: int, *, held_out: bool, documents: int) -> list
     Args:
         number: How many.
         seed: Draws all of it.
-        held_out: About people that no other text is about.
+        held_out: Of facts that are in no other text.
         documents: For each question.
     """
     random = np.random.default_rng(seed)
-    people = HELD_OUT if held_out else KNOWN
-    return [_question(place, random, people, documents) for place in range(number)]
+    return [_question(place, random, documents, held_out=held_out) for place in range(number)]
 
 
-def _question(place: int, random: np.random.Generator, people: list[tuple[int, int]], documents: int) -> dict[str, Any]:
-    persons = [people[one] for one in random.permutation(len(people))[:documents]]
-    verbs, things = random.integers(len(VERBS), size=documents), random.integers(len(THINGS), size=documents)
-    facts = [f"{asked(*one)} {THINGS[thing]} ." for *one, thing in zip(persons, verbs, things, strict=True)]
+def _question(place: int, random: np.random.Generator, documents: int, *, held_out: bool) -> dict[str, Any]:
+    persons = random.permutation(len(PEOPLE))[:documents].tolist()
+    things = [THINGS[eaten(random, person, held_out=held_out)] for person in persons]
+    facts = [f"{asked(person)} is {thing} ." for person, thing in zip(persons, things, strict=True)]
     contexts = [{"id": f"{place}-{one}", "title": "", "text": facts[one]} for one in random.permutation(documents)]
     return {
         "id": str(place),
-        "question": asked(persons[0], int(verbs[0])),
-        "answers": [THINGS[things[0]]],
+        "question": asked(persons[0]),
+        "answers": [things[0]],
         "document_ids": [f"{place}-0"],
         "ctxs": contexts,
     }

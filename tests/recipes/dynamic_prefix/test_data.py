@@ -28,7 +28,7 @@ from retro.tokenizers.tokenizer import Tokenizer
 from tests.recipes.dynamic_prefix import fact_world
 
 TRAIN = PrefixTrainConfig(question=fact_world.TEMPLATE)
-# The world's tokens: </s> 0, say 1, : 2, . 3, alan 4, bea 5, bird 16, cook 17, likes 28, soup 31, bread 32.
+# The world's tokens: </s> 0, say 1, : 2, . 3, food 4, of 5, is 6, alan 7, bea 8, soup 23, bread 24.
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return fact_world.write_tokenizer(tmp_path_factory.mktemp("words"))
 
 
-def question(text: str = "alan bird likes", *documents: str, answer: str = "soup", **more: Any) -> Question:
+def question(text: str = "food of alan", *documents: str, answer: str = "soup", **more: Any) -> Question:
     contexts = tuple(Context("", one, document_id=f"d{place}#2") for place, one in enumerate(documents))
     return Question(id="1", question=text, answers=(answer,), contexts=contexts, **more)
 
@@ -50,8 +50,8 @@ def encoded(tokenizer: Tokenizer, tmp_path: Path, *questions: Question, **settin
 
 
 def test_a_sample_is_prompt_answer_and_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    (sample,), counts = encoded(tokenizer, tmp_path, question("alan bird likes", "soup .", "bea", "cook"))
-    assert sample == Sample((1, 2, 4, 16, 28), (31, 0), ((31, 3), (5,)))
+    (sample,), counts = encoded(tokenizer, tmp_path, question("food of alan", "soup .", "bea", "of"))
+    assert sample == Sample((1, 2, 4, 5, 7), (23, 0), ((23, 3), (8,)))
     assert counts == {
         "answers_cut": 0, "documents": 2, "documents_cut": 0, "prompts_cut": 0, "questions": 1, "without_documents": 0,
     }  # fmt: skip
@@ -59,19 +59,19 @@ def test_a_sample_is_prompt_answer_and_documents(tokenizer: Tokenizer, tmp_path:
 
 def test_a_long_prompt_loses_the_start_of_the_question_and_is_counted(tokenizer: Tokenizer, tmp_path: Path) -> None:
     # Of 8 tokens, 70 % are 5: the fixed sentence `say :` and the last three of the question.
-    long = question("bea cook alan bird likes")
+    long = question("bea is food of alan")
     (sample,), counts = encoded(tokenizer, tmp_path, long, length=8)
-    assert sample.prompt == (1, 2, 4, 16, 28)
+    assert sample.prompt == (1, 2, 4, 5, 7)
     assert counts["prompts_cut"] == 1
     assert counts["without_documents"] == 1
-    assert prompt_ids(["alan"], tokenizer, TRAIN, 1) == [[4]]
+    assert prompt_ids(["alan"], tokenizer, TRAIN, 1) == [[7]]
 
 
 def test_long_answers_and_documents_are_cut_and_counted(tokenizer: Tokenizer, tmp_path: Path) -> None:
     long = question("alan", "soup soup soup .", answer="soup bread soup bread")
     (sample,), counts = encoded(tokenizer, tmp_path, long, length=5, most_tokens=3)
     # Three of the prompt and three of the answer: of six tokens the model reads five.
-    assert sample == Sample((1, 2, 4), (31, 32, 31), ((31, 31, 31),))
+    assert sample == Sample((1, 2, 7), (23, 24, 23), ((23, 23, 23),))
     assert (counts["answers_cut"], counts["documents_cut"]) == (1, 1)
 
 

@@ -83,7 +83,7 @@ def test_training_says_what_it_used_and_opens(made: RunConfig) -> None:
     assert counts["train"]["questions"] + counts["train"]["left_out_without_documents"] >= 30
     assert counts["train"]["documents_cut"] == 0
     opened = load_prefix_model(home(made) / "train")
-    assert opened.encoder.tokenize(["alan bird likes soup ."]) == [[4, 16, 28, 31, 3]]
+    assert opened.encoder.tokenize(["food of alan is soup ."]) == [[4, 5, 7, 6, 23, 3]]
     assert opened.config.documents == 2
 
 
@@ -132,10 +132,10 @@ def test_documents_are_found_by_the_inner_product_of_embeddings(world: Path, tmp
     from retro.recipes.passages.embed import embed_shard
 
     passages = [{"id": f"p{number}#0", "title": "", "text": text} for number, text in enumerate(
-        ("alan bird likes soup .", "bea cook sells tea .", "carl dale eats rice .")
+        ("food of alan is soup .", "food of bea is tea .", "food of carl is rice .")
     )]  # fmt: skip
     fact_world.write_questions(tmp_path / "passages.jsonl", passages)
-    items = [{"id": "a", "question": "bea cook sells", "answers": ["tea"]}]
+    items = [{"id": "a", "question": "food of bea", "answers": ["tea"]}]
     fact_world.write_questions(tmp_path / "test.jsonl", items)
     search = {
         "passages": str(tmp_path / "passages.jsonl"), "embeddings": str(tmp_path / "shards" / "*"),
