@@ -215,7 +215,7 @@ def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
     """The Markdown page."""
     rows, sizes = numbers["rows"], numbers["sizes"]
     of_clock = " of processor time" if options.cpu_time else ""
-    pairs = [(tokens, count) for tokens in options.tokens for count in options.documents]
+    pairs = list(dict.fromkeys((one["tokens"], one["documents"]) for one in rows))
     by = {(one["tokens"], one["documents"], one["way"]): one for one in rows}
     names = list(dict.fromkeys(one["way"] for one in rows))
     head = " | ".join(f"{count} × {tokens:,}" for tokens, count in pairs)
