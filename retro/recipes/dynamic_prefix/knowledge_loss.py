@@ -1,4 +1,4 @@
-"""The loss of `train` with a penalty on what documents do: cross-entropy of the answer, and `token_penalties` beside it."""
+"""The loss of `train` with a penalty on what documents do: the answer's cross-entropy, and `token_penalties`."""
 
 # Dims: B questions, S tokens, V vocabulary.
 
