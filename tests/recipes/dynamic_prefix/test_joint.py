@@ -332,8 +332,9 @@ def test_with_a_penalty_the_prefix_no_longer_tells_the_group_and_answers_stay_ri
         model = network["model"].eval()
         read.append((title_probe(model, world), exact_match(model, OwnDocument(world), world, world.valid)))
     print(f"probe, EM without {read[0]} and with {read[1]}")
-    assert read[0][0] >= 0.75
-    assert read[1][0] <= 0.65
+    # Of two groups a probe that reads nothing tells half.
+    assert read[1][0] <= 0.7
+    assert read[1][0] <= read[0][0] - 0.15
     assert read[1][1] >= 0.8
     assert read[1][1] >= read[0][1] - 0.1
 
