@@ -128,6 +128,7 @@ def make_tiny(config: TinyEncoderConfig, texts: Iterable[str], seed: int, folder
         DataError: The texts have no word.
     """
     import torch
+    from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -152,7 +153,10 @@ def make_tiny(config: TinyEncoderConfig, texts: Iterable[str], seed: int, folder
             add_pooling_layer=False,
         )  # fmt: skip
     with whole_folder(folder) as temporary:
-        model.save_pretrained(temporary)
+        # Not save_pretrained: in a process that is not the first of several it writes no weights.
+        model.config.architectures = ["BertModel"]
+        model.config.save_pretrained(temporary)
+        save_file(model.state_dict(), temporary / "model.safetensors", metadata={"format": "pt"})
         named = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL, strict=True))
         PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, model_max_length=config.max_tokens, **named
