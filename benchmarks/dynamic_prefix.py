@@ -21,7 +21,7 @@ from benchmarks.hotpotqa_lessons import lessons_of
 from benchmarks.results import machine, write
 from retro.common.files import read_json
 from retro.recipes.base import RECIPES, run_recipe
-from retro.recipes.dynamic_prefix.evaluate_tables import tables
+from retro.recipes.dynamic_prefix.evaluation.tables import tables
 from retro.recipes.item_files import write_items
 from retro.report.tables import markdown
 from retro.run.config import RunConfig, run_config_of

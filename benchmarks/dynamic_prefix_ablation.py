@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from retro.recipes.base import RECIPES, recipe_path
-from retro.recipes.dynamic_prefix.ablation import ABLATION, run_ablation
-from retro.recipes.dynamic_prefix.ablation_tables import MARKDOWN
+from retro.recipes.dynamic_prefix.ablation.run import ABLATION, run_ablation
+from retro.recipes.dynamic_prefix.ablation.tables import MARKDOWN
 from retro.run.config import load_run_config
 from tests.recipes.dynamic_prefix import fact_world, test_facts
 

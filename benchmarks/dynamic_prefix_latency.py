@@ -28,15 +28,15 @@ from retro.generate.engine import BatchEngine
 from retro.generate.loading import open_decoder
 from retro.generate.request import Knowledge, Request, Sampling
 from retro.qa.question import Context
-from retro.recipes.dynamic_prefix.answering import question_prompts, with_documents
+from retro.recipes.dynamic_prefix.answering.config import StoreConfig, StoredKind
+from retro.recipes.dynamic_prefix.answering.documents import KnowledgeSource
+from retro.recipes.dynamic_prefix.answering.encode import Encoding
+from retro.recipes.dynamic_prefix.answering.policy import question_prompts, with_documents
+from retro.recipes.dynamic_prefix.answering.store import KnowledgeStore, StoreHeader, text_digest, write_store
 from retro.recipes.dynamic_prefix.config import EncoderConfig, PrefixConfig, PrefixTrainConfig
-from retro.recipes.dynamic_prefix.documents import KnowledgeSource
-from retro.recipes.dynamic_prefix.encode import Encoding
-from retro.recipes.dynamic_prefix.encoder_files import make_fresh
-from retro.recipes.dynamic_prefix.generation_config import StoreConfig, StoredKind
-from retro.recipes.dynamic_prefix.parts import encoder_of, modules_of, prefix_of
-from retro.recipes.dynamic_prefix.samples import document_text
-from retro.recipes.dynamic_prefix.store import KnowledgeStore, StoreHeader, text_digest, write_store
+from retro.recipes.dynamic_prefix.training.encoder_files import make_fresh
+from retro.recipes.dynamic_prefix.training.parts import encoder_of, modules_of, prefix_of
+from retro.recipes.dynamic_prefix.training.samples import document_text
 from retro.tokenizers.tokenizer import load_tokenizer
 from retro.training import checkpoint
 from retro.training.config import ParallelConfig

@@ -37,8 +37,8 @@ from benchmarks.results import machine, write
 from retro.common.config import StageConfig
 from retro.index.embedder import EMBEDDERS, Embedder, ignore
 from retro.recipes.base import run_recipe
-from retro.recipes.dense_retriever.segments import PASSAGES, SEGMENTS
-from retro.recipes.dense_retriever.segments_config import SegmentsConfig
+from retro.recipes.dense_retriever.data.segments import PASSAGES, SEGMENTS
+from retro.recipes.dense_retriever.data.segments_config import SegmentsConfig
 from retro.recipes.passages.config import MAPPED, PassagesConfig
 from retro.recipes.passages.embed import embed_shard
 from retro.recipes.passages.search import PassageRetriever

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from retro.mcore import parallel
-from retro.recipes.dynamic_prefix.joint_training import train_joint
+from retro.recipes.dynamic_prefix.joint.training import train_joint
 from retro.training.config import ParallelConfig
 from tests.recipes.dynamic_prefix.joint_world import joint_config, joint_parts, make_world
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from retro.mcore import parallel
-from retro.recipes.dynamic_prefix.parts import encoder_of, prefix_of
+from retro.recipes.dynamic_prefix.training.parts import encoder_of, prefix_of
 from retro.training import loop
 from retro.training.config import ParallelConfig
 from tests.recipes.dynamic_prefix.tiny_prefix import prefix_config, train_prefix

@@ -19,7 +19,7 @@ from retro.generate.engine import BatchEngine
 from retro.generate.loading import open_decoder
 from retro.generate.request import Extension
 from retro.mcore import parallel
-from retro.recipes.dynamic_prefix.answering import TrainedPrefix, open_source
+from retro.recipes.dynamic_prefix.answering.policy import TrainedPrefix, open_source
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
 from retro.training.config import ParallelConfig
 from tests.generate.test_engine_model import NumberTokenizer

@@ -36,7 +36,7 @@ from retro.qa.question import Context, Question
 from retro.qa.question_files import read_questions
 from retro.qa.task import TASKS, load_task
 from retro.recipes.base import RECIPES, run_recipe
-from retro.recipes.dynamic_prefix.penalties import PENALTIES
+from retro.recipes.dynamic_prefix.joint.penalties import PENALTIES
 from retro.run.config import RunConfig
 from tests.outside import installed, write_distribution
 

@@ -21,8 +21,8 @@ from retro.qa.answer_files import Answer
 from retro.qa.metrics.normalize import Rules
 from retro.qa.question import Context, Question
 from retro.quickstart import acts as quickstart_page
-from retro.recipes.dense_retriever.page import cases as retriever_cases
-from retro.recipes.dense_retriever.page import scores_page
+from retro.recipes.dense_retriever.evaluation.page import cases as retriever_cases
+from retro.recipes.dense_retriever.evaluation.page import scores_page
 from retro.recipes.instruct_rag.cases import case_of, cases_page
 from retro.recipes.knowledge_conflict.conditions import conflict_metrics
 from retro.recipes.knowledge_conflict.config import PhrasesConfig

@@ -14,8 +14,8 @@ from retro.common.config import unknown_name
 from retro.common.errors import ConfigError
 from retro.common.files import write_plain_json
 from retro.common.terminal import output
-from retro.recipes.dense_retriever.compare import COMMAND, compare, open_side
-from retro.recipes.dense_retriever.evaluate_config import TUNED
+from retro.recipes.dense_retriever.evaluation.compare import COMMAND, compare, open_side
+from retro.recipes.dense_retriever.evaluation.config import TUNED
 
 PAIRS, PAGE = "retriever_pairs.json", "retriever_pairs.html"
 
@@ -46,7 +46,7 @@ def run_compare(words: Sequence[str]) -> None:
         ConfigError: There are not one or two, or a setting is unknown.
         ArtifactError: A run has no scores, or they are of other questions or passages.
     """
-    from retro.recipes.dense_retriever.page import compare_page, compare_tables
+    from retro.recipes.dense_retriever.evaluation.page import compare_page, compare_tables
     from retro.report.render import write_page
 
     folders, settings = _read("compare", words, ("a", "b", "set", "out"))
@@ -73,7 +73,7 @@ def run_beir(words: Sequence[str]) -> None:
         ConfigError: There is not one folder, no file to write, or a setting is unknown.
         DataError: The folder is not in BEIR's form.
     """
-    from retro.recipes.dense_retriever.beir import Split, pairs_of
+    from retro.recipes.dense_retriever.evaluation.beir import Split, pairs_of
     from retro.recipes.dense_retriever.pairs import write_pairs
 
     folders, settings = _read("beir", words, ("out", "split"))

@@ -6,11 +6,11 @@ from pydantic import model_validator
 
 from retro.common.config import StageConfig
 from retro.common.errors import require
-from retro.recipes.dense_retriever.data_config import DataConfig
-from retro.recipes.dense_retriever.evaluate_config import EmbedConfig, EvaluationConfig
-from retro.recipes.dense_retriever.mine_config import MineConfig, ReaderScoresConfig
-from retro.recipes.dense_retriever.segments_config import SegmentsConfig
-from retro.recipes.dense_retriever.train_config import PretrainConfig, TrainConfig
+from retro.recipes.dense_retriever.data.data_config import DataConfig
+from retro.recipes.dense_retriever.data.segments_config import SegmentsConfig
+from retro.recipes.dense_retriever.evaluation.config import EmbedConfig, EvaluationConfig
+from retro.recipes.dense_retriever.training.config import PretrainConfig, TrainConfig
+from retro.recipes.dense_retriever.training.mine_config import MineConfig, ReaderScoresConfig
 
 
 class DenseRetrieverConfig(StageConfig):

@@ -8,12 +8,12 @@ from types import MappingProxyType
 
 from retro.recipes.dense_retriever.command import run_beir, run_compare
 from retro.recipes.dense_retriever.config import DenseRetrieverConfig
-from retro.recipes.dense_retriever.data import PAIRS
-from retro.recipes.dense_retriever.evaluation_steps import EMBED, EVALUATE
-from retro.recipes.dense_retriever.mine import MINE
-from retro.recipes.dense_retriever.reader_scores import READER_SCORES
-from retro.recipes.dense_retriever.segments import SEGMENTS
-from retro.recipes.dense_retriever.train import PRETRAIN, TRAIN
+from retro.recipes.dense_retriever.data.build import PAIRS
+from retro.recipes.dense_retriever.data.segments import SEGMENTS
+from retro.recipes.dense_retriever.evaluation.steps import EMBED, EVALUATE
+from retro.recipes.dense_retriever.training.mine import MINE
+from retro.recipes.dense_retriever.training.reader_scores import READER_SCORES
+from retro.recipes.dense_retriever.training.train import PRETRAIN, TRAIN
 
 
 class DenseRetriever:

@@ -8,8 +8,8 @@ from pathlib import Path
 from retro.common.errors import ConfigError, DataError
 from retro.common.terminal import output
 from retro.recipes.base import RECIPES, recipe_path, require_recipes
-from retro.recipes.dynamic_prefix.ablation import ABLATION, run_ablation
-from retro.recipes.dynamic_prefix.ablation_tables import MARKDOWN, ablation_table, failures_table
+from retro.recipes.dynamic_prefix.ablation.run import ABLATION, run_ablation
+from retro.recipes.dynamic_prefix.ablation.tables import MARKDOWN, ablation_table, failures_table
 from retro.run.config import load_run_config
 
 RECIPE = "dynamic_prefix"

@@ -10,10 +10,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from retro.common.config import StageConfig
 from retro.common.errors import require
 from retro.recipes.document_split import SEED, VALID_SHARE
-from retro.recipes.dynamic_prefix.ablation_config import AblateConfig
-from retro.recipes.dynamic_prefix.evaluate_config import PrefixEvaluateConfig
-from retro.recipes.dynamic_prefix.generation_config import AnswerConfig, StoreConfig
-from retro.recipes.dynamic_prefix.joint_config import JointConfig
+from retro.recipes.dynamic_prefix.ablation.config import AblateConfig
+from retro.recipes.dynamic_prefix.answering.config import AnswerConfig, StoreConfig
+from retro.recipes.dynamic_prefix.evaluation.config import PrefixEvaluateConfig
+from retro.recipes.dynamic_prefix.joint.config import JointConfig
 from retro.recipes.passages.config import PassagesConfig
 from retro.training.config import TrainConfig
 

@@ -8,26 +8,26 @@ from types import MappingProxyType
 from typing import Any
 
 from retro.recipes.base import Made, Served, Step, StepRun, recipe_path
-from retro.recipes.dynamic_prefix import generation_steps
+from retro.recipes.dynamic_prefix.answering import steps as generation_steps
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
-from retro.recipes.dynamic_prefix.joint import JOINT
+from retro.recipes.dynamic_prefix.joint.step import JOINT
 from retro.run.config import RunConfig
 
 
 def _retrieve(work: StepRun) -> Made:
-    from retro.recipes.dynamic_prefix import data
+    from retro.recipes.dynamic_prefix.training import questions as data
 
     return data.run(work)
 
 
 def _train(work: StepRun) -> Made:
-    from retro.recipes.dynamic_prefix import train
+    from retro.recipes.dynamic_prefix.training import train
 
     return train.run(work)
 
 
 def _evaluate(work: StepRun) -> Made:
-    from retro.recipes.dynamic_prefix import evaluate
+    from retro.recipes.dynamic_prefix.evaluation import evaluate
 
     return evaluate.run(work)
 
@@ -39,7 +39,7 @@ def _ablate(words: Sequence[str]) -> None:
 
 
 def _base(work: StepRun) -> Mapping[str, Any]:
-    from retro.recipes.dynamic_prefix.base_model import base_identity
+    from retro.recipes.dynamic_prefix.training.base_model import base_identity
 
     return base_identity(work)
 

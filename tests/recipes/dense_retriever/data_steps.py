@@ -9,10 +9,10 @@ from typing import Any
 
 from retro.common.config import StageConfig
 from retro.recipes.base import run_recipe
-from retro.recipes.dense_retriever.data import PAIRS
-from retro.recipes.dense_retriever.data_config import DataConfig
-from retro.recipes.dense_retriever.segments import SEGMENTS
-from retro.recipes.dense_retriever.segments_config import SegmentsConfig
+from retro.recipes.dense_retriever.data.build import PAIRS
+from retro.recipes.dense_retriever.data.data_config import DataConfig
+from retro.recipes.dense_retriever.data.segments import SEGMENTS
+from retro.recipes.dense_retriever.data.segments_config import SegmentsConfig
 from retro.run.config import RunConfig
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from retro.common.config import StageConfig
 from retro.recipes.base import Made, Step, StepRun
-from retro.recipes.dense_retriever import mine, reader_scores, train
-from retro.recipes.dense_retriever.mine_config import MineConfig, ReaderScoresConfig
-from retro.recipes.dense_retriever.train_config import PretrainConfig, StartConfig, TinyEncoderConfig, TrainConfig
+from retro.recipes.dense_retriever.training import mine, reader_scores, train
+from retro.recipes.dense_retriever.training.config import PretrainConfig, StartConfig, TinyEncoderConfig, TrainConfig
+from retro.recipes.dense_retriever.training.mine_config import MineConfig, ReaderScoresConfig
 from retro.run.config import RunConfig
 
 

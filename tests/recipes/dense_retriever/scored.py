@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retro.recipes.dense_retriever.judgement import Values, differences, means
+from retro.recipes.dense_retriever.evaluation.judgement import Values, differences, means
 from retro.recipes.knowledge_conflict.metrics import Intervals
 
 INTERVALS = Intervals(samples=50)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.recipes.dense_retriever.batches import CropBatches, PairBatches, document_of, pair_keys, plan_batches
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage
+from retro.recipes.dense_retriever.training.batches import (
+    CropBatches,
+    PairBatches,
+    document_of,
+    pair_keys,
+    plan_batches,
+)
 
 
 def pair(number: int, document: str, text: str = "", negatives: tuple[PairPassage, ...] = ()) -> Pair:
@@ -46,7 +52,7 @@ def test_a_batch_larger_than_what_differs_is_refused_with_the_number_that_does()
 def batches(pairs: list[Pair], rows: list[list[int]], **settings: object) -> PairBatches:
     import numpy as np
 
-    from retro.recipes.dense_retriever.batches import Plan
+    from retro.recipes.dense_retriever.training.batches import Plan
 
     own = {"seed": 1, "query_prefix": "query: ", "passage_prefix": "passage: ", "title": True}
     return PairBatches(pairs=pairs, plan=Plan(np.array(rows), 0, 0), **(own | settings))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retro.common.errors import DataError
-from retro.recipes.dense_retriever.beir import pairs_of, passages_of, read_split
+from retro.recipes.dense_retriever.evaluation.beir import pairs_of, passages_of, read_split
 from tests.recipes.dense_retriever import beir_folder
 
 

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from retro.cli.main import app as cli
 from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.recipes.dense_retriever import page
 from retro.recipes.dense_retriever.command import PAGE, PAIRS, run_beir, run_compare
-from retro.recipes.dense_retriever.compare import compare, open_side
-from retro.recipes.dense_retriever.pair_items import plain_pairs
+from retro.recipes.dense_retriever.data.pair_items import plain_pairs
+from retro.recipes.dense_retriever.evaluation import page
+from retro.recipes.dense_retriever.evaluation.compare import compare, open_side
 from tests.recipes.dense_retriever import beir_folder, scored
 
 

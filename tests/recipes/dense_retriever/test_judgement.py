@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from retro.qa.question import Context
-from retro.recipes.dense_retriever import rankings
-from retro.recipes.dense_retriever.judgement import Asked, Found, differences, found_of, judge, means
-from retro.recipes.dense_retriever.rankings import rank
+from retro.recipes.dense_retriever.evaluation import rankings
+from retro.recipes.dense_retriever.evaluation.judgement import Asked, Found, differences, found_of, judge, means
+from retro.recipes.dense_retriever.evaluation.rankings import rank
 from retro.recipes.knowledge_conflict.metrics import Intervals
 
 FEW = Intervals(samples=50)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from retro.recipes.dense_retriever.losses.build import build_loss
-from retro.recipes.dense_retriever.losses.functions import distillation, info_nce, queue_loss, vicreg
-from retro.recipes.dense_retriever.starting_model import open_start
-from retro.recipes.dense_retriever.train_config import StartConfig, TinyEncoderConfig, TrainConfig
+from retro.recipes.dense_retriever.training.config import StartConfig, TinyEncoderConfig, TrainConfig
+from retro.recipes.dense_retriever.training.losses.build import build_loss
+from retro.recipes.dense_retriever.training.losses.functions import distillation, info_nce, queue_loss, vicreg
+from retro.recipes.dense_retriever.training.starting_model import open_start
 
 TEXTS = [["a b", "c", "d a", "b c"], ["a", "c d", "d", "b"], ["d", "b b", "c", "a c"]]
 TINY = TinyEncoderConfig(hidden=8, layers=1, heads=2, vocabulary=50, max_tokens=16, dropout=0.0)
@@ -156,7 +156,7 @@ def test_one_pair_is_enough_for_a_batch_with_hard_negatives() -> None:
 
 def test_crops_larger_than_the_largest_are_refused() -> None:
     from retro.common.errors import ConfigError
-    from retro.recipes.dense_retriever.train_config import PretrainConfig
+    from retro.recipes.dense_retriever.training.config import PretrainConfig
 
     with pytest.raises(ConfigError, match=r"crop_max = 0.1: needs at least crop_min = 0.3"):
         PretrainConfig(crop_min=0.3, crop_max=0.1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retro.recipes.dense_retriever.losses.functions import (
+from retro.recipes.dense_retriever.training.losses.functions import (
     distillation,
     enqueue,
     follow,

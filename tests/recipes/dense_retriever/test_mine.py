@@ -10,9 +10,9 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.qa.question import Context
-from retro.recipes.dense_retriever.mine import hard_negatives, shared_part, trigrams
-from retro.recipes.dense_retriever.mine_config import MineConfig
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
+from retro.recipes.dense_retriever.training.mine import hard_negatives, shared_part, trigrams
+from retro.recipes.dense_retriever.training.mine_config import MineConfig
 from tests.recipes.dense_retriever.fact_world import make_world
 from tests.recipes.dense_retriever.runs import do
 from tests.recipes.dense_retriever.test_train import SMALL, outcome

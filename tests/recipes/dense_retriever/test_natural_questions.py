@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from retro.qa.formats.item import BadItemError
-from retro.recipes.dense_retriever.natural_questions import natural_questions
-from retro.recipes.dense_retriever.pair_items import NoPositiveError
+from retro.recipes.dense_retriever.data.natural_questions import natural_questions
+from retro.recipes.dense_retriever.data.pair_items import NoPositiveError
 
 TEXT = '<H1> Rome </H1> <P> Rome is the capital of Italy . </P> <Table> <Td_colspan="2"> a <b </Td> </Table>'
 TOKENS = TEXT.split(" ")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from retro.common.errors import DependencyError
-from retro.recipes.dense_retriever.ranking import (
+from retro.recipes.dense_retriever.evaluation.ranking import (
     first_rank,
     has_answer,
     ndcg,

@@ -13,9 +13,9 @@ from retro.common.errors import ConfigError, DataError
 from retro.generate.request import GivenPassages
 from retro.generate.scoring import Score, Scored
 from retro.recipes.base import Made
-from retro.recipes.dense_retriever.mine_config import ReaderScoresConfig
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage
-from retro.recipes.dense_retriever.reader_scores import read_scores, score_pairs
+from retro.recipes.dense_retriever.training.mine_config import ReaderScoresConfig
+from retro.recipes.dense_retriever.training.reader_scores import read_scores, score_pairs
 
 
 class Words:

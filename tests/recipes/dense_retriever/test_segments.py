@@ -17,8 +17,8 @@ import pytest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.corpus import build
 from retro.corpus.layouts import read_spans
-from retro.recipes.dense_retriever import segments
-from retro.recipes.dense_retriever.segments import document_of_segment
+from retro.recipes.dense_retriever.data import segments
+from retro.recipes.dense_retriever.data.segments import document_of_segment
 from retro.recipes.passages.passages import Passages
 from retro.run.config import RunConfig
 from retro.run.pipeline import stage

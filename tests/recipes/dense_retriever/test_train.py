@@ -15,7 +15,7 @@ import pytest
 from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
 from retro.common.files import sha256_file
 from retro.recipes.dense_retriever.pairs import Pair
-from retro.recipes.dense_retriever.saved_model import embedder_of
+from retro.recipes.dense_retriever.training.saved_model import embedder_of
 from tests.recipes.dense_retriever.fact_world import World, make_world
 from tests.recipes.dense_retriever.runs import TINY, do
 
@@ -62,7 +62,7 @@ def outcome(home: Path, step: str = "train") -> tuple[str, str]:
 
 def killed(home: Path, step: str, sections: dict[str, Any], after: int) -> int:
     """Run a step in a process of its own that kills itself by SIGKILL right behind a step of training."""
-    from retro.recipes.dense_retriever import trainer
+    from retro.recipes.dense_retriever.training import trainer
 
     child = os.fork()
     if child:
@@ -99,7 +99,7 @@ def test_a_training_that_is_killed_ends_in_the_same_bytes(kind: str, small_world
 
 def interrupted(world: World, home: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Path:
     """A training that stopped behind step 5; gives its newest checkpoint."""
-    from retro.recipes.dense_retriever import trainer
+    from retro.recipes.dense_retriever.training import trainer
 
     class StopError(Exception):
         pass

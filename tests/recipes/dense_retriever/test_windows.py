@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from retro.common.errors import ConfigError, DataError
-from retro.recipes.dense_retriever.segments_config import SegmentsConfig
-from retro.recipes.dense_retriever.windows import (
+from retro.recipes.dense_retriever.data.segments_config import SegmentsConfig
+from retro.recipes.dense_retriever.data.windows import (
     characters,
     cut_to,
     length_unit,

@@ -11,7 +11,7 @@ import pytest
 
 from retro.common.errors import ConfigError, DataError
 from retro.qa.question import Context
-from retro.recipes.dense_retriever.word_search import FOLDER, HybridPassages, Recorded, WordSearch
+from retro.recipes.dense_retriever.evaluation.word_search import FOLDER, HybridPassages, Recorded, WordSearch
 from retro.recipes.passages.layouts import Passage
 from retro.recipes.passages.passages import Passages
 from tests.recipes.passages.world import write_jsonl

@@ -22,13 +22,13 @@ from retro.model.model import RetroModel
 from retro.model.prefix import PREFIX, PrefixInputs, PrefixLayers, attach
 from retro.qa.question import Context, Question
 from retro.recipes.dynamic_prefix.config import PrefixConfig
-from retro.recipes.dynamic_prefix.encoder import KNOWLEDGE, KnowledgeEncoder
-from retro.recipes.dynamic_prefix.joint_config import JointConfig
-from retro.recipes.dynamic_prefix.joint_documents import QuestionDocuments
-from retro.recipes.dynamic_prefix.joint_retriever import JointRetriever
-from retro.recipes.dynamic_prefix.joint_training import JointParts, Part, filled_modules
-from retro.recipes.dynamic_prefix.parts import answer_losses
-from retro.recipes.dynamic_prefix.samples import PrefixSource, Sample, document_text
+from retro.recipes.dynamic_prefix.joint.config import JointConfig
+from retro.recipes.dynamic_prefix.joint.documents import QuestionDocuments
+from retro.recipes.dynamic_prefix.joint.retriever import JointRetriever
+from retro.recipes.dynamic_prefix.joint.training import JointParts, Part, filled_modules
+from retro.recipes.dynamic_prefix.training.encoder import KNOWLEDGE, KnowledgeEncoder
+from retro.recipes.dynamic_prefix.training.parts import answer_losses
+from retro.recipes.dynamic_prefix.training.samples import PrefixSource, Sample, document_text
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import train
 from tests.model.tiny import tiny_shape

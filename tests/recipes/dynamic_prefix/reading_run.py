@@ -19,7 +19,7 @@ from retro.generate.loading import open_decoder
 from retro.model.model import RetroModel
 from retro.qa.question import Context
 from retro.recipes.base import RECIPES, StepRun, recipe_path, recipe_settings, run_recipe
-from retro.recipes.dynamic_prefix.answering import TrainedPrefix
+from retro.recipes.dynamic_prefix.answering.policy import TrainedPrefix
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
 from retro.run.config import RunConfig, load_run_config
 from retro.run.pipeline import stage

@@ -17,8 +17,8 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.files import read_json, write_plain_json
 from retro.recipes.base import Made, Recipe, Step, StepRun, recipe_path
 from retro.recipes.dynamic_prefix import command
-from retro.recipes.dynamic_prefix.ablation import Row, run_ablation
-from retro.recipes.dynamic_prefix.ablation_tables import (
+from retro.recipes.dynamic_prefix.ablation.run import Row, run_ablation
+from retro.recipes.dynamic_prefix.ablation.tables import (
     JSON,
     MARKDOWN,
     PLOT,

@@ -16,8 +16,10 @@ from retro.generate.runner import PreparedQuestion
 from retro.qa.question import Context, PassageLike, Question
 from retro.recipes.base import StepRun, run_recipe
 from retro.recipes.comparison import answers_of
-from retro.recipes.dynamic_prefix import answers, generation_steps
-from retro.recipes.dynamic_prefix.answering import (
+from retro.recipes.dynamic_prefix.answering import answers
+from retro.recipes.dynamic_prefix.answering import steps as generation_steps
+from retro.recipes.dynamic_prefix.answering.config import AnswerConfig
+from retro.recipes.dynamic_prefix.answering.policy import (
     SEPARATOR,
     PrefixPolicy,
     open_source,
@@ -25,7 +27,6 @@ from retro.recipes.dynamic_prefix.answering import (
     with_documents,
 )
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
-from retro.recipes.dynamic_prefix.generation_config import AnswerConfig
 from tests.recipes.dynamic_prefix.reading_run import RECIPE, SENTENCE, Reading, document
 
 MODES = ("prefix", "none", "prompt")

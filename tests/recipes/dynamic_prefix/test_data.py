@@ -11,9 +11,9 @@ import pytest
 from retro.common.errors import ConfigError
 from retro.qa.question import Context, Question
 from retro.recipes.dynamic_prefix.config import PrefixTrainConfig
-from retro.recipes.dynamic_prefix.data import document_of
-from retro.recipes.dynamic_prefix.encoder_files import ModelTokens
-from retro.recipes.dynamic_prefix.samples import (
+from retro.recipes.dynamic_prefix.training.encoder_files import ModelTokens
+from retro.recipes.dynamic_prefix.training.questions import document_of
+from retro.recipes.dynamic_prefix.training.samples import (
     IDS,
     REAL,
     PrefixSource,

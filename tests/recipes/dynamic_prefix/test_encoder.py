@@ -12,8 +12,8 @@ from torch import nn
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.recipes.dynamic_prefix.config import PrefixConfig
-from retro.recipes.dynamic_prefix.encoder import freeze_layers, open_encoder
-from retro.recipes.dynamic_prefix.encoder_files import INITIAL, known_config, open_tokenizer, prepare_encoder
+from retro.recipes.dynamic_prefix.training.encoder import freeze_layers, open_encoder
+from retro.recipes.dynamic_prefix.training.encoder_files import INITIAL, known_config, open_tokenizer, prepare_encoder
 from tests.recipes.dynamic_prefix import fact_world
 from tests.recipes.dynamic_prefix.tiny_prefix import prefix_config, write_encoder
 

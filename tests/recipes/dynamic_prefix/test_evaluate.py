@@ -17,13 +17,13 @@ from retro.qa.answer_files import Answer
 from retro.qa.question import Context, Question
 from retro.recipes.base import recipe_path, run_recipe
 from retro.recipes.comparison import answers_of
-from retro.recipes.dynamic_prefix import forced
-from retro.recipes.dynamic_prefix.ablation import run_ablation
-from retro.recipes.dynamic_prefix.cross_attention import Rival, run_rival
-from retro.recipes.dynamic_prefix.evaluate import LINES, SCORES, TABLE, headers_of
-from retro.recipes.dynamic_prefix.forced import WrittenAnswer, count_weights, gold_and_written
-from retro.recipes.dynamic_prefix.loading import load_prefix_model
-from retro.recipes.dynamic_prefix.samples import Sample
+from retro.recipes.dynamic_prefix.ablation.cross_attention import Rival, run_rival
+from retro.recipes.dynamic_prefix.ablation.run import run_ablation
+from retro.recipes.dynamic_prefix.evaluation import forced
+from retro.recipes.dynamic_prefix.evaluation.evaluate import LINES, SCORES, TABLE, headers_of
+from retro.recipes.dynamic_prefix.evaluation.forced import WrittenAnswer, count_weights, gold_and_written
+from retro.recipes.dynamic_prefix.training.loading import load_prefix_model
+from retro.recipes.dynamic_prefix.training.samples import Sample
 from retro.run.pipeline import pretrained
 from retro.training import checkpoint
 from retro.training.result import of_stage

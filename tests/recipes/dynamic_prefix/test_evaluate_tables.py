@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from retro.recipes.dynamic_prefix.evaluate_tables import MEASURES, as_markdown, tables
+from retro.recipes.dynamic_prefix.evaluation.support import share_of
+from retro.recipes.dynamic_prefix.evaluation.tables import MEASURES, as_markdown, tables
 from retro.recipes.dynamic_prefix.published import PUBLISHED
-from retro.recipes.dynamic_prefix.support import share_of
 
 
 def mean(value: float) -> dict[str, float]:

@@ -12,9 +12,9 @@ import torch
 from retro.qa.question_files import read_questions
 from retro.recipes.base import RECIPES, run_recipe
 from retro.recipes.dynamic_prefix.config import PrefixTrainConfig
-from retro.recipes.dynamic_prefix.loading import PrefixModel, load_prefix_model
-from retro.recipes.dynamic_prefix.parts import prefix_inputs
-from retro.recipes.dynamic_prefix.samples import IDS, REAL, PrefixSource, encode_samples
+from retro.recipes.dynamic_prefix.training.loading import PrefixModel, load_prefix_model
+from retro.recipes.dynamic_prefix.training.parts import prefix_inputs
+from retro.recipes.dynamic_prefix.training.samples import IDS, REAL, PrefixSource, encode_samples
 from retro.run.config import load_run_config
 from retro.tokenizers.tokenizer import load_tokenizer
 from tests.recipes.dynamic_prefix import fact_world

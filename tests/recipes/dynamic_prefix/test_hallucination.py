@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from retro.recipes.dynamic_prefix.hallucination import (
+from retro.recipes.dynamic_prefix.evaluation.hallucination import (
     divergence,
     entropy,
     knowledge_penalty,
@@ -16,7 +16,7 @@ from retro.recipes.dynamic_prefix.hallucination import (
     mean_over_answer,
     measure,
 )
-from retro.recipes.dynamic_prefix.support import (
+from retro.recipes.dynamic_prefix.evaluation.support import (
     content_words,
     share_of,
     support_of,

@@ -22,18 +22,18 @@ from retro.model.config import ModelShape
 from retro.model.model import RetroModel
 from retro.model.prefix import PrefixInputs
 from retro.qa.question import Context, Question
-from retro.recipes.dynamic_prefix import joint_training
 from retro.recipes.dynamic_prefix.config import DataConfig
-from retro.recipes.dynamic_prefix.joint_config import JointConfig, PenaltyConfig
-from retro.recipes.dynamic_prefix.joint_documents import QuestionDocuments, embed_documents, open_documents
-from retro.recipes.dynamic_prefix.joint_loss import JointLoss
-from retro.recipes.dynamic_prefix.joint_retriever import JointRetriever, trained_embedder
-from retro.recipes.dynamic_prefix.joint_source import JointSource, Reader, step_of
-from retro.recipes.dynamic_prefix.joint_step import answer_recall, searched
-from retro.recipes.dynamic_prefix.joint_training import JointParts, build_index, filled_modules, train_joint
-from retro.recipes.dynamic_prefix.marginal import marginal_loss
-from retro.recipes.dynamic_prefix.refresh import IndexRefresher, Schedule
-from retro.recipes.dynamic_prefix.samples import document_text
+from retro.recipes.dynamic_prefix.joint import training as joint_training
+from retro.recipes.dynamic_prefix.joint.config import JointConfig, PenaltyConfig
+from retro.recipes.dynamic_prefix.joint.documents import QuestionDocuments, embed_documents, open_documents
+from retro.recipes.dynamic_prefix.joint.loss import JointLoss
+from retro.recipes.dynamic_prefix.joint.marginal import marginal_loss
+from retro.recipes.dynamic_prefix.joint.refresh import IndexRefresher, Schedule
+from retro.recipes.dynamic_prefix.joint.retriever import JointRetriever, trained_embedder
+from retro.recipes.dynamic_prefix.joint.run import answer_recall, searched
+from retro.recipes.dynamic_prefix.joint.source import JointSource, Reader, step_of
+from retro.recipes.dynamic_prefix.joint.training import JointParts, build_index, filled_modules, train_joint
+from retro.recipes.dynamic_prefix.training.samples import document_text
 from retro.recipes.passages.config import PassagesConfig
 from retro.training.config import ParallelConfig
 from retro.training.data_loader import MicroBatch

@@ -17,12 +17,12 @@ from retro.common.files import read_json
 from retro.index.embedder import EMBEDDERS
 from retro.qa.question_files import read_questions
 from retro.recipes.base import RECIPES, run_recipe
-from retro.recipes.dynamic_prefix import joint_step
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
-from retro.recipes.dynamic_prefix.joint import JOINT, joint_settings
-from retro.recipes.dynamic_prefix.joint_loss import JointLoss
-from retro.recipes.dynamic_prefix.joint_retriever import trained_embedder
-from retro.recipes.dynamic_prefix.loading import load_prefix_model
+from retro.recipes.dynamic_prefix.joint import run as joint_step
+from retro.recipes.dynamic_prefix.joint.loss import JointLoss
+from retro.recipes.dynamic_prefix.joint.retriever import trained_embedder
+from retro.recipes.dynamic_prefix.joint.step import JOINT, joint_settings
+from retro.recipes.dynamic_prefix.training.loading import load_prefix_model
 from retro.run.config import RunConfig, load_run_config
 from retro.tokenizers.tokenizer import save_tokenizer
 from retro.training.config import ParallelConfig, TrainConfig

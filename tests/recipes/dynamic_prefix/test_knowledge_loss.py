@@ -13,10 +13,10 @@ from retro.common.errors import ConfigError
 from retro.mcore import parallel
 from retro.model.model import RetroModel
 from retro.recipes.dynamic_prefix.config import KnowledgePenaltyConfig
-from retro.recipes.dynamic_prefix.hallucination import divergence, entropy
-from retro.recipes.dynamic_prefix.knowledge_loss import losses_of, penalized_losses
-from retro.recipes.dynamic_prefix.parts import answer_losses, modules_of, prefix_inputs
-from retro.recipes.dynamic_prefix.samples import IDS, REAL
+from retro.recipes.dynamic_prefix.evaluation.hallucination import divergence, entropy
+from retro.recipes.dynamic_prefix.training.knowledge_loss import losses_of, penalized_losses
+from retro.recipes.dynamic_prefix.training.parts import answer_losses, modules_of, prefix_inputs
+from retro.recipes.dynamic_prefix.training.samples import IDS, REAL
 from retro.training.config import ParallelConfig
 from retro.training.data_loader import DataLoader
 from retro.training.loop import add_modules

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retro.recipes.dynamic_prefix.marginal import (
+from retro.recipes.dynamic_prefix.joint.marginal import (
     answer_log_probs,
     document_log_probs,
     document_scores,

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from retro.common.errors import ConfigError
 from retro.qa.question import Context, Question
-from retro.recipes.dynamic_prefix.joint_config import PenaltyConfig
-from retro.recipes.dynamic_prefix.penalties import (
+from retro.recipes.dynamic_prefix.joint.config import PenaltyConfig
+from retro.recipes.dynamic_prefix.joint.penalties import (
     PENALTIES,
     EncodedDocuments,
     WeightedPenalties,

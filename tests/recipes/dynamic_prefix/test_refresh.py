@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from retro.common.errors import ArtifactError
-from retro.recipes.dynamic_prefix.refresh import FlatIndex, IndexRefresher, Schedule, Searcher
+from retro.recipes.dynamic_prefix.joint.refresh import FlatIndex, IndexRefresher, Schedule, Searcher
 
 TEN = Schedule(every=10, delay=4)
 

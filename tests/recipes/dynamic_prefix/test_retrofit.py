@@ -12,7 +12,7 @@ from retro.mcore import parallel
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.count import count_parameters
 from retro.model.model import RetroModel
-from retro.recipes.dynamic_prefix.retrofit import nearest_fit, retrofit, with_length
+from retro.recipes.dynamic_prefix.ablation.retrofit import nearest_fit, retrofit, with_length
 from retro.training import checkpoint
 from retro.training.checkpoint_writer import save_weights
 

@@ -11,7 +11,7 @@ import pytest
 from retro.common.artifacts import read_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.recipes.base import RECIPES, run_recipe
-from retro.recipes.dynamic_prefix.loading import load_prefix_model
+from retro.recipes.dynamic_prefix.training.loading import load_prefix_model
 from retro.run.config import RunConfig, load_run_config
 from retro.training import checkpoint
 from tests.recipes.dynamic_prefix import fact_world
@@ -96,7 +96,8 @@ def test_finished_steps_are_not_run_again(made: RunConfig, caplog: pytest.LogCap
 def test_a_kill_in_either_step_ends_in_the_same_bytes(
     made: RunConfig, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retro.recipes.dynamic_prefix import data, encoder_files
+    from retro.recipes.dynamic_prefix.training import encoder_files
+    from retro.recipes.dynamic_prefix.training import questions as data
     from retro.training import loop
 
     config = config_of(world, tmp_path / "run")

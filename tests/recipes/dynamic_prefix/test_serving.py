@@ -11,8 +11,8 @@ from retro.generate.program import ProgramEngine
 from retro.generate.request import Request, Sampling
 from retro.qa.question import Context
 from retro.recipes.base import run_recipe, served
-from retro.recipes.dynamic_prefix.answering import open_source
-from retro.recipes.dynamic_prefix.serving import program_for
+from retro.recipes.dynamic_prefix.answering.policy import open_source
+from retro.recipes.dynamic_prefix.answering.serving import program_for
 from retro.recipes.passages.embed import embed_shard
 from retro.serve.config import ServeConfig
 from retro.serve.loading import load_service

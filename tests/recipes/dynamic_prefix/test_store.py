@@ -13,12 +13,11 @@ import torch
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.generate.engine import BatchEngine
 from retro.generate.request import Request, Sampling
-from retro.recipes.dynamic_prefix import encode
-from retro.recipes.dynamic_prefix.answering import open_source
-from retro.recipes.dynamic_prefix.documents import KnowledgeSource, encode_texts
-from retro.recipes.dynamic_prefix.generation_config import StoreConfig
-from retro.recipes.dynamic_prefix.parts import encoder_of, prefix_of
-from retro.recipes.dynamic_prefix.store import (
+from retro.recipes.dynamic_prefix.answering import encode
+from retro.recipes.dynamic_prefix.answering.config import StoreConfig
+from retro.recipes.dynamic_prefix.answering.documents import KnowledgeSource, encode_texts
+from retro.recipes.dynamic_prefix.answering.policy import open_source
+from retro.recipes.dynamic_prefix.answering.store import (
     DOCUMENTS,
     HEADER,
     VECTORS,
@@ -28,6 +27,7 @@ from retro.recipes.dynamic_prefix.store import (
     sizes,
     write_store,
 )
+from retro.recipes.dynamic_prefix.training.parts import encoder_of, prefix_of
 from tests.generate.fake import FakeDecoder, LetterTokenizer, says
 from tests.recipes.dynamic_prefix.reading_run import Reading, contexts, document, write_lines
 

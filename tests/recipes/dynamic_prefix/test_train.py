@@ -16,9 +16,9 @@ from torch import Tensor
 from retro.common.errors import ArtifactError, ConfigError
 from retro.mcore import parallel
 from retro.model.model import RetroModel
-from retro.recipes.dynamic_prefix.loading import load_prefix_model
-from retro.recipes.dynamic_prefix.parts import answer_losses, encoder_of, modules_of, prefix_inputs, prefix_of
-from retro.recipes.dynamic_prefix.samples import IDS, REAL, PrefixSource
+from retro.recipes.dynamic_prefix.training.loading import load_prefix_model
+from retro.recipes.dynamic_prefix.training.parts import answer_losses, encoder_of, modules_of, prefix_inputs, prefix_of
+from retro.recipes.dynamic_prefix.training.samples import IDS, REAL, PrefixSource
 from retro.training import checkpoint
 from retro.training.batch import Batch
 from retro.training.config import ParallelConfig, TrainConfig

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.recipes.dynamic_prefix.ablation_config import AblateConfig, VariantConfig
+from retro.recipes.dynamic_prefix.ablation.config import AblateConfig, VariantConfig
+from retro.recipes.dynamic_prefix.ablation.variants import built_in, changed_sections, laid_over, variants_of
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig, PrefixConfig
-from retro.recipes.dynamic_prefix.variants import built_in, changed_sections, laid_over, variants_of
 from retro.run.config import RunConfig
 
 SMALL: dict[str, Any] = {"lengths": [1, 8], "heads": [1, 3, 4], "documents": [1, 2]}

@@ -10,9 +10,9 @@ import numpy as np
 from retro.common.files import write_plain_json
 from retro.model.config import ModelShape
 from retro.recipes.dynamic_prefix.config import PrefixConfig
-from retro.recipes.dynamic_prefix.encoder_files import bert_settings
-from retro.recipes.dynamic_prefix.parts import answer_losses, modules_of
-from retro.recipes.dynamic_prefix.samples import PrefixSource, Sample
+from retro.recipes.dynamic_prefix.training.encoder_files import bert_settings
+from retro.recipes.dynamic_prefix.training.parts import answer_losses, modules_of
+from retro.recipes.dynamic_prefix.training.samples import PrefixSource, Sample
 from retro.training.config import ParallelConfig, TrainConfig
 from retro.training.loop import Result, train
 from retro.training.validation import Validation

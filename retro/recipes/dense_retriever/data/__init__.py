@@ -1,0 +1,1 @@
+"""Pairs, their split, and documents cut into segments."""

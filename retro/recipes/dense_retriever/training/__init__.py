@@ -1,0 +1,1 @@
+"""Objectives, batches, mined negatives, and the training itself."""

@@ -1,0 +1,1 @@
+"""Stored documents, answers and the server."""

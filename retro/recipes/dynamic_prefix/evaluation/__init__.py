@@ -1,0 +1,1 @@
+"""Scores of each mode, and measures of hallucination."""

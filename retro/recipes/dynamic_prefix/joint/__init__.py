@@ -1,0 +1,1 @@
+"""Retriever and reader together: marginal likelihood, refreshed indexes, penalties."""

@@ -1,0 +1,1 @@
+"""Samples, the knowledge encoder, and its training through the frozen model."""
