@@ -106,23 +106,20 @@ def _show(found: Recipe, as_json: bool) -> None:
     output.table(steps_table, settings_table)
 
 
-def _settings(kind: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Name, default and description of every setting. Sections of the same package are gone into, also those that are
-    absent by default and those of a list; of others, such as a training loop's, which other pages describe, there is
-    one line."""
+def _settings(kind: Any, prefix: str = "", package: str = "") -> Iterator[tuple[str, str, str]]:
+    """Name, default and description of every setting. Sections of the recipe's own package are gone into, also those
+    that are absent by default and those of a list; of others, such as a training loop's, which other pages describe,
+    there is one line."""
     from retro.common.config import setting_docs
 
     docs = setting_docs(kind)
+    package = package or kind.__module__.rpartition(".")[0]
     for name, field in kind.model_fields.items():
         value = "needed" if field.is_required() else field.get_default(call_default_factory=True)
-        inside = [one for one in (field.annotation, *get_args(field.annotation)) if _package(one) == _package(kind)]
-        sections = [one for one in inside if hasattr(one, "model_fields")]
+        kinds = [one for one in (field.annotation, *get_args(field.annotation)) if hasattr(one, "model_fields")]
+        sections = [one for one in kinds if f"{one.__module__}.".startswith(f"{package}.")]
         many = bool(sections) and isinstance(value, tuple)
         shown = f"{len(value)} of these" if many else "" if hasattr(value, "model_fields") else str(value)
         yield f"{prefix}{name}", shown, docs.get(name, "")
         for section in sections:
-            yield from _settings(section, f"{prefix}{name}{'[]' if many else ''}.")
-
-
-def _package(kind: Any) -> str:
-    return str(getattr(kind, "__module__", "")).rpartition(".")[0]
+            yield from _settings(section, f"{prefix}{name}{'[]' if many else ''}.", package)
