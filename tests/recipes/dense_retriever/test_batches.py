@@ -9,7 +9,6 @@ from retro.recipes.dense_retriever.pairs import Pair, PairPassage
 from retro.recipes.dense_retriever.training.batches import (
     CropBatches,
     PairBatches,
-    document_of,
     pair_keys,
     plan_batches,
 )
@@ -92,10 +91,6 @@ def test_random_negatives_that_nobody_can_give_are_refused() -> None:
     made = batches([pair(0, "a"), pair(1, "b")], [[0, 1]], negatives=1, pool=lambda _: [(), ()])
     with pytest.raises(ConfigError, match="no passages are left"):
         made.columns(0)
-
-
-def test_the_document_of_a_passage_is_what_stands_before_its_number() -> None:
-    assert [document_of(one) for one in ("d7#2", "d#x#10", "C# in depth", "12")] == ["d7", "d#x", "C# in depth", "12"]
 
 
 def test_crops_of_a_step_are_the_same_whenever_they_are_asked_for() -> None:

@@ -53,7 +53,8 @@ def test_segments_of_a_corpus_in_beirs_form(tmp_path: Path) -> None:
     assert [one["reason"] for one in read_lines(out / "rejects.jsonl")] == ["empty text"]
     passages = Passages.open(out / "passages.jsonl", tmp_path / "store")
     assert passages["d5#1"].text == "w5.1 w5.2 w5.3 w5.4"
-    assert document_of_segment("a#b#12") == "a#b"
+    ids = ("a#b#12", "d7#2", "C# in depth", "12")
+    assert [document_of_segment(one) for one in ids] == ["a#b", "d7", "C# in depth", "12"]
 
 
 def test_the_last_segment_may_be_the_rest(tmp_path: Path) -> None:

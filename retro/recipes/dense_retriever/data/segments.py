@@ -71,8 +71,9 @@ def run(work: StepRun) -> Made:
 
 
 def document_of_segment(identifier: str) -> str:
-    """The id of the document that a segment was cut from, by the segment's own id."""
-    return identifier.rpartition(_BETWEEN)[0]
+    """The document that a passage was cut from, by its id: `d7` of `d7#2`; an id that is no segment's is its own."""
+    document, mark, number = identifier.rpartition(_BETWEEN)
+    return document if mark and number.isdigit() else identifier
 
 
 @dataclass(frozen=True)

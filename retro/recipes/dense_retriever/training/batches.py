@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError
+from retro.recipes.dense_retriever.data.segments import document_of_segment
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage
 from retro.recipes.dense_retriever.training.crops import crop_pair, generator
 
@@ -120,12 +121,6 @@ def pair_keys(pair: Pair) -> tuple[Hashable, ...]:
     return (("d", pair.document), ("q", pair.question.strip()), ("p", pair.positive.text.strip()))
 
 
-def document_of(passage: str) -> str:
-    """The document of a passage's id: `d7` of `d7#2`; of an id without a number behind a `#`, the id itself."""
-    document, mark, number = passage.rpartition("#")
-    return document if mark and number.isdigit() else passage
-
-
 def passage_text(passage: PairPassage, *, title: bool) -> str:
     """What of a passage is embedded, as `retro.recipes.passages.embedders.embedded_text` has it."""
     return f"{passage.title} {passage.text}" if title and passage.title else passage.text
@@ -218,7 +213,7 @@ class PairBatches:
 
 def clashes(negative: PairPassage, texts: set[str], documents: set[str]) -> bool:
     """Whether a negative may answer a question of the batch: of one of its documents, or equal to a positive."""
-    return document_of(negative.id) in documents or negative.text.strip() in texts
+    return document_of_segment(negative.id) in documents or negative.text.strip() in texts
 
 
 @dataclass(frozen=True, kw_only=True)

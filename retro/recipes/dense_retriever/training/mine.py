@@ -22,10 +22,10 @@ from retro.index.config import EmbedderConfig
 from retro.index.weights import find_model
 from retro.qa.question import PassageLike
 from retro.recipes.base import Made, Step, StepRun
+from retro.recipes.dense_retriever.data.segments import document_of_segment
 from retro.recipes.dense_retriever.evaluation.ranking import has_answer, normalized_words
 from retro.recipes.dense_retriever.evaluation.word_search import WordSearch
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs, write_pairs
-from retro.recipes.dense_retriever.training.batches import document_of
 from retro.recipes.dense_retriever.training.config import StartConfig
 from retro.recipes.dense_retriever.training.mine_config import MineConfig
 from retro.recipes.dense_retriever.training.saved_model import MODEL, embedder_of
@@ -71,7 +71,7 @@ class _Judge:
         positive, config = self.pair.positive, self.config
         if rank < config.first_rank:
             return "before_first_rank"
-        if document_of(found.document_id) in (self.pair.document, document_of(positive.id)):
+        if document_of_segment(found.document_id) in (self.pair.document, document_of_segment(positive.id)):
             return "own_document"
         if config.without_answer and has_answer(normalized_words(found.text), self._answers()):
             return "has_answer"

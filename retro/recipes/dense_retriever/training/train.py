@@ -18,11 +18,11 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.files import sha256_file
 from retro.index.weights import find_model, weights_digest
 from retro.recipes.base import Made, Step, StepRun
+from retro.recipes.dense_retriever.data.segments import document_of_segment
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
 from retro.recipes.dense_retriever.training.batches import (
     CropBatches,
     PairBatches,
-    document_of,
     pair_keys,
     plan_batches,
 )
@@ -135,7 +135,7 @@ def _usable(passages: Passages, held_out: set[str], path: Path) -> tuple[list[in
         part = range(first, min(first + 1024, len(passages)))
         for row, one in zip(part, passages.at(part), strict=True):
             key = hashlib.blake2b(one.text.encode(), digest_size=12).digest()
-            if document_of(one.id) in held_out:
+            if document_of_segment(one.id) in held_out:
                 counts["held_out_segments"] += 1
             elif key in seen:
                 counts["equal_segments"] += 1

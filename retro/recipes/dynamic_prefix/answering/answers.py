@@ -86,8 +86,7 @@ def _write(work: StepRun, task: Task, questions: Sequence[Question], search: Pas
     write_items(work.directory / QUESTIONS, (_item(one) for one in found))
     # A model that is not tuned to answer goes on after its answer, on a line of its own.
     stop = list(dict.fromkeys((*task.stop, _LINE_END)))
-    metrics = list(settings.answer.metrics or task.metrics)
-    write_task(task, work.directory / TASK, instruction=None, template="", metrics=metrics, stop=stop)
+    write_task(task, work.directory / TASK, instruction=None, template="", stop=stop)
 
 
 def _item(question: Question) -> dict[str, Any]:

@@ -65,9 +65,6 @@ class AnswerConfig(StageConfig):
     batch_size: PositiveInt = 16
     """Questions answered at once. Also the unit of resuming."""
 
-    metrics: tuple[str, ...] = ()
-    """What answers are scored by, the main metric first; empty: those of `generate.task`."""
-
     @property
     def shaping(self) -> dict[str, Any]:
         """What of it decides answers: how much stays in memory does not."""

@@ -191,9 +191,10 @@ def _made(work: StepRun, result: Result, prepared: Prepared) -> Made:
     kept = {name: value for name, value in asdict(result).items() if name not in RATES}
     kept.pop("probes")
     place = work.directory / ENCODER
-    files = [f"{ENCODER}/{path.relative_to(place)}" for path in sorted(place.rglob("*")) if path.is_file()]
+    files = [path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file()]
+    # Not the training's own `result.json`, which has rates: two runs of the same settings are equal.
     return Made(
-        files=[*files, f"{PREFIX_RUN}/result.json"],
+        files=[f"{ENCODER}/{name}" for name in files if not name.name.startswith(".")],
         counts={**prepared.counts, "result": kept},
         report={name: getattr(result, name) for name in RATES},
     )
