@@ -150,6 +150,8 @@ class DataLoader:
         # The first of the tensor parallel ranks reads for all.
         self._reads = parallel.tensor_parallel_rank()[0] == 0 and not all(self._unused.values())
         self._ahead = Prefetcher(self._read)
+        self.tokens = 0
+        """Tokens of all work on this rank so far, padding included."""
 
     def __enter__(self) -> Self:
         return self
@@ -179,6 +181,7 @@ class DataLoader:
         if self._reads:
             batches = self._ahead.get(numbers)
         micro_batches = [self._micro_batch(batch) for batch in batches]
+        self.tokens += sum(self._length(one) * self.micro_batch for one in micro_batches)
         return Work(micro_batches, self._transport_rows(micro_batches[0]), self.micro_batch)
 
     def _read(self, numbers: NDArray[np.int64]) -> list[Arrays]:
@@ -208,10 +211,13 @@ class DataLoader:
             **own, further={name.removeprefix(_FURTHER): one for name, one in wide.items() if one is not None}
         )
 
-    def _transport_rows(self, one: MicroBatch) -> int:
+    def _length(self, one: MicroBatch) -> int:
         length = self.source.form.sequence_length
-        if length is None:
-            length = one.tokens_BS.size(1)  # type: ignore[union-attr]
+        # Where batches differ, every stage has their tokens.
+        return one.tokens_BS.size(1) if length is None else length  # type: ignore[union-attr]
+
+    def _transport_rows(self, one: MicroBatch) -> int:
+        length = self._length(one)
         reads = not self._unused["neighbor_mask_BLKR"]
         chunks = length // self.shape.chunk_length if reads else 0
         return transport_rows(length, chunks, self.source.form.neighbors, self.shape.retrieved_length)

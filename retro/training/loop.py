@@ -131,7 +131,7 @@ def train(
     probe = Probe(shape, config, validation)
     step = _resume_or_start(engine, shape, config, checkpoints, origin, added)
     begin()
-    started, first_step = time.monotonic(), step
+    started = time.monotonic()
     result = StepResult(loss=math.nan, tokens=0, grad_norm=math.nan, lr=0.0)
     valid_loss = _last_valid_loss(out, step)
     boards = open_boards(config, out, step, what) if parallel.is_main() else []
@@ -148,7 +148,7 @@ def train(
             step += 1
             result = _one_step(engine, feed, config, step, loss)
             learned = learned or (result.grad_norm > 0 and result.lr > 0)
-            tokens_per_second = speed.tick(config.global_batch * shape.model.sequence_length)
+            tokens_per_second = speed.tick(feed.tokens * parallel.data_parallel()[1])
             if step % config.log_every == 0 or step in (1, config.steps):
                 lines.write(
                     step=step, loss=result.loss, lr=result.lr, grad_norm=result.grad_norm,
@@ -169,7 +169,6 @@ def train(
             saver.poll()
             bar.advance(note=f"loss {result.loss:.3f}, lr {result.lr:.1e}, {tokens_per_second:.0f} tokens/s")
     seconds = time.monotonic() - started
-    tokens = (step - first_step) * config.global_batch * shape.model.sequence_length
     return Result(
         steps=step,
         parameters=count_parameters(shape).total,
@@ -177,7 +176,7 @@ def train(
         valid_loss=valid_loss,
         weights_sha256=weights_digest(engine.chunks),
         seconds=seconds,
-        tokens_per_second=tokens / max(seconds, 1e-9),
+        tokens_per_second=feed.tokens * parallel.data_parallel()[1] / max(seconds, 1e-9),
         data_wait_seconds=round(feed.waited_s, 3),
         probes=read_probes(out / "log.jsonl"),
     )
@@ -393,11 +392,12 @@ class _Speed:
     """Tokens per second over the last step, smoothed."""
 
     def __init__(self) -> None:
-        self.last, self.rate = time.monotonic(), 0.0
+        self.last, self.tokens, self.rate = time.monotonic(), 0, 0.0
 
     def tick(self, tokens: int) -> float:
+        """After a step: `tokens` of all steps so far."""
         now = time.monotonic()
-        current = tokens / max(now - self.last, 1e-9)
-        self.last = now
+        current = (tokens - self.tokens) / max(now - self.last, 1e-9)
+        self.last, self.tokens = now, tokens
         self.rate = current if self.rate == 0.0 else 0.9 * self.rate + 0.1 * current
         return self.rate

@@ -86,6 +86,17 @@ def test_what_is_read_ahead_is_what_is_read_when_asked(ragged: bool) -> None:
             assert tensors(ahead.work(asked)) == tensors(plain.work(asked))
 
 
+@pytest.mark.parametrize("ragged", [False, True])
+def test_tokens_are_counted_as_long_as_batches_are(ragged: bool) -> None:
+    parallel.start()
+    shape = tiny_shape()
+    with DataLoader(CycleSource(ragged=ragged), shape, build_stage(shape, BuildOptions()), micro_batch=2) as feed:
+        seen = [feed.work(np.arange(first, first + 4)).micro_batches for first in (0, 4)]
+    tensors_BS = [batch.tokens_BS for part in seen for batch in part]
+    assert feed.tokens == sum(one.numel() for one in tensors_BS if one is not None)
+    assert (feed.tokens == 8 * CycleSource().length) is not ragged
+
+
 def test_an_error_of_the_source_comes_up_in_the_step_that_needs_its_sample() -> None:
     parallel.start()
     shape = tiny_shape()
