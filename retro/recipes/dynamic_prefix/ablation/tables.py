@@ -91,10 +91,9 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
         axes = figure.subplots()
         axes.fill_between(xs, low, high, color=FILE[0], alpha=0.15, linewidth=0)
         axes.plot(xs, means, color=FILE[0], marker="o")
-        for color, one in zip(FILE[1:], _levels(rows, metric), strict=False):
-            level = 100 * one.metrics[metric]["mean"]
+        for color, (level, names) in zip(FILE[1:], _levels(rows, metric).items(), strict=False):
             axes.axhline(level, color=color, linewidth=1.2, linestyle="--")
-            axes.annotate(one.name, (xs[-1], level), ha="right", va="bottom", color=color)
+            axes.annotate(", ".join(names), (xs[-1], level), ha="right", va="bottom", color=color)
         axes.set_xscale("log", base=2)
         axes.set_xticks(xs, [f"{one:g}" for one in xs])
         axes.set_ylim(0, max(100.0 * any(one > 60 for one in high), 1.15 * max(high), 1.0))
@@ -104,9 +103,10 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
             save(figure, temporary, kind="svg")
 
 
-def _levels(rows: Sequence[Row], metric: str) -> list[Row]:
-    return [
-        one
-        for one in rows
-        if metric in one.metrics and (one.mode != "prefix" or one.name in ("uncompressed", "cross-attention"))
-    ]
+def _levels(rows: Sequence[Row], metric: str) -> dict[float, list[str]]:
+    """Names of the rows that are lines, by the metric in whole percents: rows that are alike share a line."""
+    levels: dict[float, list[str]] = {}
+    for one in rows:
+        if metric in one.metrics and (one.mode != "prefix" or one.name in ("uncompressed", "cross-attention")):
+            levels.setdefault(float(round(100 * one.metrics[metric]["mean"])), []).append(one.name)
+    return levels
