@@ -78,6 +78,11 @@ def is_retrieval(name: str) -> bool:
     return ".cross_attention." in name or ".pre_cross_attn_layernorm." in name
 
 
+def is_part_of_module(part: str, name: str) -> bool:
+    """Whether a weight belongs to a part of a module beside the network, `knowledge.model` for one; gates do not."""
+    return f"{name}.".startswith(f"{ADDED_MODULE}{part}.") and not is_gate(name)
+
+
 def is_gate(name: str) -> bool:
     """Whether a weight is the learned gate of a layer that reads neighbors."""
     return name.endswith(".learned_gate")

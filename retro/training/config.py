@@ -39,8 +39,18 @@ class RetrievalRatesConfig(StageConfig):
     gate_lr_factor: PositiveFloat = 1.0
     """Times the learning rate, for learned gates: single numbers, which Adam moves by about the learning rate a step.
     A gate never has weight decay."""
+    modules: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Times the learning rate, for weights of modules that a recipe puts beside the network, by how their names begin:
+    `{knowledge.model: 0.05}` for a pretrained encoder whose fresh projections learn fast."""
     warmup_steps: NonNegativeInt | None = None
-    """Steps of linear warm-up of both from zero; absent: those of the decoder, `train.warmup_steps`."""
+    """Steps of linear warm-up of all of these from zero; absent: those of the decoder, `train.warmup_steps`."""
+
+    @model_validator(mode="after")
+    def _no_weight_twice(self) -> RetrievalRatesConfig:
+        for name in self.modules:
+            inside = [other for other in self.modules if other != name and f"{other}.".startswith(f"{name}.")]
+            require(self, "modules", not inside, f"names of which none is part of another; {inside} are of {name!r}")
+        return self
 
 
 class TrainConfig(StageConfig):

@@ -50,6 +50,7 @@ from retro.training.trained_weights import (
     freeze_all_but,
     freezes_embedding,
     log_share,
+    require_modules,
     require_retrieval,
     saved_beside_base,
     train_new_rows_only,
@@ -233,8 +234,12 @@ def build_engine(
     chunks = build_stage(shape, options)
     if modules is not None:
         add_modules(chunks, shape, modules)
+        require_modules(config, chunks)
     elif config.train_only == "modules":
         raise ConfigError("train.train_only", "modules", "needs a recipe that gives modules to train")
+    elif config.retrieval_rates.modules:
+        given = list(config.retrieval_rates.modules)
+        raise ConfigError("train.retrieval_rates.modules", given, "needs a recipe that puts modules beside the network")
     handed_on = config.recompute != "none" or layout.pipeline > 1
     new_tokens = known_tokens is not None
     trained = saved_beside_base(config, new_tokens=new_tokens, frozen_base=frozen_base)

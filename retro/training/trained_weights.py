@@ -16,7 +16,14 @@ from retro.mcore.engine import WeightGroup
 from retro.mcore.lora import AdapterChoice, attach, is_adapter
 from retro.model.config import ModelShape
 from retro.model.model import RetroModel
-from retro.model.weight_names import is_added_module, is_gate, is_retrieval, is_vocabulary
+from retro.model.weight_names import (
+    ADDED_MODULE,
+    is_added_module,
+    is_gate,
+    is_part_of_module,
+    is_retrieval,
+    is_vocabulary,
+)
 from retro.training.adapters import adapted_layers, count_trained, is_row_parallel, layer_kind
 from retro.training.config import LoraConfig, TrainConfig
 
@@ -186,6 +193,10 @@ def weight_groups(config: TrainConfig, *, new_tokens: bool = False) -> tuple[Wei
     own = config.retrieval_rates
     warmup = config.warmup_steps if own.warmup_steps is None else own.warmup_steps
     groups = (
+        *(
+            WeightGroup(name=name, holds=partial(is_part_of_module, name), lr_factor=factor, warmup_steps=warmup)
+            for name, factor in own.modules.items()
+        ),
         WeightGroup(name="gates", holds=is_gate, lr_factor=own.gate_lr_factor, warmup_steps=warmup),
         WeightGroup(name="retrieval", holds=_reads, lr_factor=own.lr_factor, warmup_steps=warmup),
     )
@@ -196,6 +207,20 @@ def weight_groups(config: TrainConfig, *, new_tokens: bool = False) -> tuple[Wei
         name="tokens", holds=is_vocabulary, lr_factor=1.0, warmup_steps=config.warmup_steps, decays=False
     )
     return (*with_rates, rows)
+
+
+def require_modules(config: TrainConfig, chunks: Sequence[RetroModel]) -> None:
+    """Check that the weights that `train.retrieval_rates.modules` names are there, on the stages with any.
+
+    Raises:
+        ConfigError: A name is of none.
+    """
+    names = [name for chunk in chunks for name, _ in chunk.named_parameters() if is_added_module(name)]
+    known = sorted({".".join(name.removeprefix(ADDED_MODULE).split(".")[:2]) for name in names})
+    for given in config.retrieval_rates.modules:
+        if names and not any(is_part_of_module(given, name) for name in names):
+            need = f"needs the beginning of the name of weights beside the network, as {', '.join(known)}"
+            raise ConfigError("train.retrieval_rates.modules", given, need)
 
 
 def freezes_embedding(config: TrainConfig) -> bool:

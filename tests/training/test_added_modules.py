@@ -84,3 +84,26 @@ def test_a_frozen_network_with_nothing_beside_it_is_refused() -> None:
     config = TrainConfig(**(SETTINGS | {"train_only": "modules"}))
     with pytest.raises(ConfigError, match=r"train.train_only = 'modules': needs a recipe that gives modules"):
         build_engine(tiny_shape(), config, ParallelConfig())
+
+
+def test_a_module_may_learn_at_a_rate_of_its_own(tmp_path: Path) -> None:
+    def moved(name: str, rates: dict[str, Any]) -> float:
+        run(tmp_path / name, train_only="modules", steps=1, save_every=1, warmup_steps=0, retrieval_rates=rates)
+        config = TrainConfig(**(SETTINGS | {"train_only": "modules"}))
+        before = build_engine(tiny_shape(init_std=0.02), config, ParallelConfig(), None, one_number)
+        [start] = [one for found, one in before.chunks[0].named_parameters() if found == "added_scale.weight"]
+        return abs(float(weights(tmp_path / name)["added_scale.weight"] - start.detach()))
+
+    usual = moved("usual", {})
+    assert moved("slow", {"modules": {"scale": 0.1}}) == pytest.approx(usual / 10, rel=1e-3)
+
+
+def test_rates_of_modules_that_are_not_there_are_refused() -> None:
+    settings = SETTINGS | {"train_only": "modules", "retrieval_rates": {"modules": {"scale.bias": 0.1}}}
+    with pytest.raises(ConfigError, match=r"retrieval_rates.modules = 'scale.bias': needs .* as scale.weight"):
+        build_engine(tiny_shape(), TrainConfig(**settings), ParallelConfig(), None, one_number)
+    settings["train_only"] = "all"
+    with pytest.raises(ConfigError, match="needs a recipe that puts modules beside the network"):
+        build_engine(tiny_shape(), TrainConfig(**settings), ParallelConfig())
+    with pytest.raises(ConfigError, match="none is part of another"):
+        TrainConfig(**(SETTINGS | {"retrieval_rates": {"modules": {"knowledge": 0.1, "knowledge.model": 0.2}}}))
