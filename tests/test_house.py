@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -266,6 +267,18 @@ def prints(path: Path) -> bool:
         f"sys.{stream}.{verb}" for stream in ("stdout", "stderr") for verb in ("write", "writelines", "buffer.write")
     }
     return bool(libraries or calls_of(path) & writing)
+
+
+def test_a_module_that_the_package_speaks_of_exists() -> None:
+    # In docstrings, comments and pages beside the code. The last two are files of other toolkits.
+    texts = [*MODULES, *PACKAGE.rglob("*.md"), *PACKAGE.rglob("*.yaml")]
+    known = {
+        path.name for folder in ("retro", "tests", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py")
+    }
+    known |= {"modeling_retro.py", "version.py"}
+    spoken_of = {path: set(re.findall(r"\w+\.py\b", path.read_text(encoding="utf-8"))) for path in texts}
+    stale = {path.relative_to(ROOT).as_posix(): names - known for path, names in spoken_of.items() if names - known}
+    assert stale == {}
 
 
 def test_every_stage_room_has_tests() -> None:

@@ -103,8 +103,8 @@ def read_manifest(directory: Path, stage: str, *, remedy: str | None = None) -> 
     """
     path = directory / MANIFEST
     if not is_complete(directory):
-        raise ArtifactError(path, "is missing", f"Run `retro {stage}` first")
-    again = remedy or f"Run `retro {stage}` with --redo"
+        raise ArtifactError(path, "is missing", f"Run `{command_of(stage)}` first")
+    again = remedy or f"Run `{command_of(stage)}` with --redo"
     manifest = parse_manifest(path, again, stage)
     for name, known in manifest.files.items():
         _require_bytes(directory / name, known, again)
@@ -181,10 +181,15 @@ def is_complete(directory: Path) -> bool:
     return os.path.lexists(directory / MANIFEST)
 
 
-def command_of(stage: str) -> str:
-    """The command that makes a stage, or a step of a recipe: `sft`, `self_rag.critic`."""
+def command_of(stage: str, config: str = "") -> str:
+    """The command that makes a stage, or a step of a recipe.
+
+    Args:
+        stage: As manifests name it: `sft`, `self_rag.critic`.
+        config: How the user names the run's settings, where that is known.
+    """
     name, _, step = stage.partition(".")
-    return f"retro recipe {name} run CONFIG {step}" if step else f"retro {name}"
+    return f"retro recipe {name} run {config or 'CONFIG'} {step}" if step else f"retro {name} {config}".rstrip()
 
 
 def require_parent(directory: Path, child: Manifest, stage: str, parent: Manifest) -> None:

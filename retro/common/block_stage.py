@@ -19,6 +19,7 @@ from retro.common.artifacts import (
     REPORT,
     Compared,
     Manifest,
+    command_of,
     is_complete,
     read_manifest,
     require_parent,
@@ -99,7 +100,9 @@ class BlockWork:
                 file[place.dataset][rows] = block.arrays[place.array][place.rows.start : place.rows.stop]
 
     def _rows(self, place: RowLocation) -> NDArray[Any]:
-        column = map_column(self.directory / place.file, place.dataset, f"Run `retro {self.store.stage}` with --redo")
+        column = map_column(
+            self.directory / place.file, place.dataset, f"Run `{command_of(self.store.stage)}` with --redo"
+        )
         return np.asarray(column[place.first : place.first + len(place.rows)])
 
 
@@ -120,7 +123,7 @@ def _joined(work: BlockWork, number: int) -> str:
     if taken != found:
         problem = f"does not hold the rows of block {number} ({work.names(number)}) that were just written to it"
         raise ArtifactError(
-            work.directory, problem, f"Check disk and memory, then run `retro {work.store.stage}` again"
+            work.directory, problem, f"Check disk and memory, then run `{command_of(work.store.stage)}` again"
         )
     return found
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retro.common.artifacts import command_of
 from retro.common.errors import ArtifactError
 from retro.common.files import atomic_path
 from retro.common.hdf5 import new_file, open_file, read_text, write_columns, write_texts
@@ -128,7 +129,7 @@ class BlockStore:
         """
         problem, block = self._load(number)
         if problem:
-            raise ArtifactError(self.path(number), problem, f"Run `retro {self.stage}` again; it is built again")
+            raise ArtifactError(self.path(number), problem, f"Run `{command_of(self.stage)}` again; it is built again")
         return block
 
     def take(self, number: int) -> Block:
@@ -149,7 +150,7 @@ class BlockStore:
         Raises:
             ArtifactError: The block is missing or cannot be read.
         """
-        remedy = f"Run `retro {self.stage}` again; it is built again"
+        remedy = f"Run `{command_of(self.stage)}` again; it is built again"
         with open_file(self.path(number), remedy) as file:
             return _counts(read_text(file, "counts"))
 

@@ -20,6 +20,7 @@ from retro.common.optional import import_optional
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 # No .bin, .pt or .h5: the first two are pickles, which run what they name.
+_NO_LIMIT = 2**31
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.spm")
 
 
@@ -88,6 +89,25 @@ def load_model(
         problem = f"lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} first"
         raise DataError(folder, problem, f"Give the folder of {what} with all its weights")
     return model.eval().to(device()), tokenizer
+
+
+def longest_text(model: Any, tokenizer: Any, *, unknown: int) -> int:
+    """Tokens of the longest text that a model of transformers reads, with those that frame it.
+
+    RoBERTa and its kin count positions from the one after that of padding, and have rows for those before it, too: a
+    table of 514 is for texts of 512.
+
+    Args:
+        model: For its table of positions, or what its settings say of it.
+        tokenizer: May know of a lower limit.
+        unknown: Where neither knows one.
+    """
+    limits = [int(getattr(model.config, "max_position_embeddings", None) or 0), int(tokenizer.model_max_length)]
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            limits.append(table.num_embeddings - table.padding_idx - 1)
+    # XLNet says -1, having no limit, and a tokenizer that knows none 10^30.
+    return min((one for one in limits if 0 < one < _NO_LIMIT), default=unknown)
 
 
 def load_from(folder: Path, what: str, load: Callable[[], Any]) -> Any:

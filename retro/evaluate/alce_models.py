@@ -12,7 +12,7 @@ from typing import Any
 
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import read_json
-from retro.common.pretrained import device, find_model, load_model
+from retro.common.pretrained import device, find_model, load_model, longest_text
 from retro.common.progress import Progress
 from retro.qa.citations import Entails
 
@@ -96,7 +96,7 @@ class PairClassifier:
             problem = f"has no class 'entailment' in its config, but {', '.join(sorted(names))}"
             raise DataError(folder, problem, "Name its classes in id2label of config.json")
         self.entailment = names["entailment"]
-        self.limit = _limit(self.model, self.tokenizer)
+        self.limit = longest_text(self.model, self.tokenizer, unknown=512)
 
     def __call__(self, premises: Sequence[str], hypotheses: Sequence[str]) -> list[bool]:
         """See `Entails`. Where a pair is too long, the longer text, which is the premise, is cut."""
@@ -127,7 +127,7 @@ class ReadingModel:
         if not self.tokenizer.is_fast or self.tokenizer.cls_token_id is None:
             problem = "has a tokenizer without [CLS], or one that does not say where in a text its tokens are"
             raise DataError(folder, problem, "Give a model such as BERT or RoBERTa, with tokenizer.json")
-        self.window = min(_WINDOW, _limit(self.model, self.tokenizer))
+        self.window = min(_WINDOW, longest_text(self.model, self.tokenizer, unknown=512))
 
     def __call__(self, questions: Sequence[str], contexts: Sequence[str]) -> list[str]:
         """See `Answers`."""
@@ -197,7 +197,7 @@ class MauveOfFeatures:
         self.model, self.tokenizer = load_model(
             folder, "AutoModel", what="a language model for MAUVE", use="computes the features that MAUVE compares"
         )
-        self.limit = _limit(self.model, self.tokenizer)
+        self.limit = longest_text(self.model, self.tokenizer, unknown=512)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         # What follows a text changes none of its states in a causal model.
@@ -230,12 +230,6 @@ def _mauve_package() -> Any:
         problem = f"computes MAUVE, and cannot be imported ({error})"
         remedy = "Run `pip install mauve-text` (its licence is GPL 3.0), or leave out --mauve"
         raise DependencyError("mauve-text", problem, remedy) from None
-
-
-def _limit(model: Any, tokenizer: Any) -> int:
-    """Tokens that a model reads at most. RoBERTa counts its positions from 2."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return int(min(tokenizer.model_max_length, positions - 2 if positions else 512))
 
 
 def _batches(items: Sequence[Any], size: int, unit: str) -> Iterator[list[Any]]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from retro.common.errors import ConfigError, DependencyError
 from retro.common.files import sha256_file
 from retro.common.optional import package_folder
-from retro.common.pretrained import find_model, load_model
+from retro.common.pretrained import find_model, load_model, longest_text
 from retro.evaluate.config import BertScoreConfig
 
 # Dims in this file. P tokens of a prediction   G tokens of a gold answer   T tokens of a text   H width of states
@@ -172,9 +172,7 @@ class ModelStates:
         if layer is not None and not 1 <= layer <= layers:
             raise ConfigError("evaluate.bert_score.layer", layer, f"needs one of the {layers} layers of {model}")
         self._layer, self._batch = layer or layers, batch
-        positions = getattr(self._model.config, "max_position_embeddings", None) or 514
-        # RoBERTa counts its positions from 2.
-        self._limit = int(min(self._tokenizer.model_max_length, positions - 2))
+        self._limit = longest_text(self._model, self._tokenizer, unknown=512)
         self.identity = {
             "model": Path(model).name, "layer": self._layer, "layers": layers,
             "sha256": {file.name: sha256_file(file) for file in sorted(folder.glob("*.safetensors"))},

@@ -9,7 +9,7 @@ from typing import Any
 
 from retro.common.errors import DataError, DependencyError
 from retro.common.files import read_json
-from retro.common.pretrained import device, load_from
+from retro.common.pretrained import device, load_from, longest_text
 
 _WHAT = "an embedding model"
 
@@ -27,7 +27,7 @@ def load_sentence_transformer(folder: Path, dtype: str) -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise _missing("sentence-transformers", error) from None
-    return load_from(
+    model = load_from(
         folder,
         _WHAT,
         lambda: SentenceTransformer(
@@ -38,6 +38,16 @@ def load_sentence_transformer(folder: Path, dtype: str) -> Any:
             model_kwargs={"dtype": getattr(torch, dtype), "use_safetensors": True},
         ),
     )
+    limit_length(model)
+    return model
+
+
+def limit_length(model: Any) -> None:
+    """Have a sentence-transformers model cut texts to what its encoder reads, where it would read on and fail."""
+    encoder = getattr(model[0], "auto_model", None)
+    if encoder is not None and model.max_seq_length:
+        most = model.max_seq_length
+        model.max_seq_length = min(most, longest_text(encoder, model.tokenizer, unknown=most))
 
 
 def load_encoder(folder: Path, dtype: str) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError
 from retro.common.precision import Precision, choose
+from retro.common.pretrained import longest_text
 from retro.index.config import EmbedderConfig
 from retro.index.embedder import Embedder, ignore
 from retro.index.embeddings import token_batches
@@ -188,8 +189,8 @@ class _Encoder(Tower):
         folder = find_model(config)
         self.digest = check_model(folder, config)
         self._model, self._tokenizer = load_encoder(folder, dtype)
-        positions = getattr(self._model.config, "max_position_embeddings", config.max_tokens)
-        self._max_tokens = min(config.max_tokens, positions, self._tokenizer.model_max_length)
+        longest = longest_text(self._model, self._tokenizer, unknown=config.max_tokens)
+        self._max_tokens = min(config.max_tokens, longest)
         self._batch_tokens = config.batch_tokens
         self._pooling = config.pooling
         self.dimension = int(self._model.config.hidden_size)

@@ -1,7 +1,8 @@
 """Sharded checkpoints in the form of megatron.core.dist_checkpointing, loaded without executing code from them.
 
 megatron-core writes them. It does not read them: it and torch would unpickle the index and what all ranks share, and
-so call whatever is named there. `stored.py` reads the tensors instead; `fill` puts each rank's part into its place.
+so call whatever is named there. `sharded_tensors.py` reads the tensors instead; `fill` puts each rank's part into its
+place.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from retro.common.artifacts import (
     MANIFEST,
     REPORT,
     Manifest,
+    command_of,
     describe_files,
     is_complete,
     read_manifest,
@@ -371,10 +372,9 @@ def _parent(work: StepRun, name: str) -> Manifest:
         ArtifactError: It has not finished.
     """
     path = _place(work.recipe, work.config, name)
-    of_stage = any(one.name == name for one in STAGES)
-    command = f"retro {name}" if of_stage else f"retro recipe {work.recipe.name} run CONFIG {name}"
+    title = name if any(one.name == name for one in STAGES) else f"{work.recipe.name}.{name}"
     if not is_complete(path):
         raise ArtifactError(
-            path / MANIFEST, f"is missing, and step {work.step.name} needs it", f"Run `{command}` first"
+            path / MANIFEST, f"is missing, and step {work.step.name} needs it", f"Run `{command_of(title)}` first"
         )
-    return read_manifest(path, name if of_stage else f"{work.recipe.name}.{name}")
+    return read_manifest(path, title)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retro.common.artifacts import MANIFEST, Manifest, parse_manifest, require_file
+from retro.common.artifacts import MANIFEST, Manifest, command_of, parse_manifest, require_file
 from retro.common.block_stage import BlockWork
 from retro.common.blocks import Block
 from retro.common.checksum_cache import forget
@@ -139,7 +139,7 @@ class Verification:
 
     def _damaged(self, directory: Path, manifest: Manifest, name: str, problem: str) -> None:
         """Say which blocks of a file are damaged, or repair them."""
-        redo = f"Run `retro {manifest.stage} {self.command} --redo`"
+        redo = f"Run `{command_of(manifest.stage, self.command)} --redo`"
         if self.config.run_dir / VERSIONS in directory.parents:
             # No stage makes it again: what was added came from files that the run does not keep.
             redo = REMEDY
@@ -185,7 +185,7 @@ class Verification:
             self.found.blocks += 1
             problem = store.problem(number) if number < len(store) else "is not among the planned blocks"
             if problem:
-                remedy = f"Run `retro {plan.stage} {self.command}`: it is built again"
+                remedy = f"Run `{command_of(plan.stage, self.command)}`: it is built again"
                 self.found.problems.append(f"{store.path(number)}: {problem}. {remedy}")
 
     def _own_checksums(self) -> None:

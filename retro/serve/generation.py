@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from retro.common.errors import RetroError
 from retro.generate.request import Completion, Event
 from retro.serve.errors import ApiError, stopping, too_slow
 from retro.serve.middleware import Metrics
 from retro.serve.prepare import PreparedRequest
-from retro.serve.scheduler import Job, NotAcceptingError, QueueFullError, Scheduler
+from retro.serve.scheduler import Job, NotAcceptingError, QueueFullError, Scheduler, is_of_request
 
 T = TypeVar("T")
 RETRY_SECONDS = 1
@@ -151,7 +150,7 @@ class Generation:
 def _api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, RetroError):
+    if is_of_request(error):
         return ApiError(400, str(error), code="invalid_value")
     # The server's log has the cause, which is nothing for a client.
     return ApiError(500, "the answer failed on the server; its log says why", code="engine_failed")

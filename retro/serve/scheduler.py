@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from retro.common.errors import RetroError
+from retro.common.errors import ConfigError
 from retro.generate.request import Engine, Event, Request
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,11 @@ _FAILURES_IN_A_ROW = 3
 
 State = Literal["ok", "failing", "stalled", "stopping", "dead"]
 """Answering; failing repeatedly with nothing finished; too long in one step; accepting no more; its thread ended."""
+
+
+def is_of_request(error: Exception) -> bool:
+    """Whether an error says what is wrong with a request. Others, and the paths in them, are the server's own."""
+    return isinstance(error, ConfigError)
 
 
 class Listener(Protocol):
@@ -42,7 +47,7 @@ class Listener(Protocol):
         """A step of the job's request of that index."""
 
     def on_error(self, error: Exception) -> None:
-        """The job has failed; nothing follows. A RetroError says what is wrong with the request."""
+        """The job has failed; nothing follows. `is_of_request` tells whose the error is."""
 
 
 class Job:
@@ -222,7 +227,7 @@ class Scheduler:
                 self._by_number[self._engine.submit(request)] = job, index
         # Whatever a model, an index or a tokenizer raises must become a response.
         except Exception as error:
-            if not isinstance(error, RetroError):
+            if not is_of_request(error):
                 log.exception("a request could not be submitted")
                 self._failures += 1
             self._cancel_numbers(job)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: found, compared and loaded. `saver.py` writes them.
+"""Checkpoints of a training run: found, compared and loaded. `checkpoint_writer.py` writes them.
 
     checkpoints/step_00000200/checkpoint.json    what it is: model shape, step, size and SHA-256 of each file
     checkpoints/step_00000200/*                  megatron-core's sharded checkpoint, of a whole model or of adapters

@@ -14,6 +14,7 @@ import pytest
 
 from retro.common.artifacts import (
     Manifest,
+    command_of,
     describe_files,
     differences,
     fingerprint,
@@ -126,6 +127,17 @@ def test_a_flipped_byte_is_found_by_its_checksum(tmp_path: Path) -> None:
     (tmp_path / "db/data.bin").write_bytes(b"0123456780")
     with pytest.raises(ArtifactError, match=r"has SHA-256 .*bytes changed on disk"):
         read_manifest(tmp_path / "db", "db")
+
+
+def test_remedies_name_the_command_of_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"is missing\. Run `retro recipe tiny run CONFIG label` first"):
+        read_manifest(tmp_path, "tiny.label")
+    finished(tmp_path / "label", stage="tiny.label")
+    (tmp_path / "label/data.bin").write_bytes(b"0123456780")
+    with pytest.raises(ArtifactError, match=r"changed on disk\. Run `retro recipe tiny run CONFIG label` with --redo"):
+        read_manifest(tmp_path / "label", "tiny.label")
+    assert command_of("tiny.label", "run.yaml") == "retro recipe tiny run run.yaml label"
+    assert (command_of("db", "run.yaml"), command_of("db")) == ("retro db run.yaml", "retro db")
 
 
 def test_a_file_is_checked_again_before_what_trusts_it_reads_it(tmp_path: Path) -> None:

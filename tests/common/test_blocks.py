@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -38,6 +39,13 @@ def test_a_block_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.arrays["y"].dtype == np.float16
     assert found.counts == blocks.counts(1) == {"dropped": 4}
     assert found.rows == 2
+
+
+def test_a_damaged_block_of_a_recipe_names_its_command(tmp_path: Path) -> None:
+    blocks = replace(fill(store(tmp_path)), stage="tiny.label")
+    flip_byte(blocks.path(1), "x")
+    with pytest.raises(ArtifactError, match=r"Run `retro recipe tiny run CONFIG label` again"):
+        blocks.read(1)
 
 
 def test_equal_blocks_are_equal_files(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_reader_takes_the_best_span_or_none(reader: Path, tmp_path: Path) -> N
 
 def test_a_long_text_and_a_long_question_are_read_in_pieces(reader: Path) -> None:
     read = ReadingModel(reader)
-    assert read.window == 32
+    assert read.window == 34
     long = "red fox blue dog sky ada was who " * 20
     answers = read(["who was ada", "who was " * 60], [long, "red fox " * 30])
     assert answers[0]

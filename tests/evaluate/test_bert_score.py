@@ -28,6 +28,7 @@ from retro.qa.answer_files import Answer, QuestionLine
 from retro.qa.task import load_task
 from retro.report.format import metric_name
 from tests.evaluate.tiny_models import WORDS, bert_folder
+from tests.index import models
 
 COSINES_PG = np.array([[0.9, 0.1, 0.2], [0.3, 0.4, 0.8]])
 
@@ -123,6 +124,13 @@ def test_a_models_special_tokens_are_left_out_and_batches_do_not_matter(tiny: Pa
     for one, other in zip(together, alone, strict=True):
         assert one.states_TH.shape == (len(one.tokens), 16)
         np.testing.assert_allclose(one.states_TH, other.states_TH, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [models.bert_folder, models.roberta_folder])
+def test_long_texts_are_cut_to_what_the_encoder_reads(make: Any, tmp_path: Path) -> None:
+    [found] = ModelStates(str(make(tmp_path / "model")))(["the " * 90])
+    # 32 with [CLS] and [SEP].
+    assert len(found.tokens) == 30
 
 
 def test_the_states_are_those_of_the_layer(tmp_path: Path) -> None:

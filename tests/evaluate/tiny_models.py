@@ -19,7 +19,7 @@ SHAPE = {
 
 
 def bert_folder(folder: Path, head: str, *, seed: int = 0, **config: Any) -> Path:
-    """A BERT of one layer with random weights that reads 32 tokens at most; `head` names its class."""
+    """A BERT of one layer with random weights that reads 34 tokens at most; `head` names its class."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     folder.mkdir(parents=True)
     torch.manual_seed(seed)

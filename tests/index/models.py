@@ -30,6 +30,16 @@ def bert_folder(folder: Path, *, seed: int = 0, width: int = 16) -> Path:
     return folder
 
 
+def roberta_folder(folder: Path) -> Path:
+    """The same folder with a RoBERTa that reads 32 tokens: of its 33 rows of positions the first is for padding."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    bert_folder(folder)
+    torch.manual_seed(0)
+    shape = _shape(16) | {"max_position_embeddings": 33, "pad_token_id": 0}
+    transformers.RobertaModel(transformers.RobertaConfig(**shape)).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 def dpr_folder(folder: Path, architecture: str, *, seed: int) -> Path:
     """A tower of DPR: `DPRContextEncoder` or `DPRQuestionEncoder`, of the same shape."""
     torch = pytest.importorskip("torch")

@@ -4,17 +4,18 @@ import builtins
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from retro.common.errors import DataError, DependencyError
-from retro.common.pretrained import device
+from retro.common.pretrained import device, longest_text
 from retro.index.config import EmbedderConfig
 from retro.index.embedder import Embedder
 from retro.index.neural import HuggingFaceEmbedder, SentenceTransformersEmbedder, text_positions
-from tests.index.models import WORDS, bert_folder
+from tests.index.models import WORDS, bert_folder, roberta_folder
 
 TEXTS = ["the fox", "a b c the dog yard", "", "dog", "the " * 60, "fox fox"]
 
@@ -81,6 +82,28 @@ def test_long_texts_are_cut_to_what_the_model_can_read(folder: Path) -> None:
     embedder = HuggingFaceEmbedder(settings("huggingface", folder))
     # 32 positions: [CLS], 30 words, [SEP].
     assert np.allclose(embedder.embed_passages(["the " * 30]), embedder.embed_passages(["the " * 90]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [("huggingface", HuggingFaceEmbedder), ("sentence_transformers", SentenceTransformersEmbedder)],
+)
+def test_positions_that_begin_after_that_of_padding_are_not_counted(kind: str, make: Any, tmp_path: Path) -> None:
+    embedder = make(settings(kind, roberta_folder(tmp_path / "roberta")))
+    assert np.allclose(embedder.embed_passages(["the " * 30]), embedder.embed_passages(["the " * 90]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("positions", "of_tokenizer", "longest"), [(512, 10**30, 512), (512, 128, 128), (-1, 10**30, 7), (None, 64, 64)]
+)
+def test_the_longest_text_is_what_model_and_tokenizer_allow(
+    positions: int | None, of_tokenizer: int, longest: int
+) -> None:
+    from torch import nn
+
+    model: Any = nn.Linear(1, 1)
+    model.config = SimpleNamespace(max_position_embeddings=positions)
+    assert longest_text(model, SimpleNamespace(model_max_length=of_tokenizer), unknown=7) == longest
 
 
 @pytest.mark.parametrize("kind", ["huggingface", "sentence_transformers"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from retro.cli.status import run_verification, show_status
-from retro.common.artifacts import Manifest, read_manifest, write_manifest
+from retro.common.artifacts import Manifest, describe_files, read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, RetroError
 from retro.run.config import RunConfig, as_yaml
 from retro.run.pipeline import stage
@@ -49,6 +49,19 @@ def test_a_sound_run_has_no_problems_and_comes_out_the_same_again(finished: RunC
     assert found.bytes == sum(file["bytes"] for manifest in manifests for file in manifest.files.values())
     # 60 documents by 20, some chunks by 100, in three streams.
     assert found.recomputed >= 3 + 3 + 3
+
+
+def test_a_changed_byte_of_a_recipes_step_names_the_command_that_makes_it_again(tmp_path: Path) -> None:
+    config = RunConfig(run_dir=tmp_path)
+    step = tmp_path / "recipe_tiny" / "label"
+    step.mkdir(parents=True)
+    (step / "labels.jsonl").write_text("one")
+    files = describe_files(step, ["labels.jsonl"])
+    write_manifest(step, Manifest(stage="tiny.label", config={}, parents={}, files=files))
+    (step / "labels.jsonl").write_text("two")
+    (line,) = verified(config).problems
+    assert "labels.jsonl: has SHA-256" in line
+    assert line.endswith("Run `retro recipe tiny run run.yaml label --redo`")
 
 
 @pytest.mark.parametrize(

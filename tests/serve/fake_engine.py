@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from retro.common.errors import ConfigError
+from retro.common.errors import ArtifactError, ConfigError
 from retro.generate.request import (
     ChosenToken,
     Completion,
@@ -101,7 +102,10 @@ class FakeEngine:
         return len(self._by_number) - len(self._waiting)
 
     def submit(self, request: Request) -> int:
-        if len(request.prompt) > SEQUENCE or b"refuse me" in bytes(id_ for id_ in request.prompt if id_ < END):
+        prompt = bytes(id_ for id_ in request.prompt if id_ < END)
+        if b"lose a file" in prompt:
+            raise ArtifactError(Path("/secret/db.h5"), "is missing", "Run `retro db` again")
+        if len(request.prompt) > SEQUENCE or b"refuse me" in prompt:
             raise ConfigError("Request.prompt", f"{len(request.prompt)} tokens", f"needs at most {SEQUENCE}")
         number, self._next = self._next, self._next + 1
         answer = fake_answer(request.prompt, request.sampling.seed, self.words).encode()

@@ -218,6 +218,7 @@ def test_passages_are_searched_given_or_none_as_the_request_says(server: Running
         ({"retrieval": {"source": "none", "every": 8}}, 400, "retrieval.every: needs retrieval.source 'live', found"),
         ({"retrieval": {"passages": ["a"], "k": 1}}, 400, "retrieval.k: needs retrieval.source 'live', found 'given'"),
         ({"retrieval": {"passages": ["a"], "every": 8}}, 400, "retrieval.every: needs retrieval.source 'live', found"),
+        ({"prompt": "lose a file"}, 500, "the answer failed on the server; its log says why"),
         ({"prompt": "refuse me"}, 400, "Request.prompt = '9 tokens': needs at most 400"),
         ({"prompt": "break the step"}, 500, "the answer failed on the server; its log says why"),
     ],

@@ -13,7 +13,7 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.generate.request import Engine, Event, LiveRetrieval, Request, Sampling
-from retro.serve.scheduler import Job, NotAcceptingError, QueueFullError, Scheduler
+from retro.serve.scheduler import Job, NotAcceptingError, QueueFullError, Scheduler, is_of_request
 from tests.serve.fake_engine import FakeEngine, fake_answer
 
 
@@ -121,6 +121,16 @@ def test_a_request_that_the_engine_refuses_fails_its_whole_job() -> None:
         assert other.texts() == [expected("other")]
         assert scheduler.unfinished == 0
         assert scheduler.health().failures == 0
+
+
+def test_a_file_that_the_server_has_lost_fails_a_job_and_counts(caplog: pytest.LogCaptureFixture) -> None:
+    with driving() as scheduler:
+        _, heard = submit(scheduler, [request("lose a file")])
+        (error,) = heard.until_finished()
+        assert not is_of_request(error)
+        assert is_of_request(ConfigError("max_tokens", 0, "needs at least 1"))
+        assert scheduler.health().failures == 1
+    assert "/secret/db.h5: is missing" in caplog.text
 
 
 def test_what_does_not_fit_is_refused_at_once_and_fits_when_there_is_room_again() -> None:

@@ -75,7 +75,9 @@ class EncoderConfig(StageConfig):
     and what makes keys and values of them is always trained."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> EncoderConfig:
+    def _what_works(self) -> EncoderConfig:
+        last = self.trained if isinstance(self.trained, int) and self.model is None else 0
+        require(self, "trained", last <= self.layers, f"at most layers = {self.layers}")
         require(self, "heads", self.hidden_size % self.heads == 0, f"a divisor of hidden_size = {self.hidden_size}")
         return self
 
@@ -100,7 +102,7 @@ class PrefixConfig(StageConfig):
     static: NonNegativeInt = 0
     """Learned vectors before those of the documents, the same for every question."""
 
-    layers: tuple[NonNegativeInt, ...] | None = None
+    layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
     """Decoder layers that read the prefix, counted from 0; absent: all."""
 
     projection: Literal["own", "frozen"] = "own"
@@ -112,6 +114,7 @@ class PrefixConfig(StageConfig):
 
     @model_validator(mode="after")
     def _something_is_read(self) -> PrefixConfig:
+        require(self, "layers", len(set(self.layers or ())) == len(self.layers or ()), "each layer once")
         require(self, "documents", self.documents > 0 or self.static > 0, "1 at least, or static vectors beside 0")
         return self
 

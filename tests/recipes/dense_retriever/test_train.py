@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
 from retro.common.files import sha256_file
 from retro.recipes.dense_retriever.pairs import Pair
+from retro.recipes.dense_retriever.training.config import StartConfig
 from retro.recipes.dense_retriever.training.saved_model import embedder_of
+from retro.recipes.dense_retriever.training.starting_model import open_folder
+from tests.index.models import roberta_folder
 from tests.recipes.dense_retriever.fact_world import World, make_world
 from tests.recipes.dense_retriever.runs import TINY, do
 
@@ -58,6 +62,16 @@ def write(world: World, home: Path) -> Path:
 def outcome(home: Path, step: str = "train") -> tuple[str, str]:
     folder = home / "recipe_toy" / step
     return sha256_file(folder / "model" / "model.safetensors"), (folder / "curve.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", ["roberta", "no_modules"])
+def test_a_start_of_fewer_positions_than_rows_of_them_is_trained_at_its_full_length(name: str, tmp_path: Path) -> None:
+    folder = roberta_folder(tmp_path / name)
+    if name == "no_modules":
+        (folder / "modules.json").unlink()
+    model = open_folder(folder, StartConfig(model=str(folder), max_tokens=64))
+    assert model.max_seq_length == 32
+    assert np.isfinite(model.encode(["the " * 90])).all()
 
 
 def killed(home: Path, step: str, sections: dict[str, Any], after: int) -> int:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from retro.common.errors import ArtifactError, ConfigError, DataError
+from retro.index.config import EmbedderConfig
 from retro.recipes.dynamic_prefix.config import PrefixConfig
-from retro.recipes.dynamic_prefix.training.encoder import freeze_layers, open_encoder
+from retro.recipes.dynamic_prefix.joint.retriever import Tower
+from retro.recipes.dynamic_prefix.training.encoder import open_encoder
 from retro.recipes.dynamic_prefix.training.encoder_files import INITIAL, known_config, open_tokenizer, prepare_encoder
+from tests.index.models import roberta_folder
 from tests.recipes.dynamic_prefix import fact_world
 from tests.recipes.dynamic_prefix.tiny_prefix import prefix_config, write_encoder
 
@@ -166,8 +169,122 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         prepare_encoder(tmp_path, config, (), tmp_path)
 
 
-def test_a_model_that_does_not_say_where_its_layers_are_cannot_be_frozen_by_them(tmp_path: Path) -> None:
-    encoder = opened(tmp_path)
-    encoder.model = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="Linear does not say where its layers are"):
-        freeze_layers(encoder, 1)
+SIZES: dict[str, Any] = {"vocab_size": 90, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+KINDS: dict[str, dict[str, Any]] = {
+    "bert": SIZES | {"num_hidden_layers": 2, "max_position_embeddings": 40},
+    "roberta": SIZES | {"num_hidden_layers": 2, "max_position_embeddings": 42, "pad_token_id": 1},
+    "distilbert": {
+        "vocab_size": 90, "dim": 16, "n_heads": 2, "hidden_dim": 32, "n_layers": 2, "max_position_embeddings": 40
+    },
+    "albert": SIZES | {"num_hidden_layers": 2, "embedding_size": 8, "max_position_embeddings": 40},
+}  # fmt: skip
+
+
+def encoder_like(kind: str, given: Path, folder: Path) -> Path:
+    """A tiny encoder of a kind, with the words of the given one."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    settings = transformers.AutoConfig.for_model(kind, **KINDS[kind])
+    transformers.AutoModel.from_config(settings).save_pretrained(str(folder))
+    for file in given.glob("token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def of_model(folder: Path, trained: Any = "all", **settings: Any) -> PrefixConfig:
+    return PrefixConfig.model_validate({"encoder": {"model": str(folder), "trained": trained}} | settings)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_the_last_layers_of_any_encoder_are_found(given: Path, tmp_path: Path, kind: str) -> None:
+    config = of_model(encoder_like(kind, given, tmp_path / kind), 1, max_document_tokens=40)
+    prepare_encoder(tmp_path / "encoder", config, (), tmp_path)
+    encoder = open_encoder(tmp_path / "encoder", config, initial=True)
+    trained = {name for name, one in encoder.named_parameters() if one.requires_grad}
+    assert trained == {name for name, _ in encoder.named_parameters() if ".layer.1." in name}
+    assert trained
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained", "need"),
+    [
+        ("bert", 99, "needs at most 2, the layers of the encoder"),
+        ("albert", 1, "needs to be all or none: AlbertModel has no list of layers"),
+    ],
+)
+def test_layers_that_cannot_be_trained_are_refused_before_a_file_is_kept(
+    given: Path, tmp_path: Path, kind: str, trained: int, need: str
+) -> None:
+    folder = encoder_like(kind, given, tmp_path / kind)
+    with pytest.raises(ConfigError, match=rf"^recipe\.dynamic_prefix\.prefix\.encoder\.trained = {trained}: {need}"):
+        prepare_encoder(tmp_path / "encoder", of_model(folder, trained, max_document_tokens=40), (), tmp_path)
+    # With another setting it is made in the same place.
+    config = of_model(folder, "none", max_document_tokens=40)
+    prepare_encoder(tmp_path / "encoder", config, (), tmp_path)
+    encoder = open_encoder(tmp_path / "encoder", config, initial=True)
+    assert not any(one.requires_grad for one in encoder.model.parameters())
+
+
+def test_more_layers_than_a_fresh_encoder_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trained = 3: needs at most layers = 2"):
+        prefix_config(encoder={"trained": 3})
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_longest_document_is_read_and_one_token_more_is_refused(given: Path, tmp_path: Path, kind: str) -> None:
+    folder = encoder_like(kind, given, tmp_path / kind)
+    config = of_model(folder, max_document_tokens=40)
+    prepare_encoder(tmp_path / "encoder", config, (), tmp_path)
+    encoder = open_encoder(tmp_path / "encoder", config, initial=True).eval()
+    (ids,) = encoder.tokenize(["garden " * 60])
+    assert len(ids) == 40
+    states_nBE, _ = encoder(torch.tensor([[ids]]), torch.ones(1, 1, 40, dtype=torch.bool))
+    assert torch.isfinite(states_nBE).all()
+    with pytest.raises(
+        ConfigError, match=r"^recipe\.dynamic_prefix\.prefix\.max_document_tokens = 41: needs at most 40 tokens"
+    ):
+        prepare_encoder(tmp_path / "longer", of_model(folder, max_document_tokens=41), (), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "sentence_transformers"])
+def test_a_retriever_that_is_trained_cuts_texts_to_what_it_reads(tmp_path: Path, kind: str) -> None:
+    folder = roberta_folder(tmp_path / "roberta")
+    tower = Tower(EmbedderConfig.model_validate({"kind": kind, "model": str(folder)}), str(folder), None)
+    found = tower.encode(["the " * 90])
+    assert found.ids_RT.shape == (1, 32)
+    assert torch.isfinite(tower(torch.from_numpy(found.ids_RT), torch.from_numpy(found.marks_RT))).all()
+
+
+def test_weights_that_are_cut_short_are_named(given: Path, tmp_path: Path) -> None:
+    config = of_model(given)
+    prepare_encoder(tmp_path / "encoder", config, (), tmp_path)
+    file = tmp_path / "encoder" / INITIAL
+    for length in (file.stat().st_size // 2, 4, 0):
+        file.write_bytes(file.read_bytes()[:length])
+        with pytest.raises(DataError, match=f"{INITIAL}: is not the encoder's weights"):
+            open_encoder(tmp_path / "encoder", config, initial=True)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_documents_need_room_within_their_frame(given: Path, tmp_path: Path, fresh: bool, most: int) -> None:
+    def config(longest: int) -> PrefixConfig:
+        sizes = {"layers": 1, "hidden_size": 16, "heads": 2, "vocab_size": 90}
+        encoder = sizes if fresh else {"model": str(given)}
+        return PrefixConfig.model_validate({"encoder": encoder, "max_document_tokens": longest})
+
+    with pytest.raises(
+        ConfigError, match=rf"^recipe\.dynamic_prefix\.prefix\.max_document_tokens = {most}: needs at least 3"
+    ):
+        prepare_encoder(tmp_path / "encoder", config(most), DOCUMENTS, tmp_path)
+    prepare_encoder(tmp_path / "encoder", config(3), DOCUMENTS, tmp_path)
+    assert len(open_tokenizer(tmp_path / "encoder", config(3)).encode([DOCUMENTS[0]])[0][0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("layers", "need"), [([], "at least 1 item"), ([0, 0], "each layer once"), ([1, 0, 1], "each layer once")]
+)
+def test_a_prefix_is_read_by_at_least_one_layer_and_by_each_once(layers: list[int], need: str) -> None:
+    with pytest.raises(ConfigError, match=rf"layers = .*{need}"):
+        prefix_config(layers=layers)
+    assert prefix_config(layers=[2, 0]).layers == (2, 0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from retro.common.errors import ArtifactError
+from retro.common.files import read_json, write_json
 from retro.generate.program import ProgramEngine
 from retro.generate.request import Request, Sampling
 from retro.qa.question import Context
@@ -130,6 +134,19 @@ def test_passages_of_its_own_are_searched_while_others_are_answered(
         details = told(server.post(CHAT, chat()))
     assert details["documents"][0] == "d4"
     assert len(details["documents"]) == 2
+
+
+def test_a_store_of_another_training_ends_the_server_at_its_start(reading: Reading, tmp_path: Path) -> None:
+    run_recipe(RECIPE, reading.config, "encode", until=True)
+    shutil.copytree(reading.home, tmp_path / "run" / reading.home.name)
+    other = reading.config.model_copy(
+        update={"run_dir": tmp_path / "run", "serve": ServeConfig(recipe="dynamic_prefix", max_new_tokens=8)}
+    )
+    header = tmp_path / "run" / reading.home.name / "encode" / "store.json"
+    known = read_json(header, "", dict[str, Any])
+    write_json(header, known | {"model": known["model"] | {"checkpoint": "another"}})
+    with pytest.raises(ArtifactError, match=r"was made by another model: checkpoint was 'another'"):
+        served(other)
 
 
 @pytest.mark.parametrize("mode", ["none", "prompt"])

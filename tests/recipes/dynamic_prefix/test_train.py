@@ -140,18 +140,24 @@ def test_before_a_step_answers_have_the_loss_of_the_network_alone(tmp_path: Path
     assert torch.equal(with_prefix, model(batch.tokens_BS, labels_BS=batch.labels_BS))
 
 
-def test_a_run_that_was_killed_ends_in_the_same_bytes(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_run_that_was_killed_ends_in_the_same_bytes(base: Path, tmp_path: Path, dropout: float) -> None:
+    prefix = FULL | {"encoder": {"dropout": dropout}, "gate_init": 0.3}
+
     class Broken(PrefixSource):
         def fetch(self, sample_numbers: NDArray[np.int64]) -> Batch:
             if sample_numbers.max() >= 16:
                 raise KeyboardInterrupt
             return super().fetch(sample_numbers)
 
-    whole = run(tmp_path / "whole", base, prefix=FULL)
+    whole = run(tmp_path / "whole", base, prefix=prefix)
+    if dropout:
+        without = run(tmp_path / "without", base, prefix=FULL | {"gate_init": 0.3})
+        assert without.weights_sha256 != whole.weights_sha256
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", base, prefix=FULL, from_source=Broken(samples(), end=0, documents=2, multiple=4))
+        run(tmp_path / "broken", base, prefix=prefix, from_source=Broken(samples(), end=0, documents=2, multiple=4))
     assert checkpoint.find(tmp_path / "broken" / "prefix").name == "step_00000003"
-    again = run(tmp_path / "broken", base, prefix=FULL)
+    again = run(tmp_path / "broken", base, prefix=prefix)
     assert again.weights_sha256 == whole.weights_sha256
     one, other = stored(tmp_path / "whole" / "prefix"), stored(tmp_path / "broken" / "prefix")
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -23,9 +23,6 @@ from retro.common.launcher import SPAWNED, Worker, end_with_parent
 
 log = logging.getLogger(__name__)
 
-STAGE = "recipe"
-"""What messages call the command that is run again."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedBlocks:
@@ -68,7 +65,7 @@ def build_blocks(plan: BlockPlan, workers: int) -> BlockStore:
 
 
 def _build(plan: BlockPlan, planned: PlannedBlocks, worker: Worker) -> None:
-    Coordinator(plan.directory, worker, stage=STAGE, poll_s=0.05).build(
+    Coordinator(plan.directory, worker, stage=planned.store.stage, poll_s=0.05).build(
         planned.store, planned.make, sizes=planned.sizes, unit=planned.unit, what=planned.what
     )
 

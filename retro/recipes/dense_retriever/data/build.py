@@ -31,7 +31,7 @@ from retro.common.input_files import require_regular
 from retro.common.leases import remove_leases
 from retro.qa.formats.item import BadItemError
 from retro.recipes.base import Made, Step, StepRun
-from retro.recipes.dense_retriever.data.block_processes import STAGE, PlannedBlocks, build_blocks
+from retro.recipes.dense_retriever.data.block_processes import PlannedBlocks, build_blocks
 from retro.recipes.dense_retriever.data.data_config import DataConfig, PairFormat
 from retro.recipes.dense_retriever.data.item_stream import input_files, items_of
 from retro.recipes.dense_retriever.data.natural_questions import natural_questions
@@ -98,7 +98,7 @@ class PairPlan:
             )
             for number, path, one in stats
         )
-        store = BlockStore(directory=self.directory / "blocks", inputs=inputs, stage=STAGE)
+        store = BlockStore(directory=self.directory / "blocks", inputs=inputs, stage="dense_retriever.pairs")
         sizes = [max(one.st_size, 1) for *_, one in stats]
         return PlannedBlocks(store=store, sizes=sizes, unit="bytes", make=self.make, what="pairs: reading")
 

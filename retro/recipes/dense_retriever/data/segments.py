@@ -36,7 +36,7 @@ from retro.corpus.layouts import Document, Reject, Span, read_spans
 from retro.corpus.rejects import reject_lines
 from retro.corpus.scan import ScanWork
 from retro.recipes.base import Made, Step, StepRun
-from retro.recipes.dense_retriever.data.block_processes import STAGE, PlannedBlocks, build_blocks
+from retro.recipes.dense_retriever.data.block_processes import PlannedBlocks, build_blocks
 from retro.recipes.dense_retriever.data.segment_sources import document_sources, uncompressed
 from retro.recipes.dense_retriever.data.segments_config import SegmentsConfig
 from retro.recipes.dense_retriever.data.windows import length_unit, token_starts, window_text, windows
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 PASSAGES, REJECTS = "passages.jsonl", "rejects.jsonl"
 _BETWEEN = "#"
+_STAGE = "dense_retriever.segments"
 _SCRATCH = ("scan", "blocks", "plain")
 
 
@@ -100,7 +101,7 @@ class SegmentPlan:
         """See `BlockPlan`."""
         settings = {**self.config.shaping, "length_in": length_unit(self.config.tokenizer)}
         inputs = tuple(fingerprint({"settings": settings, "part": one.made_from}) for one in self.parts)
-        store = BlockStore(directory=self.directory / "blocks", inputs=inputs, stage=STAGE)
+        store = BlockStore(directory=self.directory / "blocks", inputs=inputs, stage=_STAGE)
         # Not a method of the plan: a tokenizer is opened once in each process.
         maker = _BlockMaker(self)
         sizes = [one.bytes for one in self.parts]
@@ -165,8 +166,8 @@ def _key(document: str) -> int:
 def _parts(sources: Sequence[Source], config: SegmentsConfig, directory: Path) -> Iterator[Part]:
     """Where the input may be cut, found by reading it once."""
     scan = ScanWork(sources, config.block_bytes, directory / "scan")
-    scan.store = replace(scan.store, stage=STAGE)
-    Coordinator(directory, stage=STAGE).build(
+    scan.store = replace(scan.store, stage=_STAGE)
+    Coordinator(directory, stage=_STAGE).build(
         scan.store, scan.make, sizes=scan.sizes, unit="bytes", what="segments: reading"
     )
     for number, found in enumerate(scan.collect({})):

@@ -14,7 +14,7 @@ from typing import Any
 from retro.common.errors import DataError
 from retro.common.pretrained import load_from
 from retro.index.config import EmbedderConfig
-from retro.index.model_loading import load_sentence_transformer
+from retro.index.model_loading import limit_length, load_sentence_transformer
 from retro.index.weights import check_model, find_model
 from retro.recipes.dense_retriever.training.config import StartConfig, TinyEncoderConfig
 from retro.recipes.dense_retriever.training.saved_model import whole_folder
@@ -67,6 +67,7 @@ def open_folder(folder: Path, config: StartConfig) -> Any:
     for name, one in model.named_parameters():
         if "pooler" in name.split("."):
             one.requires_grad_(False)
+    limit_length(model)
     positions = model.max_seq_length or config.max_tokens
     model.max_seq_length = min(positions, config.max_tokens)
     model.similarity_fn_name = config.similarity

@@ -53,7 +53,7 @@ from retro.training.separate_adapters import load_separate
 
 log = logging.getLogger(__name__)
 
-_BLOCKS, _STAGE = "blocks", "encode"
+_BLOCKS, _STAGE = "blocks", "dynamic_prefix.encode"
 _BLOCK_BYTES = 2**28
 _VECTORS_AT_ONCE = 4096
 """Whose keys and values are in memory in float32, before they are stored as what is asked for."""

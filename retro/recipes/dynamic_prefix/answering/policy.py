@@ -61,8 +61,22 @@ class TrainedPrefix:
         )
 
 
+def open_store(settings: DynamicPrefixConfig, model: Mapping[str, Any], store: Path | None) -> KnowledgeStore | None:
+    """What is stored, where the settings say that it is read.
+
+    Args:
+        settings: The recipe's.
+        model: Identity of the model.
+        store: The folder of the step `encode`; None: nothing is stored.
+
+    Raises:
+        ArtifactError: It is damaged, or was made by another model.
+    """
+    return KnowledgeStore.open(store, model) if store is not None and settings.answer.stored else None
+
+
 def open_source(
-    engine: BatchEngine, settings: DynamicPrefixConfig, model: Mapping[str, Any], store: Path | None
+    engine: BatchEngine, settings: DynamicPrefixConfig, model: Mapping[str, Any], store: Path | KnowledgeStore | None
 ) -> KnowledgeSource:
     """Documents for the model of an engine, which was opened with the recipe's modules.
 
@@ -70,15 +84,15 @@ def open_source(
         engine: Its model encodes what is not stored.
         settings: The recipe's.
         model: Its identity.
-        store: The folder of the step `encode`; None: nothing is stored.
+        store: As `open_store` gave it, or a folder to open.
 
     Raises:
-        ArtifactError: What is stored was made by another model.
+        ArtifactError: As `open_store`.
     """
     decoder = engine.decoder
     if not isinstance(decoder, CachedDecoder):
         raise ValueError(f"documents are read by a model of this toolkit, not by a {type(decoder).__name__}")
-    opened = KnowledgeStore.open(store, model) if store is not None and settings.answer.stored else None
+    opened = store if isinstance(store, KnowledgeStore) else open_store(settings, model, store)
     cache, network = settings.answer.cache_mib * _MIB, decoder.model
     identity = str(model["checkpoint"])
     return KnowledgeSource(prefix_of(network), encoder_of(network), opened, cache_bytes=cache, identity=identity)

@@ -25,6 +25,7 @@ from retro.recipes.dynamic_prefix.answering.policy import (
     TrainedPrefix,
     documents_read,
     open_source,
+    open_store,
     question_prompts,
     told,
     with_documents,
@@ -48,8 +49,10 @@ def served(run: RunConfig, settings: DynamicPrefixConfig, trained: TrainedPrefix
         store: The folder of the step `encode`; None: each document is encoded when it is first found.
 
     Raises:
-        RetroError: What is searched, or the model, cannot be opened.
+        RetroError: What is searched or stored, or the model, cannot be opened.
     """
+    # Now, not with the first request: what is stored may be of another training.
+    stored = open_store(settings, trained.identity, store)
     search, generate = None, generate_settings(run.generate, settings)
     if settings.data.passages.passages is not None:
         search = as_retrieve(PassageRetriever.open(settings.data.passages), documents_read(settings))
@@ -59,7 +62,7 @@ def served(run: RunConfig, settings: DynamicPrefixConfig, trained: TrainedPrefix
         generate=generate,
         paths=replace(model_paths(run), checkpoint=trained.run),
         kind=KIND,
-        begin=program_for(settings, lambda engine: open_source(engine, settings, trained.identity, store), search),
+        begin=program_for(settings, lambda engine: open_source(engine, settings, trained.identity, stored), search),
         modules=trained.modules,
     )
 

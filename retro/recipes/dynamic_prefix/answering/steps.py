@@ -50,7 +50,7 @@ def serve(run: RunConfig, settings: DynamicPrefixConfig, home: Path) -> Served:
         home: The recipe's folder in the run directory.
 
     Raises:
-        RetroError: What is searched, or the model, cannot be opened.
+        RetroError: What is searched or stored, or the model, cannot be opened.
     """
     from retro.recipes.dynamic_prefix.answering.policy import TrainedPrefix
     from retro.recipes.dynamic_prefix.answering.serving import served

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from retro.common.errors import DataError
 from retro.common.files import discard, read_json, write_json
+from retro.common.pretrained import longest_text
 from retro.index.config import EmbedderConfig
 from retro.index.embeddings import token_batches
 from retro.index.model_loading import load_encoder, load_sentence_transformer
@@ -73,8 +74,8 @@ class Tower(nn.Module):
             tokenizer, limit = model.tokenizer, model.max_seq_length or config.max_tokens
         else:
             model, tokenizer = load_encoder(folder, "float32")
-            limit = min(getattr(model.config, "max_position_embeddings", config.max_tokens), tokenizer.model_max_length)
-        self.tokenizer, self._most = tokenizer, min(int(limit), config.max_tokens)
+            limit = longest_text(model, tokenizer, unknown=config.max_tokens)
+        self.tokenizer, self._most = tokenizer, min(limit, config.max_tokens)
         for part in model.modules():
             # Not asked, so its gradient would be none, and weight decay alone would move it.
             if isinstance(getattr(part, "pooler", None), nn.Module):

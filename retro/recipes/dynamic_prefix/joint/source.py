@@ -30,7 +30,7 @@ from retro.training.batch import Batch, BatchSpec
 NUMBERS, ROWS, GROUPS = "sample_numbers", "document_rows", "groups"
 """In `Batch.further`: [B] number of each sample, [B, K] rows of its documents, and [B, K] their groups, -1 for none."""
 QUESTION_IDS, QUESTION_MARKS = "question_ids", "question_marks"
-"""[B, T] tokens of the questions for the retriever, and what they are for (joint_retriever.py)."""
+"""[B, T] tokens of the questions for the retriever, and what they are for (retriever.py)."""
 DOCUMENT_IDS, DOCUMENT_MARKS = "retriever_document_ids", "retriever_document_marks"
 """[B, K, T] the same of their documents."""
 

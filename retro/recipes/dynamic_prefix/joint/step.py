@@ -1,4 +1,4 @@
-"""The step `joint`, as the recipe lists it; what it does is in joint_step.py, which is imported when it runs."""
+"""The step `joint`, as the recipe lists it; what it does is in run.py, which is imported when it runs."""
 
 from __future__ import annotations
 

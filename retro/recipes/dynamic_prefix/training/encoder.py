@@ -17,10 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retro.common.errors import DataError
+from retro.common.errors import DataError, short_reason
 from retro.common.optional import import_optional
 from retro.recipes.dynamic_prefix.config import PrefixConfig
-from retro.recipes.dynamic_prefix.training.encoder_files import INITIAL, EncoderTokenizer, open_tokenizer
+from retro.recipes.dynamic_prefix.training.encoder_files import (
+    INITIAL,
+    EncoderTokenizer,
+    open_tokenizer,
+    trained_layers,
+)
 
 KNOWLEDGE = "knowledge"
 """The name of the module in `training.train(modules=…)`; in the model it is `added_knowledge`."""
@@ -133,18 +138,13 @@ def freeze_layers(encoder: KnowledgeEncoder, trained: str | int) -> None:
         trained: "all", "none", or how many of the last layers.
 
     Raises:
-        ValueError: The model keeps its layers where they are not found.
+        ConfigError: As `trained_layers`.
     """
     if trained == "all":
         return
     encoder.model.requires_grad_(False)
-    if isinstance(trained, int):
-        inner: Any = getattr(encoder.model, "encoder", encoder.model)
-        layers = getattr(inner, "layer", getattr(inner, "layers", None))
-        if layers is None:
-            raise ValueError(f"{type(encoder.model).__name__} does not say where its layers are")
-        for layer in list(layers)[-trained:]:
-            layer.requires_grad_(True)
+    for layer in trained_layers(encoder.model, trained):
+        layer.requires_grad_(True)
 
 
 def open_encoder(directory: Path, config: PrefixConfig, *, initial: bool) -> KnowledgeEncoder:
@@ -158,8 +158,10 @@ def open_encoder(directory: Path, config: PrefixConfig, *, initial: bool) -> Kno
     Raises:
         DataError: A file is missing or damaged.
         DependencyError: transformers is missing.
+        ConfigError: A setting is not for this encoder.
     """
     transformers = import_optional("transformers", extra="embed", use="is the knowledge encoder")
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     tokenizer = open_tokenizer(directory, config)
@@ -172,9 +174,9 @@ def open_encoder(directory: Path, config: PrefixConfig, *, initial: bool) -> Kno
     if initial and (directory / INITIAL).exists():
         try:
             model.load_state_dict(load_file(str(directory / INITIAL)))
-        except (RuntimeError, OSError) as error:
-            remedy = "Run the step `train` again with --redo"
-            raise DataError(directory / INITIAL, f"is not the encoder's weights ({error})", remedy) from None
+        except (RuntimeError, OSError, SafetensorError) as error:
+            problem = f"is not the encoder's weights ({short_reason(error)})"
+            raise DataError(directory / INITIAL, problem, "Run the step `train` again with --redo") from None
     encoder = KnowledgeEncoder(model, tokenizer, config)
     freeze_layers(encoder, config.encoder.trained)
     return encoder

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, ConfigError, DataError
 from retro.common.files import discard, read_json, write_json, write_plain_json
-from retro.common.pretrained import load_from
+from retro.common.pretrained import load_from, longest_text
 from retro.index.config import EmbedderConfig
 from retro.index.weights import weights_digest
 from retro.recipes.dynamic_prefix.config import EncoderConfig, PrefixConfig
 
 KNOWLEDGE_FILE, INITIAL = "knowledge.json", "initial.safetensors"
+_SETTINGS = "recipe.dynamic_prefix.prefix"
 _REMEDY = "Run the step `train` again with --redo"
 _ALPHABET = 1000
 """Characters of a WordPiece vocabulary that is trained, at most; others are unknown."""
@@ -50,11 +51,15 @@ class WordPieces:
 
         Raises:
             DataError: It is none.
+            ConfigError: The frame leaves no room for a token.
         """
         import tokenizers
 
         self._tokenizer = load_from(file, "a tokenizer.json", lambda: tokenizers.Tokenizer.from_file(str(file)))
-        self._most = most
+        frame = self._tokenizer.num_special_tokens_to_add(False)
+        if most <= frame:
+            need = f"needs at least {frame + 1}: {frame} tokens frame each document"
+            raise ConfigError(f"{_SETTINGS}.max_document_tokens", most, need)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=most)
 
@@ -89,6 +94,7 @@ def open_tokenizer(directory: Path, config: PrefixConfig) -> EncoderTokenizer:
 
     Raises:
         DataError: It is missing or damaged.
+        ConfigError: It frames documents with as many tokens as they may have.
     """
     if (directory / "lm_tokenizer").is_dir():
         return ModelTokens(directory / "lm_tokenizer", config.max_document_tokens)
@@ -182,7 +188,8 @@ def make_given(directory: Path, config: PrefixConfig, source: Path) -> None:
 
     Raises:
         DataError, DependencyError: It cannot be loaded, or its tokenizer has no tokenizer.json.
-        ConfigError: It reads shorter documents than the settings ask for.
+        ConfigError: It reads shorter documents than the settings ask for, has fewer layers than are to be trained, or
+            as `open_tokenizer`.
     """
     import torch
     from safetensors.torch import save_file
@@ -190,21 +197,48 @@ def make_given(directory: Path, config: PrefixConfig, source: Path) -> None:
     from retro.index.model_loading import load_encoder
 
     model, tokenizer = load_encoder(source, "float32")
-    longest = int(getattr(model.config, "max_position_embeddings", config.max_document_tokens))
+    longest = longest_text(model, tokenizer, unknown=config.max_document_tokens)
     if config.max_document_tokens > longest:
         need = f"needs at most {longest} tokens, which is what {source} reads"
-        raise ConfigError("PrefixConfig.max_document_tokens", config.max_document_tokens, need)
+        raise ConfigError(f"{_SETTINGS}.max_document_tokens", config.max_document_tokens, need)
+    trained_layers(model, config.encoder.trained)
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(source, "has no tokenizer.json, and none can be made of it", "Give an encoder with one")
     directory.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(str(directory))
     tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+    open_tokenizer(directory, config)
     kept = {
         name: one.to(device="cpu", dtype=torch.float32).contiguous().clone()
         for name, one in model.state_dict().items()
         if "pooler" not in name.split(".")
     }
     save_file(kept, str(directory / INITIAL))
+
+
+def trained_layers(model: Any, trained: str | int) -> Sequence[Any]:
+    """The last so many layers of a model; none where `trained` is no number.
+
+    A model's layers are its one list of as many modules as its settings say that it has layers: ALBERT, whose layers
+    have the same weights, has none.
+
+    Raises:
+        ConfigError: It has fewer, or no such list.
+    """
+    if not isinstance(trained, int):
+        return ()
+    from torch import nn
+
+    number = int(getattr(model.config, "num_hidden_layers", 0))
+    lists = {name: one for name, one in model.named_modules() if isinstance(one, nn.ModuleList) and len(one) == number}
+    # A layer may have lists within.
+    outermost = [one for name, one in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    if len(outermost) != 1:
+        need = f"needs to be all or none: {type(model).__name__} has no list of layers that are trained one by one"
+        raise ConfigError(f"{_SETTINGS}.encoder.trained", trained, need)
+    if trained > number:
+        raise ConfigError(f"{_SETTINGS}.encoder.trained", trained, f"needs at most {number}, the layers of the encoder")
+    return list(outermost[0])[-trained:]
 
 
 def prepare_encoder(directory: Path, config: PrefixConfig, documents: Sequence[str], tokenizer: Path) -> None:
