@@ -14,6 +14,7 @@ from retro.recipes.dynamic_prefix.ablation.config import AblateConfig
 from retro.recipes.dynamic_prefix.answering.config import AnswerConfig, StoreConfig
 from retro.recipes.dynamic_prefix.evaluation.config import PrefixEvaluateConfig
 from retro.recipes.dynamic_prefix.joint.config import JointConfig
+from retro.recipes.dynamic_prefix.training.rules import require_prefix_training
 from retro.recipes.passages.config import PassagesConfig
 from retro.training.config import TrainConfig
 
@@ -165,13 +166,7 @@ class PrefixTrainConfig(StageConfig):
     @model_validator(mode="after")
     def _what_works(self) -> PrefixTrainConfig:
         require(self, "question", self.question.count("{question}") == 1, "the text {question} once")
-        frozen = self.train.train_only == "modules"
-        require(self, "train", frozen, "train_only: modules, which keeps the language model as it is")
-        need = (
-            "recompute none or selective: a layer that is computed again in the backward pass is handed its tokens "
-            "alone, and would be computed without its prefix"
-        )
-        require(self, "train", self.train.recompute != "full", need)
+        require_prefix_training(self, self.train)
         return self
 
 
@@ -198,6 +193,15 @@ class DynamicPrefixConfig(StageConfig):
 
     evaluate: PrefixEvaluateConfig = PrefixEvaluateConfig()
     """Scores."""
+
+    @model_validator(mode="after")
+    def _as_many_as_found(self) -> DynamicPrefixConfig:
+        most, read = self.prefix.documents, self.answer.documents or 0
+        found = self.answer.reader != "joint" or read <= most
+        require(
+            self.answer, "documents", found, f"at most prefix.documents = {most} with reader: joint, which finds them"
+        )
+        return self
 
     ablate: AblateConfig = AblateConfig()
     """What `retro recipe dynamic_prefix ablate` varies."""

@@ -252,8 +252,10 @@ def test_steps_are_passed_over_where_there_is_nothing_to_ask() -> None:
     assert not steps["encode"].wanted(unstored)
     assert steps["answer"].needed(unstored) == ("retrieve", "train", "corpus", "db", "index")
     joint = DynamicPrefixConfig(data={"test": "test.jsonl"}, answer={"reader": "joint"})
-    assert steps["encode"].needed(joint) == ("joint", "retrieve")
-    assert steps["answer"].needed(joint) == ("retrieve", "joint", "encode")
+    assert steps["encode"].needed(joint) == ("joint",)
+    assert steps["answer"].needed(joint) == ("joint", "encode")
+    with pytest.raises(ConfigError, match=r"needs at most prefix.documents = 1 with reader: joint"):
+        DynamicPrefixConfig(prefix={"documents": 1}, answer={"reader": "joint", "documents": 2})
 
 
 def test_how_much_stays_in_memory_does_not_make_answers_others(reading: Reading, answered: Path) -> None:

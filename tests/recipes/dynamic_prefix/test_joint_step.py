@@ -190,6 +190,27 @@ def test_passages_of_a_file_are_searched_in_place_of_those_of_the_questions(fold
     assert read_manifest(home(config) / "joint", "dynamic_prefix.joint").counts["documents"] == 36
 
 
+def test_answers_of_the_joint_reader_read_what_its_retriever_finds(folder: Path, made: RunConfig) -> None:
+    own = made.recipe["dynamic_prefix"]
+    answer = {"reader": "joint", "modes": ["prefix"], "max_new_tokens": 2}
+    run_recipe(
+        RECIPE, made.model_copy(update={"recipe": {"dynamic_prefix": {**own, "answer": answer}}}), "answer", until=True
+    )
+    asked = read_questions(home(made) / "answer" / "questions.jsonl")
+    found = {one.id: one.contexts for one in read_questions(home(made) / "joint" / "test.jsonl")}
+    assert {one.id: [each.text for each in one.contexts] for one in asked} == {
+        name: [each.text for each in contexts] for name, contexts in found.items()
+    }
+    before = {one.id: one.contexts for one in read_questions(home(made) / "retrieve" / "test.jsonl")}
+    assert any(found[name][0].text != contexts[0].text for name, contexts in before.items())
+
+
+def test_layers_that_are_computed_again_without_their_prefix_are_refused(folder: Path, tmp_path: Path) -> None:
+    config = config_of(folder, tmp_path, joint={"train": FAST | {"recompute": "full"}})
+    with pytest.raises(ConfigError, match="recompute none or selective"):
+        run_recipe(RECIPE, config, "joint")
+
+
 def test_labels_come_from_the_given_file_and_are_needed(folder: Path, made: RunConfig, tmp_path: Path) -> None:
     config = config_of(folder, made.run_dir, joint={"group_label": "nobody"})
     own = config.model_copy(update={"run_dir": tmp_path / "run"})

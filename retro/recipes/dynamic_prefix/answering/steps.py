@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from retro.run.config import RunConfig
 
 _TEST = "test.jsonl"
-"""The questions that are answered, of the step `retrieve`."""
+"""The questions that are answered: of the step `retrieve`, or of `joint`, whose retriever found their documents."""
 
 
 def _encode(work: StepRun) -> Made:
     from retro.recipes.dynamic_prefix.answering import encode
     from retro.recipes.dynamic_prefix.answering.policy import TrainedPrefix
 
-    questions = [work.made_by("retrieve") / _TEST] if work.settings.store.documents == "questions" else []
+    of_questions = work.settings.store.documents == "questions"
+    questions = [work.made_by(_source(work.settings)) / _TEST] if of_questions else []
     return encode.run(work, TrainedPrefix.of(work.made_by(work.settings.answer.reader)), questions)
 
 
@@ -30,7 +31,7 @@ def _answer(work: StepRun) -> Made:
 
     store = work.made_by("encode") if uses_store(work.settings) else None
     trained = TrainedPrefix.of(work.made_by(work.settings.answer.reader))
-    return answers.answer(work, work.made_by("retrieve") / _TEST, trained, store, _search(work))
+    return answers.answer(work, work.made_by(_source(work.settings)) / _TEST, trained, store, _search(work))
 
 
 def _search(work: StepRun) -> PassageSearch | None:
@@ -67,16 +68,20 @@ def uses_store(settings: DynamicPrefixConfig) -> bool:
     return settings.answer.stored and "prefix" in settings.answer.modes
 
 
+def _source(settings: DynamicPrefixConfig) -> str:
+    """The step that leaves the questions which are answered."""
+    return "joint" if settings.answer.reader == "joint" else "retrieve"
+
+
 def _needs_of_encoding(settings: DynamicPrefixConfig) -> tuple[str, ...]:
-    reader = settings.answer.reader
-    return (reader, "retrieve") if settings.store.documents == "questions" else (reader,)
+    of_questions = (_source(settings),) if settings.store.documents == "questions" else ()
+    return tuple(dict.fromkeys((settings.answer.reader, *of_questions)))
 
 
 def _needs_of_answers(settings: DynamicPrefixConfig) -> tuple[str, ...]:
     searched = settings.answer.search and settings.data.passages.passages is None
     return (
-        "retrieve",
-        settings.answer.reader,
+        *dict.fromkeys((_source(settings), settings.answer.reader)),
         *(("encode",) if uses_store(settings) else ()),
         *(("corpus", "db", "index") if searched else ()),
     )

@@ -9,6 +9,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from retro.common.config import StageConfig
 from retro.common.errors import require
 from retro.index.config import EmbedderConfig
+from retro.recipes.dynamic_prefix.training.rules import require_prefix_training
 from retro.training.config import TrainConfig
 
 FIRST_USE = 3
@@ -78,5 +79,5 @@ class JointConfig(StageConfig):
         require(self, "refresh_delay", soon, need)
         read = any(one.name.startswith("group_") for one in self.penalties)
         require(self, "group_label", bool(self.group_label) or not read, "a label of questions, which penalties read")
-        require(self, "train", self.train.train_only == "modules", "train_only: modules: the language model is frozen")
+        require_prefix_training(self, self.train)
         return self
