@@ -57,7 +57,7 @@ def train(work: StepRun) -> Made:
     _require_hard(config, pairs, mined / TRAIN_FILE)
     keys = [pair_keys(one) for one in pairs]
     plan = plan_batches(keys, config.batch_size, config.seed, steps=config.steps, epochs=config.epochs)
-    refresher = Refresher.of(work, config, pairs, start) if config.refresh_every else None
+    refresher = Refresher.of(work, config, pairs, start, plan.steps) if config.refresh_every else None
     own: list[Sequence[PairPassage]] = [one.negatives for one in pairs]
     batches = PairBatches(
         pairs=pairs, plan=plan, seed=config.seed, query_prefix=start.query_prefix, passage_prefix=start.passage_prefix,
