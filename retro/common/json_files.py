@@ -259,11 +259,18 @@ def load_json(path: Path, text: str, *, keys_once: bool = False) -> Any:
     try:
         return parse_json(text, keys_once=keys_once)
     except JsonError as error:
-        raise _as_data_error(path, error, "", f"line {error.line}, column {error.column}") from None
+        raise json_data_error(path, error, "", f"line {error.line}, column {error.column}") from None
 
 
-def _as_data_error(path: Path, error: JsonError, place: str, where: str) -> DataError:
-    """What cannot be read at a place of a file: `line 7 (item 6)`, or nothing for the file itself."""
+def json_data_error(path: Path, error: JsonError, place: str, where: str) -> DataError:
+    """What cannot be read at a place of a file.
+
+    Args:
+        path: The file.
+        error: What its parser said.
+        place: `line 7 (item 6)`, or nothing for the file itself.
+        where: Line and column, or the column where the line is named by the place.
+    """
     if isinstance(error, DeepJsonError):
         return DataError(path, f"{place} nests too deep to be read".lstrip(), "Fix or remove it")
     if isinstance(error, LongNumberError):
@@ -288,7 +295,7 @@ def _line_items(path: Path, text: str, on_bad: OnBad | None) -> Iterator[tuple[i
         try:
             item = parse_json(line)
         except JsonError as cause:
-            error = _as_data_error(path, cause, place, f"column {cause.column}")
+            error = json_data_error(path, cause, place, f"column {cause.column}")
             if on_bad is None:
                 raise error from None
             on_bad("broken_json", error)

@@ -40,13 +40,16 @@ class Diagnosis(NamedTuple):
     remedy: str
 
 
-def diagnose(source: Source, file: InputFile, reasons: Mapping[str, int]) -> Diagnosis | None:
+def diagnose(
+    source: Source, file: InputFile, reasons: Mapping[str, int], section: str = "corpus.sources"
+) -> Diagnosis | None:
     """Look at how a file begins of which nothing, or much, was rejected; None where nothing is known of it.
 
     Args:
         source: Whose file.
         file: The file of the first reject.
         reasons: How many were rejected, by reason.
+        section: Where its settings are.
     """
     if source.kind in ("parquet", "arrow"):
         return None
@@ -57,7 +60,7 @@ def diagnose(source: Source, file: InputFile, reasons: Mapping[str, int]) -> Dia
         return None
     found = _of_bytes(head, file)
     if found is None and source.kind == "jsonl":
-        found = _of_json(head, file) or _of_keys(head, source, reasons)
+        found = _of_json(head, file) or _of_keys(head, source, reasons, section)
     if found is None and reasons.get("invalid UTF-8"):
         remedy = f"Convert it, if it is Western text: iconv -f WINDOWS-1252 -t UTF-8 {_quoted(file)}"
         return Diagnosis("it is not UTF-8", remedy)
@@ -98,7 +101,7 @@ def _of_json(head: bytes, file: InputFile) -> Diagnosis | None:
     return None
 
 
-def _of_keys(head: bytes, source: Source, reasons: Mapping[str, int]) -> Diagnosis | None:
+def _of_keys(head: bytes, source: Source, reasons: Mapping[str, int], section: str) -> Diagnosis | None:
     """Where the text seems to be, when it is not under `text_key`."""
     missing, wrong = reasons.get("missing text", 0), reasons.get("text is not a string", 0)
     if not missing and not wrong:
@@ -106,7 +109,7 @@ def _of_keys(head: bytes, source: Source, reasons: Mapping[str, int]) -> Diagnos
     key = source.config.text_key
     objects = list(_objects(head))
     likely = likely_text_key(objects, key)
-    where = f"for the source {source.name!r} in corpus.sources"
+    where = f"for the source {source.name!r} in {section}"
     kind = next((type(one[key]).__name__ for one in objects if key in one and not isinstance(one[key], str)), "")
     problem = f"{missing} documents have no {key!r}" if missing else f"in {wrong} documents {key!r} is a {kind}"
     keys = Counter(name for one in objects for name in one)

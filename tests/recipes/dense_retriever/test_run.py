@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from retro.common.artifacts import read_manifest, write_manifest
 from retro.common.errors import ArtifactError, ConfigError, DataError
@@ -19,6 +21,7 @@ from retro.recipes.dense_retriever import command
 from retro.recipes.dense_retriever.command import run_compare
 from retro.recipes.dense_retriever.config import DenseRetrieverConfig
 from retro.recipes.dense_retriever.pairs import read_pairs
+from retro.recipes.dense_retriever.training.saved_model import embedder_of
 from retro.recipes.passages.config import PassagesConfig
 from retro.recipes.passages.search import PassageRetriever
 from retro.run.config import RunConfig, load_run_config
@@ -243,3 +246,17 @@ def bytes_of(config: RunConfig, step: str) -> dict[str, bytes]:
     kept = ("config.json", "report.json", "manifest.json")
     found = files_of(home(config) / step)
     return {name: content for name, content in found.items() if name not in kept and not name.startswith(".")}
+
+
+def test_the_readmes_passages_are_searched_with_the_settings_as_they_stand_there(made: RunConfig) -> None:
+    text = (Path(command.__file__).parent / "README.md").read_text(encoding="utf-8")
+    [block] = [one for one in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if one.startswith("passages:")]
+    settings = yaml.safe_load(block.replace("runs/dense_retriever", str(made.run_dir)))["passages"]
+    # The world's shards are in float32; by default both are in what the machine is fast in.
+    settings["embedder"]["precision"] = "float32"
+    config = PassagesConfig(**settings)
+    retriever = PassageRetriever.open(config)
+    [found] = retriever.search(["Who is mayor of town3?"], 2)
+    assert len(found) == 2
+    trained = embedder_of(home(made) / "train")
+    assert config.embedder.max_tokens != trained.max_tokens == retriever.identity["embedder"]["max_tokens"]

@@ -133,8 +133,19 @@ def test_a_kill_with_two_processes_ends_in_the_same_bytes(tmp_path: Path) -> Non
 
 def test_two_documents_of_one_id_are_named(tmp_path: Path) -> None:
     corpus = write_lines(tmp_path / "corpus.jsonl", [*documents(40), {"_id": "d8", "text": "again"}])
-    with pytest.raises(DataError, match="1 documents of an id that another has, 'd8' first"):
+    # Wherever the second one is: in the same file, or in another source.
+    both = (
+        r"own: have 1 ids that several documents have, first 'd8': own, corpus.jsonl line 9, and own, corpus.* line 41"
+    )
+    with pytest.raises(DataError, match=both):
         run_step(tmp_path / "run", "segments", segments=settings(corpus, block_bytes=200))
+    one = write_lines(tmp_path / "one.jsonl", [{"_id": "d8", "text": "once"}])
+    two = write_lines(tmp_path / "two.jsonl", [{"_id": "d7", "text": "other"}, {"_id": "d8", "text": "again"}])
+    sources = [{"name": path.stem, "path": path, "id_key": "_id"} for path in (one, two)]
+    with pytest.raises(
+        DataError, match=r"one, two: have 1 ids .*'d8': one, one.jsonl line 1, and two, two.jsonl line 2"
+    ):
+        run_step(tmp_path / "several", "segments", segments={"sources": sources})
 
 
 def test_sources_without_documents_are_named(tmp_path: Path) -> None:
@@ -143,6 +154,27 @@ def test_sources_without_documents_are_named(tmp_path: Path) -> None:
         run_step(tmp_path / "run", "segments", segments=settings(corpus))
     with pytest.raises(DataError, match="no such file or folder"):
         run_step(tmp_path / "run", "segments", segments=settings(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b'[{"_id": "a", "text": "b"}]',
+            r"1 not a JSON object; the first: c.jsonl line 1: found list\): it is one JSON",
+        ),
+        ('{"_id": "a", "text": "b"}\n'.encode("utf-16"), r"it is UTF-16.* Convert it: iconv -f UTF-16 -t UTF-8"),
+        (
+            b'{"_id": "a", "body": "two words"}',
+            r"Set text_key: body for the source 'own' in recipe.dense_retriever.seg",
+        ),
+        (b"", r"nothing was found"),
+    ],
+)
+def test_a_file_that_gives_no_document_is_told_what_it_is(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        run_step(tmp_path / "run", "segments", segments=settings(tmp_path / "c.jsonl"))
 
 
 def test_tokens_alone_and_built_in_texts_of_no_corpus_are_refused(tmp_path: Path) -> None:

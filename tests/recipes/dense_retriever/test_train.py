@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import sys
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ import pytest
 from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
 from retro.common.files import sha256_file
 from retro.recipes.dense_retriever.pairs import Pair
+from retro.recipes.dense_retriever.training.batches import plan_batches
 from retro.recipes.dense_retriever.training.config import StartConfig
 from retro.recipes.dense_retriever.training.saved_model import embedder_of
 from retro.recipes.dense_retriever.training.starting_model import open_folder
+from retro.recipes.passages.layouts import Passage
 from tests.index.models import roberta_folder
 from tests.recipes.dense_retriever.fact_world import World, make_world
 from tests.recipes.dense_retriever.runs import TINY, do
@@ -251,6 +255,33 @@ def test_pretraining_on_crops_leaves_out_held_out_documents_and_copies(small_wor
     # And training goes on from it.
     do(home, "train", pretrain=pretrain, train={**SMALL, "start": None})
     assert "recipe_toy/pretrain" in (home / "recipe_toy/train/model/README.md").read_text()
+
+
+def test_pretraining_holds_few_bytes_of_a_segment() -> None:
+    from retro.recipes.dense_retriever.training.train import _usable
+
+    class Generated:
+        """Passages that are made when they are looked at."""
+
+        def __len__(self) -> int:
+            return 20_000
+
+        def at(self, rows: Sequence[int]) -> list[Passage]:
+            return [Passage(f"d{row}#0", "", f"text {row % 19_000}") for row in rows]
+
+    passages: Any = Generated()
+    tracemalloc.start()
+    try:
+        rows, counts = _usable(passages, {"d3"}, Path("passages.jsonl"))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert counts == {"segments": 19_000, "held_out_segments": 1, "equal_segments": 999}
+    assert list(rows[:4]) == [0, 1, 2, 4]
+    assert held < 16 * len(rows)
+    # Batches are those that keys of one's own would give.
+    plans = [plan_batches(keys, 4, 0) for keys in ([()] * 100, [(row,) for row in range(100)])]
+    assert plans[0].rows_SB.tolist() == plans[1].rows_SB.tolist()
 
 
 def test_hard_negatives_that_no_pair_has_are_refused(small_world: World, tmp_path: Path) -> None:

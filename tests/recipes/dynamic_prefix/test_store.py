@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,23 @@ def test_only_a_model_of_this_toolkit_reads_documents(reading: Reading) -> None:
     engine = BatchEngine(FakeDecoder(says("a", 1)), LetterTokenizer())
     with pytest.raises(ValueError, match="not by a FakeDecoder"):
         open_source(engine, reading.settings, identity(reading), None)
+
+
+@pytest.mark.parametrize(("apart", "alike"), [(1.0, False), (1e-4, True)])
+def test_an_encoder_that_says_the_same_of_all_documents_is_named(
+    reading: Reading,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    apart: float,
+    alike: bool,
+) -> None:
+    def states(encoder: Any, texts: Sequence[str], _most: int) -> list[torch.Tensor]:
+        directions = (torch.randn(encoder.width, generator=torch.Generator().manual_seed(len(one))) for one in texts)
+        return [torch.ones(2, encoder.width) + apart * one for one in directions]
+
+    monkeypatch.setattr(encode, "encode_texts", states)
+    work = reading.with_settings(store={"kind": "states", "dtype": "float32"}).work("encode", tmp_path)
+    made = encode.run(work, reading.trained, [reading.questions])
+    assert (made.counts["distance_of_documents"] < 0.01) is alike
+    assert ("the encoder has collapsed" in caplog.text) is alike

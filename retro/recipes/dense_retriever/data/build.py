@@ -65,15 +65,32 @@ def run(work: StepRun) -> Made:
         raise ConfigError(f"{_SECTION}.sources", [], "needs at least one file of questions with passages")
     plan = PairPlan(config, work.directory)
     store = build_blocks(plan, config.workers)
+    sources = plan.counts(store)
+    _require_pairs(sources)
     train, valid = work.directory / TRAIN, work.directory / VALID
     dropped = write_parts(lambda: _stored_pairs(store), Split(config.seed, config.valid), train, valid)
     proof = prove_split(train, valid)
     write_plain_json(work.directory / SPLIT, {"seed": config.seed, "valid_share": config.valid, **proof})
-    counts = {"sources": plan.counts(store), "dropped": dropped, **proof}
+    counts = {"sources": sources, "dropped": dropped, **proof}
     log.info("pairs: %s", json.dumps(proof["pairs"]))
     store.remove()
     remove_leases(work.directory)
     return Made(files=[TRAIN, VALID, SPLIT], counts=counts)
+
+
+def _require_pairs(sources: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError where no source has a pair: each is named with what became of its items."""
+    if any(one.get("pairs") for one in sources):
+        return
+    found = []
+    for one in sources:
+        counts = {name: count for name, count in one.items() if name not in ("path", "format") and count}
+        said = ", ".join(f"{name} {count}" for name, count in counts.items()) or "no item"
+        found.append(f"{one['path']} as {one['format']}: {said}")
+    need = f"Check the files and their format; without {_SECTION}.skip_bad the first bad item is named"
+    if any("skipped.not_utf8" in one for one in sources):
+        need = "Give files in UTF-8: iconv -f UTF-16 -t UTF-8, if they are UTF-16"
+    raise DataError(f"{_SECTION}.sources", f"hold no pair of a question and a passage ({'; '.join(found)})", need)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from retro.common.block_stage import Advance
 from retro.common.errors import DataError
 from retro.common.input_files import kind_of
-from retro.common.json_files import JsonError, OnBad, json_item, json_items, parse_json
+from retro.common.json_files import JsonError, OnBad, json_data_error, json_item, json_items, parse_json
 from retro.corpus.files import BOM, JSON_ENDINGS, ending_of, open_bytes
 
 Item = dict[str, Any]
@@ -69,7 +69,7 @@ def _item(path: Path, number: int, line: bytes) -> Item:
     try:
         value = parse_json(_decoded(path, line, place))
     except JsonError as error:
-        cause = DataError(path, f"{place} is {error.problem} at column {error.column}", "Fix or remove the line")
+        cause = json_data_error(path, error, place, f"column {error.column}")
         raise _BadLineError("broken_json", cause) from None
     except DataError as cause:
         raise _BadLineError("not_utf8", cause) from None

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,9 @@ from retro.common.coordinator import Coordinator
 from retro.common.errors import DataError
 from retro.common.files import atomic_path
 from retro.common.leases import remove_leases
+from retro.corpus.diagnosis import diagnose
 from retro.corpus.files import Source
-from retro.corpus.layouts import Document, Reject, Span, read_spans
+from retro.corpus.layouts import Document, Reject, Span, read_source, read_spans
 from retro.corpus.rejects import reject_lines
 from retro.corpus.scan import ScanWork
 from retro.recipes.base import Made, Step, StepRun
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 PASSAGES, REJECTS = "passages.jsonl", "rejects.jsonl"
 _BETWEEN = "#"
 _STAGE = "dense_retriever.segments"
+_SECTION = "recipe.dense_retriever.segments"
 _SCRATCH = ("scan", "blocks", "plain")
 
 
@@ -60,10 +62,10 @@ def run(work: StepRun) -> Made:
     sources = [uncompressed(one, work.directory / "plain") for one in document_sources(work)]
     plan = SegmentPlan(config, work.directory, tuple(sources), tuple(_parts(sources, config, work.directory)))
     store = build_blocks(plan, config.workers)
-    counts = _join(store, work.directory)
+    counts = _join(store, work.directory, sources)
     if not counts.get("segments"):
-        names = ", ".join(one.name for one in sources)
-        raise DataError(names, f"hold no document ({counts})", "Look at the sources, and their text_key")
+        section = f"{_SECTION}.sources" if config.sources else "corpus.sources"
+        raise _no_document(sources, counts, work.directory / REJECTS, section)
     for name in _SCRATCH:
         shutil.rmtree(work.directory / name, ignore_errors=True)
     remove_leases(work.directory)
@@ -177,7 +179,25 @@ def _parts(sources: Sequence[Source], config: SegmentsConfig, directory: Path) -
             yield Part(number, span, max(size, 1), fingerprint(made_from | about))
 
 
-def _join(store: BlockStore, directory: Path) -> dict[str, int]:
+def _no_document(sources: Sequence[Source], counts: Mapping[str, int], rejects: Path, section: str) -> DataError:
+    """The error for sources without a document, with what the file of the first reject seems to be."""
+    names = ", ".join(one.name for one in sources)
+    reasons = {name.removeprefix("rejected."): count for name, count in counts.items() if name.startswith("rejected.")}
+    said = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "nothing was found"
+    guess = None
+    with rejects.open(encoding="utf-8") as lines:
+        first: dict[str, Any] = next(map(json.loads, lines), {})
+    for source in sources:
+        for file in source.files:
+            if (source.name, file.name) == (first.get("source"), first.get("file")):
+                said += f"; the first: {file.name} line {first['line']}: {first['detail'] or first['reason']}"
+                guess = diagnose(source, file, reasons, section)
+    if guess is not None:
+        return DataError(names, f"hold no document ({said}): {guess.problem}", guess.remedy)
+    return DataError(names, f"hold no document ({said})", f"Check path, kind and text_key in {section}")
+
+
+def _join(store: BlockStore, directory: Path, sources: Sequence[Source]) -> dict[str, int]:
     """Write the lines of all blocks, in order; gives the sum of their counts.
 
     Raises:
@@ -187,7 +207,7 @@ def _join(store: BlockStore, directory: Path) -> dict[str, int]:
     with (
         atomic_path(directory / PASSAGES) as passages,
         atomic_path(directory / REJECTS) as rejects,
-        passages.open("w+b") as to_passages,
+        passages.open("wb") as to_passages,
         rejects.open("wb") as to_rejects,
     ):
         for number in range(len(store)):
@@ -196,20 +216,32 @@ def _join(store: BlockStore, directory: Path) -> dict[str, int]:
             to_rejects.write(block.arrays["rejects"].data)
             keys.append(block.arrays["documents"][0])
             counts.update(block.counts)
-        _require_distinct(np.concatenate(keys), to_passages, directory / PASSAGES)
+        _require_distinct(np.concatenate(keys), sources)
     return {name: count for name, count in sorted(counts.items()) if count}
 
 
-def _require_distinct(keys: NDArray[np.uint64], lines: BinaryIO, path: Path) -> None:
+def _require_distinct(keys: NDArray[np.uint64], sources: Sequence[Source]) -> None:
+    """Raise DataError for two documents of one id, named by their places, for which the sources are read again."""
     ordered = np.sort(keys)
     twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not twice:
         return
-    lines.seek(0)
-    documents = (document_of_segment(json.loads(line)["id"]) for line in lines)
-    first = next(one for one in documents if _key(one) in twice)
-    problem = f"would have {len(twice)} documents of an id that another has, {first[:80]!r} first"
-    raise DataError(path, problem, "Give every document an id of its own, or set the id_key of the source")
+    problem = f"have {len(twice)} ids that several documents have{_places_of_first(twice, sources)}"
+    names = ", ".join(one.name for one in sources)
+    raise DataError(names, problem, "Give every document an id of its own, or set the id_key of the source")
+
+
+def _places_of_first(twice: set[int], sources: Sequence[Source]) -> str:
+    """Where the first two documents of one id are."""
+    places: dict[str, str] = {}
+    for source in sources:
+        for one in read_source(source, 1, lambda _: None):
+            if isinstance(one, Document) and _key(one.id) in twice:
+                place = f"{source.name}, {one.file} line {one.line}"
+                if one.id in places:
+                    return f", first {one.id[:80]!r}: {places[one.id]}, and {place}"
+                places[one.id] = place
+    return ""
 
 
 def _facts(work: StepRun) -> Mapping[str, Any]:

@@ -16,6 +16,8 @@ from retro.index.config import BUILT_IN_MODEL, EF_SEARCH, NPROBE, Bm25Config, Em
 TUNED = "tuned"
 Kind = Literal["tuned", "embedder", "bm25", "hybrid"]
 Against = Literal["passages", "positives"]
+_LEAST_DEPTH = 100
+"""Joined lists of five passages are hardly joined: what one retriever has at rank 6 cannot be raised by the other."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -144,7 +146,8 @@ class EvaluationConfig(StageConfig):
     """Folders in BEIR's form, each searched in its own corpus."""
 
     at: tuple[PositiveInt, ...] = Field(default=(1, 5, 20, 100), min_length=1)
-    """Numbers of passages among which one has to be right; the greatest is how many are found."""
+    """Numbers of passages among which one has to be right. As many as the greatest are found, and at least 100, which
+    nDCG@10, MRR and hybrid lists are made of."""
 
     limit: PositiveInt | None = None
     """Only the first so many questions of each set; absent: all."""
@@ -174,8 +177,8 @@ class EvaluationConfig(StageConfig):
 
     @property
     def depth(self) -> int:
-        """Passages found for a question."""
-        return self.at[-1]
+        """Passages found for a question, by each retriever."""
+        return max(self.at[-1], _LEAST_DEPTH)
 
     @property
     def tuned(self) -> bool:

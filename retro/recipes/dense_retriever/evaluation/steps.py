@@ -39,8 +39,9 @@ def _tuned(work: StepRun) -> TunedModel:
         ArtifactError: It is not as the step `train` left it.
     """
     from retro.common.files import read_json
+    from retro.index.weights import RETRIEVER
     from retro.recipes.dense_retriever.evaluation.retrievers import TunedModel
-    from retro.recipes.dense_retriever.training.saved_model import RETRIEVER, embedder_of
+    from retro.recipes.dense_retriever.training.saved_model import embedder_of
 
     folder, how = work.made_by("train"), work.settings.embed
     title = bool(read_json(folder / RETRIEVER, "Run the step train again with --redo")["title"])

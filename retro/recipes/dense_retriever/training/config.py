@@ -278,7 +278,8 @@ class TrainConfig(FitConfig):
     """Chance of each of them to be a hard one; else it is the passage of a random other pair."""
 
     refresh_every: NonNegativeInt = 0
-    """Mine hard negatives again by the current weights after so many steps, with the settings of `mine`; 0: never."""
+    """Mine hard negatives again by the current weights after so many steps, with the settings of `mine`; 0: never. With
+    the source dense one process embeds all passages each time, while others wait for it: for up to a week."""
 
     vicreg: VicregConfig = VicregConfig()
     """For the objective `vicreg`."""

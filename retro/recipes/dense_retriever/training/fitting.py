@@ -30,7 +30,7 @@ from retro.recipes.item_files import write_items
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
+CHECKPOINTS, CURVE, REFRESH = "checkpoints", "curve.jsonl", "refresh"
 _START, _SETUP, _BEFORE, _FINISHED = "start", "setup.json", "before.json", "finished.json"
 _REMEDY = "Run the step with --redo"
 _EXTRA = {"extra": "retriever", "use": "trains a retriever"}
@@ -115,7 +115,7 @@ def _begin(work: Fit, worker: Worker) -> dict[str, Any]:
         return found if found.get("made_of") == made_of else None
 
     def begin() -> None:
-        for name in (CHECKPOINTS, _START, _BEFORE, _FINISHED, "refresh"):
+        for name in (CHECKPOINTS, _START, _BEFORE, _FINISHED, REFRESH):
             discard(work.out / name)
         write_json(path, {"made_of": made_of, "precision": choose(work.config.precision).precision})
 
@@ -232,8 +232,7 @@ def _finish(work: Fit, trainer: Any, worker: Worker, *, before: Mapping[str, Any
     files = [*files, CURVE]
     # Written last: a step that is killed behind this has nothing left to do.
     write_json(work.out / _FINISHED, {"files": files, "counts": counts, "report": report})
-    discard(work.out / CHECKPOINTS)
-    discard(work.out / _START)
+    _discard_scratch(work.out)
     log.info("retriever: %d steps of %s, %s", work.plan.steps, objective, _line(before, after))
     return Made(files=files, counts=counts, report=report)
 
@@ -243,9 +242,13 @@ def _finished(out: Path) -> Made | None:
     if not path.exists():
         return None
     found = read_json(path, _REMEDY, dict[str, Any])
-    discard(out / CHECKPOINTS)
-    discard(out / _START)
+    _discard_scratch(out)
     return Made(files=found["files"], counts=found["counts"], report=found["report"])
+
+
+def _discard_scratch(out: Path) -> None:
+    for name in (CHECKPOINTS, _START, REFRESH):
+        discard(out / name)
 
 
 def _line(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from retro.common.files import discard
 from retro.common.progress import Progress
 from retro.index.bm25.postings import words_of
 from retro.index.config import EmbedderConfig
-from retro.index.weights import find_model
+from retro.index.weights import MODEL, find_model
 from retro.qa.question import PassageLike
 from retro.recipes.base import Made, Step, StepRun
 from retro.recipes.dense_retriever.data.segments import document_of_segment
@@ -28,7 +28,7 @@ from retro.recipes.dense_retriever.evaluation.word_search import WordSearch
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs, write_pairs
 from retro.recipes.dense_retriever.training.config import StartConfig
 from retro.recipes.dense_retriever.training.mine_config import MineConfig
-from retro.recipes.dense_retriever.training.saved_model import MODEL, embedder_of
+from retro.recipes.dense_retriever.training.saved_model import embedder_of
 from retro.recipes.passages.config import MAPPED, PassagesConfig
 from retro.recipes.passages.embed import embed_shard
 from retro.recipes.passages.passages import Passages

@@ -11,9 +11,16 @@ from typing import Any
 from retro.common.errors import ConfigError
 from retro.common.files import discard
 from retro.recipes.base import StepRun
-from retro.recipes.dense_retriever.pairs import Pair, PairPassage
+from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
 from retro.recipes.dense_retriever.training.config import StartConfig, TrainConfig
-from retro.recipes.dense_retriever.training.mine import PASSAGES_FILE, STORE, mine_pairs, open_searches
+from retro.recipes.dense_retriever.training.fitting import REFRESH
+from retro.recipes.dense_retriever.training.mine import (
+    PASSAGES_FILE,
+    STORE,
+    TRAIN_FILE,
+    mine_pairs,
+    open_searches,
+)
 from retro.recipes.dense_retriever.training.mine_config import MineConfig
 from retro.recipes.dense_retriever.training.saved_model import embedder_of, save_model
 from retro.recipes.item_files import read_items, write_items
@@ -26,17 +33,21 @@ class Refresher:
     """Hard negatives that are mined again while training, after every so many steps, by the weights of then."""
 
     pairs: Sequence[Pair]
+    """With the negatives that training begins with."""
+    given: Sequence[Pair]
+    """The same, with the negatives of the files alone: those that `mine.keep_given` keeps before mined ones."""
     config: MineConfig
     start: StartConfig
     passages: Path
     out: Path
     """The folder of the files, one for each time: what was mined is not mined again after a kill."""
     every: int
-    steps: int | None
+    steps: int
+    """Of the whole training: after the last one nothing is mined."""
     cache: dict[int, Sequence[Sequence[PairPassage]]]
 
     @classmethod
-    def of(cls, work: StepRun, config: TrainConfig, pairs: Sequence[Pair], start: StartConfig) -> Refresher:
+    def of(cls, work: StepRun, config: TrainConfig, pairs: Sequence[Pair], start: StartConfig, steps: int) -> Refresher:
         """For the step `train`.
 
         Raises:
@@ -47,9 +58,9 @@ class Refresher:
             need = "needs settings of `mine`, with the source dense: by these the current weights search"
             raise ConfigError("train.refresh_every", config.refresh_every, need)
         return cls(
-            pairs=pairs, config=mining.model_copy(update={"keep_given": False}), start=start,
-            passages=work.made_by("segments") / PASSAGES_FILE, out=work.directory / "refresh",
-            every=config.refresh_every, steps=config.steps, cache={},
+            pairs=pairs, given=read_pairs(work.made_by("pairs") / TRAIN_FILE), config=mining, start=start,
+            passages=work.made_by("segments") / PASSAGES_FILE, out=work.directory / REFRESH,
+            every=config.refresh_every, steps=steps, cache={},
         )  # fmt: skip
 
     def pool(self, step: int) -> Sequence[Sequence[PairPassage]]:
@@ -63,7 +74,7 @@ class Refresher:
 
     def after(self, model: Any, step: int) -> None:
         """Mine by the weights after so many steps, where it is time and it has not been done."""
-        if step % self.every or (self.steps is not None and step >= self.steps) or self._file(step).exists():
+        if step % self.every or step >= self.steps or self._file(step).exists():
             return
         was_training = model.training
         model.eval()
@@ -72,7 +83,7 @@ class Refresher:
         model.train(was_training)
         embedder = embedder_of(folder)
         searches = list(open_searches(self.config, self.passages, embedder, folder / STORE, title=self.start.title))
-        made, counts = mine_pairs(self.pairs, searches, self.config)
+        made, counts = mine_pairs(self.given, searches, self.config)
         write_items(self._file(step), ({"id": one.id, "negatives": _records(one)} for one in made))
         discard(folder)
         log.info("train: %d negatives mined after step %d", counts.get("negatives", 0), step)

@@ -14,10 +14,9 @@ from typing import Any
 from retro.common.errors import ArtifactError
 from retro.common.files import discard, failed_writes_are_artifact_errors, fsync, read_json, write_json
 from retro.index.config import EmbedderConfig
-from retro.index.weights import weights_digest
+from retro.index.weights import MODEL, RETRIEVER, weights_digest
 from retro.recipes.dense_retriever.training.config import StartConfig
 
-MODEL, RETRIEVER = "model", "retriever.json"
 _REMEDY = "Run the step that wrote it again with --redo"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +58,7 @@ def train(work: StepRun) -> Made:
     _require_hard(config, pairs, mined / TRAIN_FILE)
     keys = [pair_keys(one) for one in pairs]
     plan = plan_batches(keys, config.batch_size, config.seed, steps=config.steps, epochs=config.epochs)
-    refresher = Refresher.of(work, config, pairs, start) if config.refresh_every else None
+    refresher = Refresher.of(work, config, pairs, start, plan.steps) if config.refresh_every else None
     own: list[Sequence[PairPassage]] = [one.negatives for one in pairs]
     batches = PairBatches(
         pairs=pairs, plan=plan, seed=config.seed, query_prefix=start.query_prefix, passage_prefix=start.passage_prefix,
@@ -109,7 +110,12 @@ def pretrain(work: StepRun) -> Made:
     passages = Passages.open(path, work.directory / ".passages")
     rows, counts = _usable(passages, {one.document for one in valid}, path)
     plan = plan_batches(
-        [(row,) for row in rows], config.batch_size, config.seed, steps=config.steps, epochs=config.epochs
+        # Segments are all different: none has a key that another may not meet.
+        [()] * len(rows),
+        config.batch_size,
+        config.seed,
+        steps=config.steps,
+        epochs=config.epochs,
     )
     batches = CropBatches(
         texts=lambda places: [one.text for one in passages.at([rows[place] for place in places])], plan=plan,
@@ -126,15 +132,15 @@ def pretrain(work: StepRun) -> Made:
     return Made(files=made.files, counts={**made.counts, **counts}, report=made.report)
 
 
-def _usable(passages: Passages, held_out: set[str], path: Path) -> tuple[list[int], dict[str, int]]:
+def _usable(passages: Passages, held_out: set[str], path: Path) -> tuple[array[int], dict[str, int]]:
     """Rows of segments to learn from; two of a batch are never equal, for equal ones are here once."""
-    rows: list[int] = []
-    seen: set[bytes] = set()
+    # Millions: 8 bytes a row, and 8-byte digests, of which two of 10^7 are equal with a chance below 1 in 10^5.
+    rows, seen = array("q"), set[int]()
     counts = {"segments": 0, "held_out_segments": 0, "equal_segments": 0}
     for first in range(0, len(passages), 1024):
         part = range(first, min(first + 1024, len(passages)))
         for row, one in zip(part, passages.at(part), strict=True):
-            key = hashlib.blake2b(one.text.encode(), digest_size=12).digest()
+            key = int.from_bytes(hashlib.blake2b(one.text.encode(), digest_size=8).digest(), "little")
             if document_of_segment(one.id) in held_out:
                 counts["held_out_segments"] += 1
             elif key in seen:

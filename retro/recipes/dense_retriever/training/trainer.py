@@ -39,6 +39,9 @@ _NAMES = ("checkpoint-", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 _SCHEDULES = {
     "constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine", "plateau": "reduce_lr_on_plateau",
 }  # fmt: skip
+_TIMEOUT_S = 7 * 24 * 3600
+"""Seconds that processes wait for each other: one of them mines again while the others wait, and to embed millions of
+passages takes longer than torch's 30 minutes. A process that has died is torchrun's to notice, at once."""
 _REMEDY = "Delete the folder; training goes on from the checkpoint before it"
 
 
@@ -65,6 +68,8 @@ def arguments(config: FitConfig, steps: int, out: Path, *, bfloat16: bool, world
             "eval_strategy": "steps", "eval_steps": config.evaluate_every,
             "metric_for_best_model": plateau.metric, "greater_is_better": plateau.metric != "loss",
         }  # fmt: skip
+    # For every training: a process's first one makes the group, and the next one gets the same.
+    own["ddp_timeout"] = _TIMEOUT_S
     if world > 1 and not torch.cuda.is_available():
         own["ddp_backend"] = "gloo"
     return SentenceTransformerTrainingArguments(
