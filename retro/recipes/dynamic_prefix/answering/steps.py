@@ -91,12 +91,19 @@ def _stores(settings: DynamicPrefixConfig) -> bool:
     return uses_store(settings) and (all_passages or _answers(settings))
 
 
+def _passages(work: StepRun, read: bool) -> list[Path]:
+    """The file of passages, where one is given and read: what follows is made again once it is another."""
+    file: Path | None = work.settings.data.passages.passages
+    return [file] if read and file is not None else []
+
+
 ENCODE = Step(
     name="encode",
     summary="Encode documents once, for all questions that will be asked.",
     run=_encode,
     needs=_needs_of_encoding,
     settings=("store", "data.passages", "answer.documents", "answer.reader"),
+    inputs=lambda work: _passages(work, work.settings.store.documents == "passages"),
     wanted=_stores,
 )
 
@@ -107,6 +114,7 @@ ANSWER = Step(
     needs=_needs_of_answers,
     settings=("answer", "train.question", "data.passages"),
     sections=("generate", "search"),
+    inputs=lambda work: _passages(work, work.settings.answer.search),
     collective=True,
     wanted=_answers,
 )
