@@ -284,3 +284,22 @@ def test_a_step_that_reads_the_file_of_passages_lists_it_as_an_input(
 
     assert file in inputs(**changes)
     assert file not in inputs()
+
+
+@pytest.mark.parametrize("vocabulary", ["model", "documents"])
+def test_static_vectors_alone_are_trained_on_questions_without_documents(
+    world: Path, tmp_path: Path, vocabulary: str
+) -> None:
+    items = [one | {"ctxs": []} for one in fact_world.questions(8, 1, held_out=False, documents=2)]
+    file = fact_world.write_questions(tmp_path / "bare.jsonl", items)
+    prefix = {"documents": 0, "static": 4, "encoder": PREFIX["encoder"] | {"vocabulary": vocabulary}}
+    data = {"train": str(file), "test": str(file), "valid_share": 0.0}
+    config = config_of(
+        world, tmp_path / "run", data=data, prefix=prefix, answer={"modes": ["prefix"], "max_new_tokens": 4}
+    )
+    run_recipe(RECIPE, config, "answer", until=True)
+    counts = read_manifest(home(config) / "train", "dynamic_prefix.train").counts
+    assert counts["train"]["questions"] == 8
+    assert counts["train"]["left_out_without_documents"] == 0
+    answered = read_manifest(home(config) / "answer", "dynamic_prefix.answer").counts
+    assert answered["questions"] == 8

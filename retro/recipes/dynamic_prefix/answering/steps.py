@@ -64,7 +64,8 @@ def serve(run: RunConfig, settings: DynamicPrefixConfig, home: Path) -> Served:
 
 def uses_store(settings: DynamicPrefixConfig) -> bool:
     """Whether documents are encoded before questions are asked."""
-    return settings.answer.stored and "prefix" in settings.answer.modes
+    reads = settings.answer.documents or settings.prefix.documents
+    return settings.answer.stored and "prefix" in settings.answer.modes and bool(reads)
 
 
 def _needs_of_encoding(settings: DynamicPrefixConfig) -> tuple[str, ...]:

@@ -186,7 +186,12 @@ def _made(work: StepRun, config: JointConfig, parts: JointParts, asked: Asked, r
     inside = [str(one.relative_to(home)) for place in folders for one in sorted(place.rglob("*")) if one.is_file()]
     return Made(
         files=[*inside, *found, INDEXES],
-        counts={"documents": len(parts.documents), "blank_documents": parts.documents.blank, "result": kept, "recall": recalls},
+        counts={
+            "documents": len(parts.documents),
+            "blank_documents": parts.documents.blank,
+            "result": kept,
+            "recall": recalls,
+        },
         report={name: getattr(result, name) for name in RATES} | {"index_wait_seconds": waited_s},
     )
 

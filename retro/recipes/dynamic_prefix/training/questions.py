@@ -41,7 +41,7 @@ def run(work: StepRun) -> Made:
 
     Raises:
         ConfigError: No file of questions is given, or all documents are on one side.
-        DataError: A file is missing or broken, or none of its questions has a document.
+        DataError: A file is missing or broken, or none of its questions has a document though the prefix is of some.
     """
     config: DataConfig = work.settings.data
     if config.train is None and config.test is None:
@@ -105,7 +105,7 @@ def _with_documents(work: StepRun, path: Path, name: str, files: list[str]) -> l
         )
         files.append(source.name)
     questions = read_questions(source)
-    if not any(one.contexts for one in questions):
+    if work.settings.prefix.documents > 0 and not any(one.contexts for one in questions):
         remedy = "Add them, or set recipe.dynamic_prefix.data.retrieve"
         raise DataError(path, "none of its questions has documents (`ctxs`)", remedy)
     return questions
