@@ -45,7 +45,9 @@ def _base(work: StepRun) -> Mapping[str, Any]:
 
 
 def _questions(work: StepRun) -> list[Path]:
-    return [path for path in (work.settings.data.train, work.settings.data.test) if path is not None]
+    data = work.settings.data
+    given = (data.train, data.test, data.passages.passages if data.retrieve else None)
+    return [path for path in given if path is not None]
 
 
 def _needs_of_search(settings: DynamicPrefixConfig) -> tuple[str, ...]:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from retro.common.errors import ConfigError
-from retro.qa.question import Context, Question
+from retro.qa.layouts import read_task_questions
+from retro.qa.question import Context, Question, Turn
+from retro.qa.question_files import read_questions
+from retro.qa.task import load_task
 from retro.recipes.dynamic_prefix.config import PrefixTrainConfig
 from retro.recipes.dynamic_prefix.training.encoder_files import ModelTokens
-from retro.recipes.dynamic_prefix.training.questions import document_of
+from retro.recipes.dynamic_prefix.training.questions import document_of, records
 from retro.recipes.dynamic_prefix.training.samples import (
     IDS,
     REAL,
@@ -24,6 +27,7 @@ from retro.recipes.dynamic_prefix.training.samples import (
     most_of_prompt,
     prompt_ids,
 )
+from retro.recipes.item_files import write_items
 from retro.tokenizers.tokenizer import Tokenizer
 from tests.recipes.dynamic_prefix import fact_world
 
@@ -129,3 +133,15 @@ def test_the_encoder_reads_title_and_text() -> None:
 )
 def test_a_question_belongs_to_the_document_with_its_answer_else_to_the_best(asked: Question, document: str) -> None:
     assert document_of(asked) == document
+
+
+def test_the_files_of_questions_keep_all_that_a_question_says(tmp_path: Path) -> None:
+    asked = question(
+        "q", "a", document_ids=("d0",), options=("soup", "tea"), turns=(Turn("user", "hello"),),
+        answer_groups=(("soup", "broth"),), labels=(("type", "bridge"),),
+    )  # fmt: skip
+    write_items(tmp_path / "test.jsonl", records([asked]))
+    (plain,) = read_questions(tmp_path / "test.jsonl")
+    assert plain == asked
+    (of_task,) = read_task_questions(tmp_path / "test.jsonl", load_task("hotpotqa"))
+    assert of_task.labels == asked.labels

@@ -438,3 +438,12 @@ def test_recall_is_the_share_of_questions_with_an_answer_among_the_first_documen
         [replace(asked[0], contexts=tuple(Context(title="", text=text) for text in ("a", "b", "in town0 ,")))]
     )
     assert answer_recall(searched(Best(), asked, documents, 3)) == {"top_1": 0.0, "top_3": 0.5}
+
+
+def test_blank_documents_of_questions_are_left_out_and_counted(tmp_path: Path) -> None:
+    contexts = (Context("", " ", "1"), Context("", "text", "2"), Context("title", "", "3"), Context("", " ", "1"))
+    found = open_documents(
+        DataConfig(), tmp_path, [Question(id="0", question="q", answers=("a",), contexts=contexts)], 2
+    )
+    assert [(one.document_id, one.row) for one in found.at(range(len(found)))] == [("2", 0), ("3", 1)]
+    assert found.blank == 1

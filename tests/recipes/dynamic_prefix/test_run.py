@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def config_of(world: Path, run: Path, **changes: Any) -> RunConfig:
         "train": {"base": str(world / "model"), "question": fact_world.TEMPLATE, "train": TRAINING},
     }
     for name, section in changes.items():
-        settings[name] = settings[name] | section
+        settings[name] = settings.get(name, {}) | section
     return load_run_config(None, [f"run_dir={run}", f"recipe.dynamic_prefix={json.dumps(settings)}"])
 
 
@@ -256,3 +257,49 @@ def test_epochs_say_how_long(made: RunConfig, world: Path, tmp_path: Path) -> No
     run_recipe(RECIPE, config, "train")
     counts = read_manifest(home(config) / "train", "dynamic_prefix.train").counts
     assert counts["result"]["steps"] == -(-counts["train"]["questions"] // 8)
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        ("retrieve", {"data": {"retrieve": True}}),
+        ("encode", {"store": {"documents": "passages"}}),
+        ("answer", {"answer": {"search": True}}),
+    ],
+)
+def test_a_step_that_reads_the_file_of_passages_lists_it_as_an_input(
+    world: Path, tmp_path: Path, step: str, changes: dict[str, Any]
+) -> None:
+    from retro.recipes.base import recipe_settings
+
+    file = tmp_path / "passages.tsv"
+
+    def inputs(**changed: Any) -> list[Path]:
+        data = {"passages": {"passages": str(file)}} | changed.pop("data", {})
+        config = config_of(world, tmp_path / "run", data=data, **changed)
+        settings: Any = recipe_settings(config, RECIPE)
+        (found,) = (one for one in RECIPE.steps if one.name == step)
+        work: Any = SimpleNamespace(settings=settings)
+        return list(found.inputs(work))
+
+    assert file in inputs(**changes)
+    assert file not in inputs()
+
+
+@pytest.mark.parametrize("vocabulary", ["model", "documents"])
+def test_static_vectors_alone_are_trained_on_questions_without_documents(
+    world: Path, tmp_path: Path, vocabulary: str
+) -> None:
+    items = [one | {"ctxs": []} for one in fact_world.questions(8, 1, held_out=False, documents=2)]
+    file = fact_world.write_questions(tmp_path / "bare.jsonl", items)
+    prefix = {"documents": 0, "static": 4, "encoder": PREFIX["encoder"] | {"vocabulary": vocabulary}}
+    data = {"train": str(file), "test": str(file), "valid_share": 0.0}
+    config = config_of(
+        world, tmp_path / "run", data=data, prefix=prefix, answer={"modes": ["prefix"], "max_new_tokens": 4}
+    )
+    run_recipe(RECIPE, config, "answer", until=True)
+    counts = read_manifest(home(config) / "train", "dynamic_prefix.train").counts
+    assert counts["train"]["questions"] == 8
+    assert counts["train"]["left_out_without_documents"] == 0
+    answered = read_manifest(home(config) / "answer", "dynamic_prefix.answer").counts
+    assert answered["questions"] == 8

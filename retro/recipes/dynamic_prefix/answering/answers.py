@@ -15,7 +15,6 @@ from typing import Any
 from retro.generate import run as generate
 from retro.generate.config import GenerateConfig
 from retro.generate.ranks import on_first_rank
-from retro.qa.formats.item import record
 from retro.qa.layouts import read_task_questions
 from retro.qa.question import Context, Question
 from retro.qa.task import Task, load_task
@@ -24,6 +23,7 @@ from retro.recipes.comparison import answers_of, write_task
 from retro.recipes.dynamic_prefix.answering.config import Mode
 from retro.recipes.dynamic_prefix.answering.policy import PrefixPolicy, TrainedPrefix, documents_read
 from retro.recipes.dynamic_prefix.config import DynamicPrefixConfig
+from retro.recipes.dynamic_prefix.training.questions import question_record
 from retro.recipes.item_files import write_items
 from retro.recipes.passages.search import PassageSearch
 from retro.run.pipeline import model_paths
@@ -83,15 +83,10 @@ def _write(work: StepRun, task: Task, questions: Sequence[Question], search: Pas
     """The questions with the documents that are read, and the task that scores them."""
     settings: DynamicPrefixConfig = work.settings
     found = with_found(questions, search, documents_read(settings))
-    write_items(work.directory / QUESTIONS, (_item(one) for one in found))
+    write_items(work.directory / QUESTIONS, (question_record(one) for one in found))
     # A model that is not tuned to answer goes on after its answer, on a line of its own.
     stop = list(dict.fromkeys((*task.stop, _LINE_END)))
     write_task(task, work.directory / TASK, instruction=None, template="", stop=stop)
-
-
-def _item(question: Question) -> dict[str, Any]:
-    groups = [list(group) for group in question.answer_groups]
-    return record(question) | {"answer_groups": groups, "labels": dict(question.labels)}
 
 
 def with_found(questions: Sequence[Question], search: PassageSearch | None, count: int) -> list[Question]:

@@ -65,7 +65,8 @@ def serve(run: RunConfig, settings: DynamicPrefixConfig, home: Path) -> Served:
 
 def uses_store(settings: DynamicPrefixConfig) -> bool:
     """Whether documents are encoded before questions are asked."""
-    return settings.answer.stored and "prefix" in settings.answer.modes
+    reads = settings.answer.documents or settings.prefix.documents
+    return settings.answer.stored and "prefix" in settings.answer.modes and bool(reads)
 
 
 def _source(settings: DynamicPrefixConfig) -> str:
@@ -96,12 +97,19 @@ def _stores(settings: DynamicPrefixConfig) -> bool:
     return uses_store(settings) and (all_passages or _answers(settings))
 
 
+def _passages(work: StepRun, read: bool) -> list[Path]:
+    """The file of passages, where one is given and read: what follows is made again once it is another."""
+    file: Path | None = work.settings.data.passages.passages
+    return [file] if read and file is not None else []
+
+
 ENCODE = Step(
     name="encode",
     summary="Encode documents once, for all questions that will be asked.",
     run=_encode,
     needs=_needs_of_encoding,
     settings=("store", "data.passages", "answer.documents", "answer.reader"),
+    inputs=lambda work: _passages(work, work.settings.store.documents == "passages"),
     wanted=_stores,
 )
 
@@ -112,6 +120,7 @@ ANSWER = Step(
     needs=_needs_of_answers,
     settings=("answer", "train.question", "data.passages"),
     sections=("generate", "search"),
+    inputs=lambda work: _passages(work, work.settings.answer.search),
     collective=True,
     wanted=_answers,
 )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -18,12 +19,17 @@ from retro.recipes.dynamic_prefix.config import DataConfig
 from retro.recipes.dynamic_prefix.training.samples import document_text
 from retro.recipes.passages.passages import Passages
 
+log = logging.getLogger(__name__)
+
 BLOCK = 1_024
 """Documents read and embedded at a time."""
 
 
 class Documents(Protocol):
     """Documents by row."""
+
+    blank: int
+    """How many were left out because neither their title nor their text holds anything."""
 
     def __len__(self) -> int:
         """N."""
@@ -36,13 +42,23 @@ class QuestionDocuments:
     """The documents that come with questions, each once."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
-        """Collect them in the order in which they first come; equal ones are one, by id, title and text."""
+        """Collect them in the order in which they first come; equal ones are one, by id, title and text.
+
+        Blank ones are left out: no embedder takes them.
+        """
         found: dict[tuple[str, str, str], Context] = {}
+        blank: set[tuple[str, str, str]] = set()
         for question in questions:
             for one in question.contexts:
                 key = (one.document_id, one.title, one.text)
-                found.setdefault(key, Context(*key[1:], document_id=key[0], row=len(found)))
+                if document_text(one).strip():
+                    found.setdefault(key, Context(*key[1:], document_id=key[0], row=len(found)))
+                else:
+                    blank.add(key)
         self._documents = list(found.values())
+        self.blank = len(blank)
+        if blank:
+            log.warning("joint: %d blank documents of questions are left out", len(blank))
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -66,6 +82,8 @@ class FileDocuments:
             DataError, ArtifactError: As `Passages.open`.
         """
         self._passages = Passages.open(file, store)
+        # A line without text is refused when the file is opened.
+        self.blank = 0
 
     def __len__(self) -> int:
         return len(self._passages)

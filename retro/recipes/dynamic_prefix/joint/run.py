@@ -102,21 +102,14 @@ def run(work: StepRun) -> Made:
 
 
 def read_asked(work: StepRun) -> Asked:
-    """The questions of the step `retrieve`, with the labels that the given file has of those to train on."""
-    folder, data = work.made_by(RETRIEVE), work.settings.data
-    labels: dict[str, tuple[tuple[tuple[str, str], ...], tuple[str, ...]]] = {}
-    if joint_settings(work.settings).group_label:
-        labels = {one.id: (one.labels, one.document_ids) for one in read_questions(data.train)}
+    """The questions of the step `retrieve`."""
+    folder = work.made_by(RETRIEVE)
 
     def read(name: str) -> list[Question]:
         path = folder / name
         return read_questions(path) if path.exists() and path.stat().st_size else []
 
-    def labelled(questions: list[Question]) -> list[Question]:
-        given = [(one, *labels.get(one.id, ((), ()))) for one in questions]
-        return [replace(one, labels=own, document_ids=about) for one, own, about in given]
-
-    return Asked(train=labelled(read(TRAIN)), valid=read(VALID), test=read(TEST))
+    return Asked(train=read(TRAIN), valid=read(VALID), test=read(TEST))
 
 
 def _parts(work: StepRun, config: JointConfig, base: CheckpointInfo, asked: Asked, documents: Documents) -> JointParts:
@@ -193,7 +186,12 @@ def _made(work: StepRun, config: JointConfig, parts: JointParts, asked: Asked, r
     inside = [str(one.relative_to(home)) for place in folders for one in sorted(place.rglob("*")) if one.is_file()]
     return Made(
         files=[*inside, *found, INDEXES],
-        counts={"documents": len(parts.documents), "result": kept, "recall": recalls},
+        counts={
+            "documents": len(parts.documents),
+            "blank_documents": parts.documents.blank,
+            "result": kept,
+            "recall": recalls,
+        },
         report={name: getattr(result, name) for name in RATES} | {"index_wait_seconds": waited_s},
     )
 

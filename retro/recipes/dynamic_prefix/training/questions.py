@@ -1,6 +1,7 @@
 """The step `retrieve`: questions with their documents, split by document.
 
-    train.jsonl, valid.jsonl    {id, question, answers, document, ctxs: [{id, title, text, score}]}, best document first
+    train.jsonl, valid.jsonl    {id, question, answers, document, ctxs: [{id, title, text, score}]}, the best first;
+                                and whatever else a question has: turns, options, document_ids, answer_groups, labels
     test.jsonl                  the same of the test questions
     found_train.jsonl, …        with `retrieve`: the given files as they are, with what was found
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import ConfigError, DataError
+from retro.qa.formats.item import record
 from retro.qa.question import Question
 from retro.qa.question_files import read_questions
 from retro.recipes.base import Made, StepRun
@@ -39,7 +41,7 @@ def run(work: StepRun) -> Made:
 
     Raises:
         ConfigError: No file of questions is given, or all documents are on one side.
-        DataError: A file is missing or broken, or none of its questions has a document.
+        DataError: A file is missing or broken, or none of its questions has a document though the prefix is of some.
     """
     config: DataConfig = work.settings.data
     if config.train is None and config.test is None:
@@ -74,13 +76,14 @@ def document_of(question: Question) -> str:
 def records(questions: Sequence[Question]) -> Iterator[dict[str, Any]]:
     """Questions as they stand in the files."""
     for one in questions:
-        yield {
-            "id": one.id,
-            "question": one.question,
-            "answers": list(one.answers),
-            "document": document_of(one),
-            "ctxs": [dict(as_record(context)) for context in one.contexts],
-        }
+        contexts = [dict(as_record(context)) for context in one.contexts]
+        yield question_record(one) | {"document": document_of(one), "ctxs": contexts}
+
+
+def question_record(question: Question) -> dict[str, Any]:
+    """All that a question file says of a question: what it is learned, asked and scored by."""
+    groups = [list(group) for group in question.answer_groups]
+    return record(question) | {"answer_groups": groups, "labels": dict(question.labels)}
 
 
 def _part(question: Question, config: DataConfig) -> str:
@@ -102,7 +105,7 @@ def _with_documents(work: StepRun, path: Path, name: str, files: list[str]) -> l
         )
         files.append(source.name)
     questions = read_questions(source)
-    if not any(one.contexts for one in questions):
+    if work.settings.prefix.documents > 0 and not any(one.contexts for one in questions):
         remedy = "Add them, or set recipe.dynamic_prefix.data.retrieve"
         raise DataError(path, "none of its questions has documents (`ctxs`)", remedy)
     return questions

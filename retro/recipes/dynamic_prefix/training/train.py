@@ -101,7 +101,8 @@ def run(work: StepRun) -> Made:
 
 
 def prepare(work: StepRun, base: CheckpointInfo) -> Prepared:
-    """The encoder's files, made by the first process, and the samples of all questions with a document.
+    """The encoder's files, made by the first process, and the samples of all questions with a document; of all
+    questions where the prefix is of none.
 
     Raises:
         DataError: There is no such question.
@@ -109,7 +110,7 @@ def prepare(work: StepRun, base: CheckpointInfo) -> Prepared:
     config: DynamicPrefixConfig = work.settings
     tokenizer, directory = tokenizer_of(work, base)
     questions = read_questions(work.made_by(RETRIEVE) / TRAIN)
-    known = [one for one in questions if one.contexts]
+    known = [one for one in questions if one.contexts or config.prefix.documents == 0]
     if not known:
         raise DataError(work.made_by(RETRIEVE) / TRAIN, "has no question with a document", "Search for more documents")
     place = work.directory / ENCODER
@@ -117,7 +118,8 @@ def prepare(work: StepRun, base: CheckpointInfo) -> Prepared:
         texts = [
             document_text(document) for one in known for document in one.contexts[: max(1, config.prefix.documents)]
         ]
-        prepare_encoder(place, config.prefix, texts, directory)
+        # An encoder that reads nothing has a vocabulary all the same.
+        prepare_encoder(place, config.prefix, texts or [one.question for one in known], directory)
     parallel.from_first(None)
     documents = open_tokenizer(place, config.prefix)
     source, counts = _source(work, base, known, tokenizer, documents)
