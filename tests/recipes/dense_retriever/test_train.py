@@ -15,10 +15,14 @@ import pytest
 
 from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
 from retro.common.files import sha256_file
-from retro.recipes.dense_retriever.pairs import Pair
+from retro.recipes.dense_retriever.data.pair_split import Split
+from retro.recipes.dense_retriever.pairs import Pair, PairPassage
+from retro.recipes.dense_retriever.same_question import HeldOut
+from retro.recipes.dense_retriever.training import train
 from retro.recipes.dense_retriever.training.config import StartConfig
 from retro.recipes.dense_retriever.training.saved_model import embedder_of
 from retro.recipes.dense_retriever.training.starting_model import open_folder
+from retro.recipes.passages.passages import Passages
 from tests.index.models import roberta_folder
 from tests.recipes.dense_retriever.fact_world import World, make_world
 from tests.recipes.dense_retriever.runs import TINY, do
@@ -251,6 +255,22 @@ def test_pretraining_on_crops_leaves_out_held_out_documents_and_copies(small_wor
     # And training goes on from it.
     do(home, "train", pretrain=pretrain, train={**SMALL, "start": None})
     assert "recipe_toy/pretrain" in (home / "recipe_toy/train/model/README.md").read_text()
+
+
+def test_pretraining_leaves_out_all_of_the_held_out_side_by_title_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    valid = Pair(id="v", question="v?", document="Kent", positive=PairPassage(id="v-0", text="roses"))
+    held_out = HeldOut.of([valid], Split(708, 0.05))
+    side = next(f"d{number}" for number in range(200) if held_out.split.part(f"d{number}") == "valid")
+    lines = [("w1#0", "Kent", "a"), ("w1#1", side, "b"), (f"{side}#0", "", "c"), ("d4#0", "", "d")]
+    path = tmp_path / "passages.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "title": title, "text": text}) + "\n" for i, title, text in lines))
+    passages = Passages.open(path, tmp_path / "store")
+    rows, counts = train._usable(passages, held_out, path)
+    assert (list(rows), counts["held_out_segments"], caplog.text) == ([3], 3, "")
+    train._usable(passages, HeldOut.of([], Split(708, 1e-9)), path)
+    assert "no segment" in caplog.text
 
 
 def test_hard_negatives_that_no_pair_has_are_refused(small_world: World, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from retro.common.errors import ConfigError
 from retro.common.files import discard
 from retro.recipes.base import StepRun
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage
+from retro.recipes.dense_retriever.same_question import HeldOut
 from retro.recipes.dense_retriever.training.config import StartConfig, TrainConfig
-from retro.recipes.dense_retriever.training.mine import PASSAGES_FILE, STORE, mine_pairs, open_searches
+from retro.recipes.dense_retriever.training.mine import PASSAGES_FILE, STORE, held_out_of, mine_pairs, open_searches
 from retro.recipes.dense_retriever.training.mine_config import MineConfig
 from retro.recipes.dense_retriever.training.saved_model import embedder_of, save_model
 from retro.recipes.item_files import read_items, write_items
@@ -33,6 +34,7 @@ class Refresher:
     """The folder of the files, one for each time: what was mined is not mined again after a kill."""
     every: int
     steps: int | None
+    held_out: HeldOut
     cache: dict[int, Sequence[Sequence[PairPassage]]]
 
     @classmethod
@@ -49,7 +51,7 @@ class Refresher:
         return cls(
             pairs=pairs, config=mining.model_copy(update={"keep_given": False}), start=start,
             passages=work.made_by("segments") / PASSAGES_FILE, out=work.directory / "refresh",
-            every=config.refresh_every, steps=config.steps, cache={},
+            every=config.refresh_every, steps=config.steps, held_out=held_out_of(work), cache={},
         )  # fmt: skip
 
     def pool(self, step: int) -> Sequence[Sequence[PairPassage]]:
@@ -72,7 +74,7 @@ class Refresher:
         model.train(was_training)
         embedder = embedder_of(folder)
         searches = list(open_searches(self.config, self.passages, embedder, folder / STORE, title=self.start.title))
-        made, counts = mine_pairs(self.pairs, searches, self.config)
+        made, counts = mine_pairs(self.pairs, searches, self.config, self.held_out)
         write_items(self._file(step), ({"id": one.id, "negatives": _records(one)} for one in made))
         discard(folder)
         log.info("train: %d negatives mined after step %d", counts.get("negatives", 0), step)
