@@ -7,6 +7,7 @@ from typing import Any
 
 from retro.common.config import StageConfig
 from retro.recipes.base import Made, Step, StepRun
+from retro.recipes.dense_retriever.data.data_config import DataConfig
 from retro.recipes.dense_retriever.training import mine, reader_scores, train
 from retro.recipes.dense_retriever.training.config import PretrainConfig, StartConfig, TinyEncoderConfig, TrainConfig
 from retro.recipes.dense_retriever.training.mine_config import MineConfig, ReaderScoresConfig
@@ -16,6 +17,8 @@ from retro.run.config import RunConfig
 class Settings(StageConfig):
     """Those sections of the recipe that training reads."""
 
+    data: DataConfig = DataConfig(valid=1e-9)
+    """See there. Held out is what the test writes as such."""
     pretrain: PretrainConfig | None = None
     """See there."""
     mine: MineConfig | None = None

@@ -76,6 +76,23 @@ def test_a_hard_negative_that_may_answer_another_question_of_the_batch_is_masked
     assert (made.counts.hard, made.counts.random, made.counts.masked) == (1, 1, 2)
 
 
+def test_no_negative_is_another_positive_of_a_question_of_the_batch() -> None:
+    other = Pair(id="9", question="Q0", document="z", positive=PairPassage(id="z#0", text="second"))
+    hard = (PairPassage(id="x#1", text="second"), PairPassage(id="z#4", text="part of z"))
+    pairs = [pair(0, "a", negatives=hard), other, pair(2, "c"), pair(3, "d")]
+    for seed in range(10):
+        made = batches(pairs, [[0, 2]], seed=seed, negatives=1, pool=lambda _: [one.negatives for one in pairs])
+        assert made.columns(0)["negative_1"] == ["passage: T text 3"] * 2
+        assert made.counts.masked == 2
+
+
+def test_a_negative_of_a_document_that_is_named_by_its_title_is_masked() -> None:
+    hard = (PairPassage(id="1234", title="b", text="part of b"),)
+    pairs = [pair(0, "a", negatives=hard), pair(1, "b"), pair(2, "c")]
+    made = batches(pairs, [[0, 1]], negatives=1, pool=lambda _: [one.negatives for one in pairs])
+    assert made.columns(0)["negative_1"] == ["passage: T text 2"] * 2
+
+
 def test_a_share_of_the_negatives_is_random() -> None:
     hard = tuple(PairPassage(id=f"h{n}", text=f"hard {n}") for n in range(4))
     pairs = [pair(n, f"d{n}", negatives=hard) for n in range(20)]

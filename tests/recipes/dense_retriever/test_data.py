@@ -91,6 +91,10 @@ def test_a_passage_belongs_to_the_document_that_it_names_else_its_title_else_its
         ({"question": "q", "positive": {"title": "t"}}, "wrong_type"),
         ({"question": "q", "positive": {"text": "t", "title": 3}}, "wrong_type"),
         ({"question": "q", "positive": " "}, "empty_passage"),
+        ({"question": "q", "positive": "p", "document": 1.5}, "wrong_type"),
+        ({"question": "q", "positive": {"text": "t", "doc_id": ["d"]}}, "wrong_type"),
+        ({"question": "q", "positive": {"text": "t", "id": {}}}, "wrong_type"),
+        ({"question": "q", "positive": "p", "id": True}, "wrong_type"),
         ({"question": "q", "positive": "p", "answers": [3]}, "wrong_type"),
     ],
 )

@@ -12,10 +12,13 @@ import pytest
 
 from retro.common.errors import ConfigError
 from retro.qa.question import Context
+from retro.recipes.dense_retriever.data.pair_split import Split
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs, write_pairs
+from retro.recipes.dense_retriever.same_question import HeldOut, positives_of
 from retro.recipes.dense_retriever.training.config import TrainConfig
-from retro.recipes.dense_retriever.training.mine import hard_negatives, shared_part, trigrams
+from retro.recipes.dense_retriever.training.mine import hard_negatives
 from retro.recipes.dense_retriever.training.mine_config import MineConfig
+from retro.recipes.dense_retriever.trigrams import shared_part, trigrams
 from retro.recipes.item_files import write_items
 from tests.recipes.dense_retriever.fact_world import World, make_world
 from tests.recipes.dense_retriever.runs import do
@@ -50,6 +53,37 @@ def test_what_may_answer_the_question_is_no_negative_and_is_counted_by_its_reaso
     )
     assert ids([ranked]) == (["d4#0", "d5#0"], {"own_document": 1, "has_answer": 1, "near_duplicate": 1})
     assert ids([ranked], without_answer=False)[0] == ["d2#0", "d4#0", "d5#0"]
+
+
+def test_no_positive_of_the_question_is_a_negative_of_another_of_its_pairs() -> None:
+    second = Pair(
+        id="q-2", question="who laid out the garden", document="Versailles",
+        positive=PairPassage(id="77", title="Versailles", text="The fountains were built by two brothers of Florence"),
+    )  # fmt: skip
+    ranked = found(
+        ("Versailles#1", "Its halls"), ("x#0", second.positive.text + "."), ("77", "Its roofs"), ("d4#0", "A lake")
+    )
+    titled = Context(title="Versailles", text="Its stables", document_id="wiki-9#0", score=3.0)
+    negatives, counts = hard_negatives(PAIR, [[*ranked, titled]], MineConfig(), positives_of([PAIR, second])[0])
+    assert [one.id for one in negatives] == ["d4#0"]
+    assert counts == {"own_document": 3, "near_duplicate": 1}
+
+
+def test_a_document_named_by_its_title_is_the_pairs_own() -> None:
+    named = Pair(**{**vars(PAIR), "document": "Versailles", "positive": PairPassage(id="q-0", text="Laid out by him")})
+    titled = Context(title="Versailles", text="Its stables", document_id="wiki-9#0", score=3.0)
+    assert ids([[titled]], named) == ([], {"own_document": 1})
+
+
+def test_what_is_held_out_is_no_negative() -> None:
+    valid = Pair(id="v", question="v?", document="Kent", positive=PairPassage(id="v-0", text="A garden of roses"))
+    held_out = HeldOut.of([valid], Split(708, 0.05))
+    side = next(f"d{number}" for number in range(200) if held_out.split.part(f"d{number}") == "valid")
+    ranked = found(("x#0", "a  Garden of Roses"), (f"{side}#1", "A park"), ("d4#0", "A lake"))
+    titled = [Context(title=name, text=f"In {name}", document_id=f"w{name}#0", score=1.0) for name in ("Kent", side)]
+    assert held_out.split.part("d4") == "train"
+    negatives, counts = hard_negatives(PAIR, [[*ranked, *titled]], MineConfig(), held_out=held_out)
+    assert ([one.id for one in negatives], counts["held_out_document"]) == (["d4#0"], 4)
 
 
 def test_trigrams_of_the_shorter_text_decide_what_is_a_near_duplicate() -> None:

@@ -17,12 +17,16 @@ import pytest
 
 from retro.common.errors import ArtifactError, ConfigError, DataError, TrainingError
 from retro.common.files import sha256_file
-from retro.recipes.dense_retriever.pairs import Pair
+from retro.recipes.dense_retriever.data.pair_split import Split
+from retro.recipes.dense_retriever.pairs import Pair, PairPassage
+from retro.recipes.dense_retriever.same_question import HeldOut
+from retro.recipes.dense_retriever.training import train
 from retro.recipes.dense_retriever.training.batches import plan_batches
 from retro.recipes.dense_retriever.training.config import StartConfig
 from retro.recipes.dense_retriever.training.saved_model import embedder_of
 from retro.recipes.dense_retriever.training.starting_model import open_folder
 from retro.recipes.passages.layouts import Passage
+from retro.recipes.passages.passages import Passages
 from tests.index.models import roberta_folder
 from tests.recipes.dense_retriever.fact_world import World, make_world
 from tests.recipes.dense_retriever.runs import TINY, do
@@ -258,8 +262,6 @@ def test_pretraining_on_crops_leaves_out_held_out_documents_and_copies(small_wor
 
 
 def test_pretraining_holds_few_bytes_of_a_segment() -> None:
-    from retro.recipes.dense_retriever.training.train import _usable
-
     class Generated:
         """Passages that are made when they are looked at."""
 
@@ -272,7 +274,9 @@ def test_pretraining_holds_few_bytes_of_a_segment() -> None:
     passages: Any = Generated()
     tracemalloc.start()
     try:
-        rows, counts = _usable(passages, {"d3"}, Path("passages.jsonl"))
+        valid = Pair(id="v", question="v?", document="d3", positive=PairPassage(id="", text="none"))
+        held_out = HeldOut.of([valid], Split(708, 1e-9))
+        rows, counts = train._usable(passages, held_out, Path("passages.jsonl"))
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
@@ -282,6 +286,22 @@ def test_pretraining_holds_few_bytes_of_a_segment() -> None:
     # Batches are those that keys of one's own would give.
     plans = [plan_batches(keys, 4, 0) for keys in ([()] * 100, [(row,) for row in range(100)])]
     assert plans[0].rows_SB.tolist() == plans[1].rows_SB.tolist()
+
+
+def test_pretraining_leaves_out_all_of_the_held_out_side_by_title_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    valid = Pair(id="v", question="v?", document="Kent", positive=PairPassage(id="v-0", text="roses"))
+    held_out = HeldOut.of([valid], Split(708, 0.05))
+    side = next(f"d{number}" for number in range(200) if held_out.split.part(f"d{number}") == "valid")
+    lines = [("w1#0", "Kent", "a"), ("w1#1", side, "b"), (f"{side}#0", "", "c"), ("d4#0", "", "d")]
+    path = tmp_path / "passages.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "title": title, "text": text}) + "\n" for i, title, text in lines))
+    passages = Passages.open(path, tmp_path / "store")
+    rows, counts = train._usable(passages, held_out, path)
+    assert (list(rows), counts["held_out_segments"], caplog.text) == ([3], 3, "")
+    train._usable(passages, HeldOut.of([], Split(708, 1e-9)), path)
+    assert "no segment" in caplog.text
 
 
 def test_hard_negatives_that_no_pair_has_are_refused(small_world: World, tmp_path: Path) -> None:

@@ -120,10 +120,18 @@ def _passages(item: Mapping[str, Any], name: str, document: str) -> Iterator[Pos
 
 
 def _name(item: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The first of some fields that is there, as text; empty where none is."""
+    """The first of some fields that is there, as text; empty where none is.
+
+    Raises:
+        BadItemError: One is neither text nor a whole number.
+    """
     for name in names:
         value = item.get(name)
-        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+        if value is None:
+            continue
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise BadItemError("wrong_type", f"has {str(value)[:40]!r} in {name!r}, needed is a text or whole number")
+        if str(value).strip():
             return str(value).strip()
     return ""
 

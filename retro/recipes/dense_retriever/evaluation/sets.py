@@ -26,7 +26,8 @@ from retro.recipes.dense_retriever.evaluation.beir import passages_of, read_spli
 from retro.recipes.dense_retriever.evaluation.config import BeirConfig
 from retro.recipes.dense_retriever.evaluation.judgement import Asked
 from retro.recipes.dense_retriever.pairs import Pair
-from retro.recipes.dense_retriever.training.mine import shared_part, trigrams
+from retro.recipes.dense_retriever.same_question import document_among
+from retro.recipes.dense_retriever.trigrams import shared_part, trigrams
 from retro.recipes.item_files import write_items
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def among_passages(
     first = ""
     for identifier, title, text in _segments(passages):
         first = first or identifier
-        document = next((name for name in (document_of(identifier), title) if name in positives), None)
+        document = document_among(document_of(identifier), title, positives)
         if document is not None:
             named[identifier] = document
             mine = trigrams(text)

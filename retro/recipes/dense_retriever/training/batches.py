@@ -1,7 +1,8 @@
 """Which pairs make a batch, and what stands in it: a function of seed and step, so a resumed run sees the same.
 
 A question's negatives are the other passages of its batch. So no two pairs of a batch have a document, a question or a
-passage's text in common, and no hard negative of one is, or is of the document of, another's positive.
+passage's text in common, and no negative of one is, or is of the document of, a positive of
+any question of the batch.
 """
 
 # Dims in this file. S steps   B pairs of a batch, over all processes
@@ -10,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError
-from retro.recipes.dense_retriever.data.segments import document_of_segment
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage
+from retro.recipes.dense_retriever.same_question import Positives, document_among, positives_of
 from retro.recipes.dense_retriever.training.crops import crop_pair, generator
 
 Int64 = NDArray[np.int64]
@@ -155,6 +157,10 @@ class PairBatches:
     """With distillation: the reader's scores of the positive and of the pair's own negatives, equally many."""
     counts: NegativeCounts = field(default_factory=NegativeCounts)
 
+    @cached_property
+    def _positives(self) -> list[Positives]:
+        return positives_of(self.pairs)
+
     def columns(self, step: int) -> Columns:
         """What stands in the batch of a step."""
         rows = self.plan.rows_SB[step].tolist()
@@ -177,9 +183,9 @@ class PairBatches:
         if not self.negatives:
             return []
         pool = self.pool(step)
-        batch = [self.pairs[row] for row in rows]
-        texts = {one.positive.text.strip() for one in batch}
-        documents = {one.document for one in batch}
+        # Of all positives of each question, be they in the batch or not.
+        texts = {text for row in rows for text in self._positives[row].texts}
+        documents = {name for row in rows for name in self._positives[row].documents}
         return [self._negatives(step, row, pool[row], texts, documents) for row in rows]
 
     def _negatives(
@@ -202,7 +208,7 @@ class PairBatches:
     def _random(self, random: np.random.Generator, texts: set[str], documents: set[str]) -> PairPassage:
         for _ in range(100):
             other = self.pairs[int(random.integers(len(self.pairs)))]
-            if other.document not in documents and other.positive.text.strip() not in texts:
+            if other.document not in documents and not clashes(other.positive, texts, documents):
                 return other.positive
         need = f"needs to be smaller for {len(self.pairs)} pairs: no passages are left to draw negatives from"
         raise ConfigError("batch_size", self.plan.rows_SB.shape[1], need)
@@ -213,7 +219,7 @@ class PairBatches:
 
 def clashes(negative: PairPassage, texts: set[str], documents: set[str]) -> bool:
     """Whether a negative may answer a question of the batch: of one of its documents, or equal to a positive."""
-    return document_of_segment(negative.id) in documents or negative.text.strip() in texts
+    return document_among(negative.id, negative.title, documents) is not None or negative.text.strip() in texts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The step `mine`: hard negatives by BM25 and by vectors.
 
-A passage that is found for a question is a negative unless it is of the positive's document, holds an answer, is nearly
-the positive's text, or scores too near to the positive. What was left out is counted by its reason.
+A passage that is found for a question is a negative unless it is of the document of one of the question's positives,
+holds an answer, is nearly the text of one, is held out from training, or scores too near to the positive. What was left
+out is counted by its reason.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from retro.common.blocks import ranges
 from retro.common.errors import ConfigError
 from retro.common.files import discard
 from retro.common.progress import Progress
-from retro.index.bm25.postings import words_of
 from retro.index.config import EmbedderConfig
 from retro.index.weights import MODEL, find_model
 from retro.qa.question import PassageLike
 from retro.recipes.base import Made, Step, StepRun
-from retro.recipes.dense_retriever.data.segments import document_of_segment
+from retro.recipes.dense_retriever.data.pair_split import Split
 from retro.recipes.dense_retriever.evaluation.ranking import has_answer, normalized_words
 from retro.recipes.dense_retriever.evaluation.word_search import WordSearch
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs, write_pairs
+from retro.recipes.dense_retriever.same_question import HeldOut, Positives, document_among, positives_of
 from retro.recipes.dense_retriever.training.config import StartConfig
 from retro.recipes.dense_retriever.training.mine_config import MineConfig
 from retro.recipes.dense_retriever.training.saved_model import embedder_of
+from retro.recipes.dense_retriever.trigrams import shared_part, trigrams
 from retro.recipes.passages.config import MAPPED, PassagesConfig
 from retro.recipes.passages.embed import embed_shard
 from retro.recipes.passages.passages import Passages
@@ -36,21 +38,9 @@ from retro.recipes.passages.search import PassageRetriever, PassageSearch
 
 log = logging.getLogger(__name__)
 
-TRAIN_FILE, PASSAGES_FILE = "train.jsonl", "passages.jsonl"
-"""Of the steps `pairs`, `mine` and `segments`."""
+TRAIN_FILE, VALID_FILE, PASSAGES_FILE = "train.jsonl", "valid.jsonl", "passages.jsonl"
+"""Of the steps `pairs` and `mine`, `pairs`, and `segments`."""
 STORE = "store"
-_GRAM = 3
-
-
-def trigrams(text: str) -> frozenset[tuple[str, ...]]:
-    """Runs of three words, or the words of a shorter text; without case and punctuation."""
-    words = words_of(text)
-    return frozenset(tuple(words[first : first + _GRAM]) for first in range(max(1, len(words) - _GRAM + 1)))
-
-
-def shared_part(first: frozenset[tuple[str, ...]], second: frozenset[tuple[str, ...]]) -> float:
-    """Part of the shorter text's trigrams that the other has, 0 to 1."""
-    return len(first & second) / min(len(first), len(second))
 
 
 @dataclass(frozen=True)
@@ -59,6 +49,9 @@ class _Judge:
 
     pair: Pair
     config: MineConfig
+    positives: Positives
+    """All of the pair's question."""
+    held_out: HeldOut | None
 
     def reason(self, found: PassageLike, rank: int, limit: float | None) -> str:
         """Why it is none, in a word; empty: it is one.
@@ -68,14 +61,17 @@ class _Judge:
             rank: From 1.
             limit: The highest score of a negative; None: any.
         """
-        positive, config = self.pair.positive, self.config
+        config = self.config
         if rank < config.first_rank:
             return "before_first_rank"
-        if document_of_segment(found.document_id) in (self.pair.document, document_of_segment(positive.id)):
+        if document_among(found.document_id, found.title, self.positives.names) is not None:
             return "own_document"
+        if self.held_out is not None and self.held_out.has(found.document_id, found.title, found.text):
+            return "held_out_document"
         if config.without_answer and has_answer(normalized_words(found.text), self._answers()):
             return "has_answer"
-        if shared_part(trigrams(found.text), trigrams(positive.text)) >= config.near_duplicate:
+        own = trigrams(found.text)
+        if any(shared_part(own, one) >= config.near_duplicate for one in self.positives.trigrams):
             return "near_duplicate"
         return "too_near_in_score" if limit is not None and found.score > limit else ""
 
@@ -84,7 +80,11 @@ class _Judge:
 
 
 def hard_negatives(
-    pair: Pair, lists: Sequence[Sequence[PassageLike]], config: MineConfig
+    pair: Pair,
+    lists: Sequence[Sequence[PassageLike]],
+    config: MineConfig,
+    positives: Positives | None = None,
+    held_out: HeldOut | None = None,
 ) -> tuple[list[PairPassage], Counter[str]]:
     """The negatives of a pair, and how many passages were left out by which reason.
 
@@ -92,8 +92,10 @@ def hard_negatives(
         pair: Question and positive.
         lists: Of each source, passages from rank 1 on; negatives are taken from them in turn.
         config: How many, and which not.
+        positives: All of the question; None: that of the pair.
+        held_out: What is no negative, for training must not see it; None: nothing.
     """
-    judge, counts = _Judge(pair, config), Counter[str]()
+    judge, counts = _Judge(pair, config, positives or Positives.of([pair]), held_out), Counter[str]()
     chosen = list(pair.negatives[: config.count]) if config.keep_given else []
     seen = {one.id for one in chosen} | {one.text.strip() for one in chosen}
     limits = [_limit(pair, one, config.margin) for one in lists]
@@ -121,17 +123,18 @@ def _limit(pair: Pair, found: Sequence[PassageLike], margin: float | None) -> fl
 
 
 def mine_pairs(
-    pairs: Sequence[Pair], searches: Sequence[PassageSearch], config: MineConfig
+    pairs: Sequence[Pair], searches: Sequence[PassageSearch], config: MineConfig, held_out: HeldOut | None = None
 ) -> tuple[list[Pair], dict[str, int]]:
     """Pairs with their negatives, and counts: of negatives, of pairs with too few, of what was left out and why."""
     made: list[Pair] = []
+    positives = positives_of(pairs)
     counts: Counter[str] = Counter()
     with Progress(len(pairs), what="mine", unit="questions") as bar:
         for part in ranges(len(pairs), config.questions_per_block):
             block = [pairs[row] for row in part]
             lists = [one.search([pair.question for pair in block], config.depth) for one in searches]
-            for pair, *found in zip(block, *lists, strict=True):
-                negatives, left_out = hard_negatives(pair, found, config)
+            for row, pair, *found in zip(part, block, *lists, strict=True):
+                negatives, left_out = hard_negatives(pair, found, config, positives[row], held_out)
                 made.append(replace(pair, negatives=tuple(negatives)))
                 counts.update({f"left_out_{name}": count for name, count in left_out.items()})
                 counts["negatives"] += len(negatives)
@@ -153,11 +156,21 @@ def mine(work: StepRun) -> Made:
     path = work.made_by("segments") / PASSAGES_FILE
     embedder = _start_embedder(work, start) if "dense" in config.sources else None
     searches = list(open_searches(config, path, embedder, work.directory / STORE, title=start.title))
-    made, counts = mine_pairs(pairs, searches, config)
+    made, counts = mine_pairs(pairs, searches, config, held_out_of(work))
     write_pairs(work.directory / TRAIN_FILE, made)
     discard(work.directory / STORE)
     log.info("mine: %d negatives for %d pairs", counts.get("negatives", 0), counts["pairs"])
     return Made(files=[TRAIN_FILE], counts=counts)
+
+
+def held_out_of(work: StepRun) -> HeldOut:
+    """What the step `pairs` has held out.
+
+    Raises:
+        DataError: As `read_pairs`.
+    """
+    data = work.settings.data
+    return HeldOut.of(read_pairs(work.made_by("pairs") / VALID_FILE), Split(data.seed, data.valid))
 
 
 def open_searches(

@@ -12,12 +12,14 @@ from retro.common.errors import ConfigError
 from retro.common.files import discard
 from retro.recipes.base import StepRun
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
+from retro.recipes.dense_retriever.same_question import HeldOut
 from retro.recipes.dense_retriever.training.config import StartConfig, TrainConfig
 from retro.recipes.dense_retriever.training.fitting import REFRESH
 from retro.recipes.dense_retriever.training.mine import (
     PASSAGES_FILE,
     STORE,
     TRAIN_FILE,
+    held_out_of,
     mine_pairs,
     open_searches,
 )
@@ -44,6 +46,7 @@ class Refresher:
     every: int
     steps: int
     """Of the whole training: after the last one nothing is mined."""
+    held_out: HeldOut
     cache: dict[int, Sequence[Sequence[PairPassage]]]
 
     @classmethod
@@ -60,7 +63,7 @@ class Refresher:
         return cls(
             pairs=pairs, given=read_pairs(work.made_by("pairs") / TRAIN_FILE), config=mining, start=start,
             passages=work.made_by("segments") / PASSAGES_FILE, out=work.directory / REFRESH,
-            every=config.refresh_every, steps=steps, cache={},
+            every=config.refresh_every, steps=steps, held_out=held_out_of(work), cache={},
         )  # fmt: skip
 
     def pool(self, step: int) -> Sequence[Sequence[PairPassage]]:
@@ -83,7 +86,7 @@ class Refresher:
         model.train(was_training)
         embedder = embedder_of(folder)
         searches = list(open_searches(self.config, self.passages, embedder, folder / STORE, title=self.start.title))
-        made, counts = mine_pairs(self.given, searches, self.config)
+        made, counts = mine_pairs(self.given, searches, self.config, self.held_out)
         write_items(self._file(step), ({"id": one.id, "negatives": _records(one)} for one in made))
         discard(folder)
         log.info("train: %d negatives mined after step %d", counts.get("negatives", 0), step)

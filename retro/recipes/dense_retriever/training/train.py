@@ -19,8 +19,8 @@ from retro.common.errors import ConfigError, DataError
 from retro.common.files import sha256_file
 from retro.index.weights import find_model, weights_digest
 from retro.recipes.base import Made, Step, StepRun
-from retro.recipes.dense_retriever.data.segments import document_of_segment
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
+from retro.recipes.dense_retriever.same_question import HeldOut
 from retro.recipes.dense_retriever.training.batches import (
     CropBatches,
     PairBatches,
@@ -29,15 +29,13 @@ from retro.recipes.dense_retriever.training.batches import (
 )
 from retro.recipes.dense_retriever.training.config import PretrainConfig, StartConfig, TrainConfig
 from retro.recipes.dense_retriever.training.fitting import Fit, fit
-from retro.recipes.dense_retriever.training.mine import PASSAGES_FILE, TRAIN_FILE, start_of
+from retro.recipes.dense_retriever.training.mine import PASSAGES_FILE, TRAIN_FILE, VALID_FILE, held_out_of, start_of
 from retro.recipes.dense_retriever.training.reader_scores import read_scores
 from retro.recipes.dense_retriever.training.refresh import Refresher
 from retro.recipes.passages.passages import Passages
 
 log = logging.getLogger(__name__)
 
-VALID_FILE = "valid.jsonl"
-"""Of the step `pairs`."""
 _WORDS = 100_000
 
 
@@ -108,7 +106,7 @@ def pretrain(work: StepRun) -> Made:
     valid = read_pairs(work.made_by("pairs") / VALID_FILE)
     start = config.start or StartConfig()
     passages = Passages.open(path, work.directory / ".passages")
-    rows, counts = _usable(passages, {one.document for one in valid}, path)
+    rows, counts = _usable(passages, held_out_of(work), path)
     plan = plan_batches(
         # Segments are all different: none has a key that another may not meet.
         [()] * len(rows),
@@ -132,7 +130,7 @@ def pretrain(work: StepRun) -> Made:
     return Made(files=made.files, counts={**made.counts, **counts}, report=made.report)
 
 
-def _usable(passages: Passages, held_out: set[str], path: Path) -> tuple[array[int], dict[str, int]]:
+def _usable(passages: Passages, held_out: HeldOut, path: Path) -> tuple[array[int], dict[str, int]]:
     """Rows of segments to learn from; two of a batch are never equal, for equal ones are here once."""
     # Millions: 8 bytes a row, and 8-byte digests, of which two of 10^7 are equal with a chance below 1 in 10^5.
     rows, seen = array("q"), set[int]()
@@ -141,7 +139,7 @@ def _usable(passages: Passages, held_out: set[str], path: Path) -> tuple[array[i
         part = range(first, min(first + 1024, len(passages)))
         for row, one in zip(part, passages.at(part), strict=True):
             key = int.from_bytes(hashlib.blake2b(one.text.encode(), digest_size=8).digest(), "little")
-            if document_of_segment(one.id) in held_out:
+            if held_out.has(one.id, one.title, one.text):
                 counts["held_out_segments"] += 1
             elif key in seen:
                 counts["equal_segments"] += 1
@@ -151,6 +149,8 @@ def _usable(passages: Passages, held_out: set[str], path: Path) -> tuple[array[i
     counts["segments"] = len(rows)
     if not rows:
         raise DataError(path, f"has no segment to learn from ({counts})", "Give segments of documents not held out")
+    if not counts["held_out_segments"]:
+        log.warning("pretrain: no segment of %s is held out: none is of a held-out document, by id or title", path)
     return rows, counts
 
 

@@ -1,0 +1,89 @@
+"""What a question's documents and positives are, over all its pairs, and what of a corpus is held out.
+
+A passage is of a document if this is named by the passage's id, by the id of what it was cut from, or by its title:
+pairs of Natural Questions, DPR and HotpotQA name documents by title, segments by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from retro.recipes.dense_retriever.data.pair_split import Split
+from retro.recipes.dense_retriever.data.segments import document_of_segment
+from retro.recipes.dense_retriever.pairs import Pair, question_key, text_key
+from retro.recipes.dense_retriever.trigrams import trigrams
+
+
+def names_of(identifier: str, title: str) -> Iterator[str]:
+    """The names that the document of a passage may have: its own id, that of what it was cut from, its title."""
+    yield from (name for name in (identifier, document_of_segment(identifier), title) if name)
+
+
+def document_among(identifier: str, title: str, documents: Container[str]) -> str | None:
+    """Which of some documents a passage is of; None: of none."""
+    return next((name for name in names_of(identifier, title) if name in documents), None)
+
+
+@dataclass(frozen=True)
+class Positives:
+    """All positives of a question."""
+
+    documents: frozenset[str]
+    """Their documents, by their names and by the ids of the positives."""
+    titles: frozenset[str]
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> Positives:
+        """Of the pairs of one question."""
+        documents, titles, texts = set[str](), set[str](), dict[str, None]()
+        for one in pairs:
+            documents |= {one.document, *names_of(one.positive.id, "")}
+            titles |= {one.positive.title} - {""}
+            texts[one.positive.text.strip()] = None
+        return cls(frozenset(documents), frozenset(titles), tuple(texts))
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Documents and titles."""
+        return self.documents | self.titles
+
+    @cached_property
+    def trigrams(self) -> list[frozenset[tuple[str, ...]]]:
+        """Those of each text."""
+        return [trigrams(one) for one in self.texts]
+
+
+def positives_of(pairs: Sequence[Pair]) -> list[Positives]:
+    """For each pair the positives of its question; pairs of one question share them."""
+    keys = [question_key(one.question) for one in pairs]
+    grouped: dict[str, list[Pair]] = {}
+    for key, one in zip(keys, pairs, strict=True):
+        grouped.setdefault(key, []).append(one)
+    found = {key: Positives.of(some) for key, some in grouped.items()}
+    return [found[key] for key in keys]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What training must not see: the held-out side of the split by document, and the held-out positives."""
+
+    split: Split
+    documents: frozenset[str]
+    texts: frozenset[str]
+
+    @classmethod
+    def of(cls, valid: Sequence[Pair], split: Split) -> HeldOut:
+        """By the held-out pairs."""
+        return cls(
+            split, frozenset(one.document for one in valid), frozenset(text_key(one.positive.text) for one in valid)
+        )
+
+    def has(self, identifier: str, title: str, text: str) -> bool:
+        """Whether a passage is held out."""
+        if document_among(identifier, title, self.documents) is not None or text_key(text) in self.texts:
+            return True
+        names = {name for name in (document_of_segment(identifier), title) if name}
+        return any(self.split.part(name) == "valid" for name in names)
