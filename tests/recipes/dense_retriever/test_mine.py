@@ -14,8 +14,8 @@ from retro.recipes.dense_retriever.data.pair_split import Split
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs
 from retro.recipes.dense_retriever.same_question import HeldOut, positives_of
 from retro.recipes.dense_retriever.training.mine import hard_negatives
-from retro.recipes.dense_retriever.trigrams import shared_part, trigrams
 from retro.recipes.dense_retriever.training.mine_config import MineConfig
+from retro.recipes.dense_retriever.trigrams import shared_part, trigrams
 from tests.recipes.dense_retriever.fact_world import make_world
 from tests.recipes.dense_retriever.runs import do
 from tests.recipes.dense_retriever.test_train import SMALL, outcome

@@ -1,7 +1,8 @@
 """The step `mine`: hard negatives by BM25 and by vectors.
 
-A passage that is found for a question is a negative unless it is of the document of one of the question's positives, holds
-an answer, is nearly the text of one, is held out from training, or scores too near to the positive. What was left out is counted by its reason.
+A passage that is found for a question is a negative unless it is of the document of one of the question's positives,
+holds an answer, is nearly the text of one, is held out from training, or scores too near to the positive. What was left
+out is counted by its reason.
 """
 
 from __future__ import annotations
