@@ -10,11 +10,11 @@ import torch
 from retro.recipes.dynamic_prefix.evaluation.hallucination import (
     divergence,
     entropy,
-    knowledge_penalty,
     likelihood_gain,
     log_likelihood,
     mean_over_answer,
     measure,
+    token_penalties,
 )
 from retro.recipes.dynamic_prefix.evaluation.support import (
     content_words,
@@ -23,6 +23,13 @@ from retro.recipes.dynamic_prefix.evaluation.support import (
     unchanged,
     written_measures,
 )
+
+
+def knowledge_penalty(given: torch.Tensor, bare: torch.Tensor, real: torch.Tensor, **weights: float) -> torch.Tensor:
+    """The mean of `token_penalties` over the tokens of answers, as in training; 0 of none."""
+    weights = {"entropy_weight": 0.0, "divergence_weight": 0.0, "margin": 1.0, **weights}
+    total = token_penalties(given, bare, **weights)
+    return total.masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)
 
 
 def logits(*probabilities: float) -> torch.Tensor:

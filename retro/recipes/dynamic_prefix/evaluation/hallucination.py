@@ -10,7 +10,7 @@ and t runs over the tokens of y (given, not sampled: the gold answer, or one tha
 
 All in nats. KL is the measure of Xiao & Wang (2021, arXiv:2103.15025; entropy) and of context-aware decoding
 (Shi et al. 2023, arXiv:2305.14739; contrast with and without the context). Gradients flow into whatever made the
-logits, so that each is of use in a loss; `knowledge_penalty` is one.
+logits, so that each is of use in a loss; `token_penalties` is one.
 """
 
 # Dims in this file. B answers   A tokens of the longest answer   V vocabulary
@@ -97,30 +97,6 @@ def token_penalties(
     """
     short_BA = functional.relu(margin - divergence(with_BAV, without_BAV.detach()))
     return entropy_weight * entropy(with_BAV) + divergence_weight * short_BA
-
-
-def knowledge_penalty(
-    with_BAV: Tensor,
-    without_BAV: Tensor,
-    real_BA: Tensor,
-    *,
-    entropy_weight: float = 0.0,
-    divergence_weight: float = 0.0,
-    margin: float = 1.0,
-) -> Tensor:
-    """The mean of `token_penalties` over all tokens of all answers; 0 of none.
-
-    Args:
-        with_BAV: [B, A, V] logits with documents.
-        without_BAV: [B, A, V] logits without.
-        real_BA: [B, A] True on tokens of answers.
-        entropy_weight: Of the entropy.
-        divergence_weight: Of the divergence that is lacking.
-        margin: Nats of divergence per token that are enough.
-    """
-    weights = {"entropy_weight": entropy_weight, "divergence_weight": divergence_weight, "margin": margin}
-    total_BA = token_penalties(with_BAV, without_BAV, **weights)
-    return total_BA.masked_fill(~real_BA, 0.0).sum() / real_BA.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from retro.common.errors import ArtifactError, short_reason
-from retro.common.files import atomic_path, sha256_file
+from retro.common.files import atomic_path
 from retro.common.progress import duration
 from retro.index.faiss_loader import load_faiss
 from retro.recipes.dynamic_prefix.joint.config import FIRST_USE
@@ -192,10 +192,6 @@ class IndexRefresher:
             return load_file(str(path))
         except (SafetensorError, OSError) as error:
             raise ArtifactError(path, f"is not a whole snapshot ({short_reason(error)})", remedy) from None
-
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of each snapshot that is still there, by its name."""
-        return {path.name: sha256_file(path) for path in sorted(self._folder.glob("step_*.safetensors"))}
 
     def _built(self, snapshot: int, weights: Weights) -> Searcher:
         if self._template is None:
