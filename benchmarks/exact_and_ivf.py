@@ -35,6 +35,7 @@ import math
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -213,7 +214,9 @@ def source(options: argparse.Namespace, kind: str) -> dict[str, Any]:
 def command_line(words: Sequence[str]) -> str:
     """The command as it was typed, without the folders of files."""
     shown = (f"{name}{sign}{_shown(value)}" for name, sign, value in (_setting(word) for word in words))
-    return f"python -m benchmarks.exact_and_ivf {shlex.join(shown)}"
+    whole = f"python -m benchmarks.exact_and_ivf {shlex.join(shown)}"
+    lines = textwrap.wrap(whole, 116, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return " \\\n".join(lines)
 
 
 def _setting(word: str) -> tuple[str, str, str]:
