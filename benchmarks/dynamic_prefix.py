@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
     parts = [
         "# A frozen SmolLM2-135M that reads documents as a dynamic prefix",
         f"{machine('cpu')}. `python -m benchmarks.dynamic_prefix DIR --hotpotqa hotpot_dev_distractor_v1.json "
-        f"--steps {options.steps} --test {options.test}`",
+        f"--steps {options.steps} --batch {options.batch} --test {options.test}`",
         f"{options.test} questions of HotpotQA with their {DOCUMENTS} supporting paragraphs. The encoder (MiniLM, "
         f"{options.compress or 'all'} vectors a document) and its projections, {weights['trained']:,} weights beside "
         f"{weights['frozen']:,} frozen ones, saw {options.steps * options.batch:,} of "
@@ -191,7 +192,8 @@ def page(numbers: dict[str, Any], options: argparse.Namespace) -> str:
         parts += [f"## {one.title}", markdown(one), *([one.caption] if one.caption else [])]
         if place == 0:
             parts += ["## With the documents of another question, in %", markdown(others_table(numbers))]
-    return "\n\n".join(parts) + "\n"
+    wrapped = [one if one.startswith(("#", "|")) else textwrap.fill(one, 120, break_on_hyphens=False) for one in parts]
+    return "\n\n".join(wrapped) + "\n"
 
 
 def others_table(numbers: dict[str, Any]) -> Table:
