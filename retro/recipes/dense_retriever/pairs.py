@@ -3,7 +3,8 @@
 `train.jsonl` and `valid.jsonl` of the step `pairs` have one pair a line:
 
     {"id": "q1", "question": "…", "answers": ["…"], "document": "d7",
-     "positive": {"id": "d7#2", "title": "…", "text": "…"}, "negatives": [{"id": …, "title": …, "text": …}]}
+     "positive": {"id": "d7#2", "title": "…", "text": "…", "document": "d7"},
+     "negatives": [{"id": …, "title": …, "text": …, "document": …}]}
 
 No document is in both files.
 """
@@ -30,6 +31,8 @@ class PairPassage:
     id: str
     text: str
     title: str = ""
+    document: str = ""
+    """What it was cut from, where that is known; else its id or its title may say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,4 +106,5 @@ def _passage(path: Path, item: Mapping[str, Any], value: Any) -> PairPassage:
     if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("id", "text")):
         problem = f"{item['_place']} has {str(value)[:40]!r} as a passage, needed id, text and title"
         raise DataError(path, problem, _REMEDY)
-    return PairPassage(id=value["id"], text=value["text"], title=str(value.get("title") or ""))
+    title, document = (str(value.get(name) or "") for name in ("title", "document"))
+    return PairPassage(id=value["id"], text=value["text"], title=title, document=document)

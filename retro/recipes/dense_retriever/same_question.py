@@ -1,7 +1,7 @@
 """What a question's documents and positives are, over all its pairs, and what of a corpus is held out.
 
-A passage is of a document if this is named by the passage's id, by the id of what it was cut from, or by its title:
-pairs of Natural Questions, DPR and HotpotQA name documents by title, segments by id.
+A passage is of a document if this is named by what the passage says it is from, by its id, by the id of what it was cut
+from, or by its title: pairs of Natural Questions, DPR and HotpotQA name documents by title, segments by id.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from retro.recipes.dense_retriever.pairs import Pair, question_key, text_key
 from retro.recipes.dense_retriever.trigrams import trigrams
 
 
-def names_of(identifier: str, title: str) -> Iterator[str]:
-    """The names that the document of a passage may have: its own id, that of what it was cut from, its title."""
-    yield from (name for name in (identifier, document_of_segment(identifier), title) if name)
+def names_of(identifier: str, title: str, document: str = "") -> Iterator[str]:
+    """The names that the document of a passage may have: as it says, its own id, that of what it was cut from, its
+    title."""
+    yield from (name for name in (document, identifier, document_of_segment(identifier), title) if name)
 
 
-def document_among(identifier: str, title: str, documents: Container[str]) -> str | None:
-    """Which of some documents a passage is of; None: of none."""
-    return next((name for name in names_of(identifier, title) if name in documents), None)
+def document_among(identifier: str, title: str, documents: Container[str], *, document: str = "") -> str | None:
+    """Which of some documents a passage is of; None: of none.
+
+    Args:
+        identifier: Of the passage.
+        title: Of the passage, or empty.
+        documents: Names of documents.
+        document: What the passage says it was cut from, or empty.
+    """
+    return next((name for name in names_of(identifier, title, document) if name in documents), None)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Positives:
         """Of the pairs of one question."""
         documents, titles, texts = set[str](), set[str](), dict[str, None]()
         for one in pairs:
-            documents |= {one.document, *names_of(one.positive.id, "")}
+            documents |= {one.document, *names_of(one.positive.id, "", one.positive.document)}
             titles |= {one.positive.title} - {""}
             texts[one.positive.text.strip()] = None
         return cls(frozenset(documents), frozenset(titles), tuple(texts))

@@ -93,6 +93,15 @@ def test_a_negative_of_a_document_that_is_named_by_its_title_is_masked() -> None
     assert made.columns(0)["negative_1"] == ["passage: T text 2"] * 2
 
 
+def test_a_hard_negative_is_masked_by_the_document_that_it_names_itself() -> None:
+    # As DPR has it: ids of passages are numbers, and name no document.
+    of_b, fine = PairPassage(id="12", text="more of b", document="b"), PairPassage(id="13", text="fine", document="z")
+    pairs = [pair(0, "a", negatives=(of_b, fine)), pair(1, "b", negatives=(fine,))]
+    made = batches(pairs, [[0, 1]], negatives=1, pool=lambda _: [one.negatives for one in pairs])
+    assert made.columns(0)["negative_1"] == ["passage: fine", "passage: fine"]
+    assert made.counts.masked == 1
+
+
 def test_a_share_of_the_negatives_is_random() -> None:
     hard = tuple(PairPassage(id=f"h{n}", text=f"hard {n}") for n in range(4))
     pairs = [pair(n, f"d{n}", negatives=hard) for n in range(20)]

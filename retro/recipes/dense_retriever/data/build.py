@@ -195,7 +195,7 @@ class _FileReader:
                 id=self._prefix + name,
                 question=found.question,
                 document=document_of(one),
-                positive=self._passage(one, "positives_cut"),
+                positive=self._passage(one, document_of(one), "positives_cut"),
                 answers=found.answers,
                 negatives=negatives,
             )
@@ -206,13 +206,13 @@ class _FileReader:
         self.counts["negatives_equal"] += len(given) - len(distinct)
         self.counts["negatives_that_are_positives"] += len(distinct) - len(kept)
         self.counts["negatives_beyond_most"] += max(0, len(kept) - self._config.negatives)
-        return tuple(self._passage(one, "negatives_cut") for one in kept[: self._config.negatives])
+        return tuple(self._passage(one, one.document, "negatives_cut") for one in kept[: self._config.negatives])
 
-    def _passage(self, one: PositiveText, count: str) -> PairPassage:
+    def _passage(self, one: PositiveText, document: str, count: str) -> PairPassage:
         starts, most = self._starts(one.text), self._config.max_length
         self.counts[count] += len(starts) > most
         text = cut_to(one.text, starts, most)
-        return PairPassage(id=one.id or text_id(one.title, text), title=one.title, text=text)
+        return PairPassage(id=one.id or text_id(one.title, text), title=one.title, text=text, document=document)
 
 
 def _distinct(passages: Sequence[PositiveText]) -> dict[str, PositiveText]:

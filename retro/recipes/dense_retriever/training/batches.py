@@ -219,7 +219,8 @@ class PairBatches:
 
 def clashes(negative: PairPassage, texts: set[str], documents: set[str]) -> bool:
     """Whether a negative may answer a question of the batch: of one of its documents, or equal to a positive."""
-    return document_among(negative.id, negative.title, documents) is not None or negative.text.strip() in texts
+    named = document_among(negative.id, negative.title, documents, document=negative.document)
+    return named is not None or negative.text.strip() in texts
 
 
 @dataclass(frozen=True, kw_only=True)

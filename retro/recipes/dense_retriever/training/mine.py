@@ -23,6 +23,7 @@ from retro.index.weights import MODEL, find_model
 from retro.qa.question import PassageLike
 from retro.recipes.base import Made, Step, StepRun
 from retro.recipes.dense_retriever.data.pair_split import Split
+from retro.recipes.dense_retriever.data.segments import document_of_segment
 from retro.recipes.dense_retriever.evaluation.ranking import has_answer, normalized_words
 from retro.recipes.dense_retriever.evaluation.word_search import WordSearch
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs, write_pairs
@@ -110,7 +111,8 @@ def hard_negatives(
             if reason := judge.reason(one, rank, limit):
                 counts[reason] += 1
             else:
-                chosen.append(PairPassage(id=one.document_id, title=one.title, text=one.text))
+                document = document_of_segment(one.document_id)
+                chosen.append(PairPassage(id=one.document_id, title=one.title, text=one.text, document=document))
     return chosen, counts
 
 
