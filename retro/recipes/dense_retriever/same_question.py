@@ -12,7 +12,7 @@ from functools import cached_property
 
 from retro.recipes.dense_retriever.data.pair_split import Split
 from retro.recipes.dense_retriever.data.segments import document_of_segment
-from retro.recipes.dense_retriever.pairs import Pair, question_key, text_key
+from retro.recipes.dense_retriever.pairs import Pair, PairPassage, question_key, text_key
 from retro.recipes.dense_retriever.trigrams import trigrams
 
 
@@ -42,21 +42,32 @@ class Positives:
     """Their documents, by their names and by the ids of the positives."""
     titles: frozenset[str]
     texts: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+    """Short answers."""
 
     @classmethod
     def of(cls, pairs: Iterable[Pair]) -> Positives:
         """Of the pairs of one question."""
-        documents, titles, texts = set[str](), set[str](), dict[str, None]()
-        for one in pairs:
-            documents |= {one.document, *names_of(one.positive.id, "", one.positive.document)}
-            titles |= {one.positive.title} - {""}
-            texts[one.positive.text.strip()] = None
-        return cls(frozenset(documents), frozenset(titles), tuple(texts))
+        documents, titles = set[str](), set[str]()
+        texts, answers = dict[str, None](), dict[str, None]()
+        for pair in pairs:
+            documents.add(pair.document)
+            answers |= dict.fromkeys(pair.answers)
+            for one in (pair.positive, *pair.other_positives):
+                documents.update(names_of(one.id, "", one.document))
+                titles |= {one.title} - {""}
+                texts[one.text.strip()] = None
+        return cls(frozenset(documents), frozenset(titles), tuple(texts), tuple(answers))
 
     @cached_property
     def names(self) -> frozenset[str]:
         """Documents and titles."""
         return self.documents | self.titles
+
+    def has(self, passage: PairPassage) -> bool:
+        """Whether a passage is one of them, or of one of their documents."""
+        named = document_among(passage.id, passage.title, self.documents, document=passage.document)
+        return named is not None or text_key(passage.text) in map(text_key, self.texts)
 
     @cached_property
     def trigrams(self) -> list[frozenset[tuple[str, ...]]]:

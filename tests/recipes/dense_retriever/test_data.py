@@ -261,6 +261,8 @@ def test_positives_negatives_and_their_limits(tmp_path: Path) -> None:
     assert (counts["negatives_equal"], counts["negatives_that_are_positives"]) == (100, 100)
     assert counts["negatives_beyond_most"] == 100
     alone = run_step(tmp_path / "first", "pairs", data=settings | {"positives": "first"})
+    for one in read_pairs(alone / "train.jsonl"):
+        assert texts(one.other_positives) == [one.positive.text.replace("p", "r")]
     assert all("#" not in one.id and one.positive.text.startswith("p") for one in read_pairs(alone / "train.jsonl"))
 
 

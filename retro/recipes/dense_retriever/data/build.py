@@ -185,10 +185,11 @@ class _FileReader:
         self.counts["positives_equal"] += len(found.positives) - len(kept)
         if self._config.positives == "first":
             self.counts["positives_after_first"] += len(kept) - 1
-            chosen = list(kept.values())[:1]
+            chosen, others = list(kept.values())[:1], list(kept.values())[1:]
         else:
-            chosen = list(kept.values())
+            chosen, others = list(kept.values()), []
         negatives = self._negatives(found.negatives, set(kept))
+        other_positives = tuple(self._passage(one, document_of(one), "other_positives_cut") for one in others)
         for place, one in enumerate(chosen):
             name = found.id if len(chosen) == 1 else f"{found.id}#{place}"
             yield Pair(
@@ -198,6 +199,7 @@ class _FileReader:
                 positive=self._passage(one, document_of(one), "positives_cut"),
                 answers=found.answers,
                 negatives=negatives,
+                other_positives=other_positives,
             )
 
     def _negatives(self, given: Sequence[PositiveText], positives: set[str]) -> tuple[PairPassage, ...]:

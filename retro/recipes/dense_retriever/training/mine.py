@@ -48,7 +48,6 @@ STORE = "store"
 class _Judge:
     """Says of passages that were found for a pair whether they are negatives."""
 
-    pair: Pair
     config: MineConfig
     positives: Positives
     """All of the pair's question."""
@@ -77,7 +76,7 @@ class _Judge:
         return "too_near_in_score" if limit is not None and found.score > limit else ""
 
     def _answers(self) -> list[str]:
-        return [normalized_words(one) for one in self.pair.answers]
+        return [normalized_words(one) for one in self.positives.answers]
 
 
 def hard_negatives(
@@ -96,8 +95,12 @@ def hard_negatives(
         positives: All of the question; None: that of the pair.
         held_out: What is no negative, for training must not see it; None: nothing.
     """
-    judge, counts = _Judge(pair, config, positives or Positives.of([pair]), held_out), Counter[str]()
-    chosen = list(pair.negatives[: config.count]) if config.keep_given else []
+    judge, counts = _Judge(config, positives or Positives.of([pair]), held_out), Counter[str]()
+    given = pair.negatives if config.keep_given else ()
+    # What one item gives as a negative, another of the same question may give as a positive.
+    fitting = [one for one in given if not judge.positives.has(one)]
+    counts["own_document"] += len(given) - len(fitting)
+    chosen = fitting[: config.count]
     seen = {one.id for one in chosen} | {one.text.strip() for one in chosen}
     limits = [_limit(pair, one, config.margin) for one in lists]
     for rank in range(1, config.depth + 1):
@@ -113,7 +116,7 @@ def hard_negatives(
             else:
                 document = document_of_segment(one.document_id)
                 chosen.append(PairPassage(id=one.document_id, title=one.title, text=one.text, document=document))
-    return chosen, counts
+    return chosen, +counts
 
 
 def _limit(pair: Pair, found: Sequence[PassageLike], margin: float | None) -> float | None:
