@@ -3,9 +3,11 @@
 `train.jsonl` and `valid.jsonl` of the step `pairs` have one pair a line:
 
     {"id": "q1", "question": "…", "answers": ["…"], "document": "d7",
-     "positive": {"id": "d7#2", "title": "…", "text": "…"}, "negatives": [{"id": …, "title": …, "text": …}]}
+     "positive": {"id": "d7#2", "title": "…", "text": "…", "document": "d7"},
+     "negatives": [{"id": …, "title": …, "text": …, "document": …}], "other_positives": []}
 
-No document is in both files.
+No document is in both files. A question with several positives has a pair for each; `other_positives` are those that
+have none.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class PairPassage:
     id: str
     text: str
     title: str = ""
+    document: str = ""
+    """What it was cut from, where that is known; else its id or its title may say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class Pair:
     answers: tuple[str, ...] = ()
     """Short answers, for accuracy by answer string; may be empty."""
     negatives: tuple[PairPassage, ...] = ()
+    other_positives: tuple[PairPassage, ...] = ()
+    """Positives of the question that are in no pair: nor are they negatives of it."""
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
@@ -64,8 +70,10 @@ def read_pairs(path: Path) -> list[Pair]:
 def pair_of_record(record: Mapping[str, Any]) -> Pair:
     """The pair of a line that `write_pairs` wrote, without checks."""
     passages = {"positive": PairPassage(**record["positive"])}
-    negatives = tuple(PairPassage(**one) for one in record["negatives"])
-    return Pair(**{**record, **passages, "negatives": negatives, "answers": tuple(record["answers"])})
+    lists = {
+        name: tuple(PairPassage(**one) for one in record.get(name, ())) for name in ("negatives", "other_positives")
+    }
+    return Pair(**{**record, **passages, **lists, "answers": tuple(record["answers"])})
 
 
 def question_key(question: str) -> str:
@@ -84,23 +92,30 @@ def text_id(title: str, text: str) -> str:
 
 
 def _pair(path: Path, item: Mapping[str, Any]) -> Pair:
-    answers, negatives = item.get("answers", []), item.get("negatives", [])
+    answers = item.get("answers", [])
     if not isinstance(answers, list) or not all(isinstance(one, str) for one in answers):
         raise DataError(path, f"{item['_place']} has {str(answers)[:40]!r} in 'answers', needed texts", _REMEDY)
-    if not isinstance(negatives, list):
-        raise DataError(path, f"{item['_place']} has {str(negatives)[:40]!r} in 'negatives', needed a list", _REMEDY)
     return Pair(
         id=item["id"],
         question=item["question"],
         document=item["document"],
         positive=_passage(path, item, item.get("positive")),
         answers=tuple(answers),
-        negatives=tuple(_passage(path, item, one) for one in negatives),
+        negatives=_passages(path, item, "negatives"),
+        other_positives=_passages(path, item, "other_positives"),
     )
+
+
+def _passages(path: Path, item: Mapping[str, Any], name: str) -> tuple[PairPassage, ...]:
+    found = item.get(name, [])
+    if not isinstance(found, list):
+        raise DataError(path, f"{item['_place']} has {str(found)[:40]!r} in {name!r}, needed a list", _REMEDY)
+    return tuple(_passage(path, item, one) for one in found)
 
 
 def _passage(path: Path, item: Mapping[str, Any], value: Any) -> PairPassage:
     if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("id", "text")):
         problem = f"{item['_place']} has {str(value)[:40]!r} as a passage, needed id, text and title"
         raise DataError(path, problem, _REMEDY)
-    return PairPassage(id=value["id"], text=value["text"], title=str(value.get("title") or ""))
+    title, document = (str(value.get(name) or "") for name in ("title", "document"))
+    return PairPassage(id=value["id"], text=value["text"], title=title, document=document)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 
 from retro.common.errors import ConfigError
@@ -11,6 +14,7 @@ from retro.recipes.dense_retriever.training.batches import (
     PairBatches,
     pair_keys,
     plan_batches,
+    refused_keys,
 )
 
 
@@ -91,6 +95,41 @@ def test_a_negative_of_a_document_that_is_named_by_its_title_is_masked() -> None
     pairs = [pair(0, "a", negatives=hard), pair(1, "b"), pair(2, "c")]
     made = batches(pairs, [[0, 1]], negatives=1, pool=lambda _: [one.negatives for one in pairs])
     assert made.columns(0)["negative_1"] == ["passage: T text 2"] * 2
+
+
+def test_a_hard_negative_is_masked_by_the_document_that_it_names_itself() -> None:
+    # As DPR has it: ids of passages are numbers, and name no document.
+    of_b, fine = PairPassage(id="12", text="more of b", document="b"), PairPassage(id="13", text="fine", document="z")
+    pairs = [pair(0, "a", negatives=(of_b, fine)), pair(1, "b", negatives=(fine,))]
+    made = batches(pairs, [[0, 1]], negatives=1, pool=lambda _: [one.negatives for one in pairs])
+    assert made.columns(0)["negative_1"] == ["passage: fine", "passage: fine"]
+    assert made.counts.masked == 1
+
+
+def met(pairs: list[Pair]) -> set[tuple[int, ...]]:
+    """Which are together in batches of two, over 200 epochs."""
+    plan = plan_batches([pair_keys(one) for one in pairs], 2, 1, refused=refused_keys(pairs), epochs=200)
+    return {tuple(sorted(rows)) for rows in plan.rows_SB.tolist()}
+
+
+def test_another_positive_of_a_question_is_never_beside_it_in_a_batch() -> None:
+    # Pair 0 asks what pair 1 asks, whose positive is of the document of pair 2; pair 4 has the text of pair 1.
+    first = pair(0, "a")
+    pairs = [first, replace(pair(1, "b"), question="Q0"), pair(2, "b"), pair(3, "c"), pair(4, "d", "text 1"),
+             pair(5, "e"), pair(6, "f")]  # fmt: skip
+    together = set(combinations(range(7), 2)) - {(0, 1), (0, 2), (0, 4), (1, 2), (1, 4)}
+    assert met(pairs) == together
+    # Also where the other positive has no pair.
+    alone = replace(first, other_positives=(PairPassage(id="x", text="more", document="c"),))
+    assert met([alone, *pairs[1:]]) == together - {(0, 3), (1, 3)}
+    with pytest.raises(ConfigError, match="batch_size = 3: needs at most 1 here: so many of the 3 pairs"):
+        plan_batches([pair_keys(one) for one in pairs[:3]], 3, 1, refused=refused_keys(pairs[:3]))
+
+
+def test_the_only_passage_that_may_be_drawn_is_found_among_many() -> None:
+    pairs = [*(pair(n, "a") for n in range(5000)), pair(5000, "b")]
+    made = batches(pairs, [[0]], negatives=1, pool=lambda _: [()] * len(pairs))
+    assert made.columns(0)["negative_1"] == ["passage: T text 5000"]
 
 
 def test_a_share_of_the_negatives_is_random() -> None:

@@ -231,6 +231,18 @@ def test_workers_folders_compression_and_a_list_change_no_pair(tmp_path: Path) -
     assert b'"1/0"' in b"".join(outs[0])
 
 
+def test_passages_keep_the_documents_that_files_name_and_held_out_ones_are_no_negatives(tmp_path: Path) -> None:
+    items = [one | {"negatives": [{"id": "1", "text": f"other {n}", "document": TRAINED[0]},
+                                  {"id": "2", "text": f"held out {n}", "document": HELD_OUT[0]}]}
+             for n, one in enumerate(triples())]  # fmt: skip
+    out = run_step(tmp_path / "run", "pairs", data={"sources": [{"path": write_lines(tmp_path / "all.jsonl", items)}]})
+    train = read_pairs(out / "train.jsonl")
+    for one in train:
+        assert one.positive.document == one.document
+        assert {negative.document for negative in one.negatives} == {TRAINED[0]}
+    assert manifest(out)["counts"]["dropped"] == {"negative_is_held_out": len(train)}
+
+
 def test_positives_negatives_and_their_limits(tmp_path: Path) -> None:
     many = [
         {"id": f"q{n}", "question": f"question {n}", "positives": [f"p {n}", f"P  {n}", f"r {n}"],
@@ -249,6 +261,8 @@ def test_positives_negatives_and_their_limits(tmp_path: Path) -> None:
     assert (counts["negatives_equal"], counts["negatives_that_are_positives"]) == (100, 100)
     assert counts["negatives_beyond_most"] == 100
     alone = run_step(tmp_path / "first", "pairs", data=settings | {"positives": "first"})
+    for one in read_pairs(alone / "train.jsonl"):
+        assert texts(one.other_positives) == [one.positive.text.replace("p", "r")]
     assert all("#" not in one.id and one.positive.text.startswith("p") for one in read_pairs(alone / "train.jsonl"))
 
 

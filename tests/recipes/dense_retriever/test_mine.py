@@ -104,6 +104,20 @@ def test_negatives_are_taken_from_the_sources_in_turn_and_none_twice() -> None:
     assert ids([first, second], count=2)[0] == ["a#0", "b#0"]
 
 
+def test_positives_that_have_no_pair_and_those_of_other_items_are_no_negatives() -> None:
+    lake = PairPassage(id="9", title="Lake", text="A lake in Kent, seen from the garden")
+    first = replace(PAIR, other_positives=(lake,), negatives=(lake, PairPassage(id="8", text="An orchard")))
+    ranked = found(("d7#0", "a lake in kent seen from the garden"), ("d4#0", "A garden of roses in Kent"))
+    assert ids([ranked], first) == (["8", "d4#0"], {"own_document": 1, "near_duplicate": 1})
+    # The same question in another file: its positive and its answers are this one's too.
+    second = replace(PAIR, id="p", question="who laid out the GARDEN", document="d9", positive=lake, answers=("Brown",))
+    positives = positives_of([replace(first, other_positives=()), second])
+    ranked = found(("d5#0", "Brown, who laid out many"), ("d4#0", "A garden of roses in Kent"))
+    negatives, counts = hard_negatives(first, [ranked], MineConfig(), positives[0])
+    assert [one.id for one in negatives] == ["8", "d4#0"]
+    assert counts == {"own_document": 1, "has_answer": 1}
+
+
 def test_ranks_before_the_first_and_behind_the_last_are_left_alone() -> None:
     ranked = found(("a#0", "a"), ("b#0", "b"), ("c#0", "c"), ("e#0", "e"))
     assert ids([ranked], first_rank=2, depth=3) == (["b#0", "c#0"], {"before_first_rank": 1})

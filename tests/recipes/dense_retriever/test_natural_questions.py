@@ -126,6 +126,7 @@ def test_a_document_without_a_name_is_known_by_its_text() -> None:
     [
         ({"question_text": " "}, "no_question"),
         ({"question_text": None}, "no_question"),
+        ({"example_id": [3]}, "wrong_type"),
         ({"annotations": "none"}, "wrong_type"),
         ({"annotations": [3]}, "wrong_type"),
         ({"annotations": {"long_answer": 3}}, "wrong_type"),

@@ -185,19 +185,21 @@ class _FileReader:
         self.counts["positives_equal"] += len(found.positives) - len(kept)
         if self._config.positives == "first":
             self.counts["positives_after_first"] += len(kept) - 1
-            chosen = list(kept.values())[:1]
+            chosen, others = list(kept.values())[:1], list(kept.values())[1:]
         else:
-            chosen = list(kept.values())
+            chosen, others = list(kept.values()), []
         negatives = self._negatives(found.negatives, set(kept))
+        other_positives = tuple(self._passage(one, document_of(one), "other_positives_cut") for one in others)
         for place, one in enumerate(chosen):
             name = found.id if len(chosen) == 1 else f"{found.id}#{place}"
             yield Pair(
                 id=self._prefix + name,
                 question=found.question,
                 document=document_of(one),
-                positive=self._passage(one, "positives_cut"),
+                positive=self._passage(one, document_of(one), "positives_cut"),
                 answers=found.answers,
                 negatives=negatives,
+                other_positives=other_positives,
             )
 
     def _negatives(self, given: Sequence[PositiveText], positives: set[str]) -> tuple[PairPassage, ...]:
@@ -206,13 +208,13 @@ class _FileReader:
         self.counts["negatives_equal"] += len(given) - len(distinct)
         self.counts["negatives_that_are_positives"] += len(distinct) - len(kept)
         self.counts["negatives_beyond_most"] += max(0, len(kept) - self._config.negatives)
-        return tuple(self._passage(one, "negatives_cut") for one in kept[: self._config.negatives])
+        return tuple(self._passage(one, one.document, "negatives_cut") for one in kept[: self._config.negatives])
 
-    def _passage(self, one: PositiveText, count: str) -> PairPassage:
+    def _passage(self, one: PositiveText, document: str, count: str) -> PairPassage:
         starts, most = self._starts(one.text), self._config.max_length
         self.counts[count] += len(starts) > most
         text = cut_to(one.text, starts, most)
-        return PairPassage(id=one.id or text_id(one.title, text), title=one.title, text=text)
+        return PairPassage(id=one.id or text_id(one.title, text), title=one.title, text=text, document=document)
 
 
 def _distinct(passages: Sequence[PositiveText]) -> dict[str, PositiveText]:

@@ -40,7 +40,7 @@ class DataConfig(StageConfig):
 
     positives: Literal["all", "first"] = "all"
     """Of a question with several positives: a pair for each, or for the first in the file. The others are never
-    negatives of it."""
+    negatives of it: with `first` the pair keeps them in `other_positives`."""
 
     negatives: NonNegativeInt = 16
     """Most negatives of a pair: the hard ones of the file first."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from retro.qa.formats.item import BadItemError
-from retro.recipes.dense_retriever.data.pair_items import Found, NoPositiveError, PositiveText
+from retro.recipes.dense_retriever.data.pair_items import Found, NoPositiveError, PositiveText, name_of
 
 # As the release simplifies them, blanks within a token are underscores: <Td_colspan="2">.
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]*(?:[_\s/][^>]*)?>")
@@ -65,7 +65,7 @@ def natural_questions(item: Mapping[str, Any], number: str) -> Found:
         raise NoPositiveError("empty_long_answer", "has a long answer of HTML alone")
     own = [one for one, span in zip(annotations, spans, strict=True) if span == chosen]
     return Found(
-        id=str(item.get("example_id") or item.get("id") or number),
+        id=name_of(item, ("example_id", "id")) or number,
         question=_question(item),
         positives=(PositiveText(text=text, title=document.name, document=document.name),),
         answers=tuple(dict.fromkeys(_short_answers(own, document))),

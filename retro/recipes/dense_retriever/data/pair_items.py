@@ -57,14 +57,14 @@ def plain_pairs(item: Mapping[str, Any], number: str) -> Found:
     question = next((item[name] for name in _QUESTIONS if item.get(name) is not None), None)
     if not isinstance(question, str) or not question.strip():
         raise BadItemError("no_question", f"has no text under any of the names {', '.join(_QUESTIONS)}")
-    document = _name(item, _DOCUMENTS)
+    document = name_of(item, _DOCUMENTS)
     positives = [one for name in _POSITIVES for one in _passages(item, name, document)]
     if not positives:
         raise NoPositiveError("no_positive", "has no positive")
     # sentence-transformers numbers them: negative_1, negative_2 …
     numbered = sorted((name for name in item if name.startswith("negative_") and name[9:].isdecimal()), key=_place)
     return Found(
-        id=_name(item, _IDS) or number,
+        id=name_of(item, _IDS) or number,
         question=question.strip(),
         positives=positives,
         negatives=[one for name in (*_NEGATIVES, *numbered) for one in _passages(item, name, "")],
@@ -113,13 +113,13 @@ def _passages(item: Mapping[str, Any], name: str, document: str) -> Iterator[Pos
         title = one.get("title")
         if title is not None and not isinstance(title, str):
             raise BadItemError("wrong_type", f"has {str(title)[:40]!r} as the title of a passage")
-        own = _name(one, _DOCUMENTS) or document
+        own = name_of(one, _DOCUMENTS) or document
         yield PositiveText(
-            text=one["text"].strip(), title=(title or "").strip(), id=_name(one, _PASSAGE_IDS), document=own
+            text=one["text"].strip(), title=(title or "").strip(), id=name_of(one, _PASSAGE_IDS), document=own
         )
 
 
-def _name(item: Mapping[str, Any], names: Sequence[str]) -> str:
+def name_of(item: Mapping[str, Any], names: Sequence[str]) -> str:
     """The first of some fields that is there, as text; empty where none is.
 
     Raises:

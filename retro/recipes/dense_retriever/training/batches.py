@@ -1,15 +1,15 @@
 """Which pairs make a batch, and what stands in it: a function of seed and step, so a resumed run sees the same.
 
 A question's negatives are the other passages of its batch. So no two pairs of a batch have a document, a question or a
-passage's text in common, and no negative of one is, or is of the document of, a positive of
-any question of the batch.
+passage's text in common, and no passage of it, drawn or another pair's, is, or is of the document of, a positive of a
+question that it is a negative of: be this positive in the batch or in no pair at all.
 """
 
 # Dims in this file. S steps   B pairs of a batch, over all processes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retro.common.errors import ConfigError
-from retro.recipes.dense_retriever.pairs import Pair, PairPassage
+from retro.recipes.dense_retriever.pairs import Pair, PairPassage, question_key
 from retro.recipes.dense_retriever.same_question import Positives, document_among, positives_of
 from retro.recipes.dense_retriever.training.crops import crop_pair, generator
 
@@ -45,7 +45,13 @@ class Plan:
 
 
 def plan_batches(
-    keys: Sequence[Sequence[Hashable]], size: int, seed: int, *, steps: int | None = None, epochs: float = 1.0
+    keys: Sequence[Collection[Hashable]],
+    size: int,
+    seed: int,
+    *,
+    refused: Sequence[Collection[Hashable]] | None = None,
+    steps: int | None = None,
+    epochs: float = 1.0,
 ) -> Plan:
     """Draw the batches of a training.
 
@@ -53,19 +59,21 @@ def plan_batches(
         keys: Of each pair, what no other pair of its batch may have.
         size: B.
         seed: Of the order, together with the number of the epoch.
+        refused: Of each pair, what no other pair of its batch may have among its keys, besides the pair's own keys.
         steps: S; None: as many as `epochs` take.
         epochs: Times that all pairs are seen.
 
     Raises:
         ConfigError: There are not enough pairs that differ for one batch.
     """
+    refused = keys if refused is None else refused
     batches: list[list[int]] = []
     deferred = left_out = epoch = 0
     wanted = steps
     while wanted is None or len(batches) < wanted:
-        found, waited, rest = _epoch(keys, size, generator(seed, "order", epoch).permutation(len(keys)))
+        found, waited, rest = _epoch(keys, refused, size, generator(seed, "order", epoch).permutation(len(keys)))
         if not found:
-            need = f"needs at most {_distinct(keys)} here: so many of the {len(keys)} pairs have no document, "
+            need = f"needs at most {_distinct(keys, refused)} here: so many of the {len(keys)} pairs have no document, "
             need += "question or passage in common"
             raise ConfigError("batch_size", size, need)
         batches += found
@@ -76,17 +84,30 @@ def plan_batches(
     return Plan(np.array(batches[:wanted], dtype=np.int64), deferred, left_out)
 
 
-def _distinct(keys: Sequence[Sequence[Hashable]]) -> int:
-    used: set[Hashable] = set()
-    count = 0
-    for one in keys:
-        if used.isdisjoint(one):
-            used.update(one)
-            count += 1
-    return count
+@dataclass
+class _Taken:
+    """What the pairs of a batch have, and what they refuse."""
+
+    keys: set[Hashable] = field(default_factory=set)
+    refused: set[Hashable] = field(default_factory=set)
+
+    def add(self, keys: Collection[Hashable], refused: Collection[Hashable]) -> bool:
+        """Take another pair, unless it and one that is here refuse each other."""
+        fits = self.keys.isdisjoint(keys) and self.keys.isdisjoint(refused) and self.refused.isdisjoint(keys)
+        if fits:
+            self.keys.update(keys)
+            self.refused.update(refused)
+        return fits
 
 
-def _epoch(keys: Sequence[Sequence[Hashable]], size: int, order: Int64) -> tuple[list[list[int]], int, int]:
+def _distinct(keys: Sequence[Collection[Hashable]], refused: Sequence[Collection[Hashable]]) -> int:
+    taken = _Taken()
+    return sum(taken.add(*one) for one in zip(keys, refused, strict=True))
+
+
+def _epoch(
+    keys: Sequence[Collection[Hashable]], refused: Sequence[Collection[Hashable]], size: int, order: Int64
+) -> tuple[list[list[int]], int, int]:
     """Batches of an epoch, how often a pair was deferred, and how many pairs are in no batch."""
     fresh: Iterator[int] = iter(order.tolist())
     waiting: list[int] = []
@@ -94,12 +115,11 @@ def _epoch(keys: Sequence[Sequence[Hashable]], size: int, order: Int64) -> tuple
     deferred = 0
     while True:
         batch: list[int] = []
-        used: set[Hashable] = set()
+        taken = _Taken()
         queue, waiting = waiting, []
         for row in _both(queue, fresh):
-            if used.isdisjoint(keys[row]):
+            if taken.add(keys[row], refused[row]):
                 batch.append(row)
-                used.update(keys[row])
                 if len(batch) == size:
                     break
             else:
@@ -120,7 +140,19 @@ def _both(queue: list[int], fresh: Iterator[int]) -> Iterator[int]:
 
 def pair_keys(pair: Pair) -> tuple[Hashable, ...]:
     """What no other pair of a batch may have."""
-    return (("d", pair.document), ("q", pair.question.strip()), ("p", pair.positive.text.strip()))
+    return (("d", pair.document), ("q", question_key(pair.question)), ("p", pair.positive.text.strip()))
+
+
+def refused_keys(pairs: Sequence[Pair]) -> list[Collection[Hashable]]:
+    """Of each pair, what no other pair of its batch may have: documents and texts of its question's other positives."""
+    # Pairs of a question share theirs: a question of DPR may have a hundred positives.
+    found: dict[int, frozenset[Hashable]] = {}
+    positives = positives_of(pairs)
+    for one in positives:
+        if id(one) not in found:
+            documents, texts = (("d", name) for name in one.documents), (("p", text) for text in one.texts)
+            found[id(one)] = frozenset([*documents, *texts])
+    return [found[id(one)] for one in positives]
 
 
 def passage_text(passage: PairPassage, *, title: bool) -> str:
@@ -210,6 +242,14 @@ class PairBatches:
             other = self.pairs[int(random.integers(len(self.pairs)))]
             if other.document not in documents and not clashes(other.positive, texts, documents):
                 return other.positive
+        # Where few are allowed a hundred draws may miss them.
+        allowed = [
+            one.positive
+            for one in self.pairs
+            if one.document not in documents and not clashes(one.positive, texts, documents)
+        ]
+        if allowed:
+            return allowed[int(random.integers(len(allowed)))]
         need = f"needs to be smaller for {len(self.pairs)} pairs: no passages are left to draw negatives from"
         raise ConfigError("batch_size", self.plan.rows_SB.shape[1], need)
 
@@ -219,7 +259,8 @@ class PairBatches:
 
 def clashes(negative: PairPassage, texts: set[str], documents: set[str]) -> bool:
     """Whether a negative may answer a question of the batch: of one of its documents, or equal to a positive."""
-    return document_among(negative.id, negative.title, documents) is not None or negative.text.strip() in texts
+    named = document_among(negative.id, negative.title, documents, document=negative.document)
+    return named is not None or negative.text.strip() in texts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from retro.index.weights import MODEL, find_model
 from retro.qa.question import PassageLike
 from retro.recipes.base import Made, Step, StepRun
 from retro.recipes.dense_retriever.data.pair_split import Split
+from retro.recipes.dense_retriever.data.segments import document_of_segment
 from retro.recipes.dense_retriever.evaluation.ranking import has_answer, normalized_words
 from retro.recipes.dense_retriever.evaluation.word_search import WordSearch
 from retro.recipes.dense_retriever.pairs import Pair, PairPassage, read_pairs, write_pairs
@@ -47,7 +48,6 @@ STORE = "store"
 class _Judge:
     """Says of passages that were found for a pair whether they are negatives."""
 
-    pair: Pair
     config: MineConfig
     positives: Positives
     """All of the pair's question."""
@@ -76,7 +76,7 @@ class _Judge:
         return "too_near_in_score" if limit is not None and found.score > limit else ""
 
     def _answers(self) -> list[str]:
-        return [normalized_words(one) for one in self.pair.answers]
+        return [normalized_words(one) for one in self.positives.answers]
 
 
 def hard_negatives(
@@ -95,8 +95,12 @@ def hard_negatives(
         positives: All of the question; None: that of the pair.
         held_out: What is no negative, for training must not see it; None: nothing.
     """
-    judge, counts = _Judge(pair, config, positives or Positives.of([pair]), held_out), Counter[str]()
-    chosen = list(pair.negatives[: config.count]) if config.keep_given else []
+    judge, counts = _Judge(config, positives or Positives.of([pair]), held_out), Counter[str]()
+    given = pair.negatives if config.keep_given else ()
+    # What one item gives as a negative, another of the same question may give as a positive.
+    fitting = [one for one in given if not judge.positives.has(one)]
+    counts["own_document"] += len(given) - len(fitting)
+    chosen = fitting[: config.count]
     seen = {one.id for one in chosen} | {one.text.strip() for one in chosen}
     limits = [_limit(pair, one, config.margin) for one in lists]
     for rank in range(1, config.depth + 1):
@@ -110,8 +114,9 @@ def hard_negatives(
             if reason := judge.reason(one, rank, limit):
                 counts[reason] += 1
             else:
-                chosen.append(PairPassage(id=one.document_id, title=one.title, text=one.text))
-    return chosen, counts
+                document = document_of_segment(one.document_id)
+                chosen.append(PairPassage(id=one.document_id, title=one.title, text=one.text, document=document))
+    return chosen, +counts
 
 
 def _limit(pair: Pair, found: Sequence[PassageLike], margin: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,4 +100,4 @@ class Refresher:
 
 
 def _records(pair: Pair) -> list[Mapping[str, str]]:
-    return [{"id": one.id, "title": one.title, "text": one.text} for one in pair.negatives]
+    return [asdict(one) for one in pair.negatives]

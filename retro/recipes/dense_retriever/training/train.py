@@ -26,6 +26,7 @@ from retro.recipes.dense_retriever.training.batches import (
     PairBatches,
     pair_keys,
     plan_batches,
+    refused_keys,
 )
 from retro.recipes.dense_retriever.training.config import PretrainConfig, StartConfig, TrainConfig
 from retro.recipes.dense_retriever.training.fitting import Fit, fit
@@ -55,7 +56,8 @@ def train(work: StepRun) -> Made:
     start = start_of(work)
     _require_hard(config, pairs, mined / TRAIN_FILE)
     keys = [pair_keys(one) for one in pairs]
-    plan = plan_batches(keys, config.batch_size, config.seed, steps=config.steps, epochs=config.epochs)
+    refused = refused_keys(pairs)
+    plan = plan_batches(keys, config.batch_size, config.seed, refused=refused, steps=config.steps, epochs=config.epochs)
     refresher = Refresher.of(work, config, pairs, start, plan.steps) if config.refresh_every else None
     own: list[Sequence[PairPassage]] = [one.negatives for one in pairs]
     batches = PairBatches(
