@@ -29,9 +29,10 @@ from retro.common.artifacts import (
     require_same_config,
     write_manifest,
 )
+from retro.common.checksum_cache import known_sha256
 from retro.common.config import StageConfig, config_json, unknown_name
 from retro.common.errors import ArtifactError, ConfigError
-from retro.common.files import discard, sha256_file, write_plain_json
+from retro.common.files import discard, write_plain_json
 from retro.common.launcher import worker_of
 from retro.common.leases import run_lock
 from retro.common.progress import duration
@@ -334,14 +335,15 @@ def shaping_of(work: StepRun) -> dict[str, Any]:
         "recipe": {name: _content(*_setting(work.settings, own, name)) for name in work.step.settings},
         "run": {name: run[name] for name in work.step.sections},
         "special_tokens": list(work.recipe.special_tokens),
-        "inputs": {str(path): _content_of(path) for path in work.step.inputs(work)},
+        "inputs": {str(path): _content_of(path, work.config.run_dir) for path in work.step.inputs(work)},
         "facts": dict(work.step.facts(work)),
     }
 
 
-def _content_of(path: Path) -> str:
-    """A checksum of a file; whoever reads it says what is wrong with one that cannot be read."""
-    return sha256_file(path) if path.is_file() else "missing"
+def _content_of(path: Path, memory: Path) -> str:
+    """A checksum of a file, read again only if it changed; whoever reads it says what is wrong with one that cannot be
+    read."""
+    return known_sha256(path, memory) if path.is_file() else "missing"
 
 
 def _setting(settings: Any, data: Any, name: str) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ survive a kill in `kept`.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -84,7 +85,7 @@ class CachedInfoNceLoss(KeepsSpread, CachedMultipleNegativesRankingLoss):  # typ
         return found
 
 
-class _OfEmbeddings(KeepsSpread, CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
+class _OfEmbeddings(ABC, KeepsSpread, CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
     """A loss of ours that is a function of all embeddings of a batch, with or without gradient caching."""
 
     model: Any
@@ -94,13 +95,13 @@ class _OfEmbeddings(KeepsSpread, CachedMultipleNegativesRankingLoss):  # type: i
         super().__init__(model, mini_batch_size=cached or 1)
         self._cached = cached > 0
 
+    @abstractmethod
     def value(self, embeddings: Sequence[Tensor]) -> Tensor | dict[str, Tensor]:
         """The loss, or its terms by name.
 
         Args:
             embeddings: [B, D] of questions, of positives, and of each hard negative.
         """
-        raise NotImplementedError
 
     @property
     def uses_gradient_cache(self) -> bool:
