@@ -19,8 +19,8 @@ from retro.common.optional import import_optional
 # A worker's number on its machine, as torchrun and Slurm say it.
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
-# No .bin, .pt or .h5: the first two are pickles, which run what they name.
 _NO_LIMIT = 2**31
+# No .bin, .pt or .h5: the first two are pickles, which run what they name.
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.spm")
 
 

@@ -193,6 +193,7 @@ _FREE = {
 # Settings that older runs do not record, with the values under which they do what those did.
 _LATER: dict[str, dict[str, Any]] = {
     "train": {"retrieval_rates": config_json(RetrievalRatesConfig()), "hidden_neighbors": 0.0},
+    "retrieval_rates": {"modules": {}},
     "model": {
         "gate_init": 0.0,
         "retrieval_init_std": 0.0,
@@ -216,10 +217,21 @@ def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in kept.items():
         if isinstance(value, Mapping):
             free = _FREE if name == "train" else set[str]()
-            free = free | {key for key, former in _LATER.get(name, {}).items() if value.get(key) == former}
+            later = _LATER.get(name, {})
+            free = free | {
+                key for key, former in later.items() if _recorded(key, value.get(key)) == _recorded(key, former)
+            }
             free |= {"head_width"} if _has_usual_heads(value) else set[str]()
             kept[name] = result_settings({key: one for key, one in value.items() if key not in free})
     return kept
+
+
+def _recorded(name: str, value: Any) -> Any:
+    """A setting as a run recorded it before parts of it were settings."""
+    if not isinstance(value, Mapping):
+        return value
+    later = _LATER.get(name, {})
+    return {key: one for key, one in value.items() if key not in later or one != later[key]}
 
 
 def _has_usual_heads(settings: Mapping[str, Any]) -> bool:

@@ -119,6 +119,16 @@ def test_runs_from_before_there_were_such_rates_go_on() -> None:
     assert result_settings(other) != result_settings(now)
 
 
+@pytest.mark.parametrize("rates", [{}, {"gate_lr_factor": 5.0}])
+def test_runs_from_before_modules_had_rates_go_on(rates: dict[str, Any]) -> None:
+    now = {"train": config_json(TrainConfig(retrieval_rates=rates))}
+    recorded = {key: value for key, value in now["train"]["retrieval_rates"].items() if key != "modules"}
+    before = {"train": now["train"] | {"retrieval_rates": recorded}}
+    assert result_settings(before) == result_settings(now)
+    other = {"train": config_json(TrainConfig(retrieval_rates=rates | {"modules": {"knowledge": 0.1}}))}
+    assert result_settings(other) != result_settings(now)
+
+
 def test_a_warm_up_longer_than_the_run_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"retrieval_rates = .*needs warmup_steps below steps = 10"):
         TrainConfig(steps=10, retrieval_rates={"warmup_steps": 10})
