@@ -42,7 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """GPUs are hidden, from the processes that tests start too, or one is there."""
+    """GPUs are hidden, from the processes that tests start too, or one is there. Ctrl-C is heard by all of them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what goes to the background so, and every process of a test would have it from this one.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("device") == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return

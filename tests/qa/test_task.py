@@ -51,7 +51,7 @@ def test_a_file_may_extend_a_shipped_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{extends: nq, metrics: [bleu]}", r"metrics = 'bleu': is not a metric; known: accuracy, answered, drop_em,"),
+        ("{extends: nq, metrics: [chrf]}", r"metrics = 'chrf': is not a metric; known: accuracy, answered,"),
         ("{extends: nq, metrik: [f1]}", r"metrik = .*: is not a setting; did you mean 'metrics'"),
         ("{extends: nope}", "task = 'nope': is not a task"),
         ("{name: a}", r"version = None: needs a value"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retro.generate.decoding.decoder import CachedDecoder
-from retro.generate.request import Extension
+from retro.generate.request import Decoder, Extension
 from retro.model.model import BuildOptions, RetroModel
 from tests.generate.decoding.recompute import EventReference, Recompute, RecomputeDecoder
 from tests.generate.decoding.scripts import fork_tree, neighbors, play, tokens
@@ -21,26 +22,33 @@ ALWAYS, SOMETIMES, NEVER = 1, 5, 10**6
 """Tokens from which on forks share memory; a sequence here has up to 32."""
 
 
-def assert_same_tree(truth: Recompute, decoder: CachedDecoder, seed: int, every: int, counts: list[int]) -> None:
+def assert_same_tree(
+    truth: Recompute, decoders: Sequence[CachedDecoder], seed: int, every: int, counts: list[int]
+) -> None:
     steps: dict[str, Any] = {"steps": 8, "longest": 32, "every": every, "counts": counts, "first": seed % CHUNK}
-    expected, found = (
-        [logits for call in play(one, fork_tree(np.random.default_rng(seed), **steps)) for logits in call]
-        for one in (truth, decoder)
-    )
-    assert len(found) > 10
-    for one, other in zip(found, expected, strict=True):
-        assert_equal(one, other)
+    assert_same(truth, decoders, seed, steps)
 
 
-@pytest.mark.parametrize("share_from", [ALWAYS, SOMETIMES, NEVER])
+def assert_same(truth: Recompute, decoders: Sequence[CachedDecoder], seed: int, tree: dict[str, Any]) -> None:
+    """One recompute, which takes long, is held against decoders that share memory at different lengths."""
+    expected = played(truth, seed, tree)
+    assert len(expected) > 10
+    for decoder in decoders:
+        for one, other in zip(played(decoder, seed, tree), expected, strict=True):
+            assert_equal(one, other)
+
+
+def played(decoder: Decoder, seed: int, tree: dict[str, Any]) -> list[Tensor]:
+    return [logits for call in play(decoder, fork_tree(np.random.default_rng(seed), **tree)) for logits in call]
+
+
 @pytest.mark.parametrize("seed", range(8))
-def test_random_trees_of_forks_equal_the_full_recompute(seed: int, share_from: int) -> None:
+def test_random_trees_of_forks_equal_the_full_recompute(seed: int) -> None:
     model = tiny_model(tiny_shape(query_groups=2))
-    truth = EventReference(model)
-    assert_same_tree(truth, CachedDecoder(model, 0, share_from=share_from), seed, every=1 + seed % 6, counts=[1, 2, 3])
+    decoders = [CachedDecoder(model, 0, share_from=share_from) for share_from in (ALWAYS, SOMETIMES, NEVER)]
+    assert_same_tree(EventReference(model), decoders, seed, every=1 + seed % 6, counts=[1, 2, 3])
 
 
-@pytest.mark.parametrize("share_from", [ALWAYS, SOMETIMES])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -51,20 +59,15 @@ def test_random_trees_of_forks_equal_the_full_recompute(seed: int, share_from: i
         {"gate": 0.0},
     ],
 )
-def test_every_kind_of_model_forks(settings: dict[str, Any], share_from: int) -> None:
+def test_every_kind_of_model_forks(settings: dict[str, Any]) -> None:
     model = open_gates(tiny_model(tiny_shape(**settings)))
-    truth = RecomputeDecoder(model)
+    decoders = [CachedDecoder(model, 0, share_from=share_from) for share_from in (ALWAYS, SOMETIMES)]
     if model.shape.model.retrieval:
-        assert_same_tree(EventReference(model), CachedDecoder(model, 0, share_from=share_from), 3, 3, [1, 2])
+        assert_same_tree(EventReference(model), decoders, 3, 3, [1, 2])
         return
     tree: dict[str, Any] = {"steps": 8, "longest": 32, "first": 99, "every": 1, "counts": [1]}
     for seed in range(3):
-        expected, found = (
-            [logits for call in play(one, fork_tree(np.random.default_rng(seed), **tree)) for logits in call]
-            for one in (truth, CachedDecoder(model, 0, share_from=share_from))
-        )
-        for one, other in zip(found, expected, strict=True):
-            assert_equal(one, other)
+        assert_same(RecomputeDecoder(model), decoders, seed, tree)
 
 
 @pytest.mark.parametrize("share_from", [ALWAYS, NEVER])
