@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -83,12 +84,22 @@ def test_a_start_of_fewer_positions_than_rows_of_them_is_trained_at_its_full_len
 
 
 def killed(home: Path, step: str, sections: dict[str, Any], after: int) -> int:
-    """Run a step in a process of its own that kills itself by SIGKILL right behind a step of training."""
+    """Run a step in a process of its own that kills itself by SIGKILL right behind a step of training.
+
+    Forked from a fresh process: this one may hold a group of processes whose threads a fork does not have.
+    """
+    clean = multiprocessing.get_context("forkserver")
+    clean.set_forkserver_preload([f"{train.__name__.rpartition('.')[0]}.trainer", __name__])
+    process = clean.Process(target=until_killed, args=(home, step, sections, after))
+    process.start()
+    process.join(300)
+    assert process.exitcode is not None, "it neither ends nor is killed"
+    return process.exitcode
+
+
+def until_killed(home: Path, step: str, sections: dict[str, Any], after: int) -> None:
     from retro.recipes.dense_retriever.training import trainer
 
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     own = trainer.StepWatch.on_step_end
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -97,10 +108,7 @@ def killed(home: Path, step: str, sections: dict[str, Any], after: int) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
 
     trainer.StepWatch.on_step_end = on_step_end  # type: ignore[method-assign]
-    try:
-        do(home, step, **sections)
-    finally:
-        os._exit(3)
+    do(home, step, **sections)
 
 
 @pytest.mark.parametrize("kind", KINDS)

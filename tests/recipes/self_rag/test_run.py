@@ -237,7 +237,7 @@ class WorldCritic(Critic):
 
 @pytest.mark.slow
 def test_a_generator_retrieves_when_it_must_and_prefers_what_is_supported(tmp_path: Path) -> None:
-    config = config_of(tmp_path, critic_steps=1, generator_steps=1000, items=6000, questions=100)
+    config = config_of(tmp_path, critic_steps=1, generator_steps=500, items=6000, questions=100)
     corpus, db, index = (stage(name).path(config) for name in ("corpus", "db", "index"))
     source = DatabaseRetriever(corpus, db, index, config.search)
     data = DataConfig(evidence=3, top_n=5, force_irrelevant=("tell",), irrelevant_share=0.2)

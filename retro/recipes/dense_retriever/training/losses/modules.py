@@ -38,7 +38,8 @@ Features = Iterable[dict[str, Tensor]]
 
 def _together() -> bool:
     """Whether several processes train together."""
-    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return bool(ready and torch.distributed.get_world_size() > 1)
 
 
 def _of_all(embeddings_BD: Tensor) -> Tensor:
