@@ -7,6 +7,8 @@ Its layers are megatron-core transformer layers; residuals run on the unnormaliz
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from retro.mcore.layers import (
     TransformerConfig,
     TransformerLayer,
     TransformerLayerSubmodules,
+    apply_rotary_pos_emb,
     build_module,
     get_bias_dropout_add,
     sharded_state_dict_default,
@@ -36,15 +39,28 @@ from retro.model.specs import mlp_spec, rotary_positions, self_attention_spec
 
 
 class NeighborCore(FusedAttentionCore):
-    """The attention core of the encoder's self-attention: tokens see the real tokens of their neighbor."""
+    """The attention core of the encoder's self-attention: tokens see the real tokens of their neighbor.
+
+    It rotates queries and keys, as megatron-core does before its cores, since positions are those in a whole neighbor.
+    """
+
+    angles: Callable[[int], Tensor] | None = None
+    """[R, 1, 1, D] by R; None rotates nothing."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any) -> Tensor:
         """Attend under a mask [C, 1, 1, R], from [R, C, N, D] queries or the [P, 1, N, D] of real tokens."""
-        if attention_mask is None or query.shape[:2] == (attention_mask.size(-1), attention_mask.size(0)):
-            return super().forward(query, key, value, attention_mask)
+        if attention_mask is None:
+            raise ValueError("the encoder's self-attention needs the mask of real tokens")
+        if query.shape[:2] == (attention_mask.size(-1), attention_mask.size(0)):
+            return self._rotated(query, key, value, attention_mask)
         real = RealTokens.of(attention_mask[:, 0, 0])
-        attended = super().forward(real.spread(query), real.spread(key), real.spread(value), attention_mask)
-        return real.pack(attended)
+        return real.pack(self._rotated(real.spread(query), real.spread(key), real.spread(value), attention_mask))
+
+    def _rotated(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        if self.angles is not None:
+            angles = self.angles(query.size(0))
+            query, key = (apply_rotary_pos_emb(x, angles, config=self.config) for x in (query, key))
+        return super().forward(query, key, value, mask)
 
 
 def encoder_layer_spec(kernels: Kernels, shape: ModelShape, *, reads_chunk: bool) -> ModuleSpec:
@@ -93,6 +109,9 @@ class NeighborEncoder(MegatronModule):
         self.rotary: RotaryEmbedding | None = None
         if shape.model.encoder_rope:
             self.rotary = rotary_positions(shape.model, config, pg_collection)
+            for layer in self.layers:
+                attention: Any = layer.self_attention
+                attention.core_attention.angles = partial(self.rotary)
 
     @torch.no_grad()
     def _start_as_nothing(self) -> None:
@@ -123,9 +142,6 @@ class NeighborEncoder(MegatronModule):
         """
         chunks = QueryChunks(chunk_BLM.flatten(0, 1)[:, None, None, :], real)
         self_mask = real_BLKR.flatten(0, 2)[:, None, None, :]
-        rotary = None if self.rotary is None else self.rotary(real_BLKR.size(3))
-        if rotary is not None and real is not None:
-            rotary = rotary[real.positions(rotary.device)]
         hidden = neighbors
         for layer in self.layers:
             hidden, _ = layer(
@@ -133,7 +149,6 @@ class NeighborEncoder(MegatronModule):
                 attention_mask=self_mask,
                 context=decoder_states,
                 context_mask=chunks,
-                rotary_pos_emb=rotary,
             )
         return hidden if self.final_layernorm is None else self.final_layernorm(hidden)
 

@@ -186,7 +186,7 @@ class RetroModel(GPTModel):
             raise ValueError("neighbors need a mask of their own shape")
         if self._real_tokens_only:
             real = RealTokens.of(mask_BLKR.flatten(0, 2))
-            ids_1P = real.chosen(neighbors_BLKR.flatten())[None]
+            ids_1P = real.chosen(neighbors_BLKR.flatten(0, 2).T)[None]
             return self.embedding(input_ids=ids_1P, position_ids=real.positions(ids_1P.device)[None])
         ids = neighbors_BLKR.flatten(0, 2)
         return self.embedding(input_ids=ids, position_ids=positions(ids, None))

@@ -17,35 +17,36 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RealTokens:
-    """Where the real tokens of neighbors stand; in the order of neighbors, then of positions."""
+    """Where the real tokens of neighbors stand; in the order of positions, then of neighbors, as they lie in memory."""
 
     count: int
     """C."""
     width: int
     """R."""
     places_P: Tensor | None
-    """In [C R]; None where all of them are real."""
+    """In [R C]; None where all of them are real."""
 
     @classmethod
     def of(cls, real_CR: Tensor) -> RealTokens:
         """Those of a mask that is True where a token is real; of nothing real, the first: layers refuse no tokens."""
-        places_P = real_CR.flatten().nonzero()[:, 0]
+        places_P = real_CR.T.flatten().nonzero()[:, 0]
         if not len(places_P):
             places_P = places_P.new_zeros(1)
         everything = len(places_P) == real_CR.numel()
         return cls(real_CR.size(0), real_CR.size(1), None if everything else places_P)
 
-    def chosen(self, x_T: Tensor) -> Tensor:
-        """[C R, ...] to [P, ...]; without a gradient of its own, for ids and positions."""
+    def chosen(self, x_RC: Tensor) -> Tensor:
+        """[R, C] to [P], of what has no gradient."""
+        x_T = x_RC.flatten()
         return x_T if self.places_P is None else x_T[self.places_P]
 
     def positions(self, device: torch.device) -> Tensor:
         """[P] position of each in its neighbor."""
-        return self.chosen(torch.arange(self.width, device=device).repeat(self.count))
+        return self.chosen(torch.arange(self.width, device=device)[:, None].expand(-1, self.count))
 
     def pack(self, x_RCX: Tensor) -> Tensor:
         """[R, C, ...] to [P, 1, ...]."""
-        x_TX = x_RCX.transpose(0, 1).flatten(0, 1)
+        x_TX = x_RCX.flatten(0, 1)
         packed = x_TX if self.places_P is None else _pack(x_TX, self.places_P)
         return packed[:, None]
 
@@ -53,7 +54,7 @@ class RealTokens:
         """[P, 1, ...] to [R, C, ...], zeros on padding."""
         x_PX = x_P1X[:, 0]
         spread = x_PX if self.places_P is None else _spread(x_PX, self.places_P, self.count * self.width)
-        return spread.unflatten(0, (self.count, self.width)).transpose(0, 1)
+        return spread.unflatten(0, (self.width, self.count))
 
 
 def _pack(x_TX: Tensor, places_P: Tensor) -> Tensor:

@@ -98,6 +98,6 @@ def test_tokens_come_back_to_their_places() -> None:
     packed = real.pack(x_RCX)
     assert packed.shape == (int(mask_CR.sum()), 1, 3)
     assert torch.equal(real.spread(packed), torch.where(mask_CR.T[..., None], x_RCX, 0.0))
-    assert torch.equal(real.positions(mask_CR.device), torch.arange(R).expand_as(mask_CR)[mask_CR])
+    assert torch.equal(real.positions(mask_CR.device), torch.arange(R)[:, None].expand_as(mask_CR.T)[mask_CR.T])
     assert torch.autograd.gradcheck(real.pack, (x_RCX,))
     assert torch.autograd.gradcheck(real.spread, (packed.detach().requires_grad_(),))
