@@ -17,9 +17,11 @@ see the neighbors of chunk u; its position is M - 1.
 #   L whole chunks in a sequence, S // M   K neighbors of a chunk   R tokens of a neighbor
 #   N heads and G query groups on this rank   D head width
 #   s tokens of the sequence on this rank (S, or S / T)   r tokens of a neighbor on this rank (R, or R / T)
+#   C neighbors in all, B L K   P real tokens of all of them
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,6 +44,7 @@ from retro.mcore.layers import (
 )
 from retro.model.config import ModelShape
 from retro.model.masks import unpack_masks
+from retro.model.real_tokens import RealTokens
 from retro.model.specs import rotary_positions
 
 
@@ -119,11 +122,13 @@ class ChunkedCrossAttention(CrossProjections):
         shape: ModelShape,
         pg_collection: ProcessGroupCollection,
         encoder: nn.Module | None = None,
+        real_tokens_only: bool = False,
         **_: Any,
     ) -> None:
         super().__init__(config, kernels, shape, pg_collection)
         self.layer_number = layer_number
         self.chunk_length = shape.chunk_length
+        self.real_tokens_only = real_tokens_only
         self.retrieved_length = shape.retrieved_length
         self.encoder = encoder
         gate = shape.model.gate
@@ -170,33 +175,41 @@ class ChunkedCrossAttention(CrossProjections):
         Args:
             hidden_states: [s, B, H] normed decoder states.
             attention_mask: [B, L, K, R + M or R + 2 M] masks of neighbors and chunks, from `pack_masks`.
-            key_value_states: [r, B L K, H] neighbors, embedded (in the layer with the encoder) or encoded.
+            key_value_states: [r, B L K, H] neighbors, embedded (in the layer with the encoder) or encoded; [P, 1, H]
+                where only their real tokens are computed.
 
         Returns:
             "output" [s, B, H], exactly zero for tokens without a neighbor, or None when there is nothing to read;
-            "context" [r, B L K, H] encoded neighbors.
+            "context" encoded neighbors, in the shape of the embedded ones.
         """
         if key_value_states is None or attention_mask is None or self.constant_gate == 0.0:
             return {"output": None, "context": key_value_states}
         real_BLKR, chunk_BLM, readers_BLM = unpack_masks(attention_mask, self.chunk_length, self.retrieved_length)
+        real = RealTokens.of(real_BLKR.flatten(0, 2)) if self.real_tokens_only else None
         if self.encoder is not None:
-            key_value_states = self.encoder(key_value_states, hidden_states, real_BLKR, chunk_BLM)
-        attended_SBX = self._attend(hidden_states, key_value_states, real_BLKR)
+            key_value_states = self.encoder(key_value_states, hidden_states, real_BLKR, chunk_BLM, real)
+        attended_SBX = self._attend(hidden_states, key_value_states, real_BLKR, real)
         sees = self._of_this_rank(self._sees_neighbor(real_BLKR, attended_SBX.size(0), readers_BLM))
         return {"output": self.project(attended_SBX, sees), "context": key_value_states}
 
-    def keys_and_values(self, context: Tensor, real_CKR: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_and_values(
+        self, context: Tensor, real_CKR: Tensor, real: RealTokens | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Project encoded neighbors.
 
         Args:
-            context: [r, chunks K, H], in the order of chunks.
+            context: [r, chunks K, H], in the order of chunks, or [P, 1, H] their real tokens.
             real_CKR: [chunks, K, R] True where a neighbor token is real.
+            real: Where the tokens stand, if only the real ones are given.
 
         Returns:
             [K R, chunks, G, D] keys, rotated, and values.
         """
         neighbors = real_CKR.size(1)
-        key_value = self.key_value(context).unflatten(1, (-1, neighbors))
+        key_value = self.key_value(context)
+        if real is not None:
+            key_value = real.spread(key_value)
+        key_value = key_value.unflatten(1, (-1, neighbors))
         key_value = key_value.permute(2, 0, 1, 3, 4)  # [K, R, chunks, G, 2 D]
         key, value = key_value.flatten(0, 1).chunk(2, dim=-1)
         if self.shifts_values:
@@ -226,11 +239,11 @@ class ChunkedCrossAttention(CrossProjections):
             return x_SB1
         return x_SB1.chunk(self.tp_group.size())[self.tp_group.rank()]
 
-    def _attend(self, hidden_states: Tensor, context: Tensor, real_BLKR: Tensor) -> Tensor:
+    def _attend(self, hidden_states: Tensor, context: Tensor, real_BLKR: Tensor, real: RealTokens | None) -> Tensor:
         batch, chunks, neighbors, width = real_BLKR.shape
         query_SBND = self.query(hidden_states)
         query = self._to_chunks(query_SBND, chunks)
-        key, value = self.keys_and_values(context, real_BLKR.flatten(0, 1))
+        key, value = self.keys_and_values(context, real_BLKR.flatten(0, 1), real)
         query = self.rotate(query, first_position=self.chunk_length - 1)
         mask = real_BLKR.reshape(batch * chunks, 1, 1, neighbors * width)
         attended = self.attend(query, key, value, mask)
@@ -260,6 +273,16 @@ class ChunkedCrossAttention(CrossProjections):
         return functional.pad(sees, (0, 0, length - 1, tokens - (length - 1) - sees.size(0)))[..., None]
 
 
+@dataclass(frozen=True)
+class QueryChunks:
+    """What the encoder's cross-attention is told of the chunks that it reads, and of the neighbors that read them."""
+
+    mask: Tensor | None
+    """[B L, 1, 1, M] True where a chunk token is real; None when all are."""
+    real: RealTokens | None = None
+    """Where the neighbors' tokens stand, if only real ones are computed."""
+
+
 class EncoderCrossAttention(CrossProjections):
     """Neighbor tokens read the decoder's states of the chunk that retrieved them.
 
@@ -280,28 +303,31 @@ class EncoderCrossAttention(CrossProjections):
         self.chunk_length = shape.chunk_length
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, key_value_states: Tensor, **_: Any
+        self, hidden_states: Tensor, attention_mask: QueryChunks, key_value_states: Tensor, **_: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from neighbor tokens to their chunk.
 
         Args:
-            hidden_states: [r, B L K, H] normed neighbor states.
-            attention_mask: [B L, 1, 1, M] True where a chunk token is real; None when all are.
+            hidden_states: [r, B L K, H] normed neighbor states, or [P, 1, H] of real tokens.
+            attention_mask: Which chunk tokens are real, and where the neighbors' stand.
             key_value_states: [s, B, H] decoder states.
 
         Returns:
-            [r, B L K, H] output and its bias (or None), as megatron-core's bias-dropout-add expects them.
+            Output in the shape of `hidden_states`, and its bias (or None), as megatron-core's bias-dropout-add expects
+            them.
         """
+        real = attention_mask.real
         key_value = self._whole_chunks(self.key_value(key_value_states))
         chunks = key_value.size(1)
-        query = self.rotate(self.query(hidden_states), first_position=0)
+        query = self.query(hidden_states)
+        query = self.rotate(query if real is None else real.spread(query), first_position=0)
         width, neighbors = query.size(0), query.size(1) // chunks
         query = query.unflatten(1, (chunks, neighbors)).transpose(1, 2).flatten(0, 1)  # [R K, B L, N, D]
         key, value = key_value.chunk(2, dim=-1)
         key = self.rotate(key, first_position=0)
-        attended = self.attend(query, key, value, attention_mask)
+        attended = self.attend(query, key, value, attention_mask.mask)
         attended = attended.unflatten(0, (width, neighbors)).transpose(1, 2).flatten(1, 2)
-        output, bias = self.linear_proj(attended)
+        output, bias = self.linear_proj(attended if real is None else real.pack(attended))
         return output, bias
 
     def _whole_chunks(self, x_SB: Tensor) -> Tensor:

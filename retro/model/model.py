@@ -29,6 +29,7 @@ from retro.model.encoder import NeighborEncoder
 from retro.model.masks import causal_mask, pack_masks, positions
 from retro.model.positions import positions_named
 from retro.model.prefix import PREFIX, PrefixInputs, PrefixLayers
+from retro.model.real_tokens import RealTokens
 from retro.model.specs import decoder_layer_spec, set_frequencies, transformer_config
 from retro.model.transport import unpack
 from retro.model.weight_names import ADDED_MODULE
@@ -94,6 +95,7 @@ class RetroModel(GPTModel):
         )
         self.shape = shape
         self._received: Tensor | None = None
+        self._real_tokens_only = _real_tokens_only(options.layout)
         if kind.rotary:
             set_frequencies(model, self.rotary_pos_emb)
         if place.first and model.positions == "learned":
@@ -170,7 +172,7 @@ class RetroModel(GPTModel):
     def _embedded(
         self, tokens_BS: Tensor | None, neighbors_BLKR: Tensor | None, mask_BLKR: Tensor | None
     ) -> Tensor | None:
-        """[r, B L K, H] embedded neighbors."""
+        """[r, B L K, H] embedded neighbors, or [P, 1, H] their real tokens."""
         if tokens_BS is None:
             raise ValueError("the first stage needs tokens")
         if neighbors_BLKR is None:
@@ -182,6 +184,10 @@ class RetroModel(GPTModel):
             raise ValueError(f"neighbors have shape {tuple(neighbors_BLKR.shape)}, needed {needed}")
         if mask_BLKR is None or mask_BLKR.shape != neighbors_BLKR.shape:
             raise ValueError("neighbors need a mask of their own shape")
+        if self._real_tokens_only:
+            real = RealTokens.of(mask_BLKR.flatten(0, 2))
+            ids_1P = real.chosen(neighbors_BLKR.flatten(0, 2).T)[None]
+            return self.embedding(input_ids=ids_1P, position_ids=real.positions(ids_1P.device)[None])
         ids = neighbors_BLKR.flatten(0, 2)
         return self.embedding(input_ids=ids, position_ids=positions(ids, None))
 
@@ -204,6 +210,15 @@ def _plain_strides(_module: nn.Module, _inputs: object, embedded_SBH: Tensor) ->
     weights for every token: 2,048 tokens of width 576 took 5 s in place of 0.04.
     """
     return embedded_SBH.flatten(0, 1).unflatten(0, embedded_SBH.shape[:2])
+
+
+def _real_tokens_only(layout: Layout) -> bool:
+    """Whether the padding of neighbors is left out of all but attention.
+
+    How many tokens are real differs from batch to batch: it is not where their number has to be agreed upon, between
+    stages of a pipeline or ranks that share out the tokens.
+    """
+    return layout.pipeline == 1 and not layout.sequence
 
 
 def build_stage(shape: ModelShape, options: BuildOptions) -> list[RetroModel]:
@@ -257,7 +272,8 @@ def _cross_attention(
     reading = shape.model.cross_attention_layers
     if number not in reading:
         return None
-    params: dict[str, Any] = {"kernels": kernels, "shape": shape}
+    real_tokens_only = _real_tokens_only(options.layout)
+    params: dict[str, Any] = {"kernels": kernels, "shape": shape, "real_tokens_only": real_tokens_only}
     if number == reading[0]:
         # Its layers are within one decoder layer: on one stage, and recomputed with that layer if layers are.
         recompute = "selective" if options.recompute == "selective" else "none"

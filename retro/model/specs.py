@@ -13,7 +13,6 @@ from retro.mcore.kernels import Kernels
 from retro.mcore.layers import (
     MLP,
     AttnMaskType,
-    FusedAttentionCore,
     IdentityFuncOp,
     IdentityOp,
     MLPSubmodules,
@@ -160,14 +159,14 @@ def mlp_spec(kernels: Kernels) -> ModuleSpec:
     return ModuleSpec(module=MLP, submodules=submodules)
 
 
-def self_attention_spec(kernels: Kernels, mask_type: AttnMaskType, *, qk_norm: bool) -> ModuleSpec:
+def self_attention_spec(kernels: Kernels, mask_type: AttnMaskType, core: type, *, qk_norm: bool) -> ModuleSpec:
     """megatron-core's SelfAttention over a fused core."""
     return ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": mask_type},
         submodules=SelfAttentionSubmodules(
             linear_qkv=kernels.column_linear,
-            core_attention=kernels.causal_core if mask_type == AttnMaskType.causal else FusedAttentionCore,
+            core_attention=core,
             linear_proj=kernels.row_linear,
             q_layernorm=kernels.norm if qk_norm else IdentityOp,
             k_layernorm=kernels.norm if qk_norm else IdentityOp,
@@ -191,7 +190,7 @@ def decoder_layer_spec(
         module=LastLayerOfStage if ends_stage else TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=kernels.norm,
-            self_attention=self_attention_spec(kernels, AttnMaskType.causal, qk_norm=qk_norm),
+            self_attention=self_attention_spec(kernels, AttnMaskType.causal, kernels.causal_core, qk_norm=qk_norm),
             self_attn_bda=get_bias_dropout_add,
             pre_cross_attn_layernorm=kernels.norm if reads else IdentityOp,
             cross_attention=cross_attention if reads else IdentityOp,

@@ -134,7 +134,9 @@ class Activations:
         `received` neighbors are in the tensor that the stage before sent, or in what full recompute keeps.
         """
         model, tokens = self.model, self.neighbor_tokens
-        layer = self._layer(tokens, self.shape.retrieved_length, rope=model.encoder_rope, dropout=model.encoder_dropout)
+        # Its attention cores rotate, and so rotated queries and keys are made again with them.
+        rope = model.encoder_rope and self.recompute != "selective"
+        layer = self._layer(tokens, self.shape.retrieved_length, rope=rope, dropout=model.encoder_dropout)
         kept = layer * model.encoder_layers + self._hidden(tokens) * (2 if model.encoder_norm else 1)
         if model.encoder_layers:
             kept += self._encoder_cross_attention()

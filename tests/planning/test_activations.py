@@ -78,14 +78,15 @@ def test_full_recompute_keeps_the_inputs_of_layers_and_makes_the_largest_anew() 
 
 def test_selective_recompute_keeps_no_feed_forward_and_makes_the_largest_anew() -> None:
     # 2 f = 64 values a token of 3 decoder layers and, for 4 times as many tokens, of 2 encoder layers; 16 bytes of
-    # log-sum-exp a token of 5 self-attentions and 3 cross-attentions; in these, a second copy of the output.
+    # log-sum-exp a token of 5 self-attentions and 3 cross-attentions; in these, a second copy of the output. The
+    # encoder's self-attentions rotate 16 values of queries and 8 of keys in what is computed again.
     shape = hand_shape()
     blocks = stages_of(shape, ParallelConfig())[0]
     plain, selective = Activations(shape, training()), Activations(shape, training(recompute="selective"))
     feed_forward = (3 * 32 + 2 * 128) * 64 * 2
     cores = (3 * 32 + 2 * 128 + 2 * 32 + 128) * 16 + (2 * 32 + 128) * 16 * 2
     freed = plain.block(blocks[0]).split - selective.block(blocks[0]).split
-    assert freed == feed_forward + cores
+    assert freed == feed_forward + cores + 2 * 128 * (16 + 8) * 2
     assert selective.block(blocks[0]).whole == plain.block(blocks[0]).whole
     assert selective.recomputed(blocks) == ShardedBytes(split=128 * 64 * 2)
     assert Activations(hand_shape(retrieval=False), training(recompute="selective")).recomputed(blocks) == ShardedBytes(
