@@ -38,7 +38,8 @@ from benchmarks.results import machine, median, write
 from retro.generate.decoding.decoder import CachedDecoder
 from retro.generate.request import Extension, Neighbors
 from retro.mcore import parallel
-from retro.mcore.layers import for_inference, fused_attention
+from retro.mcore.inference import for_inference
+from retro.mcore.layers import fused_attention
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.model import BuildOptions, RetroModel
 

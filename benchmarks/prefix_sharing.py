@@ -24,7 +24,7 @@ from retro.generate.decoding.decoder import CachedDecoder
 from retro.generate.engine import BatchEngine
 from retro.generate.request import Completion, GivenPassages, Reading, Request, Sampling
 from retro.mcore import parallel
-from retro.mcore.layers import for_inference
+from retro.mcore.inference import for_inference
 from retro.model.config import ModelConfig, ModelShape
 from retro.model.model import BuildOptions, RetroModel
 from retro.model.sizes import SIZES

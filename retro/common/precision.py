@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast, get_args
 
 from retro.common.optional import package_folder
 
@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 """What a setting asks for."""
-Computed: TypeAlias = Literal["float32", "bfloat16"]
+InferencePrecision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16_weights"]
+"""What a setting of generation asks for. `float16_weights`: in float32, from weights kept in float16."""
+Computed: TypeAlias = Literal["float32", "bfloat16", "float16_weights"]
 """What a stage computes in."""
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -70,7 +72,7 @@ class Hardware:
     gpu: bool = False
 
 
-def choose(wanted: Precision, *, begun: str | None = None) -> PrecisionChoice:
+def choose(wanted: InferencePrecision, *, begun: str | None = None) -> PrecisionChoice:
     """The precision to compute in.
 
     Args:
@@ -78,17 +80,18 @@ def choose(wanted: Precision, *, begun: str | None = None) -> PrecisionChoice:
         begun: What the run, or the part of it that others made, was begun in; `auto` stays with it.
     """
     hardware = find_hardware()
+    found: Computed
     if wanted != "auto":
-        found, reason = wanted == "bfloat16", "as set"
-    elif begun in ("float32", "bfloat16"):
-        found, reason = begun == "bfloat16", "auto, and it was begun in that"
+        found, reason = wanted, "as set"
+    elif begun in get_args(Computed):
+        found, reason = cast(Computed, begun), "auto, and it was begun in that"
     else:
-        found, reason = hardware.multiplies, f"auto, and {hardware.said}"
-    slow = found and not hardware.multiplies
-    return PrecisionChoice("bfloat16" if found else "float32", reason, _cost(hardware) if slow else "")
+        found, reason = "bfloat16" if hardware.multiplies else "float32", f"auto, and {hardware.said}"
+    slow = found == "bfloat16" and not hardware.multiplies
+    return PrecisionChoice(found, reason, _cost(hardware) if slow else "")
 
 
-def is_bfloat16(precision: Precision) -> bool:
+def is_bfloat16(precision: InferencePrecision) -> bool:
     """Whether to compute in bfloat16, once it was chosen.
 
     Raises:

@@ -14,7 +14,7 @@ from retro.generate.config import GenerateConfig
 from retro.generate.decoding.decoder import CachedDecoder
 from retro.generate.request import Decoder
 from retro.mcore import parallel
-from retro.mcore.layers import for_inference
+from retro.mcore.inference import for_inference, require_float16_weights
 from retro.qa.chat_prompts import STYLE, chat_of, has_chat
 from retro.qa.prompt_texts import PromptTexts, load_prompts
 from retro.qa.prompts import require_template
@@ -47,6 +47,7 @@ def open_decoder(
     end: int | Sequence[int],
     *,
     bfloat16: bool = False,
+    float16_weights: bool = False,
     sequence_length: int | None = None,
     options: AdapterOptions | None = None,
     modules: AddModules | None = None,
@@ -59,6 +60,7 @@ def open_decoder(
             a batch or the work of a training step has no use here: `sequence` and `distributed_optimizer` are ignored.
         end: The id that ends an answer, or all of those that do.
         bfloat16: Compute in bfloat16.
+        float16_weights: Compute in float32 from weights in float16; `with_choice` has checked that this can be had.
         sequence_length: Tokens of a sequence, see `load_stage`; None: as the checkpoint says.
         options: How adapters are applied, and which others are chosen from; None: the checkpoint's own are merged.
         modules: Gives the further modules that the checkpoint was trained with; None: none of them are loaded.
@@ -75,7 +77,7 @@ def open_decoder(
     (model,) = stage.chunks
     decoder = CachedDecoder(model, end, choice=stage.choice)
     verify_adapters(decoder, stage, options, bfloat16=bfloat16)
-    for_inference(model)
+    for_inference(model, float16_weights=float16_weights)
     log.info("%s: opened for decoding, step %d", stage.info.path, stage.info.step)
     return decoder
 
@@ -210,8 +212,13 @@ def with_choice(config: GenerateConfig, begun: str | None = None) -> tuple[Gener
     Args:
         config: As it was given.
         begun: What answers were begun in, if any were.
+
+    Raises:
+        ConfigError: That cannot be computed here.
     """
     choice = parallel.from_first(choose(config.precision, begun=begun))
+    if choice.precision == "float16_weights":
+        require_float16_weights("generate.precision", parallel.world_size())
     if parallel.rank() == 0:
         choice.tell("generate.precision")
     return config.model_copy(update={"precision": choice.precision}), choice

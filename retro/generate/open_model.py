@@ -92,14 +92,15 @@ class OpenModel:
         """The network, ready to continue from prompts."""
         layout = self.layout if parallel.world_size() > 1 else ParallelConfig()
         ends, length = end_tokens(self.tokenizer, self.config), sequence_length(self.config, self.info)
-        bfloat16 = is_bfloat16(self.config.precision)
+        precision = self.config.precision
         options = AdapterOptions(
             separate=self.config.separate_adapters,
             allow_unchanged=self.config.allow_unchanged_adapters,
             others=self.adapters,
         )
         return open_decoder(
-            self.info.path, layout, ends, bfloat16=bfloat16, sequence_length=length, options=options,
+            self.info.path, layout, ends, bfloat16=is_bfloat16(precision),
+            float16_weights=precision == "float16_weights", sequence_length=length, options=options,
             modules=self.modules,
         )  # fmt: skip
 

@@ -2,15 +2,11 @@
 
 megatron-core's local spec has a norm that refuses sequence parallelism and an attention core that is unfused and
 allocates on CUDA. The norm and the attention core here take their places; everything else is megatron-core's.
-
-Each of their calls goes through autograd functions that keep inputs, sum gradients over ranks and look up process
-groups: 25 to 40 us on a CPU core, which a product with one token's states does not hide (512 x 512: 20 us).
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -44,8 +40,6 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint,
 from megatron.core.utils import init_method_normal, scaled_init_method_normal
 from torch import Tensor, nn
 from torch.nn import functional
-
-from retro.mcore.lora import Adapted, plain_class
 
 # Dims in this file.
 #   S query tokens   T key tokens   B sequences   N heads on this rank   G query groups on this rank   D head width
@@ -221,28 +215,3 @@ class FusedAttentionCore(MegatronModule):
         own = dropout > 0.0 and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own else nullcontext():
             return fused_attention(query, key, value, attention_mask, causal=causal, dropout=dropout)
-
-
-# These very classes: one derived from them, as a layer with adapters is, may compute more.
-_PLAIN = (ColumnParallelLinear, RowParallelLinear, OutputLinear)
-
-
-def for_inference(model: nn.Module) -> None:
-    """Have a model's linear layers multiply and nothing else, wherever one rank holds a layer whole.
-
-    Weights stay where they are, and adapters are applied as before. The model can no longer be trained.
-    """
-    model.requires_grad_(False)
-    modules: list[Any] = list(model.modules())
-    for module in modules:
-        if plain_class(module) in _PLAIN and module.tp_group.size() == 1:
-            name = "product" if isinstance(module, Adapted) else "forward"
-            setattr(module, name, partial(_multiply, module))
-
-
-def _multiply(module: Any, x: Tensor, weight: Tensor | None = None, **_: Any) -> tuple[Tensor, Tensor | None]:
-    """What the module's own forward gives: the product, and the bias where it is left to be added."""
-    bias = module.bias
-    added = None if module.skip_bias_add else bias
-    product = functional.linear(x, module.weight if weight is None else weight, added)
-    return product, bias if module.skip_bias_add else None

@@ -138,7 +138,7 @@ def test_former_names_are_read_and_named_once(caplog: pytest.LogCaptureFixture) 
     ]
     with pytest.raises(ConfigError, match=r"bfloat16 = True: is the former name of `precision`, which is given too"):
         GenerateConfig.model_validate({"bfloat16": True, "precision": "auto"})
-    with pytest.raises(ConfigError, match=r"precision = 7: needs 'auto', 'float32' or 'bfloat16'"):
+    with pytest.raises(ConfigError, match=r"precision = 7: needs 'auto', 'float32', 'bfloat16' or 'float16_weights'"):
         GenerateConfig.model_validate({"bfloat16": 7})
 
 

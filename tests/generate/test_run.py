@@ -18,7 +18,7 @@ from retro.generate import run as generate_run
 from retro.generate.one_question import answer_one
 from retro.generate.open_model import open_model
 from retro.generate.request import Request
-from retro.qa.answer_files import Answer
+from retro.qa.answer_files import Answer, read_answers
 from retro.run.config import RunConfig
 from retro.run.execution import run_stage
 from retro.run.pipeline import model_paths
@@ -240,6 +240,18 @@ def test_slices_answered_on_other_machines_are_in_one_precision(
     manifest, report = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("manifest", "report"))
     assert manifest["config"]["generate"]["precision"] == report["precision"] == "bfloat16"
     assert report["precision_reason"] == "auto, and it was begun in that"
+
+
+def test_answers_begun_from_float16_weights_go_on_so(folder: Path, tmp_path: Path) -> None:
+    for start, setting in ((0, "float16_weights"), (5, "auto")):
+        settings = [f"generate.precision={setting}", f"generate.start={start}", "generate.count=5"]
+        ask(small_config(folder, *settings), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["precision"], report["precision_reason"]) == ("float16_weights", "auto, and it was begun in that")
+    ask(small_config(folder, "generate.precision=float32"), tmp_path / "float32")
+    answers, in_full = (read_answers(there / "with_passages.jsonl") for there in (tmp_path, tmp_path / "float32"))
+    assert len(answers) == len(in_full) == 10
+    assert sum(one.prediction == other.prediction for one, other in zip(answers, in_full, strict=True)) >= 8
 
 
 def test_answers_of_an_older_toolkit_are_complete_under_their_former_setting(folder: Path, tmp_path: Path) -> None:

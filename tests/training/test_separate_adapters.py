@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from retro.mcore.layers import for_inference
+from retro.mcore.inference import for_inference
 from retro.mcore.lora import Adapted, AdapterChoice, attach, detach, is_adapter
 from retro.mcore.sharded_tensors import StoredTensors
 from retro.model.model import RetroModel

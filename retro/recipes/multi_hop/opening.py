@@ -129,6 +129,10 @@ def opened_model(
         from retro.recipes.multi_hop.hf_model import TransformersModel
 
         choice = choose(work.config.generate.precision, begun=begun)
+        if choice.precision == "float16_weights":
+            raise ConfigError(
+                "generate.precision", choice.precision, "needs float32 or bfloat16 with kind: transformers"
+            )
         choice.tell("generate.precision")
         how: dict[str, Any] = {"sequence_length": model.sequence_length, "temperature": model.temperature}
         return nullcontext(TransformersModel(model.path, **how, seed=config.seed, precision=choice.precision))
