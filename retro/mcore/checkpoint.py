@@ -7,6 +7,7 @@ place.
 
 from __future__ import annotations
 
+import inspect
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.dist_checkpointing.utils import extract_nonpersistent, extract_sharded_base
 from torch.distributed.checkpoint.api import CheckpointException
 
 from retro.common.artifacts import describe_files
@@ -31,6 +34,10 @@ from retro.mcore.torch_files import TorchFile
 COMMON = "common.pt"
 """What all ranks share, beside the tensors: plain values."""
 _REMEDY = "Use an older checkpoint"
+# Since 0.17 another package plans and writes, unless megatron-core's own way is asked for.
+_STRATEGY = (
+    {"async_strategy": "mcore"} if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters else {}
+)
 
 
 class AsyncSave:
@@ -62,8 +69,14 @@ class AsyncSave:
         # A queue of its own: results that a failed saving left would be taken for this one's.
         filesystem_async._results_queue = queue.Queue()
         strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+        _, common = extract_sharded_base(extract_nonpersistent(state)[1])
         with _as_runtime_error():
-            self._request = dist_checkpointing.save(state, str(directory), strategy, async_sharded_save=True)
+            self._request = dist_checkpointing.save(
+                state, str(directory), strategy, async_sharded_save=True, **_STRATEGY
+            )
+        # Since 0.18 they are among the tensors, in a pickle. In a file of their own, every release's are read alike.
+        if torch.distributed.get_rank() == 0 and not (directory / COMMON).exists():
+            torch.save(common, directory / COMMON)
         buckets = self._request.preload_fn() if self._request.preload_fn is not None else []
         if background and on_cpu():
             # From a GPU they have been copied already.

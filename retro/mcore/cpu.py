@@ -13,18 +13,23 @@ imports the compiler; without CUDA nothing here calls them, so there they stay a
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch.utils import _device
 
+from retro.common.megatron_release import require_release
+
 _UNUSED = ("wandb", "tensorboard")
+_KERNELS = "megatron.core.transformer.moe.ops.paged_stash"
 
 
 def import_megatron(*, compiled: bool) -> None:
@@ -33,10 +38,26 @@ def import_megatron(*, compiled: bool) -> None:
     Args:
         compiled: Whether its fused functions are compiled.
     """
+    require_release()
+    if not compiled and importlib.util.find_spec("triton") is None:
+        _without_triton()
     with _hidden(), _compiling(compiled):
         from megatron.core import jit
     if not compiled:
         jit.disable_jit_fuser()  # for what of megatron-core is imported later
+
+
+def _without_triton() -> None:
+    """Put an empty module where 0.18 and later define kernels of Triton, which a torch for CPUs does not bring."""
+    kernels = ModuleType(_KERNELS)
+    kernels.__getattr__ = _no_kernel  # type: ignore[method-assign]
+    sys.modules.setdefault(_KERNELS, kernels)
+
+
+def _no_kernel(name: str) -> None:
+    # Dunder names are the import system's questions. The others are kernels, and nothing here calls any.
+    if name.startswith("__"):
+        raise AttributeError(name)
 
 
 @contextmanager
@@ -108,9 +129,20 @@ def _map_devices() -> None:
     _device._device_constructors()
     torch.cuda.current_device = lambda: cpu  # type: ignore[assignment,return-value]
     torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.current_stream = lambda device=None: _NoStream()  # type: ignore[assignment,return-value]
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     for name in _FACTORIES:
         setattr(torch, name, _on_cpu_instead(getattr(torch, name)))
+
+
+class _NoStream:
+    """What 0.19 waits with for gradients that CUDA graphs give; on a CPU there are none."""
+
+    def wait_event(self, event: object) -> None:
+        """Nothing runs beside."""
+
+    def wait_stream(self, stream: object) -> None:
+        """Nothing runs beside."""
 
 
 def _on_cpu_instead(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

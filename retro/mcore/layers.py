@@ -76,6 +76,7 @@ __all__ = [
     "get_num_layers_to_build",
     "get_transformer_layer_offset",
     "init_method_normal",
+    "require_norms",
     "scaled_init_method_normal",
     "set_tensor_model_parallel_attributes",
     "sharded_along",
@@ -128,6 +129,13 @@ class Norm(MegatronModule):
         if self.rms:
             return functional.rms_norm(x, (self.width,), weight, self.eps)
         return functional.layer_norm(x, (self.width,), weight, self.bias, self.eps)
+
+
+def require_norms(attention: SelfAttention) -> None:
+    """Give self-attention norms of queries and keys that change nothing where it has none, as since 0.18."""
+    for name in ("q_layernorm", "k_layernorm"):
+        if getattr(attention, name) is None:
+            setattr(attention, name, IdentityOp())
 
 
 class AddsItsBias:

@@ -42,6 +42,7 @@ from retro.mcore.layers import (
     copy_to_tensor_model_parallel_region,
     fused_attention,
     init_method_normal,
+    require_norms,
     set_tensor_model_parallel_attributes,
     sharded_along,
 )
@@ -255,6 +256,7 @@ def attach(model: Any, prefix: PrefixLayers) -> PrefixLayers:
         part, decoder_layer = prefix._of(number), layers[number]
         # Not a child: its weights belong to the network.
         part.attention = partial(_itself, decoder_layer)
+        require_norms(decoder_layer.self_attention)
         _hook(decoder_layer.self_attention, prefix, part)
     return prefix
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from retro.common import megatron_release
 from retro.common.errors import DependencyError, RetroError, short_reason
 from retro.common.optional import package_folder
 from retro.common.precision import may_have_gpu, torch_builds
@@ -39,8 +40,6 @@ def version_of(distribution: str) -> str | None:
 
 
 DISTRIBUTION = "instruct-retro"
-MEGATRON_CORE = ">=0.16.1,<0.17"
-"""As in pyproject.toml; a test holds the two together."""
 TRANSFORMER_ENGINE = ">=2.9,<2.12"
 """What megatron-core 0.16 is made for."""
 GIB = 2**30
@@ -112,13 +111,20 @@ def cuda_devices() -> Finding:
 
 def megatron_core() -> Finding:
     """megatron-core, in the range that the adapter and the model are tested with."""
-    name, remedy = "megatron-core", f'Run `pip install "megatron-core{MEGATRON_CORE}"`'
+    name, remedy = "megatron-core", megatron_release.advice()
     installed = version_of("megatron-core")
     if installed is None:
         return Finding(name, "problem", "not installed", remedy)
-    if not _within(installed, MEGATRON_CORE):
-        return Finding(name, "problem", f"{installed}, needed is {MEGATRON_CORE}", remedy)
-    return Finding(name, "ok", installed)
+    needed = megatron_release.MEGATRON_CORE
+    if not _within(installed, needed):
+        why = megatron_release.why_refused(installed)
+        found = f"{installed}, needed is {needed}" if why is None else f"{installed}, which {why}; needed is {needed}"
+        return Finding(name, "problem", found, remedy)
+    pair = f"{installed} with torch {version_of('torch')}"
+    if installed not in megatron_release.TESTED:
+        tested = " and ".join(megatron_release.TESTED)
+        return Finding(name, "note", pair, f"Tests are run with {tested}; others of that range should work")
+    return Finding(name, "ok", pair)
 
 
 def _within(version: str, wanted: str) -> bool:

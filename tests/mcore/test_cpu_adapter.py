@@ -1,18 +1,23 @@
-"""The contract between the CPU adapter and megatron-core 0.16: what it maps must still be what megatron-core uses.
+"""The contract with megatron-core, of every release that is tested: what retro/mcore leans on is still there.
 
-When one of these fails after an upgrade, megatron-core has moved something that retro/mcore/cpu.py leans on.
+When one of these fails after an upgrade, megatron-core has moved something; the test says what.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import ast
+import importlib.util
 import inspect
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-import retro.mcore  # noqa: F401 - applies the adapter
-from retro.mcore.cpu import on_cpu
+import retro.mcore
+from retro.common.errors import DependencyError
+from retro.common.megatron_release import TESTED, installed_release
+from retro.mcore.cpu import import_megatron, on_cpu
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the adapter does nothing where CUDA is present")
 
@@ -22,7 +27,56 @@ def source(module: str) -> str:
 
 
 def test_the_release_is_the_one_the_adapter_was_written_for() -> None:
-    assert importlib.metadata.version("megatron-core").startswith("0.16.")
+    assert installed_release() in TESTED
+
+
+@pytest.mark.parametrize("release", ["0.17.0", "0.18.2"])
+def test_a_release_that_is_refused_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    monkeypatch.setattr("retro.common.megatron_release.installed_release", lambda: release)
+    with pytest.raises(DependencyError, match=rf"megatron-core: release {release} .*Run `pip install"):
+        import_megatron(compiled=False)
+
+
+def imported_names() -> list[tuple[str, str]]:
+    """Module and name of everything that the product imports from megatron-core."""
+    found = set()
+    for path in Path(retro.mcore.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("megatron."):
+                found |= {(str(node.module), one.name) for one in node.names}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("module", "name"), imported_names())
+def test_every_name_that_is_imported_is_there(module: str, name: str) -> None:
+    if "transformer_engine" in module:
+        pytest.skip("needs Transformer Engine")
+    loaded = importlib.import_module(module)
+    assert hasattr(loaded, name) or importlib.util.find_spec(f"{module}.{name}"), f"{module} has no {name}"
+
+
+@pytest.mark.parametrize(
+    ("called", "parameters"),
+    [
+        ("dist_checkpointing.serialization.save", ["sharded_state_dict", "checkpoint_dir", "async_sharded_save"]),
+        ("dist_checkpointing.strategies.filesystem_async.FileSystemWriterAsync.write_preloaded_data",
+         ["transform_list", "local_proc_idx", "write_bucket", "results_queue", "count_queue", "use_fsync"]),
+        ("tensor_parallel.layers.ColumnParallelLinear.forward", ["input_", "weight", "runtime_gather_output"]),
+        ("tensor_parallel.layers.RowParallelLinear.forward", ["input_"]),
+        ("models.gpt.gpt_model.GPTModel.__init__", ["share_embeddings_and_output_weights", "rotary_base"]),
+        ("transformer.transformer_layer.TransformerLayer.__init__", ["config", "submodules", "layer_number"]),
+        ("tensor_parallel.random.checkpoint", ["function", "distribute_saved_activations"]),
+        ("fusions.fused_bias_dropout.get_bias_dropout_add", ["training", "fused"]),
+    ],
+)  # fmt: skip
+def test_what_is_called_takes_the_same_arguments(called: str, parameters: list[str]) -> None:
+    parts = called.split(".")
+    split = next(place for place, part in enumerate(parts) if part[0].isupper() or place == len(parts) - 1)
+    found: Any = importlib.import_module(".".join(["megatron.core", *parts[:split]]))
+    for part in parts[split:]:
+        found = getattr(found, part)
+    missing = [name for name in parameters if name not in inspect.signature(found).parameters]
+    assert missing == [], f"{called} of megatron-core {installed_release()} takes no {missing}"
 
 
 def test_the_current_device_is_the_cpu() -> None:
@@ -78,7 +132,6 @@ def test_random_states_are_those_of_the_cpu_generator() -> None:
         ("megatron.core.tensor_parallel.random", "def _set_cuda_rng_state"),
         ("megatron.core.pipeline_parallel.schedules", 'device="cuda"'),
         ("megatron.core.transformer.transformer_layer", '"context" in attention_output_with_bias'),
-        ("megatron.core.dist_checkpointing.strategies.common", "torch.load(load_path, map_location='cpu')"),
     ],
 )
 def test_megatron_core_still_has_what_the_adapter_maps(module: str, words: str) -> None:

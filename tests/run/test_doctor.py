@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from retro.common.errors import DataError, DependencyError
+from retro.common.megatron_release import MEGATRON_CORE, TESTED
 from retro.common.terminal import Terminal
 from retro.index import faiss_loader, weights
 from retro.run import doctor, doctor_packages
@@ -71,7 +72,7 @@ def test_nothing_installed_is_reported_and_not_raised(monkeypatch: pytest.Monkey
 def test_this_machine_has_what_the_quickstart_needs() -> None:
     found = {finding.name: finding for finding in doctor.examine()}
     assert [finding for finding in found.values() if finding.state == "problem"] == []
-    assert found["megatron-core"].found.startswith("0.16.")
+    assert found["megatron-core"].found.split(" with torch ")[0] in TESTED
     assert "checksum as published" in found["offline embedder"].found
 
 
@@ -121,15 +122,31 @@ def test_a_driver_beside_a_cpu_build_is_noted(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_megatron_core_out_of_range_names_both(site: Path) -> None:
-    install(site, "megatron-core", "0.17.0")
+    install(site, "megatron-core", "0.20.0")
     finding = doctor_packages.megatron_core()
-    assert (finding.state, finding.found) == ("problem", "0.17.0, needed is >=0.16.1,<0.17")
-    assert finding.advice == 'Run `pip install "megatron-core>=0.16.1,<0.17"`'
+    assert (finding.state, finding.found) == ("problem", f"0.20.0, needed is {MEGATRON_CORE}")
+    assert finding.advice == f'Run `pip install "megatron-core{MEGATRON_CORE}"`'
+
+
+@pytest.mark.parametrize(
+    ("release", "state", "words"),
+    [
+        ("0.17.0", "problem", "0.17.0, which reads checkpoints with weights_only=False"),
+        ("0.18.2", "problem", "0.18.2, which was never tested here"),
+        ("0.19.0", "note", "0.19.0 with torch "),
+        ("0.19.2", "ok", "0.19.2 with torch "),
+    ],
+)
+def test_what_is_said_of_a_megatron_core(monkeypatch: pytest.MonkeyPatch, release: str, state: str, words: str) -> None:
+    monkeypatch.setattr(doctor_packages, "version_of", {"megatron-core": release, "torch": "2.13.0"}.get)
+    finding = doctor_packages.megatron_core()
+    assert finding.state == state
+    assert finding.found.startswith(words)
 
 
 def test_the_range_of_megatron_core_is_the_one_in_pyproject() -> None:
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert f"megatron-core{doctor_packages.MEGATRON_CORE}" in dependencies
+    assert f"megatron-core{MEGATRON_CORE}" in dependencies
 
 
 def test_two_faiss_builds_are_a_problem(site: Path) -> None:
