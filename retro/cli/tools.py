@@ -25,15 +25,20 @@ def init(
     questions: Annotated[
         Path | None, typer.Option(help="Questions with answers (.json, .jsonl), for tuning and evaluation.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Approximate duration of the run on this machine, in minutes.")] = 10.0,
+    minutes: Annotated[
+        float | None, typer.Option(help="Approximate duration of the run on this machine; 10 without --size.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="tiny, mini or small: sets model, batch, rates and steps, whatever it takes.")
+    ] = None,
     out: Annotated[Path, typer.Option("--output", help="The YAML file to write.")] = Path("run.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Write a run's YAML file for a folder of text: documents, split, tokenizer, model and steps, with reasons."""
     from retro.init.run import Options, run
 
-    made = run(Options(folder=folder, questions=questions, minutes=minutes, output=out, force=force))
-    table = Table(title=f"{made.output}, for about {minutes:g} minutes")
+    made = run(Options(folder=folder, questions=questions, minutes=minutes, size=size, output=out, force=force))
+    table = Table(title=f"{made.output}, for about {made.minutes:g} minutes" if made.minutes else str(made.output))
     table.add_column("setting", fold=True)
     table.add_column("why")
     for choice in made.choices:

@@ -30,6 +30,7 @@ from retro.qa.formats.write import write_questions
 log = logging.getLogger(__name__)
 
 _WIDTH = 120
+_MINUTES = 10.0
 _STEP = "  "
 
 Measure = Callable[[ModelCandidate, int], float]
@@ -42,7 +43,10 @@ class Options:
 
     folder: Path
     questions: Path | None = None
-    minutes: float = 10.0
+    minutes: float | None = None
+    """Of the whole run; None: as long as the size needs, or ten."""
+    size: str | None = None
+    """tiny, mini or small; None: what is worth the minutes."""
     output: Path = Path("run.yaml")
     force: bool = False
 
@@ -55,6 +59,8 @@ class InitResult:
     choices: tuple[Choice, ...]
     command: str
     """The next one, as it is typed."""
+    minutes: float | None
+    """That it was chosen for; None: for a size."""
     files: tuple[Path, ...]
     """Question files beside the YAML file."""
 
@@ -67,12 +73,16 @@ def run(options: Options, measure: Measure | None = None) -> InitResult:
         measure: How fast this machine trains; real steps, unless given.
 
     Raises:
-        ConfigError: A number of minutes that is none.
+        ConfigError: A number of minutes that is none, or a size that there is not.
         ArtifactError: A file to be written is there already.
         DataError: Text or questions cannot be read, or there is too little text for any model.
     """
-    if not 0 < options.minutes < math.inf:
-        raise ConfigError("--minutes", options.minutes, "needs a positive number of minutes for the run")
+    minutes = options.minutes if options.minutes is not None or options.size is not None else _MINUTES
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ConfigError("--minutes", minutes, "needs a positive number of minutes for the run")
+    names = [one.name for one in SHAPES]
+    if options.size is not None and options.size not in names:
+        raise ConfigError("--size", options.size, f"needs one of {', '.join(names)}")
     files = _question_files(options) if options.questions is not None else {}
     _require_free(options, [options.output, *files.values()])
     make_writable(options.output.parent, "--output", options.output)
@@ -83,7 +93,7 @@ def run(options: Options, measure: Measure | None = None) -> InitResult:
         tokens_per_second=(measure or _by_steps)(SHAPES[0], text.vocabulary),
         bm25=package_folder("bm25s") is not None,
     )
-    trained = training_choices.training(text, machine, options.minutes)
+    trained = training_choices.training(text, machine, minutes, options.size)
     asking = [] if asked is None else question_choices(asked, files, trained, lambda one: len(tokenizer.encode(one)))
     run_dir = Choice(setting="run_dir", value=str(_run_dir(options.folder)), why="one folder a stage")
     choices = (run_dir, *of_text, *training_choices.search(machine), *trained.choices, _perplexity(), *asking)
@@ -94,7 +104,9 @@ def run(options: Options, measure: Measure | None = None) -> InitResult:
             write_questions(path, asked.parts[part])
     with atomic_path(options.output) as temporary:
         temporary.write_text(as_yaml(_head(options, command), choices), encoding="utf-8")
-    return InitResult(output=options.output, choices=choices, command=command, files=tuple(files.values()))
+    return InitResult(
+        output=options.output, choices=choices, command=command, minutes=minutes, files=tuple(files.values())
+    )
 
 
 def _question_files(options: Options) -> dict[str, Path]:
@@ -165,7 +177,10 @@ def _run_dir(folder: Path) -> Path:
 
 
 def _head(options: Options, command: str) -> list[str]:
-    given = [str(options.folder), "--minutes", f"{options.minutes:g}", "--output", str(options.output)]
+    given = [str(options.folder)]
+    given += [] if options.minutes is None else ["--minutes", f"{options.minutes:g}"]
+    given += [] if options.size is None else ["--size", options.size]
+    given += ["--output", str(options.output)]
     given += [] if options.questions is None else ["--questions", str(options.questions)]
     return [
         f"Written by: {shlex.join(['retro', 'init', *given])}",

@@ -31,6 +31,8 @@ _SPARE = 0.85
 class ModelCandidate:
     """A model that may be trained, with the batch and learning rates that it was tried with."""
 
+    name: str
+    """What `retro init --size` calls it."""
     settings: dict[str, Any]
     lr: float
     tuning_lr: float
@@ -83,15 +85,15 @@ it is better even where documents are too short for it (docs/results/learning_to
 COPYING_TRAIN: dict[str, Any] = {"hidden_neighbors": 0.4, "retrieval_rates": {"gate_lr_factor": 5.0}}
 SHAPES = (
     ModelCandidate(
-        settings={"size": "tiny", "tied_embeddings": True} | COPYING_MODEL,
+        name="tiny", settings={"size": "tiny", "tied_embeddings": True} | COPYING_MODEL,
         lr=4e-3, tuning_lr=2e-3, micro_batch=8, global_batch=8, tried="of pystdlib.yaml, chosen on validation text",
     ),
     ModelCandidate(
-        settings=_WIKIPEDIA | {"tied_embeddings": True},
+        name="mini", settings=_WIKIPEDIA | {"tied_embeddings": True},
         lr=1.5e-3, tuning_lr=5e-4, micro_batch=4, global_batch=8, tried="of wikipedia.yaml",
     ),
     ModelCandidate(
-        settings={"size": "small"},
+        name="small", settings={"size": "small"},
         lr=6e-4, tuning_lr=2e-4, micro_batch=8, global_batch=32, tried="the usual ones for its width; not tried here",
     ),
 )  # fmt: skip
@@ -153,27 +155,40 @@ def search(machine: Machine) -> list[Choice]:
     ]
 
 
-def training(text: Text, machine: Machine, minutes: float) -> Training:
+def training(text: Text, machine: Machine, minutes: float | None, size: str | None = None) -> Training:
     """Choose the model and its steps.
 
     Args:
         text: What it learns from.
         machine: What trains it.
-        minutes: For the whole run.
+        minutes: For the whole run; None: as long as the size needs.
+        size: The name of a shape; None: the largest that is worth the minutes.
     """
-    seconds = max(minutes * 60 - _STARTING_SECONDS, minutes * 60 / 4) * _SPARE
+    seconds = math.inf
+    if minutes is not None:
+        seconds = max(minutes * 60 - _STARTING_SECONDS, minutes * 60 / 4) * _SPARE
     share = _PRETRAINING if text.questions else 1.0
     rates = [_rate(shaped, text, machine) for shaped in SHAPES]
     fitting = [shaped for shaped, rate in zip(SHAPES, rates, strict=True) if _pays(shaped, rate, text, seconds * share)]
     shaped = fitting[-1] if fitting else SHAPES[0]
+    if size is not None:
+        shaped = next(one for one in SHAPES if one.name == size)
     rate = rates[SHAPES.index(shaped)]
     weights = count_parameters(shaped.shape(text.vocabulary)).total
-    affordable = math.floor(rate * seconds * share / shaped.batch_tokens)
     useful = math.ceil(EPOCHS * text.train_tokens / shaped.batch_tokens)
-    steps = max(min(affordable, useful), LEAST_STEPS)
     tuning_useful = math.ceil(EPOCHS * text.questions / shaped.global_batch)
-    tuning = max(min(math.floor(rate * seconds * _TUNING / shaped.batch_tokens), tuning_useful), LEAST_STEPS)
-    if shaped is SHAPES[0]:
+    if minutes is None:
+        # With more tokens a weight a larger model would have been the better choice.
+        affordable = math.ceil(TOKENS_PER_WEIGHT * weights / shaped.batch_tokens)
+        tuning = max(tuning_useful, LEAST_STEPS)
+    else:
+        affordable = math.floor(rate * seconds * share / shaped.batch_tokens)
+        tuning = max(min(math.floor(rate * seconds * _TUNING / shaped.batch_tokens), tuning_useful), LEAST_STEPS)
+    steps = max(min(affordable, useful), LEAST_STEPS)
+    if size is not None:
+        how = f"{rate:,.0f} tokens/s, estimated from {machine.tokens_per_second:,.0f} measured for tiny"
+        why = f"{weights / 1e6:.1f} million weights; the size asked for"
+    elif shaped is SHAPES[0]:
         how = f"{rate:,.0f} tokens/s, measured here by a few steps"
         why = f"{weights / 1e6:.1f} million weights; too few tokens to give a larger one {TOKENS_PER_WEIGHT} a weight"
     else:
@@ -183,7 +198,7 @@ def training(text: Text, machine: Machine, minutes: float) -> Training:
         shaped=shaped,
         steps=steps,
         tuning_steps=tuning,
-        choices=(*_model(shaped, why), *_steps(shaped, steps, affordable, useful, rate, how, text)),
+        choices=(*_model(shaped, why), *_steps(shaped, steps, affordable, useful, rate, how, text, minutes is None)),
     )
 
 
@@ -213,10 +228,12 @@ def _model(shaped: ModelCandidate, why: str) -> list[Choice]:
 
 
 def _steps(
-    shaped: ModelCandidate, steps: int, affordable: int, useful: int, rate: float, how: str, text: Text
+    shaped: ModelCandidate, steps: int, affordable: int, useful: int, rate: float, how: str, text: Text, timeless: bool
 ) -> list[Choice]:
     trained = steps * shaped.batch_tokens
-    bound = "what the time allows" if affordable < useful else f"{EPOCHS} times the text; more teaches little"
+    bound = f"{EPOCHS} times the text; more teaches little"
+    if affordable < useful:
+        bound = f"{TOKENS_PER_WEIGHT} tokens a weight" if timeless else "what the time allows"
     if steps > min(affordable, useful):
         bound = "the fewest with which a learning rate can rise and fall"
     why = f"{bound}: {trained / text.train_tokens:.2g} times the text in some {trained / rate:.0f} s ({how})"

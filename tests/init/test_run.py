@@ -121,11 +121,20 @@ def test_too_little_text_is_said_in_tokens(tmp_path: Path) -> None:
     assert not Path("run.yaml").exists()
 
 
+def test_a_size_is_one_setting_for_all(tmp_path: Path) -> None:
+    made = init(write_notes(tmp_path / "notes"), size="mini")
+    assert made.minutes is None
+    assert load_run_config(made.output, []).model.layers == 6
+    assert "--size mini" in made.output.read_text()
+
+
 def test_mistakes_are_said_before_anything_is_written(tmp_path: Path) -> None:
     notes = write_notes(tmp_path / "notes")
     for minutes in (0.0, float("inf"), float("nan")):
         with pytest.raises(ConfigError, match=r"--minutes = .*: needs a positive number"):
             init(notes, minutes=minutes)
+    with pytest.raises(ConfigError, match=r"--size = 'huge': needs one of tiny, mini, small"):
+        init(notes, size="huge")
     with pytest.raises(ConfigError, match=r"--output = .*needs a place where files can be written \(Not a directory"):
         init(notes, output=next(notes.iterdir()) / "sub" / "run.yaml")
     (tmp_path / "q.json").write_text("{broken")

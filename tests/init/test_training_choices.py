@@ -81,6 +81,22 @@ def test_minutes_on_a_cpu_make_the_smallest_model_and_much_time_and_text_a_large
     assert plan(text(4 * weights), machine(2_000_000), 600).shaped == SHAPES[0]
 
 
+@pytest.mark.parametrize("shaped", SHAPES, ids=lambda shaped: str(shaped.name))
+def test_a_size_sets_everything_whatever_it_takes(shaped: Any) -> None:
+    weights = count_parameters(shaped.shape(4096)).total
+    plenty, little = text(1e9, questions=400), text(1e6)
+    found = training(plenty, machine(), None, shaped.name)
+    assert found.shaped == shaped
+    assert found.steps == -(-20 * weights // shaped.batch_tokens)
+    assert found.tuning_steps == -(-4 * 400 // shaped.global_batch)
+    assert "20 tokens a weight" in why(found, "train.steps") and "the size asked for" in why(found, "model.size")
+    short = training(little, machine(), None, shaped.name)
+    assert short.steps < found.steps
+    assert "4 times the text" in why(short, "train.steps")
+    timed = training(plenty, machine(), 2, shaped.name)
+    assert timed.shaped == shaped and timed.steps < found.steps
+
+
 @pytest.mark.parametrize("shaped", SHAPES, ids=lambda shaped: str(shaped.settings))
 def test_every_shape_is_one_that_can_be_trained(shaped: Any) -> None:
     assert shaped.model.sequence_length % shaped.shape(4096).chunk_length == 0
