@@ -24,11 +24,12 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 QUICKSTART := $(VENV)/.quickstart
 TEST := $(VENV)/.test
+DOCS := $(VENV)/.docs
 # Pip looks for everything in the lock and nothing else: no resolution, and no file with another SHA-256. Modules are
 # compiled when they are first imported: pip would compile all 20,000, of which a run imports a few thousand.
 LOCKED := --no-deps --no-compile --require-hashes
 
-.PHONY: help quickstart pipeline quickstart-env test test-env coverage lint format lock clean
+.PHONY: help quickstart pipeline quickstart-env test test-env docs coverage lint format lock clean
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -54,6 +55,9 @@ coverage: $(TEST)  ## Which lines the tests run; leaves build/coverage/index.htm
 	@"$(BIN)/python" -m coverage report --format=total | sed 's/$$/ % of the lines of retro\/: build\/coverage\/index.html/'
 
 test-env: $(TEST)  ## Only make .venv, as `make test` needs it
+
+docs: $(DOCS)  ## The documentation as a site, a broken link being an error; leaves build/site/index.html
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build
 
 lint: $(TEST)  ## ruff, mypy and codespell, changing nothing
 	"$(BIN)/python" -m ruff check .
@@ -91,6 +95,13 @@ $(TEST): $(QUICKSTART) locks/test.txt
 	@rm -f "$@"
 	"$(BIN)/python" -m pip install $(LOCKED) --no-build-isolation --requirement locks/test.txt
 	$(if $(MEGATRON),"$(BIN)/python" -m pip install $(LOCKED) --only-binary :all: --requirement "$(MEGATRON)")
+	@$(check_installed)
+	@touch "$@"
+
+$(DOCS): $(QUICKSTART) locks/docs.txt
+	@echo "make: adding to $(VENV) what builds the documentation"
+	@rm -f "$@"
+	"$(BIN)/python" -m pip install $(LOCKED) --only-binary :all: --requirement locks/docs.txt
 	@$(check_installed)
 	@touch "$@"
 

