@@ -10,6 +10,14 @@ import typer
 from retro.cli.options import AsJson, DefaultCommandGroup, Words, examples, read_arguments
 from retro.common.errors import ConfigError
 from retro.common.terminal import output
+from retro.model.convert.published import require_there
+
+_A_CHECKPOINT = (
+    "Give a checkpoint, a directory of them, the directory of a finished stage, or a HuggingFace folder or .gguf file"
+)
+_TO_CONVERT = (
+    "Give a HuggingFace folder, a .gguf file, a megatron-core checkpoint (.metadata), or a legacy Megatron one"
+)
 
 
 class _PlanGroup(DefaultCommandGroup):
@@ -119,6 +127,7 @@ def convert(
     ] = None,
 ) -> None:
     """Turn a model of another toolkit into a checkpoint of this one; print its model section."""
+    require_there(model, _TO_CONVERT)
     from retro.training.convert import convert as run_conversion
 
     given = None if config is None else read_arguments([str(config)]).model
@@ -143,6 +152,7 @@ def merge_lora(
     ] = None,
 ) -> None:
     """Add adapters (train.lora) to the weights they were trained on: a checkpoint that stands alone."""
+    require_there(checkpoint, _A_CHECKPOINT)
     from retro.training.convert import merge
 
     merge(checkpoint, out, base=base, dtype=dtype)
@@ -171,6 +181,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a checkpoint as a folder that transformers opens."""
+    require_there(checkpoint, _A_CHECKPOINT)
     from retro.interop.export import export as write
 
     write(checkpoint, out, decoder_only=decoder_only, dtype=dtype, step=step, run_dir=run)
@@ -200,6 +211,7 @@ def export_lora(
     step: Annotated[int | None, typer.Option(help="Which checkpoint; without it, the newest.")] = None,
 ) -> None:
     """Write adapters (train.lora) as a folder that peft opens on the transformers model of their base."""
+    require_there(checkpoint, _A_CHECKPOINT)
     from retro.interop.peft_export import export_adapters as write
 
     write(checkpoint, out, base=base, base_model=base_model, decoder_only=decoder_only, dtype=dtype, step=step)
@@ -218,6 +230,8 @@ def import_lora(
     out: Annotated[Path, typer.Argument(help="The checkpoint to write; nothing may be there.")],
 ) -> None:
     """Turn LoRA adapters of peft into a checkpoint of adapters on a base."""
+    require_there(folder, "Give the folder that peft's save_pretrained wrote")
+    require_there(base, _A_CHECKPOINT)
     from retro.interop.peft_import import import_adapters
 
     import_adapters(folder, base, out)

@@ -48,6 +48,9 @@ def _log_options(
     set_up_logging(quiet=quiet, verbose=verbose, rank=worker_of().rank, file=log_file)
 
 
+_LOG_PARAMETERS = inspect.signature(_log_options, eval_str=True).parameters
+
+
 def share_log_options(app: typer.Typer) -> None:
     """Give every command of `app`, and of the groups below it, the options of the log."""
     for command in app.registered_commands:
@@ -59,15 +62,15 @@ def share_log_options(app: typer.Typer) -> None:
 
 
 def _with_log_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    own, shared = (inspect.signature(one, eval_str=True) for one in (command, _log_options))
+    own = inspect.signature(command, eval_str=True)
 
     def both(**given: Any) -> Any:
-        _log_options(**{name: given.pop(name) for name in shared.parameters})
+        _log_options(**{name: given.pop(name) for name in _LOG_PARAMETERS})
         return command(**given)
 
     both.__name__, both.__doc__ = command.__name__, command.__doc__
     both.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*own.parameters.values(), *shared.parameters.values()]
+        parameters=[*own.parameters.values(), *_LOG_PARAMETERS.values()]
     )
     return both
 

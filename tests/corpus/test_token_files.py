@@ -71,6 +71,33 @@ def test_what_is_read_is_what_megatron_reads(tmp_path: Path, dtype: type, multim
     assert np.array_equal(ours.tokens, np.concatenate([text[0] if multimodal else text for text in texts]))
 
 
+@pytest.mark.parametrize("documents", [1, 70_000])
+def test_a_file_with_empty_documents_is_read_as_megatron_reads_it(tmp_path: Path, documents: int) -> None:
+    prefix = tmp_path / "theirs"
+    lengths = np.random.default_rng(3).integers(0, 4, documents).astype(np.int64)
+    lengths[-1] = 2  # at least one has tokens
+    builder = IndexedDatasetBuilder(str(bin_path(prefix)), dtype=np.uint16)
+    for length in lengths:
+        builder.add_document(np.arange(length, dtype=np.uint16), [int(length)])
+    builder.finalize(str(idx_path(prefix)))
+    theirs, ours = IndexedDataset(str(prefix)), TokenFile(prefix)
+    assert (ours.documents, ours.sequences) == (len(theirs.document_indices) - 1, len(theirs)) == (documents, documents)
+    assert np.array_equal(np.diff(ours.document_starts), theirs.sequence_lengths)
+    for number in (0, documents // 2, documents - 1):
+        begin, end = ours.document_starts[number : number + 2]
+        assert np.array_equal(ours.tokens[begin:end], theirs.get(number))
+
+
+def test_a_file_without_documents_has_the_bytes_of_megatrons(tmp_path: Path) -> None:
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.uint16)
+    builder.finalize(str(tmp_path / "theirs.idx"))
+    TokenFileWriter(tmp_path / "ours", 100).finish()
+    for path_of in (bin_path, idx_path):
+        assert path_of(tmp_path / "ours").read_bytes() == path_of(tmp_path / "theirs").read_bytes()
+    file = TokenFile(tmp_path / "theirs")
+    assert (file.documents, file.sequences, file.token_count) == (0, 0, 0)
+
+
 def test_the_type_codes_are_megatrons() -> None:
     integers = {code.value: np.dtype(code.name) for code in DType if np.issubdtype(np.dtype(code.name), np.integer)}
     assert {code: np.dtype(kind) for code, kind in token_files._TYPES.items()} == integers

