@@ -12,7 +12,7 @@ TESTED = ("0.16.1", "0.19.2")
 """With these all tests are run: the newest release for Python 3.11, and the newest one, for Python 3.12 and later."""
 
 _REFUSED = {
-    "0.17": "reads checkpoints with weights_only=False, so that one could run code",
+    "0.17": "is of a series whose first reads checkpoints with weights_only=False, so that one could run code",
     "0.18": "was never tested here",
 }
 
