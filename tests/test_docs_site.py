@@ -110,3 +110,13 @@ def test_markers_are_filled_in() -> None:
     found = tool("reference").filled_in("a\n<!-- generated: python-api -->\nb\n")
     assert found.startswith("a\n## `retro.api")
     assert "generated:" not in found
+
+
+def test_every_setting_beside_a_flag_of_nvidias_exists() -> None:
+    text = (ROOT / "docs/nvidia.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `--(?:no-)?retro-[a-z-]+` \| ([^|]*) \|", text, flags=re.MULTILINE)
+    known = {name for name, *_ in tool("reference").settings(RunConfig)}
+    named = [name for cell in rows for name in re.findall(r"`([^`]+)`", cell)]
+    assert len(rows) == 43
+    assert all(cell == "none" or "`" in cell for cell in rows)
+    assert [name for name in named if name not in known] == []
