@@ -74,7 +74,7 @@ class AsyncSave:
             self._request = dist_checkpointing.save(
                 state, str(directory), strategy, async_sharded_save=True, **_STRATEGY
             )
-        # Since 0.18 they are among the tensors, in a pickle. In a file of their own, every release's are read alike.
+        # Since 0.19 they are among the tensors, in a pickle. In a file of their own, every release's are read alike.
         if torch.distributed.get_rank() == 0 and not (directory / COMMON).exists():
             torch.save(common, directory / COMMON)
         buckets = self._request.preload_fn() if self._request.preload_fn is not None else []

@@ -132,7 +132,7 @@ class Norm(MegatronModule):
 
 
 def require_norms(attention: SelfAttention) -> None:
-    """Give self-attention norms of queries and keys that change nothing where it has none, as since 0.18."""
+    """Give self-attention norms of queries and keys that change nothing where it has none, as in 0.19."""
     for name in ("q_layernorm", "k_layernorm"):
         if getattr(attention, name) is None:
             setattr(attention, name, IdentityOp())
