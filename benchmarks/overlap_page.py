@@ -312,12 +312,16 @@ def _words(rows: list[dict[str, Any]]) -> Iterator[str]:
     said = f"better than the GPT beyond chance at p = {', '.join(better) or 'none'}"
     yield f"* With real neighbors {said}; worse at {', '.join(worse) or 'none'}."
     for row in graded:
-        ordered = sorted(NEIGHBORS, key=lambda name: row[name])
-        yield f"* p = {row['overlap']}: {' < '.join(ordered)}."
+        first, *others = sorted(NEIGHBORS, key=lambda name: row[name])
+        said = first
+        for one, other in pairwise([first, *others]):
+            said += f" {'<' if row[other] > _SAME * row[one] else '='} {other}"
+        yield f"* p = {row['overlap']}: {said}."
     yield ""
     yield from _wrapped(_LIMITS)
 
 
+_SAME = 1.005
 _LIMITS = """
 What this shows, and what it cannot: the text is real, the overlap is made, so that nothing else differs. A model of a
 million weights that is initialized as a look-up learns to copy within minutes, and little else; it pays where enough
