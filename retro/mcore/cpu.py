@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,12 @@ from torch.utils import _device
 from retro.common.megatron_release import require_release
 
 _UNUSED = ("wandb", "tensorboard")
+# What 0.19 says each time a model is built, of GPTModel and of the way its layers are specified. Both are as they must
+# be: its successor has no cross-attention (docs/results/megatron_versions.md).
+_SAID = {
+    "megatron.core.models.gpt.gpt_model": "GPTModel IS DEPRECATED",
+    "megatron.core.transformer.transformer_layer": "Rewrapping ModuleSpec",
+}
 _KERNELS = "megatron.core.transformer.moe.ops.paged_stash"
 
 
@@ -108,6 +115,8 @@ def apply_cpu_adapter() -> None:
     # megatron-core warns of each optional package it does not find; `retro doctor` says it once, in one place.
     warnings.filterwarnings("ignore", module=r"megatron\..*")
     warnings.filterwarnings("ignore", message=r".*(Apex|apex|Transformer Engine|transformer_engine|te_|TE ).*")
+    for name, words in _SAID.items():
+        logging.getLogger(name).addFilter(_Without(words))
     if _applied:
         return
     if not on_cpu():
@@ -120,6 +129,17 @@ def apply_cpu_adapter() -> None:
     import_megatron(compiled=False)
     _map_random_states()
     _map_type_names()
+
+
+@dataclass(frozen=True)
+class _Without:
+    """Keeps lines with some words out of a log; equal ones are added to a logger once."""
+
+    words: str
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is let through."""
+        return self.words not in record.getMessage()
 
 
 def _map_devices() -> None:

@@ -111,7 +111,7 @@ def install() -> None:
         ".common.recipe": {"DelayedScaling": object},
         ".pytorch": {one.__name__: one for one in layers} | unused,
         ".pytorch.distributed": {"CudaRNGStatesTracker": object, "activation_recompute_forward": None},
-        ".pytorch.fp8": {"FP8GlobalStateManager": object, "fp8_autocast": None},
+        ".pytorch.fp8": {"FP8GlobalStateManager": object, "fp8_autocast": None, "fp8_model_init": None},
         ".pytorch.ops": {"Sequential": object, "FusibleOperation": object},
         ".pytorch.router": dict.fromkeys(
             ("fused_compute_score_for_moe_aux_loss", "fused_moe_aux_loss", "fused_topk_with_score_function")
