@@ -9,7 +9,7 @@ from retro.common.errors import DependencyError
 MEGATRON_CORE = ">=0.16.1,!=0.17.*,!=0.18.*,<0.20"
 """As in pyproject.toml; a test holds the two together."""
 TESTED = ("0.16.1", "0.19.2")
-"""With these all tests are run: the newest release for Python 3.11, and the newest one, for Python 3.12 and later."""
+"""Those that the tests are run with: the newest release for Python 3.11, and the newest one, for 3.12 and later."""
 
 _REFUSED = {
     "0.17": "is of a series whose first reads checkpoints with weights_only=False, so that one could run code",
