@@ -145,14 +145,18 @@ class BlockStore:
             raise
 
     def counts(self, number: int) -> dict[str, int]:
-        """The counts of a finished block, without reading its rows.
+        """The counts of a finished block, without reading its rows; one that cannot be read is removed.
 
         Raises:
-            ArtifactError: The block is missing or cannot be read.
+            ArtifactError: The block is missing or cannot be read; run again, it is built.
         """
         remedy = f"Run `{command_of(self.stage)}` again; it is built again"
-        with open_file(self.path(number), remedy) as file:
-            return _counts(read_text(file, "counts"))
+        try:
+            with open_file(self.path(number), remedy) as file:
+                return _counts(read_text(file, "counts"))
+        except ArtifactError:
+            self.path(number).unlink(missing_ok=True)
+            raise
 
     def remove(self) -> None:
         """Delete the blocks: what they held is in the stage's artifact now."""
