@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import logging
 import os
 import shutil
 import socket
@@ -19,6 +20,8 @@ from retro.common import checksummed_json
 from retro.common.errors import ArtifactError, ConfigError
 from retro.common.input_files import MAX_BYTES, ErrorClass, kind_of, open_regular, read_text
 from retro.common.json_files import JsonError, half_character, parse_json, wrong_type
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -222,6 +225,23 @@ def read_json(
     if problem:
         raise error(path, problem, remedy)
     return value
+
+
+def read_kept_json(path: Path, instead: str) -> dict[str, Any] | None:
+    """What a file holds that only saves work: an object; None where there is none, or a damaged one, named in the log.
+
+    Args:
+        path: The file.
+        instead: What is done without it, for the log: `the source is made again`.
+    """
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = read_json(path, "")
+    except ArtifactError as error:
+        log.warning("%s: %s; %s", path, error.problem, instead)
+        return None
+    return found
 
 
 def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ TESTED = ("0.16.1", "0.19.2")
 """Those that the tests are run with: the newest release for Python 3.11, and the newest one, for 3.12 and later."""
 
 _REFUSED = {
-    "0.17": "is of a series whose first reads checkpoints with weights_only=False, so that one could run code",
+    "0.17": "belongs to a series whose first release loads checkpoints with weights_only=False, so one could run code",
     "0.18": "was never tested here",
 }
 

@@ -17,7 +17,7 @@ from retro.common.artifacts import REPORT, Manifest, is_complete, read_manifest
 from retro.common.block_stage import completed, remove_unlisted_files
 from retro.common.coordinator import Coordinator
 from retro.common.errors import ArtifactError
-from retro.common.files import read_json
+from retro.common.files import read_json, read_kept_json
 from retro.common.launcher import ALONE, Worker
 from retro.corpus import pystdlib
 from retro.corpus.config import CorpusConfig, SourceConfig
@@ -152,9 +152,8 @@ def _known(
 
 def _remembered(out: Path) -> Checksums:
     """Checksums of input files from an earlier run's report; losing them costs only the time to read the input."""
-    if not (out / REPORT).exists():
-        return {}
-    checksums: Checksums = read_json(out / REPORT, "Delete it").get("checksums", {})
+    report = read_kept_json(out / REPORT, "checksums of the input are taken again") or {}
+    checksums: Checksums = report.get("checksums", {})
     return checksums
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from retro.common.artifacts import describe_files, fingerprint
 from retro.common.config import config_json
 from retro.common.errors import ArtifactError, DataError
-from retro.common.files import read_json, sha256_file, write_json
+from retro.common.files import read_json, read_kept_json, sha256_file, write_json
 from retro.common.progress import Progress
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
@@ -160,15 +160,10 @@ def made_from(config: CorpusConfig, source: Source, inputs: Identity, tokenizer:
 
 
 def finished_source(out: Path, source: str, origin: str, inputs: Identity) -> SourceRecord | None:
-    """The record of a source whose files are whole and were made from `origin`, else None; the log says why.
-
-    Raises:
-        ArtifactError: The record cannot be read.
-    """
-    path = record_path(out, source)
-    if not path.exists():
+    """The record of a source whose files are whole and were made from `origin`, else None; the log says why."""
+    record = read_kept_json(record_path(out, source), f"{source} is made again")
+    if record is None:
         return None
-    record = read_json(path, "Delete it and run `retro corpus` again")
     names = source_files(source)
     if record["made_from"] != origin:
         why = first_difference(record["inputs"], inputs) or "made under other settings"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from retro.common.errors import DataError
-from retro.common.files import atomic_path, read_json, sha256_file, write_json
+from retro.common.files import atomic_path, read_kept_json, sha256_file, write_json
 from retro.corpus import pystdlib_collect
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,8 @@ def origin_path(path: Path) -> Path:
 
 def is_collected(path: Path) -> bool:
     """Whether this interpreter has written the corpus to `path`, and it is whole."""
-    if not (path.exists() and origin_path(path).exists()):
-        return False
-    known = read_json(origin_path(path), "Delete it")
-    return bool(known == _origin() | {"sha256": sha256_file(path)})
+    known = read_kept_json(origin_path(path), "the documentation is read again")
+    return known is not None and path.exists() and known == _origin() | {"sha256": sha256_file(path)}
 
 
 def collect_documents(path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import sentencepiece
 
 from retro.common.artifacts import fingerprint
-from retro.common.errors import ArtifactError, ConfigError, DataError
-from retro.common.files import atomic_path, read_json, sha256_file, write_json
+from retro.common.errors import ConfigError, DataError
+from retro.common.files import atomic_path, read_kept_json, sha256_file, write_json
 from retro.common.progress import Progress
 from retro.corpus.config import CorpusConfig
 from retro.corpus.files import Source
@@ -73,15 +73,8 @@ def prepare_tokenizer(
 
 def is_prepared(made_from: str, directory: Path) -> bool:
     """Whether `directory` holds the tokenizer of that origin, whole."""
-    record = directory / _MADE_FROM
-    if not record.exists():
-        return False
-    try:
-        known = read_json(record, "Delete it")
-    except ArtifactError as error:
-        log.warning("%s; the tokenizer is made again", error)
-        return False
-    return bool(known == {"of": made_from} | _digests(directory))
+    known = read_kept_json(directory / _MADE_FROM, "the tokenizer is made again")
+    return known is not None and known == {"of": made_from} | _digests(directory)
 
 
 def _digests(directory: Path) -> dict[str, str]:

@@ -10,7 +10,6 @@ in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,8 +25,6 @@ from retro.mcore.lora import Adapted, plain_class
 # These very classes: one derived from them, as a layer with adapters is, may compute more.
 _PLAIN = (ColumnParallelLinear, RowParallelLinear, OutputLinear)
 _FBGEMM = "fbgemm"
-
-Multiply = Callable[[Tensor], Tensor]
 
 
 def require_float16_weights(setting: str, ranks: int) -> None:
@@ -81,22 +78,16 @@ def _multiply(module: Any, x: Tensor, weight: Tensor | None = None, **_: Any) ->
     return product, bias if module.skip_bias_add else None
 
 
-def _packed(module: Any, model: Any) -> Multiply:
+def _packed(module: Any, model: Any) -> Any:
     """A layer's weight and the bias that it adds, packed in float16; the layer's own weight is let go."""
     shared = module.weight is None  # the embedding's, which stays: rows of it are looked up
     weight = model.shared_embedding_or_output_weight() if shared else module.weight
     added = None if module.skip_bias_add or module.bias is None else module.bias.float()
-    packed = torch.ops.quantized.linear_prepack_fp16(weight.float().contiguous(), added)
     if not shared:
         module.weight = None
-    return partial(_product, packed)
+    return torch.ops.quantized.linear_prepack_fp16(weight.float().contiguous(), added)
 
 
-def _product(packed: Any, x: Tensor) -> Tensor:
-    product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, packed)
-    return product
-
-
-def _multiply_packed(module: Any, multiply: Multiply, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor | None]:
-    """As `_multiply`."""
-    return multiply(x), module.bias if module.skip_bias_add else None
+def _multiply_packed(module: Any, packed: Any, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor | None]:
+    """As `_multiply`, with what `_packed` gives."""
+    return torch.ops.quantized.linear_dynamic_fp16(x, packed), module.bias if module.skip_bias_add else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from retro.common.blocks import Block
-from retro.common.errors import ArtifactError
 from retro.corpus import tokenize
 from retro.corpus.build import run
 from retro.corpus.config import CorpusConfig
@@ -155,9 +155,23 @@ def test_settings_that_changed_after_a_kill_are_followed(
     assert artifact_bytes(tmp_path / "out") == artifact_bytes(tmp_path / "fresh")
 
 
-def test_a_broken_record_says_what_to_do(config: CorpusConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("sources/a.json", "a is made again"),
+        ("report.json", "checksums of the input are taken again"),
+        ("tokenizer/made_from.json", "the tokenizer is made again"),
+    ],
+)
+def test_what_was_only_kept_to_save_work_is_made_again_where_it_is_damaged(
+    config: CorpusConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, said: str
+) -> None:
     run(config, tmp_path / "out")
+    whole = artifact_bytes(tmp_path / "out")
     (tmp_path / "out" / "manifest.json").unlink()
-    (tmp_path / "out" / "sources" / "a.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"a\.json: is not valid JSON .*Delete it and run `retro corpus` again"):
+    assert (tmp_path / "out" / file).is_file()
+    (tmp_path / "out" / file).write_text("{")
+    with caplog.at_level(logging.WARNING):
         run(config, tmp_path / "out")
+    assert re.search(rf"{file}: is not valid JSON .*; {said}", caplog.text)
+    assert artifact_bytes(tmp_path / "out") == whole

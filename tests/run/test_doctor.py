@@ -131,7 +131,7 @@ def test_a_megatron_core_out_of_range_names_both(site: Path) -> None:
 @pytest.mark.parametrize(
     ("release", "state", "words"),
     [
-        ("0.17.0", "problem", "0.17.0, which is of a series whose first reads checkpoints"),
+        ("0.17.0", "problem", "0.17.0, which belongs to a series whose first release"),
         ("0.18.2", "problem", "0.18.2, which was never tested here"),
         ("0.19.0", "note", "0.19.0 with torch "),
         ("0.19.2", "ok", "0.19.2 with torch "),
