@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overlap_page import write_page
+from benchmarks.overlap_page import OVERLAPS, SEARCHES, SHARES, STORED, SWAPPED, write_page
 from benchmarks.results import machine
 from retro.common.files import atomic_path
 from retro.init.training_choices import COPYING_TRAIN, SHAPES
@@ -34,20 +34,11 @@ from retro.run.config import RunConfig, run_config_of
 from retro.run.documents import BY_WORDS, build
 from retro.run.pipeline import stage
 
-OVERLAPS = ("0", "0.25", "0.5", "0.75", "1", "mixed")
 PIECE = 8
 """Words that are kept or replaced together."""
 DENSE: dict[str, Any] = {"index": {"embedder": {"kind": "hashing"}}}
 HYBRID: dict[str, Any] = {**DENSE, "search": {"source": "hybrid"}, "neighbors": {"source": "hybrid"}}
-SEARCHES: dict[str, dict[str, Any]] = {"bm25": BY_WORDS, "dense": DENSE, "hybrid": HYBRID}
-
-
-SHARES = (0.03, 0.1, 0.3)
-"""Of the documents, in the smaller databases."""
-SWAPPED = "mixed"
-"""The overlap of the models that read other databases too."""
-STORED = "0.75"
-"""The overlap of the databases of several sizes."""
+SETTINGS: dict[str, dict[str, Any]] = dict(zip(SEARCHES, (BY_WORDS, DENSE, HYBRID), strict=True))
 
 
 def write_versions(text: Path, path: Path, overlap: str) -> None:
@@ -103,7 +94,7 @@ class Experiment:
             "split": [1, 0, 0],
             "tokenizer": {"path": tokenizer},
         }
-        return run_config_of({**SEARCHES[search], "run_dir": self.folder / f"store_{search}_{name}", "corpus": corpus})
+        return run_config_of({**SETTINGS[search], "run_dir": self.folder / f"store_{search}_{name}", "corpus": corpus})
 
     def swapped(self, seed: int, overlap: str, share: float = 1.0) -> RunConfig:
         """The model trained on `mixed`, reading another database on the test split."""
@@ -125,7 +116,7 @@ class Experiment:
         shaped = SHAPES[0]
         name = f"{search}_{overlap}" + (f"_{seed}" if seed else "")
         settings = {
-            **SEARCHES[search],
+            **SETTINGS[search],
             "run_dir": self.folder / name,
             "database": {"run_dir": self.folder / f"store_{search}_{overlap}"},
             "corpus": {"sources": [{"name": "text", "path": self.folder / "text.jsonl"}], "split": [0.9, 0.05, 0.05]},

@@ -35,6 +35,12 @@ matplotlib.use("agg")
 # Dims in this file. C chunks of the test split
 
 Floats = NDArray[np.float64]
+OVERLAPS = ("0", "0.25", "0.5", "0.75", "1", "mixed")
+SEARCHES = ("bm25", "dense", "hybrid")
+SWAPPED = "mixed"
+"""The overlap of the models that read other databases too."""
+STORED, SHARES = "0.75", (0.03, 0.1, 0.3)
+"""The overlap of the smaller databases, and the shares of the documents that they hold."""
 SPLIT, READ, TOGETHER = "test", 2, 16
 """Chunks of 64 tokens that are resampled as one, for the tokens of a text are not independent."""
 BINS = (0.0, 0.05, 0.125, 0.25, 0.5, 1.0)
@@ -101,8 +107,6 @@ def change(mine: Sequence[Floats], gpt: Sequence[Floats], tokens_C: Floats) -> d
 
 def rows_of(experiment: Experiment) -> Iterator[dict[str, Any]]:
     """A row for each search and overlap that is there, in the order of the overlaps."""
-    from benchmarks.overlap import OVERLAPS, SEARCHES
-
     gpt = _tables(experiment, "bm25", "0")
     for search in SEARCHES:
         for overlap in OVERLAPS:
@@ -129,8 +133,6 @@ def rows_of(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
 def swaps_of(experiment: Experiment) -> Iterator[dict[str, Any]]:
     """What the models trained on `mixed` make of other databases: other overlaps, then fewer documents."""
-    from benchmarks.overlap import OVERLAPS, SHARES, STORED, SWAPPED
-
     gpt = _tables(experiment, "bm25", "0")
     others = [(one, 1.0) for one in OVERLAPS if one != SWAPPED] + [(STORED, share) for share in SHARES]
     for overlap, share in others:

@@ -187,7 +187,7 @@ def training(text: Text, machine: Machine, minutes: float | None, size: str | No
     steps = max(min(affordable, useful), LEAST_STEPS)
     if size is not None:
         how = f"{rate:,.0f} tokens/s, estimated from {machine.tokens_per_second:,.0f} measured for tiny"
-        why = f"{weights / 1e6:.1f} million weights; the size asked for"
+        why = f"{weights / 1e6:.1f} million weights: {size}, as asked for, is this with the settings below"
     elif shaped is SHAPES[0]:
         how = f"{rate:,.0f} tokens/s, measured here by a few steps"
         why = f"{weights / 1e6:.1f} million weights; too few tokens to give a larger one {TOKENS_PER_WEIGHT} a weight"

@@ -89,7 +89,9 @@ def test_a_size_sets_everything_whatever_it_takes(shaped: Any) -> None:
     assert found.shaped == shaped
     assert found.steps == -(-20 * weights // shaped.batch_tokens)
     assert found.tuning_steps == -(-4 * 400 // shaped.global_batch)
-    assert "20 tokens a weight" in why(found, "train.steps") and "the size asked for" in why(found, "model.size")
+    assert "20 tokens a weight" in why(found, "train.steps") and f"{shaped.name}, as asked for" in why(
+        found, "model.size"
+    )
     short = training(little, machine(), None, shaped.name)
     assert short.steps < found.steps
     assert "4 times the text" in why(short, "train.steps")
